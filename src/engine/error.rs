@@ -1,0 +1,18 @@
+//! Why the engine does not take a job.
+
+/// Why [`super::Handle::submit`] refused a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// As many jobs wait as may.
+    #[error("the server is at its limit of {limit} waiting requests; try again later")]
+    Full {
+        /// Jobs that may wait.
+        limit: usize,
+    },
+    /// The daemon is stopping.
+    #[error("the server is shutting down and takes no new requests")]
+    ShuttingDown,
+    /// The engine's thread has ended.
+    #[error("the engine has stopped")]
+    Stopped,
+}

@@ -1,0 +1,132 @@
+//! What crosses the engine's door: jobs in, events out. Plain data, no text.
+
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+
+/// Who asked, for fairness between callers and for logs. Opaque to the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct CallerId(pub u64);
+
+/// One generation to run.
+#[derive(Debug)]
+pub struct Job {
+    /// Who asked.
+    pub caller: CallerId,
+    /// Prompt token ids, at least one, all below the vocabulary's size.
+    pub prompt: Vec<u32>,
+    /// How to choose tokens.
+    pub sampling: Sampling,
+    /// Most tokens to generate, at least one.
+    pub max_tokens: usize,
+    /// Tokens that end the output. They are reported by [`FinishReason::StopToken`], not as tokens.
+    pub stop_tokens: Vec<u32>,
+    /// When the job fails with [`JobError::DeadlineExceeded`] if it has not finished.
+    pub deadline: Option<Instant>,
+    /// Where events go. Dropping the receiver cancels the job at the engine's next turn.
+    pub events: mpsc::Sender<Event>,
+}
+
+/// How tokens are chosen. Checked by the caller: every field is in the range stated.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sampling {
+    /// 0 means greedy; otherwise logits are divided by it.
+    pub temperature: f32,
+    /// Keep the k likeliest tokens; 0 keeps all.
+    pub top_k: usize,
+    /// Keep the likeliest tokens whose probabilities reach this sum, in (0, 1].
+    pub top_p: f32,
+    /// Keep tokens at least this share as likely as the likeliest, in [0, 1].
+    pub min_p: f32,
+    /// Divides positive and multiplies negative logits of tokens seen in prompt or output, > 0.
+    pub repetition_penalty: f32,
+    /// Subtracted once from the logits of tokens seen in the output, in [-2, 2].
+    pub presence_penalty: f32,
+    /// Subtracted for each time a token was seen in the output, in [-2, 2].
+    pub frequency_penalty: f32,
+    /// Added to the logits of these tokens, in [-100, 100].
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Equal seeds give equal output for equal requests; `None` draws one.
+    pub seed: Option<u64>,
+    /// How many alternatives to report with each token; `None` reports no log-probabilities.
+    pub top_logprobs: Option<usize>,
+}
+
+impl Default for Sampling {
+    /// Plain sampling from the model's own distribution.
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
+            seed: None,
+            top_logprobs: None,
+        }
+    }
+}
+
+/// What the engine says about a job, in order: `Started`, any number of `Token`, then exactly one
+/// of `Finished` or `Failed`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// The prompt is being read; `cached_tokens` of it were in the KV cache already.
+    Started {
+        /// Prompt tokens that needed no prefill.
+        cached_tokens: usize,
+    },
+    /// One generated token.
+    Token(Token),
+    /// The last event of a job that ran to an end.
+    Finished(FinishReason),
+    /// The last event of a job that could not.
+    Failed(JobError),
+}
+
+/// A generated token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Token {
+    /// Its id.
+    pub id: u32,
+    /// Log-probabilities, if the job asked for them.
+    pub logprobs: Option<TokenLogprobs>,
+}
+
+/// Natural log-probabilities under the model's own distribution, before any sampling parameter.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenLogprobs {
+    /// The chosen token's.
+    pub chosen: f32,
+    /// The likeliest tokens with theirs, likeliest first, as many as were asked for.
+    pub top: Vec<(u32, f32)>,
+}
+
+/// Why a generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FinishReason {
+    /// One of the job's stop tokens came up.
+    StopToken(u32),
+    /// `max_tokens` were made, or the slot is full.
+    Length,
+}
+
+/// Why a generation failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JobError {
+    /// The job's deadline passed.
+    #[error("the request's deadline passed before the answer was complete")]
+    DeadlineExceeded,
+    /// The receiver did not take events for too long.
+    #[error("the client read too slowly and the answer was given up")]
+    SlowClient,
+    /// The daemon is stopping and its drain limit passed.
+    #[error("the server is shutting down")]
+    ShuttingDown,
+    /// The model could not run the step.
+    #[error("the model failed to run: {0}")]
+    Model(String),
+}

@@ -1,0 +1,67 @@
+//! Why a request for text fails, and why a folder's tokenizer or template can't be used.
+
+use std::path::PathBuf;
+
+use crate::engine::{JobError, SubmitError};
+
+/// Why a request failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GenerateError {
+    /// A field holds something that is not accepted.
+    #[error("{field}: {value} is not accepted; expected {accepted}")]
+    InvalidField {
+        /// The field's name as the API spells it, with an index where it is in a list.
+        field: String,
+        /// What was given, shortened where it is long.
+        value: String,
+        /// What would be accepted.
+        accepted: String,
+    },
+    /// Prompt and output don't fit the model's context.
+    #[error(
+        "the prompt is {prompt_tokens} tokens long and the model's context holds \
+         {context_tokens}, of which at least one is left for the answer"
+    )]
+    ContextExceeded {
+        /// Tokens in the prompt.
+        prompt_tokens: usize,
+        /// Tokens that fit.
+        context_tokens: usize,
+    },
+    /// The chat template refused the conversation.
+    #[error("messages: the model's chat template refused the conversation: {0}")]
+    Template(String),
+    /// The engine did not take the job.
+    #[error(transparent)]
+    Submit(#[from] SubmitError),
+    /// The engine could not finish the job.
+    #[error(transparent)]
+    Job(#[from] JobError),
+    /// The engine went away before the job ended.
+    #[error("the engine stopped before the answer was complete")]
+    EngineGone,
+    /// All tokenizer workers were busy for too long.
+    #[error("too many long prompts are being tokenised; try again")]
+    TokenizerBusy,
+}
+
+/// Why a model folder's text side can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TextLoadError {
+    /// A file is missing or can't be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file is not what it should be.
+    #[error("{path}: {reason}")]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+}

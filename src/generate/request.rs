@@ -1,0 +1,167 @@
+//! One request for text, as the server hands it over: typed, but not yet checked against limits.
+
+use std::time::Duration;
+
+use crate::engine::CallerId;
+
+/// What to generate from, how, and for whom.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request {
+    /// What the model reads.
+    pub prompt: Prompt,
+    /// How it answers. Fields left out take the configured or the model's defaults.
+    pub parameters: Parameters,
+    /// Who asked.
+    pub caller: CallerId,
+}
+
+/// What the model reads.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Prompt {
+    /// A conversation, rendered by the model folder's chat template.
+    Chat(Vec<Message>),
+    /// Text as it stands. Special tokens in it are read as such only if `parse_special` is set.
+    Text {
+        /// The text; empty text stands for the model's begin-of-sequence token.
+        text: String,
+        /// Whether text that spells a special token becomes that token.
+        parse_special: bool,
+    },
+    /// Token ids.
+    Tokens(Vec<u32>),
+}
+
+/// One turn of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// `system`, `user` or `assistant` (`developer` is read as `system`).
+    pub role: Role,
+    /// The turn's text. Special tokens in it are never read as such.
+    pub content: String,
+}
+
+/// Whose turn it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Instructions that hold for the whole conversation.
+    System,
+    /// The person or program that asks.
+    User,
+    /// The model.
+    Assistant,
+}
+
+impl Role {
+    /// The name that chat templates know the role by.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::User => "user",
+            Self::Assistant => "assistant",
+        }
+    }
+}
+
+/// How to answer, under the OpenAI API's names; `None` or empty means "not given".
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Parameters {
+    /// Most tokens to generate (`max_completion_tokens` is the same); default: what fits.
+    pub max_tokens: Option<u64>,
+    /// 0 to 2; 0 is greedy.
+    pub temperature: Option<f64>,
+    /// Above 0, up to 1.
+    pub top_p: Option<f64>,
+    /// 0 (or -1) keeps all.
+    pub top_k: Option<i64>,
+    /// 0 to 1.
+    pub min_p: Option<f64>,
+    /// Above 0, up to 10.
+    pub repetition_penalty: Option<f64>,
+    /// -2 to 2.
+    pub presence_penalty: Option<f64>,
+    /// -2 to 2.
+    pub frequency_penalty: Option<f64>,
+    /// Token id and bias of -100 to 100.
+    pub logit_bias: Vec<(u32, f64)>,
+    /// Any integer; negative ones are taken by their bits.
+    pub seed: Option<i64>,
+    /// Texts that end the output, at most 16; not part of it.
+    pub stop: Vec<String>,
+    /// Further tokens that end the output.
+    pub stop_token_ids: Vec<u32>,
+    /// Go on past the model's end-of-sequence tokens.
+    pub ignore_eos: bool,
+    /// Report log-probabilities with this many alternatives (0 to 20).
+    pub top_logprobs: Option<u64>,
+    /// Give up after this long.
+    pub timeout: Option<Duration>,
+}
+
+/// A piece of the answer. A stream is any number of `Text`, then one `Finished`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Delta {
+    /// Some more text.
+    Text(TextDelta),
+    /// The end.
+    Finished(Finished),
+}
+
+/// Some more text and the tokens it was made from. Text is held back while it may be part of a
+/// character or of a stop string, so a token and its text may arrive in different deltas.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TextDelta {
+    /// Whole UTF-8 characters; may be empty where only tokens are reported.
+    pub text: String,
+    /// The tokens since the last delta, with log-probabilities if they were asked for.
+    pub tokens: Vec<TokenDelta>,
+}
+
+/// One generated token as text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenDelta {
+    /// Its id.
+    pub id: u32,
+    /// Its bytes; not always whole characters.
+    pub bytes: Vec<u8>,
+    /// Natural log-probability and alternatives, if asked for.
+    pub logprobs: Option<Logprobs>,
+}
+
+/// Log-probabilities at one position.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Logprobs {
+    /// Of the token that was chosen.
+    pub chosen: f32,
+    /// The likeliest tokens: id, bytes, log-probability.
+    pub top: Vec<(u32, Vec<u8>, f32)>,
+}
+
+/// How an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Finished {
+    /// Why it ended.
+    pub reason: Finish,
+    /// What it took.
+    pub usage: Usage,
+}
+
+/// Why an answer ended, in OpenAI's terms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// The model ended its turn, or a stop string or stop token came up.
+    Stop,
+    /// `max_tokens` or the context was used up.
+    Length,
+}
+
+/// Tokens read and made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Tokens in the prompt.
+    pub prompt_tokens: usize,
+    /// Prompt tokens that were in the KV cache already.
+    pub cached_tokens: usize,
+    /// Tokens generated, the stop token included.
+    pub completion_tokens: usize,
+}

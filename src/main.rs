@@ -1,0 +1,3 @@
+//! The `phi4d` program.
+
+fn main() {}

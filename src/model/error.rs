@@ -1,0 +1,70 @@
+//! Why a model can't be loaded, and why a step fails.
+
+use std::path::PathBuf;
+
+/// Why a model can't be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// ONNX Runtime's shared library is not there or not usable.
+    #[error("ONNX Runtime: {reason}; {hint}")]
+    Runtime {
+        /// What went wrong.
+        reason: String,
+        /// What to do about it.
+        hint: String,
+    },
+    /// A file of the model folder is missing or can't be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file of the model folder is not what it should be.
+    #[error("{path}: {reason}")]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The model's inputs or outputs are not those this program runs.
+    #[error("{path} does not fit the Phi-4 export contract: {}", differences.join("; "))]
+    Contract {
+        /// The model file.
+        path: PathBuf,
+        /// Every difference, each naming the input or output, what it is and what it should be.
+        differences: Vec<String>,
+    },
+    /// The execution provider asked for can't be used.
+    #[error("execution provider {provider}: {reason}")]
+    Provider {
+        /// The provider's name in the settings.
+        provider: String,
+        /// Why.
+        reason: String,
+    },
+    /// Memory for the KV cache could not be reserved.
+    #[error("cannot reserve {bytes} bytes of address space for the KV cache: {source}")]
+    Memory {
+        /// How much was asked for.
+        bytes: usize,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// ONNX Runtime refused something else.
+    #[error("ONNX Runtime: {0}")]
+    Session(String),
+}
+
+/// Why a step failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RunError {
+    /// The step was cut short on request.
+    #[error("the step was interrupted")]
+    Interrupted,
+    /// ONNX Runtime reported an error.
+    #[error("{0}")]
+    Runtime(String),
+}

@@ -1,0 +1,7 @@
+//! The model: the export's contract, the ONNX Runtime session, KV memory and tensor binding.
+
+mod error;
+mod runner;
+
+pub use error::{LoadError, RunError};
+pub use runner::{Interrupt, Logits, ModelLimits, Runner};

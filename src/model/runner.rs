@@ -1,0 +1,90 @@
+//! The seam between the engine and the model: one step of work, in token ids and logits.
+
+use super::error::RunError;
+use ndarray::ArrayView2;
+
+/// What a loaded model can do. Fixed for the life of the process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelLimits {
+    /// Number of logits in a row; every token id is below it.
+    pub vocab_size: usize,
+    /// Tokens (prompt and output together) that one slot can hold.
+    pub context_tokens: usize,
+    /// KV-cache slots, and so sequences that can be live at once.
+    pub slots: usize,
+    /// The most tokens that one [`Runner::prefill`] takes.
+    pub max_prefill_tokens: usize,
+    /// Bytes of KV cache that one token takes, over all layers.
+    pub kv_bytes_per_token: usize,
+}
+
+/// One row of logits for each sequence of a step, `[rows, vocab]`.
+///
+/// Rows are copied out or sampled before the next step: the memory is the runner's.
+#[derive(Debug, Clone, Copy)]
+pub struct Logits<'a>(pub(super) ArrayView2<'a, f32>);
+
+impl<'a> Logits<'a> {
+    /// Rows in this step's result.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.0.nrows()
+    }
+
+    /// The logits of row `row`, `vocab_size` long.
+    ///
+    /// # Panics
+    /// If `row` is not below [`Logits::rows`].
+    #[must_use]
+    #[expect(
+        clippy::expect_used,
+        reason = "a row of a standard-layout view is contiguous"
+    )]
+    pub fn row(&self, row: usize) -> &'a [f32] {
+        self.0
+            .index_axis_move(ndarray::Axis(0), row)
+            .to_slice()
+            .expect("runners build logits in standard layout")
+    }
+}
+
+/// Runs steps of the model and keeps the KV cache's memory.
+///
+/// A runner does what it is told: which sequence holds which slot, and which tokens a slot
+/// caches, is the engine's book-keeping. It belongs to the engine's thread alone.
+pub trait Runner: Send {
+    /// The model's fixed limits.
+    fn limits(&self) -> &ModelLimits;
+
+    /// Runs `tokens` as positions `past..past + tokens.len()` of `slot`, whose first `past`
+    /// positions must already be cached, and returns one row: the last token's logits.
+    ///
+    /// `tokens` holds 1 to `max_prefill_tokens` ids, and the sum stays within `context_tokens`.
+    ///
+    /// # Errors
+    /// If ONNX Runtime fails or the step was interrupted; positions before `past` stay valid.
+    fn prefill(&mut self, slot: usize, past: usize, tokens: &[u32])
+    -> Result<Logits<'_>, RunError>;
+
+    /// One token for each of the slots `first..first + tokens.len()`: `tokens[i]` becomes position
+    /// `past[i]` of slot `first + i`. Returns a row for each.
+    ///
+    /// # Errors
+    /// If ONNX Runtime fails or the step was interrupted; earlier positions stay valid.
+    fn decode(
+        &mut self,
+        first: usize,
+        tokens: &[u32],
+        past: &[usize],
+    ) -> Result<Logits<'_>, RunError>;
+
+    /// Gives the memory of `slot`'s positions from `keep` on back to the system. They read as
+    /// nothing afterwards and must be written again before use.
+    fn release(&mut self, slot: usize, keep: usize);
+}
+
+/// Cuts a running step short from another thread, for the shutdown deadline.
+pub trait Interrupt: Send + Sync {
+    /// Makes the step in progress, and every later one, fail with [`RunError::Interrupted`].
+    fn interrupt(&self);
+}
