@@ -1,9 +1,20 @@
 //! The engine: one thread that owns the model's runner, the KV cache and all sequences.
+//!
+//! Its door is [`Handle::submit`]: a [`Job`] goes in, [`Event`]s come out of the job's channel.
+//! Nothing here knows text, JSON or HTTP, or how the model is run.
 
 mod error;
 mod handle;
+mod kv;
 mod message;
+mod run;
+mod sampler;
+mod scheduler;
+mod sequence;
+#[cfg(test)]
+mod tests;
 
 pub use error::SubmitError;
 pub use handle::{Handle, Stats};
 pub use message::{CallerId, Event, FinishReason, Job, JobError, Sampling, Token, TokenLogprobs};
+pub use run::{Crashed, Engine, Options, StartError, start};

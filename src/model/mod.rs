@@ -1,6 +1,8 @@
 //! The model: the export's contract, the ONNX Runtime session, KV memory and tensor binding.
 
 mod error;
+#[cfg(test)]
+pub(crate) mod fake;
 mod runner;
 
 pub use error::{LoadError, RunError};

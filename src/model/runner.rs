@@ -36,10 +36,7 @@ impl<'a> Logits<'a> {
     /// # Panics
     /// If `row` is not below [`Logits::rows`].
     #[must_use]
-    #[expect(
-        clippy::expect_used,
-        reason = "a row of a standard-layout view is contiguous"
-    )]
+    #[expect(clippy::expect_used, reason = "a row of a standard-layout view is contiguous")]
     pub fn row(&self, row: usize) -> &'a [f32] {
         self.0
             .index_axis_move(ndarray::Axis(0), row)

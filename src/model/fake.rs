@@ -1,0 +1,142 @@
+//! A deterministic runner without a model, for tests of the layers above.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use ndarray::{Array2, ArrayView1};
+
+use super::error::RunError;
+use super::runner::{Interrupt, Logits, ModelLimits, Runner};
+
+/// A runner whose logits depend on every token that a slot holds, in order, as a real model's do.
+/// It panics where it is asked for what [`Runner`] forbids.
+#[derive(Debug)]
+pub(crate) struct FakeRunner {
+    limits: ModelLimits,
+    slots: Vec<Vec<u32>>,
+    logits: Array2<f32>,
+    control: Arc<FakeControl>,
+}
+
+/// What a test sets and reads while the engine owns the runner.
+#[derive(Debug, Default)]
+pub(crate) struct FakeControl {
+    interrupted: AtomicBool,
+    /// Makes the next step fail.
+    pub(crate) fail_next: AtomicBool,
+    /// Makes the next step panic.
+    pub(crate) panic_next: AtomicBool,
+    /// Microseconds that each step takes.
+    pub(crate) step_us: AtomicU64,
+}
+
+impl Interrupt for FakeControl {
+    fn interrupt(&self) {
+        self.interrupted.store(true, Ordering::Release);
+    }
+}
+
+impl FakeRunner {
+    pub(crate) fn new(limits: ModelLimits) -> (Self, Arc<FakeControl>) {
+        let control = Arc::new(FakeControl::default());
+        let slots = vec![Vec::new(); limits.slots];
+        let logits = Array2::zeros((limits.slots, limits.vocab_size));
+        (Self { limits, slots, logits, control: Arc::clone(&control) }, control)
+    }
+
+    /// Small limits that tests can reach.
+    pub(crate) fn small_limits(slots: usize) -> ModelLimits {
+        ModelLimits {
+            vocab_size: 50,
+            context_tokens: 64,
+            slots,
+            max_prefill_tokens: 4,
+            kv_bytes_per_token: 8,
+        }
+    }
+
+    /// The token that greedy decoding chooses after `tokens`.
+    pub(crate) fn next_token(tokens: &[u32], vocab_size: usize) -> u32 {
+        let row = Self::row(tokens, vocab_size);
+        (0..)
+            .zip(&row)
+            .fold((0, f32::MIN), |best, (i, &x)| if x > best.1 { (i, x) } else { best })
+            .0
+    }
+
+    fn row(tokens: &[u32], vocab_size: usize) -> Vec<f32> {
+        // FNV-1a over the tokens, then one round of it for each logit.
+        let step = |hash: u64, value: u64| (hash ^ value).wrapping_mul(0x0100_0000_01b3);
+        let hash = tokens.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &t| step(hash, u64::from(t)));
+        (0..vocab_size as u64).map(|i| (step(hash, i) >> 40) as f32 / (1 << 20) as f32).collect()
+    }
+
+    fn step(&mut self) -> Result<(), RunError> {
+        let step = Duration::from_micros(self.control.step_us.load(Ordering::Acquire));
+        if !step.is_zero() {
+            std::thread::sleep(step);
+        }
+        if self.control.interrupted.load(Ordering::Acquire) {
+            return Err(RunError::Interrupted);
+        }
+        assert!(!self.control.panic_next.swap(false, Ordering::AcqRel), "told to panic");
+        if self.control.fail_next.swap(false, Ordering::AcqRel) {
+            return Err(RunError::Runtime("told to fail".into()));
+        }
+        Ok(())
+    }
+
+    fn feed(&mut self, slot: usize, past: usize, tokens: &[u32]) {
+        let held = &mut self.slots[slot];
+        assert!(past <= held.len(), "slot {slot} holds {} tokens, not {past}", held.len());
+        held.truncate(past);
+        held.extend_from_slice(tokens);
+        assert!(held.len() <= self.limits.context_tokens, "slot {slot} overflows");
+        assert!(held.iter().all(|&token| (token as usize) < self.limits.vocab_size));
+    }
+
+    fn logits(&mut self, first: usize, rows: usize) -> Logits<'_> {
+        for row in 0..rows {
+            let values = Self::row(&self.slots[first + row], self.limits.vocab_size);
+            self.logits.row_mut(row).assign(&ArrayView1::from(&values));
+        }
+        Logits(self.logits.slice(ndarray::s![..rows, ..]))
+    }
+}
+
+impl Runner for FakeRunner {
+    fn limits(&self) -> &ModelLimits {
+        &self.limits
+    }
+
+    fn prefill(
+        &mut self,
+        slot: usize,
+        past: usize,
+        tokens: &[u32],
+    ) -> Result<Logits<'_>, RunError> {
+        assert!((1..=self.limits.max_prefill_tokens).contains(&tokens.len()));
+        self.step()?;
+        self.feed(slot, past, tokens);
+        Ok(self.logits(slot, 1))
+    }
+
+    fn decode(
+        &mut self,
+        first: usize,
+        tokens: &[u32],
+        past: &[usize],
+    ) -> Result<Logits<'_>, RunError> {
+        assert!(!tokens.is_empty() && tokens.len() == past.len());
+        self.step()?;
+        for (row, (&token, &past)) in tokens.iter().zip(past).enumerate() {
+            self.feed(first + row, past, &[token]);
+        }
+        Ok(self.logits(first, tokens.len()))
+    }
+
+    fn release(&mut self, slot: usize, keep: usize) {
+        self.slots[slot].truncate(keep);
+    }
+}
