@@ -1,9 +1,27 @@
 //! The model: the export's contract, the ONNX Runtime session, KV memory and tensor binding.
+//!
+//! Its door is [`load`], which gives a [`Runner`]. Nothing here knows sequences or requests.
 
+mod binding;
+mod contract;
 mod error;
 #[cfg(test)]
 pub(crate) mod fake;
+mod genai_config;
+mod load;
+mod memory;
+mod onnx;
+mod provider;
 mod runner;
+mod runtime;
+#[cfg(test)]
+mod tests;
 
 pub use error::{LoadError, RunError};
+pub use genai_config::{
+    DecoderSection, GenaiConfig, InputNames, ModelSection, OneOrMany, OutputNames,
+};
+pub use load::{LoadOptions, Loaded, load};
+pub use provider::{Provider, UnknownProvider};
 pub use runner::{Interrupt, Logits, ModelLimits, Runner};
+pub use runtime::{LIBRARY_NAME, search_path as library_search_path};

@@ -1,0 +1,160 @@
+//! Tensors over our own memory and their binding to a session, by ONNX Runtime's C API.
+//!
+//! The `ort` crate's own `IoBinding` copies borrowed tensors (and deadlocks doing so in this
+//! release) and asks for the bound outputs after each run. This module binds memory once, in
+//! place, and runs.
+#![expect(unsafe_code, reason = "calls the C API on raw pointers")]
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::ptr::{NonNull, null_mut};
+use std::sync::Arc;
+
+use ort::AsPointer;
+use ort::memory::MemoryInfo;
+use ort::session::{NoSelectedOutputs, RunOptions, Session};
+use ort::value::TensorElementType;
+
+use super::memory::Mapping;
+
+/// A tensor that lies in a [`Mapping`], which it keeps alive.
+#[derive(Debug)]
+pub(super) struct Tensor {
+    value: NonNull<ort::sys::OrtValue>,
+    _memory: Arc<Mapping>,
+}
+
+// SAFETY: an OrtValue over foreign memory is bound to no thread.
+unsafe impl Send for Tensor {}
+
+impl Tensor {
+    /// A tensor of `shape` whose data begin `offset` bytes into `memory`.
+    ///
+    /// # Panics
+    /// If the data would not lie within `memory`.
+    pub(super) fn new(
+        info: &MemoryInfo<'_>,
+        memory: &Arc<Mapping>,
+        offset: usize,
+        shape: &[usize],
+        element: TensorElementType,
+    ) -> ort::Result<Self> {
+        let unsized_element = || ort::Error::new(format!("{element} has no size"));
+        let count = shape.iter().product();
+        let bytes = element.byte_size(count).ok_or_else(unsized_element)?;
+        let data = memory.address(offset, bytes);
+        let shape: Vec<i64> = shape.iter().map(|&size| size as i64).collect();
+        let mut value = null_mut();
+        // SAFETY: `data` are `bytes` bytes of `memory`, which the tensor keeps alive; `shape` and
+        // `value` live through the call.
+        check(unsafe {
+            (ort::api().CreateTensorWithDataAsOrtValue)(
+                info.ptr(),
+                data.as_ptr(),
+                bytes,
+                shape.as_ptr(),
+                shape.len(),
+                element.into(),
+                &raw mut value,
+            )
+        })?;
+        let value = made(value)?;
+        Ok(Self { value, _memory: Arc::clone(memory) })
+    }
+}
+
+impl Drop for Tensor {
+    fn drop(&mut self) {
+        // SAFETY: made by `new`, released once. A binding has a share of its own in the tensor, but
+        // not in the memory: it keeps this `Tensor` till it is bound no more.
+        unsafe { (ort::api().ReleaseValue)(self.value.as_ptr()) };
+    }
+}
+
+/// Tensors bound to a session's inputs and outputs. Bound once, run many times.
+#[derive(Debug)]
+pub(super) struct Binding {
+    binding: NonNull<ort::sys::OrtIoBinding>,
+    session: Arc<Session>,
+    /// What is bound, by name: the binding reads and writes their memory at every run.
+    bound: HashMap<CString, Tensor>,
+}
+
+// SAFETY: a binding is used by one thread at a time, since running takes it by `&mut`.
+unsafe impl Send for Binding {}
+
+impl Binding {
+    /// An empty binding to `session`.
+    pub(super) fn new(session: &Arc<Session>) -> ort::Result<Self> {
+        let mut binding = null_mut();
+        // SAFETY: the session lives through the call, which only reads it.
+        check(unsafe { (ort::api().CreateIoBinding)(session.ptr().cast_mut(), &raw mut binding) })?;
+        let binding = made(binding)?;
+        Ok(Self { binding, session: Arc::clone(session), bound: HashMap::new() })
+    }
+
+    /// Binds `tensor` to the input `name`, in place of what was bound to it.
+    pub(super) fn input(&mut self, name: &str, tensor: Tensor) -> ort::Result<()> {
+        let name = c_string(name)?;
+        // SAFETY: all three pointers are live, and the tensor is kept for as long as it is bound.
+        check(unsafe {
+            (ort::api().BindInput)(self.binding.as_ptr(), name.as_ptr(), tensor.value.as_ptr())
+        })?;
+        self.bound.insert(name, tensor);
+        Ok(())
+    }
+
+    /// Binds `tensor` to the output `name`, in place of what was bound to it.
+    pub(super) fn output(&mut self, name: &str, tensor: Tensor) -> ort::Result<()> {
+        let name = c_string(name)?;
+        // SAFETY: all three pointers are live, and the tensor is kept for as long as it is bound.
+        check(unsafe {
+            (ort::api().BindOutput)(self.binding.as_ptr(), name.as_ptr(), tensor.value.as_ptr())
+        })?;
+        self.bound.insert(name, tensor);
+        Ok(())
+    }
+
+    /// Runs the model over what is bound.
+    ///
+    /// # Safety
+    /// Nobody may hold a reference into the memory of bound tensors, and no other run may write to
+    /// it at the same time.
+    pub(super) unsafe fn run(
+        &mut self,
+        options: &RunOptions<NoSelectedOutputs>,
+    ) -> ort::Result<()> {
+        // SAFETY: all three pointers are live; the caller answers for the tensors' memory. Running
+        // does not change the session.
+        check(unsafe {
+            (ort::api().RunWithBinding)(
+                self.session.ptr().cast_mut(),
+                options.ptr(),
+                self.binding.as_ptr(),
+            )
+        })?;
+        Ok(())
+    }
+}
+
+impl Drop for Binding {
+    fn drop(&mut self) {
+        // SAFETY: made by `new`, released once, before the session that it holds a share of.
+        unsafe { (ort::api().ReleaseIoBinding)(self.binding.as_ptr()) };
+    }
+}
+
+/// Turns a status into a result.
+fn check(status: ort::sys::OrtStatusPtr) -> ort::Result<()> {
+    // SAFETY: only called with what a call of the C API returned, once.
+    unsafe { ort::Error::result_from_status(status) }
+}
+
+/// Refuses the null that a call which succeeded never gives.
+fn made<T>(pointer: *mut T) -> ort::Result<NonNull<T>> {
+    NonNull::new(pointer).ok_or_else(|| ort::Error::new("ONNX Runtime made nothing"))
+}
+
+fn c_string(name: &str) -> ort::Result<CString> {
+    CString::new(name).map_err(ort::Error::wrap)
+}

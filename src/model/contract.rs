@@ -1,0 +1,199 @@
+//! Checks a session's inputs and outputs against what this program runs, and says what it found.
+//!
+//! The contract is that of the onnxruntime-genai model builder's decoder exports with
+//! `GroupQueryAttention` and one buffer for past and present.
+
+use std::path::Path;
+
+use ort::session::Session;
+use ort::value::{Outlet, TensorElementType, ValueType};
+
+use super::error::LoadError;
+use super::genai_config::{GenaiConfig, layer_name};
+
+/// What a checked session's tensors are like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Contract {
+    /// Element type of keys and values.
+    pub(super) kv: TensorElementType,
+    /// Element type of logits.
+    pub(super) logits: TensorElementType,
+    /// Whether logits are of the last position only, `[batch, 1, vocab]`.
+    pub(super) last_logits_only: bool,
+    /// Name of the position input, where there is one.
+    pub(super) position_ids: Option<String>,
+}
+
+const FLOATS: [TensorElementType; 3] =
+    [TensorElementType::Float32, TensorElementType::Float16, TensorElementType::Bfloat16];
+const INTS: [TensorElementType; 1] = [TensorElementType::Int64];
+
+/// Checks `session`, loaded from `path`, against the contract with `config`'s names and shape.
+///
+/// # Errors
+/// [`LoadError::Contract`] with every difference.
+pub(super) fn check(
+    session: &Session,
+    config: &GenaiConfig,
+    path: &Path,
+) -> Result<Contract, LoadError> {
+    let mut check = Check { differences: Vec::new() };
+    let contract = check.all(session, config);
+    match contract {
+        Some(contract) if check.differences.is_empty() => Ok(contract),
+        _ => Err(LoadError::Contract { path: path.into(), differences: check.differences }),
+    }
+}
+
+struct Check {
+    differences: Vec<String>,
+}
+
+/// One side of the session.
+#[derive(Debug, Clone, Copy)]
+struct Side<'a> {
+    name: &'static str,
+    outlets: &'a [Outlet],
+}
+
+/// What one dimension must be.
+#[derive(Debug, Clone, Copy)]
+enum Dimension {
+    /// Left open by the model: it takes any size.
+    Open(&'static str),
+    /// Exactly this, for the reason named.
+    Fixed(&'static str, usize),
+}
+
+impl Check {
+    fn all(&mut self, session: &Session, config: &GenaiConfig) -> Option<Contract> {
+        use Dimension::{Fixed, Open};
+        let model = &config.model;
+        let (inputs, outputs) = (&model.decoder.inputs, &model.decoder.outputs);
+        let ins = Side { name: "input", outlets: session.inputs() };
+        let outs = Side { name: "output", outlets: session.outputs() };
+        let ids = [Open("batch"), Open("sequence")];
+        let mut expected = vec![inputs.input_ids.clone(), inputs.attention_mask.clone()];
+        self.tensor(ins, &inputs.input_ids, &INTS, &ids);
+        let mask = [Open("batch"), Open("total")];
+        self.tensor(ins, &inputs.attention_mask, &INTS, &mask);
+
+        let positions = inputs.position_ids.clone().unwrap_or_else(|| "position_ids".into());
+        let has_positions = session.inputs().iter().any(|input| input.name() == positions);
+        if has_positions {
+            self.tensor(ins, &positions, &INTS, &ids);
+            expected.push(positions.clone());
+        }
+
+        let cache = [
+            Open("batch"),
+            Fixed("num_key_value_heads", model.decoder.num_key_value_heads),
+            Open("positions"),
+            Fixed("head_size", model.decoder.head_size),
+        ];
+        let mut kv = None;
+        for layer in 0..model.decoder.num_hidden_layers {
+            for (side, pattern) in [
+                (ins, &inputs.past_key_names),
+                (ins, &inputs.past_value_names),
+                (outs, &outputs.present_key_names),
+                (outs, &outputs.present_value_names),
+            ] {
+                let name = layer_name(pattern, layer);
+                let element = self.tensor(side, &name, &FLOATS, &cache);
+                if let (Some(first), Some(this)) = (kv, element)
+                    && first != this
+                {
+                    self.differences.push(format!(
+                        "{} {name} is {this}, other keys and values are {first}",
+                        side.name
+                    ));
+                }
+                kv = kv.or(element);
+                if side.name == ins.name {
+                    expected.push(name);
+                }
+            }
+        }
+        for input in session.inputs() {
+            if !expected.iter().any(|name| name == input.name()) {
+                self.differences.push(format!(
+                    "input {} is not one that this program knows how to fill",
+                    input.name()
+                ));
+            }
+        }
+
+        let shape = [Open("batch"), Open("sequence"), Fixed("vocab_size", model.vocab_size)];
+        let logits = self.tensor(outs, &outputs.logits, &FLOATS, &shape)?;
+        let last_logits_only = session
+            .outputs()
+            .iter()
+            .find(|output| output.name() == outputs.logits)
+            .and_then(|output| output.dtype().tensor_shape())
+            .is_some_and(|shape| shape.get(1) == Some(&1));
+        Some(Contract {
+            kv: kv?,
+            logits,
+            last_logits_only,
+            position_ids: has_positions.then_some(positions),
+        })
+    }
+
+    /// Checks one tensor and returns its element type.
+    fn tensor(
+        &mut self,
+        side: Side<'_>,
+        name: &str,
+        elements: &[TensorElementType],
+        dimensions: &[Dimension],
+    ) -> Option<TensorElementType> {
+        let Side { name: side, outlets } = side;
+        let Some(outlet) = outlets.iter().find(|outlet| outlet.name() == name) else {
+            let there: Vec<&str> = outlets.iter().map(Outlet::name).take(4).collect();
+            self.differences.push(format!(
+                "{side} {name} is missing (there are {} {side}s: {}, ...)",
+                outlets.len(),
+                there.join(", ")
+            ));
+            return None;
+        };
+        let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else {
+            self.differences.push(format!("{side} {name} is {}, not a tensor", outlet.dtype()));
+            return None;
+        };
+        if !elements.contains(ty) {
+            let accepted: Vec<String> = elements.iter().map(ToString::to_string).collect();
+            self.differences
+                .push(format!("{side} {name} holds {ty}; expected {}", accepted.join(" or ")));
+        }
+        if shape.len() != dimensions.len() {
+            self.differences.push(format!(
+                "{side} {name} has {} dimensions; expected {}",
+                shape.len(),
+                dimensions.len()
+            ));
+            return Some(*ty);
+        }
+        for (axis, (&size, dimension)) in shape.iter().zip(dimensions).enumerate() {
+            self.dimension(&format!("{side} {name}: dimension {axis}"), size, *dimension);
+        }
+        Some(*ty)
+    }
+
+    fn dimension(&mut self, place: &str, size: i64, dimension: Dimension) {
+        match dimension {
+            // A fixed sequence of 1 in the logits is the pruned form; a fixed 1 elsewhere would
+            // fail at the first run with a longer one, so only larger fixed sizes are refused.
+            Dimension::Open(what) if size > 1 => self
+                .differences
+                .push(format!("{place} ({what}) is fixed at {size}; expected it to be left open")),
+            Dimension::Fixed(key, expected) if size >= 0 && size != expected as i64 => {
+                self.differences.push(format!(
+                    "{place} is {size}; expected {expected} ({key} of genai_config.json)"
+                ));
+            }
+            Dimension::Open(_) | Dimension::Fixed(..) => {}
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! Reads `genai_config.json`, which the model builder writes beside every export.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::error::LoadError;
+
+/// The file's name in a model folder.
+pub const FILE_NAME: &str = "genai_config.json";
+
+/// What this program needs of `genai_config.json`. Fields it does not know are ignored.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct GenaiConfig {
+    /// The model's shape, tokens and tensor names.
+    pub model: ModelSection,
+}
+
+/// The file's `model` object.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct ModelSection {
+    /// Architecture, such as `phi3`.
+    #[serde(rename = "type")]
+    pub architecture: String,
+    /// Begin-of-sequence token; `None` where the model has none.
+    #[serde(default)]
+    pub bos_token_id: Option<u32>,
+    /// Tokens that end an answer.
+    pub eos_token_id: OneOrMany,
+    /// Tokens that prompt and answer may have together.
+    pub context_length: usize,
+    /// Tokens in the vocabulary.
+    pub vocab_size: usize,
+    /// The decoder's graph.
+    pub decoder: DecoderSection,
+}
+
+/// The file's `model.decoder` object.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct DecoderSection {
+    /// Graph file in the model folder.
+    pub filename: String,
+    /// Values in a head's key or value.
+    pub head_size: usize,
+    /// Layers.
+    pub num_hidden_layers: usize,
+    /// Key-value heads of a layer.
+    pub num_key_value_heads: usize,
+    /// Names of the graph's inputs.
+    pub inputs: InputNames,
+    /// Names of the graph's outputs.
+    pub outputs: OutputNames,
+}
+
+/// Names of the graph's inputs; `%d` stands for a layer's number.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct InputNames {
+    /// Token ids, `[batch, sequence]`.
+    pub input_ids: String,
+    /// 1 for each token to attend to, `[batch, total]`.
+    pub attention_mask: String,
+    /// Positions, `[batch, sequence]`, where the export has them.
+    #[serde(default)]
+    pub position_ids: Option<String>,
+    /// Cached keys.
+    pub past_key_names: String,
+    /// Cached values.
+    pub past_value_names: String,
+}
+
+/// Names of the graph's outputs; `%d` stands for a layer's number.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct OutputNames {
+    /// Logits.
+    pub logits: String,
+    /// Keys, cached and new.
+    pub present_key_names: String,
+    /// Values, cached and new.
+    pub present_value_names: String,
+}
+
+/// One number or a list of them, as the file has it for end-of-sequence tokens.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    /// One.
+    One(u32),
+    /// A list.
+    Many(Vec<u32>),
+}
+
+impl OneOrMany {
+    /// All of them.
+    #[must_use]
+    pub fn to_vec(&self) -> Vec<u32> {
+        match self {
+            Self::One(id) => vec![*id],
+            Self::Many(ids) => ids.clone(),
+        }
+    }
+}
+
+/// The name of a tensor of layer `layer` by a pattern of [`InputNames`] or [`OutputNames`].
+#[must_use]
+pub fn layer_name(pattern: &str, layer: usize) -> String {
+    pattern.replace("%d", &layer.to_string())
+}
+
+impl GenaiConfig {
+    /// Reads the file in `folder`.
+    ///
+    /// # Errors
+    /// If it can't be read, lacks a field, or holds numbers that no model has.
+    pub fn read(folder: &Path) -> Result<Self, LoadError> {
+        let path = folder.join(FILE_NAME);
+        let file =
+            File::open(&path).map_err(|source| LoadError::Read { path: path.clone(), source })?;
+        let invalid = |reason: String| LoadError::Invalid { path: path.clone(), reason };
+        let config: Self = serde_json::from_reader(BufReader::new(file))
+            .map_err(|error| invalid(error.to_string()))?;
+        config.check().map_err(invalid)?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let model = &self.model;
+        let decoder = &model.decoder;
+        let counts = [
+            ("model.context_length", model.context_length, 1 << 24),
+            ("model.vocab_size", model.vocab_size, 1 << 24),
+            ("model.decoder.head_size", decoder.head_size, 1 << 14),
+            ("model.decoder.num_hidden_layers", decoder.num_hidden_layers, 1 << 12),
+            ("model.decoder.num_key_value_heads", decoder.num_key_value_heads, 1 << 12),
+        ];
+        for (name, value, limit) in counts {
+            if value == 0 || value > limit {
+                return Err(format!("{name} is {value}; expected 1 to {limit}"));
+            }
+        }
+        let tokens = model.eos_token_id.to_vec().into_iter().chain(model.bos_token_id);
+        for token in tokens {
+            if token as usize >= model.vocab_size {
+                return Err(format!(
+                    "token {token} is outside the vocabulary of {}",
+                    model.vocab_size
+                ));
+            }
+        }
+        let Some(name) = Path::new(&decoder.filename).file_name() else {
+            return Err("model.decoder.filename is empty".into());
+        };
+        if Path::new(name) != Path::new(&decoder.filename) {
+            return Err(format!(
+                "model.decoder.filename is {:?}; expected the name of a file in the folder",
+                decoder.filename
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(edit: impl FnOnce(&mut serde_json::Value)) -> Result<GenaiConfig, String> {
+        let mut json = serde_json::json!({
+            "model": {
+                "type": "phi3", "bos_token_id": 7, "eos_token_id": [7, 9],
+                "context_length": 64, "vocab_size": 10,
+                "decoder": {
+                    "filename": "model.onnx", "head_size": 8,
+                    "num_hidden_layers": 2, "num_key_value_heads": 2,
+                    "inputs": {
+                        "input_ids": "input_ids", "attention_mask": "attention_mask",
+                        "past_key_names": "past_key_values.%d.key",
+                        "past_value_names": "past_key_values.%d.value",
+                    },
+                    "outputs": {
+                        "logits": "logits",
+                        "present_key_names": "present.%d.key",
+                        "present_value_names": "present.%d.value",
+                    },
+                },
+            },
+            "search": { "top_k": 1 },
+        });
+        edit(&mut json);
+        let config: GenaiConfig = serde_json::from_value(json).map_err(|e| e.to_string())?;
+        config.check()?;
+        Ok(config)
+    }
+
+    #[test]
+    fn reads_the_published_form_with_one_or_more_end_tokens() {
+        let many = config(|_| {}).unwrap();
+        assert_eq!(many.model.eos_token_id.to_vec(), [7, 9]);
+        assert_eq!(
+            layer_name(&many.model.decoder.inputs.past_key_names, 3),
+            "past_key_values.3.key"
+        );
+        let one = config(|json| json["model"]["eos_token_id"] = 9.into()).unwrap();
+        assert_eq!(one.model.eos_token_id.to_vec(), [9]);
+    }
+
+    #[test]
+    fn refuses_what_no_model_has_and_names_it() {
+        let zero = config(|json| json["model"]["decoder"]["head_size"] = 0.into()).unwrap_err();
+        assert!(zero.contains("head_size is 0"), "{zero}");
+        let token = config(|json| json["model"]["eos_token_id"] = 10.into()).unwrap_err();
+        assert!(token.contains("token 10"), "{token}");
+        let file = config(|json| json["model"]["decoder"]["filename"] = "../x".into()).unwrap_err();
+        assert!(file.contains("../x"), "{file}");
+    }
+}

@@ -1,0 +1,126 @@
+//! Loads a model folder into a runner.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ort::session::Session;
+use ort::session::builder::GraphOptimizationLevel;
+
+use super::contract;
+use super::error::LoadError;
+use super::genai_config::GenaiConfig;
+use super::onnx::{OnnxRunner, Shape};
+use super::provider::Provider;
+use super::runner::{Interrupt, Runner};
+use super::runtime;
+
+/// What to load and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// The model folder.
+    pub folder: PathBuf,
+    /// Where to run it.
+    pub provider: Provider,
+    /// Threads of a step; 0 takes as many as the process may use.
+    pub threads: usize,
+    /// Sequences that can be live at once.
+    pub slots: usize,
+    /// Tokens that a slot holds; 0 takes the model's context, which is also the most.
+    pub context_tokens: usize,
+    /// The most tokens of one prefill step.
+    pub max_prefill_tokens: usize,
+    /// ONNX Runtime's shared library; `None` looks for it (see [`super::library_search_path`]).
+    pub runtime_library: Option<PathBuf>,
+}
+
+/// A loaded model.
+pub struct Loaded {
+    /// Runs it.
+    pub runner: Box<dyn Runner>,
+    /// Cuts its running step short.
+    pub interrupt: Arc<dyn Interrupt>,
+    /// Its configuration.
+    pub config: GenaiConfig,
+}
+
+impl std::fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Loaded").field("limits", self.runner.limits()).finish_non_exhaustive()
+    }
+}
+
+/// Loads ONNX Runtime and the model, and checks the model against the contract.
+///
+/// # Errors
+/// Everything that can be wrong with the library, the folder, the model or the memory.
+pub fn load(options: &LoadOptions) -> Result<Loaded, LoadError> {
+    let config = GenaiConfig::read(&options.folder)?;
+    let path = options.folder.join(&config.model.decoder.filename);
+    check_files(&path)?;
+    let session = open_session(&path, options)?;
+    let contract = contract::check(&session, &config, &path)?;
+    let shape = Shape::new(&config, &contract, options);
+    let mut runner = OnnxRunner::new(session, &config, contract, shape)?;
+    try_out(&mut runner, &path)?;
+    Ok(Loaded { interrupt: runner.interrupt(), runner: Box::new(runner), config })
+}
+
+/// Runs one token, to find now what the graph leaves open and its operators check only when they
+/// run, such as the size of a head.
+fn try_out(runner: &mut OnnxRunner, path: &Path) -> Result<(), LoadError> {
+    let contract = |difference: String| LoadError::Contract {
+        path: path.into(),
+        differences: vec![difference],
+    };
+    match runner.prefill(0, 0, &[0]) {
+        Ok(logits) if logits.row(0).iter().any(|logit| logit.is_finite()) => {}
+        Ok(_) => return Err(contract("a trial step gave no finite logit".into())),
+        Err(error) => return Err(contract(format!("a trial step failed: {error}"))),
+    }
+    runner.release(0, 0);
+    Ok(())
+}
+
+/// Finds missing files early, where ONNX Runtime's message would not say which.
+fn check_files(path: &Path) -> Result<(), LoadError> {
+    let read = |path: &Path| {
+        let path = path.to_path_buf();
+        |source| LoadError::Read { path, source }
+    };
+    let graph = std::fs::read(path).map_err(read(path))?;
+    let Some(name) = path.file_name() else { return Ok(()) };
+    let mut name = name.to_os_string();
+    name.push(".data");
+    // The graph names the file of its weights in plain bytes.
+    let wanted = name.as_encoded_bytes();
+    if graph.windows(wanted.len()).any(|window| window == wanted) {
+        let data = path.with_file_name(&name);
+        File::open(&data).map_err(read(&data))?;
+    }
+    Ok(())
+}
+
+fn open_session(path: &Path, options: &LoadOptions) -> Result<Session, LoadError> {
+    let environment = runtime::load(options.runtime_library.as_deref())?;
+    let session = |error: ort::Error| LoadError::Session(error.to_string());
+    let threads = match options.threads {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        threads => threads,
+    };
+    let builder = Session::builder(environment)
+        .and_then(|builder| {
+            let builder = builder
+                .with_optimization_level(GraphOptimizationLevel::All)?
+                .with_intra_threads(threads)?
+                .with_inter_threads(1)?
+                // Every step has other shapes: a pattern of memory for each would only pile up.
+                .with_memory_pattern(false)?;
+            Ok(builder)
+        })
+        .map_err(session)?;
+    let mut builder = options.provider.register(builder)?;
+    builder
+        .commit_from_file(path)
+        .map_err(|error| LoadError::Invalid { path: path.into(), reason: error.to_string() })
+}

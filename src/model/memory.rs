@@ -1,0 +1,152 @@
+//! Memory that tensors lie in: reserved whole, committed as it is touched, given back on request.
+#![expect(unsafe_code, reason = "tensors are bound to raw memory that ONNX Runtime writes")]
+
+use std::ffi::c_void;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::ptr::NonNull;
+
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
+use nix::unistd::{SysconfVar, sysconf};
+
+/// Anonymous memory of fixed size. Pages that nobody has touched take no memory; they read as 0.
+///
+/// It is shared by tensors (which ONNX Runtime reads and writes during a run) and by the runner
+/// (which reads and writes between runs). There is no lock: all of that happens on the one thread
+/// that owns the runner.
+#[derive(Debug)]
+pub(super) struct Mapping {
+    start: NonNull<c_void>,
+    bytes: usize,
+    page: usize,
+}
+
+// SAFETY: the mapping belongs to the process, not to a thread.
+unsafe impl Send for Mapping {}
+// SAFETY: a shared reference gives out the address and advice to the kernel only; reading and
+// writing are unsafe functions whose callers guarantee that they alone do it.
+unsafe impl Sync for Mapping {}
+
+/// A type whose every bit pattern is a value.
+pub(super) trait Plain: Copy {}
+impl Plain for f32 {}
+impl Plain for i64 {}
+impl Plain for half::f16 {}
+impl Plain for half::bf16 {}
+
+impl Mapping {
+    /// Reserves `bytes` bytes of address space.
+    pub(super) fn reserve(bytes: usize) -> std::io::Result<Self> {
+        let length = NonZeroUsize::new(bytes).unwrap_or(NonZeroUsize::MIN);
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no memory
+        // that anything else uses.
+        let start = unsafe { mmap_anonymous(None, length, protection, flags) }?;
+        let page = sysconf(SysconfVar::PAGE_SIZE)?.and_then(|size| usize::try_from(size).ok());
+        let mapping = Self { start, bytes: length.get(), page: page.unwrap_or(4096) };
+        // A huge page would commit 2 MiB where a short sequence needs a few KiB, in each head of
+        // each layer. Kernels without huge pages refuse the advice, which is as good.
+        // SAFETY: the range is this mapping.
+        let _ = unsafe { madvise(start, mapping.bytes, MmapAdvise::MADV_NOHUGEPAGE) };
+        Ok(mapping)
+    }
+
+    /// The address `offset` bytes into the mapping.
+    ///
+    /// # Panics
+    /// If `offset..offset + bytes` is not within the mapping.
+    pub(super) fn address(&self, offset: usize, bytes: usize) -> NonNull<c_void> {
+        let end = offset.checked_add(bytes);
+        assert!(end.is_some_and(|end| end <= self.bytes), "{offset}+{bytes} of {}", self.bytes);
+        // SAFETY: just checked to lie within the mapping.
+        unsafe { self.start.byte_add(offset) }
+    }
+
+    /// Gives the whole pages within `range` back to the system; they read as 0 from then on.
+    ///
+    /// # Safety
+    /// Nobody may hold a reference into the range, and no run may be using it.
+    pub(super) unsafe fn release(&self, range: Range<usize>) {
+        let start = range.start.next_multiple_of(self.page);
+        let end = range.end / self.page * self.page;
+        if start >= end {
+            return;
+        }
+        let address = self.address(start, end - start);
+        // SAFETY: whole pages within this mapping, which the caller says nobody uses. A refusal
+        // leaves the pages as they are, which costs memory and nothing else.
+        let _ = unsafe { madvise(address, end - start, MmapAdvise::MADV_DONTNEED) };
+    }
+
+    /// The first `count` values of type `T`.
+    ///
+    /// # Safety
+    /// Nobody may write to them while the result lives.
+    pub(super) unsafe fn read<T: Plain>(&self, count: usize) -> &[T] {
+        let address = self.address(0, count * size_of::<T>());
+        // SAFETY: in bounds, page-aligned, initialised (fresh pages are 0, and every bit pattern
+        // is a `T`), and not written while the result lives by the caller's word.
+        unsafe { std::slice::from_raw_parts(address.as_ptr().cast::<T>(), count) }
+    }
+
+    /// Writes `values` to the front of the mapping.
+    ///
+    /// # Safety
+    /// Nobody may hold a reference into the mapping, and no run may be using it.
+    pub(super) unsafe fn write<T: Plain>(&self, values: impl ExactSizeIterator<Item = T>) {
+        let count = values.len();
+        let address = self.address(0, count * size_of::<T>()).as_ptr().cast::<T>();
+        for (index, value) in values.take(count).enumerate() {
+            // SAFETY: below `count`, so in bounds.
+            let place = unsafe { address.add(index) };
+            // SAFETY: aligned, since the mapping begins at a page, and used by nobody else by the
+            // caller's word.
+            unsafe { place.write(value) };
+        }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: exactly what was mapped, and the last owner is going: tensors own a share.
+        let _ = unsafe { munmap(self.start, self.bytes) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserved_memory_reads_zero_takes_values_and_can_be_given_back() {
+        let mapping = Mapping::reserve(1 << 20).unwrap();
+        let page = mapping.page / size_of::<i64>();
+        // SAFETY: no reference is held and nothing runs.
+        unsafe { mapping.write((0..4 * page).map(|i| i as i64 + 1)) };
+        // SAFETY: nobody writes while the slice lives.
+        assert_eq!(unsafe { mapping.read::<i64>(3) }, [1, 2, 3]);
+        // From the middle of page 0 to the middle of page 3: whole pages 1 and 2.
+        let half = mapping.page / 2;
+        // SAFETY: no reference is held and nothing runs.
+        unsafe { mapping.release(half..3 * mapping.page + half) };
+        // SAFETY: nobody writes while the slice lives.
+        let values = unsafe { mapping.read::<i64>(4 * page) };
+        assert_eq!(values[page - 1], page as i64);
+        assert!(values[page..3 * page].iter().all(|&value| value == 0));
+        assert_eq!(values[3 * page], 3 * page as i64 + 1);
+    }
+
+    #[test]
+    fn far_more_than_the_machine_has_can_be_reserved() {
+        // 1 TiB: committed memory does not change with it.
+        let mapping = Mapping::reserve(1 << 40).unwrap();
+        assert_eq!(mapping.bytes, 1 << 40);
+    }
+
+    #[test]
+    #[should_panic(expected = "of 4096")]
+    fn an_address_outside_is_refused() {
+        let _ = Mapping::reserve(4096).unwrap().address(4000, 97);
+    }
+}

@@ -1,0 +1,425 @@
+//! The runner over ONNX Runtime: binds the KV cache in place and runs steps.
+#![expect(unsafe_code, reason = "reads and writes memory that is bound to the session")]
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use half::{bf16, f16};
+use ndarray::{ArrayView2, s};
+use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
+use ort::session::{NoSelectedOutputs, RunOptions, Session};
+use ort::value::TensorElementType;
+
+use super::binding::{Binding, Tensor};
+use super::contract::Contract;
+use super::error::{LoadError, RunError};
+use super::genai_config::{GenaiConfig, layer_name};
+use super::load::LoadOptions;
+use super::memory::Mapping;
+use super::runner::{Interrupt, Logits, ModelLimits, Runner};
+
+/// Decode masks grow by this many positions at a time, so that the mask is bound anew once in as
+/// many steps. Positions past a row's own length are masked out.
+const MASK_STEP: usize = 64;
+
+/// Bindings kept for reuse. There is one for each range of slots that a step has covered; beyond
+/// this many (only with very many slots) they are made anew.
+const MAX_BINDINGS: usize = 128;
+
+/// Sizes of the tensors.
+#[derive(Debug, Clone)]
+pub(super) struct Shape {
+    slots: usize,
+    context: usize,
+    prefill: usize,
+    layers: usize,
+    heads: usize,
+    head_size: usize,
+    vocab: usize,
+    kv_bytes: usize,
+    logits_bytes: usize,
+}
+
+fn float_bytes(element: TensorElementType) -> usize {
+    if element == TensorElementType::Float32 { 4 } else { 2 }
+}
+
+impl Shape {
+    pub(super) fn new(config: &GenaiConfig, contract: &Contract, options: &LoadOptions) -> Self {
+        let model = &config.model;
+        let context = match options.context_tokens {
+            0 => model.context_length,
+            tokens => tokens.min(model.context_length),
+        };
+        Self {
+            slots: options.slots.max(1),
+            context,
+            prefill: options.max_prefill_tokens.clamp(1, context),
+            layers: model.decoder.num_hidden_layers,
+            heads: model.decoder.num_key_value_heads,
+            head_size: model.decoder.head_size,
+            vocab: model.vocab_size,
+            kv_bytes: float_bytes(contract.kv),
+            logits_bytes: float_bytes(contract.logits),
+        }
+    }
+
+    /// Bytes of one slot's keys (or values) in one layer.
+    fn slot_bytes(&self) -> usize {
+        self.heads * self.context * self.head_size * self.kv_bytes
+    }
+
+    /// Bytes of one position in one head.
+    fn position_bytes(&self) -> usize {
+        self.head_size * self.kv_bytes
+    }
+
+    fn limits(&self) -> ModelLimits {
+        ModelLimits {
+            vocab_size: self.vocab,
+            context_tokens: self.context,
+            slots: self.slots,
+            max_prefill_tokens: self.prefill,
+            kv_bytes_per_token: 2 * self.layers * self.heads * self.position_bytes(),
+        }
+    }
+}
+
+/// The tensors' names in the graph.
+#[derive(Debug)]
+struct Names {
+    input_ids: String,
+    attention_mask: String,
+    position_ids: Option<String>,
+    logits: String,
+    /// Past and present names of each cache tensor, in the order of the KV memory.
+    cache: Vec<(String, String)>,
+}
+
+impl Names {
+    fn new(config: &GenaiConfig, contract: &Contract) -> Self {
+        let decoder = &config.model.decoder;
+        let (inputs, outputs) = (&decoder.inputs, &decoder.outputs);
+        let cache = (0..decoder.num_hidden_layers).flat_map(|layer| {
+            [
+                (&inputs.past_key_names, &outputs.present_key_names),
+                (&inputs.past_value_names, &outputs.present_value_names),
+            ]
+            .map(|(past, present)| (layer_name(past, layer), layer_name(present, layer)))
+        });
+        Self {
+            input_ids: inputs.input_ids.clone(),
+            attention_mask: inputs.attention_mask.clone(),
+            position_ids: contract.position_ids.clone(),
+            logits: outputs.logits.clone(),
+            cache: cache.collect(),
+        }
+    }
+}
+
+/// Memory that a step reads and writes beside the cache.
+#[derive(Debug)]
+struct Buffers {
+    /// `[rows, sequence]`, i64.
+    ids: Arc<Mapping>,
+    /// `[rows, sequence]`, i64.
+    positions: Arc<Mapping>,
+    /// `[rows, total]`, i64.
+    mask: Arc<Mapping>,
+    /// `[rows, sequence or 1, vocab]`.
+    logits: Arc<Mapping>,
+    /// Each `[slots, heads, context, head_size]`.
+    cache: Vec<Arc<Mapping>>,
+}
+
+impl Buffers {
+    fn reserve(shape: &Shape) -> Result<Self, LoadError> {
+        let reserve = |bytes| {
+            Mapping::reserve(bytes)
+                .map(Arc::new)
+                .map_err(|source| LoadError::Memory { bytes, source })
+        };
+        let tokens = shape.prefill.max(shape.slots);
+        Ok(Self {
+            ids: reserve(tokens * size_of::<i64>())?,
+            positions: reserve(tokens * size_of::<i64>())?,
+            mask: reserve(shape.slots * shape.context * size_of::<i64>())?,
+            logits: reserve(tokens * shape.vocab * shape.logits_bytes)?,
+            cache: (0..2 * shape.layers)
+                .map(|_| reserve(shape.slots * shape.slot_bytes()))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+/// A binding to a range of slots, and the sizes it is bound for.
+#[derive(Debug)]
+struct BoundRange {
+    binding: Binding,
+    /// Tokens of each row.
+    sequence: usize,
+    /// Width of the mask.
+    total: usize,
+}
+
+/// Cuts steps short.
+struct Terminator {
+    options: RunOptions<NoSelectedOutputs>,
+    interrupted: AtomicBool,
+}
+
+impl std::fmt::Debug for Terminator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Terminator").field(&self.interrupted).finish()
+    }
+}
+
+impl Interrupt for Terminator {
+    fn interrupt(&self) {
+        self.interrupted.store(true, Ordering::Release);
+        if let Err(error) = self.options.terminate() {
+            log::warn!("the running step could not be cut short: {error}");
+        }
+    }
+}
+
+/// Runs a decoder export by ONNX Runtime, with the KV cache in place: the same memory is past and
+/// present, one row of it for each slot.
+#[derive(Debug)]
+pub(super) struct OnnxRunner {
+    // Bindings before the session they belong to.
+    bindings: HashMap<(usize, usize), BoundRange>,
+    session: Arc<Session>,
+    info: MemoryInfo<'static>,
+    names: Names,
+    contract: Contract,
+    shape: Shape,
+    limits: ModelLimits,
+    buffers: Buffers,
+    terminator: Arc<Terminator>,
+    /// Logits as single precision, where the model's are not.
+    converted: Vec<f32>,
+}
+
+/// One step: `rows` slots from `first`, `sequence` tokens each.
+#[derive(Debug, Clone, Copy)]
+struct Step {
+    first: usize,
+    rows: usize,
+    sequence: usize,
+    total: usize,
+}
+
+impl OnnxRunner {
+    pub(super) fn new(
+        session: Session,
+        config: &GenaiConfig,
+        contract: Contract,
+        shape: Shape,
+    ) -> Result<Self, LoadError> {
+        let ort = |error: ort::Error| LoadError::Session(error.to_string());
+        Ok(Self {
+            bindings: HashMap::new(),
+            session: Arc::new(session),
+            info: MemoryInfo::new(
+                AllocationDevice::CPU,
+                0,
+                AllocatorType::Device,
+                MemoryType::Default,
+            )
+            .map_err(ort)?,
+            names: Names::new(config, &contract),
+            buffers: Buffers::reserve(&shape)?,
+            limits: shape.limits(),
+            terminator: Arc::new(Terminator {
+                options: RunOptions::new().map_err(ort)?,
+                interrupted: AtomicBool::new(false),
+            }),
+            converted: Vec::new(),
+            contract,
+            shape,
+        })
+    }
+
+    pub(super) fn interrupt(&self) -> Arc<dyn Interrupt> {
+        Arc::clone(&self.terminator) as _
+    }
+
+    /// Makes sure that the step's slots are bound with its sizes.
+    fn bind(&mut self, step: Step) -> ort::Result<&mut BoundRange> {
+        let key = (step.first, step.rows);
+        if self.bindings.len() >= MAX_BINDINGS && !self.bindings.contains_key(&key) {
+            self.bindings.clear();
+        }
+        if !self.bindings.contains_key(&key) {
+            let range = self.bind_cache(step.first, step.rows)?;
+            self.bindings.insert(key, range);
+        }
+        // Taken out and put back, so that a binding which fails half-way is not used again.
+        let missing = || ort::Error::new("a binding that was just made is gone");
+        let mut range = self.bindings.remove(&key).ok_or_else(missing)?;
+        self.bind_sizes(&mut range, step)?;
+        Ok(self.bindings.entry(key).insert_entry(range).into_mut())
+    }
+
+    /// A binding with the cache of `rows` slots from `first` as past and present.
+    fn bind_cache(&self, first: usize, rows: usize) -> ort::Result<BoundRange> {
+        let mut binding = Binding::new(&self.session)?;
+        let dimensions = [rows, self.shape.heads, self.shape.context, self.shape.head_size];
+        let offset = first * self.shape.slot_bytes();
+        for ((past, present), memory) in self.names.cache.iter().zip(&self.buffers.cache) {
+            let tensor = || Tensor::new(&self.info, memory, offset, &dimensions, self.contract.kv);
+            binding.input(past, tensor()?)?;
+            binding.output(present, tensor()?)?;
+        }
+        Ok(BoundRange { binding, sequence: 0, total: 0 })
+    }
+
+    /// Binds ids, positions, mask and logits where their sizes have changed.
+    fn bind_sizes(&self, range: &mut BoundRange, step: Step) -> ort::Result<()> {
+        let Step { rows, sequence, total, .. } = step;
+        let int = TensorElementType::Int64;
+        let tensor = |memory, dimensions: &[usize], element| {
+            Tensor::new(&self.info, memory, 0, dimensions, element)
+        };
+        if range.sequence != sequence {
+            let ids = tensor(&self.buffers.ids, &[rows, sequence], int)?;
+            range.binding.input(&self.names.input_ids, ids)?;
+            if let Some(name) = &self.names.position_ids {
+                let positions = tensor(&self.buffers.positions, &[rows, sequence], int)?;
+                range.binding.input(name, positions)?;
+            }
+            let positions = if self.contract.last_logits_only { 1 } else { sequence };
+            let dimensions = [rows, positions, self.shape.vocab];
+            let logits = tensor(&self.buffers.logits, &dimensions, self.contract.logits)?;
+            range.binding.output(&self.names.logits, logits)?;
+            range.sequence = sequence;
+        }
+        if range.total != total {
+            let mask = tensor(&self.buffers.mask, &[rows, total], int)?;
+            range.binding.input(&self.names.attention_mask, mask)?;
+            range.total = total;
+        }
+        Ok(())
+    }
+
+    /// Fills the inputs and runs the step. `tokens` holds `sequence` ids for each row, and `past`
+    /// the cached positions of each row.
+    fn run(&mut self, step: Step, tokens: &[u32], past: &[usize]) -> Result<(), RunError> {
+        if self.terminator.interrupted.load(Ordering::Acquire) {
+            return Err(RunError::Interrupted);
+        }
+        let Step { sequence, total, .. } = step;
+        let terminator = Arc::clone(&self.terminator);
+        let ids = tokens.iter().map(|&token| i64::from(token));
+        let position = |index: usize| (past[index / sequence] + index % sequence) as i64;
+        let attended = |index: usize| i64::from(index % total < past[index / total] + sequence);
+        // SAFETY: no reference into the buffers outlives a call (results of earlier steps borrow
+        // `self`), and no run is going on, since running takes `&mut self` on one thread.
+        unsafe { self.buffers.ids.write(ids) };
+        if self.names.position_ids.is_some() {
+            // SAFETY: as above.
+            unsafe { self.buffers.positions.write((0..tokens.len()).map(position)) };
+        }
+        // SAFETY: as above.
+        unsafe { self.buffers.mask.write((0..past.len() * total).map(attended)) };
+        let range = self.bind(step).map_err(|error| RunError::Runtime(error.to_string()))?;
+        // SAFETY: as above; `&mut self` is held until the run is over.
+        unsafe { range.binding.run(&terminator.options) }.map_err(|error| {
+            if terminator.interrupted.load(Ordering::Acquire) {
+                RunError::Interrupted
+            } else {
+                RunError::Runtime(error.to_string())
+            }
+        })
+    }
+
+    /// The last position's logits of each of `rows` rows.
+    fn logits(&mut self, step: Step) -> Result<Logits<'_>, RunError> {
+        let positions = if self.contract.last_logits_only { 1 } else { step.sequence };
+        let vocab = self.shape.vocab;
+        let count = step.rows * positions * vocab;
+        if self.contract.logits != TensorElementType::Float32 {
+            self.convert_logits(step.rows, positions);
+            let rows = ArrayView2::from_shape((step.rows, vocab), &self.converted);
+            return rows.map(Logits).map_err(|error| RunError::Runtime(error.to_string()));
+        }
+        // SAFETY: the run is over, and the next can't begin while the result borrows `self`.
+        let values = unsafe { self.buffers.logits.read::<f32>(count) };
+        let all = ArrayView2::from_shape((step.rows * positions, vocab), values)
+            .map_err(|error| RunError::Runtime(error.to_string()))?;
+        // One row, or one position: the rows wanted lie one after the other.
+        Ok(Logits(all.slice_move(s![positions - 1..; positions, ..])))
+    }
+
+    /// Fills `converted` with the last position's logits of each row.
+    fn convert_logits(&mut self, rows: usize, positions: usize) {
+        let vocab = self.shape.vocab;
+        let count = rows * positions * vocab;
+        let last = move |row: usize| (row * positions + positions - 1) * vocab;
+        self.converted.clear();
+        for row in 0..rows {
+            let range = last(row)..last(row) + vocab;
+            if self.contract.logits == TensorElementType::Float16 {
+                // SAFETY: the run is over and nothing writes while this copies.
+                let values = unsafe { self.buffers.logits.read::<f16>(count) };
+                self.converted.extend(values[range].iter().map(|value| value.to_f32()));
+            } else {
+                // SAFETY: the run is over and nothing writes while this copies.
+                let values = unsafe { self.buffers.logits.read::<bf16>(count) };
+                self.converted.extend(values[range].iter().map(|value| value.to_f32()));
+            }
+        }
+    }
+}
+
+impl Runner for OnnxRunner {
+    fn limits(&self) -> &ModelLimits {
+        &self.limits
+    }
+
+    fn prefill(
+        &mut self,
+        slot: usize,
+        past: usize,
+        tokens: &[u32],
+    ) -> Result<Logits<'_>, RunError> {
+        // The attention takes a mask as wide as what is attended to for the start of a prompt.
+        let total = past + tokens.len();
+        let step = Step { first: slot, rows: 1, sequence: tokens.len(), total };
+        self.run(step, tokens, &[past])?;
+        self.logits(step)
+    }
+
+    fn decode(
+        &mut self,
+        first: usize,
+        tokens: &[u32],
+        past: &[usize],
+    ) -> Result<Logits<'_>, RunError> {
+        let longest = past.iter().max().map_or(0, |past| past + 1);
+        let total = longest.next_multiple_of(MASK_STEP).min(self.shape.context);
+        let step = Step { first, rows: tokens.len(), sequence: 1, total };
+        self.run(step, tokens, past)?;
+        self.logits(step)
+    }
+
+    fn release(&mut self, slot: usize, keep: usize) {
+        let head_bytes = self.shape.context * self.shape.position_bytes();
+        let start = slot * self.shape.slot_bytes();
+        let kept = keep * self.shape.position_bytes();
+        for memory in &self.buffers.cache {
+            if kept == 0 {
+                // SAFETY: nothing runs, and no reference into the cache is ever made.
+                unsafe { memory.release(start..start + self.shape.slot_bytes()) };
+                continue;
+            }
+            for head in 0..self.shape.heads {
+                let head_start = start + head * head_bytes;
+                // SAFETY: as above.
+                unsafe { memory.release(head_start + kept..head_start + head_bytes) };
+            }
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Finds and loads ONNX Runtime's shared library, once in a process.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use ort::environment::Environment;
+use ort::logging::LogLevel;
+
+use super::error::LoadError;
+
+/// The library's file name.
+pub const LIBRARY_NAME: &str = if cfg!(windows) { "onnxruntime.dll" } else { "libonnxruntime.so" };
+
+/// Where a packaged library lies, beside the places found from the executable.
+const PACKAGED: [&str; 2] = ["/usr/lib/phi4d", "/usr/local/lib/phi4d"];
+
+const HINT: &str = "install ONNX Runtime 1.24 or newer by packaging/get-onnxruntime, or name the \
+                    library by the setting runtime_library";
+
+static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
+
+/// The places looked at for the library, in order: `../lib/phi4d` from the executable, the packaged
+/// folders, and `.runtime` in the current folder and above the executable (a source checkout).
+#[must_use]
+pub fn search_path() -> Vec<PathBuf> {
+    let executable = std::env::current_exe().ok();
+    let folder = executable.as_deref().and_then(Path::parent);
+    let mut places = Vec::new();
+    places.extend(folder.and_then(Path::parent).map(|prefix| prefix.join("lib/phi4d")));
+    places.extend(PACKAGED.iter().map(PathBuf::from));
+    places.extend(std::env::current_dir().ok().map(|current| current.join(".runtime")));
+    places.extend(folder.into_iter().flat_map(Path::ancestors).map(|up| up.join(".runtime")));
+    places.into_iter().map(|place| place.join(LIBRARY_NAME)).collect()
+}
+
+/// Loads the library named by `explicit`, else the first on [`search_path`], else whatever the
+/// system's loader finds by name. A library that is loaded already stays.
+///
+/// # Errors
+/// [`LoadError::Runtime`], saying what to install.
+pub(super) fn load(explicit: Option<&Path>) -> Result<&'static Environment, LoadError> {
+    if let Some(environment) = ENVIRONMENT.get() {
+        return Ok(environment);
+    }
+    let path = match explicit {
+        Some(path) => path.to_path_buf(),
+        None => search_path()
+            .into_iter()
+            .find(|path| path.is_file())
+            .unwrap_or_else(|| LIBRARY_NAME.into()),
+    };
+    let runtime = |reason: String| LoadError::Runtime { reason, hint: HINT.into() };
+    let environment = ort::init_from(&path)
+        .map_err(|error| runtime(error.to_string()))?
+        .with_name("phi4d")
+        .with_telemetry(false)
+        .with_logger(Arc::new(forward_log))
+        .build()
+        .map_err(|error| runtime(error.to_string()))?;
+    environment.set_log_level(LogLevel::Warning);
+    log::info!(library:% = path.display(); "loaded ONNX Runtime");
+    Ok(ENVIRONMENT.get_or_init(|| environment))
+}
+
+/// Hands ONNX Runtime's messages to our log.
+fn forward_log(level: LogLevel, category: &str, _id: &str, place: &str, message: &str) {
+    let level = match level {
+        LogLevel::Verbose => log::Level::Trace,
+        LogLevel::Info => log::Level::Debug,
+        LogLevel::Warning => log::Level::Warn,
+        LogLevel::Error | LogLevel::Fatal => log::Level::Error,
+    };
+    log::log!(target: "onnxruntime", level, category, place; "{message}");
+}

@@ -1,0 +1,195 @@
+//! The real runner on the demo model.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::*;
+
+fn demo() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo")
+}
+
+fn options(slots: usize) -> LoadOptions {
+    LoadOptions {
+        folder: demo(),
+        provider: Provider::Cpu,
+        threads: 1,
+        slots,
+        context_tokens: 0,
+        max_prefill_tokens: 64,
+        runtime_library: None,
+    }
+}
+
+/// The demo model. Fails, and does not skip, where ONNX Runtime is missing.
+fn loaded(slots: usize) -> Loaded {
+    load(&options(slots)).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn prompt(seed: u32, length: usize) -> Vec<u32> {
+    (0..).map(|i| (seed * 31 + i * 7) % 900).take(length).collect()
+}
+
+fn close(left: &[f32], right: &[f32], tolerance: f32) -> bool {
+    left.len() == right.len() && left.iter().zip(right).all(|(a, b)| (a - b).abs() <= tolerance)
+}
+
+#[test]
+fn limits_are_the_model_s_own() {
+    let Loaded { runner, config, .. } = loaded(3);
+    let limits = runner.limits();
+    assert_eq!((limits.slots, limits.max_prefill_tokens), (3, 64));
+    assert_eq!(limits.vocab_size, config.model.vocab_size);
+    assert_eq!(limits.context_tokens, config.model.context_length);
+    let decoder = &config.model.decoder;
+    let values = 2 * decoder.num_hidden_layers * decoder.num_key_value_heads * decoder.head_size;
+    assert_eq!(limits.kv_bytes_per_token, 4 * values);
+}
+
+#[test]
+fn a_prompt_in_chunks_gives_what_it_gives_at_once() {
+    let mut runner = loaded(2).runner;
+    let tokens = prompt(1, 60);
+    let whole = runner.prefill(0, 0, &tokens).unwrap().row(0).to_vec();
+    let mut past = 0;
+    let mut last = Vec::new();
+    for chunk in [1, 7, 20, 32] {
+        last = runner.prefill(1, past, &tokens[past..past + chunk]).unwrap().row(0).to_vec();
+        past += chunk;
+    }
+    // The rest is int8 rounding of activations, which the matrix product's shape can move.
+    assert!(close(&whole, &last, 0.02));
+}
+
+#[test]
+fn rows_of_different_lengths_decode_as_they_do_alone() {
+    let mut runner = loaded(4).runner;
+    let lengths = [5, 130, 1, 64];
+    let prompts: Vec<Vec<u32>> =
+        lengths.iter().zip(1..).map(|(&length, seed)| prompt(seed, length)).collect();
+    let fill = |runner: &mut Box<dyn Runner>, slot: usize, tokens: &[u32]| {
+        for (index, chunk) in tokens.chunks(64).enumerate() {
+            runner.prefill(slot, index * 64, chunk).unwrap();
+        }
+    };
+    let mut alone = Vec::new();
+    for tokens in &prompts {
+        fill(&mut runner, 2, tokens);
+        alone.push(runner.decode(2, &[11], &[tokens.len()]).unwrap().row(0).to_vec());
+    }
+    for (slot, tokens) in prompts.iter().enumerate() {
+        fill(&mut runner, slot, tokens);
+    }
+    let together = runner.decode(0, &[11; 4], &lengths).unwrap();
+    for (row, alone) in alone.iter().enumerate() {
+        assert!(close(together.row(row), alone, 0.02), "row {row}");
+    }
+    // A part of the rows, not from the first.
+    let part = runner.decode(1, &[11; 2], &lengths[1..3]).unwrap();
+    assert!(close(part.row(0), &alone[1], 0.02));
+    assert!(close(part.row(1), &alone[2], 0.02));
+}
+
+#[test]
+fn a_slot_ignores_what_it_held_before_and_can_be_released() {
+    let mut runner = loaded(1).runner;
+    let tokens = prompt(3, 40);
+    let fresh = runner.prefill(0, 0, &tokens).unwrap().row(0).to_vec();
+    runner.prefill(0, 0, &prompt(9, 64)).unwrap();
+    assert_eq!(runner.prefill(0, 0, &tokens).unwrap().row(0), fresh);
+    // What is kept stays.
+    runner.release(0, 39);
+    let again = runner.prefill(0, 39, &tokens[39..]).unwrap().row(0).to_vec();
+    assert!(close(&fresh, &again, 0.02));
+    runner.release(0, 0);
+    assert_eq!(runner.prefill(0, 0, &tokens).unwrap().row(0), fresh);
+}
+
+#[test]
+fn a_slot_takes_tokens_up_to_its_context() {
+    let small = LoadOptions { context_tokens: 100, ..options(2) };
+    let mut runner = load(&small).unwrap().runner;
+    assert_eq!(runner.limits().context_tokens, 100);
+    runner.prefill(1, 0, &prompt(1, 64)).unwrap();
+    runner.prefill(1, 64, &prompt(2, 35)).unwrap();
+    let last = runner.decode(1, &[5], &[99]).unwrap().row(0).to_vec();
+    assert!(last.iter().all(|logit| logit.is_finite()));
+}
+
+#[test]
+fn an_interrupted_runner_refuses_further_steps() {
+    let Loaded { mut runner, interrupt, .. } = loaded(1);
+    Arc::clone(&interrupt).interrupt();
+    assert_eq!(runner.prefill(0, 0, &[1, 2]).unwrap_err(), RunError::Interrupted);
+}
+
+/// A copy of the demo folder to damage.
+fn damaged(damage: impl FnOnce(&Path)) -> Result<Loaded, LoadError> {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(demo()).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+    }
+    damage(folder.path());
+    load(&LoadOptions { folder: folder.path().into(), ..options(1) })
+}
+
+fn edit_config(folder: &Path, edit: impl FnOnce(&mut serde_json::Value)) {
+    let path = folder.join("genai_config.json");
+    let mut json = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    edit(&mut json);
+    std::fs::write(&path, json.to_string()).unwrap();
+}
+
+#[test]
+fn missing_files_are_named() {
+    for name in ["genai_config.json", "model.onnx", "model.onnx.data"] {
+        let error = damaged(|folder| std::fs::remove_file(folder.join(name)).unwrap()).unwrap_err();
+        let LoadError::Read { path, .. } = error else { panic!("{error}") };
+        assert_eq!(path.file_name().unwrap(), name);
+    }
+}
+
+#[test]
+fn truncated_weights_are_refused() {
+    let error = damaged(|folder| {
+        let data = std::fs::OpenOptions::new().write(true).open(folder.join("model.onnx.data"));
+        data.unwrap().set_len(1000).unwrap();
+    })
+    .unwrap_err();
+    assert!(matches!(error, LoadError::Invalid { .. }), "{error}");
+}
+
+#[test]
+fn every_difference_from_the_contract_is_named() {
+    let error = damaged(|folder| {
+        edit_config(folder, |json| {
+            json["model"]["decoder"]["num_key_value_heads"] = 3.into();
+            json["model"]["decoder"]["outputs"]["logits"] = "scores".into();
+        });
+    })
+    .unwrap_err();
+    let LoadError::Contract { differences, .. } = error else { panic!("{error}") };
+    let all = differences.join("\n");
+    assert!(all.contains("is 2; expected 3 (num_key_value_heads of genai"), "{all}");
+    assert!(all.contains("output scores is missing"), "{all}");
+
+    // The builder leaves the head's size open in the graph, so only a step can tell.
+    let head = damaged(|folder| {
+        edit_config(folder, |json| json["model"]["decoder"]["head_size"] = 64.into());
+    })
+    .unwrap_err();
+    assert!(head.to_string().contains("a trial step failed"), "{head}");
+
+    let fewer = damaged(|folder| {
+        edit_config(folder, |json| json["model"]["decoder"]["num_hidden_layers"] = 1.into());
+    })
+    .unwrap_err();
+    assert!(fewer.to_string().contains("not one that this program knows"), "{fewer}");
+}
+
+#[test]
+fn a_provider_that_cannot_be_used_is_an_error() {
+    let error = load(&LoadOptions { provider: Provider::Cuda, ..options(1) }).unwrap_err();
+    assert!(matches!(error, LoadError::Provider { .. }), "{error}");
+}
