@@ -246,7 +246,7 @@ impl Core {
         let Some(sequence) = &mut self.live[slot] else {
             return;
         };
-        let result = self.runner.prefill(slot, sequence.cached(), sequence.pending(count));
+        let result = self.runner.prefill(slot, sequence.cached(), sequence.pending(count), 1);
         let counters = &self.shared.counters;
         counters.steps.fetch_add(1, Ordering::Relaxed);
         let outcome = match result {

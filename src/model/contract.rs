@@ -10,6 +10,7 @@ use ort::value::{Outlet, TensorElementType, ValueType};
 
 use super::error::LoadError;
 use super::genai_config::{GenaiConfig, layer_name};
+use super::graph_edit::TAIL_INPUT;
 
 /// What a checked session's tensors are like.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,10 +19,21 @@ pub(super) struct Contract {
     pub(super) kv: TensorElementType,
     /// Element type of logits.
     pub(super) logits: TensorElementType,
-    /// Whether logits are of the last position only, `[batch, 1, vocab]`.
-    pub(super) last_logits_only: bool,
+    /// Which positions logits are given for.
+    pub(super) positions: Positions,
     /// Name of the position input, where there is one.
     pub(super) position_ids: Option<String>,
+}
+
+/// Which positions of a step have logits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Positions {
+    /// Every one: `[batch, sequence, vocab]`.
+    All,
+    /// The last: `[batch, 1, vocab]`.
+    Last,
+    /// As many of the last as the input [`TAIL_INPUT`] says.
+    Tail,
 }
 
 const FLOATS: [TensorElementType; 3] =
@@ -73,16 +85,18 @@ impl Check {
         let ins = Side { name: "input", outlets: session.inputs() };
         let outs = Side { name: "output", outlets: session.outputs() };
         let ids = [Open("batch"), Open("sequence")];
-        let mut expected = vec![inputs.input_ids.clone(), inputs.attention_mask.clone()];
+        let mut expected =
+            vec![inputs.input_ids.clone(), inputs.attention_mask.clone(), TAIL_INPUT.into()];
         self.tensor(ins, &inputs.input_ids, &INTS, &ids);
         let mask = [Open("batch"), Open("total")];
         self.tensor(ins, &inputs.attention_mask, &INTS, &mask);
 
-        let positions = inputs.position_ids.clone().unwrap_or_else(|| "position_ids".into());
-        let has_positions = session.inputs().iter().any(|input| input.name() == positions);
+        let position_ids = inputs.position_ids.clone().unwrap_or_else(|| "position_ids".into());
+        let has = |name: &str| session.inputs().iter().any(|input| input.name() == name);
+        let has_positions = has(&position_ids);
         if has_positions {
-            self.tensor(ins, &positions, &INTS, &ids);
-            expected.push(positions.clone());
+            self.tensor(ins, &position_ids, &INTS, &ids);
+            expected.push(position_ids.clone());
         }
 
         let cache = [
@@ -126,17 +140,21 @@ impl Check {
 
         let shape = [Open("batch"), Open("sequence"), Fixed("vocab_size", model.vocab_size)];
         let logits = self.tensor(outs, &outputs.logits, &FLOATS, &shape)?;
-        let last_logits_only = session
+        let declared = session
             .outputs()
             .iter()
             .find(|output| output.name() == outputs.logits)
-            .and_then(|output| output.dtype().tensor_shape())
-            .is_some_and(|shape| shape.get(1) == Some(&1));
+            .and_then(|output| output.dtype().tensor_shape());
+        let positions = match declared.and_then(|shape| shape.get(1)) {
+            Some(1) => Positions::Last,
+            _ if has(TAIL_INPUT) => Positions::Tail,
+            _ => Positions::All,
+        };
         Some(Contract {
             kv: kv?,
             logits,
-            last_logits_only,
-            position_ids: has_positions.then_some(positions),
+            positions,
+            position_ids: has_positions.then_some(position_ids),
         })
     }
 

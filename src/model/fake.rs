@@ -41,7 +41,8 @@ impl FakeRunner {
     pub(crate) fn new(limits: ModelLimits) -> (Self, Arc<FakeControl>) {
         let control = Arc::new(FakeControl::default());
         let slots = vec![Vec::new(); limits.slots];
-        let logits = Array2::zeros((limits.slots, limits.vocab_size));
+        let rows = limits.slots.max(limits.max_prefill_tokens);
+        let logits = Array2::zeros((rows, limits.vocab_size));
         (Self { limits, slots, logits, control: Arc::clone(&control) }, control)
     }
 
@@ -52,6 +53,7 @@ impl FakeRunner {
             context_tokens: 64,
             slots,
             max_prefill_tokens: 4,
+            many_rows: true,
             kv_bytes_per_token: 8,
         }
     }
@@ -96,10 +98,13 @@ impl FakeRunner {
         assert!(held.iter().all(|&token| (token as usize) < self.limits.vocab_size));
     }
 
-    fn logits(&mut self, first: usize, rows: usize) -> Logits<'_> {
-        for row in 0..rows {
-            let values = Self::row(&self.slots[first + row], self.limits.vocab_size);
+    /// A row of logits for each prefix given by its slot and length.
+    fn logits(&mut self, prefixes: impl Iterator<Item = (usize, usize)>) -> Logits<'_> {
+        let mut rows = 0;
+        for (row, (slot, length)) in prefixes.enumerate() {
+            let values = Self::row(&self.slots[slot][..length], self.limits.vocab_size);
             self.logits.row_mut(row).assign(&ArrayView1::from(&values));
+            rows = row + 1;
         }
         Logits(self.logits.slice(ndarray::s![..rows, ..]))
     }
@@ -115,11 +120,14 @@ impl Runner for FakeRunner {
         slot: usize,
         past: usize,
         tokens: &[u32],
+        rows: usize,
     ) -> Result<Logits<'_>, RunError> {
         assert!((1..=self.limits.max_prefill_tokens).contains(&tokens.len()));
+        assert!((1..=tokens.len()).contains(&rows));
         self.step()?;
         self.feed(slot, past, tokens);
-        Ok(self.logits(slot, 1))
+        let end = past + tokens.len();
+        Ok(self.logits((end + 1 - rows..=end).map(|length| (slot, length))))
     }
 
     fn decode(
@@ -133,7 +141,8 @@ impl Runner for FakeRunner {
         for (row, (&token, &past)) in tokens.iter().zip(past).enumerate() {
             self.feed(first + row, past, &[token]);
         }
-        Ok(self.logits(first, tokens.len()))
+        let ends = (first..).zip(past).map(|(slot, past)| (slot, past + 1));
+        Ok(self.logits(ends))
     }
 
     fn release(&mut self, slot: usize, keep: usize) {

@@ -5,15 +5,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ort::session::Session;
-use ort::session::builder::GraphOptimizationLevel;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
 use super::contract;
 use super::error::LoadError;
 use super::genai_config::GenaiConfig;
+use super::graph_edit;
 use super::onnx::{OnnxRunner, Shape};
 use super::provider::Provider;
 use super::runner::{Interrupt, Runner};
 use super::runtime;
+
+/// Session option that says where a graph loaded from memory has its weights
+/// (`kOrtSessionOptionsModelExternalInitializersFileFolderPath`).
+const WEIGHTS_FOLDER: &str = "session.model_external_initializers_file_folder_path";
 
 /// What to load and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,8 +62,14 @@ impl std::fmt::Debug for Loaded {
 pub fn load(options: &LoadOptions) -> Result<Loaded, LoadError> {
     let config = GenaiConfig::read(&options.folder)?;
     let path = options.folder.join(&config.model.decoder.filename);
-    check_files(&path)?;
-    let session = open_session(&path, options)?;
+    let graph = read_graph(&path)?;
+    let invalid = |reason: String| LoadError::Invalid { path: path.clone(), reason };
+    let edited = graph_edit::slice_logits(&graph, &config.model.decoder.outputs.logits)
+        .map_err(|damage| invalid(damage.to_string()))?;
+    let graph = edited.unwrap_or(graph);
+    let session = session_builder(options)?
+        .commit_from_memory(&graph)
+        .map_err(|error| invalid(error.to_string()))?;
     let contract = contract::check(&session, &config, &path)?;
     let shape = Shape::new(&config, &contract, options);
     let mut runner = OnnxRunner::new(session, &config, contract, shape)?;
@@ -73,7 +84,7 @@ fn try_out(runner: &mut OnnxRunner, path: &Path) -> Result<(), LoadError> {
         path: path.into(),
         differences: vec![difference],
     };
-    match runner.prefill(0, 0, &[0]) {
+    match runner.prefill(0, 0, &[0], 1) {
         Ok(logits) if logits.row(0).iter().any(|logit| logit.is_finite()) => {}
         Ok(_) => return Err(contract("a trial step gave no finite logit".into())),
         Err(error) => return Err(contract(format!("a trial step failed: {error}"))),
@@ -82,14 +93,15 @@ fn try_out(runner: &mut OnnxRunner, path: &Path) -> Result<(), LoadError> {
     Ok(())
 }
 
-/// Finds missing files early, where ONNX Runtime's message would not say which.
-fn check_files(path: &Path) -> Result<(), LoadError> {
+/// Reads the graph, and finds missing weights early, where ONNX Runtime's message would not say
+/// which file.
+fn read_graph(path: &Path) -> Result<Vec<u8>, LoadError> {
     let read = |path: &Path| {
         let path = path.to_path_buf();
         |source| LoadError::Read { path, source }
     };
     let graph = std::fs::read(path).map_err(read(path))?;
-    let Some(name) = path.file_name() else { return Ok(()) };
+    let Some(name) = path.file_name() else { return Ok(graph) };
     let mut name = name.to_os_string();
     name.push(".data");
     // The graph names the file of its weights in plain bytes.
@@ -98,12 +110,12 @@ fn check_files(path: &Path) -> Result<(), LoadError> {
         let data = path.with_file_name(&name);
         File::open(&data).map_err(read(&data))?;
     }
-    Ok(())
+    Ok(graph)
 }
 
-fn open_session(path: &Path, options: &LoadOptions) -> Result<Session, LoadError> {
+/// Options of a session whose weights lie in the model folder.
+fn session_builder(options: &LoadOptions) -> Result<SessionBuilder, LoadError> {
     let environment = runtime::load(options.runtime_library.as_deref())?;
-    let session = |error: ort::Error| LoadError::Session(error.to_string());
     let threads = match options.threads {
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         threads => threads,
@@ -115,12 +127,10 @@ fn open_session(path: &Path, options: &LoadOptions) -> Result<Session, LoadError
                 .with_intra_threads(threads)?
                 .with_inter_threads(1)?
                 // Every step has other shapes: a pattern of memory for each would only pile up.
-                .with_memory_pattern(false)?;
+                .with_memory_pattern(false)?
+                .with_config_entry(WEIGHTS_FOLDER, options.folder.to_string_lossy())?;
             Ok(builder)
         })
-        .map_err(session)?;
-    let mut builder = options.provider.register(builder)?;
-    builder
-        .commit_from_file(path)
-        .map_err(|error| LoadError::Invalid { path: path.into(), reason: error.to_string() })
+        .map_err(|error| LoadError::Session(error.to_string()))?;
+    options.provider.register(builder)
 }

@@ -8,6 +8,7 @@ mod error;
 #[cfg(test)]
 pub(crate) mod fake;
 mod genai_config;
+mod graph_edit;
 mod load;
 mod memory;
 mod onnx;

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use half::{bf16, f16};
-use ndarray::{ArrayView2, s};
+use ndarray::ArrayView2;
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::{NoSelectedOutputs, RunOptions, Session};
 use ort::value::TensorElementType;
 
 use super::binding::{Binding, Tensor};
-use super::contract::Contract;
+use super::contract::{Contract, Positions};
 use super::error::{LoadError, RunError};
 use super::genai_config::{GenaiConfig, layer_name};
+use super::graph_edit::TAIL_INPUT;
 use super::load::LoadOptions;
 use super::memory::Mapping;
 use super::runner::{Interrupt, Logits, ModelLimits, Runner};
@@ -39,6 +40,7 @@ pub(super) struct Shape {
     vocab: usize,
     kv_bytes: usize,
     logits_bytes: usize,
+    positions: Positions,
 }
 
 fn float_bytes(element: TensorElementType) -> usize {
@@ -62,6 +64,7 @@ impl Shape {
             vocab: model.vocab_size,
             kv_bytes: float_bytes(contract.kv),
             logits_bytes: float_bytes(contract.logits),
+            positions: contract.positions,
         }
     }
 
@@ -81,6 +84,7 @@ impl Shape {
             context_tokens: self.context,
             slots: self.slots,
             max_prefill_tokens: self.prefill,
+            many_rows: self.positions != Positions::Last,
             kv_bytes_per_token: 2 * self.layers * self.heads * self.position_bytes(),
         }
     }
@@ -127,7 +131,9 @@ struct Buffers {
     positions: Arc<Mapping>,
     /// `[rows, total]`, i64.
     mask: Arc<Mapping>,
-    /// `[rows, sequence or 1, vocab]`.
+    /// `[1]`, i64: minus the positions that logits are wanted for.
+    tail: Arc<Mapping>,
+    /// `[rows, positions, vocab]`.
     logits: Arc<Mapping>,
     /// Each `[slots, heads, context, head_size]`.
     cache: Vec<Arc<Mapping>>,
@@ -145,6 +151,7 @@ impl Buffers {
             ids: reserve(tokens * size_of::<i64>())?,
             positions: reserve(tokens * size_of::<i64>())?,
             mask: reserve(shape.slots * shape.context * size_of::<i64>())?,
+            tail: reserve(size_of::<i64>())?,
             logits: reserve(tokens * shape.vocab * shape.logits_bytes)?,
             cache: (0..2 * shape.layers)
                 .map(|_| reserve(shape.slots * shape.slot_bytes()))
@@ -159,6 +166,8 @@ struct BoundRange {
     binding: Binding,
     /// Tokens of each row.
     sequence: usize,
+    /// Positions of each row that logits are given for.
+    positions: usize,
     /// Width of the mask.
     total: usize,
 }
@@ -202,12 +211,14 @@ pub(super) struct OnnxRunner {
     converted: Vec<f32>,
 }
 
-/// One step: `rows` slots from `first`, `sequence` tokens each.
+/// One step: `rows` slots from `first`, `sequence` tokens each, `total` attended to at most.
 #[derive(Debug, Clone, Copy)]
 struct Step {
     first: usize,
     rows: usize,
     sequence: usize,
+    /// Positions at the end of each row that logits are wanted for.
+    tail: usize,
     total: usize,
 }
 
@@ -273,7 +284,12 @@ impl OnnxRunner {
             binding.input(past, tensor()?)?;
             binding.output(present, tensor()?)?;
         }
-        Ok(BoundRange { binding, sequence: 0, total: 0 })
+        if self.shape.positions == Positions::Tail {
+            let int = TensorElementType::Int64;
+            let tail = Tensor::new(&self.info, &self.buffers.tail, 0, &[1], int)?;
+            binding.input(TAIL_INPUT, tail)?;
+        }
+        Ok(BoundRange { binding, sequence: 0, positions: 0, total: 0 })
     }
 
     /// Binds ids, positions, mask and logits where their sizes have changed.
@@ -290,11 +306,14 @@ impl OnnxRunner {
                 let positions = tensor(&self.buffers.positions, &[rows, sequence], int)?;
                 range.binding.input(name, positions)?;
             }
-            let positions = if self.contract.last_logits_only { 1 } else { sequence };
+            range.sequence = sequence;
+        }
+        let positions = self.logit_positions(step);
+        if range.positions != positions {
             let dimensions = [rows, positions, self.shape.vocab];
             let logits = tensor(&self.buffers.logits, &dimensions, self.contract.logits)?;
             range.binding.output(&self.names.logits, logits)?;
-            range.sequence = sequence;
+            range.positions = positions;
         }
         if range.total != total {
             let mask = tensor(&self.buffers.mask, &[rows, total], int)?;
@@ -302,6 +321,15 @@ impl OnnxRunner {
             range.total = total;
         }
         Ok(())
+    }
+
+    /// Positions of each row that the model gives logits for.
+    fn logit_positions(&self, step: Step) -> usize {
+        match self.shape.positions {
+            Positions::All => step.sequence,
+            Positions::Last => 1,
+            Positions::Tail => step.tail,
+        }
     }
 
     /// Fills the inputs and runs the step. `tokens` holds `sequence` ids for each row, and `past`
@@ -323,6 +351,8 @@ impl OnnxRunner {
             unsafe { self.buffers.positions.write((0..tokens.len()).map(position)) };
         }
         // SAFETY: as above.
+        unsafe { self.buffers.tail.write(std::iter::once(-(step.tail as i64))) };
+        // SAFETY: as above.
         unsafe { self.buffers.mask.write((0..past.len() * total).map(attended)) };
         let range = self.bind(step).map_err(|error| RunError::Runtime(error.to_string()))?;
         // SAFETY: as above; `&mut self` is held until the run is over.
@@ -335,40 +365,37 @@ impl OnnxRunner {
         })
     }
 
-    /// The last position's logits of each of `rows` rows.
+    /// The logits of the last `tail` positions of each of the step's rows.
     fn logits(&mut self, step: Step) -> Result<Logits<'_>, RunError> {
-        let positions = if self.contract.last_logits_only { 1 } else { step.sequence };
+        let positions = self.logit_positions(step);
         let vocab = self.shape.vocab;
         let count = step.rows * positions * vocab;
-        if self.contract.logits != TensorElementType::Float32 {
-            self.convert_logits(step.rows, positions);
-            let rows = ArrayView2::from_shape((step.rows, vocab), &self.converted);
-            return rows.map(Logits).map_err(|error| RunError::Runtime(error.to_string()));
-        }
-        // SAFETY: the run is over, and the next can't begin while the result borrows `self`.
-        let values = unsafe { self.buffers.logits.read::<f32>(count) };
-        let all = ArrayView2::from_shape((step.rows * positions, vocab), values)
-            .map_err(|error| RunError::Runtime(error.to_string()))?;
-        // One row, or one position: the rows wanted lie one after the other.
-        Ok(Logits(all.slice_move(s![positions - 1..; positions, ..])))
-    }
-
-    /// Fills `converted` with the last position's logits of each row.
-    fn convert_logits(&mut self, rows: usize, positions: usize) {
-        let vocab = self.shape.vocab;
-        let count = rows * positions * vocab;
-        let last = move |row: usize| (row * positions + positions - 1) * vocab;
-        self.converted.clear();
-        for row in 0..rows {
-            let range = last(row)..last(row) + vocab;
-            if self.contract.logits == TensorElementType::Float16 {
+        let shaped = |rows, values| {
+            ArrayView2::from_shape((rows, vocab), values)
+                .map_err(|error: ndarray::ShapeError| RunError::Runtime(error.to_string()))
+        };
+        // A step has one row or one token a row, so what is wanted lies at the end, together.
+        let skipped = if step.rows == 1 { positions - step.tail } else { 0 };
+        match self.contract.logits {
+            TensorElementType::Float16 => {
                 // SAFETY: the run is over and nothing writes while this copies.
                 let values = unsafe { self.buffers.logits.read::<f16>(count) };
-                self.converted.extend(values[range].iter().map(|value| value.to_f32()));
-            } else {
-                // SAFETY: the run is over and nothing writes while this copies.
+                self.converted.clear();
+                self.converted.extend(values[skipped * vocab..].iter().map(|x| x.to_f32()));
+                shaped(step.rows * step.tail, &self.converted).map(Logits)
+            }
+            TensorElementType::Bfloat16 => {
+                // SAFETY: as above.
                 let values = unsafe { self.buffers.logits.read::<bf16>(count) };
-                self.converted.extend(values[range].iter().map(|value| value.to_f32()));
+                self.converted.clear();
+                self.converted.extend(values[skipped * vocab..].iter().map(|x| x.to_f32()));
+                shaped(step.rows * step.tail, &self.converted).map(Logits)
+            }
+            _ => {
+                // SAFETY: the run is over, and the next can't begin while the result borrows
+                // `self`.
+                let values = unsafe { self.buffers.logits.read::<f32>(count) };
+                shaped(step.rows * step.tail, &values[skipped * vocab..]).map(Logits)
             }
         }
     }
@@ -384,10 +411,11 @@ impl Runner for OnnxRunner {
         slot: usize,
         past: usize,
         tokens: &[u32],
+        rows: usize,
     ) -> Result<Logits<'_>, RunError> {
         // The attention takes a mask as wide as what is attended to for the start of a prompt.
         let total = past + tokens.len();
-        let step = Step { first: slot, rows: 1, sequence: tokens.len(), total };
+        let step = Step { first: slot, rows: 1, sequence: tokens.len(), tail: rows, total };
         self.run(step, tokens, &[past])?;
         self.logits(step)
     }
@@ -400,7 +428,7 @@ impl Runner for OnnxRunner {
     ) -> Result<Logits<'_>, RunError> {
         let longest = past.iter().max().map_or(0, |past| past + 1);
         let total = longest.next_multiple_of(MASK_STEP).min(self.shape.context);
-        let step = Step { first, rows: tokens.len(), sequence: 1, total };
+        let step = Step { first, rows: tokens.len(), sequence: 1, tail: 1, total };
         self.run(step, tokens, past)?;
         self.logits(step)
     }

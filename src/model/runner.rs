@@ -14,11 +14,14 @@ pub struct ModelLimits {
     pub slots: usize,
     /// The most tokens that one [`Runner::prefill`] takes.
     pub max_prefill_tokens: usize,
+    /// Whether [`Runner::prefill`] can give the logits of more than the last token.
+    pub many_rows: bool,
     /// Bytes of KV cache that one token takes, over all layers.
     pub kv_bytes_per_token: usize,
 }
 
-/// One row of logits for each sequence of a step, `[rows, vocab]`.
+/// Rows of logits, `[rows, vocab]`: one for each sequence of a decode step, or for each of the last
+/// tokens of a prefill.
 ///
 /// Rows are copied out or sampled before the next step: the memory is the runner's.
 #[derive(Debug, Clone, Copy)]
@@ -54,14 +57,21 @@ pub trait Runner: Send {
     fn limits(&self) -> &ModelLimits;
 
     /// Runs `tokens` as positions `past..past + tokens.len()` of `slot`, whose first `past`
-    /// positions must already be cached, and returns one row: the last token's logits.
+    /// positions must already be cached, and returns the logits of the last `rows` of them, a row
+    /// for each token.
     ///
     /// `tokens` holds 1 to `max_prefill_tokens` ids, and the sum stays within `context_tokens`.
+    /// `rows` is 1, or up to `tokens.len()` where [`ModelLimits::many_rows`] is set.
     ///
     /// # Errors
     /// If ONNX Runtime fails or the step was interrupted; positions before `past` stay valid.
-    fn prefill(&mut self, slot: usize, past: usize, tokens: &[u32])
-    -> Result<Logits<'_>, RunError>;
+    fn prefill(
+        &mut self,
+        slot: usize,
+        past: usize,
+        tokens: &[u32],
+        rows: usize,
+    ) -> Result<Logits<'_>, RunError>;
 
     /// One token for each of the slots `first..first + tokens.len()`: `tokens[i]` becomes position
     /// `past[i]` of slot `first + i`. Returns a row for each.

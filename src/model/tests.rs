@@ -50,15 +50,32 @@ fn limits_are_the_model_s_own() {
 fn a_prompt_in_chunks_gives_what_it_gives_at_once() {
     let mut runner = loaded(2).runner;
     let tokens = prompt(1, 60);
-    let whole = runner.prefill(0, 0, &tokens).unwrap().row(0).to_vec();
+    let whole = runner.prefill(0, 0, &tokens, 1).unwrap().row(0).to_vec();
     let mut past = 0;
     let mut last = Vec::new();
     for chunk in [1, 7, 20, 32] {
-        last = runner.prefill(1, past, &tokens[past..past + chunk]).unwrap().row(0).to_vec();
+        last = runner.prefill(1, past, &tokens[past..past + chunk], 1).unwrap().row(0).to_vec();
         past += chunk;
     }
     // The rest is int8 rounding of activations, which the matrix product's shape can move.
     assert!(close(&whole, &last, 0.02));
+}
+
+#[test]
+fn the_last_positions_of_a_prefill_give_what_each_gives_alone() {
+    let mut runner = loaded(2).runner;
+    assert!(runner.limits().many_rows);
+    let tokens = prompt(4, 30);
+    let mut alone = Vec::new();
+    for end in 27..=30 {
+        alone.push(runner.prefill(0, 0, &tokens[..end], 1).unwrap().row(0).to_vec());
+    }
+    runner.prefill(1, 0, &tokens[..25], 1).unwrap();
+    let rows = runner.prefill(1, 25, &tokens[25..], 4).unwrap();
+    assert_eq!(rows.rows(), 4);
+    for (row, alone) in alone.iter().enumerate() {
+        assert!(close(rows.row(row), alone, 0.02), "row {row}");
+    }
 }
 
 #[test]
@@ -69,7 +86,7 @@ fn rows_of_different_lengths_decode_as_they_do_alone() {
         lengths.iter().zip(1..).map(|(&length, seed)| prompt(seed, length)).collect();
     let fill = |runner: &mut Box<dyn Runner>, slot: usize, tokens: &[u32]| {
         for (index, chunk) in tokens.chunks(64).enumerate() {
-            runner.prefill(slot, index * 64, chunk).unwrap();
+            runner.prefill(slot, index * 64, chunk, 1).unwrap();
         }
     };
     let mut alone = Vec::new();
@@ -94,15 +111,15 @@ fn rows_of_different_lengths_decode_as_they_do_alone() {
 fn a_slot_ignores_what_it_held_before_and_can_be_released() {
     let mut runner = loaded(1).runner;
     let tokens = prompt(3, 40);
-    let fresh = runner.prefill(0, 0, &tokens).unwrap().row(0).to_vec();
-    runner.prefill(0, 0, &prompt(9, 64)).unwrap();
-    assert_eq!(runner.prefill(0, 0, &tokens).unwrap().row(0), fresh);
+    let fresh = runner.prefill(0, 0, &tokens, 1).unwrap().row(0).to_vec();
+    runner.prefill(0, 0, &prompt(9, 64), 1).unwrap();
+    assert_eq!(runner.prefill(0, 0, &tokens, 1).unwrap().row(0), fresh);
     // What is kept stays.
     runner.release(0, 39);
-    let again = runner.prefill(0, 39, &tokens[39..]).unwrap().row(0).to_vec();
+    let again = runner.prefill(0, 39, &tokens[39..], 1).unwrap().row(0).to_vec();
     assert!(close(&fresh, &again, 0.02));
     runner.release(0, 0);
-    assert_eq!(runner.prefill(0, 0, &tokens).unwrap().row(0), fresh);
+    assert_eq!(runner.prefill(0, 0, &tokens, 1).unwrap().row(0), fresh);
 }
 
 #[test]
@@ -110,8 +127,8 @@ fn a_slot_takes_tokens_up_to_its_context() {
     let small = LoadOptions { context_tokens: 100, ..options(2) };
     let mut runner = load(&small).unwrap().runner;
     assert_eq!(runner.limits().context_tokens, 100);
-    runner.prefill(1, 0, &prompt(1, 64)).unwrap();
-    runner.prefill(1, 64, &prompt(2, 35)).unwrap();
+    runner.prefill(1, 0, &prompt(1, 64), 1).unwrap();
+    runner.prefill(1, 64, &prompt(2, 35), 1).unwrap();
     let last = runner.decode(1, &[5], &[99]).unwrap().row(0).to_vec();
     assert!(last.iter().all(|logit| logit.is_finite()));
 }
@@ -120,7 +137,7 @@ fn a_slot_takes_tokens_up_to_its_context() {
 fn an_interrupted_runner_refuses_further_steps() {
     let Loaded { mut runner, interrupt, .. } = loaded(1);
     Arc::clone(&interrupt).interrupt();
-    assert_eq!(runner.prefill(0, 0, &[1, 2]).unwrap_err(), RunError::Interrupted);
+    assert_eq!(runner.prefill(0, 0, &[1, 2], 1).unwrap_err(), RunError::Interrupted);
 }
 
 /// A copy of the demo folder to damage.

@@ -1,0 +1,309 @@
+//! Edits the model's graph in memory before it is loaded; the file stays as it is.
+//!
+//! Exports compute logits of every position, and the product with the vocabulary's matrix is a
+//! quarter of a prefill's work. A `Slice` before that product leaves the last positions only, as
+//! many as a new graph input says.
+//!
+//! The graph is protocol-buffer wire format (onnx.proto, ONNX 1.x). Only the fields on the way to
+//! the edit are taken apart; all others are copied as they are.
+
+/// Name of the input that the edit adds: int64 `[1]`, minus the number of last positions wanted.
+pub(super) const TAIL_INPUT: &str = "phi4d.logits_tail";
+
+/// Name of the tensor between the slice and the product.
+const TAIL_HIDDEN: &str = "phi4d.tail_hidden";
+const ENDS: &str = "phi4d.tail_ends";
+const AXES: &str = "phi4d.tail_axes";
+
+/// Operators that multiply the last hidden states with the vocabulary's matrix.
+const PRODUCTS: [&str; 2] = ["MatMulNBits", "MatMul"];
+
+// Field numbers of onnx.proto's messages.
+const MODEL_GRAPH: u64 = 7;
+const GRAPH_NODE: u64 = 1;
+const GRAPH_INITIALIZER: u64 = 5;
+const GRAPH_INPUT: u64 = 11;
+const NODE_INPUT: u64 = 1;
+const NODE_OUTPUT: u64 = 2;
+const NODE_NAME: u64 = 3;
+const NODE_OP_TYPE: u64 = 4;
+/// `TensorProto.DataType.INT64`.
+const INT64: u64 = 7;
+
+/// The bytes are no ONNX model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the graph file is damaged at byte {0} of a message")]
+pub(super) struct Damaged(usize);
+
+/// The model `bytes` with a slice before the product that makes `logits`; `None` where `logits`
+/// comes from something else, in which case the model is best run as it is.
+pub(super) fn slice_logits(bytes: &[u8], logits: &str) -> Result<Option<Vec<u8>>, Damaged> {
+    let mut edited = Vec::with_capacity(bytes.len() + 1024);
+    let mut found = false;
+    for field in Fields::new(bytes) {
+        let field = field?;
+        match field.value {
+            Value::Bytes(graph) if field.number == MODEL_GRAPH => {
+                let Some(graph) = edit_graph(graph, logits)? else { return Ok(None) };
+                found = true;
+                put_bytes(&mut edited, MODEL_GRAPH, &graph);
+            }
+            _ => edited.extend_from_slice(field.raw),
+        }
+    }
+    Ok(found.then_some(edited))
+}
+
+fn edit_graph(graph: &[u8], logits: &str) -> Result<Option<Vec<u8>>, Damaged> {
+    let mut edited = Vec::with_capacity(graph.len() + 1024);
+    let mut found = false;
+    for field in Fields::new(graph) {
+        let field = field?;
+        let product = match field.value {
+            Value::Bytes(node) if field.number == GRAPH_NODE => Product::read(node, logits)?,
+            _ => None,
+        };
+        let (Some(product), Value::Bytes(node)) = (product, field.value) else {
+            edited.extend_from_slice(field.raw);
+            continue;
+        };
+        found = true;
+        put_bytes(&mut edited, GRAPH_NODE, &slice_node(product.hidden));
+        put_bytes(&mut edited, GRAPH_NODE, &with_first_input(node, TAIL_HIDDEN)?);
+    }
+    if !found {
+        return Ok(None);
+    }
+    put_bytes(&mut edited, GRAPH_INITIALIZER, &int64_tensor(ENDS, i64::MAX));
+    put_bytes(&mut edited, GRAPH_INITIALIZER, &int64_tensor(AXES, 1));
+    put_bytes(&mut edited, GRAPH_INPUT, &int64_input(TAIL_INPUT));
+    Ok(Some(edited))
+}
+
+/// The product that makes the logits.
+struct Product<'a> {
+    /// Its first input: the hidden states.
+    hidden: &'a [u8],
+}
+
+impl<'a> Product<'a> {
+    /// Reads `node` if it is the product that makes `logits`.
+    fn read(node: &'a [u8], logits: &str) -> Result<Option<Self>, Damaged> {
+        let (mut hidden, mut makes_logits, mut is_product) = (None, false, false);
+        for field in Fields::new(node) {
+            let field = field?;
+            let Value::Bytes(bytes) = field.value else { continue };
+            match field.number {
+                NODE_INPUT if hidden.is_none() => hidden = Some(bytes),
+                NODE_OUTPUT => makes_logits |= bytes == logits.as_bytes(),
+                NODE_OP_TYPE => is_product = PRODUCTS.iter().any(|name| name.as_bytes() == bytes),
+                _ => {}
+            }
+        }
+        let hidden = hidden.filter(|_| makes_logits && is_product);
+        Ok(hidden.map(|hidden| Self { hidden }))
+    }
+}
+
+/// `node` with `name` in place of its first input.
+fn with_first_input(node: &[u8], name: &str) -> Result<Vec<u8>, Damaged> {
+    let mut edited = Vec::with_capacity(node.len() + name.len());
+    let mut replaced = false;
+    for field in Fields::new(node) {
+        let field = field?;
+        if field.number == NODE_INPUT && !replaced {
+            put_bytes(&mut edited, NODE_INPUT, name.as_bytes());
+            replaced = true;
+        } else {
+            edited.extend_from_slice(field.raw);
+        }
+    }
+    Ok(edited)
+}
+
+fn slice_node(hidden: &[u8]) -> Vec<u8> {
+    let mut node = Vec::new();
+    for input in [hidden, TAIL_INPUT.as_bytes(), ENDS.as_bytes(), AXES.as_bytes()] {
+        put_bytes(&mut node, NODE_INPUT, input);
+    }
+    put_bytes(&mut node, NODE_OUTPUT, TAIL_HIDDEN.as_bytes());
+    put_bytes(&mut node, NODE_NAME, TAIL_HIDDEN.as_bytes());
+    put_bytes(&mut node, NODE_OP_TYPE, b"Slice");
+    node
+}
+
+/// A `TensorProto`: int64 `[1]`.
+fn int64_tensor(name: &str, value: i64) -> Vec<u8> {
+    let mut tensor = Vec::new();
+    put_number(&mut tensor, 1, 1);
+    put_number(&mut tensor, 2, INT64);
+    put_bytes(&mut tensor, 8, name.as_bytes());
+    put_bytes(&mut tensor, 9, &value.to_le_bytes());
+    tensor
+}
+
+/// A `ValueInfoProto`: int64 `[1]`.
+fn int64_input(name: &str) -> Vec<u8> {
+    let message = |number: u64, content: &[u8]| {
+        let mut bytes = Vec::new();
+        put_bytes(&mut bytes, number, content);
+        bytes
+    };
+    let mut size = Vec::new();
+    put_number(&mut size, 1, 1);
+    let mut tensor_type = Vec::new();
+    put_number(&mut tensor_type, 1, INT64);
+    put_bytes(&mut tensor_type, 2, &message(1, &size));
+    let mut info = Vec::new();
+    put_bytes(&mut info, 1, name.as_bytes());
+    put_bytes(&mut info, 2, &message(1, &tensor_type));
+    info
+}
+
+fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    loop {
+        let byte = value.to_le_bytes()[0];
+        value >>= 7;
+        if value == 0 {
+            out.push(byte & 0x7f);
+            return;
+        }
+        out.push(byte | 0x80);
+    }
+}
+
+fn put_number(out: &mut Vec<u8>, number: u64, value: u64) {
+    put_varint(out, number << 3);
+    put_varint(out, value);
+}
+
+fn put_bytes(out: &mut Vec<u8>, number: u64, bytes: &[u8]) {
+    put_varint(out, number << 3 | 2);
+    put_varint(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+/// One field of a message.
+#[derive(Debug, Clone, Copy)]
+struct Field<'a> {
+    number: u64,
+    value: Value<'a>,
+    /// The field as it stands, tag included.
+    raw: &'a [u8],
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Value<'a> {
+    /// A string, a byte string, or a message.
+    Bytes(&'a [u8]),
+    /// Anything else.
+    Other,
+}
+
+/// The fields of a message, in order.
+struct Fields<'a> {
+    message: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Fields<'a> {
+    fn new(message: &'a [u8]) -> Self {
+        Self { message, at: 0 }
+    }
+
+    fn varint(&mut self) -> Option<u64> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = *self.message.get(self.at)?;
+            self.at += 1;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    fn skip(&mut self, count: u64) -> Option<&'a [u8]> {
+        let end = self.at.checked_add(usize::try_from(count).ok()?)?;
+        let bytes = self.message.get(self.at..end)?;
+        self.at = end;
+        Some(bytes)
+    }
+
+    fn field(&mut self) -> Option<Field<'a>> {
+        let start = self.at;
+        let tag = self.varint()?;
+        let value = match tag & 7 {
+            0 => self.varint().map(|_| Value::Other)?,
+            1 => self.skip(8).map(|_| Value::Other)?,
+            2 => {
+                let length = self.varint()?;
+                Value::Bytes(self.skip(length)?)
+            }
+            5 => self.skip(4).map(|_| Value::Other)?,
+            _ => return None,
+        };
+        Some(Field { number: tag >> 3, value, raw: &self.message[start..self.at] })
+    }
+}
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = Result<Field<'a>, Damaged>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.at == self.message.len() {
+            return None;
+        }
+        let field = self.field().ok_or(Damaged(self.at));
+        if field.is_err() {
+            self.at = self.message.len();
+        }
+        Some(field)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn demo() -> Vec<u8> {
+        std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo/model.onnx")).unwrap()
+    }
+
+    #[test]
+    fn only_the_graph_grows_and_the_slice_is_there() {
+        let model = demo();
+        let edited = slice_logits(&model, "logits").unwrap().unwrap();
+        assert!(edited.len() > model.len() && edited.len() < model.len() + 1024);
+        let contains = |text: &str| edited.windows(text.len()).any(|at| at == text.as_bytes());
+        assert!(contains(TAIL_INPUT) && contains("Slice"));
+    }
+
+    #[test]
+    fn another_producer_leaves_the_model_alone() {
+        assert_eq!(slice_logits(&demo(), "present.0.key").unwrap(), None);
+        assert_eq!(slice_logits(&[], "logits").unwrap(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_bytes_are_an_error_or_no_edit_and_never_a_panic(
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            cut in 0usize..30_000,
+        ) {
+            let _ = slice_logits(&bytes, "logits");
+            let model = demo();
+            let _ = slice_logits(&model[..cut.min(model.len())], "logits");
+        }
+
+        #[test]
+        fn numbers_read_back(value in any::<u64>()) {
+            let mut bytes = Vec::new();
+            put_varint(&mut bytes, value);
+            prop_assert_eq!(Fields::new(&bytes).varint(), Some(value));
+        }
+    }
+}
