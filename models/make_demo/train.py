@@ -7,8 +7,10 @@ import copy
 import math
 import random
 import time
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,10 +18,11 @@ from torch.nn import functional
 from transformers import Phi3Config, Phi3ForCausalLM
 
 from . import data, quant
-from .common import CHECKPOINT, CONTEXT, ENDOFTEXT, IM_END, SEED, SHAPE, VOCAB
+from .common import CHECKPOINT, CONTEXT, ENDOFTEXT, IM_END, SEED, SHAPE, VOCAB, WORK
 
 STEPS = 2600
-SAVE_EVERY = 200
+SAVE_EVERY = 100
+STATE = WORK / "train_state.pt"
 QUANT_FROM = 0.6
 WARMUP = 60
 PEAK_RATE = 2e-3
@@ -50,14 +53,14 @@ def make_batch(step: int) -> data.Batch:
     return data.batch(random.Random(SEED * 1_000_003 + step), step)
 
 
-def batches(steps: int) -> Iterator[data.Batch]:
+def batches(first: int, steps: int) -> Iterator[tuple[int, data.Batch]]:
     with ProcessPoolExecutor(1) as pool:
-        ahead = [pool.submit(make_batch, step) for step in range(min(8, steps))]
-        for step in range(steps):
+        ahead = deque((step, pool.submit(make_batch, step)) for step in range(first, min(first + 8, steps)))
+        while ahead:
+            step, future = ahead.popleft()
             if step + 8 < steps:
-                ahead.append(pool.submit(make_batch, step + 8))
-            yield ahead[step].result()
-            ahead[step] = None  # type: ignore[call-overload]
+                ahead.append((step + 8, pool.submit(make_batch, step + 8)))
+            yield step, future.result()
 
 
 def attention_mask(segments: Tensor) -> Tensor:
@@ -100,32 +103,65 @@ def rate(step: int, steps: int) -> float:
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def train(steps: int) -> None:
-    torch.manual_seed(SEED)
-    torch.set_num_threads(2)
-    model = Phi3ForCausalLM._from_config(config(), attn_implementation="sdpa")
-    tools = optimizers(model)
-    peaks = [[group["lr"] for group in tool.param_groups] for tool in tools]
-    began, quantised, smooth = time.monotonic(), False, 0.0
-    for step, batch in enumerate(batches(steps)):
-        if not quantised and step >= steps * QUANT_FROM:
-            quant.start_fake_quantisation(model)
-            quantised = True
-        for tool, peak in zip(tools, peaks):
+@dataclass
+class Trainer:
+    """Model and optimizers, and what of them an interrupted run needs to go on."""
+
+    model: Phi3ForCausalLM
+    tools: list[torch.optim.Optimizer]
+    peaks: list[list[float]]
+    steps: int
+    quantised: bool = False
+
+    def start_quantising(self) -> None:
+        if not self.quantised:
+            quant.start_fake_quantisation(self.model)
+            self.quantised = True
+
+    def step(self, step: int, batch: data.Batch) -> float:
+        for tool, peak in zip(self.tools, self.peaks):
             for group, top in zip(tool.param_groups, peak):
-                group["lr"] = top * rate(step, steps)
+                group["lr"] = top * rate(step, self.steps)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = loss_of(model, batch)
+            loss = loss_of(self.model, batch)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for tool in tools:
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for tool in self.tools:
             tool.step()
             tool.zero_grad(set_to_none=True)
-        smooth = loss.item() if step == 0 else 0.95 * smooth + 0.05 * loss.item()
+        return loss.item()
+
+    def store(self, step: int) -> None:
+        torch.save({"step": step, "quantised": self.quantised, "model": self.model.state_dict(),
+                    "tools": [tool.state_dict() for tool in self.tools]}, STATE)
+        save(self.model)
+
+    def restore(self) -> int:
+        state = torch.load(STATE)
+        if state["quantised"]:
+            self.start_quantising()
+        self.model.load_state_dict(state["model"])
+        for tool, stored in zip(self.tools, state["tools"]):
+            tool.load_state_dict(stored)
+        return state["step"] + 1
+
+
+def train(steps: int, resume: bool) -> None:
+    torch.manual_seed(SEED)
+    model = Phi3ForCausalLM._from_config(config(), attn_implementation="sdpa")
+    tools = optimizers(model)
+    trainer = Trainer(model, tools, [[group["lr"] for group in tool.param_groups] for tool in tools], steps)
+    first = trainer.restore() if resume and STATE.exists() else 0
+    began, smooth = time.monotonic(), None
+    for step, batch in batches(first, steps):
+        if step >= steps * QUANT_FROM:
+            trainer.start_quantising()
+        loss = trainer.step(step, batch)
+        smooth = loss if smooth is None else 0.95 * smooth + 0.05 * loss
         if step % 50 == 0:
             print(f"{step:5d} loss {smooth:.4f} {time.monotonic() - began:6.0f} s", flush=True)
         if step % SAVE_EVERY == SAVE_EVERY - 1 or step == steps - 1:
-            save(model)
+            trainer.store(step)
 
 
 def save(model: Phi3ForCausalLM) -> None:
@@ -139,8 +175,12 @@ def save(model: Phi3ForCausalLM) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--threads", type=int, default=2, help="1 is faster on a machine with other work")
+    parser.add_argument("--resume", action="store_true", help="go on from the last stored state")
     arguments = parser.parse_args()
-    train(arguments.steps)
+    torch.set_num_threads(arguments.threads)
+    WORK.mkdir(parents=True, exist_ok=True)
+    train(arguments.steps, arguments.resume)
 
 
 if __name__ == "__main__":
