@@ -1,1 +1,26 @@
-//! server
+//! The only HTTP layer: sockets in, OpenAI's shapes out.
+//!
+//! A connection is one task ([`conn`]); a request is a future inside it, so a client that goes
+//! away drops the future, the future drops its [`crate::generate::Generation`], and the engine
+//! frees the sequence at its next turn. Nothing here outlives the connection that asked for it.
+//!
+//! Bounds: connections (accepting waits), request heads and bodies (431, 413), the time to send
+//! them (the connection is closed, 408), and the time a client may refuse to read (the connection
+//! is closed). Wire types stay inside [`wire`]; faults of all layers become HTTP in [`error`].
+
+mod accept;
+mod access;
+mod app;
+mod body;
+mod conn;
+mod error;
+mod guard;
+mod handlers;
+mod reply;
+mod route;
+mod sse;
+mod stall;
+mod wire;
+
+pub use accept::{DrainOutcome, serve};
+pub use app::{App, ServerOptions};

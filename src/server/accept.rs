@@ -1,0 +1,180 @@
+//! Accepts connections on all listeners until told to stop, then drains.
+
+use std::future::poll_fn;
+use std::io;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::app::{App, Phase};
+use super::conn::serve_connection;
+use crate::os::Listener;
+
+/// How long to leave accepting alone when the system has no descriptors or memory for it.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A lasting accept failure is logged this often.
+const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long requests that were cut have to tell their clients.
+const CUT_GRACE: Duration = Duration::from_millis(500);
+
+/// How draining ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DrainOutcome {
+    /// Connections that were still busy when the drain limit passed.
+    pub cut_connections: usize,
+}
+
+impl DrainOutcome {
+    /// Whether every request that was running ended by itself.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.cut_connections == 0
+    }
+}
+
+/// Serves `app` on all `listeners` until `stop` holds true (or its sender is gone), then drains.
+///
+/// Draining: listeners and idle connections close at once, running requests have `drain` to end,
+/// new requests get 503. What runs after that gets an error and its connection is closed.
+pub async fn serve(
+    app: App,
+    listeners: Vec<Listener>,
+    mut stop: watch::Receiver<bool>,
+    drain: Duration,
+) -> DrainOutcome {
+    let mut connections = JoinSet::new();
+    tokio::select! {
+        () = accept_all(&app, &listeners, &mut connections) => {}
+        _ = stop.wait_for(|stop| *stop) => {}
+    }
+    drop(listeners);
+    app.enter(Phase::Draining);
+    if all_ended_within(&mut connections, drain).await {
+        return DrainOutcome { cut_connections: 0 };
+    }
+    let cut_connections = connections.len();
+    log::warn!("the drain limit passed; cutting {cut_connections} connections");
+    app.enter(Phase::Cutting);
+    if !all_ended_within(&mut connections, CUT_GRACE).await {
+        connections.shutdown().await;
+    }
+    DrainOutcome { cut_connections }
+}
+
+async fn all_ended_within(connections: &mut JoinSet<()>, limit: Duration) -> bool {
+    let all = async { while connections.join_next().await.is_some() {} };
+    tokio::time::timeout(limit, all).await.is_ok()
+}
+
+/// Accepts for ever, never more than the allowed connections at once.
+async fn accept_all(app: &App, listeners: &[Listener], connections: &mut JoinSet<()>) {
+    let mut accepting = Accepting::new(listeners);
+    loop {
+        tokio::select! {
+            Some(ended) = connections.join_next(), if !connections.is_empty() => {
+                if let Err(error) = ended {
+                    log::error!("a connection's task failed: {error}");
+                }
+            }
+            accepted = accepting.next(), if connections.len() < app.options().max_connections => {
+                match accepted {
+                    Accepted::Tcp(stream) => {
+                        // Tokens are small writes that must not wait for each other.
+                        let _ = stream.set_nodelay(true);
+                        connections.spawn(serve_connection(app.clone(), stream));
+                    }
+                    Accepted::Unix(stream) => {
+                        connections.spawn(serve_connection(app.clone(), stream));
+                    }
+                }
+            }
+        }
+    }
+}
+
+enum Accepted {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// Takes turns between listeners, and pauses while the system can't give connections.
+struct Accepting<'a> {
+    listeners: &'a [Listener],
+    turn: usize,
+    paused_until: Option<tokio::time::Instant>,
+    logged: Option<Instant>,
+}
+
+impl<'a> Accepting<'a> {
+    fn new(listeners: &'a [Listener]) -> Self {
+        Self {
+            listeners,
+            turn: 0,
+            paused_until: None,
+            logged: None,
+        }
+    }
+
+    /// The next connection. Cancel-safe: what has been accepted is returned at once.
+    async fn next(&mut self) -> Accepted {
+        loop {
+            if let Some(until) = self.paused_until {
+                tokio::time::sleep_until(until).await;
+                self.paused_until = None;
+            }
+            match poll_fn(|cx| self.poll_accept(cx)).await {
+                Ok(stream) => {
+                    self.logged = None;
+                    return stream;
+                }
+                Err(error) if is_about_one_connection(&error) => {}
+                Err(error) => {
+                    self.report(&error);
+                    self.paused_until = Some(tokio::time::Instant::now() + ACCEPT_PAUSE);
+                }
+            }
+        }
+    }
+
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
+        for offset in 0..self.listeners.len() {
+            let index = (self.turn + offset) % self.listeners.len();
+            let polled = match &self.listeners[index] {
+                Listener::Tcp(tcp) => tcp.poll_accept(cx).map_ok(|(s, _)| Accepted::Tcp(s)),
+                Listener::Unix(unix) => unix.poll_accept(cx).map_ok(|(s, _)| Accepted::Unix(s)),
+            };
+            if polled.is_ready() {
+                self.turn = index + 1;
+                return polled;
+            }
+        }
+        Poll::Pending
+    }
+
+    fn report(&mut self, error: &io::Error) {
+        let now = Instant::now();
+        if self
+            .logged
+            .is_none_or(|at| now.duration_since(at) >= ACCEPT_LOG_INTERVAL)
+        {
+            log::warn!("cannot accept connections for now: {error}");
+            self.logged = Some(now);
+        }
+    }
+}
+
+/// Whether the error belongs to a connection that went away before it was taken.
+fn is_about_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}

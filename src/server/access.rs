@@ -1,0 +1,152 @@
+//! What is known and logged about one request: its id, and one line when it has ended.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use hyper::header::HeaderValue;
+use hyper::{HeaderMap, Method, StatusCode};
+
+/// The header that carries a request's id, both ways.
+pub(super) const REQUEST_ID: &str = "x-request-id";
+
+/// Longest id that is taken over from a client.
+const MAX_ID_BYTES: usize = 128;
+
+/// Most bytes of a path that are logged.
+const MAX_LOGGED_PATH_BYTES: usize = 200;
+
+/// Status in the log of a request whose client left before it had an answer.
+const CLIENT_GONE: u16 = 499;
+
+/// One request and its answer. Logs itself when the last holder drops it: the handler's future
+/// or, once there is an answer, the answer's body.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    id: String,
+    method: Method,
+    path: String,
+    started: Instant,
+    status: AtomicU16,
+    prompt_tokens: AtomicUsize,
+    completion_tokens: AtomicUsize,
+    end: OnceLock<&'static str>,
+}
+
+impl Exchange {
+    pub(super) fn new(method: Method, path: &str, headers: &HeaderMap) -> Self {
+        // Paths are visible ASCII, so any byte is a boundary.
+        let path = path.get(..MAX_LOGGED_PATH_BYTES).unwrap_or(path);
+        Self {
+            id: request_id(headers),
+            method,
+            path: path.to_owned(),
+            started: Instant::now(),
+            status: AtomicU16::new(CLIENT_GONE),
+            prompt_tokens: AtomicUsize::new(0),
+            completion_tokens: AtomicUsize::new(0),
+            end: OnceLock::new(),
+        }
+    }
+
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The id as a header; ids are made of characters that fit.
+    pub(super) fn id_header(&self) -> HeaderValue {
+        HeaderValue::from_str(&self.id).unwrap_or_else(|_| HeaderValue::from_static("invalid"))
+    }
+
+    pub(super) fn answered(&self, status: StatusCode) {
+        self.status.store(status.as_u16(), Ordering::Relaxed);
+    }
+
+    pub(super) fn read_prompt(&self, tokens: usize) {
+        self.prompt_tokens.store(tokens, Ordering::Relaxed);
+    }
+
+    pub(super) fn made_tokens(&self, tokens: usize) {
+        self.completion_tokens.fetch_add(tokens, Ordering::Relaxed);
+    }
+
+    pub(super) fn made_tokens_in_all(&self, tokens: usize) {
+        self.completion_tokens.store(tokens, Ordering::Relaxed);
+    }
+
+    /// The answer is complete, or failed with the error code `end`.
+    pub(super) fn ended(&self, end: &'static str) {
+        let _ = self.end.set(end);
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let status = self.status.load(Ordering::Relaxed);
+        let end = self.end.get().copied().unwrap_or("aborted");
+        let duration_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let prompt_tokens = self.prompt_tokens.load(Ordering::Relaxed);
+        let completion_tokens = self.completion_tokens.load(Ordering::Relaxed);
+        log::info!(
+            target: "phi4d::access",
+            request_id = self.id.as_str(), method = self.method.as_str(), path = self.path.as_str(),
+            status, end, duration_ms, prompt_tokens, completion_tokens;
+            "{} {} {status} {end} {duration_ms} ms, {prompt_tokens} + {completion_tokens} tokens, \
+             {}",
+            self.method, self.path, self.id,
+        );
+    }
+}
+
+/// The client's id if it is one that is safe in headers and logs, else a new one.
+fn request_id(headers: &HeaderMap) -> String {
+    headers
+        .get(REQUEST_ID)
+        .and_then(|value| value.to_str().ok())
+        .filter(|id| is_sane(id))
+        .map_or_else(|| format!("req_{}", random_hex()), ToOwned::to_owned)
+}
+
+fn is_sane(id: &str) -> bool {
+    (1..=MAX_ID_BYTES).contains(&id.len())
+        && id
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/+=".contains(&byte))
+}
+
+/// 128 bits as hexadecimal digits, different for each call. Names, not secrets: the standard
+/// library's hasher keys are random enough for that.
+pub(super) fn random_hex() -> String {
+    let draw = |salt: u8| RandomState::new().hash_one(salt);
+    format!("{:016x}{:016x}", draw(0), draw(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id_of(given: &str) -> String {
+        let mut headers = HeaderMap::new();
+        headers.insert(REQUEST_ID, HeaderValue::from_str(given).unwrap());
+        request_id(&headers)
+    }
+
+    #[test]
+    fn sane_ids_are_kept_and_others_replaced() {
+        for kept in ["a", "4bf92f35-77b3", "trace:1/2", &"x".repeat(128)] {
+            assert_eq!(id_of(kept), kept);
+        }
+        for replaced in ["", "a b", "a\tb", "a\"b", &"x".repeat(129)] {
+            assert!(id_of(replaced).starts_with("req_"), "{replaced:?}");
+        }
+        assert!(request_id(&HeaderMap::new()).starts_with("req_"));
+    }
+
+    #[test]
+    fn random_names_differ() {
+        let names: std::collections::HashSet<_> = (0..1000).map(|_| random_hex()).collect();
+        assert_eq!(names.len(), 1000);
+        assert!(names.iter().all(|name| name.len() == 32));
+    }
+}

@@ -1,0 +1,108 @@
+//! What all requests share: the generator, the fixed options, and the daemon's phase.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::generate::Generator;
+
+/// Fixed choices of the server.
+#[derive(Debug, Clone)]
+pub struct ServerOptions {
+    /// The model's name in `/v1/models` and in answers; requests may name this one or none.
+    pub model_name: String,
+    /// When the model was made, in seconds since 1970, as `/v1/models` shows it.
+    pub created: u64,
+    /// The largest request body; a larger one is refused with 413.
+    pub max_body_bytes: usize,
+    /// Most connections at once, over all listeners; further ones wait in the system's backlog.
+    pub max_connections: usize,
+    /// How long an open connection may take until a request's head has arrived. This includes the
+    /// idle time between two requests, so it is also how long an idle connection is kept.
+    pub header_timeout: Duration,
+    /// How long a request's body may take to arrive; 408 afterwards.
+    pub body_timeout: Duration,
+    /// How long a client may leave an answer unread before its connection is closed.
+    pub write_timeout: Duration,
+    /// How often a silent stream sends a comment, so that proxies keep it open.
+    pub stream_keep_alive: Duration,
+}
+
+impl ServerOptions {
+    /// Options with this program's defaults for all limits.
+    #[must_use]
+    pub fn new(model_name: impl Into<String>, created: u64) -> Self {
+        Self {
+            model_name: model_name.into(),
+            created,
+            max_body_bytes: 8 << 20,
+            max_connections: 512,
+            header_timeout: Duration::from_secs(60),
+            body_timeout: Duration::from_secs(60),
+            write_timeout: Duration::from_secs(60),
+            stream_keep_alive: Duration::from_secs(15),
+        }
+    }
+}
+
+/// Where the daemon is in its life, as requests see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Phase {
+    /// New requests are taken.
+    Serving,
+    /// Running requests go on; new ones get 503.
+    Draining,
+    /// Running requests end now, with an error.
+    Cutting,
+}
+
+/// The server's shared state. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct App {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    generator: Generator,
+    options: ServerOptions,
+    phase: watch::Sender<Phase>,
+}
+
+impl App {
+    /// A server for `generator`; [`super::serve`] runs it.
+    #[must_use]
+    pub fn new(generator: Generator, options: ServerOptions) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                generator,
+                options,
+                phase: watch::Sender::new(Phase::Serving),
+            }),
+        }
+    }
+
+    pub(super) fn generator(&self) -> &Generator {
+        &self.inner.generator
+    }
+
+    pub(super) fn options(&self) -> &ServerOptions {
+        &self.inner.options
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        *self.inner.phase.borrow()
+    }
+
+    pub(super) fn enter(&self, phase: Phase) {
+        self.inner.phase.send_replace(phase);
+    }
+
+    /// Waits until the daemon has come to `phase` or a later one.
+    pub(super) async fn reached(&self, phase: Phase) {
+        let mut watched = self.inner.phase.subscribe();
+        // The sender lives as long as `self`, so waiting can't fail.
+        let _ = watched.wait_for(|now| *now >= phase).await;
+    }
+}

@@ -1,0 +1,194 @@
+//! Reads request bodies: bounded in size and time, JSON only.
+
+use std::time::Duration;
+
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT};
+use hyper::{HeaderMap, Request};
+use serde_json::Value;
+
+use super::app::ServerOptions;
+use super::error::ApiError;
+
+/// How much of a body that is too large is still read, and for how long, before it is refused: a
+/// connection that is closed with unread bytes is reset, and the client may lose the answer.
+const DISCARD_FACTOR: u64 = 8;
+const DISCARD_TIME: Duration = Duration::from_secs(2);
+
+/// Space made ahead of a body's arrival, whatever length it claims.
+const INITIAL_BYTES: usize = 64 * 1024;
+
+/// The request's JSON.
+///
+/// # Errors
+/// 415, 413, 408, or 400 for a body that breaks off or is not JSON.
+pub(super) async fn read_json(
+    request: Request<Incoming>,
+    options: &ServerOptions,
+) -> Result<Value, ApiError> {
+    let (head, mut body) = request.into_parts();
+    check_type(&head.headers)?;
+    let limit = options.max_body_bytes;
+    let claimed = body.size_hint().lower();
+    if claimed > limit as u64 {
+        // A client that asks first has not sent anything yet, and reading would invite it to.
+        if !head.headers.contains_key(EXPECT) {
+            discard(&mut body, limit as u64).await;
+        }
+        return Err(ApiError::body_too_large(limit));
+    }
+    let reading = read_within(&mut body, limit);
+    match tokio::time::timeout(options.body_timeout, reading).await {
+        Err(_) => Err(ApiError::body_timeout(options.body_timeout)),
+        Ok(Ok(bytes)) => parse(&bytes),
+        Ok(Err(error)) => {
+            if error.status == hyper::StatusCode::PAYLOAD_TOO_LARGE {
+                discard(&mut body, limit as u64).await;
+            }
+            Err(error)
+        }
+    }
+}
+
+async fn read_within(body: &mut Incoming, limit: usize) -> Result<Vec<u8>, ApiError> {
+    let claimed = usize::try_from(body.size_hint().lower()).unwrap_or(limit);
+    let mut bytes = Vec::with_capacity(claimed.min(INITIAL_BYTES));
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| ApiError::broken_body(&error))?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        if bytes.len() + data.len() > limit {
+            return Err(ApiError::body_too_large(limit));
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes)
+}
+
+async fn discard(body: &mut Incoming, limit: u64) {
+    let mut left = limit.saturating_mul(DISCARD_FACTOR);
+    let reading = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            let read = frame.data_ref().map_or(0, |data| data.len() as u64);
+            match left.checked_sub(read) {
+                Some(rest) => left = rest,
+                None => return,
+            }
+        }
+    };
+    let _ = tokio::time::timeout(DISCARD_TIME, reading).await;
+}
+
+/// JSON, or nothing said, and not compressed.
+fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    if let Some(value) = headers.get(CONTENT_TYPE) {
+        let value = String::from_utf8_lossy(value.as_bytes());
+        let essence = value.split(';').next().unwrap_or_default().trim();
+        if !essence.eq_ignore_ascii_case("application/json") {
+            return Err(ApiError::unsupported_media_type(
+                "content-type",
+                &value,
+                "application/json",
+            ));
+        }
+    }
+    if let Some(value) = headers.get(CONTENT_ENCODING) {
+        let value = String::from_utf8_lossy(value.as_bytes());
+        if !value.trim().eq_ignore_ascii_case("identity") {
+            return Err(ApiError::unsupported_media_type(
+                "content-encoding",
+                &value,
+                "none or identity",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn parse(bytes: &[u8]) -> Result<Value, ApiError> {
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return Err(ApiError::invalid_json(
+            "it is empty; expected a JSON object",
+        ));
+    }
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value: Value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let path = error.path().to_string();
+        match path.as_str() {
+            "" | "." | "?" => ApiError::invalid_json(error.inner()),
+            path => ApiError::invalid_json(format_args!("at {path}: {}", error.inner())),
+        }
+    })?;
+    deserializer.end().map_err(ApiError::invalid_json)?;
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper::header::HeaderValue;
+    use serde_json::json;
+
+    #[test]
+    fn bad_json_is_refused_with_its_place() {
+        let table: [(&[u8], &str); 12] = [
+            (b"", "empty"),
+            (b" \n", "empty"),
+            (b"{", "line 1 column 1"),
+            (b"{\"a\": 1,\n \"b\" 2}", "line 2 column 6"),
+            (b"{} x", "line 1 column 4"),
+            (
+                b"{\"temperature\": 1e999}",
+                "number out of range at line 1 column 21",
+            ),
+            (b"{\"a\": NaN}", "line 1 column 7"),
+            (b"{\"a\": 01}", "line 1 column 8"),
+            (b"{'a': 1}", "line 1 column 2"),
+            (b"{\"a\": \"\\ud800\"}", "line 1"),
+            (b"{\"a\": \"\xff\"}", "line 1"),
+            (b"\xef\xbb\xbf{}", "line 1 column 1"),
+        ];
+        for (body, part) in table {
+            let error = parse(body).unwrap_err();
+            assert_eq!(error.code, "invalid_json");
+            assert!(error.message.contains(part), "{body:?}: {}", error.message);
+        }
+        let deep = "[".repeat(1000);
+        assert!(
+            parse(deep.as_bytes())
+                .unwrap_err()
+                .message
+                .contains("recursion limit")
+        );
+        assert_eq!(parse(b" {\"a\": [1]} ").unwrap(), json!({"a": [1]}));
+    }
+
+    #[test]
+    fn only_json_is_taken() {
+        let check = |name, value| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, HeaderValue::from_static(value));
+            check_type(&headers).map_err(|error| error.status.as_u16())
+        };
+        for fine in [
+            "application/json",
+            "Application/JSON; charset=utf-8",
+            "application/json ;x",
+        ] {
+            assert_eq!(check(CONTENT_TYPE, fine), Ok(()), "{fine}");
+        }
+        for bad in [
+            "text/plain",
+            "",
+            "multipart/form-data; boundary=x",
+            "application/jsonx",
+        ] {
+            assert_eq!(check(CONTENT_TYPE, bad), Err(415), "{bad}");
+        }
+        assert_eq!(check(CONTENT_ENCODING, "gzip"), Err(415));
+        assert_eq!(check(CONTENT_ENCODING, "identity"), Ok(()));
+        assert!(check_type(&HeaderMap::new()).is_ok());
+    }
+}

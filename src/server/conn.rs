@@ -1,0 +1,47 @@
+//! One connection: HTTP/1 over any byte stream, until it closes or the daemon drains.
+
+use std::convert::Infallible;
+use std::pin::pin;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::app::{App, Phase};
+use super::route::respond;
+use super::stall::StallGuard;
+
+/// The largest request head, and the most bytes of an answer that wait for the socket. A client
+/// that doesn't read is noticed after this much and the socket's own buffer.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// Serves requests on `stream` until it ends. Errors are the client's and only logged.
+pub(super) async fn serve_connection<S>(app: App, stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let io = TokioIo::new(StallGuard::new(stream, app.options().write_timeout));
+    let service = service_fn(|request| {
+        let app = app.clone();
+        async move { Ok::<_, Infallible>(respond(app, request).await) }
+    });
+    // Half-closed clients count as gone (hyper's default): that is how the end of a client is
+    // seen while its answer is in the making.
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(app.options().header_timeout)
+        .max_buf_size(BUFFER_BYTES)
+        .serve_connection(io, service);
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = app.reached(Phase::Draining) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        log::debug!("a connection ended early: {error}");
+    }
+}

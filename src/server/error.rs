@@ -1,0 +1,362 @@
+//! The one map from faults to HTTP: status, OpenAI error object, headers.
+
+use std::time::Duration;
+
+use hyper::{Method, StatusCode};
+
+use crate::engine::{JobError, SubmitError};
+use crate::generate::GenerateError;
+
+/// When a client may try again after a full queue or a stop.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// Longest value that is repeated in a message.
+const MAX_VALUE_CHARS: usize = 120;
+
+/// A fault as the client sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ApiError {
+    pub(super) status: StatusCode,
+    /// Stable name of the fault, `error.code`.
+    pub(super) code: &'static str,
+    /// The field at fault, `error.param`.
+    pub(super) param: Option<String>,
+    pub(super) message: String,
+    /// What to put into Retry-After.
+    pub(super) retry_after: Option<Duration>,
+    /// What to put into Allow.
+    pub(super) allow: Option<&'static str>,
+    /// Whether the connection must close after this answer.
+    pub(super) close: bool,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            code,
+            param: None,
+            message: message.into(),
+            retry_after: None,
+            allow: None,
+            close: false,
+        }
+    }
+
+    fn bad_request(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, message)
+    }
+
+    fn with_param(mut self, param: impl Into<String>) -> Self {
+        self.param = Some(param.into());
+        self
+    }
+
+    fn with_retry(mut self) -> Self {
+        self.retry_after = Some(RETRY_AFTER);
+        self
+    }
+
+    fn closing(mut self) -> Self {
+        self.close = true;
+        self
+    }
+
+    /// OpenAI's `error.type`.
+    pub(super) fn kind(&self) -> &'static str {
+        if self.status.is_client_error() {
+            "invalid_request_error"
+        } else {
+            "server_error"
+        }
+    }
+
+    /// The body is not JSON.
+    pub(super) fn invalid_json(reason: impl std::fmt::Display) -> Self {
+        Self::bad_request(
+            "invalid_json",
+            format!("the request's body is not valid JSON: {reason}"),
+        )
+    }
+
+    /// A field holds another type than it should; `reason` names what was found and expected.
+    pub(super) fn invalid_type(path: &str, reason: &str) -> Self {
+        if path.is_empty() || path == "." {
+            Self::bad_request("invalid_type", format!("the request's body: {reason}"))
+        } else {
+            Self::bad_request("invalid_type", format!("{path}: {reason}")).with_param(path)
+        }
+    }
+
+    /// A field holds a value that is not accepted.
+    pub(super) fn invalid_value(
+        field: impl Into<String>,
+        value: impl std::fmt::Display,
+        accepted: &str,
+    ) -> Self {
+        let field = field.into();
+        let value = shortened(&value.to_string());
+        Self::bad_request(
+            "invalid_value",
+            format!("{field}: {value} is not accepted; expected {accepted}"),
+        )
+        .with_param(field)
+    }
+
+    /// A field that must be there is not.
+    pub(super) fn missing(field: impl Into<String>, accepted: &str) -> Self {
+        let field = field.into();
+        Self::bad_request(
+            "missing_required_parameter",
+            format!("{field}: missing or null; expected {accepted}"),
+        )
+        .with_param(field)
+    }
+
+    /// A known feature that this server does not have.
+    pub(super) fn unsupported(
+        field: impl Into<String>,
+        value: impl std::fmt::Display,
+        accepted: &str,
+    ) -> Self {
+        let field = field.into();
+        let value = shortened(&value.to_string());
+        Self::bad_request(
+            "unsupported_parameter",
+            format!("{field}: {value} is not supported; accepted: {accepted}"),
+        )
+        .with_param(field)
+    }
+
+    pub(super) fn model_not_found(asked: &str, served: &str) -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "model_not_found",
+            format!(
+                "model: {:?} does not exist here; this server has {served:?}",
+                shortened(asked)
+            ),
+        )
+        .with_param("model")
+    }
+
+    pub(super) fn unknown_url(method: &Method, path: &str) -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "unknown_url",
+            format!(
+                "unknown URL: {method} {}; see /v1/models, /v1/chat/completions, \
+                 /v1/completions, /health",
+                shortened(path)
+            ),
+        )
+    }
+
+    pub(super) fn method_not_allowed(method: &Method, path: &str, allow: &'static str) -> Self {
+        let mut error = Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            format!("{method} is not accepted by {path}; expected {allow}"),
+        );
+        error.allow = Some(allow);
+        error
+    }
+
+    pub(super) fn unsupported_media_type(
+        header: &'static str,
+        value: &str,
+        accepted: &str,
+    ) -> Self {
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_media_type",
+            format!(
+                "{header}: {:?} is not accepted; expected {accepted}",
+                shortened(value)
+            ),
+        )
+        .with_param(header)
+    }
+
+    pub(super) fn body_too_large(limit: usize) -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "request_too_large",
+            format!("the request's body is too large; accepted are up to {limit} bytes"),
+        )
+        .closing()
+    }
+
+    pub(super) fn body_timeout(limit: Duration) -> Self {
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "request_timeout",
+            format!(
+                "the request's body did not arrive within {} s",
+                limit.as_secs_f64()
+            ),
+        )
+        .closing()
+    }
+
+    /// The body ended early or its framing is broken.
+    pub(super) fn broken_body(error: &hyper::Error) -> Self {
+        Self::bad_request(
+            "invalid_body",
+            format!("the request's body could not be read: {error}"),
+        )
+        .closing()
+    }
+
+    pub(super) fn draining() -> Self {
+        SubmitError::ShuttingDown.into()
+    }
+
+    /// A fault of this program.
+    pub(super) fn internal() -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal_error",
+            "the server failed to handle the request; its log tells more",
+        )
+    }
+}
+
+impl From<GenerateError> for ApiError {
+    fn from(error: GenerateError) -> Self {
+        let message = error.to_string();
+        match error {
+            GenerateError::InvalidField { field, .. } => {
+                Self::bad_request("invalid_value", message).with_param(field)
+            }
+            GenerateError::ContextExceeded { .. } => {
+                Self::bad_request("context_length_exceeded", message)
+            }
+            GenerateError::Template(_) => {
+                Self::bad_request("invalid_value", message).with_param("messages")
+            }
+            GenerateError::Submit(error) => error.into(),
+            GenerateError::Job(error) => error.into(),
+            GenerateError::EngineGone => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "engine_stopped", message)
+            }
+            GenerateError::TokenizerBusy => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "tokenizer_busy", message).with_retry()
+            }
+        }
+    }
+}
+
+impl From<SubmitError> for ApiError {
+    fn from(error: SubmitError) -> Self {
+        let code = match error {
+            SubmitError::Full { .. } => "queue_full",
+            SubmitError::ShuttingDown => "shutting_down",
+            SubmitError::Stopped => "engine_stopped",
+        };
+        let api = Self::new(StatusCode::SERVICE_UNAVAILABLE, code, error.to_string());
+        match error {
+            SubmitError::Full { .. } => api.with_retry(),
+            SubmitError::ShuttingDown => api.with_retry().closing(),
+            SubmitError::Stopped => api,
+        }
+    }
+}
+
+impl From<JobError> for ApiError {
+    fn from(error: JobError) -> Self {
+        let message = error.to_string();
+        match error {
+            JobError::DeadlineExceeded => {
+                Self::new(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded", message)
+            }
+            JobError::SlowClient => {
+                Self::new(StatusCode::REQUEST_TIMEOUT, "slow_client", message).closing()
+            }
+            JobError::ShuttingDown => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", message)
+                    .with_retry()
+                    .closing()
+            }
+            JobError::Model(_) => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "model_error", message)
+            }
+        }
+    }
+}
+
+/// `text` with its middle left out where it is long.
+pub(super) fn shortened(text: &str) -> String {
+    let chars = text.chars().count();
+    if chars <= MAX_VALUE_CHARS {
+        return text.to_owned();
+    }
+    let half = MAX_VALUE_CHARS / 2;
+    let head: String = text.chars().take(half).collect();
+    let tail: String = text.chars().skip(chars - half).collect();
+    format!("{head}…{tail}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_fault_has_its_status_and_code() {
+        let field = || GenerateError::InvalidField {
+            field: "temperature".to_owned(),
+            value: "3".to_owned(),
+            accepted: "0 to 2".to_owned(),
+        };
+        let context = GenerateError::ContextExceeded {
+            prompt_tokens: 9,
+            context_tokens: 8,
+        };
+        let template = GenerateError::Template("x".into());
+        let model = JobError::Model("x".into());
+        let table: [(GenerateError, &str); 12] = [
+            (field(), "400 invalid_value"),
+            (context, "400 context_length_exceeded"),
+            (template, "400 invalid_value"),
+            (
+                SubmitError::Full { limit: 3 }.into(),
+                "503 queue_full retry",
+            ),
+            (
+                SubmitError::ShuttingDown.into(),
+                "503 shutting_down retry close",
+            ),
+            (SubmitError::Stopped.into(), "503 engine_stopped"),
+            (JobError::DeadlineExceeded.into(), "504 deadline_exceeded"),
+            (JobError::SlowClient.into(), "408 slow_client close"),
+            (
+                JobError::ShuttingDown.into(),
+                "503 shutting_down retry close",
+            ),
+            (model.into(), "500 model_error"),
+            (GenerateError::EngineGone, "500 engine_stopped"),
+            (GenerateError::TokenizerBusy, "503 tokenizer_busy retry"),
+        ];
+        for (error, expected) in table {
+            let message = error.to_string();
+            let api = ApiError::from(error);
+            let retry = api.retry_after.map_or("", |_| " retry");
+            let close = if api.close { " close" } else { "" };
+            let found = format!("{} {}{retry}{close}", api.status.as_u16(), api.code);
+            assert_eq!(found, expected, "{message}");
+            assert_eq!(api.message, message);
+        }
+        assert_eq!(
+            ApiError::from(field()).param.as_deref(),
+            Some("temperature")
+        );
+    }
+
+    #[test]
+    fn long_values_are_shortened_between_characters() {
+        assert_eq!(shortened("é"), "é");
+        let long = shortened(&"é".repeat(5000));
+        assert_eq!(long.chars().count(), MAX_VALUE_CHARS + 1);
+        assert!(long.contains('…'));
+    }
+}

@@ -1,0 +1,7 @@
+//! One file for each endpoint: wire in, `generate`, wire out.
+
+pub(super) mod chat;
+pub(super) mod completions;
+mod generation;
+pub(super) mod health;
+pub(super) mod models;

@@ -1,0 +1,121 @@
+//! Responses: one body type for whole answers and streams, and the headers all of them have.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use hyper::body::{Body, Bytes, Frame, SizeHint};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
+};
+use hyper::{Response, StatusCode};
+
+use super::access::{Exchange, REQUEST_ID};
+use super::error::ApiError;
+use super::sse::EventStream;
+use super::wire::error::error_json;
+
+/// A response's body. Holds the request's record, so that the access line is written when the
+/// last byte has been handed over or the client is gone.
+#[derive(Debug)]
+pub(super) struct ReplyBody {
+    content: Content,
+    exchange: Option<Arc<Exchange>>,
+}
+
+#[derive(Debug)]
+enum Content {
+    Whole(Option<Bytes>),
+    Events(EventStream),
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match &mut self.content {
+            Content::Whole(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
+            Content::Events(events) => events.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.content, Content::Whole(None))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Whole(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64)
+            }
+            Content::Events(_) => SizeHint::default(),
+        }
+    }
+}
+
+/// A response before [`sealed`].
+pub(super) type Reply = Response<ReplyBody>;
+
+fn reply(status: StatusCode, content_type: &'static str, content: Content) -> Reply {
+    let mut reply = Response::new(ReplyBody {
+        content,
+        exchange: None,
+    });
+    *reply.status_mut() = status;
+    reply
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    reply
+}
+
+/// A JSON answer.
+pub(super) fn json(status: StatusCode, body: String) -> Reply {
+    let content = Content::Whole(Some(Bytes::from(body)));
+    reply(status, "application/json", content)
+}
+
+/// A stream, which intermediaries must neither keep nor collect.
+pub(super) fn events(stream: EventStream) -> Reply {
+    let mut reply = reply(StatusCode::OK, "text/event-stream", Content::Events(stream));
+    let headers = reply.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(
+        HeaderName::from_static("x-accel-buffering"),
+        HeaderValue::from_static("no"),
+    );
+    reply
+}
+
+/// A fault as a response.
+pub(super) fn failure(error: &ApiError) -> Reply {
+    let mut reply = json(error.status, error_json(error));
+    let headers = reply.headers_mut();
+    if let Some(allow) = error.allow {
+        headers.insert(ALLOW, HeaderValue::from_static(allow));
+    }
+    if let Some(after) = error.retry_after {
+        headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+    }
+    if error.close {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    reply
+}
+
+/// The response with its request's id and record.
+pub(super) fn sealed(mut reply: Reply, exchange: Arc<Exchange>) -> Reply {
+    exchange.answered(reply.status());
+    if matches!(reply.body().content, Content::Whole(_)) {
+        exchange.ended("complete");
+    }
+    reply
+        .headers_mut()
+        .insert(HeaderName::from_static(REQUEST_ID), exchange.id_header());
+    reply.body_mut().exchange = Some(exchange);
+    reply
+}

@@ -1,0 +1,506 @@
+//! What several endpoints share: JSON leaves with plain-spoken type errors, and usage.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::generate::{Finish, Usage};
+use crate::server::error::{ApiError, shortened};
+
+/// Reads the fields that `T` knows from a request's JSON object; others are left alone.
+pub(crate) fn read_fields<T: DeserializeOwned>(body: &Value) -> Result<T, ApiError> {
+    if !body.is_object() {
+        let reason = format!("{} is not accepted; expected a JSON object", name_of(body));
+        return Err(ApiError::invalid_type("", &reason));
+    }
+    serde_path_to_error::deserialize(body).map_err(|error| {
+        let path = error.path().to_string();
+        ApiError::invalid_type(&path, &plain(&error.inner().to_string()))
+    })
+}
+
+/// serde's type error with JSON's names for types and long values shortened.
+fn plain(error: &str) -> String {
+    let error = error
+        .replacen("invalid type: map", "invalid type: an object", 1)
+        .replacen("invalid type: sequence", "invalid type: a list", 1);
+    match error.rsplit_once(", expected ") {
+        Some((found, expected)) => format!("{}, expected {expected}", shortened(found)),
+        None => shortened(&error),
+    }
+}
+
+/// A value in a message: itself where it is short, else its kind.
+pub(crate) fn shown(value: &Value) -> String {
+    match value {
+        Value::Array(items) if items.is_empty() => "[]".to_owned(),
+        Value::Array(_) => "a list".to_owned(),
+        Value::Object(_) => "an object".to_owned(),
+        other => shortened(&other.to_string()),
+    }
+}
+
+fn name_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// A JSON integer of at most 64 bits; `5.0` is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Integer(i128);
+
+impl Integer {
+    /// The value as `T`, or a fault that names `field` and what it accepts.
+    pub(crate) fn fit<T: TryFrom<i128>>(self, field: &str, accepted: &str) -> Result<T, ApiError> {
+        T::try_from(self.0).map_err(|_| self.refused(field, accepted))
+    }
+
+    pub(crate) fn refused(self, field: &str, accepted: &str) -> ApiError {
+        ApiError::invalid_value(field, self.0, accepted)
+    }
+}
+
+impl<'de> Deserialize<'de> for Integer {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct IntegerVisitor;
+        impl Visitor<'_> for IntegerVisitor {
+            type Value = Integer;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an integer")
+            }
+
+            fn visit_i64<E>(self, value: i64) -> Result<Integer, E> {
+                Ok(Integer(value.into()))
+            }
+
+            fn visit_u64<E>(self, value: u64) -> Result<Integer, E> {
+                Ok(Integer(value.into()))
+            }
+        }
+        deserializer.deserialize_any(IntegerVisitor)
+    }
+}
+
+/// A JSON number, with or without a fraction.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Number(pub(crate) f64);
+
+impl<'de> Deserialize<'de> for Number {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NumberVisitor;
+        impl Visitor<'_> for NumberVisitor {
+            type Value = Number;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a number")
+            }
+
+            fn visit_i64<E>(self, value: i64) -> Result<Number, E> {
+                Ok(Number(value as f64))
+            }
+
+            fn visit_u64<E>(self, value: u64) -> Result<Number, E> {
+                Ok(Number(value as f64))
+            }
+
+            fn visit_f64<E>(self, value: f64) -> Result<Number, E> {
+                Ok(Number(value))
+            }
+        }
+        deserializer.deserialize_any(NumberVisitor)
+    }
+}
+
+/// A JSON list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct List<T>(pub(crate) Vec<T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ListVisitor<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for ListVisitor<T> {
+            type Value = List<T>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, sequence: A) -> Result<List<T>, A::Error> {
+                items(sequence).map(List)
+            }
+        }
+        deserializer.deserialize_any(ListVisitor(PhantomData))
+    }
+}
+
+/// A JSON object of the shape `T`. serde's derived structs alone would take a list of the fields'
+/// values in order as well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Object<T>(pub(crate) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ObjectVisitor<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        deserializer.deserialize_any(ObjectVisitor(PhantomData))
+    }
+}
+
+/// A string, or a list of `T`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum TextOr<T> {
+    Text(String),
+    List(Vec<T>),
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for TextOr<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextOrVisitor<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for TextOrVisitor<T> {
+            type Value = TextOr<T>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a string or a list")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<TextOr<T>, E> {
+                Ok(TextOr::Text(text.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, sequence: A) -> Result<TextOr<T>, A::Error> {
+                items(sequence).map(TextOr::List)
+            }
+        }
+        deserializer.deserialize_any(TextOrVisitor(PhantomData))
+    }
+}
+
+fn items<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(mut sequence: A) -> Result<Vec<T>, A::Error> {
+    let mut items = Vec::new();
+    while let Some(item) = sequence.next_element()? {
+        items.push(item);
+    }
+    Ok(items)
+}
+
+/// Whether and how to stream.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct StreamFields {
+    stream: Option<bool>,
+    stream_options: Option<Object<StreamOptions>>,
+}
+
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+struct StreamOptions {
+    include_usage: Option<bool>,
+}
+
+/// How the answer goes out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    /// In one piece.
+    Whole,
+    /// As server-sent events, with a last chunk of usage if asked for.
+    Stream {
+        /// Whether chunks have a `usage` field, and the last one is usage alone.
+        include_usage: bool,
+    },
+}
+
+impl Delivery {
+    pub(crate) fn includes_usage(self) -> bool {
+        self == Self::Stream {
+            include_usage: true,
+        }
+    }
+}
+
+impl StreamFields {
+    pub(crate) fn delivery(self) -> Result<Delivery, ApiError> {
+        if self.stream == Some(true) {
+            let options = self.stream_options;
+            return Ok(Delivery::Stream {
+                include_usage: options.is_some_and(|o| o.0.include_usage == Some(true)),
+            });
+        }
+        match self.stream_options {
+            Some(_) => Err(ApiError::invalid_value(
+                "stream_options",
+                "an object",
+                "it only together with \"stream\": true",
+            )),
+            None => Ok(Delivery::Whole),
+        }
+    }
+}
+
+/// OpenAI's usage object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct WireUsage {
+    prompt_tokens: usize,
+    completion_tokens: usize,
+    total_tokens: usize,
+    prompt_tokens_details: PromptTokensDetails,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+struct PromptTokensDetails {
+    cached_tokens: usize,
+}
+
+impl From<Usage> for WireUsage {
+    fn from(usage: Usage) -> Self {
+        Self {
+            prompt_tokens: usage.prompt_tokens,
+            completion_tokens: usage.completion_tokens,
+            total_tokens: usage.prompt_tokens + usage.completion_tokens,
+            prompt_tokens_details: PromptTokensDetails {
+                cached_tokens: usage.cached_tokens,
+            },
+        }
+    }
+}
+
+/// The `usage` field of a chunk: left out, null, or there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ChunkUsage {
+    NotAsked,
+    NotYet,
+    Known(WireUsage),
+}
+
+impl ChunkUsage {
+    /// For all chunks but the usage chunk.
+    pub(crate) fn before_end(asked: bool) -> Self {
+        if asked { Self::NotYet } else { Self::NotAsked }
+    }
+
+    pub(crate) fn is_not_asked(&self) -> bool {
+        matches!(self, Self::NotAsked)
+    }
+}
+
+impl Serialize for ChunkUsage {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Known(usage) => usage.serialize(serializer),
+            Self::NotAsked | Self::NotYet => serializer.serialize_none(),
+        }
+    }
+}
+
+pub(crate) fn finish_reason(finish: Finish) -> &'static str {
+    match finish {
+        Finish::Stop => "stop",
+        Finish::Length => "length",
+    }
+}
+
+/// What all chunks and answers of one request say about where they come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Envelope {
+    pub(crate) id: String,
+    pub(crate) object: &'static str,
+    /// Seconds since 1970.
+    pub(crate) created: u64,
+    pub(crate) model: String,
+    pub(crate) system_fingerprint: &'static str,
+}
+
+/// Changes with anything that may change the output for one seed.
+pub(crate) const SYSTEM_FINGERPRINT: &str = concat!("fp_phi4d_", env!("CARGO_PKG_VERSION"));
+
+/// The JSON text of an answer's shape.
+#[expect(
+    clippy::expect_used,
+    reason = "serialising to memory fails only on non-string keys or a failing Serialize"
+)]
+pub(crate) fn to_json<T: Serialize>(shape: &T) -> String {
+    serde_json::to_string(shape).expect("answers have string keys and plain fields")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[derive(Debug, Deserialize)]
+    struct Fields {
+        integer: Option<Integer>,
+        number: Option<Number>,
+        list: Option<List<Object<Inner>>>,
+        #[serde(rename = "text")]
+        _text: Option<TextOr<String>>,
+        #[serde(rename = "flag")]
+        _flag: Option<bool>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    struct Inner {
+        #[serde(rename = "name")]
+        _name: Option<String>,
+    }
+
+    fn fault(body: &Value) -> (Option<String>, String) {
+        let error = read_fields::<Fields>(body).unwrap_err();
+        assert_eq!(error.status.as_u16(), 400);
+        assert_eq!(error.code, "invalid_type");
+        (error.param, error.message)
+    }
+
+    #[test]
+    fn wrong_types_name_path_value_and_what_is_expected() {
+        let table = [
+            (
+                json!({"integer": 5.0}),
+                "integer",
+                "floating point `5.0`, expected an integer",
+            ),
+            (
+                json!({"integer": "5"}),
+                "integer",
+                "string \"5\", expected an integer",
+            ),
+            (
+                json!({"integer": true}),
+                "integer",
+                "boolean `true`, expected an integer",
+            ),
+            (
+                json!({"number": "1"}),
+                "number",
+                "string \"1\", expected a number",
+            ),
+            (
+                json!({"number": [1]}),
+                "number",
+                "a list, expected a number",
+            ),
+            (
+                json!({"list": {"a": 1}}),
+                "list",
+                "an object, expected a list",
+            ),
+            (
+                json!({"list": [{}, ["x"]]}),
+                "list[1]",
+                "a list, expected an object",
+            ),
+            (
+                json!({"list": [{"name": 3}]}),
+                "list[0].name",
+                "integer `3`, expected a string",
+            ),
+            (
+                json!({"text": 3}),
+                "text",
+                "integer `3`, expected a string or a list",
+            ),
+            (
+                json!({"text": ["a", 3]}),
+                "text[1]",
+                "integer `3`, expected a string",
+            ),
+            (
+                json!({"flag": "yes"}),
+                "flag",
+                "string \"yes\", expected a boolean",
+            ),
+        ];
+        for (body, param, reason) in table {
+            let (found, message) = fault(&body);
+            assert_eq!(found.as_deref(), Some(param), "{message}");
+            assert_eq!(message, format!("{param}: invalid type: {reason}"));
+        }
+    }
+
+    #[test]
+    fn a_body_that_is_no_object_is_refused() {
+        for body in [json!([]), json!("x"), json!(3), json!(null)] {
+            let (param, message) = fault(&body);
+            assert_eq!(param, None);
+            assert!(message.contains("expected a JSON object"), "{message}");
+        }
+    }
+
+    #[test]
+    fn long_values_are_not_repeated_whole() {
+        let (_, message) = fault(&json!({"number": "x".repeat(10_000)}));
+        assert!(message.len() < 300, "{message}");
+        assert!(message.ends_with("expected a number"), "{message}");
+    }
+
+    #[test]
+    fn null_is_not_given_and_unknown_fields_are_ignored() {
+        let body = json!({"integer": null, "number": null, "list": null, "other": [1]});
+        let fields: Fields = read_fields(&body).unwrap();
+        assert!(fields.integer.is_none() && fields.number.is_none() && fields.list.is_none());
+    }
+
+    #[test]
+    fn integers_are_exact_up_to_64_bits() {
+        let integer = |value: Value| {
+            let fields: Fields = read_fields(&json!({ "integer": value })).unwrap();
+            fields.integer.unwrap()
+        };
+        assert_eq!(
+            integer(json!(u64::MAX)).fit::<u64>("f", "").unwrap(),
+            u64::MAX
+        );
+        assert_eq!(
+            integer(json!(i64::MIN)).fit::<i64>("f", "").unwrap(),
+            i64::MIN
+        );
+        let error = integer(json!(-1))
+            .fit::<u64>("max_tokens", "1 or more")
+            .unwrap_err();
+        assert_eq!(
+            error.message,
+            "max_tokens: -1 is not accepted; expected 1 or more"
+        );
+    }
+
+    #[test]
+    fn stream_options_need_a_stream() {
+        let delivery =
+            |body: Value| read_fields::<StreamFields>(&body).and_then(StreamFields::delivery);
+        assert_eq!(delivery(json!({})).unwrap(), Delivery::Whole);
+        assert_eq!(delivery(json!({"stream": false})).unwrap(), Delivery::Whole);
+        let plain = Delivery::Stream {
+            include_usage: false,
+        };
+        assert_eq!(delivery(json!({"stream": true})).unwrap(), plain);
+        let body = json!({"stream": true, "stream_options": {"include_usage": true}});
+        assert_eq!(
+            delivery(body).unwrap(),
+            Delivery::Stream {
+                include_usage: true
+            }
+        );
+        let error = delivery(json!({"stream_options": {}})).unwrap_err();
+        assert_eq!(error.param.as_deref(), Some("stream_options"));
+        let error = delivery(json!({"stream": true, "stream_options": [true]})).unwrap_err();
+        assert_eq!(error.param.as_deref(), Some("stream_options"));
+    }
+}

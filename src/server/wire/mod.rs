@@ -1,0 +1,11 @@
+//! The API's JSON, as serde shapes, and its conversion from and to `generate`'s types. Nothing
+//! outside the server sees these.
+
+pub(super) mod chat;
+pub(super) mod common;
+pub(super) mod completions;
+pub(super) mod error;
+pub(super) mod logprobs;
+pub(super) mod models;
+pub(super) mod sampling;
+mod unsupported;

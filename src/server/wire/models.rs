@@ -1,0 +1,61 @@
+//! `/v1/models` and `/health`.
+
+use serde::Serialize;
+
+use crate::engine::Stats;
+
+/// One model.
+#[derive(Debug, Serialize)]
+pub(crate) struct Model<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) object: &'static str,
+    /// Seconds since 1970.
+    pub(crate) created: u64,
+    pub(crate) owned_by: &'static str,
+}
+
+/// All models.
+#[derive(Debug, Serialize)]
+pub(crate) struct ModelList<'a> {
+    pub(crate) object: &'static str,
+    pub(crate) data: [Model<'a>; 1],
+}
+
+/// The daemon's state and the engine's counters.
+#[derive(Debug, Serialize)]
+pub(crate) struct Health<'a> {
+    /// `ok` or `draining`.
+    pub(crate) status: &'static str,
+    pub(crate) model: &'a str,
+    pub(crate) version: &'static str,
+    slots: usize,
+    running: usize,
+    waiting: usize,
+    accepted: u64,
+    finished: u64,
+    cancelled: u64,
+    failed: u64,
+    prompt_tokens: u64,
+    generated_tokens: u64,
+    steps: u64,
+}
+
+impl<'a> Health<'a> {
+    pub(crate) fn new(status: &'static str, model: &'a str, stats: &Stats) -> Self {
+        Self {
+            status,
+            model,
+            version: env!("CARGO_PKG_VERSION"),
+            slots: stats.slots,
+            running: stats.running,
+            waiting: stats.waiting,
+            accepted: stats.accepted,
+            finished: stats.finished,
+            cancelled: stats.cancelled,
+            failed: stats.failed,
+            prompt_tokens: stats.prompt_tokens,
+            generated_tokens: stats.generated_tokens,
+            steps: stats.steps,
+        }
+    }
+}

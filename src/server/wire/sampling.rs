@@ -1,0 +1,290 @@
+//! The parameters that chat and completions share.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::common::{Integer, List, Number, TextOr};
+use crate::generate::{GenerateError, Parameters};
+use crate::server::error::ApiError;
+
+/// How to choose tokens and when to stop, under all accepted names.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct SamplingFields {
+    max_tokens: Option<Integer>,
+    max_completion_tokens: Option<Integer>,
+    temperature: Option<Number>,
+    top_p: Option<Number>,
+    top_k: Option<Integer>,
+    min_p: Option<Number>,
+    repetition_penalty: Option<Number>,
+    repeat_penalty: Option<Number>,
+    presence_penalty: Option<Number>,
+    frequency_penalty: Option<Number>,
+    logit_bias: Option<BTreeMap<String, Number>>,
+    seed: Option<Integer>,
+    stop: Option<TextOr<String>>,
+    stop_token_ids: Option<List<Integer>>,
+    ignore_eos: Option<bool>,
+    timeout: Option<Number>,
+}
+
+const TOKEN_ID: &str = "a token id, an integer of 0 or more";
+
+impl SamplingFields {
+    /// The parameters, log-probabilities aside; ranges are `generate`'s to check.
+    pub(crate) fn parameters(self) -> Result<Parameters, ApiError> {
+        Ok(Parameters {
+            max_tokens: self.max_tokens()?,
+            temperature: self.temperature.map(|n| n.0),
+            top_p: self.top_p.map(|n| n.0),
+            top_k: self
+                .top_k
+                .map(|k| k.fit("top_k", "an integer of 64 bits"))
+                .transpose()?,
+            min_p: self.min_p.map(|n| n.0),
+            repetition_penalty: self.repetition_penalty()?,
+            presence_penalty: self.presence_penalty.map(|n| n.0),
+            frequency_penalty: self.frequency_penalty.map(|n| n.0),
+            logit_bias: biases(self.logit_bias.unwrap_or_default())?,
+            seed: self
+                .seed
+                .map(|seed| seed.fit("seed", "an integer of 64 bits with its sign"))
+                .transpose()?,
+            stop: match self.stop {
+                None => Vec::new(),
+                Some(TextOr::Text(text)) => vec![text],
+                Some(TextOr::List(texts)) => texts,
+            },
+            stop_token_ids: token_ids("stop_token_ids", self.stop_token_ids)?,
+            ignore_eos: self.ignore_eos.unwrap_or(false),
+            top_logprobs: None,
+            timeout: self.timeout.map(timeout).transpose()?,
+        })
+    }
+
+    fn max_tokens(&self) -> Result<Option<u64>, ApiError> {
+        let read = |field, given: Option<Integer>| -> Result<Option<u64>, ApiError> {
+            const ACCEPTED: &str = "an integer of 1 or more";
+            let Some(integer) = given else {
+                return Ok(None);
+            };
+            match integer.fit(field, ACCEPTED)? {
+                0 => Err(integer.refused(field, ACCEPTED)),
+                count => Ok(Some(count)),
+            }
+        };
+        let old = read("max_tokens", self.max_tokens)?;
+        let new = read("max_completion_tokens", self.max_completion_tokens)?;
+        either("max_completion_tokens", "max_tokens", new, old)
+    }
+
+    fn repetition_penalty(&self) -> Result<Option<f64>, ApiError> {
+        let value = |given: Option<Number>| given.map(|number| number.0);
+        either(
+            "repeat_penalty",
+            "repetition_penalty",
+            value(self.repeat_penalty),
+            value(self.repetition_penalty),
+        )
+    }
+
+    /// The names that the client used, for messages about ranges.
+    pub(crate) fn given_names(&self) -> GivenNames {
+        GivenNames {
+            max_tokens: match self.max_tokens {
+                None => "max_completion_tokens",
+                Some(_) => "max_tokens",
+            },
+            repetition_penalty: match self.repetition_penalty {
+                None => "repeat_penalty",
+                Some(_) => "repetition_penalty",
+            },
+        }
+    }
+}
+
+/// Which of its names a field had in the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct GivenNames {
+    max_tokens: &'static str,
+    repetition_penalty: &'static str,
+}
+
+impl GivenNames {
+    /// The fault with the field named as the client did.
+    pub(crate) fn rename(self, mut error: GenerateError) -> GenerateError {
+        if let GenerateError::InvalidField { field, .. } = &mut error {
+            match field.as_str() {
+                "max_tokens" => self.max_tokens.clone_into(field),
+                "repetition_penalty" => self.repetition_penalty.clone_into(field),
+                _ => {}
+            }
+        }
+        error
+    }
+}
+
+/// One value that may go by two names, not by two values.
+fn either<T: PartialEq + Copy + std::fmt::Display>(
+    alias: &'static str,
+    name: &'static str,
+    of_alias: Option<T>,
+    of_name: Option<T>,
+) -> Result<Option<T>, ApiError> {
+    match (of_alias, of_name) {
+        (Some(a), Some(b)) if a != b => Err(ApiError::invalid_value(
+            alias,
+            a,
+            &format!("the same as {name}, which is {b}, or only one of them"),
+        )),
+        (a, b) => Ok(a.or(b)),
+    }
+}
+
+fn biases(given: BTreeMap<String, Number>) -> Result<Vec<(u32, f64)>, ApiError> {
+    given
+        .into_iter()
+        .map(|(id, bias)| {
+            // `u32::from_str` would take a plus sign, too.
+            let digits = id.bytes().all(|byte| byte.is_ascii_digit());
+            match id.parse() {
+                Ok(token) if digits => Ok((token, bias.0)),
+                _ => Err(ApiError::invalid_value(
+                    "logit_bias",
+                    format_args!("the key {id:?}"),
+                    "token ids as strings of digits",
+                )),
+            }
+        })
+        .collect()
+}
+
+/// Token ids that fit their type; whether the model has them is `generate`'s to check.
+pub(super) fn token_ids(field: &str, given: Option<List<Integer>>) -> Result<Vec<u32>, ApiError> {
+    given
+        .map_or_else(Vec::new, |list| list.0)
+        .into_iter()
+        .enumerate()
+        .map(|(index, id)| id.fit(&format!("{field}[{index}]"), TOKEN_ID))
+        .collect()
+}
+
+fn timeout(seconds: Number) -> Result<Duration, ApiError> {
+    match Duration::try_from_secs_f64(seconds.0) {
+        Ok(timeout) if !timeout.is_zero() => Ok(timeout),
+        _ => Err(ApiError::invalid_value(
+            "timeout",
+            seconds.0,
+            "a number of seconds above 0",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::common::read_fields;
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn parse(body: &Value) -> Result<Parameters, ApiError> {
+        read_fields::<SamplingFields>(body)?.parameters()
+    }
+
+    #[test]
+    fn every_field_arrives() {
+        let parsed = parse(&json!({
+            "max_tokens": 7, "temperature": 1, "top_p": 0.5, "top_k": -1, "min_p": 0.1,
+            "repetition_penalty": 1.1, "presence_penalty": -2, "frequency_penalty": 2,
+            "logit_bias": {"5": -100, "12": 1.5}, "seed": -3, "stop": ["a", "b"],
+            "stop_token_ids": [1, 2], "ignore_eos": true, "timeout": 0.25
+        }));
+        let expected = Parameters {
+            max_tokens: Some(7),
+            temperature: Some(1.0),
+            top_p: Some(0.5),
+            top_k: Some(-1),
+            min_p: Some(0.1),
+            repetition_penalty: Some(1.1),
+            presence_penalty: Some(-2.0),
+            frequency_penalty: Some(2.0),
+            logit_bias: vec![(12, 1.5), (5, -100.0)],
+            seed: Some(-3),
+            stop: vec!["a".to_owned(), "b".to_owned()],
+            stop_token_ids: vec![1, 2],
+            ignore_eos: true,
+            top_logprobs: None,
+            timeout: Some(Duration::from_millis(250)),
+        };
+        assert_eq!(parsed.unwrap(), expected);
+        assert_eq!(parse(&json!({})).unwrap(), Parameters::default());
+    }
+
+    #[test]
+    fn aliases_are_the_same_field() {
+        assert_eq!(
+            parse(&json!({"max_completion_tokens": 4}))
+                .unwrap()
+                .max_tokens,
+            Some(4)
+        );
+        let both = json!({"max_completion_tokens": 4, "max_tokens": 4});
+        assert_eq!(parse(&both).unwrap().max_tokens, Some(4));
+        let penalty = parse(&json!({"repeat_penalty": 1.5})).unwrap();
+        assert_eq!(penalty.repetition_penalty, Some(1.5));
+        assert_eq!(parse(&json!({"stop": "x"})).unwrap().stop, ["x"]);
+    }
+
+    #[test]
+    fn faults_found_later_use_the_clients_names() {
+        let fields: SamplingFields = read_fields(&json!({"repeat_penalty": 99})).unwrap();
+        let error = fields.given_names().rename(GenerateError::InvalidField {
+            field: "repetition_penalty".to_owned(),
+            value: "99".to_owned(),
+            accepted: "up to 10".to_owned(),
+        });
+        assert_eq!(
+            error.to_string(),
+            "repeat_penalty: 99 is not accepted; expected up to 10"
+        );
+    }
+
+    #[test]
+    fn faults_name_field_value_and_what_is_accepted() {
+        let table = [
+            (json!({"max_tokens": 0}), "max_tokens", "0"),
+            (json!({"max_tokens": -4}), "max_tokens", "-4"),
+            (
+                json!({"max_completion_tokens": 0}),
+                "max_completion_tokens",
+                "0",
+            ),
+            (
+                json!({"max_completion_tokens": 4, "max_tokens": 5}),
+                "max_completion_tokens",
+                "which is 5",
+            ),
+            (json!({"seed": u64::MAX}), "seed", "18446744073709551615"),
+            (json!({"top_k": u64::MAX}), "top_k", "18446744073709551615"),
+            (json!({"logit_bias": {"hello": 1}}), "logit_bias", "hello"),
+            (json!({"logit_bias": {"+5": 1}}), "logit_bias", "+5"),
+            (json!({"logit_bias": {"": 1}}), "logit_bias", "\"\""),
+            (
+                json!({"stop_token_ids": [1, -1]}),
+                "stop_token_ids[1]",
+                "-1",
+            ),
+            (json!({"timeout": 0}), "timeout", "0"),
+            (json!({"timeout": -1}), "timeout", "-1"),
+            (json!({"timeout": 1e300}), "timeout", "seconds"),
+        ];
+        for (body, param, part) in table {
+            let error = parse(&body).unwrap_err();
+            assert_eq!(error.code, "invalid_value");
+            assert_eq!(error.param.as_deref(), Some(param), "{}", error.message);
+            assert!(error.message.contains(part), "{}", error.message);
+            assert!(error.message.contains("expected "), "{}", error.message);
+        }
+    }
+}

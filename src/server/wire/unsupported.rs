@@ -1,0 +1,213 @@
+//! Fields of OpenAI's API and of its peers' that this server knows but can't honour. They are
+//! refused by name: leaving them out silently would answer another question than was asked.
+
+use serde_json::{Value, json};
+
+use super::common::shown;
+use crate::server::error::ApiError;
+
+/// A field, and the values that ask for nothing (null always is one).
+struct Unsupported {
+    field: &'static str,
+    asks_nothing: fn(&Value) -> bool,
+    accepted: &'static str,
+}
+
+const fn field(
+    field: &'static str,
+    asks_nothing: fn(&Value) -> bool,
+    accepted: &'static str,
+) -> Unsupported {
+    Unsupported {
+        field,
+        asks_nothing,
+        accepted,
+    }
+}
+
+fn never(_: &Value) -> bool {
+    false
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        _ => false,
+    }
+}
+
+fn is_zero(value: &Value) -> bool {
+    value.as_f64() == Some(0.0)
+}
+
+fn is_one(value: &Value) -> bool {
+    value.as_f64() == Some(1.0)
+}
+
+fn is_false(value: &Value) -> bool {
+    value == false
+}
+
+fn is_true(value: &Value) -> bool {
+    value == true
+}
+
+fn is_none_word(value: &Value) -> bool {
+    value == "none"
+}
+
+/// Refused by every endpoint that generates.
+const EVERYWHERE: &[Unsupported] = &[
+    field("n", is_one, "1"),
+    field("best_of", is_one, "1"),
+    field("echo", is_false, "false"),
+    field(
+        "service_tier",
+        |v| v == "auto" || v == "default",
+        "\"auto\" or \"default\"",
+    ),
+    field("typical_p", is_one, "1"),
+    field(
+        "top_n_sigma",
+        |v| v.as_f64().is_some_and(|n| n <= 0.0),
+        "0 or -1",
+    ),
+    field("dynatemp_range", is_zero, "0"),
+    field("dry_multiplier", is_zero, "0"),
+    field("xtc_probability", is_zero, "0"),
+    field("mirostat", is_zero, "0"),
+    field("min_tokens", is_zero, "0"),
+    field("bad_words", is_empty, "an empty list"),
+    field("allowed_token_ids", never, "null"),
+    field("include_stop_str_in_output", is_false, "false"),
+    field("skip_special_tokens", is_true, "true"),
+    field("prompt_logprobs", never, "null"),
+    field("use_beam_search", is_false, "false"),
+    field("length_penalty", is_one, "1"),
+    field("truncate_prompt_tokens", never, "null"),
+    field("return_token_ids", is_false, "false"),
+    field("return_tokens_as_token_ids", is_false, "false"),
+    field("cache_salt", is_empty, "null"),
+    field("priority", is_zero, "0"),
+    field("grammar", is_empty, "null"),
+    field("json_schema", is_empty, "null"),
+    field("structured_outputs", is_empty, "null"),
+    field("guided_json", never, "null"),
+    field("guided_regex", never, "null"),
+    field("guided_choice", never, "null"),
+    field("guided_grammar", never, "null"),
+    field(
+        "response_format",
+        |v| *v == json!({"type": "text"}),
+        "{\"type\": \"text\"}",
+    ),
+];
+
+const CHAT: &[Unsupported] = &[
+    field("tools", is_empty, "an empty list"),
+    field("tool_choice", is_none_word, "\"none\""),
+    field("functions", is_empty, "an empty list"),
+    field("function_call", is_none_word, "\"none\""),
+    field("modalities", |v| *v == json!(["text"]), "[\"text\"]"),
+    field("audio", never, "null"),
+    field("prediction", never, "null"),
+    field("reasoning_effort", is_none_word, "\"none\""),
+    field("thinking_token_budget", never, "null"),
+    field("verbosity", |v| v == "medium", "\"medium\""),
+    field("web_search_options", never, "null"),
+    field("chat_template", never, "null"),
+    field("chat_template_kwargs", is_empty, "an empty object"),
+    field("add_generation_prompt", is_true, "true"),
+    field("continue_final_message", is_false, "false"),
+    field("documents", is_empty, "an empty list"),
+];
+
+const COMPLETIONS: &[Unsupported] = &[field("suffix", is_empty, "null")];
+
+/// Refuses a chat request that asks for what isn't there.
+pub(super) fn check_chat(body: &Value) -> Result<(), ApiError> {
+    check(body, CHAT)
+}
+
+/// Refuses a completion request that asks for what isn't there.
+pub(super) fn check_completions(body: &Value) -> Result<(), ApiError> {
+    check(body, COMPLETIONS)
+}
+
+fn check(body: &Value, own: &[Unsupported]) -> Result<(), ApiError> {
+    for known in EVERYWHERE.iter().chain(own) {
+        let Some(value) = body.get(known.field) else {
+            continue;
+        };
+        if !value.is_null() && !(known.asks_nothing)(value) {
+            return Err(ApiError::unsupported(
+                known.field,
+                shown(value),
+                known.accepted,
+            ));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn features_are_refused_by_name() {
+        let table = [
+            (json!({"tools": [{"type": "function"}]}), "tools"),
+            (json!({"tool_choice": "auto"}), "tool_choice"),
+            (
+                json!({"response_format": {"type": "json_object"}}),
+                "response_format",
+            ),
+            (json!({"n": 2}), "n"),
+            (json!({"n": 0}), "n"),
+            (json!({"n": "1"}), "n"),
+            (json!({"modalities": ["text", "audio"]}), "modalities"),
+            (json!({"reasoning_effort": "low"}), "reasoning_effort"),
+            (json!({"guided_choice": ["a"]}), "guided_choice"),
+        ];
+        for (body, name) in table {
+            let error = check_chat(&body).unwrap_err();
+            assert_eq!(error.param.as_deref(), Some(name));
+            assert_eq!(error.code, "unsupported_parameter");
+            assert!(
+                error.message.starts_with(&format!("{name}: ")),
+                "{}",
+                error.message
+            );
+        }
+        let error = check_completions(&json!({"suffix": "end"})).unwrap_err();
+        assert_eq!(
+            error.message,
+            "suffix: \"end\" is not supported; accepted: null"
+        );
+        assert!(check_completions(&json!({"best_of": 3})).is_err());
+        assert!(check_completions(&json!({"echo": true})).is_err());
+    }
+
+    #[test]
+    fn values_that_ask_for_nothing_pass() {
+        let body = json!({
+            "tools": [], "tool_choice": "none", "response_format": {"type": "text"}, "n": 1,
+            "modalities": ["text"], "audio": null, "echo": false, "suffix": null, "best_of": 1,
+            "store": true, "metadata": {"a": "b"}, "user": "u", "parallel_tool_calls": true,
+        });
+        check_chat(&body).unwrap();
+        check_completions(&body).unwrap();
+    }
+
+    #[test]
+    fn null_asks_for_nothing_anywhere() {
+        for known in EVERYWHERE.iter().chain(CHAT).chain(COMPLETIONS) {
+            let body = json!({ known.field: null });
+            check_chat(&body).unwrap();
+            check_completions(&body).unwrap();
+        }
+    }
+}
