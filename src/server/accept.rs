@@ -112,12 +112,7 @@ struct Accepting<'a> {
 
 impl<'a> Accepting<'a> {
     fn new(listeners: &'a [Listener]) -> Self {
-        Self {
-            listeners,
-            turn: 0,
-            paused_until: None,
-            logged: None,
-        }
+        Self { listeners, turn: 0, paused_until: None, logged: None }
     }
 
     /// The next connection. Cancel-safe: what has been accepted is returned at once.
@@ -158,10 +153,7 @@ impl<'a> Accepting<'a> {
 
     fn report(&mut self, error: &io::Error) {
         let now = Instant::now();
-        if self
-            .logged
-            .is_none_or(|at| now.duration_since(at) >= ACCEPT_LOG_INTERVAL)
-        {
+        if self.logged.is_none_or(|at| now.duration_since(at) >= ACCEPT_LOG_INTERVAL) {
             log::warn!("cannot accept connections for now: {error}");
             self.logged = Some(now);
         }

@@ -110,9 +110,7 @@ fn request_id(headers: &HeaderMap) -> String {
 
 fn is_sane(id: &str) -> bool {
     (1..=MAX_ID_BYTES).contains(&id.len())
-        && id
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/+=".contains(&byte))
+        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/+=".contains(&byte))
 }
 
 /// 128 bits as hexadecimal digits, different for each call. Names, not secrets: the standard

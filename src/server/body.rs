@@ -109,9 +109,7 @@ fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
 
 fn parse(bytes: &[u8]) -> Result<Value, ApiError> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
-        return Err(ApiError::invalid_json(
-            "it is empty; expected a JSON object",
-        ));
+        return Err(ApiError::invalid_json("it is empty; expected a JSON object"));
     }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value: Value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
@@ -139,10 +137,7 @@ mod tests {
             (b"{", "line 1 column 1"),
             (b"{\"a\": 1,\n \"b\" 2}", "line 2 column 6"),
             (b"{} x", "line 1 column 4"),
-            (
-                b"{\"temperature\": 1e999}",
-                "number out of range at line 1 column 21",
-            ),
+            (b"{\"temperature\": 1e999}", "number out of range at line 1 column 21"),
             (b"{\"a\": NaN}", "line 1 column 7"),
             (b"{\"a\": 01}", "line 1 column 8"),
             (b"{'a': 1}", "line 1 column 2"),
@@ -156,12 +151,7 @@ mod tests {
             assert!(error.message.contains(part), "{body:?}: {}", error.message);
         }
         let deep = "[".repeat(1000);
-        assert!(
-            parse(deep.as_bytes())
-                .unwrap_err()
-                .message
-                .contains("recursion limit")
-        );
+        assert!(parse(deep.as_bytes()).unwrap_err().message.contains("recursion limit"));
         assert_eq!(parse(b" {\"a\": [1]} ").unwrap(), json!({"a": [1]}));
     }
 
@@ -172,19 +162,10 @@ mod tests {
             headers.insert(name, HeaderValue::from_static(value));
             check_type(&headers).map_err(|error| error.status.as_u16())
         };
-        for fine in [
-            "application/json",
-            "Application/JSON; charset=utf-8",
-            "application/json ;x",
-        ] {
+        for fine in ["application/json", "Application/JSON; charset=utf-8", "application/json ;x"] {
             assert_eq!(check(CONTENT_TYPE, fine), Ok(()), "{fine}");
         }
-        for bad in [
-            "text/plain",
-            "",
-            "multipart/form-data; boundary=x",
-            "application/jsonx",
-        ] {
+        for bad in ["text/plain", "", "multipart/form-data; boundary=x", "application/jsonx"] {
             assert_eq!(check(CONTENT_TYPE, bad), Err(415), "{bad}");
         }
         assert_eq!(check(CONTENT_ENCODING, "gzip"), Err(415));

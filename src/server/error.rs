@@ -64,19 +64,12 @@ impl ApiError {
 
     /// OpenAI's `error.type`.
     pub(super) fn kind(&self) -> &'static str {
-        if self.status.is_client_error() {
-            "invalid_request_error"
-        } else {
-            "server_error"
-        }
+        if self.status.is_client_error() { "invalid_request_error" } else { "server_error" }
     }
 
     /// The body is not JSON.
     pub(super) fn invalid_json(reason: impl std::fmt::Display) -> Self {
-        Self::bad_request(
-            "invalid_json",
-            format!("the request's body is not valid JSON: {reason}"),
-        )
+        Self::bad_request("invalid_json", format!("the request's body is not valid JSON: {reason}"))
     }
 
     /// A field holds another type than it should; `reason` names what was found and expected.
@@ -170,10 +163,7 @@ impl ApiError {
         Self::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "unsupported_media_type",
-            format!(
-                "{header}: {:?} is not accepted; expected {accepted}",
-                shortened(value)
-            ),
+            format!("{header}: {:?} is not accepted; expected {accepted}", shortened(value)),
         )
         .with_param(header)
     }
@@ -191,21 +181,15 @@ impl ApiError {
         Self::new(
             StatusCode::REQUEST_TIMEOUT,
             "request_timeout",
-            format!(
-                "the request's body did not arrive within {} s",
-                limit.as_secs_f64()
-            ),
+            format!("the request's body did not arrive within {} s", limit.as_secs_f64()),
         )
         .closing()
     }
 
     /// The body ended early or its framing is broken.
     pub(super) fn broken_body(error: &hyper::Error) -> Self {
-        Self::bad_request(
-            "invalid_body",
-            format!("the request's body could not be read: {error}"),
-        )
-        .closing()
+        Self::bad_request("invalid_body", format!("the request's body could not be read: {error}"))
+            .closing()
     }
 
     pub(super) fn draining() -> Self {
@@ -308,31 +292,19 @@ mod tests {
             value: "3".to_owned(),
             accepted: "0 to 2".to_owned(),
         };
-        let context = GenerateError::ContextExceeded {
-            prompt_tokens: 9,
-            context_tokens: 8,
-        };
+        let context = GenerateError::ContextExceeded { prompt_tokens: 9, context_tokens: 8 };
         let template = GenerateError::Template("x".into());
         let model = JobError::Model("x".into());
         let table: [(GenerateError, &str); 12] = [
             (field(), "400 invalid_value"),
             (context, "400 context_length_exceeded"),
             (template, "400 invalid_value"),
-            (
-                SubmitError::Full { limit: 3 }.into(),
-                "503 queue_full retry",
-            ),
-            (
-                SubmitError::ShuttingDown.into(),
-                "503 shutting_down retry close",
-            ),
+            (SubmitError::Full { limit: 3 }.into(), "503 queue_full retry"),
+            (SubmitError::ShuttingDown.into(), "503 shutting_down retry close"),
             (SubmitError::Stopped.into(), "503 engine_stopped"),
             (JobError::DeadlineExceeded.into(), "504 deadline_exceeded"),
             (JobError::SlowClient.into(), "408 slow_client close"),
-            (
-                JobError::ShuttingDown.into(),
-                "503 shutting_down retry close",
-            ),
+            (JobError::ShuttingDown.into(), "503 shutting_down retry close"),
             (model.into(), "500 model_error"),
             (GenerateError::EngineGone, "500 engine_stopped"),
             (GenerateError::TokenizerBusy, "503 tokenizer_busy retry"),
@@ -346,10 +318,7 @@ mod tests {
             assert_eq!(found, expected, "{message}");
             assert_eq!(api.message, message);
         }
-        assert_eq!(
-            ApiError::from(field()).param.as_deref(),
-            Some("temperature")
-        );
+        assert_eq!(ApiError::from(field()).param.as_deref(), Some("temperature"));
     }
 
     #[test]

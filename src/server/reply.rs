@@ -62,14 +62,9 @@ impl Body for ReplyBody {
 pub(super) type Reply = Response<ReplyBody>;
 
 fn reply(status: StatusCode, content_type: &'static str, content: Content) -> Reply {
-    let mut reply = Response::new(ReplyBody {
-        content,
-        exchange: None,
-    });
+    let mut reply = Response::new(ReplyBody { content, exchange: None });
     *reply.status_mut() = status;
-    reply
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     reply
 }
 
@@ -84,10 +79,7 @@ pub(super) fn events(stream: EventStream) -> Reply {
     let mut reply = reply(StatusCode::OK, "text/event-stream", Content::Events(stream));
     let headers = reply.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    headers.insert(
-        HeaderName::from_static("x-accel-buffering"),
-        HeaderValue::from_static("no"),
-    );
+    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     reply
 }
 
@@ -113,9 +105,7 @@ pub(super) fn sealed(mut reply: Reply, exchange: Arc<Exchange>) -> Reply {
     if matches!(reply.body().content, Content::Whole(_)) {
         exchange.ended("complete");
     }
-    reply
-        .headers_mut()
-        .insert(HeaderName::from_static(REQUEST_ID), exchange.id_header());
+    reply.headers_mut().insert(HeaderName::from_static(REQUEST_ID), exchange.id_header());
     reply.body_mut().exchange = Some(exchange);
     reply
 }

@@ -57,11 +57,8 @@ impl<'a> Route<'a> {
 
 /// Answers one request. Never fails: faults and panics are answers, too.
 pub(super) async fn respond(app: App, request: Request<Incoming>) -> Reply {
-    let exchange = Arc::new(Exchange::new(
-        request.method().clone(),
-        request.uri().path(),
-        request.headers(),
-    ));
+    let exchange =
+        Arc::new(Exchange::new(request.method().clone(), request.uri().path(), request.headers()));
     let handled = CatchPanic::new(dispatch(&app, request, &exchange)).await;
     let reply = match handled {
         Ok(Ok(reply)) => reply,
@@ -108,9 +105,8 @@ fn percent_decoded(text: &str) -> Cow<'_, str> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {
-        let pair = tail
-            .get(..2)
-            .filter(|pair| first == b'%' && pair.iter().all(u8::is_ascii_hexdigit));
+        let pair =
+            tail.get(..2).filter(|pair| first == b'%' && pair.iter().all(u8::is_ascii_hexdigit));
         let decoded = pair
             .and_then(|pair| std::str::from_utf8(pair).ok())
             .and_then(|pair| u8::from_str_radix(pair, 16).ok());

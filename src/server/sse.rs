@@ -101,9 +101,7 @@ impl EventStream {
     }
 
     fn postpone_comment(&mut self) {
-        self.comment_due
-            .as_mut()
-            .reset(Instant::now() + self.interval);
+        self.comment_due.as_mut().reset(Instant::now() + self.interval);
     }
 
     /// As [`hyper::body::Body::poll_frame`].
@@ -111,8 +109,7 @@ impl EventStream {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, E>>> {
-        self.poll_bytes(cx)
-            .map(|event| event.map(|bytes| Ok(Frame::data(bytes))))
+        self.poll_bytes(cx).map(|event| event.map(|bytes| Ok(Frame::data(bytes))))
     }
 }
 

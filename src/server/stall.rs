@@ -19,11 +19,7 @@ pub(super) struct StallGuard<S> {
 
 impl<S> StallGuard<S> {
     pub(super) fn new(stream: S, limit: Duration) -> Self {
-        Self {
-            stream,
-            limit,
-            deadline: None,
-        }
+        Self { stream, limit, deadline: None }
     }
 
     fn watch<T>(

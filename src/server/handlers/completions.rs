@@ -69,12 +69,7 @@ impl Shape for CompletionShape {
         }
         let usage = self.usage();
         let offset = self.logprobs.then_some(&mut self.characters);
-        Some(to_json(&Completion::text(
-            &self.envelope,
-            usage,
-            delta,
-            offset,
-        )))
+        Some(to_json(&Completion::text(&self.envelope, usage, delta, offset)))
     }
 
     fn end(&self, finished: Finished) -> Vec<String> {

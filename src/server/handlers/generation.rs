@@ -69,21 +69,12 @@ pub(super) async fn answer<S: Shape>(
     exchange: &Arc<Exchange>,
     mut shape: S,
 ) -> Result<Reply, ApiError> {
-    let request = Request {
-        prompt: asked.prompt,
-        parameters: asked.parameters,
-        caller: CallerId::default(),
-    };
-    let generation = app
-        .generator()
-        .start(request)
-        .await
-        .map_err(|error| asked.names.rename(error))?;
+    let request =
+        Request { prompt: asked.prompt, parameters: asked.parameters, caller: CallerId::default() };
+    let generation =
+        app.generator().start(request).await.map_err(|error| asked.names.rename(error))?;
     exchange.read_prompt(generation.prompt_tokens());
-    let running = Running {
-        app: app.clone(),
-        generation,
-    };
+    let running = Running { app: app.clone(), generation };
     if asked.delivery == Delivery::Whole {
         let answer = running.collect().await?;
         exchange.made_tokens_in_all(answer.finished.usage.completion_tokens);

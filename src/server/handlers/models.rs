@@ -10,10 +10,7 @@ use crate::server::wire::models::{Model, ModelList};
 
 /// All models: the one.
 pub(crate) fn list(app: &App) -> Reply {
-    let models = ModelList {
-        object: "list",
-        data: [served(app)],
-    };
+    let models = ModelList { object: "list", data: [served(app)] };
     json(StatusCode::OK, to_json(&models))
 }
 

@@ -112,11 +112,7 @@ impl WireMessage {
             }
             Some(other) => {
                 let other = format_args!("{other:?}");
-                return Err(ApiError::invalid_value(
-                    format!("{place}.role"),
-                    other,
-                    ROLES,
-                ));
+                return Err(ApiError::invalid_value(format!("{place}.role"), other, ROLES));
             }
         };
         let extras = [
@@ -125,9 +121,7 @@ impl WireMessage {
             ("audio", &self.audio),
         ];
         for (name, value) in extras {
-            if let Some(value) = value
-                .as_ref()
-                .filter(|value| *value != &Value::Array(Vec::new()))
+            if let Some(value) = value.as_ref().filter(|value| *value != &Value::Array(Vec::new()))
             {
                 let field = format!("{place}.{name}");
                 return Err(ApiError::unsupported(field, shown(value), "null"));
@@ -153,11 +147,7 @@ fn joined(parts: Vec<Object<Part>>, place: &str) -> Result<String, ApiError> {
             None => return Err(ApiError::missing(format!("{place}.type"), "\"text\"")),
             Some(other) => {
                 let other = format_args!("{other:?}");
-                return Err(ApiError::unsupported(
-                    format!("{place}.type"),
-                    other,
-                    "\"text\"",
-                ));
+                return Err(ApiError::unsupported(format!("{place}.type"), other, "\"text\""));
             }
         }
         let Some(text) = part.text else {
@@ -200,11 +190,7 @@ impl<'a> ChatCompletion<'a> {
             envelope,
             choices: [Choice {
                 index: 0,
-                message: AnswerMessage {
-                    role: "assistant",
-                    content: answer.text,
-                    refusal: None,
-                },
+                message: AnswerMessage { role: "assistant", content: answer.text, refusal: None },
                 logprobs: logprobs.then(|| ChatLogprobs::new(&answer.tokens)),
                 finish_reason: finish_reason(answer.finished.reason),
             }],
@@ -245,10 +231,7 @@ impl<'a> ChatChunk<'a> {
 
     /// The first chunk: whose turn it is.
     pub(crate) fn start(envelope: &'a Envelope, usage: ChunkUsage) -> Self {
-        let delta = DeltaMessage {
-            role: Some("assistant"),
-            content: Some(String::new()),
-        };
+        let delta = DeltaMessage { role: Some("assistant"), content: Some(String::new()) };
         Self::with(envelope, usage, delta, None)
     }
 
@@ -259,10 +242,7 @@ impl<'a> ChatChunk<'a> {
         logprobs: bool,
     ) -> Self {
         let logprobs = logprobs.then(|| ChatLogprobs::new(&delta.tokens));
-        let delta = DeltaMessage {
-            role: None,
-            content: Some(delta.text),
-        };
+        let delta = DeltaMessage { role: None, content: Some(delta.text) };
         let mut chunk = Self::with(envelope, usage, delta, None);
         if let [choice] = chunk.choices.as_mut_slice() {
             choice.logprobs = logprobs;
@@ -276,11 +256,7 @@ impl<'a> ChatChunk<'a> {
     }
 
     pub(crate) fn usage(envelope: &'a Envelope, finished: Finished) -> Self {
-        Self {
-            envelope,
-            choices: Vec::new(),
-            usage: ChunkUsage::Known(finished.usage.into()),
-        }
+        Self { envelope, choices: Vec::new(), usage: ChunkUsage::Known(finished.usage.into()) }
     }
 
     fn with(
@@ -291,12 +267,7 @@ impl<'a> ChatChunk<'a> {
     ) -> Self {
         Self {
             envelope,
-            choices: vec![ChunkChoice {
-                index: 0,
-                delta,
-                logprobs: None,
-                finish_reason,
-            }],
+            choices: vec![ChunkChoice { index: 0, delta, logprobs: None, finish_reason }],
             usage,
         }
     }
@@ -317,10 +288,7 @@ mod tests {
     }
 
     fn message(role: Role, content: &str) -> Message {
-        Message {
-            role,
-            content: content.to_owned(),
-        }
+        Message { role, content: content.to_owned() }
     }
 
     #[test]
@@ -332,11 +300,8 @@ mod tests {
             ], "name": "ignored"},
             {"role": "assistant", "content": "", "refusal": null, "tool_calls": []},
         ]);
-        let expected = [
-            message(Role::System, "d"),
-            message(Role::User, "ab"),
-            message(Role::Assistant, ""),
-        ];
+        let expected =
+            [message(Role::System, "d"), message(Role::User, "ab"), message(Role::Assistant, "")];
         assert_eq!(messages(&given).unwrap(), expected);
     }
 
@@ -351,35 +316,15 @@ mod tests {
             (json!("hi"), "messages", "invalid_type"),
             (json!([["user", "hi"]]), "messages[0]", "invalid_type"),
             (json!([{"content": "x"}]), "messages[0].role", missing),
-            (
-                json!([{"role": 5, "content": "x"}]),
-                "messages[0].role",
-                "invalid_type",
-            ),
-            (
-                json!([{"role": "robot", "content": "x"}]),
-                "messages[0].role",
-                value,
-            ),
-            (
-                json!([{"role": "tool", "content": "x"}]),
-                "messages[0].role",
-                feature,
-            ),
+            (json!([{"role": 5, "content": "x"}]), "messages[0].role", "invalid_type"),
+            (json!([{"role": "robot", "content": "x"}]), "messages[0].role", value),
+            (json!([{"role": "tool", "content": "x"}]), "messages[0].role", feature),
             (json!([{"role": "user"}]), "messages[0].content", missing),
             (user(json!(null)), "messages[0].content", missing),
             (user(json!(7)), "messages[0].content", "invalid_type"),
             (user(json!(["x"])), "messages[0].content[0]", "invalid_type"),
-            (
-                user(json!([{"text": "x"}])),
-                "messages[0].content[0].type",
-                missing,
-            ),
-            (
-                user(json!([{"type": "text"}])),
-                "messages[0].content[0].text",
-                missing,
-            ),
+            (user(json!([{"text": "x"}])), "messages[0].content[0].type", missing),
+            (user(json!([{"type": "text"}])), "messages[0].content[0].text", missing),
             (
                 user(json!([{"type": "text", "text": "x"}, {"type": "image_url"}])),
                 "messages[0].content[1].type",
@@ -393,12 +338,7 @@ mod tests {
         ];
         for (given, param, code) in table {
             let error = messages(&given).unwrap_err();
-            assert_eq!(
-                error.param.as_deref(),
-                Some(param),
-                "{given}: {}",
-                error.message
-            );
+            assert_eq!(error.param.as_deref(), Some(param), "{given}: {}", error.message);
             assert_eq!(error.code, code, "{given}: {}", error.message);
         }
     }
@@ -407,26 +347,15 @@ mod tests {
     fn logprobs_need_their_switch() {
         let top = |fields: Value| {
             let mut body = json!({"messages": [{"role": "user", "content": "x"}]});
-            body.as_object_mut()
-                .unwrap()
-                .extend(fields.as_object().unwrap().clone());
+            body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
             ChatRequest::parse(&body).map(|request| request.parameters.top_logprobs)
         };
         assert_eq!(top(json!({})).unwrap(), None);
         assert_eq!(top(json!({"logprobs": false})).unwrap(), None);
         assert_eq!(top(json!({"logprobs": true})).unwrap(), Some(0));
-        assert_eq!(
-            top(json!({"logprobs": true, "top_logprobs": 3})).unwrap(),
-            Some(3)
-        );
-        for fields in [
-            json!({"top_logprobs": 3}),
-            json!({"logprobs": true, "top_logprobs": -1}),
-        ] {
-            assert_eq!(
-                top(fields).unwrap_err().param.as_deref(),
-                Some("top_logprobs")
-            );
+        assert_eq!(top(json!({"logprobs": true, "top_logprobs": 3})).unwrap(), Some(3));
+        for fields in [json!({"top_logprobs": 3}), json!({"logprobs": true, "top_logprobs": -1})] {
+            assert_eq!(top(fields).unwrap_err().param.as_deref(), Some("top_logprobs"));
         }
     }
 
@@ -443,21 +372,13 @@ mod tests {
     fn finished() -> Finished {
         Finished {
             reason: Finish::Length,
-            usage: Usage {
-                prompt_tokens: 4,
-                cached_tokens: 1,
-                completion_tokens: 2,
-            },
+            usage: Usage { prompt_tokens: 4, cached_tokens: 1, completion_tokens: 2 },
         }
     }
 
     #[test]
     fn the_answers_shape_is_openais() {
-        let answer = Answer {
-            text: "hi".to_owned(),
-            tokens: Vec::new(),
-            finished: finished(),
-        };
+        let answer = Answer { text: "hi".to_owned(), tokens: Vec::new(), finished: finished() };
         let envelope = envelope(ChatCompletion::OBJECT);
         let expected = json!({
             "id": "chatcmpl-1", "object": "chat.completion", "created": 5, "model": "phi-4",
@@ -487,10 +408,7 @@ mod tests {
             json!([{"index": 0, "delta": {"role": "assistant", "content": ""},
                     "logprobs": null, "finish_reason": null}])
         );
-        let delta = TextDelta {
-            text: "a".to_owned(),
-            tokens: Vec::new(),
-        };
+        let delta = TextDelta { text: "a".to_owned(), tokens: Vec::new() };
         assert_eq!(
             choice(ChatChunk::text(&envelope, ChunkUsage::NotYet, delta, true)),
             json!([{"index": 0, "delta": {"content": "a"},

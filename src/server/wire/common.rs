@@ -25,9 +25,11 @@ pub(crate) fn read_fields<T: DeserializeOwned>(body: &Value) -> Result<T, ApiErr
 
 /// serde's type error with JSON's names for types and long values shortened.
 fn plain(error: &str) -> String {
-    let error = error
-        .replacen("invalid type: map", "invalid type: an object", 1)
-        .replacen("invalid type: sequence", "invalid type: a list", 1);
+    let error = error.replacen("invalid type: map", "invalid type: an object", 1).replacen(
+        "invalid type: sequence",
+        "invalid type: a list",
+        1,
+    );
     match error.rsplit_once(", expected ") {
         Some((found, expected)) => format!("{}, expected {expected}", shortened(found)),
         None => shortened(&error),
@@ -230,9 +232,7 @@ pub(crate) enum Delivery {
 
 impl Delivery {
     pub(crate) fn includes_usage(self) -> bool {
-        self == Self::Stream {
-            include_usage: true,
-        }
+        self == Self::Stream { include_usage: true }
     }
 }
 
@@ -275,9 +275,7 @@ impl From<Usage> for WireUsage {
             prompt_tokens: usage.prompt_tokens,
             completion_tokens: usage.completion_tokens,
             total_tokens: usage.prompt_tokens + usage.completion_tokens,
-            prompt_tokens_details: PromptTokensDetails {
-                cached_tokens: usage.cached_tokens,
-            },
+            prompt_tokens_details: PromptTokensDetails { cached_tokens: usage.cached_tokens },
         }
     }
 }
@@ -372,61 +370,17 @@ mod tests {
     #[test]
     fn wrong_types_name_path_value_and_what_is_expected() {
         let table = [
-            (
-                json!({"integer": 5.0}),
-                "integer",
-                "floating point `5.0`, expected an integer",
-            ),
-            (
-                json!({"integer": "5"}),
-                "integer",
-                "string \"5\", expected an integer",
-            ),
-            (
-                json!({"integer": true}),
-                "integer",
-                "boolean `true`, expected an integer",
-            ),
-            (
-                json!({"number": "1"}),
-                "number",
-                "string \"1\", expected a number",
-            ),
-            (
-                json!({"number": [1]}),
-                "number",
-                "a list, expected a number",
-            ),
-            (
-                json!({"list": {"a": 1}}),
-                "list",
-                "an object, expected a list",
-            ),
-            (
-                json!({"list": [{}, ["x"]]}),
-                "list[1]",
-                "a list, expected an object",
-            ),
-            (
-                json!({"list": [{"name": 3}]}),
-                "list[0].name",
-                "integer `3`, expected a string",
-            ),
-            (
-                json!({"text": 3}),
-                "text",
-                "integer `3`, expected a string or a list",
-            ),
-            (
-                json!({"text": ["a", 3]}),
-                "text[1]",
-                "integer `3`, expected a string",
-            ),
-            (
-                json!({"flag": "yes"}),
-                "flag",
-                "string \"yes\", expected a boolean",
-            ),
+            (json!({"integer": 5.0}), "integer", "floating point `5.0`, expected an integer"),
+            (json!({"integer": "5"}), "integer", "string \"5\", expected an integer"),
+            (json!({"integer": true}), "integer", "boolean `true`, expected an integer"),
+            (json!({"number": "1"}), "number", "string \"1\", expected a number"),
+            (json!({"number": [1]}), "number", "a list, expected a number"),
+            (json!({"list": {"a": 1}}), "list", "an object, expected a list"),
+            (json!({"list": [{}, ["x"]]}), "list[1]", "a list, expected an object"),
+            (json!({"list": [{"name": 3}]}), "list[0].name", "integer `3`, expected a string"),
+            (json!({"text": 3}), "text", "integer `3`, expected a string or a list"),
+            (json!({"text": ["a", 3]}), "text[1]", "integer `3`, expected a string"),
+            (json!({"flag": "yes"}), "flag", "string \"yes\", expected a boolean"),
         ];
         for (body, param, reason) in table {
             let (found, message) = fault(&body);
@@ -464,21 +418,10 @@ mod tests {
             let fields: Fields = read_fields(&json!({ "integer": value })).unwrap();
             fields.integer.unwrap()
         };
-        assert_eq!(
-            integer(json!(u64::MAX)).fit::<u64>("f", "").unwrap(),
-            u64::MAX
-        );
-        assert_eq!(
-            integer(json!(i64::MIN)).fit::<i64>("f", "").unwrap(),
-            i64::MIN
-        );
-        let error = integer(json!(-1))
-            .fit::<u64>("max_tokens", "1 or more")
-            .unwrap_err();
-        assert_eq!(
-            error.message,
-            "max_tokens: -1 is not accepted; expected 1 or more"
-        );
+        assert_eq!(integer(json!(u64::MAX)).fit::<u64>("f", "").unwrap(), u64::MAX);
+        assert_eq!(integer(json!(i64::MIN)).fit::<i64>("f", "").unwrap(), i64::MIN);
+        let error = integer(json!(-1)).fit::<u64>("max_tokens", "1 or more").unwrap_err();
+        assert_eq!(error.message, "max_tokens: -1 is not accepted; expected 1 or more");
     }
 
     #[test]
@@ -487,17 +430,10 @@ mod tests {
             |body: Value| read_fields::<StreamFields>(&body).and_then(StreamFields::delivery);
         assert_eq!(delivery(json!({})).unwrap(), Delivery::Whole);
         assert_eq!(delivery(json!({"stream": false})).unwrap(), Delivery::Whole);
-        let plain = Delivery::Stream {
-            include_usage: false,
-        };
+        let plain = Delivery::Stream { include_usage: false };
         assert_eq!(delivery(json!({"stream": true})).unwrap(), plain);
         let body = json!({"stream": true, "stream_options": {"include_usage": true}});
-        assert_eq!(
-            delivery(body).unwrap(),
-            Delivery::Stream {
-                include_usage: true
-            }
-        );
+        assert_eq!(delivery(body).unwrap(), Delivery::Stream { include_usage: true });
         let error = delivery(json!({"stream_options": {}})).unwrap_err();
         assert_eq!(error.param.as_deref(), Some("stream_options"));
         let error = delivery(json!({"stream": true, "stream_options": [true]})).unwrap_err();

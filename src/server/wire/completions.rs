@@ -94,10 +94,7 @@ fn prompt(given: Option<Value>, parse_special: bool) -> Result<Prompt, ApiError>
 /// One prompt: text or token ids.
 fn single(field: &str, given: Value, parse_special: bool) -> Result<Prompt, ApiError> {
     match given {
-        Value::String(text) => Ok(Prompt::Text {
-            text,
-            parse_special,
-        }),
+        Value::String(text) => Ok(Prompt::Text { text, parse_special }),
         Value::Array(items) if items.is_empty() => {
             Err(ApiError::invalid_value(field, "[]", PROMPT))
         }
@@ -150,11 +147,7 @@ impl<'a> Completion<'a> {
             finish_reason: Some(finish_reason(answer.finished.reason)),
         };
         let usage = WireUsage::from(answer.finished.usage);
-        Self {
-            envelope,
-            choices: vec![choice],
-            usage: ChunkUsage::Known(usage),
-        }
+        Self { envelope, choices: vec![choice], usage: ChunkUsage::Known(usage) }
     }
 
     /// A chunk with text. `offset`, if log-probabilities are asked for, counts the characters
@@ -171,11 +164,7 @@ impl<'a> Completion<'a> {
             logprobs: offset.map(|offset| CompletionLogprobs::new(&delta.tokens, offset)),
             finish_reason: None,
         };
-        Self {
-            envelope,
-            choices: vec![choice],
-            usage,
-        }
+        Self { envelope, choices: vec![choice], usage }
     }
 
     pub(crate) fn end(envelope: &'a Envelope, usage: ChunkUsage, finished: Finished) -> Self {
@@ -185,11 +174,7 @@ impl<'a> Completion<'a> {
             logprobs: None,
             finish_reason: Some(finish_reason(finished.reason)),
         };
-        Self {
-            envelope,
-            choices: vec![choice],
-            usage,
-        }
+        Self { envelope, choices: vec![choice], usage }
     }
 
     pub(crate) fn usage(envelope: &'a Envelope, finished: Finished) -> Self {
@@ -213,10 +198,7 @@ mod tests {
     }
 
     fn text(text: &str) -> Prompt {
-        Prompt::Text {
-            text: text.to_owned(),
-            parse_special: false,
-        }
+        Prompt::Text { text: text.to_owned(), parse_special: false }
     }
 
     #[test]
@@ -224,19 +206,10 @@ mod tests {
         assert_eq!(prompt_of(&json!("a")).unwrap(), text("a"));
         assert_eq!(prompt_of(&json!("")).unwrap(), text(""));
         assert_eq!(prompt_of(&json!(["a"])).unwrap(), text("a"));
-        assert_eq!(
-            prompt_of(&json!([1, 2])).unwrap(),
-            Prompt::Tokens(vec![1, 2])
-        );
-        assert_eq!(
-            prompt_of(&json!([[1, 2]])).unwrap(),
-            Prompt::Tokens(vec![1, 2])
-        );
+        assert_eq!(prompt_of(&json!([1, 2])).unwrap(), Prompt::Tokens(vec![1, 2]));
+        assert_eq!(prompt_of(&json!([[1, 2]])).unwrap(), Prompt::Tokens(vec![1, 2]));
         let body = json!({"prompt": "a", "parse_special": true});
-        let special = Prompt::Text {
-            text: "a".to_owned(),
-            parse_special: true,
-        };
+        let special = Prompt::Text { text: "a".to_owned(), parse_special: true };
         assert_eq!(CompletionRequest::parse(&body).unwrap().prompt, special);
     }
 
@@ -260,12 +233,7 @@ mod tests {
         ];
         for (given, param, code) in table {
             let error = prompt_of(&given).unwrap_err();
-            assert_eq!(
-                error.param.as_deref(),
-                Some(param),
-                "{given}: {}",
-                error.message
-            );
+            assert_eq!(error.param.as_deref(), Some(param), "{given}: {}", error.message);
             assert_eq!(error.code, code, "{given}: {}", error.message);
             assert!(error.message.contains("expected ") || code == "unsupported_parameter");
         }
@@ -287,12 +255,7 @@ mod tests {
 
     #[test]
     fn sixteen_tokens_are_the_default() {
-        let limit = |body: Value| {
-            CompletionRequest::parse(&body)
-                .unwrap()
-                .parameters
-                .max_tokens
-        };
+        let limit = |body: Value| CompletionRequest::parse(&body).unwrap().parameters.max_tokens;
         assert_eq!(limit(json!({"prompt": "a"})), Some(16));
         assert_eq!(limit(json!({"prompt": "a", "max_tokens": 3})), Some(3));
     }
@@ -306,15 +269,8 @@ mod tests {
             model: "phi-4".to_owned(),
             system_fingerprint: SYSTEM_FINGERPRINT,
         };
-        let finished = Finished {
-            reason: Finish::Stop,
-            usage: Usage::default(),
-        };
-        let answer = Answer {
-            text: "hi".to_owned(),
-            tokens: Vec::new(),
-            finished,
-        };
+        let finished = Finished { reason: Finish::Stop, usage: Usage::default() };
+        let answer = Answer { text: "hi".to_owned(), tokens: Vec::new(), finished };
         let usage = json!({
             "prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0,
             "prompt_tokens_details": {"cached_tokens": 0}
@@ -324,10 +280,7 @@ mod tests {
         assert_eq!(whole["usage"], usage);
         let choice = json!([{"text": "hi", "index": 0, "logprobs": null, "finish_reason": "stop"}]);
         assert_eq!(whole["choices"], choice);
-        let delta = TextDelta {
-            text: "a".to_owned(),
-            tokens: Vec::new(),
-        };
+        let delta = TextDelta { text: "a".to_owned(), tokens: Vec::new() };
         let chunk = Completion::text(&envelope, ChunkUsage::NotAsked, delta, None);
         let chunk = to_value(chunk).unwrap();
         assert!(chunk.get("usage").is_none());

@@ -11,11 +11,7 @@ use crate::generate::TokenDelta;
 const IMPOSSIBLE: f32 = -9999.0;
 
 fn finite(logprob: f32) -> f32 {
-    if logprob.is_finite() {
-        logprob
-    } else {
-        IMPOSSIBLE
-    }
+    if logprob.is_finite() { logprob } else { IMPOSSIBLE }
 }
 
 /// `choices[].logprobs` of chat.
@@ -65,10 +61,7 @@ impl ChatLogprobs {
                 })
             })
             .collect();
-        Self {
-            content,
-            refusal: None,
-        }
+        Self { content, refusal: None }
     }
 }
 
@@ -169,11 +162,7 @@ mod tests {
 
     #[test]
     fn chat_shape() {
-        let tokens = [token(
-            b"a",
-            -0.5,
-            &[(b"a", -0.5), (b"\xe2", f32::NEG_INFINITY)],
-        )];
+        let tokens = [token(b"a", -0.5, &[(b"a", -0.5), (b"\xe2", f32::NEG_INFINITY)])];
         let expected = json!({"refusal": null, "content": [{
             "token": "a", "logprob": -0.5, "bytes": [97],
             "top_logprobs": [

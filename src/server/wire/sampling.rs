@@ -39,10 +39,7 @@ impl SamplingFields {
             max_tokens: self.max_tokens()?,
             temperature: self.temperature.map(|n| n.0),
             top_p: self.top_p.map(|n| n.0),
-            top_k: self
-                .top_k
-                .map(|k| k.fit("top_k", "an integer of 64 bits"))
-                .transpose()?,
+            top_k: self.top_k.map(|k| k.fit("top_k", "an integer of 64 bits")).transpose()?,
             min_p: self.min_p.map(|n| n.0),
             repetition_penalty: self.repetition_penalty()?,
             presence_penalty: self.presence_penalty.map(|n| n.0),
@@ -174,11 +171,7 @@ pub(super) fn token_ids(field: &str, given: Option<List<Integer>>) -> Result<Vec
 fn timeout(seconds: Number) -> Result<Duration, ApiError> {
     match Duration::try_from_secs_f64(seconds.0) {
         Ok(timeout) if !timeout.is_zero() => Ok(timeout),
-        _ => Err(ApiError::invalid_value(
-            "timeout",
-            seconds.0,
-            "a number of seconds above 0",
-        )),
+        _ => Err(ApiError::invalid_value("timeout", seconds.0, "a number of seconds above 0")),
     }
 }
 
@@ -223,12 +216,7 @@ mod tests {
 
     #[test]
     fn aliases_are_the_same_field() {
-        assert_eq!(
-            parse(&json!({"max_completion_tokens": 4}))
-                .unwrap()
-                .max_tokens,
-            Some(4)
-        );
+        assert_eq!(parse(&json!({"max_completion_tokens": 4})).unwrap().max_tokens, Some(4));
         let both = json!({"max_completion_tokens": 4, "max_tokens": 4});
         assert_eq!(parse(&both).unwrap().max_tokens, Some(4));
         let penalty = parse(&json!({"repeat_penalty": 1.5})).unwrap();
@@ -244,10 +232,7 @@ mod tests {
             value: "99".to_owned(),
             accepted: "up to 10".to_owned(),
         });
-        assert_eq!(
-            error.to_string(),
-            "repeat_penalty: 99 is not accepted; expected up to 10"
-        );
+        assert_eq!(error.to_string(), "repeat_penalty: 99 is not accepted; expected up to 10");
     }
 
     #[test]
@@ -255,11 +240,7 @@ mod tests {
         let table = [
             (json!({"max_tokens": 0}), "max_tokens", "0"),
             (json!({"max_tokens": -4}), "max_tokens", "-4"),
-            (
-                json!({"max_completion_tokens": 0}),
-                "max_completion_tokens",
-                "0",
-            ),
+            (json!({"max_completion_tokens": 0}), "max_completion_tokens", "0"),
             (
                 json!({"max_completion_tokens": 4, "max_tokens": 5}),
                 "max_completion_tokens",
@@ -270,11 +251,7 @@ mod tests {
             (json!({"logit_bias": {"hello": 1}}), "logit_bias", "hello"),
             (json!({"logit_bias": {"+5": 1}}), "logit_bias", "+5"),
             (json!({"logit_bias": {"": 1}}), "logit_bias", "\"\""),
-            (
-                json!({"stop_token_ids": [1, -1]}),
-                "stop_token_ids[1]",
-                "-1",
-            ),
+            (json!({"stop_token_ids": [1, -1]}), "stop_token_ids[1]", "-1"),
             (json!({"timeout": 0}), "timeout", "0"),
             (json!({"timeout": -1}), "timeout", "-1"),
             (json!({"timeout": 1e300}), "timeout", "seconds"),

@@ -18,11 +18,7 @@ const fn field(
     asks_nothing: fn(&Value) -> bool,
     accepted: &'static str,
 ) -> Unsupported {
-    Unsupported {
-        field,
-        asks_nothing,
-        accepted,
-    }
+    Unsupported { field, asks_nothing, accepted }
 }
 
 fn never(_: &Value) -> bool {
@@ -63,17 +59,9 @@ const EVERYWHERE: &[Unsupported] = &[
     field("n", is_one, "1"),
     field("best_of", is_one, "1"),
     field("echo", is_false, "false"),
-    field(
-        "service_tier",
-        |v| v == "auto" || v == "default",
-        "\"auto\" or \"default\"",
-    ),
+    field("service_tier", |v| v == "auto" || v == "default", "\"auto\" or \"default\""),
     field("typical_p", is_one, "1"),
-    field(
-        "top_n_sigma",
-        |v| v.as_f64().is_some_and(|n| n <= 0.0),
-        "0 or -1",
-    ),
+    field("top_n_sigma", |v| v.as_f64().is_some_and(|n| n <= 0.0), "0 or -1"),
     field("dynatemp_range", is_zero, "0"),
     field("dry_multiplier", is_zero, "0"),
     field("xtc_probability", is_zero, "0"),
@@ -98,11 +86,7 @@ const EVERYWHERE: &[Unsupported] = &[
     field("guided_regex", never, "null"),
     field("guided_choice", never, "null"),
     field("guided_grammar", never, "null"),
-    field(
-        "response_format",
-        |v| *v == json!({"type": "text"}),
-        "{\"type\": \"text\"}",
-    ),
+    field("response_format", |v| *v == json!({"type": "text"}), "{\"type\": \"text\"}"),
 ];
 
 const CHAT: &[Unsupported] = &[
@@ -142,11 +126,7 @@ fn check(body: &Value, own: &[Unsupported]) -> Result<(), ApiError> {
             continue;
         };
         if !value.is_null() && !(known.asks_nothing)(value) {
-            return Err(ApiError::unsupported(
-                known.field,
-                shown(value),
-                known.accepted,
-            ));
+            return Err(ApiError::unsupported(known.field, shown(value), known.accepted));
         }
     }
     Ok(())
@@ -161,10 +141,7 @@ mod tests {
         let table = [
             (json!({"tools": [{"type": "function"}]}), "tools"),
             (json!({"tool_choice": "auto"}), "tool_choice"),
-            (
-                json!({"response_format": {"type": "json_object"}}),
-                "response_format",
-            ),
+            (json!({"response_format": {"type": "json_object"}}), "response_format"),
             (json!({"n": 2}), "n"),
             (json!({"n": 0}), "n"),
             (json!({"n": "1"}), "n"),
@@ -176,17 +153,10 @@ mod tests {
             let error = check_chat(&body).unwrap_err();
             assert_eq!(error.param.as_deref(), Some(name));
             assert_eq!(error.code, "unsupported_parameter");
-            assert!(
-                error.message.starts_with(&format!("{name}: ")),
-                "{}",
-                error.message
-            );
+            assert!(error.message.starts_with(&format!("{name}: ")), "{}", error.message);
         }
         let error = check_completions(&json!({"suffix": "end"})).unwrap_err();
-        assert_eq!(
-            error.message,
-            "suffix: \"end\" is not supported; accepted: null"
-        );
+        assert_eq!(error.message, "suffix: \"end\" is not supported; accepted: null");
         assert!(check_completions(&json!({"best_of": 3})).is_err());
         assert!(check_completions(&json!({"echo": true})).is_err());
     }
