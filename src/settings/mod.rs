@@ -1,1 +1,23 @@
-//! settings
+//! Settings: one table of keys, layered from defaults, file, environment and flags into one
+//! checked [`Settings`].
+//!
+//! The table in `table.rs` is the only place where a key is described: the struct's fields, the
+//! command line's flags, `config/phi4d.toml` and the refusals are all made from it. Settings are
+//! resolved once; every fault is reported together, and nothing later can hold an invalid value.
+
+mod define;
+mod error;
+mod kind;
+mod render;
+mod resolve;
+mod socket;
+mod table;
+mod value;
+
+pub use define::Definition;
+pub use error::{Fault, SettingsError};
+pub use render::{render_file, render_resolved};
+pub use resolve::{DEFAULT_FILE, Entry, Inputs, Resolved, resolve};
+pub use socket::{SocketSetting, client_socket_candidates};
+pub use table::{DEFINITIONS, Settings};
+pub use value::{ListenAddress, LogFormat, Provider};

@@ -1,0 +1,121 @@
+//! The macro that makes the settings' struct, table and reader from one list.
+
+use config::{Map, Value, ValueKind};
+
+use super::error::Fault;
+use super::kind::{Kind, as_typed};
+
+/// What the table says about one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Definition {
+    /// Its name in the file; see [`Definition::flag`] and [`Definition::environment`] for others.
+    pub key: &'static str,
+    /// What it does, as lines of text, each with a leading space.
+    pub doc: &'static str,
+    /// The default as it would be typed; empty where there is none or it is worked out.
+    pub default: &'static str,
+    /// What it is measured in, if in anything.
+    pub unit: Option<&'static str>,
+    /// What is accepted, to follow the word "expected".
+    pub accepted: String,
+    /// What the value is called in a flag's help.
+    pub placeholder: &'static str,
+    /// Whether the value is a string in TOML.
+    pub is_text: bool,
+}
+
+impl Definition {
+    /// The flag's name, without dashes in front.
+    #[must_use]
+    pub fn flag(&self) -> String {
+        flag_name(self.key)
+    }
+
+    /// The environment variable's name.
+    #[must_use]
+    pub fn environment(&self) -> String {
+        environment_name(self.key)
+    }
+
+    /// What it does, in one line.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let lines: Vec<&str> = self.doc.lines().map(str::trim).collect();
+        lines.join(" ").trim().to_owned()
+    }
+}
+
+pub(super) fn flag_name(key: &str) -> String {
+    key.replace('_', "-")
+}
+
+pub(super) fn environment_name(key: &str) -> String {
+    format!("PHI4D_{}", key.to_ascii_uppercase())
+}
+
+/// Reads values out of the layered map and gathers what is wrong.
+pub(super) struct Reader<'a> {
+    pub(super) values: &'a Map<String, Value>,
+    pub(super) faults: Vec<Fault>,
+}
+
+impl Reader<'_> {
+    /// The checked value of `key`; `None` after noting a fault.
+    pub(super) fn read<K: Kind>(&mut self, key: &'static str, kind: &K) -> Option<K::Value> {
+        let value = self.values.get(key);
+        let raw = value.map_or(&ValueKind::Nil, |value| &value.kind);
+        let read = kind.read(raw);
+        if read.is_none() {
+            self.faults.push(Fault::Value {
+                key,
+                value: as_typed(raw).unwrap_or_else(|| raw.to_string()),
+                origin: value.and_then(Value::origin).unwrap_or("default").to_owned(),
+                accepted: kind.accepted(),
+            });
+        }
+        read
+    }
+}
+
+/// Makes `Settings`, `DEFINITIONS` and `Settings::read` from lines of
+/// `/// doc` and `key: type = "default", kind, "unit" or nothing;`.
+macro_rules! define_settings {
+    ($(
+        $(#[doc = $doc:literal])+
+        $key:ident : $type:ty = $default:literal, $kind:expr $(, $unit:literal)? ;
+    )+) => {
+        /// The checked settings. Fields are documented as `config/phi4d.toml` shows them.
+        #[derive(Debug, Clone, PartialEq)]
+        pub struct Settings {
+            $( $(#[doc = $doc])+ pub $key: $type, )+
+        }
+
+        /// Every setting there is, in the order of the file.
+        pub static DEFINITIONS: LazyLock<Vec<Definition>> = LazyLock::new(|| vec![
+            $( {
+                let kind = $kind;
+                Definition {
+                    key: stringify!($key),
+                    doc: concat!($($doc, "\n"),+),
+                    default: $default,
+                    unit: define_settings!(@unit $($unit)?),
+                    accepted: kind.accepted(),
+                    placeholder: kind.placeholder(),
+                    is_text: kind.is_text(),
+                }
+            } ),+
+        ]);
+
+        impl Settings {
+            /// Reads every key, so that `reader` gathers every fault; `None` if there was one.
+            pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
+                $( let $key = reader.read(stringify!($key), &$kind); )+
+                Some(Self { $( $key: $key?, )+ })
+            }
+        }
+    };
+    (@unit) => { None };
+    (@unit $unit:literal) => { Some($unit) };
+}
+
+pub(super) use define_settings;

@@ -1,0 +1,65 @@
+//! What is wrong with the settings: every fault, not only the first.
+
+use std::path::PathBuf;
+
+/// Everything that is wrong with the settings.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", join(.faults))]
+pub struct SettingsError {
+    /// At least one fault, in the table's order.
+    pub faults: Vec<Fault>,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// A value is not one that the key takes.
+    #[error("{key} = {value:?} (from {origin}) is not accepted; expected {accepted}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// What was given.
+        value: String,
+        /// Where it came from.
+        origin: String,
+        /// What the key takes.
+        accepted: String,
+    },
+    /// A key without a default was not given.
+    #[error(
+        "{key} is not set; give it in the settings file, as {} or as --{}",
+        super::define::environment_name(.key),
+        super::define::flag_name(.key)
+    )]
+    Missing {
+        /// The key.
+        key: &'static str,
+    },
+    /// The file has a key that no setting has.
+    #[error("{key} (from {origin}) is not a setting{}", suggestion(*.nearest))]
+    UnknownKey {
+        /// The key as it was written.
+        key: String,
+        /// Where it was written.
+        origin: String,
+        /// The setting whose name is nearest, if one is near.
+        nearest: Option<&'static str>,
+    },
+    /// The file can't be read or is not TOML.
+    #[error("{}: {reason}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+}
+
+fn join(faults: &[Fault]) -> String {
+    let texts: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    texts.join("; ")
+}
+
+fn suggestion(nearest: Option<&str>) -> String {
+    nearest.map_or_else(String::new, |key| format!("; did you mean {key}?"))
+}

@@ -1,0 +1,114 @@
+//! The settings as text: the commented file, and what is in force.
+
+use std::fmt::Write as _;
+
+use super::define::Definition;
+use super::resolve::Resolved;
+use super::table::DEFINITIONS;
+
+const HEAD: &str = "\
+# Settings of phi4d. Made by `phi4d config render`; every line below that begins
+# with #KEY shows the default, so that this file changes nothing as it stands.
+#
+# What is set here gives way to environment variables (PHI4D_ and the key in
+# capitals) and to flags (-- and the key with dashes). `phi4d config show` tells
+# each value that is in force and where it came from.
+";
+
+/// `config/phi4d.toml`: every key with its text, unit, range and default.
+#[must_use]
+pub fn render_file() -> String {
+    let mut text = HEAD.to_owned();
+    for definition in DEFINITIONS.iter() {
+        text.push('\n');
+        for line in definition.doc.lines() {
+            text.push('#');
+            text.push_str(line.trim_end());
+            text.push('\n');
+        }
+        let unit = definition.unit.map_or_else(String::new, |unit| format!("Unit: {unit}. "));
+        // Writing to a String can't fail.
+        let _ = writeln!(text, "# {unit}Takes {}.", definition.accepted);
+        let _ =
+            writeln!(text, "#{} = {}", definition.key, toml_value(definition, definition.default));
+    }
+    text
+}
+
+/// The settings in force as TOML, each with its origin.
+#[must_use]
+pub fn render_resolved(resolved: &Resolved) -> String {
+    let lines = resolved.entries.iter().zip(DEFINITIONS.iter());
+    let lines = lines.map(|(entry, definition)| {
+        let setting = format!("{} = {}", entry.key, toml_value(definition, &entry.value));
+        format!("{setting:<48} # {}\n", entry.origin)
+    });
+    lines.collect()
+}
+
+fn toml_value(definition: &Definition, value: &str) -> String {
+    if !definition.is_text {
+        return value.to_owned();
+    }
+    let mut quoted = String::with_capacity(value.len() + 2);
+    quoted.push('"');
+    for character in value.chars() {
+        match character {
+            '"' | '\\' => {
+                quoted.push('\\');
+                quoted.push(character);
+            }
+            control if control.is_control() => {
+                let _ = write!(quoted, "\\u{:04x}", u32::from(control));
+            }
+            plain => quoted.push(plain),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::resolve::{Inputs, resolve};
+    use super::*;
+
+    fn load(text: &str) -> Resolved {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        resolve(&Inputs { file: Some(file.path().to_owned()), ..Inputs::default() }).unwrap()
+    }
+
+    #[test]
+    fn the_committed_file_is_the_rendered_one() {
+        let committed =
+            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/phi4d.toml"))
+                .unwrap();
+        assert!(
+            committed == render_file(),
+            "config/phi4d.toml is not what the table renders; make it anew by \
+             `phi4d config render > config/phi4d.toml`"
+        );
+    }
+
+    #[test]
+    fn the_file_changes_nothing_as_it_stands_or_with_every_key_uncommented() {
+        let defaults = resolve(&Inputs::default()).unwrap().settings;
+        assert_eq!(load(&render_file()).settings, defaults);
+        let text = render_file();
+        let uncommented: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix('#'))
+            .filter(|line| !line.is_empty() && !line.starts_with(' '))
+            .collect();
+        assert_eq!(uncommented.len(), DEFINITIONS.len());
+        assert_eq!(load(&uncommented.join("\n")).settings, defaults);
+    }
+
+    #[test]
+    fn what_show_prints_loads_again() {
+        let resolved = load("model = 'a\"b\\c'\nslots = 3\nlisten = \"off\"\n");
+        let again = load(&render_resolved(&resolved));
+        assert_eq!(again.settings, resolved.settings);
+    }
+}

@@ -1,0 +1,254 @@
+//! Layers the sources and checks the result: defaults < file < environment < flags.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use config::{Config, ConfigError, File, FileFormat, Map, Source, Value};
+
+use super::define::Reader;
+use super::error::{Fault, SettingsError};
+use super::kind::as_typed;
+use super::table::{DEFINITIONS, Settings};
+
+/// The file that is read if it exists and no other is named.
+pub const DEFAULT_FILE: &str = "/etc/phi4d/phi4d.toml";
+
+/// The variable that names the settings file; the command line reads it.
+const FILE_VARIABLE: &str = "PHI4D_CONFIG";
+
+/// Where settings come from.
+#[derive(Debug, Clone, Default)]
+pub struct Inputs {
+    /// A file that must exist.
+    pub file: Option<PathBuf>,
+    /// A file that is read if it exists and `file` is not given.
+    pub default_file: Option<PathBuf>,
+    /// The environment; variables not called PHI4D_* are left alone.
+    pub environment: BTreeMap<String, String>,
+    /// Keys and values from the command line.
+    pub flags: Vec<(String, String)>,
+    /// Keys that must have a value other than the empty text.
+    pub required: Vec<&'static str>,
+}
+
+/// The settings, and how they came about.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Resolved {
+    /// The checked settings.
+    pub settings: Settings,
+    /// Every key in the table's order.
+    pub entries: Vec<Entry>,
+    /// Things to tell the administrator that are no faults.
+    pub warnings: Vec<String>,
+}
+
+/// One key's value and its source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The key.
+    pub key: &'static str,
+    /// The value as it would be typed.
+    pub value: String,
+    /// Where it came from.
+    pub origin: String,
+}
+
+/// One source's values, each with its origin, as the `config` crate layers them.
+#[derive(Debug, Clone)]
+struct Layer(Map<String, Value>);
+
+impl Source for Layer {
+    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn collect(&self) -> Result<Map<String, Value>, ConfigError> {
+        Ok(self.0.clone())
+    }
+}
+
+/// Layers and checks the settings.
+///
+/// # Errors
+/// Every fault at once, each naming key, value, origin and what is accepted.
+pub fn resolve(inputs: &Inputs) -> Result<Resolved, SettingsError> {
+    let mut faults = Vec::new();
+    let mut warnings = Vec::new();
+    let file = file_layer(inputs, &mut faults);
+    let environment = environment_layer(&inputs.environment, &mut warnings);
+    let flags = inputs.flags.iter().map(|(key, value)| {
+        let origin = format!("flag --{}", super::define::flag_name(key));
+        (key.clone(), Value::new(Some(&origin), value.as_str()))
+    });
+    let layers = [default_layer(), file, environment, Layer(flags.collect())];
+    let values = match merge(layers) {
+        Ok(values) => values,
+        Err(error) => {
+            faults.push(Fault::File {
+                path: inputs.file.clone().unwrap_or_default(),
+                reason: error.to_string(),
+            });
+            return Err(SettingsError { faults });
+        }
+    };
+    let mut reader = Reader { values: &values, faults };
+    let settings = Settings::read(&mut reader);
+    let mut faults = reader.faults;
+    for key in &inputs.required {
+        if is_empty(&values, key) {
+            faults.push(Fault::Missing { key });
+        }
+    }
+    if let Some(settings) = &settings {
+        check_reach(settings, &values, &mut faults);
+    }
+    match settings {
+        Some(settings) if faults.is_empty() => {
+            Ok(Resolved { settings, entries: entries(&values), warnings })
+        }
+        _ => Err(SettingsError { faults }),
+    }
+}
+
+fn merge(layers: [Layer; 4]) -> Result<Map<String, Value>, ConfigError> {
+    let mut builder = Config::builder();
+    for layer in layers {
+        builder = builder.add_source(layer);
+    }
+    builder.build()?.collect()
+}
+
+fn default_layer() -> Layer {
+    let origin = "default".to_owned();
+    let values = DEFINITIONS.iter().map(|definition| {
+        (definition.key.to_owned(), Value::new(Some(&origin), definition.default))
+    });
+    Layer(values.collect())
+}
+
+fn environment_layer(environment: &BTreeMap<String, String>, warnings: &mut Vec<String>) -> Layer {
+    let mut values = Map::new();
+    for (name, value) in environment {
+        if !name.starts_with("PHI4D_") || name == FILE_VARIABLE {
+            continue;
+        }
+        let known = DEFINITIONS.iter().find(|definition| definition.environment() == *name);
+        let Some(definition) = known else {
+            let key = name["PHI4D_".len()..].to_ascii_lowercase();
+            let hint = nearest(&key).map_or_else(String::new, |near| {
+                format!("; did you mean {}?", super::define::environment_name(near))
+            });
+            warnings
+                .push(format!("environment variable {name} is no setting and was ignored{hint}"));
+            continue;
+        };
+        let origin = format!("environment variable {name}");
+        values.insert(definition.key.to_owned(), Value::new(Some(&origin), value.as_str()));
+    }
+    Layer(values)
+}
+
+fn file_layer(inputs: &Inputs, faults: &mut Vec<Fault>) -> Layer {
+    let empty = Layer(Map::new());
+    let (path, must_exist) = match (&inputs.file, &inputs.default_file) {
+        (Some(path), _) => (path, true),
+        (None, Some(path)) => (path, false),
+        (None, None) => return empty,
+    };
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !must_exist => return empty,
+        Err(error) => {
+            faults.push(Fault::File {
+                path: path.clone(),
+                reason: format!("cannot read the settings file: {error}"),
+            });
+            return empty;
+        }
+    };
+    match File::from_str(&text, FileFormat::Toml).collect() {
+        Ok(values) => Layer(known_values(path, values, faults)),
+        Err(error) => {
+            faults.push(Fault::File { path: path.clone(), reason: format!("not TOML: {error}") });
+            empty
+        }
+    }
+}
+
+fn known_values(
+    path: &Path,
+    values: Map<String, Value>,
+    faults: &mut Vec<Fault>,
+) -> Map<String, Value> {
+    let origin = path.display().to_string();
+    let mut known = Map::new();
+    let mut unknown = Vec::new();
+    for (key, value) in values {
+        if DEFINITIONS.iter().any(|definition| definition.key == key) {
+            known.insert(key, Value::new(Some(&origin), value.kind));
+        } else {
+            unknown.push(key);
+        }
+    }
+    unknown.sort();
+    faults.extend(unknown.into_iter().map(|key| Fault::UnknownKey {
+        nearest: nearest(&key),
+        key,
+        origin: origin.clone(),
+    }));
+    known
+}
+
+/// The setting whose name is nearest to `key`, if it is near enough to be a slip.
+fn nearest(key: &str) -> Option<&'static str> {
+    let key = key.to_ascii_lowercase().replace('-', "_");
+    let distances = DEFINITIONS
+        .iter()
+        .map(|definition| (strsim::damerau_levenshtein(&key, definition.key), definition.key));
+    let (distance, name) = distances.min()?;
+    (distance <= (name.len() / 3).max(2)).then_some(name)
+}
+
+fn is_empty(values: &Map<String, Value>, key: &str) -> bool {
+    values.get(key).and_then(|value| as_typed(&value.kind)).is_some_and(|text| text.is_empty())
+}
+
+/// Nobody gets an open door to the network without saying so.
+fn check_reach(settings: &Settings, values: &Map<String, Value>, faults: &mut Vec<Fault>) {
+    let Some(address) = &settings.listen else {
+        return;
+    };
+    if address.is_loopback() || settings.allow_unauthenticated_lan {
+        return;
+    }
+    faults.push(Fault::Value {
+        key: "listen",
+        value: address.to_string(),
+        origin: origin_of(values, "listen"),
+        accepted: "a loopback address such as 127.0.0.1:8484, or \
+                   allow_unauthenticated_lan = true to let everyone on the network in"
+            .to_owned(),
+    });
+}
+
+fn origin_of(values: &Map<String, Value>, key: &str) -> String {
+    values.get(key).and_then(Value::origin).unwrap_or("default").to_owned()
+}
+
+fn entries(values: &Map<String, Value>) -> Vec<Entry> {
+    DEFINITIONS
+        .iter()
+        .map(|definition| Entry {
+            key: definition.key,
+            value: values
+                .get(definition.key)
+                .and_then(|value| as_typed(&value.kind))
+                .unwrap_or_default(),
+            origin: origin_of(values, definition.key),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+#[path = "resolve_tests.rs"]
+mod tests;

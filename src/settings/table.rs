@@ -1,0 +1,142 @@
+//! The table of settings: the only place where a key is described.
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use log::LevelFilter;
+
+use super::define::{Definition, Reader, define_settings};
+use super::kind::{
+    Choice, Kind, Listen, Mode, Number, OptionalName, OptionalPath, Seconds, SecondsOrNone, Socket,
+    Switch, whole,
+};
+use super::socket::SocketSetting;
+use super::value::{ListenAddress, LogFormat, Provider};
+
+define_settings! {
+    /// The model's folder: an ONNX export with genai_config.json, model.onnx and
+    /// tokenizer.json in it.
+    model: Option<PathBuf> = "", OptionalPath { placeholder: "DIR", accepted: "a folder's path" };
+
+    /// The name that the API calls the model by. Empty: the folder's name.
+    model_name: Option<String> = "", OptionalName;
+
+    /// Where the model runs. Only cpu works in this release.
+    provider: Provider = "cpu", Choice {
+        placeholder: "PROVIDER",
+        options: &[
+            ("cpu", Provider::Cpu),
+            ("cuda", Provider::Cuda),
+            ("directml", Provider::DirectMl),
+        ],
+    };
+
+    /// Threads that run the model. 0: as many as there are physical cores that this
+    /// process may use.
+    threads: usize = "0", whole::<usize>(0, 1024), "threads";
+
+    /// ONNX Runtime's shared library. Empty: searched for in ../lib/phi4d/ beside the
+    /// program, in /usr/lib/phi4d/, in .runtime/ under the current folder and the
+    /// folders above the program, then by the system's loader.
+    runtime_library: Option<PathBuf> = "",
+        OptionalPath { placeholder: "FILE", accepted: "a file's path, or empty" };
+
+    /// TCP address of the API; port 0 lets the system choose. off: no TCP. Addresses
+    /// that other machines can reach are refused unless allow_unauthenticated_lan is on.
+    listen: Option<ListenAddress> = "127.0.0.1:8484", Listen;
+
+    /// Let anyone who can reach the TCP address use the API. There are no API keys in
+    /// this release, so that is everyone on the network.
+    allow_unauthenticated_lan: bool = "false", Switch;
+
+    /// Path of the API's Unix socket. off: none. default: phi4d.sock in
+    /// $RUNTIME_DIRECTORY (under systemd), else in $XDG_RUNTIME_DIR, else
+    /// /run/phi4d/phi4d.sock for root and /tmp/phi4d-UID/phi4d.sock for others.
+    socket: SocketSetting = "default", Socket;
+
+    /// Who may use the Unix socket, as the octal mode of its file.
+    socket_mode: u32 = "0660", Mode;
+
+    /// Requests that are answered at the same time. Memory for the context of each is
+    /// taken as it is used, not before.
+    slots: usize = "8", whole::<usize>(1, 1024), "requests";
+
+    /// Longest prompt and answer together. 0: as long as the model allows.
+    context_tokens: usize = "0", whole::<usize>(0, 1 << 24), "tokens";
+
+    /// Part of a prompt that is read in one step. Larger reads long prompts faster;
+    /// smaller lets other answers go on sooner in between.
+    prefill_chunk_tokens: usize = "256", whole::<usize>(1, 65_536), "tokens";
+
+    /// Requests that may wait for a slot. Further ones are answered with status 503.
+    queue: usize = "128", whole::<usize>(1, 1_000_000), "requests";
+
+    /// Largest request body. Larger ones are answered with status 413.
+    max_body_bytes: usize = "8388608", whole::<usize>(1024, 1 << 30), "bytes";
+
+    /// Open connections over all sockets. Further ones wait to be accepted.
+    max_connections: usize = "1024", whole::<usize>(1, 1_000_000), "connections";
+
+    /// How long a connection may take until a request's head has arrived. This is also
+    /// how long an idle connection is kept open for the next request.
+    header_timeout_s: Duration = "60", Seconds { min: 1, max: 3600 }, "seconds";
+
+    /// How long a client may take to send a request's body.
+    body_timeout_s: Duration = "60", Seconds { min: 1, max: 3600 }, "seconds";
+
+    /// The longest that a request may take from its arrival to the end of its answer.
+    /// 0: no limit.
+    request_timeout_s: Option<Duration> = "600", SecondsOrNone { max: 604_800 }, "seconds";
+
+    /// How long a client may leave its answer unread before it is given up.
+    slow_client_timeout_s: Duration = "60", Seconds { min: 1, max: 86_400 }, "seconds";
+
+    /// How long answers in progress may go on after the daemon was told to stop.
+    drain_timeout_s: Duration = "30", Seconds { min: 0, max: 86_400 }, "seconds";
+
+    /// Temperature of requests that give none; 0 always takes the likeliest token.
+    default_temperature: f32 = "1.0", Number { min: 0.0, min_included: true, max: 2.0 };
+
+    /// top_p of requests that give none.
+    default_top_p: f32 = "1.0", Number { min: 0.0, min_included: false, max: 1.0 };
+
+    /// The least severe messages that are logged.
+    log_level: LevelFilter = "info", Choice {
+        placeholder: "LEVEL",
+        options: &[
+            ("off", LevelFilter::Off),
+            ("error", LevelFilter::Error),
+            ("warn", LevelFilter::Warn),
+            ("info", LevelFilter::Info),
+            ("debug", LevelFilter::Debug),
+            ("trace", LevelFilter::Trace),
+        ],
+    };
+
+    /// Where the log goes: text or json lines to standard error, or entries with fields
+    /// to the journal. auto: the journal if standard error leads there, else text.
+    log_format: LogFormat = "auto", Choice {
+        placeholder: "FORMAT",
+        options: &[
+            ("auto", LogFormat::Auto),
+            ("text", LogFormat::Text),
+            ("json", LogFormat::Json),
+            ("journal", LogFormat::Journal),
+        ],
+    };
+}
+
+impl Settings {
+    /// The name that the API calls the model by: the one set, else the folder's.
+    #[must_use]
+    pub fn served_model_name(&self) -> String {
+        let folder = || {
+            let path = self.model.as_ref()?;
+            // A folder given as "." or "models/demo/.." has its name only once resolved.
+            let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+            Some(path.file_name()?.to_string_lossy().into_owned())
+        };
+        self.model_name.clone().or_else(folder).unwrap_or_else(|| "phi-4".to_owned())
+    }
+}

@@ -1,0 +1,148 @@
+//! The types of settings that the standard library has no type for.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+
+/// Where the model's steps run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Provider {
+    /// ONNX Runtime's CPU kernels.
+    Cpu,
+    /// NVIDIA GPUs.
+    Cuda,
+    /// Windows GPUs.
+    DirectMl,
+}
+
+impl Provider {
+    /// The name that the settings know it by.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+            Self::DirectMl => "directml",
+        }
+    }
+}
+
+/// Where log lines go and how they look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// The journal if standard error leads there, else text.
+    Auto,
+    /// Lines of text to standard error.
+    Text,
+    /// Lines of JSON to standard error.
+    Json,
+    /// Entries with fields, to the journal.
+    Journal,
+}
+
+/// A TCP address to listen on: a host's name or address, and a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenAddress {
+    /// A name or an address; IPv6 addresses without brackets.
+    pub host: String,
+    /// The port; 0 lets the system choose.
+    pub port: u16,
+}
+
+impl ListenAddress {
+    /// Reads `host:port`, `1.2.3.4:port` or `[::1]:port`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (host, port) = text.rsplit_once(':')?;
+        let host = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            Some(inner) => inner.parse::<Ipv6Addr>().ok()?.to_string(),
+            None if is_host_name(host) => host.to_owned(),
+            None => return None,
+        };
+        // `u16::from_str` would take a sign.
+        if !port.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        let port = port.parse().ok()?;
+        Some(Self { host, port })
+    }
+
+    /// Whether only programs on this machine can reach it. Of names only `localhost` counts:
+    /// what any other name means is not this program's to decide.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        self.host.eq_ignore_ascii_case("localhost")
+            || self.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+fn is_host_name(host: &str) -> bool {
+    !host.is_empty()
+        && host
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn reads_names_and_both_address_families() {
+        for (text, host, loopback) in [
+            ("127.0.0.1:8484", "127.0.0.1", true),
+            ("127.8.0.1:8484", "127.8.0.1", true),
+            ("[::1]:8484", "::1", true),
+            ("localhost:8484", "localhost", true),
+            ("LocalHost:8484", "LocalHost", true),
+            ("0.0.0.0:8484", "0.0.0.0", false),
+            ("[::]:8484", "::", false),
+            ("box.example.org:8484", "box.example.org", false),
+        ] {
+            let address = ListenAddress::parse(text).expect(text);
+            assert_eq!((address.host.as_str(), address.port), (host, 8484));
+            assert_eq!(address.is_loopback(), loopback, "{text}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_not_host_and_port() {
+        for text in [
+            "",
+            "8484",
+            ":8484",
+            "localhost",
+            "localhost:",
+            "localhost:http",
+            "localhost:65536",
+            "localhost:+80",
+            "::1:8484",
+            "[::1]",
+            "[::1:8484",
+            "[localhost]:8484",
+            "http://localhost:8484",
+            "a b:1",
+        ] {
+            assert_eq!(ListenAddress::parse(text), None, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics_and_reads_back_what_it_writes(text in "[\\[\\]:.0-9a-z+-]{0,24}") {
+            if let Some(address) = ListenAddress::parse(&text) {
+                prop_assert_eq!(ListenAddress::parse(&address.to_string()), Some(address));
+            }
+        }
+    }
+}
