@@ -1,5 +1,9 @@
 //! Listening sockets.
 
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
 /// A socket that accepts connections.
 #[derive(Debug)]
 pub enum Listener {
@@ -7,4 +11,106 @@ pub enum Listener {
     Tcp(tokio::net::TcpListener),
     /// A Unix socket, for programs on this machine.
     Unix(tokio::net::UnixListener),
+}
+
+impl Listener {
+    /// The TCP address that it listens on; `None` for a Unix socket.
+    #[must_use]
+    pub fn tcp_address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().ok(),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// The path that it listens on; `None` for TCP and for sockets without a path.
+    #[must_use]
+    pub fn unix_path(&self) -> Option<PathBuf> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Unix(listener) => {
+                let address = listener.local_addr().ok()?;
+                address.as_pathname().map(ToOwned::to_owned)
+            }
+        }
+    }
+}
+
+/// Why a socket can't be listened on.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The system refused a TCP address.
+    #[error("cannot listen on {address}: {source}")]
+    Tcp {
+        /// The address as it was given.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A program answers on the Unix socket's path.
+    #[error("cannot listen on {}: another program is listening there", path.display())]
+    InUse {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Something that is no socket is at the path.
+    #[error("cannot listen on {}: there is a file that is no socket; it was left alone", path.display())]
+    NotASocket {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The folder belongs to somebody else, who could put another socket in place.
+    #[error(
+        "cannot listen on {}: its folder belongs to user {owner}, not to this program's user or root",
+        path.display()
+    )]
+    ForeignFolder {
+        /// The path.
+        path: PathBuf,
+        /// The folder's owner.
+        owner: u32,
+    },
+    /// The system refused to make the socket file.
+    #[error("cannot listen on {}: {action}: {source}", path.display())]
+    Unix {
+        /// The path.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Listens on a TCP address. Must be called within the tokio runtime.
+///
+/// # Errors
+/// If the name can't be resolved or the system refuses the address.
+pub async fn bind_tcp(host: &str, port: u16) -> Result<Listener, BindError> {
+    match tokio::net::TcpListener::bind((host, port)).await {
+        Ok(listener) => Ok(Listener::Tcp(listener)),
+        Err(source) => Err(BindError::Tcp {
+            address: if host.contains(':') {
+                format!("[{host}]:{port}")
+            } else {
+                format!("{host}:{port}")
+            },
+            source,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn port_0_is_resolved_and_a_taken_address_is_named() {
+        let listener = bind_tcp("127.0.0.1", 0).await.unwrap();
+        let address = listener.tcp_address().unwrap();
+        assert_ne!(address.port(), 0);
+        let error = bind_tcp("127.0.0.1", address.port()).await.unwrap_err();
+        let text = error.to_string();
+        assert!(text.starts_with(&format!("cannot listen on {address}: ")), "{text}");
+    }
 }

@@ -1,5 +1,23 @@
-//! What the operating system gives: sockets, signals, service notifications.
+//! What the operating system gives: sockets, signals, service notifications, cores.
 
+mod activation;
+mod cores;
 mod listen;
+mod notify;
+mod peer;
+mod signals;
+mod unix;
 
-pub use listen::Listener;
+pub use activation::{ActivationError, activated_listeners};
+pub use cores::physical_cores;
+pub use listen::{BindError, Listener, bind_tcp};
+pub use notify::{Notifier, State};
+pub use peer::Peer;
+pub use signals::{Signal, Signals};
+pub use unix::{SocketFile, bind_unix};
+
+/// The user that this process acts as.
+#[must_use]
+pub fn effective_uid() -> u32 {
+    nix::unistd::geteuid().as_raw()
+}
