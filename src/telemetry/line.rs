@@ -1,0 +1,161 @@
+//! How one message looks as a line of text or of JSON.
+
+use std::fmt::Write as _;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use log::Record;
+use log::kv::{Error, Key, Value, VisitSource};
+
+/// `2026-11-24T08:27:10.123Z INFO listening tcp=127.0.0.1:8484` and a line feed.
+pub(super) fn text(now: SystemTime, record: &Record<'_>) -> String {
+    let mut line = format!("{} {:<5} ", timestamp(now), record.level());
+    // A message must not be able to forge another line.
+    push_escaped(&mut line, &record.args().to_string());
+    for (key, value) in pairs(record) {
+        line.push(' ');
+        line.push_str(&key);
+        line.push('=');
+        if value.is_empty() || value.contains([' ', '"', '=']) {
+            // Debug of a string quotes and escapes it.
+            let _ = write!(line, "{value:?}");
+        } else {
+            push_escaped(&mut line, &value);
+        }
+    }
+    line.push('\n');
+    line
+}
+
+/// The same as a JSON object; key-values are its members as text.
+pub(super) fn json(now: SystemTime, record: &Record<'_>) -> String {
+    let mut object = serde_json::Map::new();
+    let mut put = |key: &str, value: String| object.insert(key.to_owned(), value.into());
+    put("time", timestamp(now));
+    put("level", record.level().as_str().to_ascii_lowercase());
+    put("target", record.target().to_owned());
+    put("message", record.args().to_string());
+    for (key, value) in pairs(record) {
+        if !object.contains_key(&key) {
+            object.insert(key, value.into());
+        }
+    }
+    let mut line = serde_json::Value::Object(object).to_string();
+    line.push('\n');
+    line
+}
+
+fn push_escaped(line: &mut String, text: &str) {
+    for character in text.chars() {
+        if character.is_control() {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+}
+
+fn pairs(record: &Record<'_>) -> Vec<(String, String)> {
+    struct Collect(Vec<(String, String)>);
+    impl<'kvs> VisitSource<'kvs> for Collect {
+        fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), Error> {
+            self.0.push((key.to_string(), value.to_string()));
+            Ok(())
+        }
+    }
+    let mut collect = Collect(Vec::new());
+    // Collecting never fails; what was collected is used either way.
+    let _ = record.key_values().visit(&mut collect);
+    collect.0
+}
+
+/// RFC 3339 in UTC with milliseconds.
+fn timestamp(now: SystemTime) -> String {
+    let since = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let seconds = since.as_secs();
+    let (year, month, day) = civil_date(seconds / 86_400);
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    let millis = since.subsec_millis();
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+}
+
+/// Year, month and day of a number of days since 1970-01-01. Years are counted from March, so that
+/// the leap day is the last of its year and each month's length follows from its number.
+fn civil_date(days: u64) -> (u64, u64, u64) {
+    const DAYS_TO_1970: u64 = 719_468;
+    const DAYS_IN_400_YEARS: u64 = 146_097;
+    let days = days + DAYS_TO_1970;
+    let (era, day) = (days / DAYS_IN_400_YEARS, days % DAYS_IN_400_YEARS);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day_of_year = day - (365 * year + year / 4 - year / 100);
+    let march_month = (5 * day_of_year + 2) / 153;
+    let day_of_month = day_of_year - (153 * march_month + 2) / 5 + 1;
+    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
+    let year = era * 400 + year + u64::from(month <= 2);
+    (year, month, day_of_month)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use log::Level;
+
+    fn at(seconds: u64, millis: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn timestamps_are_right_over_leap_days_and_centuries() {
+        // From `date -u -d @N +%FT%TZ`.
+        for (seconds, expected) in [
+            (0, "1970-01-01T00:00:00.007Z"),
+            (951_782_399, "2000-02-28T23:59:59.007Z"),
+            (951_782_400, "2000-02-29T00:00:00.007Z"),
+            (951_868_800, "2000-03-01T00:00:00.007Z"),
+            (1_709_210_096, "2024-02-29T12:34:56.007Z"),
+            (1_735_689_599, "2024-12-31T23:59:59.007Z"),
+            (4_107_542_400, "2100-03-01T00:00:00.007Z"),
+        ] {
+            assert_eq!(timestamp(at(seconds, 7)), expected);
+        }
+    }
+
+    #[test]
+    fn a_message_stays_on_its_line_and_shows_its_key_values() {
+        let pairs: &[(&str, &str)] = &[("tcp", "127.0.0.1:1"), ("model", "my phi"), ("x", "a\nb")];
+        let line = text(
+            at(0, 0),
+            &Record::builder()
+                .level(Level::Info)
+                .args(format_args!("one\ntwo"))
+                .key_values(&pairs)
+                .build(),
+        );
+        assert_eq!(
+            line,
+            "1970-01-01T00:00:00.000Z INFO  one\\ntwo tcp=127.0.0.1:1 model=\"my phi\" x=a\\nb\n"
+        );
+    }
+
+    #[test]
+    fn json_lines_parse_and_key_values_do_not_replace_the_message() {
+        let pairs: &[(&str, u64)] = &[("tokens", 7), ("message", 1)];
+        let line = json(
+            at(1, 5),
+            &Record::builder()
+                .level(Level::Warn)
+                .target("phi4d::cli")
+                .args(format_args!("say \"hi\"\n"))
+                .key_values(&pairs)
+                .build(),
+        );
+        assert_eq!(line.matches('\n').count(), 1);
+        let parsed: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(
+            parsed,
+            serde_json::json!({
+                "time": "1970-01-01T00:00:01.005Z", "level": "warn", "target": "phi4d::cli",
+                "message": "say \"hi\"\n", "tokens": "7",
+            })
+        );
+    }
+}
