@@ -9,6 +9,12 @@ pub enum SubmitError {
         /// Jobs that may wait.
         limit: usize,
     },
+    /// As many jobs of this caller wait as may.
+    #[error("this caller is at its limit of {limit} waiting requests; try again later")]
+    CallerFull {
+        /// Jobs of one caller that may wait.
+        limit: usize,
+    },
     /// The daemon is stopping.
     #[error("the server is shutting down and takes no new requests")]
     ShuttingDown,

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use tokio::sync::mpsc;
 
+use super::door::{Bounds, Door};
 use super::error::SubmitError;
 use super::message::Job;
 use crate::model::{Interrupt, ModelLimits};
@@ -29,25 +30,38 @@ pub struct Handle {
 /// What the engine's thread and its handles both see.
 pub(super) struct Shared {
     limits: ModelLimits,
-    queue: usize,
+    slots: usize,
     interrupt: Arc<dyn Interrupt>,
     draining: AtomicBool,
     pub(super) stopping: AtomicBool,
     pub(super) crashed: AtomicBool,
+    pub(super) door: Door,
     pub(super) counters: Counters,
 }
 
 impl Shared {
-    pub(super) fn new(limits: ModelLimits, queue: usize, interrupt: Arc<dyn Interrupt>) -> Self {
+    pub(super) fn new(
+        limits: ModelLimits,
+        slots: usize,
+        bounds: Bounds,
+        interrupt: Arc<dyn Interrupt>,
+    ) -> Self {
         Self {
             limits,
-            queue,
+            slots,
             interrupt,
             draining: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             crashed: AtomicBool::new(false),
+            door: Door::new(bounds),
             counters: Counters::default(),
         }
+    }
+
+    /// Counts every job that has not ended as failed: their channels are gone.
+    pub(super) fn fail_all_open(&self) {
+        let open = self.door.empty() + self.counters.running.swap(0, Ordering::AcqRel);
+        self.counters.failed.fetch_add(open as u64, Ordering::AcqRel);
     }
 }
 
@@ -57,46 +71,33 @@ impl fmt::Debug for Shared {
     }
 }
 
-/// Counts of jobs and tokens. Handles write `accepted` and raise `waiting`; the rest is written by
-/// the engine's thread.
+/// Counts of jobs and tokens. Handles write `accepted`; the rest is written by the engine's thread.
 ///
 /// A job is counted at its new place before it leaves the old one, and readers look in the order
 /// that jobs move, so that a job in motion may be seen twice and never nowhere.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     accepted: AtomicU64,
-    waiting: AtomicUsize,
-    running: AtomicUsize,
+    pub(super) running: AtomicUsize,
     pub(super) finished: AtomicU64,
     pub(super) cancelled: AtomicU64,
     pub(super) failed: AtomicU64,
+    pub(super) preempted: AtomicU64,
     pub(super) prompt_tokens: AtomicU64,
+    pub(super) cached_prompt_tokens: AtomicU64,
     pub(super) generated_tokens: AtomicU64,
+    pub(super) draft_tokens: AtomicU64,
+    pub(super) accepted_draft_tokens: AtomicU64,
     pub(super) steps: AtomicU64,
+    pub(super) kv_tokens: AtomicUsize,
+    pub(super) kv_cached_tokens: AtomicUsize,
+    pub(super) kv_budget_tokens: AtomicUsize,
 }
 
 impl Counters {
-    /// A job left the queue.
-    pub(super) fn leave_queue(&self) {
-        self.waiting.fetch_sub(1, Ordering::AcqRel);
-    }
-
-    /// A job left the queue to run.
-    pub(super) fn start_running(&self) {
-        self.running.fetch_add(1, Ordering::AcqRel);
-        self.leave_queue();
-    }
-
-    /// A running job came to an end, to be counted by `end`.
-    pub(super) fn stop_running(&self, end: fn(&Self) -> &AtomicU64) {
-        end(self).fetch_add(1, Ordering::AcqRel);
-        self.running.fetch_sub(1, Ordering::AcqRel);
-    }
-
-    /// Counts every job that has not ended as failed: their channels are gone.
-    pub(super) fn fail_all_open(&self) {
-        let open = self.waiting.swap(0, Ordering::AcqRel) + self.running.swap(0, Ordering::AcqRel);
-        self.failed.fetch_add(open as u64, Ordering::Relaxed);
+    /// Adds to a counter that only the engine's thread writes.
+    pub(super) fn add(counter: &AtomicU64, count: usize) {
+        counter.fetch_add(count as u64, Ordering::Relaxed);
     }
 }
 
@@ -104,11 +105,11 @@ impl Counters {
 /// `finished + cancelled + failed`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stats {
-    /// Slots there are.
+    /// Sequences that can run at once.
     pub slots: usize,
     /// Jobs that wait for a slot.
     pub waiting: usize,
-    /// Sequences that hold a slot now.
+    /// Sequences that run now.
     pub running: usize,
     /// Jobs accepted since the start. Each ends as exactly one of finished, cancelled, failed.
     pub accepted: u64,
@@ -118,12 +119,26 @@ pub struct Stats {
     pub cancelled: u64,
     /// Jobs that ended in an error.
     pub failed: u64,
+    /// Times that a running sequence was put back to wait, for want of KV memory.
+    pub preempted: u64,
     /// Prompt tokens read by the model.
     pub prompt_tokens: u64,
+    /// Prompt tokens that were cached already.
+    pub cached_prompt_tokens: u64,
     /// Tokens generated, stop tokens included.
     pub generated_tokens: u64,
+    /// Tokens guessed and put to the model.
+    pub draft_tokens: u64,
+    /// Guessed tokens that were right.
+    pub accepted_draft_tokens: u64,
     /// Model steps run.
     pub steps: u64,
+    /// Tokens in the KV cache, in whole blocks.
+    pub kv_tokens: usize,
+    /// Of these, tokens kept for sequences that have ended.
+    pub kv_cached_tokens: usize,
+    /// Tokens that the KV cache may hold.
+    pub kv_budget_tokens: usize,
 }
 
 impl Handle {
@@ -134,29 +149,27 @@ impl Handle {
     /// Queues a job.
     ///
     /// # Errors
-    /// [`SubmitError::Full`] if as many jobs wait as may, [`SubmitError::ShuttingDown`] while
-    /// draining, [`SubmitError::Stopped`] if the engine's thread has ended.
+    /// [`SubmitError::Full`] or [`SubmitError::CallerFull`] if as many jobs wait as may,
+    /// [`SubmitError::ShuttingDown`] while draining, [`SubmitError::Stopped`] if the engine's
+    /// thread has ended.
     pub fn submit(&self, job: Job) -> Result<(), SubmitError> {
-        let counters = &self.shared.counters;
-        let limit = self.shared.queue;
         if self.shared.draining.load(Ordering::Acquire) {
             return Err(SubmitError::ShuttingDown);
         }
-        let room = |waiting: usize| (waiting < limit).then_some(waiting + 1);
-        if counters.waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, room).is_err() {
-            return Err(SubmitError::Full { limit });
-        }
-        counters.accepted.fetch_add(1, Ordering::Relaxed);
+        let caller = job.caller;
+        self.shared.door.enter(caller)?;
+        self.shared.counters.accepted.fetch_add(1, Ordering::AcqRel);
         if self.commands.try_send(Command::Run(Box::new(job))).is_err() {
             // The channel holds all that may wait, so it is closed: the engine has ended.
-            counters.accepted.fetch_sub(1, Ordering::Relaxed);
-            counters.leave_queue();
+            self.shared.counters.accepted.fetch_sub(1, Ordering::AcqRel);
+            self.shared.door.leave(caller);
             return Err(SubmitError::Stopped);
         }
         Ok(())
     }
 
-    /// The model's limits.
+    /// The model's limits, as the engine uses them: `context_tokens` is what one sequence may
+    /// have in the KV cache's memory.
     #[must_use]
     pub fn limits(&self) -> &ModelLimits {
         &self.shared.limits
@@ -167,17 +180,25 @@ impl Handle {
     pub fn stats(&self) -> Stats {
         let counters = &self.shared.counters;
         let total = |counter: &AtomicU64| counter.load(Ordering::Acquire);
+        let gauge = |counter: &AtomicUsize| counter.load(Ordering::Acquire);
         Stats {
-            slots: self.shared.limits.slots,
-            waiting: counters.waiting.load(Ordering::Acquire),
-            running: counters.running.load(Ordering::Acquire),
+            slots: self.shared.slots,
+            waiting: self.shared.door.waiting(),
+            running: gauge(&counters.running),
             accepted: total(&counters.accepted),
             finished: total(&counters.finished),
             cancelled: total(&counters.cancelled),
             failed: total(&counters.failed),
+            preempted: total(&counters.preempted),
             prompt_tokens: total(&counters.prompt_tokens),
+            cached_prompt_tokens: total(&counters.cached_prompt_tokens),
             generated_tokens: total(&counters.generated_tokens),
+            draft_tokens: total(&counters.draft_tokens),
+            accepted_draft_tokens: total(&counters.accepted_draft_tokens),
             steps: total(&counters.steps),
+            kv_tokens: gauge(&counters.kv_tokens),
+            kv_cached_tokens: gauge(&counters.kv_cached_tokens),
+            kv_budget_tokens: gauge(&counters.kv_budget_tokens),
         }
     }
 

@@ -13,6 +13,10 @@ pub struct CallerId(pub u64);
 pub struct Job {
     /// Who asked.
     pub caller: CallerId,
+    /// Higher goes before lower among one caller's waiting jobs; 0 is usual.
+    pub priority: i32,
+    /// Cached tokens are shared only between jobs of equal scope; 0 is the common one.
+    pub cache_scope: u64,
     /// Prompt token ids, at least one, all below the vocabulary's size.
     pub prompt: Vec<u32>,
     /// How to choose tokens.

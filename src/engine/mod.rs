@@ -3,14 +3,19 @@
 //! Its door is [`Handle::submit`]: a [`Job`] goes in, [`Event`]s come out of the job's channel.
 //! Nothing here knows text, JSON or HTTP, or how the model is run.
 
+mod door;
+mod draft;
 mod error;
 mod handle;
 mod kv;
 mod message;
+mod pace;
+mod queue;
 mod run;
 mod sampler;
 mod scheduler;
 mod sequence;
+mod step;
 #[cfg(test)]
 mod tests;
 

@@ -1,6 +1,5 @@
-//! The engine's thread: takes jobs, plans steps, runs them and sends what they yield.
+//! The engine's thread: takes jobs, gives them rows, plans steps and lets sequences go.
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,25 +9,53 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
 
+use super::door::Bounds;
 use super::handle::{Command, Counters, Handle, Shared};
-use super::kv::Slots;
-use super::message::{Event, FinishReason, Job, JobError};
+use super::kv::{Action, Cache, Sizes};
+use super::message::JobError;
+use super::pace::Pace;
+use super::queue::Queue;
 use super::sampler::Scratch;
 use super::scheduler::{Scheduler, StepPlan};
 use super::sequence::Sequence;
-use crate::model::{Interrupt, Logits, ModelLimits, RunError, Runner};
+use crate::model::{Interrupt, ModelLimits, Runner};
 
 /// How long to wait before looking again whether a parked sequence's receiver has room. The
 /// channel tells nobody, and this is far below what a reader of the stream could notice.
 const PARKED_POLL: Duration = Duration::from_millis(2);
 
 /// Fixed choices of the engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Options {
+    /// Sequences that run at once; at most the runner's slots. The slots beyond keep the cached
+    /// prefixes of sequences that have ended.
+    pub max_running: usize,
     /// Jobs that may wait for a slot; one more is refused.
     pub queue: usize,
+    /// Jobs of one caller that may wait.
+    pub queue_per_caller: usize,
     /// How long a sequence may be parked because its receiver takes no events.
     pub slow_client_timeout: Duration,
+    /// Bytes of KV cache that all sequences and prefixes together may take.
+    pub kv_cache_bytes: usize,
+    /// Share of the time that prompts get while others decode, in (0, 1).
+    pub prefill_share: f64,
+    /// The most tokens guessed ahead for a sequence that decodes alone; 0 guesses none.
+    pub draft_tokens: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            max_running: 8,
+            queue: 128,
+            queue_per_caller: 64,
+            slow_client_timeout: Duration::from_secs(60),
+            kv_cache_bytes: usize::MAX,
+            prefill_share: 0.5,
+            draft_tokens: 7,
+        }
+    }
 }
 
 /// The running engine. Dropping it leaves the thread running until all handles are gone.
@@ -38,10 +65,26 @@ pub struct Engine {
     handle: Handle,
 }
 
-/// The engine's thread could not be started.
+/// The engine could not be started.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot start the engine's thread: {0}")]
-pub struct StartError(#[from] std::io::Error);
+pub enum StartError {
+    /// The system has no thread to give.
+    #[error("cannot start the engine's thread: {0}")]
+    Thread(#[from] std::io::Error),
+    /// The memory for the KV cache does not hold one short sequence.
+    #[error(
+        "kv_cache_bytes: {bytes} holds {tokens} tokens of this model's KV cache; at least \
+         {least} are needed"
+    )]
+    Memory {
+        /// What was given.
+        bytes: usize,
+        /// Tokens that it holds.
+        tokens: usize,
+        /// Tokens that are needed.
+        least: usize,
+    },
+}
 
 /// The engine's thread panicked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -51,22 +94,42 @@ pub struct Crashed;
 /// Starts the engine's thread, which owns `runner` from now on.
 ///
 /// # Errors
-/// If the system has no thread to give.
+/// If the KV cache's memory is too small, or the system has no thread to give.
 pub fn start(
     runner: Box<dyn Runner>,
     interrupt: Arc<dyn Interrupt>,
     options: Options,
 ) -> Result<Engine, StartError> {
-    let shared = Arc::new(Shared::new(runner.limits().clone(), options.queue, interrupt));
+    let mut limits = runner.limits().clone();
+    let budget_tokens = options.kv_cache_bytes / limits.kv_bytes_per_token.max(1);
+    let least = limits.context_tokens.min(2 * limits.kv_block_tokens);
+    if budget_tokens < least {
+        let bytes = options.kv_cache_bytes;
+        return Err(StartError::Memory { bytes, tokens: budget_tokens, least });
+    }
+    // What one sequence can have is what all can have, in whole blocks.
+    let blocks = budget_tokens / limits.kv_block_tokens * limits.kv_block_tokens;
+    limits.context_tokens = limits.context_tokens.min(blocks.max(least));
+    let max_running = options.max_running.clamp(1, limits.slots);
+    let full_row = limits.context_tokens.next_multiple_of(limits.kv_block_tokens);
+    let sizes = Sizes {
+        rows: limits.slots,
+        max_live: max_running,
+        row_tokens: limits.context_tokens,
+        block_tokens: limits.kv_block_tokens,
+        budget_tokens: blocks.max(least).min(limits.slots * full_row),
+    };
+    let bounds = Bounds { total: options.queue, per_caller: options.queue_per_caller };
+    let shared = Arc::new(Shared::new(limits.clone(), max_running, bounds, interrupt));
     // Waiting jobs are counted at the door, so the channel itself is never the limit: it has room
     // for all that may wait and for the command to stop.
     let (sender, receiver) = mpsc::channel(options.queue + 1);
     let handle = Handle::new(sender, Arc::clone(&shared));
-    let core = Core::new(runner, receiver, shared, options);
+    let core = Core::new(runner, receiver, shared, options, sizes);
     let thread = std::thread::Builder::new().name("phi4d-engine".into()).spawn(move || {
         let shared = Arc::clone(&core.shared);
         if catch_unwind(AssertUnwindSafe(|| core.run())).is_err() {
-            shared.counters.fail_all_open();
+            shared.fail_all_open();
             shared.crashed.store(true, Ordering::Release);
         }
     })?;
@@ -92,27 +155,23 @@ impl Engine {
     }
 }
 
-/// All that the engine's thread owns.
-struct Core {
-    runner: Box<dyn Runner>,
+/// All that the engine's thread owns. Steps are in [`super::step`].
+pub(super) struct Core {
+    pub(super) runner: Box<dyn Runner>,
     commands: mpsc::Receiver<Command>,
-    shared: Arc<Shared>,
-    options: Options,
-    limits: ModelLimits,
+    pub(super) shared: Arc<Shared>,
+    pub(super) options: Options,
+    pub(super) limits: ModelLimits,
     scheduler: Scheduler,
-    slots: Slots,
-    waiting: VecDeque<Job>,
-    /// By slot.
-    live: Vec<Option<Sequence>>,
+    pub(super) pace: Pace,
+    pub(super) cache: Cache<Sequence>,
+    waiting: Queue<Sequence>,
     arrivals: u64,
-    scratch: Scratch,
+    pub(super) scratch: Scratch,
 }
 
-/// Why the loop ends.
-enum Stop {
-    /// Nobody can submit any more, or the engine was told to stop.
-    Told,
-}
+/// The engine was told to stop, or nobody can submit any more.
+struct Stop;
 
 impl Core {
     fn new(
@@ -120,13 +179,20 @@ impl Core {
         commands: mpsc::Receiver<Command>,
         shared: Arc<Shared>,
         options: Options,
+        sizes: Sizes,
     ) -> Self {
-        let limits = runner.limits().clone();
+        let mut limits = runner.limits().clone();
+        limits.context_tokens = sizes.row_tokens;
+        shared.counters.kv_budget_tokens.store(sizes.budget_tokens, Ordering::Release);
         Self {
-            scheduler: Scheduler::new(limits.max_prefill_tokens),
-            slots: Slots::new(limits.slots),
-            live: (0..limits.slots).map(|_| None).collect(),
-            waiting: VecDeque::new(),
+            pace: Pace::new(
+                options.prefill_share,
+                limits.max_prefill_tokens,
+                options.draft_tokens + 1,
+            ),
+            cache: Cache::new(sizes),
+            scheduler: Scheduler::default(),
+            waiting: Queue::new(),
             arrivals: 0,
             scratch: Scratch::default(),
             runner,
@@ -147,217 +213,191 @@ impl Core {
         self.take_commands()?;
         let now = Instant::now();
         self.drop_departed(now);
-        self.admit();
-        let candidates: Vec<_> =
-            self.live.iter_mut().flatten().map(|sequence| sequence.candidate(now)).collect();
-        match self.scheduler.plan(&candidates) {
-            StepPlan::Idle if candidates.is_empty() => Ok(()),
-            StepPlan::Idle => {
-                std::thread::sleep(PARKED_POLL);
-                Ok(())
-            }
-            StepPlan::Prefill { slot, tokens } => {
-                self.prefill(slot, tokens);
-                Ok(())
-            }
-            StepPlan::Decode { first, rows } => {
-                self.decode(first, rows);
-                Ok(())
+        self.admit(now);
+        let decoding = self.cache.decoding();
+        let mut candidates = Vec::with_capacity(self.cache.live());
+        for row in 0..self.cache.live() {
+            let cached = self.cache.tokens(row).len();
+            if let Some(sequence) = self.cache.sequence_mut(row) {
+                candidates.push(sequence.candidate(row, cached, row < decoding, now));
             }
         }
+        let chunk = self.pace.chunk(decoding > 0);
+        match self.scheduler.plan(&candidates, chunk) {
+            StepPlan::Idle if candidates.is_empty() => {}
+            StepPlan::Idle => std::thread::sleep(PARKED_POLL),
+            StepPlan::Prefill { row, tokens } => self.prefill(row, tokens),
+            StepPlan::Decode { first, rows: 1 } => self.decode_one(first, candidates.len() == 1),
+            StepPlan::Decode { first, rows } => self.decode(first, rows),
+        }
+        self.publish();
+        Ok(())
     }
 
     /// Takes what is in the channel; waits for something if there is nothing else to do.
     fn take_commands(&mut self) -> Result<(), Stop> {
         if self.shared.stopping.load(Ordering::Acquire) {
-            return Err(Stop::Told);
+            return Err(Stop);
         }
-        if self.waiting.is_empty() && self.live.iter().all(Option::is_none) {
-            let command = self.commands.blocking_recv().ok_or(Stop::Told)?;
+        if self.waiting.is_empty() && self.cache.live() == 0 {
+            let command = self.commands.blocking_recv().ok_or(Stop)?;
             self.take_command(command)?;
         }
         loop {
             match self.commands.try_recv() {
                 Ok(command) => self.take_command(command)?,
-                Err(TryRecvError::Empty) => return Ok(()),
-                // Jobs that were accepted still run to their end.
-                Err(TryRecvError::Disconnected) => return Ok(()),
+                // Where nobody can submit any more, jobs that were accepted still run to their end.
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return Ok(()),
             }
         }
     }
 
     fn take_command(&mut self, command: Command) -> Result<(), Stop> {
-        match command {
-            Command::Run(job) => {
-                self.waiting.push_back(*job);
-                Ok(())
-            }
-            Command::Stop => Err(Stop::Told),
-        }
+        let Command::Run(job) = command else { return Err(Stop) };
+        let row_tokens = self.limits.context_tokens;
+        let sequence = Sequence::new(*job, self.arrivals, Instant::now(), row_tokens);
+        self.arrivals += 1;
+        self.waiting.push(sequence.ticket(), sequence);
+        Ok(())
     }
 
     /// Ends what nobody waits for any more and what is overdue.
     fn drop_departed(&mut self, now: Instant) {
-        let counters = &self.shared.counters;
-        self.waiting.retain(|job| {
-            if job.events.is_closed() {
-                counters.cancelled.fetch_add(1, Ordering::Relaxed);
-                counters.leave_queue();
-                return false;
-            }
-            if job.deadline.is_some_and(|deadline| now >= deadline) {
-                counters.failed.fetch_add(1, Ordering::Relaxed);
-                counters.leave_queue();
-                let _ = job.events.try_send(Event::Failed(JobError::DeadlineExceeded));
-                return false;
-            }
-            true
-        });
-        for slot in 0..self.live.len() {
-            let Some(sequence) = &self.live[slot] else {
-                continue;
-            };
+        let slow_client = self.options.slow_client_timeout;
+        let leaves = |sequence: &Sequence| {
+            sequence.is_abandoned() || sequence.overdue(now, slow_client).is_some()
+        };
+        for sequence in self.waiting.remove(leaves) {
+            self.leave_queue(sequence, now);
+        }
+        // Downwards, since retiring moves rows that were seen already.
+        for row in (0..self.cache.live()).rev() {
+            let Some(sequence) = self.cache.sequence(row) else { continue };
             if sequence.is_abandoned() {
-                drop(self.retire(slot, |counters| &counters.cancelled));
-            } else if let Some(error) = sequence.overdue(now, self.options.slow_client_timeout) {
-                self.fail(slot, error);
+                drop(self.retire(row, true, |counters| &counters.cancelled));
+            } else if let Some(error) = sequence.overdue(now, slow_client) {
+                self.fail(row, true, error);
             }
         }
     }
 
-    /// Gives free slots to the jobs that waited longest.
-    fn admit(&mut self) {
-        while !self.waiting.is_empty() {
-            let Some(slot) = self.slots.take() else {
-                return;
-            };
-            let Some(job) = self.waiting.pop_front() else {
-                return;
-            };
-            let context_tokens = self.limits.context_tokens;
-            let sequence = Sequence::begin(job, slot, self.arrivals, context_tokens);
-            self.live[slot] = Some(sequence);
-            self.arrivals += 1;
-            self.shared.counters.start_running();
-        }
-    }
-
-    fn prefill(&mut self, slot: usize, count: usize) {
-        let Some(sequence) = &mut self.live[slot] else {
-            return;
-        };
-        let result = self.runner.prefill(slot, sequence.cached(), sequence.pending(count), 1);
+    /// Ends a waiting sequence that is abandoned or overdue.
+    fn leave_queue(&mut self, sequence: Sequence, now: Instant) {
         let counters = &self.shared.counters;
-        counters.steps.fetch_add(1, Ordering::Relaxed);
-        let outcome = match result {
-            Err(error) => Err(job_error(error)),
-            Ok(logits) => {
-                counters.prompt_tokens.fetch_add(count as u64, Ordering::Relaxed);
-                if sequence.advance(count) {
-                    counters.generated_tokens.fetch_add(1, Ordering::Relaxed);
-                    sample(sequence, &logits, 0, &mut self.scratch)
-                } else {
-                    Ok(None)
-                }
-            }
-        };
-        self.settle(slot, outcome);
-    }
-
-    fn decode(&mut self, first: usize, rows: usize) {
-        let mut tokens = Vec::with_capacity(rows);
-        let mut past = Vec::with_capacity(rows);
-        for sequence in self.live[first..first + rows].iter().flatten() {
-            tokens.extend_from_slice(sequence.pending(1));
-            past.push(sequence.cached());
-        }
-        let counters = &self.shared.counters;
-        counters.steps.fetch_add(1, Ordering::Relaxed);
-        let outcomes: Vec<_> = match self.runner.decode(first, &tokens, &past) {
-            Err(error) => vec![Err(job_error(error)); rows],
-            Ok(logits) => self.live[first..first + rows]
-                .iter_mut()
-                .flatten()
-                .enumerate()
-                .map(|(row, sequence)| {
-                    sequence.advance(1);
-                    counters.generated_tokens.fetch_add(1, Ordering::Relaxed);
-                    sample(sequence, &logits, row, &mut self.scratch)
-                })
-                .collect(),
-        };
-        for (slot, outcome) in (first..).zip(outcomes) {
-            self.settle(slot, outcome);
-        }
-    }
-
-    /// Goes on with, finishes or fails the sequence in `slot` after a step.
-    fn settle(&mut self, slot: usize, outcome: Result<Option<FinishReason>, JobError>) {
-        match outcome {
-            Ok(None) => {}
-            Ok(Some(reason)) => {
-                if let Some(sequence) = self.retire(slot, |counters| &counters.finished) {
-                    sequence.finish(reason);
-                }
-            }
-            Err(error) => {
-                log::error!(slot; "a sequence failed: {error}");
-                self.fail(slot, error);
-            }
-        }
-    }
-
-    fn fail(&mut self, slot: usize, error: JobError) {
-        if let Some(sequence) = self.retire(slot, |counters| &counters.failed) {
+        let caller = sequence.ticket().caller;
+        let error = sequence.overdue(now, self.options.slow_client_timeout);
+        let abandoned = sequence.is_abandoned();
+        let end = if abandoned { &counters.cancelled } else { &counters.failed };
+        end.fetch_add(1, Ordering::AcqRel);
+        self.shared.door.leave(caller);
+        if let Some(error) = error {
             sequence.fail(error);
         }
     }
 
-    /// Takes the sequence out of `slot`, frees the slot and counts how it ended; only then is its
-    /// receiver told, so that whoever hears of an end finds it counted.
-    fn retire(&mut self, slot: usize, end: fn(&Counters) -> &AtomicU64) -> Option<Sequence> {
-        let sequence = self.live[slot].take()?;
-        self.slots.give_back(sequence.slot());
-        self.runner.release(slot, 0);
-        self.shared.counters.stop_running(end);
+    /// Gives rows to waiting sequences, in the queue's order, as long as they fit.
+    fn admit(&mut self, now: Instant) {
+        while let Some(next) = self.waiting.next(now) {
+            let admission = self.cache.admit(next.tokens(), next.cache_scope());
+            let Some(admission) = admission else { return };
+            self.do_actions();
+            let Some((ticket, mut sequence)) = self.waiting.take(now) else { return };
+            let counters = &self.shared.counters;
+            Counters::add(&counters.cached_prompt_tokens, admission.cached);
+            sequence.start(admission.cached);
+            self.cache.place(admission, sequence);
+            counters.running.fetch_add(1, Ordering::AcqRel);
+            self.shared.door.leave(ticket.caller);
+        }
+    }
+
+    /// Makes room for `count` more tokens in `row`; puts back the sequences that came last where
+    /// it must. Returns the row's place afterwards, or `None` if the sequence itself was put back.
+    pub(super) fn make_room(&mut self, row: usize, count: usize) -> Option<usize> {
+        let arrival = self.cache.sequence(row)?.arrival();
+        loop {
+            let arrivals = self.live_arrivals();
+            let row = arrivals.iter().position(|&other| other == arrival)?;
+            if self.cache.grow(row, count) {
+                self.do_actions();
+                return Some(row);
+            }
+            let last = (0..arrivals.len()).max_by_key(|&row| arrivals[row])?;
+            self.preempt(last);
+        }
+    }
+
+    /// When the sequences of the live rows came, by row.
+    fn live_arrivals(&self) -> Vec<u64> {
+        let sequences = (0..self.cache.live()).filter_map(|row| self.cache.sequence(row));
+        sequences.map(Sequence::arrival).collect()
+    }
+
+    /// Puts the sequence in `row` back to wait. Its tokens stay cached while there is room.
+    fn preempt(&mut self, row: usize) {
+        let Some(sequence) = self.cache.retire(row, true) else { return };
+        self.do_actions();
+        let ticket = sequence.ticket();
+        self.shared.door.enter_again(ticket.caller);
+        self.shared.counters.running.fetch_sub(1, Ordering::AcqRel);
+        Counters::add(&self.shared.counters.preempted, 1);
+        self.waiting.put_back(ticket, sequence);
+    }
+
+    pub(super) fn fail(&mut self, row: usize, keep: bool, error: JobError) {
+        if let Some(sequence) = self.retire(row, keep, |counters| &counters.failed) {
+            sequence.fail(error);
+        }
+    }
+
+    /// Takes the sequence out of `row` and counts how it ended; only then is its receiver told, so
+    /// that whoever hears of an end finds it counted. `keep` keeps the row's tokens as a prefix.
+    pub(super) fn retire(
+        &mut self,
+        row: usize,
+        keep: bool,
+        end: fn(&Counters) -> &AtomicU64,
+    ) -> Option<Sequence> {
+        let sequence = self.cache.retire(row, keep)?;
+        self.do_actions();
+        self.publish();
+        let counters = &self.shared.counters;
+        end(counters).fetch_add(1, Ordering::AcqRel);
+        counters.running.fetch_sub(1, Ordering::AcqRel);
         Some(sequence)
     }
 
+    /// Does with the memory what the cache's book-keeping says.
+    pub(super) fn do_actions(&mut self) {
+        for action in self.cache.take_actions() {
+            match action {
+                Action::Swap { rows, tokens } => self.runner.swap(rows, tokens),
+                Action::Copy { from, to, tokens } => self.runner.copy(from, to, tokens),
+                Action::Release { row, keep } => self.runner.release(row, keep),
+            }
+        }
+    }
+
+    fn publish(&self) {
+        let counters = &self.shared.counters;
+        counters.kv_tokens.store(self.cache.held_tokens(), Ordering::Release);
+        counters.kv_cached_tokens.store(self.cache.cached_tokens(), Ordering::Release);
+    }
+
     fn fail_all(&mut self, error: &JobError) {
-        for slot in 0..self.live.len() {
-            self.fail(slot, error.clone());
+        for row in (0..self.cache.live()).rev() {
+            self.fail(row, true, error.clone());
         }
         self.commands.close();
         while let Ok(command) = self.commands.try_recv() {
-            if let Command::Run(job) = command {
-                self.waiting.push_back(*job);
+            if self.take_command(command).is_err() {
+                continue;
             }
         }
-        for job in self.waiting.drain(..) {
-            self.shared.counters.failed.fetch_add(1, Ordering::Relaxed);
-            self.shared.counters.leave_queue();
-            let _ = job.events.try_send(Event::Failed(error.clone()));
+        for sequence in self.waiting.remove(|_| true) {
+            self.shared.counters.failed.fetch_add(1, Ordering::AcqRel);
+            self.shared.door.leave(sequence.ticket().caller);
+            sequence.fail(error.clone());
         }
-    }
-}
-
-/// Chooses the next token of `sequence` from row `row`. Returns why the sequence is over, if it is.
-fn sample(
-    sequence: &mut Sequence,
-    logits: &Logits<'_>,
-    row: usize,
-    scratch: &mut Scratch,
-) -> Result<Option<FinishReason>, JobError> {
-    let choice = sequence
-        .sampler()
-        .choose(logits.row(row), scratch)
-        .map_err(|error| JobError::Model(error.to_string()))?;
-    Ok(sequence.take(choice))
-}
-
-fn job_error(error: RunError) -> JobError {
-    match error {
-        RunError::Interrupted => JobError::ShuttingDown,
-        RunError::Runtime(reason) => JobError::Model(reason),
     }
 }

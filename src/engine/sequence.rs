@@ -1,66 +1,87 @@
-//! One job that holds a slot.
+//! One job: waiting, running, or put back to wait again.
 
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use super::draft::Acceptance;
 use super::message::{Event, FinishReason, Job, JobError, Token};
+use super::queue::Ticket;
 use super::sampler::{Choice, Sampler};
 use super::scheduler::Candidate;
 
-/// Events that one step may send for one sequence: a token and the end.
+/// Events that a plain step may send for one sequence: a token and the end.
 const EVENTS_PER_STEP: usize = 2;
 
-/// One job that holds a slot.
+/// One job.
 #[derive(Debug)]
 pub(super) struct Sequence {
-    slot: usize,
     arrival: u64,
+    ticket: Ticket,
+    cache_scope: u64,
     /// Prompt, then output.
     tokens: Vec<u32>,
-    /// Tokens at the front of `tokens` whose keys and values are in the slot.
-    cached: usize,
     /// Length of `tokens` at which the job ends.
     end: usize,
     stop_tokens: Vec<u32>,
     deadline: Option<Instant>,
+    started: bool,
     /// Since when the receiver has had no room; `None` while it has.
     parked_since: Option<Instant>,
     sampler: Sampler,
+    acceptance: Acceptance,
     events: mpsc::Sender<Event>,
 }
 
 impl Sequence {
-    /// Begins `job` in `slot` of a cache that holds `context_tokens`.
-    pub(super) fn begin(job: Job, slot: usize, arrival: u64, context_tokens: usize) -> Self {
-        let end = job.prompt.len().saturating_add(job.max_tokens).min(context_tokens);
-        let sampler = Sampler::new(job.sampling, &job.prompt, rand::random());
-        let sequence = Self {
-            slot,
+    /// The sequence of `job`, which came as number `arrival`, for rows of `row_tokens`.
+    pub(super) fn new(job: Job, arrival: u64, now: Instant, row_tokens: usize) -> Self {
+        let end = job.prompt.len().saturating_add(job.max_tokens).min(row_tokens);
+        let ticket = Ticket { caller: job.caller, priority: job.priority, arrived: now };
+        Self {
             arrival,
+            ticket,
+            cache_scope: job.cache_scope,
+            sampler: Sampler::new(job.sampling, &job.prompt, rand::random()),
             tokens: job.prompt,
-            cached: 0,
             end,
             stop_tokens: job.stop_tokens,
             deadline: job.deadline,
+            started: false,
             parked_since: None,
-            sampler,
+            acceptance: Acceptance::new(),
             events: job.events,
-        };
-        sequence.send(Event::Started { cached_tokens: 0 });
-        sequence
+        }
     }
 
-    pub(super) fn slot(&self) -> usize {
-        self.slot
+    pub(super) fn arrival(&self) -> u64 {
+        self.arrival
     }
 
-    pub(super) fn cached(&self) -> usize {
-        self.cached
+    pub(super) fn ticket(&self) -> Ticket {
+        self.ticket
+    }
+
+    pub(super) fn cache_scope(&self) -> u64 {
+        self.cache_scope
+    }
+
+    /// Prompt and output so far.
+    pub(super) fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Tokens that may still be generated.
+    pub(super) fn remaining(&self) -> usize {
+        self.end - self.tokens.len()
     }
 
     pub(super) fn sampler(&mut self) -> &mut Sampler {
         &mut self.sampler
+    }
+
+    pub(super) fn acceptance(&mut self) -> &mut Acceptance {
+        &mut self.acceptance
     }
 
     /// Whether nobody listens any more.
@@ -77,8 +98,23 @@ impl Sequence {
         (now.duration_since(parked) >= slow_client).then_some(JobError::SlowClient)
     }
 
-    /// Notes whether the receiver has room, and says how the scheduler sees the sequence.
-    pub(super) fn candidate(&mut self, now: Instant) -> Candidate {
+    /// Tells the receiver that the prompt is being read, the first time.
+    pub(super) fn start(&mut self, cached_tokens: usize) {
+        if !self.started {
+            self.started = true;
+            self.send(Event::Started { cached_tokens });
+        }
+    }
+
+    /// How the scheduler sees the sequence in `row`, which holds `cached` of its tokens. Notes
+    /// whether the receiver has room.
+    pub(super) fn candidate(
+        &mut self,
+        row: usize,
+        cached: usize,
+        decodes: bool,
+        now: Instant,
+    ) -> Candidate {
         let ready = self.events.capacity() >= EVENTS_PER_STEP;
         if ready {
             self.parked_since = None;
@@ -86,24 +122,20 @@ impl Sequence {
             self.parked_since.get_or_insert(now);
         }
         Candidate {
-            slot: self.slot,
+            row,
             arrival: self.arrival,
-            cached: self.cached,
-            pending: self.tokens.len() - self.cached,
+            pending: self.tokens.len() - cached,
+            decodes,
             ready,
         }
     }
 
-    /// The next `count` tokens for the model to read.
-    pub(super) fn pending(&self, count: usize) -> &[u32] {
-        &self.tokens[self.cached..self.cached + count]
-    }
-
-    /// Notes that the model has read `count` more tokens. Returns whether it has read all, so that
-    /// its logits tell the next one.
-    pub(super) fn advance(&mut self, count: usize) -> bool {
-        self.cached += count;
-        self.cached == self.tokens.len()
+    /// The most draft tokens for which a step's events have room.
+    pub(super) fn draft_room(&self) -> usize {
+        self.events
+            .capacity()
+            .saturating_sub(EVENTS_PER_STEP)
+            .min(self.remaining().saturating_sub(1))
     }
 
     /// Takes the sampler's choice: sends it unless it is a stop token. Returns why the sequence is
@@ -127,9 +159,9 @@ impl Sequence {
         self.send(Event::Failed(error));
     }
 
-    /// Sends an event. There is room: steps are planned only with [`EVENTS_PER_STEP`] places free,
-    /// and at most one event follows outside a step. A receiver that has gone is noticed by
-    /// [`Self::is_abandoned`] at the next turn.
+    /// Sends an event. There is room: steps are planned only with [`EVENTS_PER_STEP`] places free
+    /// (and one more for each draft token), and at most one event follows outside a step. A
+    /// receiver that has gone is noticed by [`Self::is_abandoned`] at the next turn.
     fn send(&self, event: Event) {
         let _ = self.events.try_send(event);
     }

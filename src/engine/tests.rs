@@ -10,22 +10,28 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::model::fake::{FakeControl, FakeRunner};
 
+/// Sequences that run at once; the fake has two slots more, for prefixes.
 const SLOTS: usize = 3;
 
-fn engine_with(queue: usize, slow_client_timeout: Duration) -> (Engine, Arc<FakeControl>) {
-    let (runner, control) = FakeRunner::new(FakeRunner::small_limits(SLOTS));
-    let options = Options { queue, slow_client_timeout };
+fn options() -> Options {
+    Options { max_running: SLOTS, queue: 64, queue_per_caller: 64, ..Options::default() }
+}
+
+fn engine_with(options: Options) -> (Engine, Arc<FakeControl>) {
+    let (runner, control) = FakeRunner::new(FakeRunner::small_limits(SLOTS + 2));
     (start(Box::new(runner), Arc::clone(&control) as _, options).unwrap(), control)
 }
 
 fn engine() -> (Engine, Arc<FakeControl>) {
-    engine_with(64, Duration::from_secs(60))
+    engine_with(options())
 }
 
 fn job(prompt: &[u32], max_tokens: usize, room: usize) -> (Job, mpsc::Receiver<Event>) {
     let (events, receiver) = mpsc::channel(room);
     let job = Job {
         caller: CallerId::default(),
+        priority: 0,
+        cache_scope: 0,
         prompt: prompt.to_vec(),
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
         max_tokens,
@@ -93,8 +99,8 @@ fn a_job_gives_its_tokens_and_its_end() {
     let stats = settle(&engine.handle());
     assert_settled(&stats);
     assert_eq!((stats.finished, stats.prompt_tokens, stats.generated_tokens), (1, 10, 7));
-    // 10 prompt tokens in chunks of 4, then 6 decodes after the first token.
-    assert_eq!(stats.steps, 3 + 6);
+    // 10 prompt tokens in chunks of 4, then 6 tokens after the first, but for right guesses.
+    assert_eq!(stats.steps, 3 + 6 - stats.accepted_draft_tokens);
     engine.stop().unwrap();
 }
 
@@ -143,7 +149,7 @@ fn dropping_the_receiver_cancels_a_running_and_a_waiting_job() {
 
 #[test]
 fn the_queue_is_bounded_and_says_so() {
-    let (engine, control) = engine_with(2, Duration::from_secs(60));
+    let (engine, control) = engine_with(Options { queue: 2, ..options() });
     control.step_us.store(20_000, Ordering::Release);
     let handle = engine.handle();
     let mut receivers = Vec::new();
@@ -178,7 +184,8 @@ fn a_slow_reader_is_parked_and_loses_nothing() {
 
 #[test]
 fn a_reader_that_never_reads_is_given_up_and_told() {
-    let (engine, _) = engine_with(64, Duration::from_millis(20));
+    let (engine, _) =
+        engine_with(Options { slow_client_timeout: Duration::from_millis(20), ..options() });
     let (job, mut events) = job(&[3], 20, 4);
     engine.handle().submit(job).unwrap();
     let stats = settle(&engine.handle());
@@ -271,17 +278,125 @@ fn stopping_cuts_the_running_step_and_fails_what_is_open() {
     assert_settled(&handle.stats());
 }
 
+#[test]
+fn a_caller_over_its_share_is_refused_and_others_are_not() {
+    let (engine, control) = engine_with(Options { queue_per_caller: 1, ..options() });
+    control.step_us.store(20_000, Ordering::Release);
+    let handle = engine.handle();
+    let mut receivers = Vec::new();
+    let refused = (0..SLOTS + 40).find_map(|_| {
+        let (job, receiver) = job(&[1], 3, 64);
+        receivers.push(receiver);
+        handle.submit(job).err()
+    });
+    assert_eq!(refused, Some(SubmitError::CallerFull { limit: 1 }));
+    let (mut other, mut events) = job(&[2], 3, 64);
+    other.caller = CallerId(9);
+    handle.submit(other).unwrap();
+    assert_eq!(wait(&mut events).0, expected(&[2], 3));
+    engine.stop().unwrap();
+}
+
+/// Runs a job alone and returns its tokens and how many of its prompt were cached.
+fn run(handle: &Handle, job: Job, receiver: &mut mpsc::Receiver<Event>) -> (Vec<u32>, usize) {
+    handle.submit(job).unwrap();
+    let Some(Event::Started { cached_tokens }) = receiver.blocking_recv() else {
+        panic!("a job begins with Started");
+    };
+    (wait(receiver).0, cached_tokens)
+}
+
+#[test]
+fn the_next_turn_reads_only_what_is_new() {
+    let (engine, _) = engine();
+    let handle = engine.handle();
+    let first: Vec<u32> = (0..20).collect();
+    let (job_1, mut events) = job(&first, 5, 64);
+    let (answer, cached) = run(&handle, job_1, &mut events);
+    assert_eq!(cached, 0);
+    let next: Vec<u32> = first.iter().chain(&answer).copied().chain(30..36).collect();
+    let (job_2, mut events) = job(&next, 5, 64);
+    let (tokens, cached) = run(&handle, job_2, &mut events);
+    assert_eq!(tokens, expected(&next, 5));
+    // All but the answer's last token, which the model had not read.
+    assert_eq!(cached, first.len() + answer.len() - 1);
+    let (mut foreign, mut events) = job(&next, 5, 64);
+    foreign.cache_scope = 1;
+    assert_eq!(run(&handle, foreign, &mut events), (expected(&next, 5), 0));
+    engine.stop().unwrap();
+}
+
+#[test]
+fn without_memory_for_all_the_last_to_come_waits_and_loses_nothing() {
+    // Two blocks of four tokens less than two whole rows.
+    let kv_cache_bytes = (64 * 2 - 8) * 8;
+    let (engine, control) = engine_with(Options { kv_cache_bytes, ..options() });
+    control.step_us.store(100, Ordering::Release);
+    let handle = engine.handle();
+    let mut open: Vec<_> = (0..6)
+        .map(|i| {
+            let (job, receiver) = job(&[i, 3, 4], 1000, 64);
+            handle.submit(job).unwrap();
+            (i, receiver)
+        })
+        .collect();
+    for (i, receiver) in &mut open {
+        let answer = (expected(&[*i, 3, 4], 1000), Some(Ok(FinishReason::Length)));
+        assert_eq!(wait(receiver), answer);
+    }
+    let stats = settle(&handle);
+    assert_settled(&stats);
+    assert!(stats.preempted > 0 && stats.kv_tokens <= stats.kv_budget_tokens, "{stats:?}");
+    engine.stop().unwrap();
+}
+
+#[test]
+fn too_little_memory_is_refused_at_the_start() {
+    let (runner, control) = FakeRunner::new(FakeRunner::small_limits(2));
+    let options = Options { kv_cache_bytes: 7 * 8, ..options() };
+    let error = start(Box::new(runner), control, options).unwrap_err();
+    assert!(matches!(error, StartError::Memory { tokens: 7, least: 8, .. }), "{error}");
+}
+
+#[test]
+fn guessing_ahead_changes_the_steps_and_not_the_tokens() {
+    // Sampling too: each position is drawn as it is without guesses.
+    for temperature in [0.0, 0.7] {
+        let mut answers = Vec::new();
+        for draft_tokens in [0, 3] {
+            let (engine, control) = engine_with(Options { draft_tokens, ..options() });
+            // The fake's logits are nearly uniform noise; only a bias makes its text repeat.
+            control.repeat.store(true, Ordering::Release);
+            let (mut job, mut events) = job(&[5, 6, 7, 5, 6], 50, 64);
+            job.sampling = Sampling { temperature, seed: Some(3), ..Sampling::default() };
+            let (tokens, _) = run(&engine.handle(), job, &mut events);
+            let stats = settle(&engine.handle());
+            assert_eq!(stats.draft_tokens == 0, draft_tokens == 0);
+            answers.push((tokens, stats));
+            engine.stop().unwrap();
+        }
+        assert_eq!(answers[0].0, answers[1].0);
+        let (plain, guessed) = (&answers[0].1, &answers[1].1);
+        assert_eq!(guessed.steps, plain.steps - guessed.accepted_draft_tokens);
+        assert!(guessed.accepted_draft_tokens > 0);
+        assert_eq!(guessed.generated_tokens, plain.generated_tokens);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
     /// Joins, leaves and different lengths at once: every answer equals the one computed alone.
     #[test]
     fn jobs_do_not_disturb_each_other(
         shapes in prop::collection::vec(
-            (prop::collection::vec(0u32..50, 1..30), 1usize..30, prop::option::of(0usize..10)),
+            (prop::collection::vec(0u32..2, 1..30), 1usize..30, prop::option::of(0usize..10)),
             1..25,
         ),
+        draft_tokens in 0usize..4,
+        rows_in_memory in 1usize..5,
     ) {
-        let (engine, _) = engine();
+        let kv_cache_bytes = 64 * 8 * rows_in_memory;
+        let (engine, _) = engine_with(Options { draft_tokens, kv_cache_bytes, ..options() });
         let handle = engine.handle();
         let mut open = Vec::new();
         for (prompt, max_tokens, leave_after) in &shapes {

@@ -27,6 +27,8 @@ pub(crate) struct FakeControl {
     pub(crate) fail_next: AtomicBool,
     /// Makes the next step panic.
     pub(crate) panic_next: AtomicBool,
+    /// Makes the likeliest token one of a short while ago, so that text repeats.
+    pub(crate) repeat: AtomicBool,
     /// Microseconds that each step takes.
     pub(crate) step_us: AtomicU64,
 }
@@ -55,6 +57,7 @@ impl FakeRunner {
             max_prefill_tokens: 4,
             many_rows: true,
             kv_bytes_per_token: 8,
+            kv_block_tokens: 4,
         }
     }
 
@@ -68,10 +71,16 @@ impl FakeRunner {
     }
 
     fn row(tokens: &[u32], vocab_size: usize) -> Vec<f32> {
-        // FNV-1a over the tokens, then one round of it for each logit.
+        // FNV-1a over the tokens, then SplitMix64's finaliser for each logit.
         let step = |hash: u64, value: u64| (hash ^ value).wrapping_mul(0x0100_0000_01b3);
         let hash = tokens.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &t| step(hash, u64::from(t)));
-        (0..vocab_size as u64).map(|i| (step(hash, i) >> 40) as f32 / (1 << 20) as f32).collect()
+        let mix = |i: u64| {
+            let z = hash.wrapping_add((i + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            z ^ (z >> 31)
+        };
+        (0..vocab_size as u64).map(|i| (mix(i) >> 40) as f32 / (1 << 21) as f32).collect()
     }
 
     fn step(&mut self) -> Result<(), RunError> {
@@ -102,7 +111,11 @@ impl FakeRunner {
     fn logits(&mut self, prefixes: impl Iterator<Item = (usize, usize)>) -> Logits<'_> {
         let mut rows = 0;
         for (row, (slot, length)) in prefixes.enumerate() {
-            let values = Self::row(&self.slots[slot][..length], self.limits.vocab_size);
+            let prefix = &self.slots[slot][..length];
+            let mut values = Self::row(prefix, self.limits.vocab_size);
+            if self.control.repeat.load(Ordering::Acquire) && length >= 3 {
+                values[prefix[length - 3] as usize] += 20.0;
+            }
             self.logits.row_mut(row).assign(&ArrayView1::from(&values));
             rows = row + 1;
         }
@@ -143,6 +156,16 @@ impl Runner for FakeRunner {
         }
         let ends = (first..).zip(past).map(|(slot, past)| (slot, past + 1));
         Ok(self.logits(ends))
+    }
+
+    fn swap(&mut self, [a, b]: [usize; 2], tokens: [usize; 2]) {
+        // A slot may hold more, from a guess that was wrong.
+        assert!(self.slots[a].len() >= tokens[0] && self.slots[b].len() >= tokens[1]);
+        self.slots.swap(a, b);
+    }
+
+    fn copy(&mut self, from: usize, to: usize, tokens: usize) {
+        self.slots[to] = self.slots[from][..tokens].to_vec();
     }
 
     fn release(&mut self, slot: usize, keep: usize) {

@@ -6,6 +6,8 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::ptr::NonNull;
 
+use nix::errno::Errno;
+use nix::libc;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 use nix::unistd::{SysconfVar, sysconf};
 
@@ -27,6 +29,12 @@ unsafe impl Send for Mapping {}
 // writing are unsafe functions whose callers guarantee that they alone do it.
 unsafe impl Sync for Mapping {}
 
+/// Bytes of the system's memory pages.
+pub(super) fn page_bytes() -> usize {
+    let size = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
+    size.and_then(|size| usize::try_from(size).ok()).unwrap_or(4096)
+}
+
 /// A type whose every bit pattern is a value.
 pub(super) trait Plain: Copy {}
 impl Plain for f32 {}
@@ -43,8 +51,7 @@ impl Mapping {
         // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no memory
         // that anything else uses.
         let start = unsafe { mmap_anonymous(None, length, protection, flags) }?;
-        let page = sysconf(SysconfVar::PAGE_SIZE)?.and_then(|size| usize::try_from(size).ok());
-        let mapping = Self { start, bytes: length.get(), page: page.unwrap_or(4096) };
+        let mapping = Self { start, bytes: length.get(), page: page_bytes() };
         // A huge page would commit 2 MiB where a short sequence needs a few KiB, in each head of
         // each layer. Kernels without huge pages refuse the advice, which is as good.
         // SAFETY: the range is this mapping.
@@ -77,6 +84,71 @@ impl Mapping {
         // SAFETY: whole pages within this mapping, which the caller says nobody uses. A refusal
         // leaves the pages as they are, which costs memory and nothing else.
         let _ = unsafe { madvise(address, end - start, MmapAdvise::MADV_DONTNEED) };
+    }
+
+    /// Exchanges the pages of two ranges of `bytes` bytes, by way of a third whose pages are free:
+    /// no byte is copied and no page committed. Ranges begin at `a`, `b` and `spare`.
+    ///
+    /// # Errors
+    /// If the system can't move pages (or the ranges are not whole pages); nothing has changed then.
+    ///
+    /// # Panics
+    /// If the system takes pages from one place and can't put them into another, which it has
+    /// just done: going on would mix up sequences.
+    ///
+    /// # Safety
+    /// Nobody may hold a reference into the ranges, and no run may be using them.
+    pub(super) unsafe fn exchange(
+        &self,
+        [a, b]: [usize; 2],
+        spare: usize,
+        bytes: usize,
+    ) -> Result<(), Errno> {
+        if [a, b, spare, bytes].iter().any(|offset| offset % self.page != 0) {
+            return Err(Errno::EINVAL);
+        }
+        self.move_pages(a, spare, bytes)?;
+        if let Err(error) = self.move_pages(b, a, bytes) {
+            let back = self.move_pages(spare, a, bytes);
+            assert!(back.is_ok(), "pages were moved away and can't be moved back: {error}");
+            return Err(error);
+        }
+        let put = self.move_pages(spare, b, bytes);
+        assert!(put.is_ok(), "pages were moved away and can't be moved on: {put:?}");
+        Ok(())
+    }
+
+    /// Moves the pages of one range to another, whose own are given up. The first is left empty.
+    fn move_pages(&self, from: usize, to: usize, bytes: usize) -> Result<(), Errno> {
+        let (old, new) = (self.address(from, bytes), self.address(to, bytes));
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
+        // SAFETY: both ranges are whole pages of this anonymous private mapping, do not overlap,
+        // and stay mapped (DONTUNMAP); the callers see to it that nobody uses them.
+        let moved = unsafe { libc::mremap(old.as_ptr(), bytes, bytes, flags, new.as_ptr()) };
+        if moved == libc::MAP_FAILED { Err(Errno::last()) } else { Ok(()) }
+    }
+
+    /// Copies `bytes` bytes from one range to another that does not overlap it.
+    ///
+    /// # Safety
+    /// Nobody may hold a reference into the ranges, and no run may be using them.
+    pub(super) unsafe fn copy(&self, from: usize, to: usize, bytes: usize) {
+        debug_assert!(from.abs_diff(to) >= bytes, "ranges overlap");
+        let source = self.address(from, bytes).cast::<u8>();
+        let target = self.address(to, bytes).cast::<u8>();
+        // SAFETY: both in bounds, apart, and used by nobody else by the caller's word.
+        unsafe { std::ptr::copy_nonoverlapping(source.as_ptr(), target.as_ptr(), bytes) };
+    }
+
+    /// Exchanges the bytes of two ranges that do not overlap.
+    ///
+    /// # Safety
+    /// Nobody may hold a reference into the ranges, and no run may be using them.
+    pub(super) unsafe fn exchange_bytes(&self, a: usize, b: usize, bytes: usize) {
+        debug_assert!(a.abs_diff(b) >= bytes, "ranges overlap");
+        let (left, right) = (self.address(a, bytes).cast::<u8>(), self.address(b, bytes).cast());
+        // SAFETY: both in bounds, apart, and used by nobody else by the caller's word.
+        unsafe { std::ptr::swap_nonoverlapping(left.as_ptr(), right.as_ptr(), bytes) };
     }
 
     /// The first `count` values of type `T`.
@@ -135,6 +207,34 @@ mod tests {
         assert_eq!(values[page - 1], page as i64);
         assert!(values[page..3 * page].iter().all(|&value| value == 0));
         assert_eq!(values[3 * page], 3 * page as i64 + 1);
+    }
+
+    #[test]
+    fn pages_are_exchanged_whole_and_bytes_as_well() {
+        let page = page_bytes();
+        let mapping = Mapping::reserve(5 * page).unwrap();
+        let at = page / size_of::<i64>();
+        // SAFETY: no reference is held and nothing runs.
+        unsafe { mapping.write((0..4 * at).map(|i| i as i64 + 1)) };
+        let read = |place: usize| -> i64 {
+            // SAFETY: nobody writes while the slice lives, which is till this returns.
+            let values: &[i64] = unsafe { mapping.read(5 * at) };
+            values[place]
+        };
+        let before: Vec<i64> = (0..5).map(|index| read(index * at)).collect();
+        // SAFETY: no reference is held and nothing runs.
+        unsafe { mapping.exchange([0, 2 * page], 4 * page, page) }.unwrap();
+        assert_eq!([read(0), read(2 * at), read(4 * at)], [before[2], before[0], 0]);
+        assert_eq!([read(at), read(3 * at)], [before[1], before[3]]);
+        // SAFETY: no reference is held and nothing runs.
+        unsafe { mapping.exchange_bytes(0, 2 * page, 8) };
+        assert_eq!([read(0), read(2 * at), read(1)], [before[0], before[2], before[2] + 1]);
+        // SAFETY: no reference is held and nothing runs.
+        unsafe { mapping.copy(page, 3 * page, 8) };
+        assert_eq!([read(at), read(3 * at)], [before[1], before[1]]);
+        // SAFETY: no reference is held and nothing runs.
+        let crooked = unsafe { mapping.exchange([8, 2 * page], 4 * page, page) };
+        assert_eq!(crooked, Err(Errno::EINVAL));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::error::{LoadError, RunError};
 use super::genai_config::{GenaiConfig, layer_name};
 use super::graph_edit::TAIL_INPUT;
 use super::load::LoadOptions;
-use super::memory::Mapping;
+use super::memory::{Mapping, page_bytes};
 use super::runner::{Interrupt, Logits, ModelLimits, Runner};
 
 /// Decode masks grow by this many positions at a time, so that the mask is bound anew once in as
@@ -32,7 +32,10 @@ const MAX_BINDINGS: usize = 128;
 #[derive(Debug, Clone)]
 pub(super) struct Shape {
     slots: usize,
+    /// Tokens that a slot may hold.
     context: usize,
+    /// Tokens that a slot has address space for: whole pages in each head.
+    capacity: usize,
     prefill: usize,
     layers: usize,
     heads: usize,
@@ -54,15 +57,19 @@ impl Shape {
             0 => model.context_length,
             tokens => tokens.min(model.context_length),
         };
+        let head_size = model.decoder.head_size;
+        let kv_bytes = float_bytes(contract.kv);
+        let block = page_bytes().div_ceil(head_size * kv_bytes);
         Self {
             slots: options.slots.max(1),
             context,
+            capacity: context.next_multiple_of(block),
             prefill: options.max_prefill_tokens.clamp(1, context),
             layers: model.decoder.num_hidden_layers,
             heads: model.decoder.num_key_value_heads,
-            head_size: model.decoder.head_size,
+            head_size,
             vocab: model.vocab_size,
-            kv_bytes: float_bytes(contract.kv),
+            kv_bytes,
             logits_bytes: float_bytes(contract.logits),
             positions: contract.positions,
         }
@@ -70,7 +77,12 @@ impl Shape {
 
     /// Bytes of one slot's keys (or values) in one layer.
     fn slot_bytes(&self) -> usize {
-        self.heads * self.context * self.head_size * self.kv_bytes
+        self.heads * self.head_bytes()
+    }
+
+    /// Bytes of one head's positions in one slot.
+    fn head_bytes(&self) -> usize {
+        self.capacity * self.position_bytes()
     }
 
     /// Bytes of one position in one head.
@@ -86,6 +98,7 @@ impl Shape {
             max_prefill_tokens: self.prefill,
             many_rows: self.positions != Positions::Last,
             kv_bytes_per_token: 2 * self.layers * self.heads * self.position_bytes(),
+            kv_block_tokens: page_bytes().div_ceil(self.position_bytes()),
         }
     }
 }
@@ -135,7 +148,8 @@ struct Buffers {
     tail: Arc<Mapping>,
     /// `[rows, positions, vocab]`.
     logits: Arc<Mapping>,
-    /// Each `[slots, heads, context, head_size]`.
+    /// Each `[slots, heads, capacity, head_size]`, and room for one slot more, by way of which
+    /// slots are exchanged.
     cache: Vec<Arc<Mapping>>,
 }
 
@@ -154,7 +168,7 @@ impl Buffers {
             tail: reserve(size_of::<i64>())?,
             logits: reserve(tokens * shape.vocab * shape.logits_bytes)?,
             cache: (0..2 * shape.layers)
-                .map(|_| reserve(shape.slots * shape.slot_bytes()))
+                .map(|_| reserve((shape.slots + 1) * shape.slot_bytes()))
                 .collect::<Result<_, _>>()?,
         })
     }
@@ -277,7 +291,7 @@ impl OnnxRunner {
     /// A binding with the cache of `rows` slots from `first` as past and present.
     fn bind_cache(&self, first: usize, rows: usize) -> ort::Result<BoundRange> {
         let mut binding = Binding::new(&self.session)?;
-        let dimensions = [rows, self.shape.heads, self.shape.context, self.shape.head_size];
+        let dimensions = [rows, self.shape.heads, self.shape.capacity, self.shape.head_size];
         let offset = first * self.shape.slot_bytes();
         for ((past, present), memory) in self.names.cache.iter().zip(&self.buffers.cache) {
             let tensor = || Tensor::new(&self.info, memory, offset, &dimensions, self.contract.kv);
@@ -433,8 +447,39 @@ impl Runner for OnnxRunner {
         self.logits(step)
     }
 
+    fn swap(&mut self, slots: [usize; 2], tokens: [usize; 2]) {
+        let bytes = self.shape.slot_bytes();
+        let places = slots.map(|slot| slot * bytes);
+        let spare = self.shape.slots * bytes;
+        for memory in &self.buffers.cache {
+            // SAFETY: nothing runs, and no reference into the cache is ever made.
+            if unsafe { memory.exchange(places, spare, bytes) }.is_ok() {
+                continue;
+            }
+            // Systems that can't move pages: exchange the bytes that are in use.
+            let used = tokens[0].max(tokens[1]) * self.shape.position_bytes();
+            for head in 0..self.shape.heads {
+                let [a, b] = places.map(|place| place + head * self.shape.head_bytes());
+                // SAFETY: as above.
+                unsafe { memory.exchange_bytes(a, b, used) };
+            }
+        }
+    }
+
+    fn copy(&mut self, from: usize, to: usize, tokens: usize) {
+        let [from, to] = [from, to].map(|slot| slot * self.shape.slot_bytes());
+        let used = tokens * self.shape.position_bytes();
+        for memory in &self.buffers.cache {
+            for head in 0..self.shape.heads {
+                let start = head * self.shape.head_bytes();
+                // SAFETY: nothing runs, and no reference into the cache is ever made.
+                unsafe { memory.copy(from + start, to + start, used) };
+            }
+        }
+    }
+
     fn release(&mut self, slot: usize, keep: usize) {
-        let head_bytes = self.shape.context * self.shape.position_bytes();
+        let head_bytes = self.shape.head_bytes();
         let start = slot * self.shape.slot_bytes();
         let kept = keep * self.shape.position_bytes();
         for memory in &self.buffers.cache {

@@ -18,6 +18,8 @@ pub struct ModelLimits {
     pub many_rows: bool,
     /// Bytes of KV cache that one token takes, over all layers.
     pub kv_bytes_per_token: usize,
+    /// Tokens of a slot in the smallest piece of memory that is committed or given back.
+    pub kv_block_tokens: usize,
 }
 
 /// Rows of logits, `[rows, vocab]`: one for each sequence of a decode step, or for each of the last
@@ -84,6 +86,12 @@ pub trait Runner: Send {
         tokens: &[u32],
         past: &[usize],
     ) -> Result<Logits<'_>, RunError>;
+
+    /// Exchanges the contents of two slots, which hold `tokens` positions each.
+    fn swap(&mut self, slots: [usize; 2], tokens: [usize; 2]);
+
+    /// Copies the first `tokens` positions of slot `from` to slot `to`.
+    fn copy(&mut self, from: usize, to: usize, tokens: usize);
 
     /// Gives the memory of `slot`'s positions from `keep` on back to the system. They read as
     /// nothing afterwards and must be written again before use.

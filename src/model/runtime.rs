@@ -1,7 +1,7 @@
 //! Finds and loads ONNX Runtime's shared library, once in a process.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use ort::environment::Environment;
 use ort::logging::LogLevel;
@@ -18,6 +18,10 @@ const HINT: &str = "install ONNX Runtime 1.24 or newer by packaging/get-onnxrunt
                     library by the setting runtime_library";
 
 static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
+
+/// Held while the environment is made: ONNX Runtime keeps the first one's logger for good, so a
+/// second one must never be made and dropped.
+static MAKING: Mutex<()> = Mutex::new(());
 
 /// The places looked at for the library, in order: `../lib/phi4d` from the executable, the packaged
 /// folders, and `.runtime` in the current folder and above the executable (a source checkout).
@@ -39,6 +43,7 @@ pub fn search_path() -> Vec<PathBuf> {
 /// # Errors
 /// [`LoadError::Runtime`], saying what to install.
 pub(super) fn load(explicit: Option<&Path>) -> Result<&'static Environment, LoadError> {
+    let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(environment) = ENVIRONMENT.get() {
         return Ok(environment);
     }

@@ -233,16 +233,16 @@ impl From<GenerateError> for ApiError {
 
 impl From<SubmitError> for ApiError {
     fn from(error: SubmitError) -> Self {
-        let code = match error {
-            SubmitError::Full { .. } => "queue_full",
-            SubmitError::ShuttingDown => "shutting_down",
-            SubmitError::Stopped => "engine_stopped",
-        };
-        let api = Self::new(StatusCode::SERVICE_UNAVAILABLE, code, error.to_string());
+        let message = error.to_string();
+        let unavailable = |code| Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message.clone());
         match error {
-            SubmitError::Full { .. } => api.with_retry(),
-            SubmitError::ShuttingDown => api.with_retry().closing(),
-            SubmitError::Stopped => api,
+            SubmitError::Full { .. } => unavailable("queue_full").with_retry(),
+            SubmitError::CallerFull { .. } => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message)
+                    .with_retry()
+            }
+            SubmitError::ShuttingDown => unavailable("shutting_down").with_retry().closing(),
+            SubmitError::Stopped => unavailable("engine_stopped"),
         }
     }
 }

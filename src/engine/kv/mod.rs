@@ -1,5 +1,9 @@
-//! Book-keeping of the KV cache: who holds which slot. The memory itself is the model's.
+//! Book-keeping of the KV cache: which row holds which tokens, for whom. The memory is the
+//! model's, and what is to be done with it comes out as [`Action`]s.
 
-mod slots;
+mod cache;
+mod prefix;
+#[cfg(test)]
+mod tests;
 
-pub use slots::Slots;
+pub use cache::{Action, Cache, Sizes};

@@ -1,0 +1,206 @@
+//! Random operations on the cache, checked against a model of the memory.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// The memory as the actions leave it: what each row holds.
+struct Memory(Vec<Vec<u32>>);
+
+impl Memory {
+    fn apply(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Swap { rows: [a, b], tokens } => {
+                    assert_eq!([self.0[a].len(), self.0[b].len()], tokens);
+                    self.0.swap(a, b);
+                }
+                Action::Copy { from, to, tokens } => {
+                    assert!(self.0[to].is_empty() && from != to);
+                    self.0[to] = self.0[from][..tokens].to_vec();
+                }
+                Action::Release { row, keep } => {
+                    assert!(keep < self.0[row].len());
+                    self.0[row].truncate(keep);
+                }
+            }
+        }
+    }
+}
+
+/// One sequence: all its tokens; its scope.
+type Sequence = (Vec<u32>, u64);
+
+struct World {
+    cache: Cache<Sequence>,
+    memory: Memory,
+    sizes: Sizes,
+}
+
+impl World {
+    fn new(sizes: Sizes) -> Self {
+        Self { cache: Cache::new(sizes), memory: Memory(vec![Vec::new(); sizes.rows]), sizes }
+    }
+
+    fn settle(&mut self) {
+        self.memory.apply(self.cache.take_actions());
+        self.cache.check();
+        for row in 0..self.sizes.rows {
+            assert_eq!(self.cache.tokens(row), self.memory.0[row], "row {row}");
+        }
+        for row in 0..self.cache.live() {
+            let (tokens, _) = self.cache.sequence(row).unwrap();
+            assert!(tokens.starts_with(self.cache.tokens(row)), "row {row} holds another's tokens");
+        }
+    }
+
+    fn admit(&mut self, prompt: Vec<u32>, scope: u64) {
+        let Some(admission) = self.cache.admit(&prompt, scope) else {
+            // Alone, everything fits that a row can hold.
+            assert!(self.cache.live() > 0, "a prompt of {} was refused", prompt.len());
+            return;
+        };
+        assert!(admission.cached < prompt.len());
+        self.cache.place(admission, (prompt, scope));
+        self.settle();
+        assert_eq!(self.cache.tokens(admission.row).len(), admission.cached);
+    }
+
+    /// Reads some of a sequence's tokens, as a step does, then adds one.
+    fn step(&mut self, row: usize, count: usize) {
+        let held = self.cache.tokens(row).len();
+        let (tokens, _) = self.cache.sequence(row).unwrap();
+        let next = tokens[held..tokens.len().min(held + count)].to_vec();
+        if !self.cache.grow(row, next.len()) {
+            assert!(self.cache.live() > 1, "the only sequence was refused room");
+            self.retire(self.cache.live() - 1, true);
+            return;
+        }
+        self.settle();
+        self.cache.extend(row, &next);
+        self.memory.0[row].extend_from_slice(&next);
+        let complete = held + next.len() == self.cache.sequence(row).unwrap().0.len();
+        let row =
+            if complete && row >= self.cache.decoding() { self.cache.promote(row) } else { row };
+        if complete && held + next.len() < self.sizes.row_tokens {
+            self.cache.sequence_mut(row).unwrap().0.push(1);
+        }
+        self.settle();
+    }
+
+    fn retire(&mut self, row: usize, keep: bool) {
+        let whose = self.cache.sequence(row).unwrap().clone();
+        assert_eq!(self.cache.retire(row, keep), Some(whose));
+        self.settle();
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Operation {
+    Admit { prompt: Vec<u32>, scope: u64 },
+    Step { which: usize, count: usize },
+    Retire { which: usize, keep: bool },
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    // Two token ids make common prefixes frequent.
+    let prompt = prop::collection::vec(0u32..2, 1..100);
+    prop_oneof![
+        2 => (prompt, 0u64..2).prop_map(|(prompt, scope)| Operation::Admit { prompt, scope }),
+        1 => (1usize..90, 0u64..2).prop_map(|(length, scope)| Operation::Admit {
+            prompt: (0..length).map(|i| u32::from(i % 17 == 3)).collect(),
+            scope,
+        }),
+        5 => (0usize..8, 1usize..40).prop_map(|(which, count)| Operation::Step { which, count }),
+        2 => (0usize..8, any::<bool>())
+            .prop_map(|(which, keep)| Operation::Retire { which, keep }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    #[test]
+    fn rows_keep_their_tokens_and_the_budget(
+        max_live in 1usize..5,
+        kept in 0usize..4,
+        block_tokens in 1usize..9,
+        budget in 100usize..400,
+        operations in prop::collection::vec(operation(), 0..120),
+    ) {
+        let sizes = Sizes {
+            rows: max_live + kept,
+            max_live,
+            row_tokens: 100,
+            block_tokens,
+            budget_tokens: budget,
+        };
+        let mut world = World::new(sizes);
+        for operation in operations {
+            let live = world.cache.live();
+            match operation {
+                Operation::Admit { prompt, scope } => world.admit(prompt, scope),
+                Operation::Step { which, count } if live > 0 => world.step(which % live, count),
+                Operation::Retire { which, keep } if live > 0 => world.retire(which % live, keep),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn sizes() -> Sizes {
+    Sizes { rows: 4, max_live: 2, row_tokens: 100, block_tokens: 1, budget_tokens: 400 }
+}
+
+#[test]
+fn a_finished_conversation_is_taken_up_again_without_a_copy() {
+    let mut world = World::new(sizes());
+    let turn: Vec<u32> = (0..50).collect();
+    world.admit(turn.clone(), 0);
+    world.step(0, 50);
+    world.retire(0, true);
+    let next: Vec<u32> = (0..80).collect();
+    let admission = world.cache.admit(&next, 0).unwrap();
+    assert_eq!(admission.cached, 50);
+    assert!(!world.cache.take_actions().iter().any(|action| matches!(action, Action::Copy { .. })));
+}
+
+#[test]
+fn another_scope_sees_nothing_of_it() {
+    let mut world = World::new(sizes());
+    world.admit((0..50).collect(), 7);
+    world.step(0, 50);
+    world.retire(0, true);
+    let prompt: Vec<u32> = (0..60).collect();
+    assert_eq!(world.cache.admit(&prompt, 8).unwrap().cached, 0);
+}
+
+#[test]
+fn what_was_not_used_for_longest_goes_first() {
+    let mut world = World::new(Sizes { budget_tokens: 200, max_live: 1, ..sizes() });
+    for first in [100, 200] {
+        world.admit((first..first + 60).collect(), 0);
+        world.step(0, 60);
+        world.retire(0, true);
+    }
+    let held = |world: &World| -> Vec<u32> {
+        world.cache.cached_prefixes().map(|(_, _, tokens)| tokens[0]).collect()
+    };
+    assert_eq!(held(&world), [200, 100]);
+    // 200 hold 60 + 60 and no 90 more: the older goes.
+    world.admit((300..390).collect(), 0);
+    assert_eq!(held(&world), [200]);
+}
+
+#[test]
+fn the_longer_of_two_prefixes_covers_the_shorter() {
+    let mut world = World::new(sizes());
+    for length in [30, 60] {
+        world.admit((0..length).collect(), 0);
+        world.admit((500..500 + length).collect(), 0);
+        world.step(0, 100);
+        world.step(1, 100);
+        world.retire(1, true);
+        world.retire(0, true);
+    }
+    assert_eq!(world.cache.cached_prefixes().count(), 2);
+}

@@ -1,0 +1,159 @@
+//! How long steps take, and what follows from it for the next one. Pure: durations come in.
+
+use std::time::Duration;
+
+/// Weight of a new measurement in the running averages.
+const FRESH: f64 = 0.2;
+
+/// The fewest tokens of a chunk that shares the model with decoding sequences. Below this a step
+/// costs nearly as much and does less.
+const LEAST_CHUNK: usize = 4;
+
+/// A running average; `None` before the first value.
+#[derive(Debug, Clone, Copy, Default)]
+struct Average(Option<f64>);
+
+impl Average {
+    fn add(&mut self, value: f64) {
+        self.0 = Some(self.0.map_or(value, |old| old + FRESH * (value - old)));
+    }
+}
+
+/// What steps have taken so far.
+#[derive(Debug)]
+pub struct Pace {
+    /// Share of the time that prefill gets while others decode, in (0, 1).
+    share: f64,
+    /// The most tokens of a chunk.
+    most: usize,
+    /// Seconds for a prefilled token.
+    token: Average,
+    /// Seconds for a decode step, of whatever width was last used.
+    decode: Average,
+    /// Seconds for a step over so many tokens of one sequence; index 0 is one token.
+    widths: Vec<Average>,
+}
+
+impl Pace {
+    /// With nothing measured yet. `share` is of the time for prefill while others decode, `most`
+    /// the most tokens of a chunk, `widths` the widest step that [`Pace::best_draft`] considers.
+    #[must_use]
+    pub fn new(share: f64, most: usize, widths: usize) -> Self {
+        Self {
+            share: share.clamp(0.01, 0.99),
+            most: most.max(1),
+            token: Average::default(),
+            decode: Average::default(),
+            widths: vec![Average::default(); widths.max(1)],
+        }
+    }
+
+    /// Notes a chunk of `tokens`.
+    pub fn prefilled(&mut self, tokens: usize, took: Duration) {
+        #[expect(clippy::cast_precision_loss, reason = "chunks are far below 2^52 tokens")]
+        let tokens = tokens.max(1) as f64;
+        self.token.add(took.as_secs_f64() / tokens);
+    }
+
+    /// Notes a decode step over `rows` sequences.
+    pub fn decoded(&mut self, rows: usize, took: Duration) {
+        self.decode.add(took.as_secs_f64());
+        if rows == 1 {
+            self.widths[0].add(took.as_secs_f64());
+        }
+    }
+
+    /// Notes a step over `tokens` tokens of one decoding sequence.
+    pub fn verified(&mut self, tokens: usize, took: Duration) {
+        if let Some(width) = self.widths.get_mut(tokens - 1) {
+            width.add(took.as_secs_f64());
+        }
+        self.decode.add(took.as_secs_f64());
+    }
+
+    /// Tokens for the next chunk. While others decode, as many as take prefill's share of the time.
+    #[must_use]
+    pub fn chunk(&self, others_decode: bool) -> usize {
+        let (true, Some(token), Some(decode)) = (others_decode, self.token.0, self.decode.0) else {
+            return self.most;
+        };
+        let seconds = decode * self.share / (1.0 - self.share);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a float that is out of range becomes the nearest integer"
+        )]
+        let tokens = (seconds / token.max(f64::MIN_POSITIVE)) as usize;
+        tokens.clamp(LEAST_CHUNK.min(self.most), self.most)
+    }
+
+    /// The number of draft tokens, up to `most`, that makes the most tokens a second, when each is
+    /// right with probability `accept`: 0 where a plain step does.
+    #[must_use]
+    pub fn best_draft(&self, accept: f64, most: usize) -> usize {
+        let mut best = (0, 0.0);
+        let (mut tokens, mut chance) = (1.0, 1.0);
+        for draft in 0..=most.min(self.widths.len() - 1) {
+            if draft > 0 {
+                chance *= accept;
+                tokens += chance;
+            }
+            let rate = tokens / self.seconds(draft + 1);
+            if rate > best.1 {
+                best = (draft, rate);
+            }
+        }
+        best.0
+    }
+
+    /// Seconds for a step over `tokens` tokens of one sequence: measured, or as the nearest
+    /// narrower measurement tells with a tenth of a plain step for each further token.
+    fn seconds(&self, tokens: usize) -> f64 {
+        let plain = self.widths[0].0.unwrap_or(1.0);
+        let mut further = 0.0;
+        for width in self.widths[..tokens].iter().rev() {
+            if let Some(measured) = width.0 {
+                return measured + further;
+            }
+            further += plain * 0.1;
+        }
+        plain + further
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_chunk_takes_prefills_share_of_the_time_while_others_decode() {
+        let mut pace = Pace::new(0.5, 256, 8);
+        assert_eq!((pace.chunk(true), pace.chunk(false)), (256, 256));
+        pace.prefilled(100, 200 * MS);
+        pace.decoded(1, 50 * MS);
+        assert_eq!((pace.chunk(true), pace.chunk(false)), (25, 256));
+        let mut greedy = Pace::new(0.8, 256, 8);
+        greedy.prefilled(100, 200 * MS);
+        greedy.decoded(1, 50 * MS);
+        assert_eq!(greedy.chunk(true), 100);
+        pace.decoded(1, MS);
+        assert!(pace.chunk(true) >= LEAST_CHUNK);
+    }
+
+    #[test]
+    fn drafts_are_as_long_as_pays() {
+        let mut pace = Pace::new(0.5, 256, 8);
+        pace.decoded(1, 100 * MS);
+        // A second token costs half a step: it pays only if it is right often enough.
+        for width in 2..=8 {
+            pace.verified(width, (100 + 50 * (u32::try_from(width).unwrap() - 1)) * MS);
+        }
+        assert_eq!(pace.best_draft(0.2, 7), 0);
+        assert!(pace.best_draft(0.7, 7) >= 1);
+        assert_eq!(pace.best_draft(1.0, 7), 7);
+        assert_eq!(pace.best_draft(1.0, 3), 3);
+        assert_eq!(pace.best_draft(1.0, 0), 0);
+    }
+}

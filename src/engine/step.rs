@@ -1,0 +1,199 @@
+//! The engine's steps: run the model, sample, and go on with, finish or fail each sequence.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::draft;
+use super::handle::Counters;
+use super::message::{FinishReason, JobError};
+use super::run::Core;
+use super::sampler::Scratch;
+use super::sequence::Sequence;
+use crate::model::{Logits, RunError};
+
+/// What a step did to a sequence: nothing more, its end, or an error.
+type Outcome = Result<Option<FinishReason>, JobError>;
+
+impl Core {
+    /// Reads the next `count` tokens of the sequence in `row`; if these are the last, samples.
+    pub(super) fn prefill(&mut self, row: usize, count: usize) {
+        let Some(row) = self.make_room(row, count) else { return };
+        let held = self.cache.tokens(row).len();
+        let Some(sequence) = self.cache.sequence(row) else { return };
+        let tokens = sequence.tokens()[held..held + count].to_vec();
+        let complete = held + count == sequence.tokens().len();
+        let began = Instant::now();
+        let result = self.runner.prefill(row, held, &tokens, 1);
+        let counters = &self.shared.counters;
+        Counters::add(&counters.steps, 1);
+        let outcome = match result {
+            Err(error) => Err(job_error(error)),
+            Ok(logits) => {
+                self.pace.prefilled(count, began.elapsed());
+                Counters::add(&counters.prompt_tokens, count);
+                self.cache.extend(row, &tokens);
+                match self.cache.sequence_mut(row).filter(|_| complete) {
+                    None => Ok(None),
+                    Some(sequence) => {
+                        Counters::add(&counters.generated_tokens, 1);
+                        sample(sequence, &logits, 0, &mut self.scratch)
+                    }
+                }
+            }
+        };
+        let goes_on = complete && matches!(outcome, Ok(None));
+        let row = if goes_on { self.cache.promote(row) } else { row };
+        self.do_actions();
+        self.settle(row, outcome);
+    }
+
+    /// One token for each sequence in rows `first..first + rows`.
+    pub(super) fn decode(&mut self, first: usize, rows: usize) {
+        let rows_before = self.cache.live();
+        for row in first..first + rows {
+            if self.make_room(row, 1).is_none() || self.cache.live() != rows_before {
+                // Rows have moved: the next turn plans anew.
+                return;
+            }
+        }
+        let mut tokens = Vec::with_capacity(rows);
+        let mut past = Vec::with_capacity(rows);
+        for row in first..first + rows {
+            let held = self.cache.tokens(row).len();
+            let Some(sequence) = self.cache.sequence(row) else { return };
+            tokens.push(sequence.tokens()[held]);
+            past.push(held);
+        }
+        let began = Instant::now();
+        let result = self.runner.decode(first, &tokens, &past);
+        let counters = &self.shared.counters;
+        Counters::add(&counters.steps, 1);
+        let mut outcomes: Vec<(usize, Outcome)> = Vec::with_capacity(rows);
+        match result {
+            Err(error) => {
+                let error = job_error(error);
+                outcomes.extend((first..first + rows).map(|row| (row, Err(error.clone()))));
+            }
+            Ok(logits) => {
+                for (index, token) in tokens.iter().enumerate() {
+                    let row = first + index;
+                    self.cache.extend(row, &[*token]);
+                    let Some(sequence) = self.cache.sequence_mut(row) else { continue };
+                    Counters::add(&counters.generated_tokens, 1);
+                    let outcome = sample(sequence, &logits, index, &mut self.scratch);
+                    outcomes.push((row, outcome));
+                }
+                self.pace.decoded(rows, began.elapsed());
+            }
+        }
+        // Downwards, since retiring a row moves rows behind it.
+        for (row, outcome) in outcomes.into_iter().rev() {
+            self.settle(row, outcome);
+        }
+    }
+
+    /// The sequence in `row` alone. If nothing else runs, guesses ahead as far as pays.
+    pub(super) fn decode_one(&mut self, row: usize, alone: bool) {
+        let most = if alone && self.limits.many_rows { self.options.draft_tokens } else { 0 };
+        let Some(sequence) = self.cache.sequence_mut(row) else { return };
+        let most = most.min(sequence.draft_room()).min(self.limits.max_prefill_tokens - 1);
+        let rate = sequence.acceptance().rate();
+        let count = self.pace.best_draft(rate, most);
+        let guess = draft::propose(sequence.tokens(), count.max(1)).to_vec();
+        let Some(row) = self.make_room(row, 1 + count.min(guess.len())) else { return };
+        if count == 0 || guess.is_empty() {
+            let generated = self.cache.sequence(row).map_or(0, |sequence| sequence.tokens().len());
+            self.decode(row, 1);
+            self.note_free_guess(row, generated, guess.first().copied());
+            return;
+        }
+        self.verify(row, &guess);
+    }
+
+    /// Learns from a guess that was not put to the model, at no cost. The row's sequence may have
+    /// ended or moved, in which case there is nothing to learn.
+    fn note_free_guess(&mut self, row: usize, place: usize, guess: Option<u32>) {
+        let (Some(guess), true) = (guess, row < self.cache.decoding()) else { return };
+        let Some(sequence) = self.cache.sequence_mut(row) else { return };
+        if let Some(&token) = sequence.tokens().get(place) {
+            sequence.acceptance().note(token == guess);
+        }
+    }
+
+    /// Puts `guess` to the model after the newest token of the sequence in `row`, in one step.
+    /// Each position is sampled as it would be alone, and the first that differs from the guess
+    /// ends it: so the output is that of plain decoding, token for token and draw for draw.
+    fn verify(&mut self, row: usize, guess: &[u32]) {
+        let held = self.cache.tokens(row).len();
+        let Some(sequence) = self.cache.sequence(row) else { return };
+        let mut tokens = vec![sequence.tokens()[held]];
+        tokens.extend_from_slice(guess);
+        let began = Instant::now();
+        let result = self.runner.prefill(row, held, &tokens, tokens.len());
+        let counters = &self.shared.counters;
+        Counters::add(&counters.steps, 1);
+        let logits = match result {
+            Ok(logits) => logits,
+            Err(error) => return self.settle(row, Err(job_error(error))),
+        };
+        let Some(sequence) = self.cache.sequence_mut(row) else { return };
+        let mut outcome = Ok(None);
+        let mut valid = 0;
+        for index in 0..tokens.len() {
+            valid = index + 1;
+            Counters::add(&counters.generated_tokens, 1);
+            outcome = sample(sequence, &logits, index, &mut self.scratch);
+            let right = sequence.tokens().last() == guess.get(index) && index < guess.len();
+            if index < guess.len() {
+                sequence.acceptance().note(right);
+                Counters::add(&counters.draft_tokens, 1);
+                Counters::add(&counters.accepted_draft_tokens, usize::from(right));
+            }
+            if !right || !matches!(outcome, Ok(None)) {
+                break;
+            }
+        }
+        self.pace.verified(tokens.len(), began.elapsed());
+        self.cache.extend(row, &tokens[..valid]);
+        self.settle(row, outcome);
+    }
+
+    /// Goes on with, finishes or fails the sequence in `row` after a step.
+    fn settle(&mut self, row: usize, outcome: Outcome) {
+        match outcome {
+            Ok(None) => {}
+            Ok(Some(reason)) => {
+                if let Some(sequence) = self.retire(row, true, |counters| &counters.finished) {
+                    sequence.finish(reason);
+                }
+            }
+            Err(error) => {
+                if !self.shared.stopping.load(Ordering::Acquire) {
+                    log::error!(row; "a sequence failed: {error}");
+                }
+                self.fail(row, false, error);
+            }
+        }
+    }
+}
+
+/// Chooses the next token of `sequence` from row `row`. Returns why the sequence is over, if it is.
+fn sample(
+    sequence: &mut Sequence,
+    logits: &Logits<'_>,
+    row: usize,
+    scratch: &mut Scratch,
+) -> Outcome {
+    let choice = sequence
+        .sampler()
+        .choose(logits.row(row), scratch)
+        .map_err(|error| JobError::Model(error.to_string()))?;
+    Ok(sequence.take(choice))
+}
+
+fn job_error(error: RunError) -> JobError {
+    match error {
+        RunError::Interrupted => JobError::ShuttingDown,
+        RunError::Runtime(reason) => JobError::Model(reason),
+    }
+}
