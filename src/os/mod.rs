@@ -1,8 +1,10 @@
-//! What the operating system gives: sockets, signals, service notifications, cores.
+//! What the operating system gives: sockets, signals, service notifications, cores,
+//! memory.
 
 mod activation;
 mod cores;
 mod listen;
+mod memory;
 mod notify;
 mod peer;
 mod signals;
@@ -11,6 +13,7 @@ mod unix;
 pub use activation::{ActivationError, activated_listeners};
 pub use cores::physical_cores;
 pub use listen::{BindError, Listener, bind_tcp};
+pub use memory::spare_memory;
 pub use notify::{Notifier, State};
 pub use peer::Peer;
 pub use signals::{Signal, Signals};

@@ -1,0 +1,102 @@
+//! How much memory the process can still take.
+
+use std::path::{Path, PathBuf};
+
+/// Bytes that this process can take without swapping or running into its cgroup's limit.
+///
+/// The machine's part comes from `/proc/meminfo`, or from sysinfo(2) where a hardened unit hides
+/// that; the cgroup's from the files of both cgroup versions, of the process's own group and those
+/// above it.
+#[must_use]
+pub fn spare_memory() -> usize {
+    let machine = available_of_machine(Path::new("/proc/meminfo")).or_else(free_by_sysinfo);
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let group = spare_of_groups(Path::new("/sys/fs/cgroup"), &own);
+    match (machine, group) {
+        (Some(machine), Some(group)) => machine.min(group),
+        (machine, group) => machine.or(group).unwrap_or(0),
+    }
+}
+
+/// The kernel's estimate of what can be had without swapping.
+fn available_of_machine(meminfo: &Path) -> Option<usize> {
+    let text = std::fs::read_to_string(meminfo).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// Free memory and buffers: less than what can be had, as it leaves out the page cache.
+fn free_by_sysinfo() -> Option<usize> {
+    let info = nix::sys::sysinfo::sysinfo().ok()?;
+    usize::try_from(info.ram_unused()).ok()
+}
+
+/// The least that any memory cgroup of the process has to spare; `None` where none has a limit.
+/// `own` is the text of `/proc/self/cgroup`.
+fn spare_of_groups(root: &Path, own: &str) -> Option<usize> {
+    own.lines().filter_map(|line| spare_of_hierarchy(root, line)).min()
+}
+
+/// By one line of `/proc/self/cgroup`: `ID:CONTROLLERS:PATH`.
+fn spare_of_hierarchy(root: &Path, line: &str) -> Option<usize> {
+    let mut parts = line.splitn(3, ':').skip(1);
+    let (controllers, group) = (parts.next()?, parts.next()?.trim_start_matches('/'));
+    let (mount, limit, usage): (PathBuf, _, _) = if controllers.is_empty() {
+        (root.to_path_buf(), "memory.max", "memory.current")
+    } else if controllers.split(',').any(|name| name == "memory") {
+        (root.join("memory"), "memory.limit_in_bytes", "memory.usage_in_bytes")
+    } else {
+        return None;
+    };
+    let number = |path: PathBuf| -> Option<usize> {
+        std::fs::read_to_string(path).ok()?.trim().parse().ok()
+    };
+    let folder = mount.join(group);
+    let groups = folder.ancestors().take_while(|path| path.starts_with(&mount));
+    groups
+        .filter_map(|path| {
+            let limit = number(path.join(limit))?;
+            Some(limit.saturating_sub(number(path.join(usage)).unwrap_or(0)))
+        })
+        .min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(folder: &Path, name: &str, text: &str) {
+        std::fs::create_dir_all(folder).unwrap();
+        std::fs::write(folder.join(name), text).unwrap();
+    }
+
+    #[test]
+    fn the_tightest_group_of_either_version_counts() {
+        let root = tempfile::tempdir().unwrap();
+        let service = root.path().join("system.slice/phi4d.service");
+        write(&service, "memory.max", "max\n");
+        write(&service, "memory.current", "10\n");
+        let own = "0::/system.slice/phi4d.service\n";
+        assert_eq!(spare_of_groups(root.path(), own), None);
+        write(&root.path().join("system.slice"), "memory.max", "1000\n");
+        write(&root.path().join("system.slice"), "memory.current", "400\n");
+        assert_eq!(spare_of_groups(root.path(), own), Some(600));
+        let old = root.path().join("memory/phi4d");
+        write(&old, "memory.limit_in_bytes", "500\n");
+        write(&old, "memory.usage_in_bytes", "450\n");
+        let both = "4:memory:/phi4d\n3:cpu,cpuacct:/x\n0::/system.slice/phi4d.service\n";
+        assert_eq!(spare_of_groups(root.path(), both), Some(50));
+    }
+
+    #[test]
+    fn the_machine_tells_in_one_way_or_the_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let meminfo = "MemTotal: 100 kB\nMemAvailable:   2048 kB\n";
+        write(folder.path(), "meminfo", meminfo);
+        assert_eq!(available_of_machine(&folder.path().join("meminfo")), Some(2 << 20));
+        assert_eq!(available_of_machine(&folder.path().join("hidden")), None);
+        assert!(free_by_sysinfo().is_some());
+        assert!(spare_memory() > 0);
+    }
+}
