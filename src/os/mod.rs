@@ -1,5 +1,4 @@
-//! What the operating system gives: sockets, signals, service notifications, cores,
-//! memory.
+//! What the operating system gives: sockets, signals, service notifications, cores.
 
 mod activation;
 mod cores;
@@ -13,7 +12,7 @@ mod unix;
 pub use activation::{ActivationError, activated_listeners};
 pub use cores::physical_cores;
 pub use listen::{BindError, Listener, bind_tcp};
-pub use memory::spare_memory;
+pub use memory::available_memory;
 pub use notify::{Notifier, State};
 pub use peer::Peer;
 pub use signals::{Signal, Signals};
