@@ -8,8 +8,10 @@ use super::kind::{Kind, as_typed};
 /// What the table says about one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Definition {
-    /// Its name in the file; see [`Definition::flag`] and [`Definition::environment`] for others.
+    /// Its name in the file; see [`Definition::environment`] for that of its variable.
     pub key: &'static str,
+    /// Its flag's name, without the dashes in front.
+    pub flag: String,
     /// What it does, as lines of text, each with a leading space.
     pub doc: &'static str,
     /// The default as it would be typed; empty where there is none or it is worked out.
@@ -25,12 +27,6 @@ pub struct Definition {
 }
 
 impl Definition {
-    /// The flag's name, without dashes in front.
-    #[must_use]
-    pub fn flag(&self) -> String {
-        flag_name(self.key)
-    }
-
     /// The environment variable's name.
     #[must_use]
     pub fn environment(&self) -> String {
@@ -96,6 +92,7 @@ macro_rules! define_settings {
                 let kind = $kind;
                 Definition {
                     key: stringify!($key),
+                    flag: flag_name(stringify!($key)),
                     doc: concat!($($doc, "\n"),+),
                     default: $default,
                     unit: define_settings!(@unit $($unit)?),

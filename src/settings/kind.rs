@@ -147,16 +147,16 @@ impl Kind for SecondsOrNone {
 
 /// A number in a range whose lower end may be left out.
 pub(super) struct Number {
-    pub(super) min: f32,
+    pub(super) min: f64,
     pub(super) min_included: bool,
-    pub(super) max: f32,
+    pub(super) max: f64,
 }
 
 impl Kind for Number {
-    type Value = f32;
+    type Value = f64;
 
-    fn read(&self, raw: &ValueKind) -> Option<f32> {
-        let number: f32 = as_typed(raw)?.parse().ok()?;
+    fn read(&self, raw: &ValueKind) -> Option<f64> {
+        let number: f64 = as_typed(raw)?.parse().ok()?;
         let above = number > self.min || (self.min_included && number >= self.min);
         (above && number <= self.max).then_some(number)
     }

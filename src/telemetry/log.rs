@@ -1,6 +1,7 @@
 //! Sets the process's logger up.
 
 use std::io::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use ::log::{LevelFilter, Log, Metadata, Record, set_boxed_logger, set_max_level};
@@ -53,7 +54,16 @@ pub fn init(format: Format, level: LevelFilter) -> std::io::Result<Target> {
     };
     set_boxed_logger(Box::new(Filter { sink, level })).map_err(std::io::Error::other)?;
     set_max_level(level);
+    TO_JOURNAL.store(target == Target::Journal, Ordering::Relaxed);
     Ok(target)
+}
+
+static TO_JOURNAL: AtomicBool = AtomicBool::new(false);
+
+/// Whether [`init`] sent the log to the journal.
+#[must_use]
+pub fn logs_to_journal() -> bool {
+    TO_JOURNAL.load(Ordering::Relaxed)
 }
 
 /// Keeps what other crates have to say to what matters: this program's own messages are logged at

@@ -3,4 +3,4 @@
 mod line;
 mod log;
 
-pub use log::{Format, Target, init};
+pub use log::{Format, Target, init, logs_to_journal};
