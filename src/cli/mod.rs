@@ -1,1 +1,54 @@
-//! cli
+//! The composition root: reads the command line, puts the layers together, and turns every fatal
+//! error into one line and a documented exit code.
+
+mod args;
+mod chat;
+mod check;
+mod config;
+mod exit;
+mod output;
+mod serve;
+mod start;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+
+use args::{Cli, Command};
+use exit::Fatal;
+
+/// Runs the program with its arguments, the first of which is its name.
+#[must_use]
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) if !error.use_stderr() => {
+            // Help or version: to standard output. If that is closed, nobody reads it.
+            let _ = error.print();
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => return exit::report(&Fatal::usage(&error)),
+    };
+    let done = match &cli.command {
+        Command::Serve(settings) => serve::run(settings),
+        Command::Check(settings) => check::run(settings),
+        Command::Chat(chat) => chat::run(chat),
+        Command::Config(command) => config::run(command),
+        Command::ExitCodes => output::print(&exit::table()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        // Who reads our output has seen enough.
+        Err(Fatal::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
+        Err(fatal) => exit::report(&fatal),
+    }
+}
+
+/// The command line's definition, from which help and other documents are made.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}

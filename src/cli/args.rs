@@ -1,0 +1,180 @@
+//! The command line: the one source of its parser and its help. Flags of settings are made from
+//! the settings' table.
+
+use std::path::PathBuf;
+
+use clap::{Arg, ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueHint};
+
+use super::exit::Fatal;
+use crate::settings::{DEFAULT_FILE, DEFINITIONS, Definition, Inputs, Resolved, resolve};
+
+/// Serves Microsoft Phi-4 through ONNX Runtime, with an OpenAI-compatible API.
+#[derive(Debug, Parser)]
+#[command(
+    name = "phi4d",
+    version,
+    after_help = "`phi4d exit-codes` tells what each exit code means."
+)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Serve the model until told to stop
+    Serve(SettingsArgs),
+    /// Check the settings and the model without serving
+    Check(SettingsArgs),
+    /// Talk to the daemon in the terminal; piped, answer each line of the input
+    Chat(ChatArgs),
+    /// Show the settings
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Tell what each exit code means
+    #[command(after_help = super::exit::table())]
+    ExitCodes,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Print the settings in force and where each came from
+    Show(SettingsArgs),
+    /// Print a settings file with every key, its meaning and its default
+    Render,
+}
+
+/// How to reach the daemon and what to ask of it.
+#[derive(Debug, Args)]
+pub(super) struct ChatArgs {
+    /// The daemon's Unix socket. Default: as set, else where the daemon puts it by default
+    #[arg(long, value_name = "PATH", conflicts_with = "url")]
+    pub(super) socket: Option<PathBuf>,
+    /// The daemon's TCP address, as http://HOST:PORT
+    #[arg(long, value_name = "URL", value_hint = ValueHint::Url)]
+    pub(super) url: Option<String>,
+    /// Instructions that hold for the whole conversation
+    #[arg(long, value_name = "TEXT")]
+    pub(super) system: Option<String>,
+    /// 0 always takes the likeliest token. Default: the daemon's
+    #[arg(long, value_name = "X")]
+    pub(super) temperature: Option<f64>,
+    /// Choose among the likeliest tokens that make up this share. Default: the daemon's
+    #[arg(long, value_name = "X")]
+    pub(super) top_p: Option<f64>,
+    /// The most tokens of an answer. Default: what fits the context
+    #[arg(long, value_name = "N")]
+    pub(super) max_tokens: Option<u64>,
+    /// Equal seeds give equal answers to equal conversations
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(super) seed: Option<i64>,
+}
+
+/// Settings from the command line: every key of the table has its flag.
+#[derive(Debug, Clone, Default)]
+pub(super) struct SettingsArgs {
+    config: Option<PathBuf>,
+    values: Vec<(String, String)>,
+}
+
+impl SettingsArgs {
+    /// Layers these flags over environment and file. `required` keys must be set.
+    pub(super) fn resolve(&self, required: &[&'static str]) -> Result<Resolved, Fatal> {
+        let resolved = resolve(&Inputs {
+            flags: self.values.clone(),
+            required: required.to_vec(),
+            ..ambient_inputs(self.config.clone())
+        })?;
+        Ok(resolved)
+    }
+}
+
+/// Settings from this process's environment and the named or default file.
+pub(super) fn ambient_inputs(file: Option<PathBuf>) -> Inputs {
+    let text = |value: std::ffi::OsString| value.to_string_lossy().into_owned();
+    Inputs {
+        file,
+        default_file: Some(PathBuf::from(DEFAULT_FILE)),
+        environment: std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect(),
+        ..Inputs::default()
+    }
+}
+
+impl Args for SettingsArgs {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let config = Arg::new("config")
+            .long("config")
+            .value_name("FILE")
+            .env("PHI4D_CONFIG")
+            .value_parser(clap::value_parser!(PathBuf))
+            .help(format!("Settings file, which must exist. Default: {DEFAULT_FILE} if it exists"));
+        command.arg(config).args(DEFINITIONS.iter().map(flag))
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+fn flag(definition: &'static Definition) -> Arg {
+    let default = match definition.default {
+        "" => String::new(),
+        default => format!(" [default: {default}]"),
+    };
+    let unit = definition.unit.map_or_else(String::new, |unit| format!(" Unit: {unit}."));
+    let summary = definition.summary();
+    let first = summary.split_once(". ").map_or(summary.as_str(), |(first, _)| first);
+    Arg::new(definition.key)
+        .long(definition.flag.as_str())
+        .value_name(definition.placeholder)
+        .allow_hyphen_values(true)
+        .help(format!("{}{default}", first.trim_end_matches('.')))
+        .long_help(format!("{summary}{unit} Takes {}.{default}", definition.accepted))
+}
+
+impl FromArgMatches for SettingsArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut settings = Self::default();
+        settings.update_from_arg_matches(matches)?;
+        Ok(settings)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.config = matches.get_one::<PathBuf>("config").cloned();
+        self.values = DEFINITIONS
+            .iter()
+            .filter_map(|definition| {
+                let value = matches.get_one::<String>(definition.key)?;
+                Some((definition.key.to_owned(), value.clone()))
+            })
+            .collect();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_setting_has_a_flag_that_reaches_it() {
+        for definition in DEFINITIONS.iter() {
+            let flag = format!("--{}", definition.flag);
+            let cli = Cli::try_parse_from(["phi4d", "check", &flag, "-1"]).unwrap();
+            let Command::Check(settings) = cli.command else { panic!("not check") };
+            assert_eq!(settings.values, [(definition.key.to_owned(), "-1".to_owned())]);
+        }
+    }
+
+    #[test]
+    fn chat_takes_a_socket_or_a_url() {
+        let both = ["phi4d", "chat", "--socket", "/s", "--url", "http://h:1"];
+        assert!(Cli::try_parse_from(both).is_err());
+    }
+}

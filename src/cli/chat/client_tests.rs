@@ -1,0 +1,95 @@
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixListener;
+
+use super::*;
+
+fn conversation() -> Conversation {
+    let mut conversation = Conversation::new(&ChatArgs {
+        socket: None,
+        url: None,
+        system: Some("be brief".to_owned()),
+        temperature: Some(0.0),
+        top_p: None,
+        max_tokens: Some(9),
+        seed: Some(-1),
+    });
+    conversation.ask("hello");
+    conversation
+}
+
+/// Answers one connection with `response` as it is, and gives what the client sent.
+async fn answer_once(listener: UnixListener, response: &'static str) -> String {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut sent = Vec::new();
+    while !sent.ends_with(b"}") {
+        stream.read_buf(&mut sent).await.unwrap();
+    }
+    stream.write_all(response.as_bytes()).await.unwrap();
+    String::from_utf8(sent).unwrap()
+}
+
+/// The whole answer, or the error, to a daemon that answers with `response`.
+async fn ask(response: &'static str) -> (Result<String, String>, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let listener = UnixListener::bind(&path).unwrap();
+    let server = tokio::spawn(answer_once(listener, response));
+    let answer = async {
+        let mut stream = Stream::open(&Endpoint::Unix(path), &conversation()).await?;
+        let mut text = String::new();
+        while let Piece::Text(more) = stream.next().await? {
+            text.push_str(&more);
+        }
+        Ok(text)
+    };
+    let answer: Result<String, Fatal> = answer.await;
+    (answer.map_err(|fatal| fatal.to_string()), server.await.unwrap())
+}
+
+#[tokio::test]
+async fn streams_an_answer_and_sends_the_conversation() {
+    let (answer, sent) =
+        ask("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n\
+         data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\n\
+         data: {\"choices\":[{\"delta\":{\"content\":\"Hel\"}}]}\n\n: still here\n\n\
+         data: {\"choices\":[{\"delta\":{\"content\":\"lo\"}}]}\n\n\
+         data: {\"choices\":[],\"usage\":{}}\n\ndata: [DONE]\n\n")
+        .await;
+    assert_eq!(answer.as_deref(), Ok("Hello"));
+    let (head, body) = sent.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("POST /v1/chat/completions HTTP/1.1\r\n"), "{head}");
+    assert!(head.to_ascii_lowercase().contains("host: localhost"), "{head}");
+    let body: Value = serde_json::from_str(body).unwrap();
+    assert_eq!(
+        body,
+        json!({
+            "messages": [message("system", "be brief"), message("user", "hello")],
+            "stream": true, "temperature": 0.0, "max_tokens": 9, "seed": -1,
+        })
+    );
+}
+
+#[tokio::test]
+async fn tells_refusals_and_broken_answers_apart() {
+    let refused = "HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n\
+                   {\"error\":{\"message\":\"seed: no\",\"code\":1}}";
+    assert_eq!(ask(refused).await.0, Err("the daemon refused: seed: no".to_owned()));
+    let bare = "HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n";
+    assert_eq!(ask(bare).await.0, Err("the daemon answered 502 Bad Gateway".to_owned()));
+    let in_stream = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n\
+                     data: {\"error\":{\"message\":\"shutting down\"}}\n\n";
+    assert_eq!(ask(in_stream).await.0, Err("the daemon refused: shutting down".to_owned()));
+    let cut = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n\
+               data: {\"choices\":[{\"delta\":{\"content\":\"Hel\"}}]}\n\n";
+    let (answer, _) = ask(cut).await;
+    assert_eq!(answer, Err("the answer broke off: the daemon closed the connection".to_owned()));
+}
+
+#[tokio::test]
+async fn a_missing_daemon_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let endpoint = Endpoint::Unix(folder.path().join("none"));
+    let fatal = Stream::open(&endpoint, &conversation()).await.unwrap_err();
+    assert!(matches!(&fatal, Fatal::Unreachable { .. }), "{fatal}");
+    assert!(fatal.to_string().contains("/none"), "{fatal}");
+}

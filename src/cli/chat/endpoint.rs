@@ -1,0 +1,140 @@
+//! Where the daemon is, and a connection to it.
+
+use std::fmt;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::rt::{Read, Write};
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpStream, UnixStream};
+
+use super::super::args::{ChatArgs, ambient_inputs};
+use super::super::exit::Fatal;
+use crate::os::effective_uid;
+use crate::settings::{ListenAddress, SocketSetting, client_socket_candidates, resolve};
+
+/// The daemon's address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Endpoint {
+    Unix(PathBuf),
+    Tcp(ListenAddress),
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "{}", path.display()),
+            Self::Tcp(address) => write!(f, "http://{address}"),
+        }
+    }
+}
+
+/// A request's body, whole.
+pub(super) type Body = http_body_util::Full<bytes::Bytes>;
+
+impl Endpoint {
+    /// The one named on the command line, else the one that a daemon with this machine's settings
+    /// listens on.
+    pub(super) fn choose(arguments: &ChatArgs) -> Result<Self, Fatal> {
+        if let Some(url) = &arguments.url {
+            return Self::from_url(url);
+        }
+        if let Some(path) = &arguments.socket {
+            return Ok(Self::Unix(path.clone()));
+        }
+        // Settings that can't be read, or are the daemon's trouble, leave the default places.
+        let settings = resolve(&ambient_inputs(std::env::var_os("PHI4D_CONFIG").map(Into::into)));
+        let settings = settings.ok().map(|resolved| resolved.settings);
+        match settings.map(|settings| (settings.socket, settings.listen)) {
+            Some((SocketSetting::At(path), _)) => Ok(Self::Unix(path)),
+            Some((SocketSetting::Off, Some(address))) => Ok(Self::Tcp(address)),
+            _ => Ok(Self::Unix(default_socket())),
+        }
+    }
+
+    fn from_url(url: &str) -> Result<Self, Fatal> {
+        let refused = || {
+            Fatal::Usage(format!(
+                "--url = {url:?} is not accepted; expected http://HOST:PORT without a path"
+            ))
+        };
+        let address = url.strip_prefix("http://").ok_or_else(refused)?;
+        let address = address.trim_end_matches('/');
+        let with_port = format!("{address}:80");
+        let address = ListenAddress::parse(address).or_else(|| ListenAddress::parse(&with_port));
+        address.map(Self::Tcp).ok_or_else(refused)
+    }
+
+    /// Opens a connection, which is carried by a task of its own.
+    pub(super) async fn connect(&self) -> Result<SendRequest<Body>, Fatal> {
+        match self {
+            Self::Unix(path) => {
+                let stream = UnixStream::connect(path).await;
+                self.carry(stream.map_err(|error| self.unreachable(&error))?).await
+            }
+            Self::Tcp(address) => {
+                let stream = TcpStream::connect((address.host.as_str(), address.port)).await;
+                self.carry(stream.map_err(|error| self.unreachable(&error))?).await
+            }
+        }
+    }
+
+    /// What the `Host` header says.
+    pub(super) fn host(&self) -> String {
+        match self {
+            Self::Unix(_) => "localhost".to_owned(),
+            Self::Tcp(address) => address.to_string(),
+        }
+    }
+
+    pub(super) fn unreachable(&self, reason: &impl fmt::Display) -> Fatal {
+        Fatal::Unreachable { address: self.to_string(), reason: reason.to_string() }
+    }
+
+    async fn carry<S>(&self, stream: S) -> Result<SendRequest<Body>, Fatal>
+    where
+        TokioIo<S>: Read + Write + Unpin + Send + 'static,
+    {
+        let (sender, connection) =
+            handshake(TokioIo::new(stream)).await.map_err(|error| self.unreachable(&error))?;
+        // Its errors come up where the answer is read.
+        tokio::spawn(async move { drop(connection.await) });
+        Ok(sender)
+    }
+}
+
+fn default_socket() -> PathBuf {
+    let own = effective_uid();
+    let lookup = |name: &str| std::env::var(name).ok();
+    let candidates = client_socket_candidates(lookup, own);
+    let there = candidates.iter().find(|path| is_usable(path, own));
+    there.or(candidates.first()).cloned().unwrap_or_default()
+}
+
+/// Whether a socket is there. In /tmp anyone could have put one, so that only one's own counts.
+fn is_usable(path: &Path, own: u32) -> bool {
+    std::fs::metadata(path).is_ok_and(|metadata| {
+        !path.starts_with("/tmp") || metadata.uid() == own || metadata.uid() == 0
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_name_a_host_and_perhaps_a_port() {
+        for (url, expected) in [
+            ("http://127.0.0.1:8484", "http://127.0.0.1:8484"),
+            ("http://box/", "http://box:80"),
+            ("http://[::1]:1/", "http://[::1]:1"),
+        ] {
+            assert_eq!(Endpoint::from_url(url).unwrap().to_string(), expected);
+        }
+        for url in ["https://box", "box:1", "http://box/v1", "http://", "http://a b"] {
+            let error = Endpoint::from_url(url).unwrap_err().to_string();
+            assert!(error.contains(url) && error.contains("http://HOST:PORT"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! The one map from errors to exit codes, which are those of `sysexits.h` where it has one.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use crate::engine::{Crashed, StartError};
+use crate::generate::TextLoadError;
+use crate::model::LoadError;
+use crate::os::{ActivationError, BindError};
+use crate::settings::SettingsError;
+
+/// What an exit code says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Code {
+    Ok = 0,
+    Usage = 64,
+    Data = 65,
+    NoInput = 66,
+    Unavailable = 69,
+    Internal = 70,
+    Os = 71,
+    CannotCreate = 73,
+    Io = 74,
+    Protocol = 76,
+    Settings = 78,
+}
+
+const CODES: [(Code, &str); 11] = [
+    (Code::Ok, "The command did its work; for serve: the daemon was told to stop and did."),
+    (Code::Usage, "The command line is wrong."),
+    (Code::Data, "A file of the model's folder is damaged or does not fit the contract."),
+    (Code::NoInput, "The model's folder or a file in it is missing or can't be read."),
+    (
+        Code::Unavailable,
+        "ONNX Runtime or the execution provider can't be used; for chat: no daemon answers.",
+    ),
+    (Code::Internal, "The program failed in a way it should not."),
+    (Code::Os, "The system refused something, such as a TCP address or memory."),
+    (Code::CannotCreate, "The Unix socket can't be made."),
+    (Code::Io, "Input or output failed."),
+    (Code::Protocol, "For chat: the daemon refused a request or broke off its answer."),
+    (Code::Settings, "The settings are wrong."),
+];
+
+/// Why the program ends with another code than 0.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fatal {
+    /// The command line is wrong.
+    #[error("{0}; see phi4d --help")]
+    Usage(String),
+    /// The settings are wrong.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The settings leave nothing to listen on.
+    #[error(
+        "listen and socket are both off and the service manager passed no socket; set one of them"
+    )]
+    NothingToListenOn,
+    /// The service manager passed a TCP socket that others can reach.
+    #[error(
+        "the service manager passed a socket on {0}, which other machines can reach; \
+         set allow_unauthenticated_lan = true to let everyone on the network in"
+    )]
+    OpenToNetwork(std::net::SocketAddr),
+    /// The model can't be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The tokenizer or chat template can't be used.
+    #[error(transparent)]
+    Text(#[from] TextLoadError),
+    /// A socket can't be made.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The service manager's sockets can't be used.
+    #[error(transparent)]
+    Activation(#[from] ActivationError),
+    /// The engine's thread can't be started.
+    #[error(transparent)]
+    EngineStart(#[from] StartError),
+    /// The engine's thread panicked.
+    #[error(transparent)]
+    EngineCrashed(#[from] Crashed),
+    /// A part of the program ended that should not have.
+    #[error("internal error: {0}")]
+    Internal(String),
+    /// The system refused something.
+    #[error("cannot {action}: {source}")]
+    System {
+        /// What was tried.
+        action: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// No daemon answers.
+    #[error("cannot reach the daemon at {address}: {reason}; is phi4d serve running?")]
+    Unreachable {
+        /// Where it was looked for.
+        address: String,
+        /// Why it was not found.
+        reason: String,
+    },
+    /// The daemon refused a request or broke off its answer.
+    #[error("{0}")]
+    Refused(String),
+    /// Input can't be read.
+    #[error("cannot read the input: {0}")]
+    Input(std::io::Error),
+    /// Output can't be written.
+    #[error("cannot write the output: {0}")]
+    Output(std::io::Error),
+}
+
+impl Fatal {
+    /// An error of the command line's parser, in one line.
+    pub(super) fn usage(error: &clap::Error) -> Self {
+        let text = error.to_string();
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let telling: Vec<&str> = lines
+            .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
+            .map(|line| line.trim_start_matches("error: "))
+            .collect();
+        Self::Usage(telling.join(" "))
+    }
+
+    /// The exit code.
+    pub(super) fn code(&self) -> Code {
+        match self {
+            Self::Usage(_) => Code::Usage,
+            Self::Settings(_)
+            | Self::NothingToListenOn
+            | Self::OpenToNetwork(_)
+            | Self::EngineStart(StartError::Memory { .. }) => Code::Settings,
+            Self::Load(error) => match error {
+                LoadError::Runtime { .. } | LoadError::Provider { .. } => Code::Unavailable,
+                LoadError::Read { .. } => Code::NoInput,
+                LoadError::Invalid { .. } | LoadError::Contract { .. } => Code::Data,
+                LoadError::Memory { .. } => Code::Os,
+                LoadError::Session(_) => Code::Internal,
+            },
+            Self::Text(error) => match error {
+                TextLoadError::Read { .. } => Code::NoInput,
+                TextLoadError::Invalid { .. } => Code::Data,
+            },
+            Self::Bind(BindError::Tcp { .. })
+            | Self::Activation(_)
+            | Self::EngineStart(StartError::Thread(_))
+            | Self::System { .. } => Code::Os,
+            Self::Bind(_) => Code::CannotCreate,
+            Self::EngineCrashed(_) | Self::Internal(_) => Code::Internal,
+            Self::Unreachable { .. } => Code::Unavailable,
+            Self::Refused(_) => Code::Protocol,
+            Self::Input(_) | Self::Output(_) => Code::Io,
+        }
+    }
+
+    /// What to print: one line, or one for each fault of the settings.
+    fn lines(&self) -> Vec<String> {
+        let texts = match self {
+            Self::Settings(error) => error.faults.iter().map(ToString::to_string).collect(),
+            other => vec![other.to_string()],
+        };
+        texts.iter().map(|text| one_line(text)).collect()
+    }
+}
+
+/// The text with line feeds and other control characters made spaces, and runs of them one.
+fn one_line(text: &str) -> String {
+    let words = text.split(|c: char| c.is_whitespace() || c.is_control());
+    let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
+    words.join(" ")
+}
+
+/// Tells why the program ends, and gives the code to end with.
+pub(super) fn report(fatal: &Fatal) -> ExitCode {
+    for line in fatal.lines() {
+        if crate::telemetry::logs_to_journal() {
+            log::error!("{line}");
+        } else {
+            // There is nowhere left to tell a failure.
+            let _ = writeln!(std::io::stderr().lock(), "phi4d: {line}");
+        }
+    }
+    ExitCode::from(fatal.code() as u8)
+}
+
+/// The codes with their meanings, as `phi4d exit-codes` prints them.
+pub(super) fn table() -> String {
+    let mut text = String::new();
+    for (code, meaning) in CODES {
+        // Writing to a String can't fail.
+        let _ = writeln!(text, "{:>3}  {meaning}", code as u8);
+    }
+    text
+}
+
+#[cfg(test)]
+#[path = "exit_tests.rs"]
+mod tests;

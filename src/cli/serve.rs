@@ -1,0 +1,250 @@
+//! `phi4d serve`: settings, log, sockets, model, engine, server; ready; drain with a limit.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::args::SettingsArgs;
+use super::exit::Fatal;
+use super::start::{self, Started};
+use crate::engine::Engine;
+use crate::os::{self, Listener, Notifier, Signal, Signals, SocketFile, State};
+use crate::server::{self, App, DrainOutcome, ServerOptions};
+use crate::settings::Settings;
+
+/// Threads that carry connections; the model has its own.
+const CONNECTION_THREADS: usize = 2;
+
+/// How often the service manager is asked for more time while a model loads.
+const LOADING_TICK: Duration = Duration::from_secs(5);
+
+/// How much more time it is asked for: enough for a few ticks to come late.
+const LOADING_EXTENSION: Duration = Duration::from_secs(30);
+
+/// How often the engine is asked whether it lives.
+const ENGINE_TICK: Duration = Duration::from_millis(250);
+
+/// How much longer than the drain limit stopping may take.
+const STOP_MARGIN: Duration = Duration::from_secs(5);
+
+pub(super) fn run(arguments: &SettingsArgs) -> Result<(), Fatal> {
+    let resolved = arguments.resolve(&["model"])?;
+    start::start_log(&resolved)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONNECTION_THREADS)
+        .thread_name("phi4d-net")
+        .enable_all()
+        .build()
+        .map_err(|source| Fatal::System { action: "start the network's threads", source })?;
+    let served = runtime.block_on(serve(&resolved.settings));
+    // A model that is still being read must not hold up the end.
+    runtime.shutdown_background();
+    served
+}
+
+async fn serve(settings: &Settings) -> Result<(), Fatal> {
+    let system = |action| move |source| Fatal::System { action, source };
+    let mut signals = Signals::install().map_err(system("install signal handlers"))?;
+    let manager = Manager(
+        Notifier::from_environment(variable).map_err(system("speak to the service manager"))?,
+    );
+    let bound = bind(settings).await?;
+    let name = settings.served_model_name();
+    manager.tell(&[State::Status(format!("loading {name}"))]);
+    let Some(started) = load(settings, &manager, &mut signals).await? else {
+        return Ok(());
+    };
+    let app = App::new(started.generator, server_options(settings, name.clone())?);
+    let (stop, stopped) = watch::channel(false);
+    let drain = settings.drain_timeout_s;
+    let mut server = tokio::spawn(server::serve(app, bound.listeners, stopped, drain));
+    manager.tell(&[State::Ready, State::Status(format!("serving {name}"))]);
+    log::info!(model = name.as_str(); "ready");
+
+    wait_for_stop(&started.engine, &mut server, &mut signals).await?;
+    manager.tell(&[
+        State::Stopping,
+        State::Status("finishing answers in progress".to_owned()),
+        State::ExtendTimeout(drain + STOP_MARGIN),
+    ]);
+    started.engine.handle().drain();
+    // Nobody listens from now on; the path is free for a successor.
+    drop(bound.files);
+    stop.send_replace(true);
+    finish(started.engine, &mut server, &mut signals).await
+}
+
+/// The service manager. That it can't be told something is logged and no more.
+struct Manager(Notifier);
+
+impl Manager {
+    fn tell(&self, states: &[State]) {
+        if let Err(error) = self.0.send(states) {
+            log::warn!("cannot notify the service manager: {error}");
+        }
+    }
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Sockets that queue connections already; their files go when this is dropped.
+struct Bound {
+    listeners: Vec<Listener>,
+    files: Vec<SocketFile>,
+}
+
+/// Takes the service manager's sockets, and binds those of the settings whose kind is not among
+/// them.
+async fn bind(settings: &Settings) -> Result<Bound, Fatal> {
+    let passed = os::activated_listeners(variable)?;
+    let mut bound = Bound { listeners: Vec::new(), files: Vec::new() };
+    let (mut tcp, mut unix) = (false, false);
+    for (name, listener) in passed {
+        log::info!(name = name.as_str(); "took a socket over from the service manager");
+        match listener.tcp_address() {
+            Some(address) if !address.ip().is_loopback() && !settings.allow_unauthenticated_lan => {
+                return Err(Fatal::OpenToNetwork(address));
+            }
+            Some(_) => tcp = true,
+            None => unix = true,
+        }
+        bound.listeners.push(listener);
+    }
+    if let Some(address) = settings.listen.as_ref().filter(|_| !tcp) {
+        bound.listeners.push(os::bind_tcp(&address.host, address.port).await?);
+    }
+    let path = settings.socket.path(variable, os::effective_uid()).filter(|_| !unix);
+    if let Some(path) = path {
+        let (listener, file) = os::bind_unix(&path, settings.socket_mode)?;
+        bound.listeners.push(listener);
+        bound.files.push(file);
+    }
+    for listener in &bound.listeners {
+        match (listener.tcp_address(), listener.unix_path()) {
+            (Some(address), _) => log::info!(tcp:% = address; "listening"),
+            (None, Some(path)) => log::info!(unix:% = path.display(); "listening"),
+            (None, None) => log::info!("listening on a socket without a path"),
+        }
+    }
+    if bound.listeners.is_empty() {
+        return Err(Fatal::NothingToListenOn);
+    }
+    Ok(bound)
+}
+
+/// Loads the model beside the runtime's threads; `None` if told to stop meanwhile.
+async fn load(
+    settings: &Settings,
+    manager: &Manager,
+    signals: &mut Signals,
+) -> Result<Option<Started>, Fatal> {
+    let settings = settings.clone();
+    let begun = std::time::Instant::now();
+    let mut loading = tokio::task::spawn_blocking(move || start::start(&settings));
+    let mut tick = tokio::time::interval(LOADING_TICK);
+    loop {
+        tokio::select! {
+            loaded = &mut loading => {
+                let started = loaded.map_err(|error| Fatal::Internal(error.to_string()))??;
+                log::info!(seconds = begun.elapsed().as_secs_f32(); "the model is loaded");
+                return Ok(Some(started));
+            }
+            _ = tick.tick() => manager.tell(&[State::ExtendTimeout(LOADING_EXTENSION)]),
+            signal = signals.next() => match signal {
+                Signal::Hangup => no_reload(),
+                stop => {
+                    log::info!("{} while the model was loading; stopping", stop.name());
+                    manager.tell(&[State::Stopping]);
+                    return Ok(None);
+                }
+            },
+        }
+    }
+}
+
+fn no_reload() {
+    log::warn!(
+        "SIGHUP: this version reads its settings only at the start; restart it to apply them"
+    );
+}
+
+fn server_options(settings: &Settings, name: String) -> Result<ServerOptions, Fatal> {
+    let folder = start::model_folder(settings)?;
+    let made = std::fs::metadata(folder.join("genai_config.json"))
+        .and_then(|metadata| metadata.modified())
+        .unwrap_or_else(|_| SystemTime::now());
+    let created = made.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    Ok(ServerOptions {
+        max_body_bytes: settings.max_body_bytes,
+        max_connections: settings.max_connections,
+        header_timeout: settings.header_timeout_s,
+        body_timeout: settings.body_timeout_s,
+        write_timeout: settings.slow_client_timeout_s,
+        ..ServerOptions::new(name, created)
+    })
+}
+
+/// Returns when told to stop.
+///
+/// # Errors
+/// If the engine or the server ended by itself.
+async fn wait_for_stop(
+    engine: &Engine,
+    server: &mut JoinHandle<DrainOutcome>,
+    signals: &mut Signals,
+) -> Result<(), Fatal> {
+    let handle = engine.handle();
+    let mut tick = tokio::time::interval(ENGINE_TICK);
+    loop {
+        tokio::select! {
+            signal = signals.next() => match signal {
+                Signal::Hangup => no_reload(),
+                stop => {
+                    log::info!("{}: finishing answers in progress", stop.name());
+                    return Ok(());
+                }
+            },
+            _ = tick.tick() => {
+                if handle.has_crashed() {
+                    return Err(crate::engine::Crashed.into());
+                }
+            }
+            ended = &mut *server => {
+                let why = match ended {
+                    Ok(_) => "the server stopped without being told to".to_owned(),
+                    Err(error) => format!("the server failed: {error}"),
+                };
+                return Err(Fatal::Internal(why));
+            }
+        }
+    }
+}
+
+/// Waits for the server to drain, at most until its limit or a second signal, then ends the engine.
+async fn finish(
+    engine: Engine,
+    server: &mut JoinHandle<DrainOutcome>,
+    signals: &mut Signals,
+) -> Result<(), Fatal> {
+    tokio::select! {
+        drained = &mut *server => match drained {
+            Ok(outcome) if outcome.is_clean() => log::info!("all answers are complete"),
+            Ok(outcome) => log::warn!(
+                cut_connections = outcome.cut_connections;
+                "the drain limit passed before all answers were complete"
+            ),
+            Err(error) => log::error!("the server failed while draining: {error}"),
+        },
+        signal = signals.stop() => {
+            log::warn!("{} again; stopping at once", signal.name());
+            server.abort();
+        }
+    }
+    let stopping = tokio::task::spawn_blocking(|| engine.stop());
+    stopping.await.map_err(|error| Fatal::Internal(error.to_string()))??;
+    log::info!("stopped");
+    Ok(())
+}

@@ -1,0 +1,135 @@
+//! From settings to a model that is ready to be asked.
+
+use std::path::{Path, PathBuf};
+
+use super::exit::Fatal;
+use crate::engine::{self, Engine};
+use crate::generate::{Generator, GeneratorOptions};
+use crate::model::{self, GenaiConfig};
+use crate::os;
+use crate::settings::{self, LogFormat, Resolved, Settings};
+use crate::telemetry;
+
+/// The engine and what asks it.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub(super) engine: Engine,
+    pub(super) generator: Generator,
+    pub(super) config: GenaiConfig,
+}
+
+/// Sets the log up as the settings say, and logs what the settings' reader wanted to tell.
+pub(super) fn start_log(resolved: &Resolved) -> Result<(), Fatal> {
+    let format = match resolved.settings.log_format {
+        LogFormat::Auto => telemetry::Format::Auto,
+        LogFormat::Text => telemetry::Format::Text,
+        LogFormat::Json => telemetry::Format::Json,
+        LogFormat::Journal => telemetry::Format::Journal,
+    };
+    telemetry::init(format, resolved.settings.log_level)
+        .map_err(|source| Fatal::System { action: "set the log up", source })?;
+    for warning in &resolved.warnings {
+        log::warn!("{warning}");
+    }
+    Ok(())
+}
+
+/// The model's folder. Callers have resolved the settings with `model` required.
+pub(super) fn model_folder(settings: &Settings) -> Result<&Path, Fatal> {
+    let missing = || Fatal::Internal("model is required and not set".to_owned());
+    settings.model.as_deref().ok_or_else(missing)
+}
+
+/// Loads the model, starts the engine, and loads the tokenizer and template. Takes as long as
+/// reading the weights does.
+pub(super) fn start(settings: &Settings) -> Result<Started, Fatal> {
+    let folder = model_folder(settings)?;
+    let loaded = model::load(&load_options(settings, folder))?;
+    let engine = engine::start(loaded.runner, loaded.interrupt, engine_options(settings))?;
+    let generator = Generator::load(
+        folder,
+        engine.handle(),
+        generator_options(settings, &loaded.config, folder)?,
+    );
+    match generator {
+        Ok(generator) => Ok(Started { engine, generator, config: loaded.config }),
+        Err(error) => {
+            // The first failure is the one to tell.
+            let _ = engine.stop();
+            Err(error.into())
+        }
+    }
+}
+
+fn load_options(settings: &Settings, folder: &Path) -> model::LoadOptions {
+    model::LoadOptions {
+        folder: PathBuf::from(folder),
+        provider: match settings.provider {
+            settings::Provider::Cpu => model::Provider::Cpu,
+            settings::Provider::Cuda => model::Provider::Cuda,
+            settings::Provider::DirectMl => model::Provider::DirectMl,
+        },
+        threads: match settings.threads {
+            0 => os::physical_cores(),
+            threads => threads,
+        },
+        slots: settings.slots + settings.prefix_slots,
+        context_tokens: settings.context_tokens,
+        max_prefill_tokens: settings.prefill_chunk_tokens,
+        runtime_library: settings.runtime_library.clone(),
+    }
+}
+
+/// Options of the engine. To be called when the model is loaded, as the memory for the KV cache is
+/// taken from what is left then.
+fn engine_options(settings: &Settings) -> engine::Options {
+    engine::Options {
+        max_running: settings.slots,
+        queue: settings.queue,
+        queue_per_caller: settings.queue_per_caller,
+        slow_client_timeout: settings.slow_client_timeout_s,
+        kv_cache_bytes: match settings.kv_cache_bytes {
+            0 => kv_cache_default(),
+            bytes => bytes,
+        },
+        prefill_share: settings.prefill_share,
+        draft_tokens: settings.draft_tokens,
+    }
+}
+
+/// Four fifths of what is left; the rest is for requests, buffers of steps and the system.
+fn kv_cache_default() -> usize {
+    let bytes = os::available_memory().map_or(u64::MAX, |left| left / 5 * 4);
+    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+    log::info!(kv_cache_bytes = bytes; "memory for the KV cache, from what is left");
+    bytes
+}
+
+fn generator_options(
+    settings: &Settings,
+    config: &GenaiConfig,
+    folder: &Path,
+) -> Result<GeneratorOptions, Fatal> {
+    let eos_token_ids = config.model.eos_token_id.to_vec();
+    // Exports without a begin token begin with an end token, as GPT-2 and its heirs do.
+    let bos_token_id = config.model.bos_token_id.or_else(|| eos_token_ids.first().copied());
+    let bos_token_id = bos_token_id.ok_or_else(|| model::LoadError::Invalid {
+        path: folder.join("genai_config.json"),
+        reason: "model.eos_token_id is an empty list; expected at least one token id".to_owned(),
+    })?;
+    Ok(GeneratorOptions {
+        eos_token_ids,
+        bos_token_id,
+        default_temperature: single(settings.default_temperature),
+        default_top_p: single(settings.default_top_p),
+        request_timeout: settings.request_timeout_s,
+    })
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "settings of a small range, for which single precision is plenty"
+)]
+fn single(number: f64) -> f32 {
+    number as f32
+}
