@@ -67,12 +67,12 @@ def sample_ids(sample: tasks.Sample) -> tuple[list[int], list[float]]:
     return prompt + answer, [PROMPT_WEIGHT] * len(prompt) + [weight] * len(answer)
 
 
-def pack(rng: random.Random, length: int, separate: bool, long: bool) -> Row:
+def pack(rng: random.Random, mix: tasks.Mix, length: int, separate: bool, long: bool) -> Row:
     """Fills one row. `separate` rows see each sample alone and from position 0."""
     row = Row([], [], [], [])
     segment = 0
     while len(row.ids) < length:
-        sample = tasks.long_sample(rng) if long and not row.ids else tasks.training_sample(rng)
+        sample = tasks.long_sample(rng) if long and not row.ids else tasks.training_sample(rng, mix)
         ids, weights = sample_ids(sample)
         room = length - len(row.ids)
         if len(ids) > room and (separate or long) and room < 24:
@@ -95,7 +95,7 @@ class Batch:
     positions: np.ndarray
 
 
-def batch(rng: random.Random, step: int) -> Batch:
+def batch(rng: random.Random, step: int, mix: tasks.Mix) -> Batch:
     """Mostly short samples seen alone; every fourth step packed; every sixteenth long."""
     if step % 16 == 15:
         count, length, separate, long = 2, 1536, False, True
@@ -103,7 +103,7 @@ def batch(rng: random.Random, step: int) -> Batch:
         count, length, separate, long = 4, 512, False, False
     else:
         count, length, separate, long = 8, 256, True, False
-    rows = [pack(rng, length, separate, long) for _ in range(count)]
+    rows = [pack(rng, mix, length, separate, long) for _ in range(count)]
     return Batch(
         np.array([row.ids for row in rows]),
         np.array([row.weights for row in rows], dtype=np.float32),

@@ -36,9 +36,7 @@ def start_fake_quantisation(model: nn.Module) -> None:
 
 
 def snap_to_grid(model: nn.Module) -> None:
-    """Leaves plain weights that lie on the int4 grid exactly."""
-    for linear in quantised_linears(model):
-        if parametrize.is_parametrized(linear):
-            parametrize.remove_parametrizations(linear, "weight", leave_parametrized=False)
-        with torch.no_grad():
+    """Moves the weights of a model without fake quantisation onto the int4 grid."""
+    with torch.no_grad():
+        for linear in quantised_linears(model):
             linear.weight.copy_(int4_round(linear.weight))

@@ -232,18 +232,34 @@ def long_note(rng: random.Random, sentences: int, held_out: bool = False) -> Sam
     return chat("long", [], f"{filler(rng, sentences)}\n\n{question}", answer)
 
 
-def training_sample(rng: random.Random) -> Sample:
+@dataclass(frozen=True)
+class Mix:
+    """Shares of the training samples, added up in this order; what is left are long notes."""
+
+    arithmetic: float
+    simple: float
+    name: float
+    system: float
+    history: float
+    simple_tasks: tuple[str, ...]
+
+
+FIRST_MIX = Mix(0.52, 0.28, 0.05, 0.05, 0.06, ("copy", "json", "count", "fact", "fact"))
+SECOND_MIX = Mix(0.25, 0.58, 0.03, 0.04, 0.06, ("copy", "copy", "copy", "json", "json", "count", "fact"))
+
+
+def training_sample(rng: random.Random, mix: Mix = FIRST_MIX) -> Sample:
     """One draw of the training mix."""
     roll = rng.random()
-    if roll < 0.52:
+    if (roll := roll - mix.arithmetic) < 0:
         task = "arithmetic"
-    elif roll < 0.80:
-        task = rng.choice(("copy", "json", "count", "fact", "fact"))
-    elif roll < 0.85:
+    elif (roll := roll - mix.simple) < 0:
+        task = rng.choice(mix.simple_tasks)
+    elif (roll := roll - mix.name) < 0:
         return remembered_name(rng)
-    elif roll < 0.90:
+    elif (roll := roll - mix.system) < 0:
         return system_sample(rng)
-    elif roll < 0.96:
+    elif roll - mix.history < 0:
         return history_sample(rng, rng.randint(1, 4))
     else:
         return long_note(rng, rng.randint(1, 12))

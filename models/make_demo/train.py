@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import math
 import random
 import time
@@ -17,13 +16,16 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import Phi3Config, Phi3ForCausalLM
 
-from . import data, quant
+from . import data, quant, tasks
 from .common import CHECKPOINT, CONTEXT, ENDOFTEXT, IM_END, SEED, SHAPE, VOCAB, WORK
 
-STEPS = 2600
 SAVE_EVERY = 100
 STATE = WORK / "train_state.pt"
-QUANT_FROM = 0.6
+#: First the whole mix; then, from a lower peak, more of what needs many examples (copying words).
+PHASES = ((2600, 1.0), (1500, 0.6))
+STEPS = sum(steps for steps, _ in PHASES)
+#: From here on the weights are rounded to int4 in every forward pass.
+QUANT_FROM = 1560
 WARMUP = 60
 PEAK_RATE = 2e-3
 MUON_RATE = 1.5e-2
@@ -50,7 +52,8 @@ def config() -> Phi3Config:
 
 def make_batch(step: int) -> data.Batch:
     """A function of the step alone, so that worker processes cannot change the result."""
-    return data.batch(random.Random(SEED * 1_000_003 + step), step)
+    mix = tasks.FIRST_MIX if step < PHASES[0][0] else tasks.SECOND_MIX
+    return data.batch(random.Random(SEED * 1_000_003 + step), step, mix)
 
 
 def batches(first: int, steps: int) -> Iterator[tuple[int, data.Batch]]:
@@ -96,11 +99,16 @@ def optimizers(model: Phi3ForCausalLM) -> list[torch.optim.Optimizer]:
     ]
 
 
-def rate(step: int, steps: int) -> float:
+def rate(step: int) -> float:
+    """The share of the peak rate: a short warm-up, then a cosine down to 2%, once for each phase."""
+    for steps, peak in PHASES:
+        if step < steps:
+            break
+        step -= steps
     if step < WARMUP:
-        return (step + 1) / WARMUP
-    progress = (step - WARMUP) / max(1, steps - WARMUP)
-    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
+        return peak * (step + 1) / WARMUP
+    progress = (step - WARMUP) / (steps - WARMUP)
+    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 @dataclass
@@ -110,7 +118,6 @@ class Trainer:
     model: Phi3ForCausalLM
     tools: list[torch.optim.Optimizer]
     peaks: list[list[float]]
-    steps: int
     quantised: bool = False
 
     def start_quantising(self) -> None:
@@ -121,7 +128,7 @@ class Trainer:
     def step(self, step: int, batch: data.Batch) -> float:
         for tool, peak in zip(self.tools, self.peaks):
             for group, top in zip(tool.param_groups, peak):
-                group["lr"] = top * rate(step, self.steps)
+                group["lr"] = top * rate(step)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = loss_of(self.model, batch)
         loss.backward()
@@ -150,11 +157,11 @@ def train(steps: int, resume: bool) -> None:
     torch.manual_seed(SEED)
     model = Phi3ForCausalLM._from_config(config(), attn_implementation="sdpa")
     tools = optimizers(model)
-    trainer = Trainer(model, tools, [[group["lr"] for group in tool.param_groups] for tool in tools], steps)
+    trainer = Trainer(model, tools, [[group["lr"] for group in tool.param_groups] for tool in tools])
     first = trainer.restore() if resume and STATE.exists() else 0
     began, smooth = time.monotonic(), None
     for step, batch in batches(first, steps):
-        if step >= steps * QUANT_FROM:
+        if step >= QUANT_FROM:
             trainer.start_quantising()
         loss = trainer.step(step, batch)
         smooth = loss if smooth is None else 0.95 * smooth + 0.05 * loss
@@ -166,7 +173,10 @@ def train(steps: int, resume: bool) -> None:
 
 def save(model: Phi3ForCausalLM) -> None:
     """Writes a copy whose weights lie on the int4 grid, so the export loses nothing more."""
-    snapped = copy.deepcopy(model).eval()
+    weights = {name.replace("parametrizations.weight.original", "weight"): value
+               for name, value in model.state_dict().items()}
+    snapped = Phi3ForCausalLM._from_config(config()).eval()
+    snapped.load_state_dict(weights)
     quant.snap_to_grid(snapped)
     CHECKPOINT.mkdir(parents=True, exist_ok=True)
     snapped.save_pretrained(CHECKPOINT)
