@@ -45,7 +45,11 @@ pub(super) fn model_folder(settings: &Settings) -> Result<&Path, Fatal> {
 pub(super) fn start(settings: &Settings) -> Result<Started, Fatal> {
     let folder = model_folder(settings)?;
     let loaded = model::load(&load_options(settings, folder))?;
-    let engine = engine::start(loaded.runner, loaded.interrupt, engine_options(settings))?;
+    let engine = engine::start(
+        loaded.runner,
+        loaded.interrupt,
+        engine_options(settings, loaded.fingerprint),
+    )?;
     let generator = Generator::load(
         folder,
         engine.handle(),
@@ -82,7 +86,7 @@ fn load_options(settings: &Settings, folder: &Path) -> model::LoadOptions {
 
 /// Options of the engine. To be called when the model is loaded, as the memory for the KV cache is
 /// taken from what is left then.
-fn engine_options(settings: &Settings) -> engine::Options {
+fn engine_options(settings: &Settings, fingerprint: [u8; 32]) -> engine::Options {
     engine::Options {
         max_running: settings.slots,
         queue: settings.queue,
@@ -94,7 +98,22 @@ fn engine_options(settings: &Settings) -> engine::Options {
         },
         prefill_share: settings.prefill_share,
         draft_tokens: settings.draft_tokens,
+        store: prefix_store(settings).map(|folder| engine::Store {
+            folder,
+            bytes: settings.prefix_store_bytes,
+            fingerprint,
+        }),
     }
+}
+
+/// Where prefixes are kept, if they are.
+fn prefix_store(settings: &Settings) -> Option<PathBuf> {
+    if settings.prefix_store_bytes == 0 || settings.prefix_slots == 0 {
+        return None;
+    }
+    let state = || std::env::var_os("STATE_DIRECTORY").filter(|folder| !folder.is_empty());
+    let folder = settings.prefix_store.clone();
+    folder.or_else(|| state().map(|folder| Path::new(&folder).join("prefixes")))
 }
 
 /// Four fifths of what is left; the rest is for requests, buffers of steps and the system.

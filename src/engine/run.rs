@@ -14,6 +14,7 @@ use super::handle::{Command, Counters, Handle, Shared};
 use super::kv::{Action, Cache, Sizes};
 use super::message::JobError;
 use super::pace::Pace;
+use super::persist::{self, Store};
 use super::queue::Queue;
 use super::sampler::Scratch;
 use super::scheduler::{Scheduler, StepPlan};
@@ -25,7 +26,7 @@ use crate::model::{Interrupt, ModelLimits, Runner};
 const PARKED_POLL: Duration = Duration::from_millis(2);
 
 /// Fixed choices of the engine.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Options {
     /// Sequences that run at once; at most the runner's slots. The slots beyond keep the cached
     /// prefixes of sequences that have ended.
@@ -42,6 +43,8 @@ pub struct Options {
     pub prefill_share: f64,
     /// The most tokens guessed ahead for a sequence that decodes alone; 0 guesses none.
     pub draft_tokens: usize,
+    /// Where cached prefixes are kept between runs; `None` keeps them in memory only.
+    pub store: Option<Store>,
 }
 
 impl Default for Options {
@@ -54,6 +57,7 @@ impl Default for Options {
             kv_cache_bytes: usize::MAX,
             prefill_share: 0.5,
             draft_tokens: 7,
+            store: None,
         }
     }
 }
@@ -204,8 +208,21 @@ impl Core {
     }
 
     fn run(mut self) {
+        if let Some(store) = &self.options.store {
+            let count = persist::load(store, &mut self.cache, self.runner.as_mut());
+            log::info!(count; "took up cached prefixes");
+            self.publish();
+        }
         while self.turn().is_ok() {}
         self.fail_all(&JobError::ShuttingDown);
+        if let Some(store) = &self.options.store {
+            match persist::save(store, &self.cache, self.runner.as_ref()) {
+                Ok(count) => log::info!(count; "kept cached prefixes"),
+                Err(error) => {
+                    log::warn!("cannot keep prefixes in {}: {error}", store.folder.display());
+                }
+            }
+        }
     }
 
     /// One turn: commands, departures, admissions, one step.

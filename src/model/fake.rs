@@ -1,5 +1,6 @@
 //! A deterministic runner without a model, for tests of the layers above.
 
+use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -166,6 +167,24 @@ impl Runner for FakeRunner {
 
     fn copy(&mut self, from: usize, to: usize, tokens: usize) {
         self.slots[to] = self.slots[from][..tokens].to_vec();
+    }
+
+    fn export(&self, slot: usize, tokens: usize, sink: &mut dyn Write) -> io::Result<()> {
+        assert_eq!(self.limits.kv_bytes_per_token, 8);
+        for &token in &self.slots[slot][..tokens] {
+            sink.write_all(&u64::from(token).to_le_bytes())?;
+        }
+        Ok(())
+    }
+
+    fn import(&mut self, slot: usize, tokens: usize, source: &mut dyn Read) -> io::Result<()> {
+        self.slots[slot].clear();
+        for _ in 0..tokens {
+            let mut bytes = [0; 8];
+            source.read_exact(&mut bytes)?;
+            self.slots[slot].push(bytes[0].into());
+        }
+        Ok(())
     }
 
     fn release(&mut self, slot: usize, keep: usize) {

@@ -1,8 +1,10 @@
 //! Loads a model folder into a runner.
 
 use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
@@ -47,6 +49,8 @@ pub struct Loaded {
     pub interrupt: Arc<dyn Interrupt>,
     /// Its configuration.
     pub config: GenaiConfig,
+    /// Differs between models, and between versions of one model's files.
+    pub fingerprint: [u8; 32],
 }
 
 impl std::fmt::Debug for Loaded {
@@ -64,6 +68,7 @@ pub fn load(options: &LoadOptions) -> Result<Loaded, LoadError> {
     let path = options.folder.join(&config.model.decoder.filename);
     let graph = read_graph(&path)?;
     let invalid = |reason: String| LoadError::Invalid { path: path.clone(), reason };
+    let fingerprint = fingerprint(&graph, &path);
     let edited = graph_edit::slice_logits(&graph, &config.model.decoder.outputs.logits)
         .map_err(|damage| invalid(damage.to_string()))?;
     let graph = edited.unwrap_or(graph);
@@ -74,7 +79,7 @@ pub fn load(options: &LoadOptions) -> Result<Loaded, LoadError> {
     let shape = Shape::new(&config, &contract, options);
     let mut runner = OnnxRunner::new(session, &config, contract, shape)?;
     try_out(&mut runner, &path)?;
-    Ok(Loaded { interrupt: runner.interrupt(), runner: Box::new(runner), config })
+    Ok(Loaded { interrupt: runner.interrupt(), runner: Box::new(runner), config, fingerprint })
 }
 
 /// Runs one token, to find now what the graph leaves open and its operators check only when they
@@ -111,6 +116,31 @@ fn read_graph(path: &Path) -> Result<Vec<u8>, LoadError> {
         File::open(&data).map_err(read(&data))?;
     }
     Ok(graph)
+}
+
+/// A hash of the graph and of what can be told of the weights without reading them all: their
+/// size, their time of change and a sample of each 64th of them.
+fn fingerprint(graph: &[u8], path: &Path) -> [u8; 32] {
+    const SAMPLES: u64 = 64;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(graph);
+    let mut name = path.as_os_str().to_os_string();
+    name.push(".data");
+    if let Ok(mut weights) = File::open(&name)
+        && let Ok(metadata) = weights.metadata()
+    {
+        hasher.update(&metadata.len().to_le_bytes());
+        let changed = metadata.modified().ok();
+        let changed = changed.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        hasher.update(&changed.map_or(0, |time| time.as_nanos()).to_le_bytes());
+        let mut sample = [0; 4096];
+        for index in 0..SAMPLES {
+            let place = metadata.len() / SAMPLES * index;
+            let read = weights.seek(SeekFrom::Start(place)).and_then(|_| weights.read(&mut sample));
+            hasher.update(&sample[..read.unwrap_or(0)]);
+        }
+    }
+    *hasher.finalize().as_bytes()
 }
 
 /// Options of a session whose weights lie in the model folder.

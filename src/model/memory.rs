@@ -151,6 +151,28 @@ impl Mapping {
         unsafe { std::ptr::swap_nonoverlapping(left.as_ptr(), right.as_ptr(), bytes) };
     }
 
+    /// The bytes of a range.
+    ///
+    /// # Safety
+    /// Nobody may write to them while the result lives.
+    pub(super) unsafe fn bytes(&self, offset: usize, count: usize) -> &[u8] {
+        let address = self.address(offset, count);
+        // SAFETY: in bounds, initialised, and not written while the result lives by the caller's
+        // word.
+        unsafe { std::slice::from_raw_parts(address.as_ptr().cast::<u8>(), count) }
+    }
+
+    /// The bytes of a range, to be written.
+    ///
+    /// # Safety
+    /// Nobody else may use them while the result lives.
+    #[expect(clippy::mut_from_ref, reason = "the memory is shared with the session's tensors")]
+    pub(super) unsafe fn bytes_mut(&self, offset: usize, count: usize) -> &mut [u8] {
+        let address = self.address(offset, count);
+        // SAFETY: in bounds, initialised, and used by nobody else by the caller's word.
+        unsafe { std::slice::from_raw_parts_mut(address.as_ptr().cast::<u8>(), count) }
+    }
+
     /// The first `count` values of type `T`.
     ///
     /// # Safety

@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "reads and writes memory that is bound to the session")]
 
 use std::collections::HashMap;
+use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -476,6 +477,30 @@ impl Runner for OnnxRunner {
                 unsafe { memory.copy(from + start, to + start, used) };
             }
         }
+    }
+
+    fn export(&self, slot: usize, tokens: usize, sink: &mut dyn Write) -> io::Result<()> {
+        let used = tokens * self.shape.position_bytes();
+        for memory in &self.buffers.cache {
+            for head in 0..self.shape.heads {
+                let start = slot * self.shape.slot_bytes() + head * self.shape.head_bytes();
+                // SAFETY: nothing runs, and a run can't begin while this borrows `self`.
+                sink.write_all(unsafe { memory.bytes(start, used) })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn import(&mut self, slot: usize, tokens: usize, source: &mut dyn Read) -> io::Result<()> {
+        let used = tokens * self.shape.position_bytes();
+        for memory in &self.buffers.cache {
+            for head in 0..self.shape.heads {
+                let start = slot * self.shape.slot_bytes() + head * self.shape.head_bytes();
+                // SAFETY: nothing runs, and no other reference into the cache exists.
+                source.read_exact(unsafe { memory.bytes_mut(start, used) })?;
+            }
+        }
+        Ok(())
     }
 
     fn release(&mut self, slot: usize, keep: usize) {

@@ -1,5 +1,7 @@
 //! The seam between the engine and the model: one step of work, in token ids and logits.
 
+use std::io::{self, Read, Write};
+
 use super::error::RunError;
 use ndarray::ArrayView2;
 
@@ -92,6 +94,19 @@ pub trait Runner: Send {
 
     /// Copies the first `tokens` positions of slot `from` to slot `to`.
     fn copy(&mut self, from: usize, to: usize, tokens: usize);
+
+    /// Writes the first `tokens` positions of `slot`, `kv_bytes_per_token` bytes each, in a form
+    /// that [`Runner::import`] of a runner over the same model reads.
+    ///
+    /// # Errors
+    /// What the sink says.
+    fn export(&self, slot: usize, tokens: usize, sink: &mut dyn Write) -> io::Result<()>;
+
+    /// Fills the first `tokens` positions of `slot` with what [`Runner::export`] wrote.
+    ///
+    /// # Errors
+    /// What the source says; the slot holds nothing of use then.
+    fn import(&mut self, slot: usize, tokens: usize, source: &mut dyn Read) -> io::Result<()>;
 
     /// Gives the memory of `slot`'s positions from `keep` on back to the system. They read as
     /// nothing afterwards and must be written again before use.

@@ -123,6 +123,41 @@ fn a_slot_ignores_what_it_held_before_and_can_be_released() {
 }
 
 #[test]
+fn slots_are_exchanged_copied_written_out_and_read_back() {
+    let mut runner = loaded(3).runner;
+    let (short, long) = (prompt(3, 20), prompt(5, 60));
+    let next = |runner: &mut Box<dyn Runner>, slot: usize, past: usize| {
+        runner.decode(slot, &[11], &[past]).unwrap().row(0).to_vec()
+    };
+    runner.prefill(0, 0, &short, 1).unwrap();
+    runner.prefill(1, 0, &long, 1).unwrap();
+    let expected = [next(&mut runner, 0, 20), next(&mut runner, 1, 60)];
+    runner.swap([0, 1], [20, 60]);
+    assert_eq!([next(&mut runner, 1, 20), next(&mut runner, 0, 60)], expected);
+    runner.copy(0, 2, 60);
+    assert_eq!(next(&mut runner, 2, 60), expected[1]);
+    assert_eq!(next(&mut runner, 0, 60), expected[1]);
+    let mut bytes = Vec::new();
+    runner.export(1, 20, &mut bytes).unwrap();
+    assert_eq!(bytes.len(), 20 * runner.limits().kv_bytes_per_token);
+    runner.release(1, 0);
+    runner.import(0, 20, &mut bytes.as_slice()).unwrap();
+    assert_eq!(next(&mut runner, 0, 20), expected[0]);
+    assert!(runner.import(0, 21, &mut bytes.as_slice()).is_err());
+}
+
+#[test]
+fn slots_that_are_not_whole_pages_are_exchanged_as_well() {
+    // A head of one position more than a page holds.
+    let small = LoadOptions { context_tokens: 65, max_prefill_tokens: 64, ..options(2) };
+    let mut runner = load(&small).unwrap().runner;
+    runner.prefill(0, 0, &prompt(3, 20), 1).unwrap();
+    let before = runner.decode(0, &[11], &[20]).unwrap().row(0).to_vec();
+    runner.swap([0, 1], [21, 0]);
+    assert_eq!(runner.decode(1, &[11], &[20]).unwrap().row(0), before);
+}
+
+#[test]
 fn a_slot_takes_tokens_up_to_its_context() {
     let small = LoadOptions { context_tokens: 100, ..options(2) };
     let mut runner = load(&small).unwrap().runner;

@@ -70,6 +70,15 @@ define_settings! {
     /// the system, or the service's memory limit, leaves once the model is loaded.
     kv_cache_bytes: usize = "0", whole::<usize>(0, 1 << 50), "bytes";
 
+    /// Folder in which cached prompts outlive a restart: written when the daemon stops,
+    /// read when it starts with the same model. Empty: prefixes in $STATE_DIRECTORY, which
+    /// systemd sets; without that they are not kept.
+    prefix_store: Option<PathBuf> = "",
+        OptionalPath { placeholder: "DIR", accepted: "a folder's path, or empty" };
+
+    /// The most that is written there. 0: nothing is kept.
+    prefix_store_bytes: u64 = "2147483648", whole::<u64>(0, 1 << 50), "bytes";
+
     /// Longest prompt and answer together. 0: as long as the model allows.
     context_tokens: usize = "0", whole::<usize>(0, 1 << 24), "tokens";
 

@@ -253,12 +253,34 @@ impl<S> Cache<S> {
     }
 
     /// The cached prefixes, the one of most recent use first: scope and tokens of each row.
-    #[cfg(test)]
     pub fn cached_prefixes(&self) -> impl Iterator<Item = (usize, u64, &[u32])> {
         let mut rows: Vec<usize> =
             (self.live..self.rows.len()).filter(|&row| !self.rows[row].tokens.is_empty()).collect();
         rows.sort_by_key(|&row| std::cmp::Reverse(self.rows[row].used));
         rows.into_iter().map(|row| (row, self.rows[row].scope, self.rows[row].tokens.as_slice()))
+    }
+
+    /// Makes a row ready for a prefix from elsewhere; the caller fills its memory. `None` where
+    /// there is no room without evicting another.
+    pub fn adopt(&mut self, tokens: &[u32], scope: u64) -> Option<usize> {
+        let row = (self.live..self.rows.len()).find(|&row| self.rows[row].tokens.is_empty())?;
+        let fits = tokens.len() <= self.sizes.row_tokens
+            && self.used() + self.blocks(tokens.len()) <= self.budget();
+        if !fits || self.rows.len() == self.sizes.max_live {
+            return None;
+        }
+        self.clock += 1;
+        self.rows[row].used = self.clock;
+        self.rows[row].scope = scope;
+        self.rows[row].tokens = tokens.to_vec();
+        Some(row)
+    }
+
+    /// Empties a row that was adopted and could not be filled.
+    pub fn abandon(&mut self, row: usize) {
+        if row >= self.live {
+            self.clear(row);
+        }
     }
 
     fn blocks(&self, tokens: usize) -> usize {

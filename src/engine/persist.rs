@@ -1,0 +1,385 @@
+//! Cached prefixes on disk, so that they outlive a restart.
+//!
+//! One file for each prefix: a header (magic, the model's fingerprint, scope, counts), the tokens,
+//! their keys and values as the runner gives them, and a BLAKE3 hash of all that. Files are written
+//! beside their place and renamed, so a crash leaves whole files or none; a file that is damaged, or
+//! of another model, is left alone and named in one warning.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use crate::model::Runner;
+
+use super::kv::{Action, Cache};
+
+const MAGIC: &[u8; 8] = b"phi4dKV1";
+const EXTENSION: &str = "kv";
+
+/// The bytes around tokens, keys and values: magic, fingerprint, three numbers, hash.
+const FRAME_BYTES: u64 = 8 + 32 + 3 * 8 + 32;
+
+/// Where prefixes are kept, how much, and for which model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    /// The folder; it is made if it is missing.
+    pub folder: PathBuf,
+    /// Bytes of all files together; prefixes that do not fit are not kept.
+    pub bytes: u64,
+    /// Says which model the keys and values are of.
+    pub fingerprint: [u8; 32],
+}
+
+/// Why a file was not taken.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("it is no prefix file of this version")]
+    Format,
+    #[error("it is of another model")]
+    Foreign,
+    #[error("it is damaged")]
+    Damaged,
+}
+
+/// Writes the cached prefixes of `cache`, those of most recent use first, and removes older files.
+///
+/// # Errors
+/// If the folder or a file can't be written; files written before stay.
+pub(super) fn save<S>(store: &Store, cache: &Cache<S>, runner: &dyn Runner) -> io::Result<usize> {
+    fs::create_dir_all(&store.folder)?;
+    let old = files(&store.folder)?;
+    let mut written = Vec::new();
+    let mut left = store.bytes;
+    for (row, scope, tokens) in cache.cached_prefixes() {
+        let payload = tokens.len() * runner.limits().kv_bytes_per_token;
+        let size = FRAME_BYTES + (4 * tokens.len() + payload) as u64;
+        if size > left {
+            continue;
+        }
+        left -= size;
+        let path = store.folder.join(format!("prefix-{:04}.{EXTENSION}", written.len()));
+        let beside = path.with_extension("new");
+        let header = Header { scope, tokens: tokens.len() as u64, payload: payload as u64 };
+        let result = write_file(&beside, store, &header, |sink| {
+            for token in tokens {
+                sink.write_all(&token.to_le_bytes())?;
+            }
+            runner.export(row, tokens.len(), sink)
+        });
+        if let Err(error) = result.and_then(|()| fs::rename(&beside, &path)) {
+            let _ = fs::remove_file(&beside);
+            return Err(error);
+        }
+        written.push(path);
+    }
+    for path in old.into_iter().filter(|path| !written.contains(path)) {
+        fs::remove_file(path)?;
+    }
+    Ok(written.len())
+}
+
+/// Puts the prefixes of `store` back into `cache` and the runner's memory, as far as they fit.
+/// Returns how many.
+pub(super) fn load<S>(store: &Store, cache: &mut Cache<S>, runner: &mut dyn Runner) -> usize {
+    let paths = match files(&store.folder) {
+        Ok(paths) => paths,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return 0,
+        Err(error) => {
+            log::warn!("cached prefixes: cannot read {}: {error}", store.folder.display());
+            return 0;
+        }
+    };
+    let mut taken = 0;
+    let mut refused = Vec::new();
+    // The one of most recent use is written first; taken up last, it is the most recent again.
+    for path in paths.iter().rev() {
+        match read_file(path, store, cache, runner) {
+            Ok(true) => taken += 1,
+            Ok(false) => {}
+            Err(error) => refused.push(format!("{}: {error}", path.display())),
+        }
+    }
+    if let Some(first) = refused.first() {
+        log::warn!("cached prefixes: {} not taken up, such as {first}", refused.len());
+    }
+    taken
+}
+
+/// The folder's prefix files in order of name.
+fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == EXTENSION) {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// What a file begins with, after magic and fingerprint.
+struct Header {
+    scope: u64,
+    tokens: u64,
+    payload: u64,
+}
+
+fn write_file(
+    path: &Path,
+    store: &Store,
+    header: &Header,
+    content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut sink = Hashed::new(BufWriter::new(File::create(path)?));
+    sink.write_all(MAGIC)?;
+    sink.write_all(&store.fingerprint)?;
+    for number in [header.scope, header.tokens, header.payload] {
+        sink.write_all(&number.to_le_bytes())?;
+    }
+    content(&mut sink)?;
+    let hash = sink.hash();
+    let mut file = sink.inner;
+    file.write_all(&hash)?;
+    file.flush()?;
+    file.get_ref().sync_all()
+}
+
+/// Takes up one file. Returns whether there was room for it.
+fn read_file<S>(
+    path: &Path,
+    store: &Store,
+    cache: &mut Cache<S>,
+    runner: &mut dyn Runner,
+) -> Result<bool, Refused> {
+    let file = File::open(path)?;
+    let size = file.metadata()?.len();
+    let mut source = Hashed::new(BufReader::new(file));
+    let header = read_header(&mut source, store)?;
+    let limits = runner.limits();
+    // The size tells before anything is reserved whether the counts can be right.
+    let expected = header
+        .tokens
+        .checked_mul(4 + limits.kv_bytes_per_token as u64)
+        .and_then(|bytes| bytes.checked_add(FRAME_BYTES));
+    if expected != Some(size) {
+        return Err(Refused::Damaged);
+    }
+    let count = usize::try_from(header.tokens).map_err(|_| Refused::Damaged)?;
+    let mut tokens = Vec::with_capacity(count);
+    for _ in 0..count {
+        let token = u32::from_le_bytes(source.array()?);
+        if token as usize >= limits.vocab_size {
+            return Err(Refused::Damaged);
+        }
+        tokens.push(token);
+    }
+    let Some(row) = cache.adopt(&tokens, header.scope) else { return Ok(false) };
+    let filled = runner.import(row, count, &mut source).and_then(|()| {
+        let hash = source.hash();
+        let mut written = [0; 32];
+        source.inner.read_exact(&mut written)?;
+        Ok(hash == written)
+    });
+    if matches!(filled, Ok(true)) {
+        return Ok(true);
+    }
+    cache.abandon(row);
+    for action in cache.take_actions() {
+        if let Action::Release { row, keep } = action {
+            runner.release(row, keep);
+        }
+    }
+    filled?;
+    Err(Refused::Damaged)
+}
+
+fn read_header(source: &mut Hashed<impl Read>, store: &Store) -> Result<Header, Refused> {
+    let short = |error: io::Error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => Refused::Format,
+        _ => Refused::Io(error),
+    };
+    if source.array::<8>().map_err(short)? != *MAGIC {
+        return Err(Refused::Format);
+    }
+    if source.array::<32>().map_err(short)? != store.fingerprint {
+        return Err(Refused::Foreign);
+    }
+    let mut number = || source.array().map(u64::from_le_bytes).map_err(short);
+    Ok(Header { scope: number()?, tokens: number()?, payload: number()? })
+}
+
+/// Hashes what passes through.
+struct Hashed<T> {
+    inner: T,
+    hasher: blake3::Hasher,
+}
+
+impl<T> Hashed<T> {
+    fn new(inner: T) -> Self {
+        Self { inner, hasher: blake3::Hasher::new() }
+    }
+
+    fn hash(&self) -> [u8; 32] {
+        *self.hasher.finalize().as_bytes()
+    }
+}
+
+impl<T: Read> Hashed<T> {
+    fn array<const N: usize>(&mut self) -> io::Result<[u8; N]> {
+        let mut bytes = [0; N];
+        self.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+impl<T: Read> Read for Hashed<T> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.hasher.update(&buffer[..count]);
+        Ok(count)
+    }
+}
+
+impl<T: Write> Write for Hashed<T> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.inner.write(bytes)?;
+        self.hasher.update(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::engine::kv::Sizes;
+    use crate::model::fake::FakeRunner;
+
+    fn store(folder: &Path) -> Store {
+        Store { folder: folder.join("prefixes"), bytes: u64::MAX, fingerprint: [7; 32] }
+    }
+
+    fn runner() -> FakeRunner {
+        FakeRunner::new(FakeRunner::small_limits(4)).0
+    }
+
+    fn cache() -> Cache<()> {
+        Cache::new(Sizes {
+            rows: 4,
+            max_live: 1,
+            row_tokens: 64,
+            block_tokens: 4,
+            budget_tokens: 256,
+        })
+    }
+
+    fn apply(cache: &mut Cache<()>, runner: &mut FakeRunner) {
+        for action in cache.take_actions() {
+            match action {
+                Action::Swap { rows, tokens } => runner.swap(rows, tokens),
+                Action::Copy { from, to, tokens } => runner.copy(from, to, tokens),
+                Action::Release { row, keep } => runner.release(row, keep),
+            }
+        }
+    }
+
+    /// A cache and a runner that hold `prompts`, the last of most recent use.
+    fn filled(prompts: &[Vec<u32>]) -> (Cache<()>, FakeRunner) {
+        let (mut cache, mut runner) = (cache(), runner());
+        for prompt in prompts {
+            let admission = cache.admit(prompt, 5).unwrap();
+            cache.place(admission, ());
+            apply(&mut cache, &mut runner);
+            for (index, part) in prompt.chunks(4).enumerate() {
+                runner.prefill(0, index * 4, part, 1).unwrap();
+            }
+            cache.extend(0, prompt);
+            cache.retire(0, true).unwrap();
+            apply(&mut cache, &mut runner);
+        }
+        (cache, runner)
+    }
+
+    fn held(cache: &Cache<()>) -> Vec<Vec<u32>> {
+        cache.cached_prefixes().map(|(_, _, tokens)| tokens.to_vec()).collect()
+    }
+
+    #[test]
+    fn prefixes_come_back_with_their_memory_and_their_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let prompts = [(0..9).collect(), (20..33).collect(), (40..45).collect::<Vec<u32>>()];
+        let (mut old, old_runner) = filled(&prompts);
+        assert_eq!(save(&store(folder.path()), &old, &old_runner).unwrap(), 3);
+        let (mut new, mut new_runner) = (cache(), runner());
+        assert_eq!(load(&store(folder.path()), &mut new, &mut new_runner), 3);
+        assert_eq!(held(&new), held(&old));
+        let mut logits = Vec::new();
+        for (cache, mut runner) in [(&mut old, old_runner), (&mut new, new_runner)] {
+            // A prompt of the same scope goes on from the memory that came back.
+            let prompt: Vec<u32> = (20..35).collect();
+            let admission = cache.admit(&prompt, 5).unwrap();
+            cache.place(admission, ());
+            apply(cache, &mut runner);
+            assert_eq!(admission.cached, 13);
+            let row = runner.prefill(0, 13, &prompt[13..], 1).unwrap().row(0).to_vec();
+            logits.push(row);
+        }
+        assert_eq!(logits[0], logits[1]);
+        // What is no longer cached is removed, and so is what was half written.
+        let (fewer, runner) = filled(&prompts[..1]);
+        save(&store(folder.path()), &fewer, &runner).unwrap();
+        assert_eq!(files(&store(folder.path()).folder).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn only_what_fits_on_disk_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let (cache, runner) = filled(&[(0..20).collect(), (30..40).collect()]);
+        let bytes = FRAME_BYTES + 10 * (4 + 8);
+        let small = Store { bytes, ..store(folder.path()) };
+        assert_eq!(save(&small, &cache, &runner).unwrap(), 1);
+    }
+
+    #[test]
+    fn a_foreign_file_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (old, old_runner) = filled(&[(0..9).collect()]);
+        save(&store(folder.path()), &old, &old_runner).unwrap();
+        let other = Store { fingerprint: [8; 32], ..store(folder.path()) };
+        assert_eq!(load(&other, &mut cache(), &mut runner()), 0);
+        assert_eq!(files(&other.folder).unwrap().len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn a_damaged_file_is_refused_wherever_it_is_damaged(
+            place in any::<prop::sample::Index>(),
+            flip in 1u8..,
+            cut in prop::option::of(any::<prop::sample::Index>()),
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let store = store(folder.path());
+            let (old, old_runner) = filled(&[(0..9).collect()]);
+            save(&store, &old, &old_runner).unwrap();
+            let path = files(&store.folder).unwrap().remove(0);
+            let mut bytes = std::fs::read(&path).unwrap();
+            let place = place.index(bytes.len());
+            bytes[place] ^= flip;
+            if let Some(cut) = cut {
+                bytes.truncate(cut.index(bytes.len()));
+            }
+            std::fs::write(&path, bytes).unwrap();
+            let (mut new, mut new_runner) = (cache(), runner());
+            prop_assert_eq!(load(&store, &mut new, &mut new_runner), 0);
+            prop_assert_eq!(held(&new).len(), 0);
+        }
+    }
+}
