@@ -19,11 +19,11 @@ pub enum GenerateError {
     },
     /// Prompt and output don't fit the model's context.
     #[error(
-        "the prompt is {prompt_tokens} tokens long and the model's context holds \
-         {context_tokens}, of which at least one is left for the answer"
+        "the prompt is at least {prompt_tokens} tokens long and the model's context holds \
+         {context_tokens}, of which one must be left for the answer"
     )]
     ContextExceeded {
-        /// Tokens in the prompt.
+        /// Tokens in the prompt; fewer than there are if its length alone told that it can't fit.
         prompt_tokens: usize,
         /// Tokens that fit.
         context_tokens: usize,
@@ -43,6 +43,9 @@ pub enum GenerateError {
     /// All tokenizer workers were busy for too long.
     #[error("too many long prompts are being tokenised; try again")]
     TokenizerBusy,
+    /// The tokenizer failed on the prompt. Not the client's fault.
+    #[error("the prompt can't be tokenised: {0}")]
+    Tokenizer(String),
 }
 
 /// Why a model folder's text side can't be used.

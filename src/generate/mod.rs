@@ -1,9 +1,21 @@
 //! Text to tokens and back: checks requests, renders chat templates, tokenises, and turns the
 //! engine's tokens into text.
 
+mod added;
+mod detokenize;
 mod error;
+#[cfg(test)]
+mod fixtures;
+mod jinja;
+mod prompt;
 mod request;
 mod service;
+mod stop;
+mod stream;
+mod template;
+mod tokenizer;
+mod validate;
+mod vocabulary;
 
 pub use error::{GenerateError, TextLoadError};
 pub use request::{

@@ -1,11 +1,24 @@
 //! The door of this layer: a request in, a stream of text out.
 
+use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
 use super::error::{GenerateError, TextLoadError};
-use super::request::{Delta, Finished, Request, TokenDelta};
-use crate::engine;
+use super::prompt::PromptReader;
+use super::request::{Delta, Finish, Finished, Prompt, Request, TextDelta, TokenDelta, Usage};
+use super::stream::TextStream;
+use super::validate;
+use crate::engine::{self, Event, FinishReason, Job};
+use crate::model::ModelLimits;
+
+/// Events of one request that wait for its reader. When full, the engine does not step the
+/// sequence until there is room again, and gives it up if that takes too long.
+const EVENTS: usize = 64;
 
 /// Fixed choices of a [`Generator`].
 #[derive(Debug, Clone)]
@@ -26,27 +39,95 @@ pub struct GeneratorOptions {
 #[derive(Debug, Clone)]
 pub struct Generator {
     engine: engine::Handle,
+    reader: Arc<PromptReader>,
+    options: Arc<GeneratorOptions>,
 }
 
 impl Generator {
     /// Loads the tokenizer and chat template of the model folder `folder`.
     ///
     /// # Errors
-    /// If a file is missing or is not what this program can use.
+    /// If a file is missing or is not what this program can use, or if the tokenizer is not the
+    /// model's.
     pub fn load(
-        _folder: &Path,
-        _engine: engine::Handle,
-        _options: GeneratorOptions,
+        folder: &Path,
+        engine: engine::Handle,
+        options: GeneratorOptions,
     ) -> Result<Self, TextLoadError> {
-        unimplemented!()
+        let reader = PromptReader::load(folder, options.bos_token_id)?;
+        let vocab_size = engine.limits().vocab_size;
+        let known = reader.tokenizer().vocabulary().len();
+        if known > vocab_size {
+            return Err(TextLoadError::Invalid {
+                path: folder.join("tokenizer.json"),
+                reason: format!(
+                    "it has token id {}, but the model's vocabulary has {vocab_size} tokens; \
+                     expected the tokenizer of the same model",
+                    known - 1
+                ),
+            });
+        }
+        let ends = options.eos_token_ids.iter().chain([&options.bos_token_id]);
+        if let Some(id) = ends.copied().find(|&id| id as usize >= vocab_size) {
+            return Err(TextLoadError::Invalid {
+                path: folder.join("genai_config.json"),
+                reason: format!(
+                    "bos_token_id or eos_token_id is {id}; expected token ids below the model's \
+                     vocabulary size of {vocab_size}"
+                ),
+            });
+        }
+        Ok(Self { engine, reader: Arc::new(reader), options: Arc::new(options) })
     }
 
     /// Checks a request, tokenises it and queues it.
     ///
     /// # Errors
     /// Every fault of the request, found before it takes a place in any queue; or a full queue.
-    pub async fn start(&self, _request: Request) -> Result<Generation, GenerateError> {
-        unimplemented!()
+    pub async fn start(&self, request: Request) -> Result<Generation, GenerateError> {
+        let limits = self.engine.limits();
+        let parameters = &request.parameters;
+        validate::prompt(&request.prompt, limits.vocab_size)?;
+        let checked = validate::parameters(parameters, &self.options, limits.vocab_size)?;
+        let deadline = checked.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let prompt = self.reader.read(request.prompt, limits.context_tokens, deadline).await?;
+        let max_tokens = validate::room(prompt.len(), limits.context_tokens, checked.max_tokens)?;
+        let prompt_tokens = prompt.len();
+        let (sender, events) = mpsc::channel(EVENTS);
+        self.engine.submit(Job {
+            caller: request.caller,
+            priority: 0,
+            cache_scope: 0,
+            prompt,
+            sampling: checked.sampling,
+            max_tokens,
+            stop_tokens: checked.stop_tokens,
+            deadline: deadline.map(Instant::into_std),
+            events: sender,
+        })?;
+        let tokenizer = Arc::clone(self.reader.tokenizer());
+        Ok(Generation {
+            events: Some(events),
+            text: TextStream::new(tokenizer, &parameters.stop),
+            usage: Usage { prompt_tokens, ..Usage::default() },
+            ready: VecDeque::new(),
+        })
+    }
+
+    /// The token ids that `prompt` is read as, without running it.
+    ///
+    /// # Errors
+    /// As [`Self::start`], but for the parameters and the queue.
+    pub async fn tokenize(&self, prompt: Prompt) -> Result<Vec<u32>, GenerateError> {
+        let limits = self.engine.limits();
+        validate::prompt(&prompt, limits.vocab_size)?;
+        self.reader.read(prompt, limits.context_tokens, None).await
+    }
+
+    /// The model's limits.
+    #[must_use]
+    pub fn limits(&self) -> &ModelLimits {
+        self.engine.limits()
     }
 
     /// The engine's counters now.
@@ -58,7 +139,14 @@ impl Generator {
 
 /// An answer in the making. Dropping it cancels the work within one step.
 #[derive(Debug)]
-pub struct Generation {}
+pub struct Generation {
+    /// `None` once the answer has ended.
+    events: Option<mpsc::Receiver<Event>>,
+    text: TextStream,
+    usage: Usage,
+    /// What the last events came to: some text, and the end.
+    ready: VecDeque<Result<Delta, GenerateError>>,
+}
 
 /// A whole answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,19 +163,91 @@ impl Generation {
     /// Tokens in the prompt.
     #[must_use]
     pub fn prompt_tokens(&self) -> usize {
-        unimplemented!()
+        self.usage.prompt_tokens
     }
 
     /// The next piece; `None` after the last. Cancel-safe.
     pub async fn next(&mut self) -> Option<Result<Delta, GenerateError>> {
-        unimplemented!()
+        loop {
+            if let Some(delta) = self.ready.pop_front() {
+                return Some(delta);
+            }
+            match self.events.as_mut()?.recv().await {
+                Some(event) => self.take_with_all_ready(event),
+                None => self.end(Err(GenerateError::EngineGone)),
+            }
+        }
     }
 
     /// Waits for the whole answer.
     ///
     /// # Errors
     /// If the engine failed before the end.
-    pub async fn collect(self) -> Result<Answer, GenerateError> {
-        unimplemented!()
+    pub async fn collect(mut self) -> Result<Answer, GenerateError> {
+        let mut whole = TextDelta::default();
+        while let Some(delta) = self.next().await {
+            match delta? {
+                Delta::Text(part) => {
+                    whole.text.push_str(&part.text);
+                    whole.tokens.extend(part.tokens);
+                }
+                Delta::Finished(finished) => {
+                    return Ok(Answer { text: whole.text, tokens: whole.tokens, finished });
+                }
+            }
+        }
+        Err(GenerateError::EngineGone)
+    }
+
+    /// Takes an event and those that wait behind it: a slow reader gets fewer, longer pieces.
+    fn take_with_all_ready(&mut self, event: Event) {
+        self.take(event);
+        while let Some(event) = self.events.as_mut().and_then(|e| e.try_recv().ok()) {
+            self.take(event);
+        }
+        // After the end, `end` has given out what there was.
+        if self.events.is_some() {
+            self.ready.extend(self.text.take().map(|text| Ok(Delta::Text(text))));
+        }
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Started { cached_tokens } => self.usage.cached_tokens = cached_tokens,
+            Event::Token(token) => {
+                self.usage.completion_tokens += 1;
+                if self.text.push(&token) {
+                    self.ready.extend(self.text.take().map(|text| Ok(Delta::Text(text))));
+                    self.end(Ok(Finish::Stop));
+                }
+            }
+            Event::Finished(reason) => {
+                let reason = match reason {
+                    FinishReason::StopToken(_) => {
+                        self.usage.completion_tokens += 1;
+                        Finish::Stop
+                    }
+                    FinishReason::Length => Finish::Length,
+                };
+                let (rest, stopped) = self.text.finish();
+                self.ready.extend(rest.map(|text| Ok(Delta::Text(text))));
+                self.end(Ok(if stopped { Finish::Stop } else { reason }));
+            }
+            Event::Failed(error) => {
+                self.ready.extend(self.text.take().map(|text| Ok(Delta::Text(text))));
+                self.end(Err(error.into()));
+            }
+        }
+    }
+
+    /// Closes the channel, by which the engine learns of the end if it does not know yet.
+    fn end(&mut self, how: Result<Finish, GenerateError>) {
+        self.events = None;
+        self.ready
+            .push_back(how.map(|reason| Delta::Finished(Finished { reason, usage: self.usage })));
     }
 }
+
+#[cfg(test)]
+#[path = "service_tests.rs"]
+mod tests;

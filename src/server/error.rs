@@ -224,6 +224,9 @@ impl From<GenerateError> for ApiError {
             GenerateError::EngineGone => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "engine_stopped", message)
             }
+            GenerateError::Tokenizer(_) => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "tokenizer_error", message)
+            }
             GenerateError::TokenizerBusy => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "tokenizer_busy", message).with_retry()
             }

@@ -1,0 +1,177 @@
+//! What chat templates expect of Jinja beyond what minijinja has, as transformers provides it.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use minijinja::value::{Kwargs, Value};
+use minijinja::{Error, ErrorKind};
+use serde::Serialize;
+use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
+
+/// `raise_exception(message)`: how a template refuses a conversation.
+pub(super) fn raise_exception(message: String) -> Result<Value, Error> {
+    Err(Error::new(ErrorKind::InvalidOperation, message))
+}
+
+/// `value | tojson(indent=n)`: JSON as Python's `json.dumps(value, ensure_ascii=False)` writes
+/// it, without escapes for HTML.
+pub(super) fn tojson(value: &Value, options: Kwargs) -> Result<Value, Error> {
+    let indent: Option<usize> = options.get("indent")?;
+    // transformers' filter takes these too; the defaults are what phi4d writes.
+    let _: Option<bool> = options.get("ensure_ascii")?;
+    options.assert_all_used()?;
+    let json = match indent {
+        None => write_json(value, PythonSpacing),
+        Some(width) => {
+            let indent = vec![b' '; width.min(16)];
+            write_json(value, PrettyFormatter::with_indent(&indent))
+        }
+    };
+    json.map(Value::from).map_err(|e| Error::new(ErrorKind::BadSerialization, e))
+}
+
+fn write_json<F: Formatter>(value: &Value, formatter: F) -> Result<String, String> {
+    let mut json = Vec::new();
+    value
+        .serialize(&mut Serializer::with_formatter(&mut json, formatter))
+        .map_err(|e| e.to_string())?;
+    String::from_utf8(json).map_err(|e| e.to_string())
+}
+
+/// A space after each comma and colon.
+struct PythonSpacing;
+
+impl Formatter for PythonSpacing {
+    fn begin_array_value<W: ?Sized + std::io::Write>(
+        &mut self,
+        writer: &mut W,
+        first: bool,
+    ) -> std::io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
+    }
+
+    fn begin_object_key<W: ?Sized + std::io::Write>(
+        &mut self,
+        writer: &mut W,
+        first: bool,
+    ) -> std::io::Result<()> {
+        self.begin_array_value(writer, first)
+    }
+
+    fn begin_object_value<W: ?Sized + std::io::Write>(
+        &mut self,
+        writer: &mut W,
+    ) -> std::io::Result<()> {
+        writer.write_all(b": ")
+    }
+}
+
+/// `strftime_now(format)`: the date and time now, in UTC.
+pub(super) fn strftime_now(format: &str) -> Result<Value, Error> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    strftime(format, now).map(Value::from).map_err(|e| Error::new(ErrorKind::InvalidOperation, e))
+}
+
+const MONTHS: [&str; 12] = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+];
+
+const DAYS: [&str; 7] =
+    ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
+
+/// The directives that date lines in templates use; any other is an error.
+fn strftime(format: &str, unix_seconds: u64) -> Result<String, String> {
+    let days = unix_seconds / 86_400;
+    let (year, month, day) = civil_date(days);
+    let second = unix_seconds % 86_400;
+    let (hour, minute) = (second / 3600, second / 60 % 60);
+    let month_name = usize::try_from(month - 1).map_or("", |index| MONTHS[index]);
+    let day_name = usize::try_from(days % 7).map_or("", |index| DAYS[index]);
+    let mut text = String::new();
+    let mut characters = format.chars();
+    while let Some(character) = characters.next() {
+        if character != '%' {
+            text.push(character);
+            continue;
+        }
+        match characters.next() {
+            Some('Y') => text.push_str(&year.to_string()),
+            Some('m') => text.push_str(&format!("{month:02}")),
+            Some('d') => text.push_str(&format!("{day:02}")),
+            Some('B') => text.push_str(month_name),
+            Some('b') => text.push_str(&month_name[..3]),
+            Some('A') => text.push_str(day_name),
+            Some('a') => text.push_str(&day_name[..3]),
+            Some('H') => text.push_str(&format!("{hour:02}")),
+            Some('M') => text.push_str(&format!("{minute:02}")),
+            Some('S') => text.push_str(&format!("{:02}", second % 60)),
+            Some('%') => text.push('%'),
+            other => {
+                return Err(format!(
+                    "strftime_now: %{} is not known; expected one of %Y %m %d %B %b %A %a %H %M %S",
+                    other.map_or(String::new(), |c| c.to_string())
+                ));
+            }
+        }
+    }
+    Ok(text)
+}
+
+/// Year, month and day of a count of days since 1 January 1970.
+fn civil_date(days: u64) -> (u64, u64, u64) {
+    // Counted from 1 March of year 0, so that leap days end a year, in cycles of 400 years.
+    let shifted = days + 719_468;
+    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    (year, month, day)
+}
+
+/// The reason in an error, without the template's file name and source lines.
+pub(super) fn describe(error: &Error) -> String {
+    let what = match (error.kind(), error.detail()) {
+        (ErrorKind::OutOfFuel, _) => "it takes too much work".to_owned(),
+        (ErrorKind::InvalidOperation, Some(detail)) => return detail.to_owned(),
+        (kind, Some(detail)) => format!("{kind}: {detail}"),
+        (kind, None) => kind.to_string(),
+    };
+    match error.line() {
+        Some(line) => format!("{what} (line {line})"),
+        None => what,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        for (seconds, expected) in [
+            (0, "Thursday 01 January 1970 00:00:00"),
+            (951_782_399, "Monday 28 February 2000 23:59:59"),
+            (951_782_400, "Tuesday 29 February 2000 00:00:00"),
+            (1_709_251_199, "Thursday 29 February 2024 23:59:59"),
+            (4_107_542_400, "Monday 01 March 2100 00:00:00"),
+        ] {
+            assert_eq!(strftime("%A %d %B %Y %H:%M:%S", seconds).unwrap(), expected);
+        }
+        assert_eq!(strftime("%b %a %m%%", 0).unwrap(), "Jan Thu 01%");
+        assert!(strftime("%Q", 0).unwrap_err().contains("%Q"));
+        assert!(strftime("%", 0).is_err());
+    }
+}

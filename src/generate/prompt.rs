@@ -1,0 +1,179 @@
+//! Prompts to token ids: the chat template, then the tokenizer, away from the async threads where
+//! it takes long.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+
+use super::error::{GenerateError, TextLoadError};
+use super::request::{Message, Prompt};
+use super::template::ChatTemplate;
+use super::tokenizer::{EncodeError, Markup, Tokenizer};
+use super::validate::invalid;
+
+/// Prompts of up to this many bytes are tokenised where they are: some 0.2 ms at most.
+const INLINE_BYTES: usize = 4096;
+
+/// Long prompts tokenised at once. Few, for they compete with the model for the processor.
+const WORKERS: usize = 2;
+
+/// How long a long prompt waits for a worker (or until its deadline, if that is sooner) before
+/// it fails with [`GenerateError::TokenizerBusy`].
+const WORKER_WAIT: Duration = Duration::from_secs(10);
+
+/// Characters that stand for "what follows is no special token" while a template is rendered.
+const GUARDS: std::ops::RangeInclusive<char> = '\u{E000}'..='\u{F8FF}';
+
+/// A model folder's way of reading prompts.
+#[derive(Debug)]
+pub(super) struct PromptReader {
+    tokenizer: Arc<Tokenizer>,
+    template: Option<ChatTemplate>,
+    /// What an empty text prompt is read as.
+    bos_token_id: u32,
+    workers: Arc<Semaphore>,
+}
+
+impl PromptReader {
+    /// Loads the tokenizer and chat template of a model folder.
+    pub(super) fn load(folder: &Path, bos_token_id: u32) -> Result<Self, TextLoadError> {
+        Ok(Self {
+            tokenizer: Arc::new(Tokenizer::load(&folder.join("tokenizer.json"))?),
+            template: ChatTemplate::load(folder)?,
+            bos_token_id,
+            workers: Arc::new(Semaphore::new(WORKERS)),
+        })
+    }
+
+    /// The tokenizer.
+    pub(super) fn tokenizer(&self) -> &Arc<Tokenizer> {
+        &self.tokenizer
+    }
+
+    /// Token ids of `prompt`, at least one.
+    ///
+    /// A prompt that can't be shorter than `context_tokens` is refused before the costly part.
+    /// Long ones wait for a worker, at most until `deadline`.
+    pub(super) async fn read(
+        self: &Arc<Self>,
+        prompt: Prompt,
+        context_tokens: usize,
+        deadline: Option<Instant>,
+    ) -> Result<Vec<u32>, GenerateError> {
+        if let Prompt::Tokens(ids) = prompt {
+            return Ok(ids);
+        }
+        if byte_length(&prompt) <= INLINE_BYTES {
+            return self.read_now(&prompt, context_tokens);
+        }
+        let patience = Instant::now() + WORKER_WAIT;
+        let until = deadline.map_or(patience, |deadline| deadline.min(patience));
+        let permit = timeout_at(until, Arc::clone(&self.workers).acquire_owned())
+            .await
+            .map_err(|_| GenerateError::TokenizerBusy)?
+            .map_err(|e| GenerateError::Tokenizer(e.to_string()))?;
+        let reader = Arc::clone(self);
+        // The permit goes with the work: a caller that goes away does not end it.
+        let work = tokio::task::spawn_blocking(move || {
+            let result = reader.read_now(&prompt, context_tokens);
+            drop(permit);
+            result
+        });
+        work.await.map_err(|e| GenerateError::Tokenizer(e.to_string()))?
+    }
+
+    /// As [`Self::read`], on this thread.
+    pub(super) fn read_now(
+        &self,
+        prompt: &Prompt,
+        context_tokens: usize,
+    ) -> Result<Vec<u32>, GenerateError> {
+        let encoded = match prompt {
+            Prompt::Tokens(ids) => return Ok(ids.clone()),
+            Prompt::Text { text, .. } if text.is_empty() => return Ok(vec![self.bos_token_id]),
+            Prompt::Text { text, parse_special } => {
+                let markup = if *parse_special { Markup::Parsed } else { Markup::Plain };
+                self.tokenizer.encode(text, markup, context_tokens)
+            }
+            Prompt::Chat(messages) => {
+                let (text, markup) = self.render(messages)?;
+                self.tokenizer.encode(&text, markup, context_tokens)
+            }
+        };
+        let ids = encoded.map_err(|error| match error {
+            EncodeError::TooLong { at_least } => {
+                GenerateError::ContextExceeded { prompt_tokens: at_least, context_tokens }
+            }
+            EncodeError::Failed(reason) => GenerateError::Tokenizer(reason),
+        })?;
+        if ids.is_empty() {
+            // Only white space that a special token swallowed, or a template that says nothing.
+            return Ok(vec![self.bos_token_id]);
+        }
+        Ok(ids)
+    }
+
+    /// A conversation as text, and how to read it so that only the template's special tokens
+    /// are read as such.
+    fn render(&self, messages: &[Message]) -> Result<(String, Markup), GenerateError> {
+        let template = self.template.as_ref().ok_or_else(|| {
+            GenerateError::Template(
+                "the model folder has no chat template; expected chat_template.jinja, or \
+                 chat_template in tokenizer_config.json"
+                    .to_owned(),
+            )
+        })?;
+        let added = self.tokenizer.added();
+        if !messages.iter().any(|m| added.needs_disarming(&m.content)) {
+            let text = template.render(messages).map_err(GenerateError::Template)?;
+            return Ok((text, Markup::Parsed));
+        }
+        let taken = messages
+            .iter()
+            .map(|message| message.content.as_str())
+            .chain([template.source()])
+            .chain(added.iter().map(|token| token.content.as_str()));
+        let guard = unused_guard(taken).ok_or_else(|| {
+            invalid(
+                "messages",
+                "text that holds special tokens and every private-use character",
+                "text that leaves one character of U+E000 to U+F8FF unused",
+            )
+        })?;
+        let disarmed: Vec<Message> = messages
+            .iter()
+            .map(|message| Message {
+                role: message.role,
+                content: added.disarm(&message.content, guard).into_owned(),
+            })
+            .collect();
+        let text = template
+            .render(&disarmed)
+            .map_err(|reason| GenerateError::Template(reason.replace(guard, "")))?;
+        Ok((text, Markup::Guarded(guard)))
+    }
+}
+
+/// A private-use character that none of `texts` holds. One pass over them, whatever they hold.
+fn unused_guard<'t>(texts: impl Iterator<Item = &'t str>) -> Option<char> {
+    let mut used = vec![false; GUARDS.count()];
+    for character in texts.flat_map(str::chars).filter(|c| GUARDS.contains(c)) {
+        used[character as usize - *GUARDS.start() as usize] = true;
+    }
+    GUARDS.zip(used).find_map(|(guard, used)| (!used).then_some(guard))
+}
+
+fn byte_length(prompt: &Prompt) -> usize {
+    match prompt {
+        Prompt::Chat(messages) => messages.iter().map(|m| m.content.len() + 16).sum(),
+        Prompt::Text { text, .. } => text.len(),
+        Prompt::Tokens(_) => 0,
+    }
+}
+
+#[cfg(test)]
+#[path = "prompt_tests.rs"]
+mod tests;

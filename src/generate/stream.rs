@@ -1,0 +1,100 @@
+//! The engine's tokens to pieces of text.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::detokenize::Detokenizer;
+use super::request::{Logprobs, TextDelta, TokenDelta};
+use super::stop::StopMatcher;
+use super::tokenizer::Tokenizer;
+use crate::engine::Token;
+
+/// Assembles text from tokens: whole characters, nothing of a stop string.
+///
+/// A token is given out together with the first of its text, so the tokens given out are those
+/// whose text is, and a stop string takes the tokens that it is made of with it.
+#[derive(Debug)]
+pub(super) struct TextStream {
+    tokenizer: Arc<Tokenizer>,
+    detokenizer: Detokenizer,
+    stops: StopMatcher,
+    /// Bytes of text decoded so far, held-back ones included.
+    decoded: usize,
+    /// Bytes of text given out by [`Self::take`] so far.
+    given: usize,
+    /// Text that is free to be given out.
+    text: String,
+    /// Tokens not yet given out, with the position where their text begins.
+    waiting: VecDeque<(TokenDelta, usize)>,
+}
+
+impl TextStream {
+    /// A stream that ends at any of `stops`.
+    pub(super) fn new(tokenizer: Arc<Tokenizer>, stops: &[String]) -> Self {
+        Self {
+            tokenizer,
+            detokenizer: Detokenizer::default(),
+            stops: StopMatcher::new(stops),
+            decoded: 0,
+            given: 0,
+            text: String::new(),
+            waiting: VecDeque::new(),
+        }
+    }
+
+    /// Takes a token; true if its text completes a stop string, after which nothing may follow.
+    pub(super) fn push(&mut self, token: &Token) -> bool {
+        self.waiting.push_back((self.describe(token), self.decoded));
+        let mut fresh = String::new();
+        let bytes = self.tokenizer.vocabulary().text_bytes(token.id);
+        self.detokenizer.push(bytes, &mut fresh);
+        self.read(&fresh)
+    }
+
+    /// The text that became free since the last call, with its tokens.
+    pub(super) fn take(&mut self) -> Option<TextDelta> {
+        if self.text.is_empty() {
+            return None;
+        }
+        let text = std::mem::take(&mut self.text);
+        self.given += text.len();
+        let mut tokens = Vec::new();
+        while self.waiting.front().is_some_and(|(_, at)| *at < self.given) {
+            tokens.extend(self.waiting.pop_front().map(|(token, _)| token));
+        }
+        Some(TextDelta { text, tokens })
+    }
+
+    /// The rest, when the stream ended other than by a stop string: text held back, and tokens
+    /// without any. The flag is true if what was held back completed a stop string after all
+    /// (one that holds U+FFFD).
+    pub(super) fn finish(&mut self) -> (Option<TextDelta>, bool) {
+        let mut fresh = String::new();
+        self.detokenizer.finish(&mut fresh);
+        if self.read(&fresh) {
+            return (self.take(), true);
+        }
+        self.stops.finish(&mut self.text);
+        let mut delta = self.take().unwrap_or_default();
+        delta.tokens.extend(self.waiting.drain(..).map(|(token, _)| token));
+        let empty = delta.text.is_empty() && delta.tokens.is_empty();
+        ((!empty).then_some(delta), false)
+    }
+
+    fn read(&mut self, fresh: &str) -> bool {
+        self.decoded += fresh.len();
+        self.stops.push(fresh, &mut self.text)
+    }
+
+    fn describe(&self, token: &Token) -> TokenDelta {
+        let bytes = |id: u32| self.tokenizer.vocabulary().bytes(id).to_vec();
+        TokenDelta {
+            id: token.id,
+            bytes: bytes(token.id),
+            logprobs: token.logprobs.as_ref().map(|logprobs| Logprobs {
+                chosen: logprobs.chosen,
+                top: logprobs.top.iter().map(|&(id, logprob)| (id, bytes(id), logprob)).collect(),
+            }),
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The model folder's chat template: a conversation to text.
+
+use std::path::Path;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Value;
+use minijinja::{Environment, context};
+use serde_json::Value as Json;
+
+use super::error::TextLoadError;
+use super::jinja;
+use super::request::Message;
+
+/// Work that one rendering may do: about this many instructions, or 64 times as many bytes. A
+/// conversation of 100,000 turns takes a third of it.
+const FUEL: u64 = 10_000_000;
+
+const NAME: &str = "chat template";
+
+/// A compiled chat template, and the tokens that it may name.
+#[derive(Debug)]
+pub(super) struct ChatTemplate {
+    environment: Environment<'static>,
+    source: String,
+    bos_token: Option<String>,
+    eos_token: Option<String>,
+}
+
+impl ChatTemplate {
+    /// Reads the template of a model folder: chat_template.jinja if there is one, else
+    /// tokenizer_config.json's `chat_template`. `None` if the folder has neither.
+    pub(super) fn load(folder: &Path) -> Result<Option<Self>, TextLoadError> {
+        let config_path = folder.join("tokenizer_config.json");
+        let invalid =
+            |path: &Path, reason: String| TextLoadError::Invalid { path: path.to_owned(), reason };
+        let json = std::fs::read(&config_path)
+            .map_err(|source| TextLoadError::Read { path: config_path.clone(), source })?;
+        let config: Json =
+            serde_json::from_slice(&json).map_err(|e| invalid(&config_path, e.to_string()))?;
+        let file = folder.join("chat_template.jinja");
+        let (source, path) = match std::fs::read_to_string(&file) {
+            Ok(source) => (Some(source), file),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let source = inline_template(&config["chat_template"])
+                    .map_err(|reason| invalid(&config_path, reason))?;
+                (source, config_path)
+            }
+            Err(source) => return Err(TextLoadError::Read { path: file, source }),
+        };
+        source
+            .map(|source| {
+                Self::new(source, &config)
+                    .map_err(|reason| invalid(&path, format!("chat template: {reason}")))
+            })
+            .transpose()
+    }
+
+    /// Compiles a template. `config` is tokenizer_config.json's content.
+    pub(super) fn new(source: String, config: &Json) -> Result<Self, String> {
+        let mut environment = Environment::new();
+        // As transformers' apply_chat_template sets its environment up.
+        let syntax = SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build()
+            .map_err(|e| e.to_string())?;
+        environment.set_syntax(syntax);
+        environment.set_fuel(Some(FUEL));
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_filter("tojson", jinja::tojson);
+        environment.add_function("raise_exception", jinja::raise_exception);
+        environment.add_function("strftime_now", jinja::strftime_now);
+        environment.add_template_owned(NAME, source.clone()).map_err(|e| jinja::describe(&e))?;
+        Ok(Self {
+            environment,
+            source,
+            bos_token: token_text(&config["bos_token"]),
+            eos_token: token_text(&config["eos_token"]),
+        })
+    }
+
+    /// The template's source text.
+    pub(super) fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Renders a conversation up to the point where the model's turn begins. Messages' texts
+    /// appear as the template places them: the caller has disarmed special tokens in them.
+    ///
+    /// # Errors
+    /// What the template says against the conversation.
+    pub(super) fn render(&self, messages: &[Message]) -> Result<String, String> {
+        let messages: Vec<Value> = messages
+            .iter()
+            .map(|message| {
+                context! { role => message.role.as_str(), content => message.content.as_str() }
+            })
+            .collect();
+        let variables = context! {
+            messages,
+            add_generation_prompt => true,
+            bos_token => self.bos_token.as_deref().unwrap_or(""),
+            eos_token => self.eos_token.as_deref().unwrap_or(""),
+        };
+        self.environment
+            .get_template(NAME)
+            .and_then(|template| template.render(variables))
+            .map_err(|e| jinja::describe(&e))
+    }
+}
+
+/// `chat_template` is text, or a list of named templates of which "default" is for plain chats.
+fn inline_template(value: &Json) -> Result<Option<String>, String> {
+    match value {
+        Json::Null => Ok(None),
+        Json::String(source) => Ok(Some(source.clone())),
+        Json::Array(named) => named
+            .iter()
+            .find(|entry| entry["name"] == "default")
+            .and_then(|entry| entry["template"].as_str())
+            .map(|source| Some(source.to_owned()))
+            .ok_or_else(|| {
+                "chat_template is a list without a template named \"default\"".to_owned()
+            }),
+        _ => Err("chat_template is neither text nor a list of named templates".to_owned()),
+    }
+}
+
+/// A special token in tokenizer_config.json: its text, or an object that holds it.
+fn token_text(value: &Json) -> Option<String> {
+    let text = value.as_str().or_else(|| value["content"].as_str())?;
+    Some(text.to_owned())
+}
+
+#[cfg(test)]
+#[path = "template_tests.rs"]
+mod tests;

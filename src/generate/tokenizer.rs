@@ -1,0 +1,217 @@
+//! The model folder's tokenizer: text to token ids.
+//!
+//! The added tokens are taken out of tokenizer.json before the library sees it, so ordinary text
+//! can't become one whatever it spells; where text is to be parsed, they are matched here.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::added::{AddedToken, AddedTokens, Piece};
+use super::error::TextLoadError;
+use super::vocabulary::Vocabulary;
+
+/// Words of up to 256 bytes that each thread keeps encoded. The library's default (10,000) lets
+/// hostile text pin some 100 MB a thread.
+const CACHED_WORDS: usize = 2_000;
+
+/// How text is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Markup {
+    /// Every character is ordinary text.
+    Plain,
+    /// Text that spells an added token is that token.
+    Parsed,
+    /// As `Parsed`, except directly after the given character, which itself vanishes.
+    Guarded(char),
+}
+
+/// Why text has no token ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum EncodeError {
+    /// It is at least this many tokens long, which is more than were allowed.
+    TooLong { at_least: usize },
+    /// The tokenizer library gave up on it.
+    Failed(String),
+}
+
+/// A byte-level BPE tokenizer with its added tokens.
+#[derive(Debug)]
+pub(super) struct Tokenizer {
+    bpe: tokenizers::Tokenizer,
+    added: AddedTokens,
+    vocabulary: Vocabulary,
+    /// A normaliser may shorten text, so its length says nothing about its tokens.
+    has_normalizer: bool,
+}
+
+impl Tokenizer {
+    /// Loads tokenizer.json.
+    pub(super) fn load(path: &Path) -> Result<Self, TextLoadError> {
+        let json = std::fs::read(path)
+            .map_err(|source| TextLoadError::Read { path: path.to_owned(), source })?;
+        Self::from_json(&json)
+            .map_err(|reason| TextLoadError::Invalid { path: path.to_owned(), reason })
+    }
+
+    fn from_json(json: &[u8]) -> Result<Self, String> {
+        let mut root: Value = serde_json::from_slice(json).map_err(|e| e.to_string())?;
+        check_decoder(&root["decoder"])?;
+        let has_normalizer = !root["normalizer"].is_null();
+        let tokens: Vec<AddedToken> = match root["added_tokens"].take() {
+            Value::Null => Vec::new(),
+            tokens => serde_json::from_value(tokens).map_err(|e| format!("added_tokens: {e}"))?,
+        };
+        if has_normalizer && let Some(token) = tokens.iter().find(|token| token.normalized) {
+            return Err(format!(
+                "added token {:?} is to be matched in normalised text, which phi4d can't do; \
+                 expected \"normalized\": false, or no normalizer",
+                token.content
+            ));
+        }
+        for (key, value) in [
+            ("added_tokens", Value::Array(Vec::new())),
+            ("truncation", Value::Null),
+            ("padding", Value::Null),
+            ("post_processor", Value::Null),
+        ] {
+            root[key] = value;
+        }
+        let stripped = serde_json::to_vec(&root).map_err(|e| e.to_string())?;
+        drop(root);
+        let mut bpe = tokenizers::Tokenizer::from_bytes(stripped).map_err(|e| e.to_string())?;
+        let mut model = bpe.get_model().clone();
+        model.resize_cache(CACHED_WORDS);
+        bpe.with_model(model);
+        let twice = |token: &&AddedToken| {
+            let known = bpe.token_to_id(&token.content);
+            known.is_some_and(|id| id != token.id)
+        };
+        if let Some(token) = tokens.iter().find(twice) {
+            return Err(format!(
+                "added token {:?} has id {}, but the vocabulary gives it another",
+                token.content, token.id
+            ));
+        }
+        let added = AddedTokens::new(tokens).map_err(|e| format!("added_tokens: {e}"))?;
+        let vocabulary = Vocabulary::new(&bpe.get_vocab(false), &added);
+        let tokenizer = Self { bpe, added, vocabulary, has_normalizer };
+        tokenizer.check_controls_unreachable()?;
+        Ok(tokenizer)
+    }
+
+    /// A control token may also be in the model's own vocabulary; then its merges must not lead
+    /// there from ordinary text.
+    fn check_controls_unreachable(&self) -> Result<(), String> {
+        let controls: HashSet<u32> =
+            self.added.iter().filter_map(|token| token.special.then_some(token.id)).collect();
+        for token in self.added.iter().filter(|token| token.special) {
+            let ids = self
+                .encode(&token.content, Markup::Plain, usize::MAX)
+                .map_err(|e| format!("added token {:?}: {e:?}", token.content))?;
+            if ids.iter().any(|id| controls.contains(id)) {
+                return Err(format!(
+                    "ordinary text that spells the special token {:?} becomes that token",
+                    token.content
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// What each id is in bytes.
+    pub(super) fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
+    }
+
+    /// The added tokens.
+    pub(super) fn added(&self) -> &AddedTokens {
+        &self.added
+    }
+
+    /// Token ids of `text`, as Hugging Face's `encode(text, add_special_tokens=False)` gives them
+    /// for [`Markup::Parsed`].
+    ///
+    /// Text that can't be shorter than `limit` tokens is refused before the costly part.
+    pub(super) fn encode(
+        &self,
+        text: &str,
+        markup: Markup,
+        limit: usize,
+    ) -> Result<Vec<u32>, EncodeError> {
+        let guard = match markup {
+            Markup::Guarded(guard) => Some(guard),
+            Markup::Plain | Markup::Parsed => None,
+        };
+        let pieces = if markup == Markup::Plain {
+            vec![Piece::Text(text)]
+        } else {
+            self.added.split(text, guard)
+        };
+        let at_least = self.fewest_tokens(&pieces, guard);
+        if at_least >= limit {
+            return Err(EncodeError::TooLong { at_least });
+        }
+        let mut ids = Vec::with_capacity(text.len() / 4 + pieces.len());
+        for piece in pieces {
+            match piece {
+                Piece::Token(id) => ids.push(id),
+                Piece::Text(text) => {
+                    let text = match guard {
+                        Some(guard) if text.contains(guard) => Cow::Owned(text.replace(guard, "")),
+                        _ => Cow::Borrowed(text),
+                    };
+                    let encoding = self
+                        .bpe
+                        .encode_fast(text.as_ref(), false)
+                        .map_err(|e| EncodeError::Failed(e.to_string()))?;
+                    ids.extend_from_slice(encoding.get_ids());
+                }
+            }
+        }
+        Ok(ids)
+    }
+
+    /// A lower bound: no token stands for more bytes than the longest does.
+    fn fewest_tokens(&self, pieces: &[Piece<'_>], guard: Option<char>) -> usize {
+        if self.has_normalizer || self.vocabulary.longest() == 0 {
+            return 0;
+        }
+        pieces
+            .iter()
+            .map(|piece| match piece {
+                Piece::Token(_) => 1,
+                Piece::Text(text) => {
+                    let guards = guard.map_or(0, |g| text.matches(g).count() * g.len_utf8());
+                    (text.len() - guards).div_ceil(self.vocabulary.longest())
+                }
+            })
+            .sum()
+    }
+}
+
+/// Only a byte-level decoder lets each token be turned into bytes by itself.
+fn check_decoder(decoder: &Value) -> Result<(), String> {
+    let kind = decoder["type"].as_str();
+    let inner = decoder["decoders"].as_array();
+    let byte_level = match (kind, inner) {
+        (Some("ByteLevel"), _) => true,
+        (Some("Sequence"), Some(steps)) => {
+            !steps.is_empty() && steps.iter().all(|step| step["type"] == "ByteLevel")
+        }
+        _ => false,
+    };
+    if byte_level {
+        return Ok(());
+    }
+    Err(format!(
+        "decoder is {}; phi4d reads byte-level tokenizers only (decoder type \"ByteLevel\")",
+        kind.unwrap_or("missing")
+    ))
+}
+
+#[cfg(test)]
+#[path = "tokenizer_tests.rs"]
+mod tests;

@@ -1,0 +1,280 @@
+//! Checks a request's fields, each error naming field, value and what is accepted.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use super::error::GenerateError;
+use super::request::{Parameters, Prompt};
+use super::service::GeneratorOptions;
+use crate::engine::Sampling;
+
+const MAX_STOPS: usize = 16;
+const MAX_TOP_LOGPROBS: u64 = 20;
+
+/// Below this, temperature means greedy: logits divided by it would leave the range of `f32`.
+const LEAST_TEMPERATURE: f64 = 1e-5;
+
+/// Characters of a faulty value that an error repeats.
+const SHOWN_CHARACTERS: usize = 60;
+
+/// Parameters in the engine's terms.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Checked {
+    pub(super) sampling: Sampling,
+    pub(super) stop_tokens: Vec<u32>,
+    /// As asked for, at least 1; not yet cut to what fits.
+    pub(super) max_tokens: Option<usize>,
+    pub(super) timeout: Option<Duration>,
+}
+
+/// Checks everything about the prompt that can be told without tokenising it.
+pub(super) fn prompt(prompt: &Prompt, vocab_size: usize) -> Result<(), GenerateError> {
+    match prompt {
+        Prompt::Chat(messages) if messages.is_empty() => {
+            Err(invalid("messages", "an empty list", "at least one message"))
+        }
+        Prompt::Tokens(ids) if ids.is_empty() => {
+            Err(invalid("prompt", "an empty list", "at least one token id"))
+        }
+        Prompt::Tokens(ids) => token_ids("prompt", ids.iter().copied(), vocab_size),
+        Prompt::Chat(_) | Prompt::Text { .. } => Ok(()),
+    }
+}
+
+/// Checks the parameters and fills in defaults.
+pub(super) fn parameters(
+    given: &Parameters,
+    options: &GeneratorOptions,
+    vocab_size: usize,
+) -> Result<Checked, GenerateError> {
+    let max_tokens = match given.max_tokens {
+        Some(0) => return Err(invalid("max_tokens", 0, "an integer of at least 1")),
+        given => given.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
+    };
+    stops(&given.stop)?;
+    token_ids("stop_token_ids", given.stop_token_ids.iter().copied(), vocab_size)?;
+    let mut stop_tokens = given.stop_token_ids.clone();
+    if !given.ignore_eos {
+        stop_tokens.extend_from_slice(&options.eos_token_ids);
+    }
+    stop_tokens.sort_unstable();
+    stop_tokens.dedup();
+    Ok(Checked {
+        sampling: sampling(given, options, vocab_size)?,
+        stop_tokens,
+        max_tokens,
+        timeout: timeout(given.timeout, options.request_timeout)?,
+    })
+}
+
+/// The tokens that may be generated after a prompt of `prompt_tokens`: as many as wanted, cut to
+/// what the context holds (the answer then ends with [`super::Finish::Length`]).
+pub(super) fn room(
+    prompt_tokens: usize,
+    context_tokens: usize,
+    wanted: Option<usize>,
+) -> Result<usize, GenerateError> {
+    if prompt_tokens >= context_tokens {
+        return Err(GenerateError::ContextExceeded { prompt_tokens, context_tokens });
+    }
+    let room = context_tokens - prompt_tokens;
+    Ok(wanted.map_or(room, |wanted| wanted.min(room)))
+}
+
+/// An [`GenerateError::InvalidField`] with the value shortened.
+pub(super) fn invalid(
+    field: impl Into<String>,
+    value: impl Display,
+    accepted: impl Into<String>,
+) -> GenerateError {
+    let mut value = value.to_string();
+    if let Some((cut, _)) = value.char_indices().nth(SHOWN_CHARACTERS) {
+        value.truncate(cut);
+        value.push('…');
+    }
+    GenerateError::InvalidField { field: field.into(), value, accepted: accepted.into() }
+}
+
+fn sampling(
+    given: &Parameters,
+    options: &GeneratorOptions,
+    vocab_size: usize,
+) -> Result<Sampling, GenerateError> {
+    let temperature = number("temperature", given.temperature, Range::closed(0.0, 2.0))?;
+    let top_p = number("top_p", given.top_p, Range::above(0.0, 1.0))?;
+    let min_p = number("min_p", given.min_p, Range::closed(0.0, 1.0))?;
+    let repetition =
+        number("repetition_penalty", given.repetition_penalty, Range::above(0.0, 10.0))?;
+    let penalty = Range::closed(-2.0, 2.0);
+    let presence = number("presence_penalty", given.presence_penalty, penalty)?;
+    let frequency = number("frequency_penalty", given.frequency_penalty, penalty)?;
+    Ok(Sampling {
+        temperature: match temperature {
+            Some(given) if given < LEAST_TEMPERATURE => 0.0,
+            Some(given) => narrow(given),
+            None => options.default_temperature,
+        },
+        top_k: top_k(given.top_k, vocab_size)?,
+        top_p: top_p.map_or(options.default_top_p, narrow_positive),
+        min_p: min_p.map_or(0.0, narrow),
+        repetition_penalty: repetition.map_or(1.0, narrow_positive),
+        presence_penalty: presence.map_or(0.0, narrow),
+        frequency_penalty: frequency.map_or(0.0, narrow),
+        logit_bias: logit_bias(&given.logit_bias, vocab_size)?,
+        seed: given.seed.map(i64::cast_unsigned),
+        top_logprobs: top_logprobs(given.top_logprobs)?,
+    })
+}
+
+/// An interval with an upper end that belongs to it.
+#[derive(Debug, Clone, Copy)]
+struct Range {
+    least: f64,
+    most: f64,
+    least_included: bool,
+}
+
+impl Range {
+    fn closed(least: f64, most: f64) -> Self {
+        Self { least, most, least_included: true }
+    }
+
+    fn above(least: f64, most: f64) -> Self {
+        Self { least, most, least_included: false }
+    }
+
+    fn holds(self, value: f64) -> bool {
+        let low_enough = value <= self.most;
+        let high_enough =
+            if self.least_included { value >= self.least } else { value > self.least };
+        low_enough && high_enough
+    }
+}
+
+impl Display for Range {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (least, most) = (self.least, self.most);
+        if self.least_included {
+            write!(f, "a number from {least} to {most}")
+        } else {
+            write!(f, "a number above {least}, up to {most}")
+        }
+    }
+}
+
+/// Not-a-number and infinities are in no range.
+fn number(field: &str, value: Option<f64>, range: Range) -> Result<Option<f64>, GenerateError> {
+    match value {
+        Some(value) if !range.holds(value) => Err(invalid(field, value, range.to_string())),
+        _ => Ok(value),
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the value is in a small range; only precision is lost"
+)]
+fn narrow(value: f64) -> f32 {
+    value as f32
+}
+
+/// For ranges that leave 0 out: the least `f32` in place of a value that it would round to 0.
+fn narrow_positive(value: f64) -> f32 {
+    narrow(value).max(f32::MIN_POSITIVE)
+}
+
+fn top_k(value: Option<i64>, vocab_size: usize) -> Result<usize, GenerateError> {
+    match value {
+        None | Some(-1) => Ok(0),
+        Some(k) => match usize::try_from(k) {
+            Ok(k) if k >= vocab_size => Ok(0),
+            Ok(k) => Ok(k),
+            Err(_) => {
+                Err(invalid("top_k", k, "an integer of at least 1, or 0 or -1 to keep all tokens"))
+            }
+        },
+    }
+}
+
+fn logit_bias(biases: &[(u32, f64)], vocab_size: usize) -> Result<Vec<(u32, f32)>, GenerateError> {
+    if biases.len() > vocab_size {
+        return Err(invalid(
+            "logit_bias",
+            format!("{} entries", biases.len()),
+            format!("at most one for each of the {vocab_size} tokens"),
+        ));
+    }
+    let range = Range::closed(-100.0, 100.0);
+    biases
+        .iter()
+        .map(|&(id, bias)| {
+            if id as usize >= vocab_size {
+                return Err(invalid("logit_bias", id, below(vocab_size)));
+            }
+            if !range.holds(bias) {
+                return Err(invalid(format!("logit_bias[{id}]"), bias, range.to_string()));
+            }
+            Ok((id, narrow(bias)))
+        })
+        .collect()
+}
+
+fn top_logprobs(value: Option<u64>) -> Result<Option<usize>, GenerateError> {
+    match value {
+        Some(n) if n > MAX_TOP_LOGPROBS => {
+            Err(invalid("top_logprobs", n, format!("an integer from 0 to {MAX_TOP_LOGPROBS}")))
+        }
+        value => Ok(value.and_then(|n| usize::try_from(n).ok())),
+    }
+}
+
+fn stops(stops: &[String]) -> Result<(), GenerateError> {
+    if stops.len() > MAX_STOPS {
+        return Err(invalid(
+            "stop",
+            format!("{} strings", stops.len()),
+            format!("at most {MAX_STOPS} strings"),
+        ));
+    }
+    match stops.iter().position(String::is_empty) {
+        Some(index) => Err(invalid(format!("stop[{index}]"), "\"\"", "a string that is not empty")),
+        None => Ok(()),
+    }
+}
+
+fn token_ids(
+    field: &str,
+    mut ids: impl Iterator<Item = u32>,
+    vocab_size: usize,
+) -> Result<(), GenerateError> {
+    let mut index = 0;
+    match ids.find(|&id| {
+        index += 1;
+        id as usize >= vocab_size
+    }) {
+        Some(id) => Err(invalid(format!("{field}[{}]", index - 1), id, below(vocab_size))),
+        None => Ok(()),
+    }
+}
+
+fn below(vocab_size: usize) -> String {
+    format!("token ids below the vocabulary's size of {vocab_size}")
+}
+
+/// What was asked for, cut to the server's own limit.
+fn timeout(
+    given: Option<Duration>,
+    limit: Option<Duration>,
+) -> Result<Option<Duration>, GenerateError> {
+    if given == Some(Duration::ZERO) {
+        return Err(invalid("timeout", 0, "a time above 0 seconds"));
+    }
+    Ok(match (given, limit) {
+        (Some(given), Some(limit)) => Some(given.min(limit)),
+        (given, limit) => given.or(limit),
+    })
+}
+
+#[cfg(test)]
+#[path = "validate_tests.rs"]
+mod tests;
