@@ -90,11 +90,9 @@ impl Drop for Exchange {
         let completion_tokens = self.completion_tokens.load(Ordering::Relaxed);
         log::info!(
             target: "phi4d::access",
-            request_id = self.id.as_str(), method = self.method.as_str(), path = self.path.as_str(),
-            status, end, duration_ms, prompt_tokens, completion_tokens;
-            "{} {} {status} {end} {duration_ms} ms, {prompt_tokens} + {completion_tokens} tokens, \
-             {}",
-            self.method, self.path, self.id,
+            request_id = self.id.as_str(), status, end, duration_ms, prompt_tokens,
+            completion_tokens;
+            "{} {} {status} {duration_ms} ms", self.method, self.path,
         );
     }
 }

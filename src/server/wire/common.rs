@@ -31,6 +31,7 @@ fn plain(error: &str) -> String {
         1,
     );
     match error.rsplit_once(", expected ") {
+        Some((found, "a map")) => format!("{}, expected an object", shortened(found)),
         Some((found, expected)) => format!("{}, expected {expected}", shortened(found)),
         None => shortened(&error),
     }
@@ -348,6 +349,8 @@ mod tests {
         integer: Option<Integer>,
         number: Option<Number>,
         list: Option<List<Object<Inner>>>,
+        #[serde(rename = "map")]
+        _map: Option<std::collections::BTreeMap<String, Number>>,
         #[serde(rename = "text")]
         _text: Option<TextOr<String>>,
         #[serde(rename = "flag")]
@@ -378,6 +381,8 @@ mod tests {
             (json!({"list": {"a": 1}}), "list", "an object, expected a list"),
             (json!({"list": [{}, ["x"]]}), "list[1]", "a list, expected an object"),
             (json!({"list": [{"name": 3}]}), "list[0].name", "integer `3`, expected a string"),
+            (json!({"map": [1]}), "map", "a list, expected an object"),
+            (json!({"map": {"7": "x"}}), "map.7", "string \"x\", expected a number"),
             (json!({"text": 3}), "text", "integer `3`, expected a string or a list"),
             (json!({"text": ["a", 3]}), "text[1]", "integer `3`, expected a string"),
             (json!({"flag": "yes"}), "flag", "string \"yes\", expected a boolean"),

@@ -8,4 +8,6 @@ pub(super) mod error;
 pub(super) mod logprobs;
 pub(super) mod models;
 pub(super) mod sampling;
+#[cfg(test)]
+mod tests;
 mod unsupported;

@@ -38,6 +38,13 @@ pub(crate) struct Health<'a> {
     prompt_tokens: u64,
     generated_tokens: u64,
     steps: u64,
+    preempted: u64,
+    cached_prompt_tokens: u64,
+    draft_tokens: u64,
+    accepted_draft_tokens: u64,
+    kv_tokens: usize,
+    kv_cached_tokens: usize,
+    kv_budget_tokens: usize,
 }
 
 impl<'a> Health<'a> {
@@ -56,6 +63,13 @@ impl<'a> Health<'a> {
             prompt_tokens: stats.prompt_tokens,
             generated_tokens: stats.generated_tokens,
             steps: stats.steps,
+            preempted: stats.preempted,
+            cached_prompt_tokens: stats.cached_prompt_tokens,
+            draft_tokens: stats.draft_tokens,
+            accepted_draft_tokens: stats.accepted_draft_tokens,
+            kv_tokens: stats.kv_tokens,
+            kv_cached_tokens: stats.kv_cached_tokens,
+            kv_budget_tokens: stats.kv_budget_tokens,
         }
     }
 }
