@@ -116,10 +116,9 @@ fn prefix_store(settings: &Settings) -> Option<PathBuf> {
     folder.or_else(|| state().map(|folder| Path::new(&folder).join("prefixes")))
 }
 
-/// Four fifths of what is left; the rest is for requests, buffers of steps and the system.
+/// Half of what is to spare; the rest is for requests, buffers of steps and the system.
 fn kv_cache_default() -> usize {
-    let bytes = os::available_memory().map_or(u64::MAX, |left| left / 5 * 4);
-    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+    let bytes = os::spare_memory() / 2;
     log::info!(kv_cache_bytes = bytes; "memory for the KV cache, from what is left");
     bytes
 }

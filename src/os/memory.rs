@@ -1,85 +1,76 @@
-//! How much memory this process may still take.
+//! How much memory the process can still take.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use nix::sys::sysinfo::sysinfo;
-
-/// Bytes that could be taken now without swapping or meeting a cgroup's limit: what the system has
-/// free or can free, and what the process's cgroups leave, whichever is least. `None` if neither
-/// tells.
+/// Bytes that this process can take without swapping or running into its cgroup's limit.
+///
+/// The machine's part comes from `/proc/meminfo`, or from sysinfo(2) where a hardened unit hides
+/// that; the cgroup's from the files of both cgroup versions, of the process's own group and those
+/// above it.
 #[must_use]
-pub fn available_memory() -> Option<u64> {
-    let system = from_meminfo(Path::new("/proc/meminfo")).or_else(from_sysinfo);
-    let membership = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let cgroup = left_by_cgroups(Path::new("/sys/fs/cgroup"), &membership);
-    system.into_iter().chain(cgroup).min()
+pub fn spare_memory() -> usize {
+    let machine = available_of_machine(Path::new("/proc/meminfo")).or_else(free_by_sysinfo);
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let group = spare_of_groups(Path::new("/sys/fs/cgroup"), &own);
+    match (machine, group) {
+        (Some(machine), Some(group)) => machine.min(group),
+        (machine, group) => machine.or(group).unwrap_or(0),
+    }
 }
 
-/// The kernel's own estimate; hidden from hardened services.
-fn from_meminfo(file: &Path) -> Option<u64> {
-    let text = fs::read_to_string(file).ok()?;
+/// The kernel's estimate of what can be had without swapping.
+fn available_of_machine(meminfo: &Path) -> Option<usize> {
+    let text = std::fs::read_to_string(meminfo).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024)
+    let kib: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
 }
 
-/// What lies unused, without the page cache that could be freed.
-fn from_sysinfo() -> Option<u64> {
-    sysinfo().ok().map(|info| info.ram_unused())
+/// Free memory and buffers: less than what can be had, as it leaves out the page cache.
+fn free_by_sysinfo() -> Option<usize> {
+    let info = nix::sys::sysinfo::sysinfo().ok()?;
+    usize::try_from(info.ram_unused()).ok()
 }
 
-/// The files of one version of cgroups.
-struct Files {
-    limit: &'static str,
-    usage: &'static str,
+/// The least that any memory cgroup of the process has to spare; `None` where none has a limit.
+/// `own` is the text of `/proc/self/cgroup`.
+fn spare_of_groups(root: &Path, own: &str) -> Option<usize> {
+    own.lines().filter_map(|line| spare_of_hierarchy(root, line)).min()
 }
 
-const VERSION_1: Files = Files { limit: "memory.limit_in_bytes", usage: "memory.usage_in_bytes" };
-const VERSION_2: Files = Files { limit: "memory.max", usage: "memory.current" };
-
-/// The least that a cgroup of `membership` (`/proc/self/cgroup`) or one above it leaves; `None` if
-/// none has a limit.
-fn left_by_cgroups(root: &Path, membership: &str) -> Option<u64> {
-    let groups = membership.lines().filter_map(|line| {
-        let mut parts = line.splitn(3, ':');
-        let (number, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
-        let path = path.trim_start_matches('/');
-        if number == "0" && controllers.is_empty() {
-            Some((root.to_owned(), path, VERSION_2))
-        } else if controllers.split(',').any(|name| name == "memory") {
-            Some((root.join("memory"), path, VERSION_1))
-        } else {
-            None
-        }
-    });
-    groups.filter_map(|(root, path, files)| left_upwards(&root, path, &files)).min()
-}
-
-fn left_upwards(root: &Path, path: &str, files: &Files) -> Option<u64> {
-    let folder: PathBuf = root.join(path);
-    let within = folder.ancestors().take_while(|folder| folder.starts_with(root));
-    within.filter_map(|folder| left_by(folder, files)).min()
-}
-
-fn left_by(folder: &Path, files: &Files) -> Option<u64> {
-    let number = |file: &str| -> Option<u64> {
-        fs::read_to_string(folder.join(file)).ok()?.trim().parse().ok()
+/// By one line of `/proc/self/cgroup`: `ID:CONTROLLERS:PATH`.
+fn spare_of_hierarchy(root: &Path, line: &str) -> Option<usize> {
+    let mut parts = line.splitn(3, ':').skip(1);
+    let (controllers, group) = (parts.next()?, parts.next()?.trim_start_matches('/'));
+    let (mount, limit, usage): (PathBuf, _, _) = if controllers.is_empty() {
+        (root.to_path_buf(), "memory.max", "memory.current")
+    } else if controllers.split(',').any(|name| name == "memory") {
+        (root.join("memory"), "memory.limit_in_bytes", "memory.usage_in_bytes")
+    } else {
+        return None;
     };
-    // "max" is no number; version 1 has a number that no memory reaches, which is never the least.
-    let limit = number(files.limit)?;
-    let used = number(files.usage)?;
-    Some(limit.saturating_sub(used.saturating_sub(cached_files(folder))))
+    let number = |path: PathBuf| -> Option<usize> {
+        std::fs::read_to_string(path).ok()?.trim().parse().ok()
+    };
+    let folder = mount.join(group);
+    let groups = folder.ancestors().take_while(|path| path.starts_with(&mount));
+    groups
+        .filter_map(|path| {
+            let limit = number(path.join(limit))?;
+            let used = number(path.join(usage)).unwrap_or(0);
+            Some(limit.saturating_sub(used.saturating_sub(cached_files(path))))
+        })
+        .min()
 }
 
-/// Page cache that is counted as used but freed when memory is wanted.
-fn cached_files(folder: &Path) -> u64 {
-    let text = fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
+/// Page cache of a group, such as that of the model's files: counted as used, but given back when
+/// memory is wanted. Version 1 counts the groups below under the first name.
+fn cached_files(group: &Path) -> usize {
+    let text = std::fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
     let value = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
-        line.trim().parse::<u64>().ok()
+        line.trim().parse().ok()
     };
-    // Version 1 counts the groups below under the second name.
     value("total_inactive_file").or_else(|| value("inactive_file")).unwrap_or(0)
 }
 
@@ -87,49 +78,40 @@ fn cached_files(folder: &Path) -> u64 {
 mod tests {
     use super::*;
 
-    fn group(root: &Path, path: &str, files: &[(&str, &str)]) {
-        let folder = root.join(path);
-        fs::create_dir_all(&folder).unwrap();
-        for (name, text) in files {
-            fs::write(folder.join(name), text).unwrap();
-        }
+    fn write(folder: &Path, name: &str, text: &str) {
+        std::fs::create_dir_all(folder).unwrap();
+        std::fs::write(folder.join(name), text).unwrap();
     }
 
     #[test]
-    fn the_tightest_group_above_counts_less_what_it_caches() {
+    fn the_tightest_group_of_either_version_counts() {
         let root = tempfile::tempdir().unwrap();
-        let root = root.path();
-        let slice = [
-            ("memory.max", "1000\n"),
-            ("memory.current", "700\n"),
-            ("memory.stat", "anon 400\ninactive_file 300\n"),
-        ];
-        group(root, "system.slice", &slice);
-        let service = [("memory.max", "max\n"), ("memory.current", "500\n")];
-        group(root, "system.slice/phi4d.service", &service);
-        let membership = "0::/system.slice/phi4d.service\n";
-        assert_eq!(left_by_cgroups(root, membership), Some(600));
-        assert_eq!(left_by_cgroups(root, "0::/\n"), None);
-        let tight = [("memory.max", "100"), ("memory.current", "700")];
-        group(root, "system.slice/phi4d.service", &tight);
-        assert_eq!(left_by_cgroups(root, membership), Some(0));
+        let service = root.path().join("system.slice/phi4d.service");
+        write(&service, "memory.max", "max\n");
+        write(&service, "memory.current", "10\n");
+        let own = "0::/system.slice/phi4d.service\n";
+        assert_eq!(spare_of_groups(root.path(), own), None);
+        write(&root.path().join("system.slice"), "memory.max", "1000\n");
+        write(&root.path().join("system.slice"), "memory.current", "400\n");
+        assert_eq!(spare_of_groups(root.path(), own), Some(600));
+        let slice = root.path().join("system.slice");
+        write(&slice, "memory.stat", "anon 100\nactive_file 7\ninactive_file 300\n");
+        assert_eq!(spare_of_groups(root.path(), own), Some(900));
+        let old = root.path().join("memory/phi4d");
+        write(&old, "memory.limit_in_bytes", "500\n");
+        write(&old, "memory.usage_in_bytes", "450\n");
+        let both = "4:memory:/phi4d\n3:cpu,cpuacct:/x\n0::/system.slice/phi4d.service\n";
+        assert_eq!(spare_of_groups(root.path(), both), Some(50));
     }
 
     #[test]
-    fn version_1_has_a_tree_of_its_own() {
-        let root = tempfile::tempdir().unwrap();
-        let files = [("memory.limit_in_bytes", "900"), ("memory.usage_in_bytes", "200")];
-        group(root.path(), "memory/a", &files);
-        let membership = "9:name=systemd:/b\n4:cpu,memory:/a\n0::/\n";
-        assert_eq!(left_by_cgroups(root.path(), membership), Some(700));
-        assert_eq!(left_by_cgroups(root.path(), "junk\n\n1:2\n"), None);
-    }
-
-    #[test]
-    fn the_system_itself_tells_something() {
-        let available = available_memory().unwrap();
-        assert!(available > 0 && available < 1 << 50, "{available}");
-        assert_eq!(from_meminfo(Path::new("/nowhere")), None);
-        assert!(from_sysinfo().is_some());
+    fn the_machine_tells_in_one_way_or_the_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let meminfo = "MemTotal: 100 kB\nMemAvailable:   2048 kB\n";
+        write(folder.path(), "meminfo", meminfo);
+        assert_eq!(available_of_machine(&folder.path().join("meminfo")), Some(2 << 20));
+        assert_eq!(available_of_machine(&folder.path().join("hidden")), None);
+        assert!(free_by_sysinfo().is_some());
+        assert!(spare_memory() > 0);
     }
 }

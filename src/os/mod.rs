@@ -1,4 +1,5 @@
-//! What the operating system gives: sockets, signals, service notifications, cores.
+//! What the operating system gives: sockets, signals, service notifications, cores,
+//! memory.
 
 mod activation;
 mod cores;
@@ -12,7 +13,7 @@ mod unix;
 pub use activation::{ActivationError, activated_listeners};
 pub use cores::physical_cores;
 pub use listen::{BindError, Listener, bind_tcp};
-pub use memory::available_memory;
+pub use memory::spare_memory;
 pub use notify::{Notifier, State};
 pub use peer::Peer;
 pub use signals::{Signal, Signals};

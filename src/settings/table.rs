@@ -62,12 +62,12 @@ define_settings! {
     /// taken as it is used, not before.
     slots: usize = "8", whole::<usize>(1, 1024), "requests";
 
-    /// Slots beyond those that keep the prompts of ended requests, so that the next turn
-    /// of a conversation need not be read again.
-    prefix_slots: usize = "8", whole::<usize>(0, 1024), "prompts";
+    /// Answered prompts that are kept in the KV cache, so that a conversation's next turn
+    /// or a common beginning is not read again. Their memory is given up when it is wanted.
+    prefix_slots: usize = "16", whole::<usize>(0, 1024), "prompts";
 
-    /// Memory for the context of all requests and kept prompts. 0: four fifths of what
-    /// the system, or the service's memory limit, leaves once the model is loaded.
+    /// Memory for the KV cache. 0: half of what the machine or the cgroup of the process
+    /// has to spare once the model is loaded.
     kv_cache_bytes: usize = "0", whole::<usize>(0, 1 << 50), "bytes";
 
     /// Folder in which cached prompts outlive a restart: written when the daemon stops,
@@ -86,18 +86,19 @@ define_settings! {
     /// smaller lets other answers go on sooner in between.
     prefill_chunk_tokens: usize = "256", whole::<usize>(1, 65_536), "tokens";
 
-    /// Share of the time that reading prompts gets while other answers are in progress.
-    prefill_share: f64 = "0.5", Number { min: 0.01, min_included: true, max: 0.99 };
+    /// Share of the time that is given to reading prompts while other answers go on, from
+    /// 0.05 to 0.95. At 0.5 an answer's next token takes up to twice as long while a prompt
+    /// is read.
+    prefill_share: f64 = "0.5", Number { min: 0.05, min_included: true, max: 0.95 };
 
-    /// Tokens guessed ahead from the text so far when one request runs alone; wrong
-    /// guesses cost a little time and never change the answer. 0: none.
+    /// Most tokens guessed ahead from the text so far for an answer that runs alone. The
+    /// model checks each, so the answer stays the same; as many are guessed as pays. 0: none.
     draft_tokens: usize = "7", whole::<usize>(0, 64), "tokens";
 
     /// Requests that may wait for a slot. Further ones are answered with status 503.
     queue: usize = "128", whole::<usize>(1, 1_000_000), "requests";
 
-    /// Requests of one caller that may wait for a slot. Further ones are answered with
-    /// status 429.
+    /// Of these, the most of one caller. Further ones of it are answered with status 429.
     queue_per_caller: usize = "64", whole::<usize>(1, 1_000_000), "requests";
 
     /// Largest request body. Larger ones are answered with status 413.
