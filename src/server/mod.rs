@@ -20,6 +20,8 @@ mod reply;
 mod route;
 mod sse;
 mod stall;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 pub use accept::{DrainOutcome, serve};
