@@ -28,6 +28,8 @@ pub(super) enum Command {
     Check(SettingsArgs),
     /// Talk to the daemon in the terminal; piped, answer each line of the input
     Chat(ChatArgs),
+    /// Measure a model, bare and through the daemon
+    Bench(BenchArgs),
     /// Show the settings
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -42,6 +44,41 @@ pub(super) enum ConfigCommand {
     Show(SettingsArgs),
     /// Print a settings file with every key, its meaning and its default
     Render,
+}
+
+/// What to measure.
+#[derive(Debug, Args)]
+pub(super) struct BenchArgs {
+    /// The daemon's settings, of which model is required
+    #[command(flatten)]
+    pub(super) settings: SettingsArgs,
+    /// Lengths of the prompts whose prefill is measured, in tokens
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "16,128,512")]
+    pub(super) prompts: Vec<usize>,
+    /// Tokens of each answer
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(2..=4096))]
+    pub(super) tokens: u32,
+    /// The widest batch of decode steps, of 1, 2, 4 and 8
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub(super) widest: usize,
+    /// Rounds of each measurement, of which the median is told
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(super) rounds: u32,
+    /// Tokens of the conversation whose next turn is measured
+    #[arg(long, value_name = "N", default_value_t = 2000)]
+    pub(super) conversation: usize,
+    /// Seconds in which requests come at random times; 0 leaves this out
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub(super) load_seconds: u64,
+    /// Requests a second that come then
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    pub(super) load_rate: f64,
+    /// Longest of their prompts, in tokens
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub(super) load_prompt: usize,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 /// How to reach the daemon and what to ask of it.

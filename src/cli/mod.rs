@@ -2,6 +2,7 @@
 //! error into one line and a documented exit code.
 
 mod args;
+mod bench;
 mod chat;
 mod check;
 mod config;
@@ -34,6 +35,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Serve(settings) => serve::run(settings),
         Command::Check(settings) => check::run(settings),
         Command::Chat(chat) => chat::run(chat),
+        Command::Bench(bench) => bench::run(bench),
         Command::Config(command) => config::run(command),
         Command::ExitCodes => output::print(&exit::table()),
     };

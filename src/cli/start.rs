@@ -65,7 +65,7 @@ pub(super) fn start(settings: &Settings) -> Result<Started, Fatal> {
     }
 }
 
-fn load_options(settings: &Settings, folder: &Path) -> model::LoadOptions {
+pub(super) fn load_options(settings: &Settings, folder: &Path) -> model::LoadOptions {
     model::LoadOptions {
         folder: PathBuf::from(folder),
         provider: match settings.provider {
@@ -86,7 +86,7 @@ fn load_options(settings: &Settings, folder: &Path) -> model::LoadOptions {
 
 /// Options of the engine. To be called when the model is loaded, as the memory for the KV cache is
 /// taken from what is left then.
-fn engine_options(settings: &Settings, fingerprint: [u8; 32]) -> engine::Options {
+pub(super) fn engine_options(settings: &Settings, fingerprint: [u8; 32]) -> engine::Options {
     engine::Options {
         max_running: settings.slots,
         queue: settings.queue,
@@ -123,7 +123,7 @@ fn kv_cache_default() -> usize {
     bytes
 }
 
-fn generator_options(
+pub(super) fn generator_options(
     settings: &Settings,
     config: &GenaiConfig,
     folder: &Path,

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use half::{bf16, f16};
-use ndarray::ArrayView2;
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::{NoSelectedOutputs, RunOptions, Session};
 use ort::value::TensorElementType;
@@ -385,10 +384,6 @@ impl OnnxRunner {
         let positions = self.logit_positions(step);
         let vocab = self.shape.vocab;
         let count = step.rows * positions * vocab;
-        let shaped = |rows, values| {
-            ArrayView2::from_shape((rows, vocab), values)
-                .map_err(|error: ndarray::ShapeError| RunError::Runtime(error.to_string()))
-        };
         // A step has one row or one token a row, so what is wanted lies at the end, together.
         let skipped = if step.rows == 1 { positions - step.tail } else { 0 };
         match self.contract.logits {
@@ -397,20 +392,20 @@ impl OnnxRunner {
                 let values = unsafe { self.buffers.logits.read::<f16>(count) };
                 self.converted.clear();
                 self.converted.extend(values[skipped * vocab..].iter().map(|x| x.to_f32()));
-                shaped(step.rows * step.tail, &self.converted).map(Logits)
+                Logits::from_rows(&self.converted, vocab)
             }
             TensorElementType::Bfloat16 => {
                 // SAFETY: as above.
                 let values = unsafe { self.buffers.logits.read::<bf16>(count) };
                 self.converted.clear();
                 self.converted.extend(values[skipped * vocab..].iter().map(|x| x.to_f32()));
-                shaped(step.rows * step.tail, &self.converted).map(Logits)
+                Logits::from_rows(&self.converted, vocab)
             }
             _ => {
                 // SAFETY: the run is over, and the next can't begin while the result borrows
                 // `self`.
                 let values = unsafe { self.buffers.logits.read::<f32>(count) };
-                shaped(step.rows * step.tail, &values[skipped * vocab..]).map(Logits)
+                Logits::from_rows(&values[skipped * vocab..], vocab)
             }
         }
     }

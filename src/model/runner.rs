@@ -32,6 +32,17 @@ pub struct ModelLimits {
 pub struct Logits<'a>(pub(super) ArrayView2<'a, f32>);
 
 impl<'a> Logits<'a> {
+    /// Rows of `vocab_size` values that lie one after the other.
+    ///
+    /// # Errors
+    /// If `values` are not whole rows.
+    pub fn from_rows(values: &'a [f32], vocab_size: usize) -> Result<Self, RunError> {
+        let rows = values.len() / vocab_size.max(1);
+        ArrayView2::from_shape((rows, vocab_size), values)
+            .map(Self)
+            .map_err(|error| RunError::Runtime(error.to_string()))
+    }
+
     /// Rows in this step's result.
     #[must_use]
     pub fn rows(&self) -> usize {

@@ -16,7 +16,7 @@ use crate::settings::{ListenAddress, SocketSetting, client_socket_candidates, re
 
 /// The daemon's address.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Endpoint {
+pub(in crate::cli) enum Endpoint {
     Unix(PathBuf),
     Tcp(ListenAddress),
 }
@@ -31,7 +31,7 @@ impl fmt::Display for Endpoint {
 }
 
 /// A request's body, whole.
-pub(super) type Body = http_body_util::Full<bytes::Bytes>;
+pub(in crate::cli) type Body = http_body_util::Full<bytes::Bytes>;
 
 impl Endpoint {
     /// The one named on the command line, else the one that a daemon with this machine's settings
@@ -67,7 +67,7 @@ impl Endpoint {
     }
 
     /// Opens a connection, which is carried by a task of its own.
-    pub(super) async fn connect(&self) -> Result<SendRequest<Body>, Fatal> {
+    pub(in crate::cli) async fn connect(&self) -> Result<SendRequest<Body>, Fatal> {
         match self {
             Self::Unix(path) => {
                 let stream = UnixStream::connect(path).await;
@@ -81,14 +81,14 @@ impl Endpoint {
     }
 
     /// What the `Host` header says.
-    pub(super) fn host(&self) -> String {
+    pub(in crate::cli) fn host(&self) -> String {
         match self {
             Self::Unix(_) => "localhost".to_owned(),
             Self::Tcp(address) => address.to_string(),
         }
     }
 
-    pub(super) fn unreachable(&self, reason: &impl fmt::Display) -> Fatal {
+    pub(in crate::cli) fn unreachable(&self, reason: &impl fmt::Display) -> Fatal {
         Fatal::Unreachable { address: self.to_string(), reason: reason.to_string() }
     }
 

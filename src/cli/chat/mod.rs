@@ -4,8 +4,8 @@
 //! of the input is one turn, and the end of the input the end of the program.
 
 mod client;
-mod endpoint;
-mod events;
+pub(super) mod endpoint;
+pub(super) mod events;
 mod input;
 
 use std::io::{IsTerminal as _, Write as _};

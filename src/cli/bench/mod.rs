@@ -1,0 +1,397 @@
+//! `phi4d bench`: measures a model bare and through the daemon, in one run.
+//!
+//! The daemon under test runs in this process, with its real server on a Unix socket. Bare steps
+//! and requests take turns on the same loaded model, so that a noisy machine disturbs both alike;
+//! figures are medians.
+
+mod client;
+mod report;
+mod shared;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+use tokio::sync::watch;
+
+use super::args::BenchArgs;
+use super::chat::endpoint::Endpoint;
+use super::exit::Fatal;
+use super::output::print;
+use super::start;
+use crate::engine::{self, Engine};
+use crate::generate::Generator;
+use crate::model;
+use crate::os;
+use crate::server::{self, App, ServerOptions};
+use crate::settings::Settings;
+use client::Timing;
+use report::{Report, median, ms, quantile};
+use shared::{Inner, Shared, lock};
+
+/// Widths of decode steps.
+const WIDTHS: [usize; 4] = [1, 2, 4, 8];
+
+/// Tokens that sequences hold before their decode steps are timed.
+const PAST: usize = 32;
+
+pub(super) fn run(arguments: &BenchArgs) -> Result<(), Fatal> {
+    let mut resolved = arguments.settings.resolve(&["model"])?;
+    // A line for each request would be part of what is measured.
+    resolved.settings.log_level = resolved.settings.log_level.min(log::LevelFilter::Warn);
+    start::start_log(&resolved)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|source| Fatal::System { action: "start the network's threads", source })?;
+    let mut report = Report::default();
+    runtime.block_on(measure(arguments, &resolved.settings, &mut report))?;
+    if arguments.json { print(&report.json()) } else { print(report.text()) }
+}
+
+async fn measure(
+    arguments: &BenchArgs,
+    settings: &Settings,
+    report: &mut Report,
+) -> Result<(), Fatal> {
+    let folder = tempfile_folder()?;
+    let under_test = UnderTest::start(settings, &folder.0)?;
+    let bench = Bench { arguments, under_test: &under_test };
+    bench.decode(report).await?;
+    bench.prefill(report).await?;
+    bench.second_turn(report).await?;
+    if arguments.load_seconds > 0 {
+        bench.load(report).await?;
+    }
+    memory(report);
+    under_test.stop().await
+}
+
+/// A folder of this run, removed at its end.
+struct Folder(std::path::PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn tempfile_folder() -> Result<Folder, Fatal> {
+    let path = std::env::temp_dir().join(format!("phi4d-bench-{}", std::process::id()));
+    std::fs::create_dir_all(&path)
+        .map_err(|source| Fatal::System { action: "make a folder for the socket", source })?;
+    Ok(Folder(path))
+}
+
+/// The daemon under test and the model it runs.
+struct UnderTest {
+    inner: Inner,
+    engine: Engine,
+    endpoint: Endpoint,
+    stop: watch::Sender<bool>,
+    server: tokio::task::JoinHandle<server::DrainOutcome>,
+    vocab: u32,
+    context: usize,
+    prefill_chunk: usize,
+    own_slot: usize,
+}
+
+impl UnderTest {
+    fn start(settings: &Settings, folder: &Path) -> Result<Self, Fatal> {
+        let model_folder = start::model_folder(settings)?;
+        let mut options = start::load_options(settings, model_folder);
+        // One slot is the benchmark's own, and bare steps go up to the widest.
+        options.slots = options.slots.max(WIDTHS[WIDTHS.len() - 1]) + 1;
+        let loaded = model::load(&options)?;
+        let limits = loaded.runner.limits().clone();
+        let runner = Shared::new(loaded.runner);
+        let inner = runner.inner();
+        let engine_options = engine::Options {
+            store: None,
+            // Guesses would make a step more than a token's.
+            draft_tokens: 0,
+            ..start::engine_options(settings, loaded.fingerprint)
+        };
+        let engine = engine::start(Box::new(runner), loaded.interrupt, engine_options)?;
+        let generator = Generator::load(
+            model_folder,
+            engine.handle(),
+            start::generator_options(settings, &loaded.config, model_folder)?,
+        )?;
+        let path = folder.join("phi4d.sock");
+        let (listener, file) = os::bind_unix(&path, 0o600)?;
+        let (stop, stopped) = watch::channel(false);
+        let app = App::new(generator, ServerOptions::new("bench", 0));
+        let server = tokio::spawn(async move {
+            let _file = file;
+            server::serve(app, vec![listener], stopped, Duration::from_secs(1)).await
+        });
+        Ok(Self {
+            inner,
+            engine,
+            endpoint: Endpoint::Unix(path),
+            stop,
+            server,
+            vocab: u32::try_from(limits.vocab_size).unwrap_or(u32::MAX),
+            context: limits.context_tokens,
+            prefill_chunk: limits.max_prefill_tokens,
+            own_slot: limits.slots - 1,
+        })
+    }
+
+    async fn stop(self) -> Result<(), Fatal> {
+        self.stop.send_replace(true);
+        let _ = self.server.await;
+        self.engine.stop()?;
+        Ok(())
+    }
+
+    /// Tokens that no other prompt of this run begins with.
+    fn prompt(&self, length: usize, random: &mut ChaCha8Rng) -> Vec<u32> {
+        // Low ids are ordinary text in every vocabulary of the family.
+        (0..length).map(|_| random.random_range(0..self.vocab.min(900))).collect()
+    }
+}
+
+struct Bench<'a> {
+    arguments: &'a BenchArgs,
+    under_test: &'a UnderTest,
+}
+
+impl Bench<'_> {
+    fn failed(error: &model::RunError) -> Fatal {
+        Fatal::Internal(error.to_string())
+    }
+
+    /// Decode: bare steps at each width, and requests through the daemon, in turns.
+    async fn decode(&self, report: &mut Report) -> Result<(), Fatal> {
+        let mut random = ChaCha8Rng::seed_from_u64(1);
+        let tokens = self.arguments.tokens;
+        let widths: Vec<usize> =
+            WIDTHS.into_iter().filter(|&width| width <= self.arguments.widest).collect();
+        let mut bare = vec![Vec::new(); widths.len()];
+        let mut served = vec![Vec::new(); widths.len()];
+        for _ in 0..self.arguments.rounds {
+            for (index, &width) in widths.iter().enumerate() {
+                bare[index].extend(self.bare_decode(width, tokens, &mut random)?);
+                let prompts: Vec<_> =
+                    (0..width).map(|_| self.under_test.prompt(PAST, &mut random)).collect();
+                let timings = self.ask_all(&prompts, tokens).await?;
+                let gaps = timings.iter().filter_map(|timing| timing.gap);
+                served[index].push(median(gaps.map(ms).collect()));
+            }
+        }
+        report.section("Decode: a step bare, and a token's time through the daemon");
+        let mut base = 0.0;
+        for ((bare, served), &width) in bare.into_iter().zip(served).zip(&widths) {
+            let (step, token) = (median(bare), median(served));
+            #[expect(clippy::cast_precision_loss, reason = "a width of 8 at most")]
+            let rate = width as f64 * 1e3 / step;
+            base = if width == 1 { rate } else { base };
+            let key = |name: &str| format!("decode_{width}_{name}");
+            report.figure(&key("bare_ms"), &format!("batch {width}: bare"), step, "ms");
+            report.figure(&key("daemon_ms"), &format!("batch {width}: daemon"), token, "ms");
+            report.figure(
+                &key("ratio"),
+                &format!("batch {width}: daemon / bare"),
+                token / step,
+                "",
+            );
+            report.figure(&key("rate"), &format!("batch {width}: bare"), rate, "tokens/s");
+            report.figure(
+                &key("gain"),
+                &format!("batch {width}: of batch 1's rate"),
+                rate / base,
+                "",
+            );
+        }
+        Ok(())
+    }
+
+    /// Milliseconds of each of `steps` decode steps of `width` rows.
+    fn bare_decode(
+        &self,
+        width: usize,
+        steps: u32,
+        random: &mut ChaCha8Rng,
+    ) -> Result<Vec<f64>, Fatal> {
+        let mut runner = lock(&self.under_test.inner);
+        let first = self.under_test.own_slot + 1 - width;
+        for slot in first..first + width {
+            let prompt = self.under_test.prompt(PAST, random);
+            runner.prefill(slot, 0, &prompt, 1).map_err(|error| Self::failed(&error))?;
+        }
+        let mut times = Vec::new();
+        let mut past = vec![PAST; width];
+        for _ in 0..steps {
+            let tokens = self.under_test.prompt(width, random);
+            let began = Instant::now();
+            runner.decode(first, &tokens, &past).map_err(|error| Self::failed(&error))?;
+            times.push(ms(began.elapsed()));
+            past.iter_mut().for_each(|past| *past += 1);
+        }
+        Ok(times)
+    }
+
+    /// Prefill: bare, and the time to the first token through the daemon, in turns.
+    async fn prefill(&self, report: &mut Report) -> Result<(), Fatal> {
+        let mut random = ChaCha8Rng::seed_from_u64(2);
+        report.section("Prefill: bare, and the time to the first token through the daemon");
+        for &length in &self.arguments.prompts {
+            let length = length.clamp(1, self.under_test.context - 8);
+            let (mut bare, mut served) = (Vec::new(), Vec::new());
+            for _ in 0..self.arguments.rounds {
+                let prompt = self.under_test.prompt(length, &mut random);
+                bare.push(self.bare_prefill(&prompt)?);
+                let prompt = self.under_test.prompt(length, &mut random);
+                served.push(ms(self.ask(&prompt, 2).await?.first));
+            }
+            let (bare, served) = (median(bare), median(served));
+            #[expect(clippy::cast_precision_loss, reason = "prompts are short")]
+            let rate = length as f64 * 1e3 / bare;
+            let key = |name: &str| format!("prefill_{length}_{name}");
+            report.figure(&key("bare_ms"), &format!("{length} tokens: bare"), bare, "ms");
+            report.figure(&key("daemon_ms"), &format!("{length} tokens: daemon"), served, "ms");
+            report.figure(
+                &key("ratio"),
+                &format!("{length} tokens: daemon / bare"),
+                served / bare,
+                "",
+            );
+            report.figure(&key("rate"), &format!("{length} tokens: bare"), rate, "tokens/s");
+        }
+        Ok(())
+    }
+
+    fn bare_prefill(&self, prompt: &[u32]) -> Result<f64, Fatal> {
+        let mut runner = lock(&self.under_test.inner);
+        let began = Instant::now();
+        let chunk = self.under_test.prefill_chunk;
+        for (index, part) in prompt.chunks(chunk).enumerate() {
+            runner
+                .prefill(self.under_test.own_slot, index * chunk, part, 1)
+                .map_err(|error| Self::failed(&error))?;
+        }
+        Ok(ms(began.elapsed()))
+    }
+
+    /// A conversation's second turn against its first.
+    async fn second_turn(&self, report: &mut Report) -> Result<(), Fatal> {
+        let mut random = ChaCha8Rng::seed_from_u64(3);
+        let length = self.arguments.conversation.clamp(16, self.under_test.context - 64);
+        let mut prompt = self.under_test.prompt(length, &mut random);
+        let cold = self.ask(&prompt, 4).await?;
+        prompt.extend(self.under_test.prompt(16, &mut random));
+        let warm = self.ask(&prompt, 4).await?;
+        report.section("A conversation's next turn, of 16 more tokens");
+        report.figure("cold_ms", &format!("{length} tokens: first token"), ms(cold.first), "ms");
+        report.figure("warm_ms", "next turn: first token", ms(warm.first), "ms");
+        report.figure("warm_share", "next / first", ms(warm.first) / ms(cold.first), "");
+        #[expect(clippy::cast_precision_loss, reason = "prompts are short")]
+        report.figure("warm_cached", "next turn: tokens cached", warm.cached as f64, "");
+        Ok(())
+    }
+
+    /// Requests that come at random times, as from many callers.
+    async fn load(&self, report: &mut Report) -> Result<(), Fatal> {
+        let mut random = ChaCha8Rng::seed_from_u64(4);
+        let until = Duration::from_secs(self.arguments.load_seconds);
+        let endpoint = Arc::new(self.under_test.endpoint.clone());
+        let mut asked = Vec::new();
+        let began = Instant::now();
+        let mut at = Duration::ZERO;
+        while at < until {
+            // Exponential distances make a Poisson process.
+            let distance = -(1.0 - random.random::<f64>()).ln() / self.arguments.load_rate;
+            at += Duration::from_secs_f64(distance);
+            let length = random.random_range(8..=self.arguments.load_prompt.max(9));
+            let prompt = self.under_test.prompt(length, &mut random);
+            let tokens = random.random_range(4..=self.arguments.tokens.max(5));
+            let endpoint = Arc::clone(&endpoint);
+            asked.push(tokio::spawn(async move {
+                tokio::time::sleep_until((began + at).into()).await;
+                client::complete(&endpoint, &prompt, tokens).await
+            }));
+        }
+        let (mut timings, mut refused) = (Vec::new(), 0_u32);
+        for task in asked {
+            match task.await {
+                Ok(Ok(timing)) => timings.push(timing),
+                _ => refused += 1,
+            }
+        }
+        let took = began.elapsed();
+        report_load(report, &timings, refused, took);
+        Ok(())
+    }
+
+    async fn ask(&self, prompt: &[u32], tokens: u32) -> Result<Timing, Fatal> {
+        client::complete(&self.under_test.endpoint, prompt, tokens).await
+    }
+
+    /// Asks all at once.
+    async fn ask_all(&self, prompts: &[Vec<u32>], tokens: u32) -> Result<Vec<Timing>, Fatal> {
+        let mut tasks = Vec::new();
+        for prompt in prompts {
+            let prompt = prompt.clone();
+            let endpoint = self.under_test.endpoint.clone();
+            tasks.push(tokio::spawn(
+                async move { client::complete(&endpoint, &prompt, tokens).await },
+            ));
+        }
+        let mut timings = Vec::new();
+        for task in tasks {
+            timings.push(task.await.map_err(|error| Fatal::Internal(error.to_string()))??);
+        }
+        Ok(timings)
+    }
+}
+
+fn report_load(report: &mut Report, timings: &[Timing], refused: u32, took: Duration) {
+    let tokens: u32 = timings.iter().map(|timing| timing.tokens).sum();
+    report.section("Requests at random times");
+    #[expect(clippy::cast_precision_loss, reason = "a count of requests")]
+    report.figure("load_requests", "requests", timings.len() as f64, "");
+    report.figure("load_refused", "refused or failed", f64::from(refused), "");
+    let rate = f64::from(tokens) / took.as_secs_f64();
+    report.figure("load_rate", "generated", rate, "tokens/s");
+    let firsts: Vec<f64> = timings.iter().map(|timing| ms(timing.first)).collect();
+    let gaps: Vec<f64> =
+        timings.iter().flat_map(|timing| timing.gaps.iter().copied()).map(ms).collect();
+    let wholes: Vec<f64> = timings.iter().map(|timing| ms(timing.whole)).collect();
+    for (key, name, values) in [
+        ("ttft", "time to the first token", firsts),
+        ("gap", "time between tokens", gaps),
+        ("whole", "time to the end", wholes),
+    ] {
+        for (suffix, share) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99)] {
+            let value = quantile(values.clone(), share);
+            report.figure(
+                &format!("load_{key}_{suffix}"),
+                &format!("{name}, {suffix}"),
+                value,
+                "ms",
+            );
+        }
+    }
+}
+
+/// Resident memory of this process: model, daemon and benchmark.
+fn memory(report: &mut Report) {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    report.section("Memory");
+    for (key, field, name) in [
+        ("rss_mib", "VmRSS:", "resident"),
+        ("rss_anon_mib", "RssAnon:", "of it not backed by files"),
+        ("rss_peak_mib", "VmHWM:", "resident at most"),
+    ] {
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
+        let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok());
+        if let Some(kib) = kib {
+            report.figure(key, name, kib / 1024.0, "MiB");
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! A runner that the engine and the benchmark use in turn, so that both are measured on one loaded
+//! model in one run.
+
+use std::io::{self, Read, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::model::{Logits, ModelLimits, RunError, Runner};
+
+/// The loaded model.
+pub(super) type Inner = Arc<Mutex<Box<dyn Runner>>>;
+
+/// Locks the model for a bare step.
+pub(super) fn lock(inner: &Inner) -> MutexGuard<'_, Box<dyn Runner>> {
+    inner.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The engine's side. It sees all slots but the last, which is the benchmark's own.
+pub(super) struct Shared {
+    inner: Inner,
+    limits: ModelLimits,
+    /// The last step's logits: the model's own memory can't be lent out of a lock.
+    logits: Vec<f32>,
+}
+
+impl Shared {
+    pub(super) fn new(runner: Box<dyn Runner>) -> Self {
+        let mut limits = runner.limits().clone();
+        limits.slots -= 1;
+        Self { inner: Arc::new(Mutex::new(runner)), limits, logits: Vec::new() }
+    }
+
+    pub(super) fn inner(&self) -> Inner {
+        Arc::clone(&self.inner)
+    }
+
+    /// Runs a step and copies its logits.
+    fn step(
+        &mut self,
+        run: impl FnOnce(&mut dyn Runner, &mut Vec<f32>) -> Result<(), RunError>,
+    ) -> Result<Logits<'_>, RunError> {
+        self.logits.clear();
+        run(lock(&self.inner).as_mut(), &mut self.logits)?;
+        Logits::from_rows(&self.logits, self.limits.vocab_size)
+    }
+}
+
+fn copy(logits: Logits<'_>, into: &mut Vec<f32>) {
+    for row in 0..logits.rows() {
+        into.extend_from_slice(logits.row(row));
+    }
+}
+
+impl Runner for Shared {
+    fn limits(&self) -> &ModelLimits {
+        &self.limits
+    }
+
+    fn prefill(
+        &mut self,
+        slot: usize,
+        past: usize,
+        tokens: &[u32],
+        rows: usize,
+    ) -> Result<Logits<'_>, RunError> {
+        self.step(|runner, into| {
+            runner.prefill(slot, past, tokens, rows).map(|logits| copy(logits, into))
+        })
+    }
+
+    fn decode(
+        &mut self,
+        first: usize,
+        tokens: &[u32],
+        past: &[usize],
+    ) -> Result<Logits<'_>, RunError> {
+        self.step(|runner, into| {
+            runner.decode(first, tokens, past).map(|logits| copy(logits, into))
+        })
+    }
+
+    fn swap(&mut self, slots: [usize; 2], tokens: [usize; 2]) {
+        lock(&self.inner).swap(slots, tokens);
+    }
+
+    fn copy(&mut self, from: usize, to: usize, tokens: usize) {
+        lock(&self.inner).copy(from, to, tokens);
+    }
+
+    fn export(&self, slot: usize, tokens: usize, sink: &mut dyn Write) -> io::Result<()> {
+        lock(&self.inner).export(slot, tokens, sink)
+    }
+
+    fn import(&mut self, slot: usize, tokens: usize, source: &mut dyn Read) -> io::Result<()> {
+        lock(&self.inner).import(slot, tokens, source)
+    }
+
+    fn release(&mut self, slot: usize, keep: usize) {
+        lock(&self.inner).release(slot, keep);
+    }
+}
