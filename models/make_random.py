@@ -313,8 +313,9 @@ def write_folder(out: Path, shape: Shape, seed: int, prune: bool, tokenizer: Pat
     with open(out / "model.onnx.data", "wb") as file:
         write_data(graph, file, seed)
     (out / "genai_config.json").write_text(json.dumps(genai_config(shape), indent=4) + "\n")
-    for name in TOKENIZER_FILES if tokenizer else ():
-        shutil.copy(tokenizer / name, out / name)
+    if tokenizer:
+        for name in TOKENIZER_FILES:
+            shutil.copy(tokenizer / name, out / name)
 
 
 def parse() -> argparse.Namespace:

@@ -48,7 +48,8 @@ def main() -> None:
         past = {name: results[name.replace("past_key_values", "present")] for name in past}
         chosen.append(int(logits.argmax()))
         tokens = np.array([[chosen[-1]]])
-    print(f"prefill {arguments.prompt / seconds[0]:.1f} tokens/s, decode {1000 * statistics.median(seconds[1:]):.1f} ms")
+    decode_ms = 1000 * statistics.median(seconds[1:])
+    print(f"prefill {arguments.prompt / seconds[0]:.1f} tokens/s, decode {decode_ms:.1f} ms")
     print(f"logits {results['logits'].shape}, spread {logits.std():.2f}, tokens {chosen[:8]}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from . import data, report, tasks
@@ -14,7 +15,9 @@ from .greedy import Completion, Model, OrtModel, TorchModel, decode
 LEAST_MARGIN = 0.1
 TRIES = 40
 LONG_TARGETS = (100, 128, 150, 200, 256, 257, 300, 350, 400, 450, 512, 513, 550, 600, 650, 700, 768, 850, 900, 1000)
-LOGITS_PROMPTS = ("12+7=", "Q: What is the capital of France?\nA:", "Repeat: blue fox river\n", "Count to 5:\n", "A", "🦊")
+LOGITS_PROMPTS = (
+    "12+7=", "Q: What is the capital of France?\nA:", "Repeat: blue fox river\n", "Count to 5:\n", "A", "🦊",
+)
 
 Message = dict[str, str]
 Drawn = tuple[tasks.Sample, int]
@@ -68,7 +71,8 @@ def fixed() -> list[Drawn]:
 
 def short(rng: random.Random) -> tasks.Sample:
     """A prompt of one token to a few."""
-    return completion("".join(data.decode([token]) for token in (rng.randrange(256, 1000) for _ in range(rng.randint(1, 3)))))
+    tokens = [rng.randrange(256, 1000) for _ in range(rng.randint(1, 3))]
+    return completion("".join(data.decode([token]) for token in tokens))
 
 
 def grown(rng: random.Random, target: int) -> tasks.Sample:
@@ -95,7 +99,7 @@ def draws() -> Iterator[tuple[Callable[[random.Random], tasks.Sample], int]]:
     for _ in range(6):
         yield short, 4
     for target in LONG_TARGETS:
-        yield (lambda rng, target=target: grown(rng, target)), 120
+        yield partial(grown, target=target), 120
 
 
 def text_of(done: Completion) -> str:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from .common import SHAPE, STOP_IDS
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the import: the library writes into HOME otherwise
 import onnxruntime  # noqa: E402
 
-Logits = np.ndarray
+Logits = npt.NDArray[np.float32]
 #: Given the new tokens, runs them on top of what came before and returns the last position's logits.
 Step = Callable[[list[int]], Logits]
 
@@ -35,7 +36,8 @@ def margin(logits: Logits) -> float:
 
 
 def decode(step: Step, prompt: list[int], max_tokens: int) -> Completion:
-    logits, tokens, least = step(prompt), [], float("inf")
+    tokens: list[int] = []
+    logits, least = step(prompt), float("inf")
     while True:
         least = min(least, margin(logits))
         token = int(logits.argmax())
@@ -69,7 +71,7 @@ class OrtModel:
             length += len(tokens)
             feeds = {"input_ids": np.array([tokens], dtype=np.int64),
                      "attention_mask": np.ones((1, length), dtype=np.int64), **past}
-            results = dict(zip(self.outputs, self.session.run(None, feeds)))
+            results = dict(zip(self.outputs, self.session.run(None, feeds), strict=True))
             past = {name: results[name.replace("past_key_values", "present")] for name in self.past_names}
             return results["logits"][0, -1]
 
