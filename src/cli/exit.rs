@@ -136,7 +136,7 @@ impl Fatal {
                 LoadError::Read { .. } => Code::NoInput,
                 LoadError::Invalid { .. } | LoadError::Contract { .. } => Code::Data,
                 LoadError::Memory { .. } => Code::Os,
-                LoadError::Session(_) => Code::Internal,
+                LoadError::Session(_) | LoadError::Cancelled => Code::Internal,
             },
             Self::Text(error) => match error {
                 TextLoadError::Read { .. } => Code::NoInput,

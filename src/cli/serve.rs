@@ -9,6 +9,7 @@ use super::args::SettingsArgs;
 use super::exit::Fatal;
 use super::start::{self, Started};
 use crate::engine::Engine;
+use crate::model::LoadCancel;
 use crate::os::{self, Listener, Notifier, Signal, Signals, SocketFile, State};
 use crate::server::{self, App, DrainOutcome, ServerOptions};
 use crate::settings::Settings;
@@ -37,10 +38,7 @@ pub(super) fn run(arguments: &SettingsArgs) -> Result<(), Fatal> {
         .enable_all()
         .build()
         .map_err(|source| Fatal::System { action: "start the network's threads", source })?;
-    let served = runtime.block_on(serve(&resolved.settings));
-    // A model that is still being read must not hold up the end.
-    runtime.shutdown_background();
-    served
+    runtime.block_on(serve(&resolved.settings))
 }
 
 async fn serve(settings: &Settings) -> Result<(), Fatal> {
@@ -62,7 +60,11 @@ async fn serve(settings: &Settings) -> Result<(), Fatal> {
     manager.tell(&[State::Ready, State::Status(format!("serving {name}"))]);
     log::info!(model = name.as_str(); "ready");
 
-    wait_for_stop(&started.engine, &mut server, &mut signals).await?;
+    if let Err(fatal) = wait_for_stop(&started.engine, &mut server, &mut signals).await {
+        // The first failure is the one to tell.
+        let _ = stop_engine(started.engine).await;
+        return Err(fatal);
+    }
     manager.tell(&[
         State::Stopping,
         State::Status("finishing answers in progress".to_owned()),
@@ -143,7 +145,10 @@ async fn load(
 ) -> Result<Option<Started>, Fatal> {
     let settings = settings.clone();
     let begun = std::time::Instant::now();
-    let mut loading = tokio::task::spawn_blocking(move || start::start(&settings));
+    let cancel = LoadCancel::default();
+    let cancelled = cancel.clone();
+    let mut loading =
+        tokio::task::spawn_blocking(move || start::start_cancellable(&settings, &cancelled));
     let mut tick = tokio::time::interval(LOADING_TICK);
     loop {
         tokio::select! {
@@ -158,6 +163,12 @@ async fn load(
                 stop => {
                     log::info!("{} while the model was loading; stopping", stop.name());
                     manager.tell(&[State::Stopping]);
+                    cancel.cancel();
+                    // The process must not end, and run ONNX Runtime's destructors, while a
+                    // thread is inside the library.
+                    if let Ok(Ok(started)) = loading.await {
+                        started.engine.stop()?;
+                    }
                     return Ok(None);
                 }
             },
@@ -243,8 +254,14 @@ async fn finish(
             server.abort();
         }
     }
+    stop_engine(engine).await?;
+    log::info!("stopped");
+    Ok(())
+}
+
+/// Cuts what still runs and waits for the engine's thread, which may save cached prompts first.
+async fn stop_engine(engine: Engine) -> Result<(), Fatal> {
     let stopping = tokio::task::spawn_blocking(|| engine.stop());
     stopping.await.map_err(|error| Fatal::Internal(error.to_string()))??;
-    log::info!("stopped");
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::exit::Fatal;
 use crate::engine::{self, Engine};
 use crate::generate::{Generator, GeneratorOptions};
-use crate::model::{self, GenaiConfig};
+use crate::model::{self, GenaiConfig, LoadCancel};
 use crate::os;
 use crate::settings::{self, LogFormat, Resolved, Settings};
 use crate::telemetry;
@@ -43,8 +43,16 @@ pub(super) fn model_folder(settings: &Settings) -> Result<&Path, Fatal> {
 /// Loads the model, starts the engine, and loads the tokenizer and template. Takes as long as
 /// reading the weights does.
 pub(super) fn start(settings: &Settings) -> Result<Started, Fatal> {
+    start_cancellable(settings, &LoadCancel::default())
+}
+
+/// As [`start`], until `cancel` is used while the model is loading.
+pub(super) fn start_cancellable(
+    settings: &Settings,
+    cancel: &LoadCancel,
+) -> Result<Started, Fatal> {
     let folder = model_folder(settings)?;
-    let loaded = model::load(&load_options(settings, folder))?;
+    let loaded = model::load_cancellable(&load_options(settings, folder), cancel)?;
     let engine = engine::start(
         loaded.runner,
         loaded.interrupt,

@@ -53,6 +53,9 @@ pub enum LoadError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The load was given up on request.
+    #[error("the loading of the model was cancelled")]
+    Cancelled,
     /// ONNX Runtime refused something else.
     #[error("ONNX Runtime: {0}")]
     Session(String),

@@ -9,6 +9,7 @@ use std::time::UNIX_EPOCH;
 use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
+use super::cancel::LoadCancel;
 use super::contract;
 use super::error::LoadError;
 use super::genai_config::GenaiConfig;
@@ -64,6 +65,21 @@ impl std::fmt::Debug for Loaded {
 /// # Errors
 /// Everything that can be wrong with the library, the folder, the model or the memory.
 pub fn load(options: &LoadOptions) -> Result<Loaded, LoadError> {
+    load_cancellable(options, &LoadCancel::default())
+}
+
+/// As [`load`], until `cancel` is used.
+///
+/// # Errors
+/// As [`load`]; [`LoadError::Cancelled`] if it was cancelled.
+pub fn load_cancellable(options: &LoadOptions, cancel: &LoadCancel) -> Result<Loaded, LoadError> {
+    load_unless_cancelled(options, cancel).map_err(|error| {
+        // ONNX Runtime reports a load that was given up as a fault of the model.
+        if cancel.is_cancelled() { LoadError::Cancelled } else { error }
+    })
+}
+
+fn load_unless_cancelled(options: &LoadOptions, cancel: &LoadCancel) -> Result<Loaded, LoadError> {
     let config = GenaiConfig::read(&options.folder)?;
     let path = options.folder.join(&config.model.decoder.filename);
     let graph = read_graph(&path)?;
@@ -72,9 +88,12 @@ pub fn load(options: &LoadOptions) -> Result<Loaded, LoadError> {
     let edited = graph_edit::slice_logits(&graph, &config.model.decoder.outputs.logits)
         .map_err(|damage| invalid(damage.to_string()))?;
     let graph = edited.unwrap_or(graph);
-    let session = session_builder(options)?
-        .commit_from_memory(&graph)
-        .map_err(|error| invalid(error.to_string()))?;
+    let mut builder = session_builder(options)?;
+    cancel.reach(builder.canceler());
+    if cancel.is_cancelled() {
+        return Err(LoadError::Cancelled);
+    }
+    let session = builder.commit_from_memory(&graph).map_err(|error| invalid(error.to_string()))?;
     let contract = contract::check(&session, &config, &path)?;
     let shape = Shape::new(&config, &contract, options);
     let mut runner = OnnxRunner::new(session, &config, contract, shape)?;

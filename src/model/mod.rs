@@ -3,6 +3,7 @@
 //! Its door is [`load`], which gives a [`Runner`]. Nothing here knows sequences or requests.
 
 mod binding;
+mod cancel;
 mod contract;
 mod error;
 #[cfg(test)]
@@ -18,11 +19,12 @@ mod runtime;
 #[cfg(test)]
 mod tests;
 
+pub use cancel::LoadCancel;
 pub use error::{LoadError, RunError};
 pub use genai_config::{
     DecoderSection, GenaiConfig, InputNames, ModelSection, OneOrMany, OutputNames,
 };
-pub use load::{LoadOptions, Loaded, load};
+pub use load::{LoadOptions, Loaded, load, load_cancellable};
 pub use provider::{Provider, UnknownProvider};
 pub use runner::{Interrupt, Logits, ModelLimits, Runner};
 pub use runtime::{LIBRARY_NAME, search_path as library_search_path};

@@ -245,3 +245,11 @@ fn a_provider_that_cannot_be_used_is_an_error() {
     let error = load(&LoadOptions { provider: Provider::Cuda, ..options(1) }).unwrap_err();
     assert!(matches!(error, LoadError::Provider { .. }), "{error}");
 }
+
+#[test]
+fn a_load_that_was_cancelled_says_so() {
+    let cancel = LoadCancel::default();
+    cancel.cancel();
+    let error = load_cancellable(&options(1), &cancel).unwrap_err();
+    assert!(matches!(error, LoadError::Cancelled), "{error}");
+}
