@@ -17,7 +17,10 @@ use endpoint::Endpoint;
 use input::{Input, Line};
 
 pub(super) fn run(arguments: &ChatArgs) -> Result<(), Fatal> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    // A thread of its own closes the connection of a stopped answer while this one waits for the
+    // next question; else the daemon would go on with it.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
         .enable_all()
         .build()
         .map_err(|source| Fatal::System { action: "start the network", source })?;
