@@ -22,3 +22,12 @@ pub(super) fn phi4_folder(template: &str) -> tempfile::TempDir {
     assert!(output.status.success(), "{script} failed: {errors}");
     folder
 }
+
+/// The cases of the committed golden outputs, which transformers and a Python ONNX Runtime loop
+/// made from the demo model.
+pub(super) fn golden_cases() -> Vec<serde_json::Value> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/golden/golden.json");
+    let mut golden: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    serde_json::from_value(golden["cases"].take()).unwrap()
+}

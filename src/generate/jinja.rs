@@ -14,6 +14,7 @@ pub(super) fn raise_exception(message: String) -> Result<Value, Error> {
 
 /// `value | tojson(indent=n)`: JSON as Python's `json.dumps(value, ensure_ascii=False)` writes
 /// it, without escapes for HTML.
+#[expect(clippy::needless_pass_by_value, reason = "minijinja hands keyword arguments over so")]
 pub(super) fn tojson(value: &Value, options: Kwargs) -> Result<Value, Error> {
     let indent: Option<usize> = options.get("indent")?;
     // transformers' filter takes these too; the defaults are what phi4d writes.

@@ -33,6 +33,8 @@ pub(super) enum Markup {
 pub(super) enum EncodeError {
     /// It is at least this many tokens long, which is more than were allowed.
     TooLong { at_least: usize },
+    /// The tokenizer library would leave a part of it out.
+    Lossy,
     /// The tokenizer library gave up on it.
     Failed(String),
 }
@@ -158,20 +160,36 @@ impl Tokenizer {
         for piece in pieces {
             match piece {
                 Piece::Token(id) => ids.push(id),
-                Piece::Text(text) => {
-                    let text = match guard {
-                        Some(guard) if text.contains(guard) => Cow::Owned(text.replace(guard, "")),
-                        _ => Cow::Borrowed(text),
-                    };
-                    let encoding = self
-                        .bpe
-                        .encode_fast(text.as_ref(), false)
-                        .map_err(|e| EncodeError::Failed(e.to_string()))?;
-                    ids.extend_from_slice(encoding.get_ids());
-                }
+                Piece::Text(text) => self.encode_plain(text, guard, &mut ids)?,
             }
         }
         Ok(ids)
+    }
+
+    fn encode_plain(
+        &self,
+        text: &str,
+        guard: Option<char>,
+        ids: &mut Vec<u32>,
+    ) -> Result<(), EncodeError> {
+        let text = match guard {
+            Some(guard) if text.contains(guard) => Cow::Owned(text.replace(guard, "")),
+            _ => Cow::Borrowed(text),
+        };
+        let encoding = self
+            .bpe
+            .encode_fast(text.as_ref(), false)
+            .map_err(|e| EncodeError::Failed(e.to_string()))?;
+        let fresh = encoding.get_ids();
+        // The library's pattern gives up after a million steps back (white space, that many
+        // characters in a row) and then silently drops the rest; so it does with bytes that are
+        // not in the vocabulary.
+        let covered: usize = fresh.iter().map(|&id| self.vocabulary.bytes(id).len()).sum();
+        if covered < text.len() && !self.has_normalizer {
+            return Err(EncodeError::Lossy);
+        }
+        ids.extend_from_slice(fresh);
+        Ok(())
     }
 
     /// A lower bound: no token stands for more bytes than the longest does.

@@ -10,19 +10,24 @@ fn demo_json() -> Vec<u8> {
     std::fs::read(demo_folder().join("tokenizer.json")).unwrap()
 }
 
-/// Hugging Face's own handling of the same file.
-fn reference(json: &[u8], text: &str) -> Vec<u32> {
-    thread_local! {
-        static LOADED: std::cell::RefCell<Option<(Vec<u8>, tokenizers::Tokenizer)>> =
-            const { std::cell::RefCell::new(None) };
-    }
-    LOADED.with_borrow_mut(|loaded| {
-        if loaded.as_ref().is_none_or(|(of, _)| of != json) {
-            *loaded = Some((json.to_vec(), tokenizers::Tokenizer::from_bytes(json).unwrap()));
+/// The same file in our hands and in Hugging Face's own.
+struct Both {
+    ours: Tokenizer,
+    reference: tokenizers::Tokenizer,
+}
+
+impl Both {
+    fn load(json: &[u8]) -> Self {
+        Self {
+            ours: Tokenizer::from_json(json).unwrap(),
+            reference: tokenizers::Tokenizer::from_bytes(json).unwrap(),
         }
-        let (_, tokenizer) = loaded.as_ref().unwrap();
-        tokenizer.encode(text, false).unwrap().get_ids().to_vec()
-    })
+    }
+
+    fn encode(&self, text: &str) -> [Vec<u32>; 2] {
+        let reference = self.reference.encode(text, false).unwrap();
+        [encode(&self.ours, text, Markup::Parsed), reference.get_ids().to_vec()]
+    }
 }
 
 fn encode(tokenizer: &Tokenizer, text: &str, markup: Markup) -> Vec<u32> {
@@ -98,7 +103,7 @@ fn awkward_text() -> impl Strategy<Value = String> {
 #[test]
 fn parsed_text_reads_as_hugging_face_reads_it() {
     for json in [demo_json(), awkward_json()] {
-        let tokenizer = Tokenizer::from_json(&json).unwrap();
+        let both = Both::load(&json);
         for text in [
             "",
             " ",
@@ -110,8 +115,8 @@ fn parsed_text_reads_as_hugging_face_reads_it() {
             "<a><a><b> <b>",
             "aqb>x",
         ] {
-            let ids = encode(&tokenizer, text, Markup::Parsed);
-            assert_eq!(ids, reference(&json, text), "{text:?}");
+            let [ours, reference] = both.encode(text);
+            assert_eq!(ours, reference, "{text:?}");
         }
     }
 }
@@ -121,17 +126,12 @@ proptest! {
     #[test]
     fn any_parsed_text_reads_as_hugging_face_reads_it(text in awkward_text()) {
         thread_local! {
-            static BOTH: [(Vec<u8>, Tokenizer); 2] = [demo_json(), awkward_json()].map(|json| {
-                let tokenizer = Tokenizer::from_json(&json).unwrap();
-                (json, tokenizer)
-            });
+            static FILES: [Both; 2] = [demo_json(), awkward_json()].map(|json| Both::load(&json));
         }
-        BOTH.with(|both| {
-            for (json, tokenizer) in both {
-                prop_assert_eq!(
-                    encode(tokenizer, &text, Markup::Parsed),
-                    reference(json, &text)
-                );
+        FILES.with(|files| {
+            for both in files {
+                let [ours, reference] = both.encode(&text);
+                prop_assert_eq!(ours, reference);
             }
             Ok(())
         })?;
@@ -227,6 +227,16 @@ fn measure_pathological_text() {
         let start = Instant::now();
         let result = tokenizer.encode(&text, Markup::Parsed, usize::MAX);
         println!("{name}+x: {:?} {:?}", start.elapsed(), result.map(|ids| ids.len()));
+    }
+}
+
+#[test]
+fn text_that_the_library_would_cut_short_is_refused() {
+    let tokenizer = Tokenizer::from_json(&demo_json()).unwrap();
+    for (spaces, expected) in [(900_000, Ok(900_004)), (1_010_000, Err(EncodeError::Lossy))] {
+        let text = format!("hello\n{}x", " ".repeat(spaces));
+        let count = tokenizer.encode(&text, Markup::Plain, usize::MAX).map(|ids| ids.len());
+        assert_eq!(count, expected);
     }
 }
 
