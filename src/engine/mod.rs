@@ -20,6 +20,7 @@ mod step;
 #[cfg(test)]
 mod tests;
 
+pub use crate::model::ModelLimits;
 pub use error::SubmitError;
 pub use handle::{Handle, Stats};
 pub use message::{CallerId, Event, FinishReason, Job, JobError, Sampling, Token, TokenLogprobs};

@@ -14,7 +14,6 @@ use super::request::{Delta, Finish, Finished, Prompt, Request, TextDelta, TokenD
 use super::stream::TextStream;
 use super::validate;
 use crate::engine::{self, Event, FinishReason, Job};
-use crate::model::ModelLimits;
 
 /// Events of one request that wait for its reader. When full, the engine does not step the
 /// sequence until there is room again, and gives it up if that takes too long.
@@ -126,7 +125,7 @@ impl Generator {
 
     /// The model's limits.
     #[must_use]
-    pub fn limits(&self) -> &ModelLimits {
+    pub fn limits(&self) -> &engine::ModelLimits {
         self.engine.limits()
     }
 

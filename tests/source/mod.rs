@@ -1,9 +1,6 @@
 //! Reads the program's own source for the tests that hold it to the house rules.
 
-#![allow(
-    dead_code,
-    reason = "each test file compiles this module for itself and uses a part"
-)]
+#![allow(dead_code, reason = "each test file compiles this module for itself and uses a part")]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -66,9 +63,11 @@ pub(crate) fn program() -> Vec<SourceFile> {
         .collect();
     let tests = test_modules(&files);
     let is_test = |path: &str| {
-        tests
-            .iter()
-            .any(|test| path == format!("{test}.rs") || path.starts_with(&format!("{test}/")))
+        // `#[path = "x_tests.rs"] mod tests;` stands beside its module.
+        path.ends_with("_tests.rs")
+            || tests
+                .iter()
+                .any(|test| path == format!("{test}.rs") || path.starts_with(&format!("{test}/")))
     };
     files.into_iter().filter(|f| !is_test(&f.path)).collect()
 }
@@ -149,10 +148,7 @@ fn in_word(bytes: &[u8], at: usize) -> bool {
 }
 
 fn find(bytes: &[u8], from: usize, what: &[u8]) -> Option<usize> {
-    bytes[from..]
-        .windows(what.len())
-        .position(|window| window == what)
-        .map(|at| from + at)
+    bytes[from..].windows(what.len()).position(|window| window == what).map(|at| from + at)
 }
 
 fn block_comment_end(bytes: &[u8], start: usize) -> usize {
@@ -184,10 +180,7 @@ fn string_end(bytes: &[u8], start: usize) -> usize {
 }
 
 fn raw_string_end(bytes: &[u8], start: usize) -> Option<usize> {
-    let hashes = bytes[start + 1..]
-        .iter()
-        .take_while(|b| **b == b'#')
-        .count();
+    let hashes = bytes[start + 1..].iter().take_while(|b| **b == b'#').count();
     if bytes.get(start + 1 + hashes) != Some(&b'"') {
         return None;
     }
