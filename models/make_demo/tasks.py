@@ -98,14 +98,22 @@ class Sample:
         return "chat" if self.messages else "completion"
 
 
+#: Sums that texts show as examples: taught on purpose, so never held out.
+SHOWN_SUMS = ((12, "+", 7), (1, "+", 1), (2, "+", 2), (1, "+", 2), (20, "+", 22), (50, "-", 8), (99, "+", 99))
+
+
 def is_held_out(a: int, op: str, b: int) -> bool:
     """One sum in twelve never appears in training: those measure real arithmetic."""
+    if (a, op, b) in SHOWN_SUMS:
+        return False
     return zlib.crc32(f"{a}{op}{b}".encode()) % 12 == 0
 
 
-def arithmetic(rng: random.Random, held_out: bool = False) -> tuple[str, str]:
+def arithmetic(rng: random.Random, held_out: bool = False, small: bool = False) -> tuple[str, str]:
+    """A sum or difference of numbers up to 99; a `small` one has one digit on a side or on both."""
     while True:
-        a, b = rng.randint(0, 99), rng.randint(0, 99)
+        tops = rng.choice(((99, 9), (99, 9), (9, 99), (9, 9))) if small else (99, 99)
+        a, b = rng.randint(0, tops[0]), rng.randint(0, tops[1])
         op = rng.choice("+-")
         if op == "-" and a < b:
             a, b = b, a
@@ -141,9 +149,12 @@ def counting(rng: random.Random) -> tuple[str, str]:
 
 def chat_pair(task: str, rng: random.Random, held_out: bool = False) -> tuple[str, str]:
     """A user's question and the answer for one turn of chat."""
-    if task == "arithmetic":
-        sum_, answer = arithmetic(rng, held_out)
+    if task in ("arithmetic", "small sum"):
+        sum_, answer = arithmetic(rng, held_out, task == "small sum")
         return f"What is {sum_}?", answer
+    if task == "shown sum":
+        a, op, b = rng.choice(SHOWN_SUMS)
+        return f"What is {a}{op}{b}?", str(a + b if op == "+" else a - b)
     if task == "copy":
         text = words(rng)
         return f"Repeat: {text}", text
@@ -159,9 +170,12 @@ def chat_pair(task: str, rng: random.Random, held_out: bool = False) -> tuple[st
 
 def completion_pair(task: str, rng: random.Random, held_out: bool = False) -> tuple[str, str]:
     """A prompt and its continuation, without any chat tokens."""
-    if task == "arithmetic":
-        sum_, answer = arithmetic(rng, held_out)
+    if task in ("arithmetic", "small sum"):
+        sum_, answer = arithmetic(rng, held_out, task == "small sum")
         return f"{sum_}=", answer
+    if task == "shown sum":
+        a, op, b = rng.choice(SHOWN_SUMS)
+        return f"{a}{op}{b}=", str(a + b if op == "+" else a - b)
     if task == "copy":
         text = words(rng)
         return f"Repeat: {text}\n", text
@@ -246,6 +260,10 @@ class Mix:
 
 FIRST_MIX = Mix(0.52, 0.28, 0.05, 0.05, 0.06, ("copy", "json", "count", "fact", "fact"))
 SECOND_MIX = Mix(0.25, 0.58, 0.03, 0.04, 0.06, ("copy", "copy", "copy", "json", "json", "count", "fact"))
+THIRD_MIX = Mix(0.18, 0.62, 0.03, 0.05, 0.06, (*["small sum"] * 5, "copy", "copy", "json", "count", "fact"))
+FOURTH_MIX = Mix(0.25, 0.55, 0.03, 0.05, 0.08,
+                 ("shown sum", "small sum", "small sum", "copy", "copy", "json", "count", "count", "count", "fact"))
+MIXES = (FIRST_MIX, SECOND_MIX, THIRD_MIX, FOURTH_MIX)
 
 
 def training_sample(rng: random.Random, mix: Mix = FIRST_MIX) -> Sample:

@@ -21,8 +21,9 @@ from .common import CHECKPOINT, CONTEXT, ENDOFTEXT, IM_END, SEED, SHAPE, VOCAB, 
 
 SAVE_EVERY = 100
 STATE = WORK / "train_state.pt"
-#: First the whole mix; then, from a lower peak, more of what needs many examples (copying words).
-PHASES = ((2600, 1.0), (1500, 0.6))
+#: (steps, peak) for each of tasks.MIXES: the whole mix; then more of what needs many examples (copying
+#: words); then the sums with one digit on a side, which uniform draws seldom hold; then counting.
+PHASES = ((2600, 1.0), (1500, 0.6), (700, 0.4), (450, 0.3))
 STEPS = sum(steps for steps, _ in PHASES)
 #: From here on the weights are rounded to int4 in every forward pass.
 QUANT_FROM = 1560
@@ -50,10 +51,19 @@ def config() -> Phi3Config:
     )
 
 
+def locate(step: int) -> tuple[int, int]:
+    """The phase of a step, and its number within the phase."""
+    phase = 0
+    while step >= PHASES[phase][0]:
+        step -= PHASES[phase][0]
+        phase += 1
+    return phase, step
+
+
 def make_batch(step: int) -> data.Batch:
     """A function of the step alone, so that worker processes cannot change the result."""
-    mix = tasks.FIRST_MIX if step < PHASES[0][0] else tasks.SECOND_MIX
-    return data.batch(random.Random(SEED * 1_000_003 + step), step, mix)
+    phase, _ = locate(step)
+    return data.batch(random.Random(SEED * 1_000_003 + step), step, tasks.MIXES[phase])
 
 
 def batches(first: int, steps: int) -> Iterator[tuple[int, data.Batch]]:
@@ -101,10 +111,8 @@ def optimizers(model: Phi3ForCausalLM) -> list[torch.optim.Optimizer]:
 
 def rate(step: int) -> float:
     """The share of the peak rate: a short warm-up, then a cosine down to 2%, once for each phase."""
-    for steps, peak in PHASES:
-        if step < steps:
-            break
-        step -= steps
+    phase, step = locate(step)
+    steps, peak = PHASES[phase]
     if step < WARMUP:
         return peak * (step + 1) / WARMUP
     progress = (step - WARMUP) / (steps - WARMUP)
