@@ -5,6 +5,7 @@ use super::super::request::{Message, Parameters, Role};
 use super::super::tokenizer::{Markup, Tokenizer};
 use super::*;
 use crate::engine::{CallerId, Engine, JobError, SubmitError, Token};
+use crate::model::ModelLimits;
 use crate::model::fake::{FakeControl, FakeRunner};
 
 const IM_END: u32 = 1009;

@@ -3,6 +3,15 @@
 //! Nothing sleeps: a daemon says on its `NOTIFY_SOCKET` when it is ready, and conditions are polled
 //! with a limit. A missing ONNX Runtime fails the tests, with the daemon's own words.
 #![allow(dead_code, reason = "each test file uses some of this")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    missing_docs,
+    missing_debug_implementations,
+    reason = "tests may stop where something is wrong"
+)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};

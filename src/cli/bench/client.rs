@@ -17,8 +17,6 @@ use super::super::exit::Fatal;
 pub(super) struct Timing {
     /// To the first text.
     pub(super) first: Duration,
-    /// From the first text to the end, for each token after the first.
-    pub(super) gap: Option<Duration>,
     /// Gaps between texts as they came.
     pub(super) gaps: Vec<Duration>,
     /// From the request to the end.
@@ -27,6 +25,13 @@ pub(super) struct Timing {
     pub(super) tokens: u32,
     /// Prompt tokens that were cached.
     pub(super) cached: u64,
+}
+
+impl Timing {
+    /// Gaps of the answer's second half, when requests that came together all decode.
+    pub(super) fn settled_gaps(&self) -> impl Iterator<Item = Duration> {
+        self.gaps[self.gaps.len() / 2..].iter().copied()
+    }
 }
 
 /// Asks for `tokens` tokens after `prompt`, greedily and past any end.
@@ -74,12 +79,11 @@ pub(super) async fn complete(
     }
     let made = usage["completion_tokens"].as_u64().and_then(|count| u32::try_from(count).ok());
     let made = made.ok_or_else(|| Fatal::Refused("the answer has no usage".to_owned()))?;
-    let (Some(first), Some(last)) = (texts.first(), texts.last()) else {
+    let Some(first) = texts.first() else {
         return Err(Fatal::Refused("the answer has no text".to_owned()));
     };
     Ok(Timing {
         first: *first - began,
-        gap: (made > 1).then(|| (*last - *first) / (made - 1)),
         gaps: texts.windows(2).map(|pair| pair[1] - pair[0]).collect(),
         whole: began.elapsed(),
         tokens: made,

@@ -180,8 +180,7 @@ impl Bench<'_> {
                 let prompts: Vec<_> =
                     (0..width).map(|_| self.under_test.prompt(PAST, &mut random)).collect();
                 let timings = self.ask_all(&prompts, tokens).await?;
-                let gaps = timings.iter().filter_map(|timing| timing.gap);
-                served[index].push(median(gaps.map(ms).collect()));
+                served[index].extend(timings.iter().flat_map(Timing::settled_gaps).map(ms));
             }
         }
         report.section("Decode: a step bare, and a token's time through the daemon");
