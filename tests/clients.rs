@@ -1,0 +1,122 @@
+//! Programs that people have talk to the daemon, over TCP and over the Unix socket: the OpenAI SDKs
+//! for Python and Node.js, and curl. `tests/clients/setup` installs them.
+
+mod common;
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::{Daemon, Setup};
+use serde_json::{Value, json};
+
+/// Where `tests/clients/setup` puts programs: `target/clients`.
+fn installed(what: &str) -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    let path = target.join("clients").join(what);
+    assert!(path.exists(), "{} is missing; run tests/clients/setup", path.display());
+    path
+}
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name)
+}
+
+fn output(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {}\n{said}", output.status);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What every client must report.
+fn expected() -> Value {
+    json!({
+        "model": "demo",
+        "chat": "19", "chat_finish": "stop", "chat_tokens": 3,
+        "stream": "19", "stream_finish": "stop", "stream_tokens": 3,
+        "completion": "19",
+    })
+}
+
+/// Runs an SDK's script twice, over TCP and over the Unix socket.
+fn sdk(command: impl Fn() -> Command) {
+    let daemon = Daemon::start();
+    let url = format!("http://{}/v1", daemon.address());
+    let over_tcp = output(command().arg(url));
+    assert_eq!(serde_json::from_str::<Value>(&over_tcp).unwrap(), expected());
+    let over_unix = output(command().arg("http://localhost/v1").arg(daemon.socket()));
+    assert_eq!(serde_json::from_str::<Value>(&over_unix).unwrap(), expected());
+    // The models list is no job; the other three of each run are.
+    assert_eq!(daemon.wait_idle()["finished"], 6);
+}
+
+#[test]
+fn the_openai_python_sdk() {
+    let python = installed("venv/bin/python");
+    sdk(|| {
+        let mut command = Command::new(&python);
+        command.arg(script("openai_sdk.py"));
+        command
+    });
+}
+
+#[test]
+fn the_openai_node_sdk() {
+    let node = installed("venv/bin/node");
+    let packages = installed("node_modules");
+    sdk(|| {
+        let mut command = Command::new(&node);
+        command.arg(script("openai_sdk.mjs")).current_dir(packages.parent().unwrap());
+        command
+    });
+}
+
+#[test]
+fn curl() {
+    let daemon = Setup::new().start();
+    let tcp = daemon.address().to_string();
+    let socket = daemon.socket();
+    for (host, options) in [
+        (tcp.as_str(), vec![]),
+        ("localhost", vec![OsStr::new("--unix-socket"), socket.as_os_str()]),
+    ] {
+        let curl = |path: &str, body: Value| {
+            output(
+                Command::new("curl")
+                    .args(["--silent", "--show-error", "--fail-with-body", "--no-buffer"])
+                    .args(["--max-time", "60", "--header", "Content-Type: application/json"])
+                    .args(["--data", &body.to_string()])
+                    .args(&options)
+                    .arg(format!("http://{host}{path}")),
+            )
+        };
+        let parse = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+        let turn = json!([{ "role": "user", "content": "What is 12+7?" }]);
+
+        let chat = curl("/v1/chat/completions", json!({ "messages": turn, "temperature": 0 }));
+        assert_eq!(parse(&chat)["choices"][0]["message"]["content"], "19");
+
+        let stream = curl(
+            "/v1/chat/completions",
+            json!({ "messages": turn, "temperature": 0, "stream": true }),
+        );
+        let events: Vec<&str> =
+            stream.split("\n\n").filter_map(|event| event.strip_prefix("data: ")).collect();
+        let (last, chunks) = events.split_last().unwrap();
+        assert_eq!(*last, "[DONE]");
+        let said: String = chunks
+            .iter()
+            .filter_map(|chunk| {
+                parse(chunk)["choices"][0]["delta"]["content"].as_str().map(str::to_owned)
+            })
+            .collect();
+        assert_eq!(said, "19");
+
+        let completion = curl(
+            "/v1/completions",
+            json!({ "prompt": "12+7=", "temperature": 0, "max_tokens": 8 }),
+        );
+        assert_eq!(parse(&completion)["choices"][0]["text"], "19");
+    }
+}

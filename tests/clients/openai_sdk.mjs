@@ -1,0 +1,52 @@
+// One chat, one streamed chat, one completion by the OpenAI SDK; prints the answers as JSON.
+//
+//     openai_sdk.mjs URL [SOCKET]
+//
+// Packages are looked up beside the current folder, not beside this file.
+import { createRequire } from "node:module";
+import { pathToFileURL } from "node:url";
+
+const require = createRequire(pathToFileURL(process.cwd() + "/"));
+const { OpenAI } = require("openai");
+const { Agent, fetch } = require("undici");
+
+const [url, socket] = process.argv.slice(2);
+const options = { baseURL: url, apiKey: "none", maxRetries: 0 };
+if (socket) {
+  options.fetch = fetch;
+  options.fetchOptions = { dispatcher: new Agent({ connect: { socketPath: socket } }) };
+}
+const client = new OpenAI(options);
+const model = (await client.models.list()).data[0].id;
+const messages = [{ role: "user", content: "What is 12+7?" }];
+
+const chat = await client.chat.completions.create({ model, messages, temperature: 0 });
+const stream = await client.chat.completions.create({
+  model,
+  messages,
+  temperature: 0,
+  stream: true,
+  stream_options: { include_usage: true },
+});
+const chunks = [];
+for await (const chunk of stream) chunks.push(chunk);
+const completion = await client.completions.create({
+  model,
+  prompt: "12+7=",
+  temperature: 0,
+  max_tokens: 8,
+});
+
+const choices = chunks.flatMap((chunk) => chunk.choices);
+console.log(
+  JSON.stringify({
+    model,
+    chat: chat.choices[0].message.content,
+    chat_finish: chat.choices[0].finish_reason,
+    chat_tokens: chat.usage.completion_tokens,
+    stream: choices.map((choice) => choice.delta.content ?? "").join(""),
+    stream_finish: choices.at(-1).finish_reason,
+    stream_tokens: chunks.at(-1).usage.completion_tokens,
+    completion: completion.choices[0].text,
+  }),
+);

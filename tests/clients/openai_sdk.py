@@ -1,0 +1,44 @@
+"""One chat, one streamed chat, one completion by the OpenAI SDK; prints the answers as JSON.
+
+    openai_sdk.py URL [SOCKET]
+"""
+
+import json
+import sys
+
+import httpx2
+from openai import OpenAI
+
+url, *socket = sys.argv[1:]
+transport = httpx2.HTTPTransport(uds=socket[0]) if socket else None
+client = OpenAI(
+    base_url=url, api_key="none", max_retries=0, http_client=httpx2.Client(transport=transport)
+)
+model = client.models.list().data[0].id
+messages = [{"role": "user", "content": "What is 12+7?"}]
+
+chat = client.chat.completions.create(model=model, messages=messages, temperature=0)
+stream = client.chat.completions.create(
+    model=model,
+    messages=messages,
+    temperature=0,
+    stream=True,
+    stream_options={"include_usage": True},
+)
+chunks = list(stream)
+completion = client.completions.create(model=model, prompt="12+7=", temperature=0, max_tokens=8)
+
+print(
+    json.dumps(
+        {
+            "model": model,
+            "chat": chat.choices[0].message.content,
+            "chat_finish": chat.choices[0].finish_reason,
+            "chat_tokens": chat.usage.completion_tokens,
+            "stream": "".join(c.choices[0].delta.content or "" for c in chunks if c.choices),
+            "stream_finish": [c.choices[0].finish_reason for c in chunks if c.choices][-1],
+            "stream_tokens": chunks[-1].usage.completion_tokens,
+            "completion": completion.choices[0].text,
+        }
+    )
+)
