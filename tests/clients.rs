@@ -1,5 +1,11 @@
 //! Programs that people have talk to the daemon, over TCP and over the Unix socket: the OpenAI SDKs
 //! for Python and Node.js, and curl. `tests/clients/setup` installs them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests may stop where something is wrong"
+)]
 
 mod common;
 

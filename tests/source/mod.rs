@@ -1,5 +1,10 @@
 //! Reads the program's own source for the tests that hold it to the house rules.
-
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests may stop where something is wrong"
+)]
 #![allow(dead_code, reason = "each test file compiles this module for itself and uses a part")]
 
 use std::collections::BTreeSet;
