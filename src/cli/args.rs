@@ -28,6 +28,8 @@ pub(super) enum Command {
     Check(SettingsArgs),
     /// Talk to the daemon in the terminal; piped, answer each line of the input
     Chat(ChatArgs),
+    /// Do the work of loading a model ahead, for faster starts and less memory
+    Prepare(SettingsArgs),
     /// Measure a model, bare and through the daemon
     Bench(BenchArgs),
     /// Show the settings

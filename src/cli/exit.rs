@@ -134,6 +134,7 @@ impl Fatal {
             Self::Load(error) => match error {
                 LoadError::Runtime { .. } | LoadError::Provider { .. } => Code::Unavailable,
                 LoadError::Read { .. } => Code::NoInput,
+                LoadError::Write { .. } => Code::Io,
                 LoadError::Invalid { .. } | LoadError::Contract { .. } => Code::Data,
                 LoadError::Memory { .. } => Code::Os,
                 LoadError::Session(_) | LoadError::Cancelled => Code::Internal,

@@ -8,6 +8,7 @@ mod check;
 mod config;
 mod exit;
 mod output;
+mod prepare;
 mod serve;
 mod start;
 
@@ -35,6 +36,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Serve(settings) => serve::run(settings),
         Command::Check(settings) => check::run(settings),
         Command::Chat(chat) => chat::run(chat),
+        Command::Prepare(settings) => prepare::run(settings),
         Command::Bench(bench) => bench::run(bench),
         Command::Config(command) => config::run(command),
         Command::ExitCodes => output::print(&exit::table()),

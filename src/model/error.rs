@@ -21,6 +21,14 @@ pub enum LoadError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// Something can't be written into the model folder.
+    #[error("cannot write {path}: {source}")]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// A file of the model folder is not what it should be.
     #[error("{path}: {reason}")]
     Invalid {

@@ -1,27 +1,20 @@
 //! Loads a model folder into a runner.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
 
 use ort::session::Session;
-use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
 use super::cancel::LoadCancel;
 use super::contract;
 use super::error::LoadError;
 use super::genai_config::GenaiConfig;
-use super::graph_edit;
 use super::onnx::{OnnxRunner, Shape};
+use super::prepare;
 use super::provider::Provider;
 use super::runner::{Interrupt, Runner};
-use super::runtime;
-
-/// Session option that says where a graph loaded from memory has its weights
-/// (`kOrtSessionOptionsModelExternalInitializersFileFolderPath`).
-const WEIGHTS_FOLDER: &str = "session.model_external_initializers_file_folder_path";
+use super::session;
+use super::source::Source;
 
 /// What to load and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,25 +73,31 @@ pub fn load_cancellable(options: &LoadOptions, cancel: &LoadCancel) -> Result<Lo
 }
 
 fn load_unless_cancelled(options: &LoadOptions, cancel: &LoadCancel) -> Result<Loaded, LoadError> {
-    let config = GenaiConfig::read(&options.folder)?;
-    let path = options.folder.join(&config.model.decoder.filename);
-    let graph = read_graph(&path)?;
-    let invalid = |reason: String| LoadError::Invalid { path: path.clone(), reason };
-    let fingerprint = fingerprint(&graph, &path);
-    let edited = graph_edit::slice_logits(&graph, &config.model.decoder.outputs.logits)
-        .map_err(|damage| invalid(damage.to_string()))?;
-    let graph = edited.unwrap_or(graph);
-    let mut builder = session_builder(options)?;
+    let source = Source::read(&options.folder)?;
+    let session = match prepare::load(&source, options, cancel)? {
+        Some(session) => session,
+        None => open(&source, options, cancel)?,
+    };
+    let contract = contract::check(&session, &source.config, &source.path)?;
+    let shape = Shape::new(&source.config, &contract, options);
+    let mut runner = OnnxRunner::new(session, &source.config, contract, shape)?;
+    try_out(&mut runner, &source.path)?;
+    Ok(Loaded {
+        interrupt: runner.interrupt(),
+        runner: Box::new(runner),
+        config: source.config,
+        fingerprint: source.fingerprint,
+    })
+}
+
+/// Loads the exported graph.
+fn open(source: &Source, options: &LoadOptions, cancel: &LoadCancel) -> Result<Session, LoadError> {
+    let mut builder = session::exported(options)?;
     cancel.reach(builder.canceler());
     if cancel.is_cancelled() {
         return Err(LoadError::Cancelled);
     }
-    let session = builder.commit_from_memory(&graph).map_err(|error| invalid(error.to_string()))?;
-    let contract = contract::check(&session, &config, &path)?;
-    let shape = Shape::new(&config, &contract, options);
-    let mut runner = OnnxRunner::new(session, &config, contract, shape)?;
-    try_out(&mut runner, &path)?;
-    Ok(Loaded { interrupt: runner.interrupt(), runner: Box::new(runner), config, fingerprint })
+    builder.commit_from_memory(&source.graph).map_err(|error| source.invalid(&error))
 }
 
 /// Runs one token, to find now what the graph leaves open and its operators check only when they
@@ -115,71 +114,4 @@ fn try_out(runner: &mut OnnxRunner, path: &Path) -> Result<(), LoadError> {
     }
     runner.release(0, 0);
     Ok(())
-}
-
-/// Reads the graph, and finds missing weights early, where ONNX Runtime's message would not say
-/// which file.
-fn read_graph(path: &Path) -> Result<Vec<u8>, LoadError> {
-    let read = |path: &Path| {
-        let path = path.to_path_buf();
-        |source| LoadError::Read { path, source }
-    };
-    let graph = std::fs::read(path).map_err(read(path))?;
-    let Some(name) = path.file_name() else { return Ok(graph) };
-    let mut name = name.to_os_string();
-    name.push(".data");
-    // The graph names the file of its weights in plain bytes.
-    let wanted = name.as_encoded_bytes();
-    if graph.windows(wanted.len()).any(|window| window == wanted) {
-        let data = path.with_file_name(&name);
-        File::open(&data).map_err(read(&data))?;
-    }
-    Ok(graph)
-}
-
-/// A hash of the graph and of what can be told of the weights without reading them all: their
-/// size, their time of change and a sample of each 64th of them.
-fn fingerprint(graph: &[u8], path: &Path) -> [u8; 32] {
-    const SAMPLES: u64 = 64;
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(graph);
-    let mut name = path.as_os_str().to_os_string();
-    name.push(".data");
-    if let Ok(mut weights) = File::open(&name)
-        && let Ok(metadata) = weights.metadata()
-    {
-        hasher.update(&metadata.len().to_le_bytes());
-        let changed = metadata.modified().ok();
-        let changed = changed.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-        hasher.update(&changed.map_or(0, |time| time.as_nanos()).to_le_bytes());
-        let mut sample = [0; 4096];
-        for index in 0..SAMPLES {
-            let place = metadata.len() / SAMPLES * index;
-            let read = weights.seek(SeekFrom::Start(place)).and_then(|_| weights.read(&mut sample));
-            hasher.update(&sample[..read.unwrap_or(0)]);
-        }
-    }
-    *hasher.finalize().as_bytes()
-}
-
-/// Options of a session whose weights lie in the model folder.
-fn session_builder(options: &LoadOptions) -> Result<SessionBuilder, LoadError> {
-    let environment = runtime::load(options.runtime_library.as_deref())?;
-    let threads = match options.threads {
-        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-        threads => threads,
-    };
-    let builder = Session::builder(environment)
-        .and_then(|builder| {
-            let builder = builder
-                .with_optimization_level(GraphOptimizationLevel::All)?
-                .with_intra_threads(threads)?
-                .with_inter_threads(1)?
-                // Every step has other shapes: a pattern of memory for each would only pile up.
-                .with_memory_pattern(false)?
-                .with_config_entry(WEIGHTS_FOLDER, options.folder.to_string_lossy())?;
-            Ok(builder)
-        })
-        .map_err(|error| LoadError::Session(error.to_string()))?;
-    options.provider.register(builder)
 }

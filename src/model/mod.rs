@@ -13,9 +13,12 @@ mod graph_edit;
 mod load;
 mod memory;
 mod onnx;
+mod prepare;
 mod provider;
 mod runner;
 mod runtime;
+mod session;
+mod source;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +28,7 @@ pub use genai_config::{
     DecoderSection, GenaiConfig, InputNames, ModelSection, OneOrMany, OutputNames,
 };
 pub use load::{LoadOptions, Loaded, load, load_cancellable};
+pub use prepare::{PREPARED_FOLDER, prepare};
 pub use provider::{Provider, UnknownProvider};
 pub use runner::{Interrupt, Logits, ModelLimits, Runner};
 pub use runtime::{LIBRARY_NAME, search_path as library_search_path};

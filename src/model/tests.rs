@@ -175,13 +175,42 @@ fn an_interrupted_runner_refuses_further_steps() {
     assert_eq!(runner.prefill(0, 0, &[1, 2], 1).unwrap_err(), RunError::Interrupted);
 }
 
-/// A copy of the demo folder to damage.
-fn damaged(damage: impl FnOnce(&Path)) -> Result<Loaded, LoadError> {
+/// A copy of the demo folder.
+fn copy_of_demo() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(demo()).unwrap() {
         let entry = entry.unwrap();
         std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
     }
+    folder
+}
+
+#[test]
+fn a_prepared_model_gives_the_same_and_is_used_only_where_it_fits() {
+    let folder = copy_of_demo();
+    let options = LoadOptions { folder: folder.path().into(), ..options(1) };
+    let tokens = prompt(3, 40);
+    let logits = || {
+        let mut runner = load(&options).unwrap().runner;
+        runner.prefill(0, 0, &tokens, 1).unwrap().row(0).to_vec()
+    };
+    let plain = logits();
+    let made = prepare(&options).unwrap();
+    assert!(made.join("model.onnx.data").is_file());
+    assert_eq!(logits(), plain);
+    // Made anew over itself; nothing else is left in the folder.
+    prepare(&options).unwrap();
+    assert!(!folder.path().join("prepared.new").exists());
+    // With weights that can't be read, and with another's stamp, the export is loaded.
+    std::fs::write(made.join("model.onnx"), b"nonsense").unwrap();
+    assert_eq!(logits(), plain);
+    std::fs::write(made.join("stamp"), "another").unwrap();
+    assert_eq!(logits(), plain);
+}
+
+/// Loads a damaged copy of the demo folder.
+fn damaged(damage: impl FnOnce(&Path)) -> Result<Loaded, LoadError> {
+    let folder = copy_of_demo();
     damage(folder.path());
     load(&LoadOptions { folder: folder.path().into(), ..options(1) })
 }

@@ -1,0 +1,153 @@
+//! Does the work of loading ahead: the graph optimised, and the weights laid out as the processor's
+//! kernels want them, in a file that ONNX Runtime maps instead of copying.
+//!
+//! The result lies in a folder of its own in the model's folder. It is good for the same model
+//! files, the same ONNX Runtime and the same kind of processor, which its stamp says; without a
+//! fitting stamp it is left alone and the model is loaded as it was exported.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use ort::session::Session;
+use ort::session::builder::SessionBuilder;
+
+use super::cancel::LoadCancel;
+use super::error::LoadError;
+use super::load::LoadOptions;
+use super::session;
+use super::source::Source;
+
+/// The folder's name in a model's folder.
+pub const PREPARED_FOLDER: &str = "prepared";
+
+const GRAPH: &str = "model.onnx";
+const WEIGHTS: &str = "model.onnx.data";
+const STAMP: &str = "stamp";
+
+/// Names of session options of ONNX Runtime (`onnxruntime_session_options_config_keys.h`).
+const WEIGHTS_FILE: &str = "session.optimized_model_external_initializers_file_name";
+const WEIGHTS_LEAST: &str = "session.optimized_model_external_initializers_min_size_in_bytes";
+const SAVE_PREPACKED: &str = "session.save_external_prepacked_constant_initializers";
+
+/// Prepares the model of `options` and returns the folder made. An older one is replaced.
+///
+/// # Errors
+/// As loading; or if the folder can't be written.
+pub fn prepare(options: &LoadOptions) -> Result<PathBuf, LoadError> {
+    let source = Source::read(&options.folder)?;
+    let folder = source.folder.join(PREPARED_FOLDER);
+    let beside = source.folder.join(format!("{PREPARED_FOLDER}.new"));
+    let write = |path: &Path| {
+        let path = path.to_path_buf();
+        |source: io::Error| LoadError::Write { path, source }
+    };
+    remove(&beside).map_err(write(&beside))?;
+    fs::create_dir(&beside).map_err(write(&beside))?;
+    let made = write_into(&beside, &source, options).and_then(|()| {
+        remove(&folder).map_err(write(&folder))?;
+        fs::rename(&beside, &folder).map_err(write(&folder))
+    });
+    if made.is_err() {
+        // What was half written helps nobody, and may be large.
+        let _ = remove(&beside);
+    }
+    made.map(|()| folder)
+}
+
+fn write_into(folder: &Path, source: &Source, options: &LoadOptions) -> Result<(), LoadError> {
+    let mut builder = with_output(session::exported(options)?, folder)
+        .map_err(|error| LoadError::Session(error.to_string()))?;
+    let session = builder.commit_from_memory(&source.graph);
+    drop(session.map_err(|error| source.invalid(&error))?);
+    let stamp = folder.join(STAMP);
+    fs::write(&stamp, self::stamp(source))
+        .map_err(|error| LoadError::Write { path: stamp, source: error })
+}
+
+/// Lets a session write what it made of the model into `folder`.
+fn with_output(builder: SessionBuilder, folder: &Path) -> ort::Result<SessionBuilder> {
+    let builder = builder
+        .with_optimized_model_path(folder.join(GRAPH))?
+        .with_config_entry(WEIGHTS_FILE, WEIGHTS)?
+        .with_config_entry(WEIGHTS_LEAST, "1024")?
+        .with_config_entry(SAVE_PREPACKED, "1")?;
+    Ok(builder)
+}
+
+/// Loads what [`prepare`] made, if it fits the model and this machine. `None` where it does not, or
+/// is damaged; the log says so.
+pub(super) fn load(
+    source: &Source,
+    options: &LoadOptions,
+    cancel: &LoadCancel,
+) -> Result<Option<Session>, LoadError> {
+    let folder = source.folder.join(PREPARED_FOLDER);
+    let mut builder = session::prepared(options)?;
+    match fs::read_to_string(folder.join(STAMP)) {
+        Ok(stamp) if stamp == self::stamp(source) => {}
+        Ok(_) => {
+            log::warn!(
+                folder:% = folder.display();
+                "what was prepared is of other model files, another ONNX Runtime or another kind \
+                 of processor; `phi4d prepare` makes it anew"
+            );
+            return Ok(None);
+        }
+        Err(_) => return Ok(None),
+    }
+    cancel.reach(builder.canceler());
+    if cancel.is_cancelled() {
+        return Err(LoadError::Cancelled);
+    }
+    match builder.commit_from_file(folder.join(GRAPH)) {
+        Ok(session) => Ok(Some(session)),
+        Err(error) => {
+            log::warn!(folder:% = folder.display(); "what was prepared can't be loaded: {error}");
+            Ok(None)
+        }
+    }
+}
+
+/// Says for what a prepared model is good.
+fn stamp(source: &Source) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&source.fingerprint);
+    hasher.update(&source.graph);
+    hasher.update(ort::info().as_bytes());
+    hasher.update(processor().as_bytes());
+    hasher.finalize().to_string()
+}
+
+/// The instructions by which ONNX Runtime chooses kernels, and so the layout of weights.
+fn processor() -> String {
+    let mut features = vec![std::env::consts::ARCH];
+    #[cfg(target_arch = "x86_64")]
+    for (name, there) in [
+        ("avx2", is_x86_feature_detected!("avx2")),
+        ("avx512f", is_x86_feature_detected!("avx512f")),
+        ("avx512bw", is_x86_feature_detected!("avx512bw")),
+        ("avx512vnni", is_x86_feature_detected!("avx512vnni")),
+        ("avx512bf16", is_x86_feature_detected!("avx512bf16")),
+        ("avxvnni", is_x86_feature_detected!("avxvnni")),
+    ] {
+        features.extend(there.then_some(name));
+    }
+    #[cfg(target_arch = "aarch64")]
+    for (name, there) in [
+        ("dotprod", std::arch::is_aarch64_feature_detected!("dotprod")),
+        ("i8mm", std::arch::is_aarch64_feature_detected!("i8mm")),
+        ("bf16", std::arch::is_aarch64_feature_detected!("bf16")),
+        ("sve", std::arch::is_aarch64_feature_detected!("sve")),
+    ] {
+        features.extend(there.then_some(name));
+    }
+    features.join(" ")
+}
+
+fn remove(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,54 @@
+//! Options of the session.
+
+use std::path::Path;
+
+use ort::session::Session;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+
+use super::error::LoadError;
+use super::load::LoadOptions;
+use super::runtime;
+
+/// Session option that says where a graph loaded from memory has its weights
+/// (`kOrtSessionOptionsModelExternalInitializersFileFolderPath`).
+const WEIGHTS_FOLDER: &str = "session.model_external_initializers_file_folder_path";
+
+/// Options for a graph as it was exported, loaded from memory, whose weights lie in the model's
+/// folder.
+pub(super) fn exported(options: &LoadOptions) -> Result<SessionBuilder, LoadError> {
+    build(options, GraphOptimizationLevel::All, Some(&options.folder))
+}
+
+/// Options for a graph that ONNX Runtime has optimised before, loaded from its file.
+pub(super) fn prepared(options: &LoadOptions) -> Result<SessionBuilder, LoadError> {
+    build(options, GraphOptimizationLevel::Disable, None)
+}
+
+fn build(
+    options: &LoadOptions,
+    level: GraphOptimizationLevel,
+    weights: Option<&Path>,
+) -> Result<SessionBuilder, LoadError> {
+    let environment = runtime::load(options.runtime_library.as_deref())?;
+    let threads = match options.threads {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        threads => threads,
+    };
+    let builder = Session::builder(environment)
+        .and_then(|builder| {
+            let builder = builder
+                .with_optimization_level(level)?
+                .with_intra_threads(threads)?
+                .with_inter_threads(1)?
+                // Every step has other shapes: a pattern of memory for each would only pile up.
+                .with_memory_pattern(false)?;
+            match weights {
+                Some(folder) => {
+                    Ok(builder.with_config_entry(WEIGHTS_FOLDER, folder.to_string_lossy())?)
+                }
+                None => Ok(builder),
+            }
+        })
+        .map_err(|error| LoadError::Session(error.to_string()))?;
+    options.provider.register(builder)
+}

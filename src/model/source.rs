@@ -1,0 +1,95 @@
+//! What a model folder holds: its configuration, its graph and which weights these are.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use super::error::LoadError;
+use super::genai_config::GenaiConfig;
+use super::graph_edit;
+
+/// A model folder, read but for its weights.
+#[derive(Debug)]
+pub(super) struct Source {
+    /// The folder.
+    pub(super) folder: PathBuf,
+    /// The graph's file.
+    pub(super) path: PathBuf,
+    /// The folder's configuration.
+    pub(super) config: GenaiConfig,
+    /// The graph to load: the file's, edited to give the logits of the last positions only where it
+    /// gives all.
+    pub(super) graph: Vec<u8>,
+    /// Differs between models, and between versions of one model's files.
+    pub(super) fingerprint: [u8; 32],
+}
+
+impl Source {
+    /// Reads `folder`.
+    ///
+    /// # Errors
+    /// If a file is missing or is not what it should be.
+    pub(super) fn read(folder: &Path) -> Result<Self, LoadError> {
+        let config = GenaiConfig::read(folder)?;
+        let path = folder.join(&config.model.decoder.filename);
+        let graph = read_graph(&path)?;
+        let fingerprint = fingerprint(&graph, &path);
+        let edited =
+            graph_edit::slice_logits(&graph, &config.model.decoder.outputs.logits).map_err(
+                |damage| LoadError::Invalid { path: path.clone(), reason: damage.to_string() },
+            )?;
+        let graph = edited.unwrap_or(graph);
+        Ok(Self { folder: folder.into(), path, config, graph, fingerprint })
+    }
+
+    /// The model's file is not one that ONNX Runtime loads.
+    pub(super) fn invalid(&self, error: &ort::Error) -> LoadError {
+        LoadError::Invalid { path: self.path.clone(), reason: error.to_string() }
+    }
+}
+
+/// Reads the graph, and finds missing weights early, where ONNX Runtime's message would not say
+/// which file.
+fn read_graph(path: &Path) -> Result<Vec<u8>, LoadError> {
+    let read = |path: &Path| {
+        let path = path.to_path_buf();
+        |source| LoadError::Read { path, source }
+    };
+    let graph = std::fs::read(path).map_err(read(path))?;
+    let Some(name) = path.file_name() else { return Ok(graph) };
+    let mut name = name.to_os_string();
+    name.push(".data");
+    // The graph names the file of its weights in plain bytes.
+    let wanted = name.as_encoded_bytes();
+    if graph.windows(wanted.len()).any(|window| window == wanted) {
+        let data = path.with_file_name(&name);
+        File::open(&data).map_err(read(&data))?;
+    }
+    Ok(graph)
+}
+
+/// A hash of the graph and of what can be told of the weights without reading them all: their
+/// size, their time of change and a sample of each 64th of them.
+fn fingerprint(graph: &[u8], path: &Path) -> [u8; 32] {
+    const SAMPLES: u64 = 64;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(graph);
+    let mut name = path.as_os_str().to_os_string();
+    name.push(".data");
+    if let Ok(mut weights) = File::open(&name)
+        && let Ok(metadata) = weights.metadata()
+    {
+        hasher.update(&metadata.len().to_le_bytes());
+        let changed = metadata.modified().ok();
+        let changed = changed.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        hasher.update(&changed.map_or(0, |time| time.as_nanos()).to_le_bytes());
+        let mut sample = [0; 4096];
+        for index in 0..SAMPLES {
+            let place = metadata.len() / SAMPLES * index;
+            let read = weights.seek(SeekFrom::Start(place)).and_then(|_| weights.read(&mut sample));
+            hasher.update(&sample[..read.unwrap_or(0)]);
+        }
+    }
+    *hasher.finalize().as_bytes()
+}
