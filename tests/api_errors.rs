@@ -64,7 +64,11 @@ const MISSING: &str = "missing_required_parameter";
 
 /// Faults of fields that both routes have.
 fn shared_rows() -> Vec<Row> {
-    let stops: Vec<String> = (0..17).map(|n| format!("stop{n}")).collect();
+    [number_rows(), stop_rows(), other_rows()].concat()
+}
+
+/// How tokens are chosen, and how many.
+fn number_rows() -> Vec<Row> {
     vec![
         (json!({"max_tokens": 0}), "max_tokens", VALUE, &["0", "1 or more"]),
         (json!({"max_tokens": -3}), "max_tokens", VALUE, &["-3", "1 or more"]),
@@ -105,6 +109,13 @@ fn shared_rows() -> Vec<Row> {
         (json!({"presence_penalty": 2.5}), "presence_penalty", VALUE, &["2.5", "from -2 to 2"]),
         (json!({"presence_penalty": {}}), "presence_penalty", TYPE, &["object", "number"]),
         (json!({"frequency_penalty": -3}), "frequency_penalty", VALUE, &["-3", "from -2 to 2"]),
+    ]
+}
+
+/// Fields that name tokens or texts.
+fn stop_rows() -> Vec<Row> {
+    let stops: Vec<String> = (0..17).map(|n| format!("stop{n}")).collect();
+    vec![
         (json!({"logit_bias": [1]}), "logit_bias", TYPE, &["list", "object"]),
         (json!({"logit_bias": {"hello": 1}}), "logit_bias", VALUE, &["hello", "digits"]),
         (json!({"logit_bias": {"5": 101}}), "logit_bias[5]", VALUE, &["101", "from -100 to 100"]),
@@ -124,6 +135,12 @@ fn shared_rows() -> Vec<Row> {
         (json!({"stop_token_ids": 7}), "stop_token_ids", TYPE, &["7", "list"]),
         (json!({"stop_token_ids": [7, 1024]}), "stop_token_ids[1]", VALUE, &["1024", "below"]),
         (json!({"stop_token_ids": [-7]}), "stop_token_ids[0]", VALUE, &["-7", "0 or more"]),
+    ]
+}
+
+/// The rest.
+fn other_rows() -> Vec<Row> {
+    vec![
         (json!({"ignore_eos": "yes"}), "ignore_eos", TYPE, &["yes", "boolean"]),
         (json!({"timeout": 0}), "timeout", VALUE, &["0", "seconds above 0"]),
         (json!({"timeout": "1m"}), "timeout", TYPE, &["1m", "number"]),
