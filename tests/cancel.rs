@@ -1,6 +1,6 @@
 //! A client that goes away frees its slot at once, whatever its request was at.
 
-#![allow(clippy::unwrap_used, reason = "tests may stop where something is wrong")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests may stop where something is wrong")]
 
 mod common;
 
