@@ -1,6 +1,6 @@
 //! The model: the export's contract, the ONNX Runtime session, KV memory and tensor binding.
 //!
-//! Its door is [`load`], which gives a [`Runner`]. Nothing here knows sequences or requests.
+//! Its door is [`load()`], which gives a [`Runner`]. Nothing here knows sequences or requests.
 
 mod binding;
 mod cancel;
