@@ -118,7 +118,8 @@ fn long_stream() -> Value {
 
 const LONG: u64 = 3000;
 
-/// Starts [`long_stream`] and returns when its answer has begun.
+/// Starts [`long_stream`] and returns when the engine is at work on it, which is later than the
+/// head of the response.
 fn begin(daemon: &Daemon) -> Begun {
     let mut connection = daemon.unix().send(
         "POST",
@@ -129,6 +130,7 @@ fn begin(daemon: &Daemon) -> Begun {
     let mut seen = vec![0; 512];
     connection.read_exact(&mut seen).unwrap();
     assert!(seen.starts_with(b"HTTP/1.1 200 OK\r\n"));
+    wait_for("the stream to run", || (daemon.health()["running"] == 1).then_some(()));
     Begun { seen, connection }
 }
 
@@ -194,7 +196,6 @@ fn told_to_stop_it_completes_the_streams_that_run_and_takes_no_more() {
     let mut daemon = Daemon::start();
     let address = daemon.address();
     let stream = begin(&daemon);
-    assert_eq!(daemon.health()["running"], 1);
     daemon.signal("TERM");
     daemon.wait_notified("STOPPING=1");
     wait_for("TCP to be closed", || TcpStream::connect(address).is_err().then_some(()));
