@@ -13,7 +13,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{Daemon, Setup};
+use common::Daemon;
 use serde_json::{Value, json};
 
 /// Where `tests/clients/setup` puts programs: `target/clients`.
@@ -35,26 +35,40 @@ fn output(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What every client must report.
-fn expected() -> Value {
+const QUESTION: &str = "What is 12+7?";
+const PROMPT: &str = "12+7=";
+
+/// What every client must report: what plain requests are answered.
+fn expected(daemon: &Daemon) -> Value {
+    let chat = daemon.tcp().chat(QUESTION, &json!({}));
+    let body = json!({ "prompt": PROMPT, "temperature": 0, "max_tokens": 8 });
+    let completion = daemon.tcp().post("/v1/completions", &body).json();
+    let choice = &chat["choices"][0];
+    let (text, finish) = (&choice["message"]["content"], &choice["finish_reason"]);
+    let tokens = &chat["usage"]["completion_tokens"];
+    assert!(!text.as_str().unwrap().is_empty(), "{chat}");
     json!({
         "model": "demo",
-        "chat": "19", "chat_finish": "stop", "chat_tokens": 3,
-        "stream": "19", "stream_finish": "stop", "stream_tokens": 3,
-        "completion": "19",
+        "chat": text, "chat_finish": finish, "chat_tokens": tokens,
+        "stream": text, "stream_finish": finish, "stream_tokens": tokens,
+        "completion": completion["choices"][0]["text"],
+        "error": "NotFoundError", "error_status": 404, "error_code": "model_not_found",
     })
 }
 
 /// Runs an SDK's script twice, over TCP and over the Unix socket.
 fn sdk(command: impl Fn() -> Command) {
     let daemon = Daemon::start();
+    let expected = expected(&daemon);
     let url = format!("http://{}/v1", daemon.address());
     let over_tcp = output(command().arg(url));
-    assert_eq!(serde_json::from_str::<Value>(&over_tcp).unwrap(), expected());
+    assert_eq!(serde_json::from_str::<Value>(&over_tcp).unwrap(), expected);
+    // The URL is not where this daemon listens, so that only the socket can lead to it.
     let over_unix = output(command().arg("http://localhost/v1").arg(daemon.socket()));
-    assert_eq!(serde_json::from_str::<Value>(&over_unix).unwrap(), expected());
-    // The models list is no job; the other three of each run are.
-    assert_eq!(daemon.wait_idle()["finished"], 6);
+    assert_eq!(serde_json::from_str::<Value>(&over_unix).unwrap(), expected);
+    // The models list and the refusal are no jobs; the other three of each run are, and the two
+    // plain requests.
+    assert_eq!(daemon.wait_idle()["finished"], 8);
 }
 
 #[test]
@@ -80,28 +94,32 @@ fn the_openai_node_sdk() {
 
 #[test]
 fn curl() {
-    let daemon = Setup::new().start();
+    let found = Command::new("curl").arg("--version").output();
+    assert!(found.is_ok(), "curl is missing; run tests/clients/setup");
+    let daemon = Daemon::start();
+    let expected = expected(&daemon);
     let tcp = daemon.address().to_string();
     let socket = daemon.socket();
     for (host, options) in [
         (tcp.as_str(), vec![]),
         ("localhost", vec![OsStr::new("--unix-socket"), socket.as_os_str()]),
     ] {
-        let curl = |path: &str, body: Value| {
-            output(
-                Command::new("curl")
-                    .args(["--silent", "--show-error", "--fail-with-body", "--no-buffer"])
-                    .args(["--max-time", "60", "--header", "Content-Type: application/json"])
-                    .args(["--data", &body.to_string()])
-                    .args(&options)
-                    .arg(format!("http://{host}{path}")),
-            )
+        let command = |path: &str, body: &Value| {
+            let mut command = Command::new("curl");
+            command
+                .args(["--silent", "--show-error", "--fail-with-body", "--no-buffer"])
+                .args(["--max-time", "60", "--header", "Content-Type: application/json"])
+                .args(["--data", &body.to_string()])
+                .args(&options)
+                .arg(format!("http://{host}{path}"));
+            command
         };
+        let curl = |path: &str, body: Value| output(&mut command(path, &body));
         let parse = |text: &str| serde_json::from_str::<Value>(text).unwrap();
-        let turn = json!([{ "role": "user", "content": "What is 12+7?" }]);
+        let turn = json!([{ "role": "user", "content": QUESTION }]);
 
         let chat = curl("/v1/chat/completions", json!({ "messages": turn, "temperature": 0 }));
-        assert_eq!(parse(&chat)["choices"][0]["message"]["content"], "19");
+        assert_eq!(parse(&chat)["choices"][0]["message"]["content"], expected["chat"]);
 
         let stream = curl(
             "/v1/chat/completions",
@@ -117,12 +135,17 @@ fn curl() {
                 parse(chunk)["choices"][0]["delta"]["content"].as_str().map(str::to_owned)
             })
             .collect();
-        assert_eq!(said, "19");
+        assert_eq!(said, expected["stream"]);
 
-        let completion = curl(
-            "/v1/completions",
-            json!({ "prompt": "12+7=", "temperature": 0, "max_tokens": 8 }),
-        );
-        assert_eq!(parse(&completion)["choices"][0]["text"], "19");
+        let completion =
+            curl("/v1/completions", json!({ "prompt": PROMPT, "temperature": 0, "max_tokens": 8 }));
+        assert_eq!(parse(&completion)["choices"][0]["text"], expected["completion"]);
+
+        let body = json!({ "model": "other", "messages": turn });
+        let refused = command("/v1/chat/completions", &body).output().unwrap();
+        // curl's code for a status of 400 or above.
+        assert_eq!(refused.status.code(), Some(22));
+        let error = parse(std::str::from_utf8(&refused.stdout).unwrap());
+        assert_eq!(error["error"]["code"], "model_not_found");
     }
 }

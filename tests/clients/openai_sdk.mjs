@@ -1,4 +1,4 @@
-// One chat, one streamed chat, one completion by the OpenAI SDK; prints the answers as JSON.
+// One chat, one streamed chat, one completion and one error by the OpenAI SDK; prints the answers as JSON.
 //
 //     openai_sdk.mjs URL [SOCKET]
 //
@@ -7,7 +7,7 @@ import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
 
 const require = createRequire(pathToFileURL(process.cwd() + "/"));
-const { OpenAI } = require("openai");
+const { NotFoundError, OpenAI } = require("openai");
 const { Agent, fetch } = require("undici");
 
 const [url, socket] = process.argv.slice(2);
@@ -36,6 +36,13 @@ const completion = await client.completions.create({
   temperature: 0,
   max_tokens: 8,
 });
+const error = await client.chat.completions.create({ model: "other", messages }).then(
+  () => {
+    throw new Error("an unknown model was not refused");
+  },
+  (caught) => caught,
+);
+if (!(error instanceof NotFoundError)) throw error;
 
 const choices = chunks.flatMap((chunk) => chunk.choices);
 console.log(
@@ -48,5 +55,8 @@ console.log(
     stream_finish: choices.at(-1).finish_reason,
     stream_tokens: chunks.at(-1).usage.completion_tokens,
     completion: completion.choices[0].text,
+    error: error.constructor.name,
+    error_status: error.status,
+    error_code: error.code,
   }),
 );

@@ -1,4 +1,4 @@
-"""One chat, one streamed chat, one completion by the OpenAI SDK; prints the answers as JSON.
+"""One chat, one streamed chat, one completion and one error by the OpenAI SDK; prints the answers as JSON.
 
     openai_sdk.py URL [SOCKET]
 """
@@ -7,7 +7,7 @@ import json
 import sys
 
 import httpx2
-from openai import OpenAI
+from openai import NotFoundError, OpenAI
 
 url, *socket = sys.argv[1:]
 transport = httpx2.HTTPTransport(uds=socket[0]) if socket else None
@@ -27,6 +27,12 @@ stream = client.chat.completions.create(
 )
 chunks = list(stream)
 completion = client.completions.create(model=model, prompt="12+7=", temperature=0, max_tokens=8)
+try:
+    client.chat.completions.create(model="other", messages=messages)
+except NotFoundError as caught:
+    error = caught
+else:
+    sys.exit("an unknown model was not refused")
 
 print(
     json.dumps(
@@ -39,6 +45,9 @@ print(
             "stream_finish": [c.choices[0].finish_reason for c in chunks if c.choices][-1],
             "stream_tokens": chunks[-1].usage.completion_tokens,
             "completion": completion.choices[0].text,
+            "error": type(error).__name__,
+            "error_status": error.status_code,
+            "error_code": error.code,
         }
     )
 )
