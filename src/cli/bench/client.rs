@@ -15,8 +15,8 @@ use super::super::exit::Fatal;
 /// What one request took.
 #[derive(Debug, Clone)]
 pub(super) struct Timing {
-    /// To the first text.
-    pub(super) first: Duration,
+    /// To the first text; `None` where all tokens were control tokens, which have none.
+    pub(super) first: Option<Duration>,
     /// Gaps between texts as they came.
     pub(super) gaps: Vec<Duration>,
     /// From the request to the end.
@@ -79,11 +79,8 @@ pub(super) async fn complete(
     }
     let made = usage["completion_tokens"].as_u64().and_then(|count| u32::try_from(count).ok());
     let made = made.ok_or_else(|| Fatal::Refused("the answer has no usage".to_owned()))?;
-    let Some(first) = texts.first() else {
-        return Err(Fatal::Refused("the answer has no text".to_owned()));
-    };
     Ok(Timing {
-        first: *first - began,
+        first: texts.first().map(|first| *first - began),
         gaps: texts.windows(2).map(|pair| pair[1] - pair[0]).collect(),
         whole: began.elapsed(),
         tokens: made,

@@ -246,7 +246,7 @@ impl Bench<'_> {
                 let prompt = self.under_test.prompt(length, &mut random);
                 bare.push(self.bare_prefill(&prompt)?);
                 let prompt = self.under_test.prompt(length, &mut random);
-                served.push(ms(self.ask(&prompt, 2).await?.first));
+                served.extend(self.ask(&prompt, 2).await?.first.map(ms));
             }
             let (bare, served) = (median(bare), median(served));
             #[expect(clippy::cast_precision_loss, reason = "prompts are short")]
@@ -286,9 +286,11 @@ impl Bench<'_> {
         prompt.extend(self.under_test.prompt(16, &mut random));
         let warm = self.ask(&prompt, 4).await?;
         report.section("A conversation's next turn, of 16 more tokens");
-        report.figure("cold_ms", &format!("{length} tokens: first token"), ms(cold.first), "ms");
-        report.figure("warm_ms", "next turn: first token", ms(warm.first), "ms");
-        report.figure("warm_share", "next / first", ms(warm.first) / ms(cold.first), "");
+        if let (Some(cold), Some(warm)) = (cold.first, warm.first) {
+            report.figure("cold_ms", &format!("{length} tokens: first token"), ms(cold), "ms");
+            report.figure("warm_ms", "next turn: first token", ms(warm), "ms");
+            report.figure("warm_share", "next / first", ms(warm) / ms(cold), "");
+        }
         #[expect(clippy::cast_precision_loss, reason = "prompts are short")]
         report.figure("warm_cached", "next turn: tokens cached", warm.cached as f64, "");
         Ok(())
@@ -357,7 +359,7 @@ fn report_load(report: &mut Report, timings: &[Timing], refused: u32, took: Dura
     report.figure("load_refused", "refused or failed", f64::from(refused), "");
     let rate = f64::from(tokens) / took.as_secs_f64();
     report.figure("load_rate", "generated", rate, "tokens/s");
-    let firsts: Vec<f64> = timings.iter().map(|timing| ms(timing.first)).collect();
+    let firsts: Vec<f64> = timings.iter().filter_map(|timing| timing.first).map(ms).collect();
     let gaps: Vec<f64> =
         timings.iter().flat_map(|timing| timing.gaps.iter().copied()).map(ms).collect();
     let wholes: Vec<f64> = timings.iter().map(|timing| ms(timing.whole)).collect();
