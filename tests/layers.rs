@@ -63,6 +63,7 @@ const RULES: &[Rule] = &[
             "minijinja",
             "minijinja_contrib",
             "aho_corasick",
+            "blake3",
             "regex",
             "serde",
             "serde_json",

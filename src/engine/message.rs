@@ -50,10 +50,54 @@ pub struct Sampling {
     pub frequency_penalty: f32,
     /// Added to the logits of these tokens, in [-100, 100].
     pub logit_bias: Vec<(u32, f32)>,
+    /// Keep tokens whose logit is within this many standard deviations (of all finite logits) of
+    /// the highest; 0 keeps all.
+    pub top_n_sigma: f32,
+    /// Keep the tokens whose surprise is nearest to the expected one until their probabilities
+    /// exceed this sum, in (0, 1]; 1 keeps all.
+    pub typical_p: f32,
+    /// Now and then leave out the likeliest tokens; `None` never does.
+    pub xtc: Option<Xtc>,
+    /// Penalise tokens that would prolong a repetition; `None` does not.
+    pub dry: Option<Dry>,
+    /// If given, no token but these is chosen.
+    pub allowed_tokens: Option<Vec<u32>>,
+    /// Token sequences that the output never holds. None is empty.
+    pub bad_words: Vec<Vec<u32>>,
+    /// Output tokens before which none of `late_tokens` is chosen.
+    pub min_tokens: usize,
+    /// Tokens (usually the job's stop tokens) banned from the first `min_tokens` of the output.
+    pub late_tokens: Vec<u32>,
     /// Equal seeds give equal output for equal requests; `None` draws one.
     pub seed: Option<u64>,
     /// How many alternatives to report with each token; `None` reports no log-probabilities.
     pub top_logprobs: Option<usize>,
+}
+
+/// Exclude top choices: with a chance, all tokens that are likely enough, but for the least likely
+/// of them, are left out.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Xtc {
+    /// The chance, in (0, 1], at each token.
+    pub probability: f32,
+    /// How likely is likely enough, in [0, 0.5].
+    pub threshold: f32,
+}
+
+/// Don't repeat yourself: a token that would make a repetition of `n` tokens longer loses
+/// `multiplier * base^(n - allowed_length)` from its logit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dry {
+    /// Above 0.
+    pub multiplier: f32,
+    /// At least 1.
+    pub base: f32,
+    /// Repetitions shorter than this cost nothing; at least 1.
+    pub allowed_length: usize,
+    /// How many of the last tokens are looked at; `usize::MAX` for all.
+    pub last_tokens: usize,
+    /// Tokens that no repetition reaches across, in ascending order.
+    pub breakers: Vec<u32>,
 }
 
 impl Default for Sampling {
@@ -68,6 +112,14 @@ impl Default for Sampling {
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
             logit_bias: Vec::new(),
+            top_n_sigma: 0.0,
+            typical_p: 1.0,
+            xtc: None,
+            dry: None,
+            allowed_tokens: None,
+            bad_words: Vec::new(),
+            min_tokens: 0,
+            late_tokens: Vec::new(),
             seed: None,
             top_logprobs: None,
         }

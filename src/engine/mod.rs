@@ -23,6 +23,8 @@ mod tests;
 pub use crate::model::ModelLimits;
 pub use error::SubmitError;
 pub use handle::{Handle, Stats};
-pub use message::{CallerId, Event, FinishReason, Job, JobError, Sampling, Token, TokenLogprobs};
+pub use message::{
+    CallerId, Dry, Event, FinishReason, Job, JobError, Sampling, Token, TokenLogprobs, Xtc,
+};
 pub use persist::Store;
 pub use run::{Crashed, Engine, Options, StartError, start};

@@ -10,16 +10,18 @@ mod jinja;
 mod prompt;
 mod request;
 mod service;
+mod shapes;
 mod stop;
 mod stream;
 mod template;
 mod tokenizer;
 mod validate;
 mod vocabulary;
+mod words;
 
 pub use error::{GenerateError, TextLoadError};
 pub use request::{
-    Delta, Finish, Finished, Logprobs, Message, Parameters, Prompt, Request, Role, TextDelta,
-    TokenDelta, Usage,
+    Delta, DryParameters, Finish, Finished, Logprobs, Message, Parameters, Prompt, Request, Role,
+    Side, TextDelta, TokenDelta, Usage,
 };
 pub use service::{Answer, Generation, Generator, GeneratorOptions};

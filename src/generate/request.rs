@@ -84,6 +84,32 @@ pub struct Parameters {
     pub frequency_penalty: Option<f64>,
     /// Token id and bias of -100 to 100.
     pub logit_bias: Vec<(u32, f64)>,
+    /// Text and bias of -100 to 100 for each of its tokens.
+    pub text_bias: Vec<(String, f64)>,
+    /// 0 (or -1) keeps all; up to 100.
+    pub top_n_sigma: Option<f64>,
+    /// Above 0, up to 1.
+    pub typical_p: Option<f64>,
+    /// 0 to 1; 0 never excludes.
+    pub xtc_probability: Option<f64>,
+    /// 0 to 0.5, default 0.1.
+    pub xtc_threshold: Option<f64>,
+    /// The penalty on repetitions.
+    pub dry: DryParameters,
+    /// The output has at least this many tokens.
+    pub min_tokens: Option<u64>,
+    /// Texts that the output never holds, at most 128; each with and without a space before it.
+    pub bad_words: Vec<String>,
+    /// If given, no token but these is chosen.
+    pub allowed_token_ids: Option<Vec<u32>>,
+    /// Most prompt tokens to read, at least 1; longer prompts are cut, also to fit the context.
+    pub truncate_prompt_tokens: Option<u64>,
+    /// Where a long prompt is cut.
+    pub truncation_side: Side,
+    /// Prompts are shared in the KV cache between requests of equal salt only.
+    pub cache_salt: Option<String>,
+    /// Lower goes first among one caller's waiting requests; 0 is usual.
+    pub priority: i32,
     /// Any integer; negative ones are taken by their bits.
     pub seed: Option<i64>,
     /// Texts that end the output, at most 16; not part of it.
@@ -96,6 +122,32 @@ pub struct Parameters {
     pub top_logprobs: Option<u64>,
     /// Give up after this long.
     pub timeout: Option<Duration>,
+}
+
+/// Don't repeat yourself, under llama.cpp's names less `dry_`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct DryParameters {
+    /// 0 to 10; 0 is off.
+    pub multiplier: Option<f64>,
+    /// 1 to 10, default 1.75.
+    pub base: Option<f64>,
+    /// At least 1, default 2.
+    pub allowed_length: Option<u64>,
+    /// -1 looks at all tokens, 0 turns the penalty off.
+    pub penalty_last_n: Option<i64>,
+    /// Texts that no repetition reaches across, each within one token of the vocabulary; default
+    /// a line break, `:`, `"` and `*`.
+    pub sequence_breakers: Option<Vec<String>>,
+}
+
+/// Which end of a prompt is cut off.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Side {
+    /// The beginning.
+    #[default]
+    Left,
+    /// The end.
+    Right,
 }
 
 /// A piece of the answer. A stream is any number of `Text`, then one `Finished`.

@@ -10,9 +10,11 @@ use tokio::time::Instant;
 
 use super::error::{GenerateError, TextLoadError};
 use super::prompt::PromptReader;
-use super::request::{Delta, Finish, Finished, Prompt, Request, TextDelta, TokenDelta, Usage};
+use super::request::{
+    Delta, Finish, Finished, Prompt, Request, Side, TextDelta, TokenDelta, Usage,
+};
 use super::stream::TextStream;
-use super::validate;
+use super::{validate, words};
 use crate::engine::{self, Event, FinishReason, Job};
 
 /// Events of one request that wait for its reader. When full, the engine does not step the
@@ -87,16 +89,27 @@ impl Generator {
         let limits = self.engine.limits();
         let parameters = &request.parameters;
         validate::prompt(&request.prompt, limits.vocab_size)?;
-        let checked = validate::parameters(parameters, &self.options, limits.vocab_size)?;
+        let mut checked = validate::parameters(parameters, &self.options, limits.vocab_size)?;
+        words::resolve(parameters, self.reader.tokenizer(), &mut checked.sampling)?;
         let deadline = checked.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let prompt = self.reader.read(request.prompt, limits.context_tokens, deadline).await?;
+        let longest = match parameters.truncate_prompt_tokens {
+            None => limits.context_tokens,
+            Some(_) => usize::MAX,
+        };
+        let mut prompt = self.reader.read(request.prompt, longest, deadline).await?;
+        if let Some(most) = parameters.truncate_prompt_tokens {
+            let fits = limits.context_tokens.saturating_sub(1);
+            let most = usize::try_from(most).unwrap_or(fits).min(fits);
+            truncate(&mut prompt, most, parameters.truncation_side);
+        }
         let max_tokens = validate::room(prompt.len(), limits.context_tokens, checked.max_tokens)?;
         let prompt_tokens = prompt.len();
+        let least_tokens = checked.sampling.min_tokens;
         let (sender, events) = mpsc::channel(EVENTS);
         self.engine.submit(Job {
             caller: request.caller,
-            priority: 0,
-            cache_scope: 0,
+            priority: parameters.priority.saturating_neg(),
+            cache_scope: parameters.cache_salt.as_deref().map_or(0, cache_scope),
             prompt,
             sampling: checked.sampling,
             max_tokens,
@@ -107,7 +120,7 @@ impl Generator {
         let tokenizer = Arc::clone(self.reader.tokenizer());
         Ok(Generation {
             events: Some(events),
-            text: TextStream::new(tokenizer, &parameters.stop),
+            text: TextStream::new(tokenizer, &parameters.stop, least_tokens),
             usage: Usage { prompt_tokens, ..Usage::default() },
             ready: VecDeque::new(),
         })
@@ -134,6 +147,23 @@ impl Generator {
     pub fn stats(&self) -> engine::Stats {
         self.engine.stats()
     }
+}
+
+/// Cuts a prompt to its last or first `most` tokens.
+fn truncate(prompt: &mut Vec<u32>, most: usize, side: Side) {
+    match side {
+        Side::Right => prompt.truncate(most),
+        Side::Left => drop(prompt.drain(..prompt.len().saturating_sub(most))),
+    }
+}
+
+/// The scope of a salt: equal over restarts, since cached prefixes are kept with it; never the
+/// common scope.
+fn cache_scope(salt: &str) -> u64 {
+    let hash = blake3::hash(salt.as_bytes());
+    let mut first = [0; 8];
+    first.copy_from_slice(&hash.as_bytes()[..8]);
+    u64::from_le_bytes(first).max(1)
 }
 
 /// An answer in the making. Dropping it cancels the work within one step.

@@ -18,6 +18,8 @@ pub(super) struct TextStream {
     tokenizer: Arc<Tokenizer>,
     detokenizer: Detokenizer,
     stops: StopMatcher,
+    /// Tokens yet to come before stop strings are looked for.
+    unstopped: usize,
     /// Bytes of text decoded so far, held-back ones included.
     decoded: usize,
     /// Bytes of text given out by [`Self::take`] so far.
@@ -29,12 +31,13 @@ pub(super) struct TextStream {
 }
 
 impl TextStream {
-    /// A stream that ends at any of `stops`.
-    pub(super) fn new(tokenizer: Arc<Tokenizer>, stops: &[String]) -> Self {
+    /// A stream that ends at any of `stops` that begins after the first `least_tokens` tokens.
+    pub(super) fn new(tokenizer: Arc<Tokenizer>, stops: &[String], least_tokens: usize) -> Self {
         Self {
             tokenizer,
             detokenizer: Detokenizer::default(),
             stops: StopMatcher::new(stops),
+            unstopped: least_tokens,
             decoded: 0,
             given: 0,
             text: String::new(),
@@ -48,6 +51,12 @@ impl TextStream {
         let mut fresh = String::new();
         let bytes = self.tokenizer.vocabulary().text_bytes(token.id);
         self.detokenizer.push(bytes, &mut fresh);
+        if self.unstopped > 0 {
+            self.unstopped -= 1;
+            self.decoded += fresh.len();
+            self.text.push_str(&fresh);
+            return false;
+        }
         self.read(&fresh)
     }
 

@@ -1,5 +1,3 @@
-use std::time::Instant;
-
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -122,7 +120,7 @@ fn parsed_text_reads_as_hugging_face_reads_it() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1500))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
     #[test]
     fn any_parsed_text_reads_as_hugging_face_reads_it(text in awkward_text()) {
         thread_local! {
@@ -180,7 +178,7 @@ fn the_real_vocabulary_encodes_as_tiktoken_does() {
     check(&" ".repeat(1000));
     check(&"a".repeat(1000));
     check(&"ab12 \n".repeat(500));
-    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(1500));
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(200));
     runner
         .run(&awkward_text(), |text| {
             check(&text);
@@ -194,40 +192,6 @@ fn special_turns_have_their_ids(tokenizer: &Tokenizer) {
     let text = "<|im_start|>user<|im_sep|>\n Hi <|im_end|> \n<|im_start|>assistant<|im_sep|>";
     let ids = encode(tokenizer, text, Markup::Parsed);
     assert_eq!(ids, [100_264, 882, 100_266, 13_347, 100_265, 100_264, 78_191, 100_266]);
-}
-
-#[test]
-#[ignore = "a measurement, for release builds"]
-fn measure_pathological_text() {
-    let folder = phi4_folder("current");
-    let tokenizer = Tokenizer::load(&folder.path().join("tokenizer.json")).unwrap();
-    let size = 1 << 20;
-    for (name, unit) in [
-        ("a", "a"),
-        ("spaces", " "),
-        ("newlines", "\n"),
-        ("space newline", " \n"),
-        ("!", "!"),
-        ("digits", "7"),
-        ("english", "The quick brown fox jumps. "),
-        ("emoji", "🦀"),
-        ("cjk", "語"),
-        ("tab", "\t"),
-        ("cr", "\r"),
-        ("combining", "\u{301}"),
-        ("nbsp", "\u{a0}"),
-        ("abc", "abcdefghijklmnopqrstuvwxyz"),
-        ("quote", "'"),
-    ] {
-        let text = unit.repeat(size / unit.len());
-        let start = Instant::now();
-        let result = tokenizer.encode(&text, Markup::Parsed, usize::MAX);
-        println!("{name}: {:?} {:?}", start.elapsed(), result.map(|ids| ids.len()));
-        let text = format!("{text}x");
-        let start = Instant::now();
-        let result = tokenizer.encode(&text, Markup::Parsed, usize::MAX);
-        println!("{name}+x: {:?} {:?}", start.elapsed(), result.map(|ids| ids.len()));
-    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::error::GenerateError;
 use super::request::{Parameters, Prompt};
 use super::service::GeneratorOptions;
+use super::shapes;
 use crate::engine::Sampling;
 
 const MAX_STOPS: usize = 16;
@@ -59,8 +60,18 @@ pub(super) fn parameters(
     }
     stop_tokens.sort_unstable();
     stop_tokens.dedup();
+    let mut sampling = sampling(given, options, vocab_size)?;
+    sampling.min_tokens = min_tokens(given.min_tokens, max_tokens)?;
+    if sampling.min_tokens > 0 {
+        sampling.late_tokens.clone_from(&stop_tokens);
+    }
+    if let Some(side) = given.truncate_prompt_tokens
+        && side == 0
+    {
+        return Err(invalid("truncate_prompt_tokens", 0, "an integer of at least 1, or -1"));
+    }
     Ok(Checked {
-        sampling: sampling(given, options, vocab_size)?,
+        sampling,
         stop_tokens,
         max_tokens,
         timeout: timeout(given.timeout, options.request_timeout)?,
@@ -121,6 +132,14 @@ fn sampling(
         presence_penalty: presence.map_or(0.0, narrow),
         frequency_penalty: frequency.map_or(0.0, narrow),
         logit_bias: logit_bias(&given.logit_bias, vocab_size)?,
+        top_n_sigma: shapes::top_n_sigma(given.top_n_sigma)?,
+        typical_p: shapes::typical_p(given.typical_p)?,
+        xtc: shapes::xtc(given)?,
+        dry: shapes::dry(&given.dry)?,
+        allowed_tokens: allowed(given.allowed_token_ids.as_deref(), vocab_size)?,
+        bad_words: Vec::new(),
+        min_tokens: 0,
+        late_tokens: Vec::new(),
         seed: given.seed.map(i64::cast_unsigned),
         top_logprobs: top_logprobs(given.top_logprobs)?,
     })
@@ -128,18 +147,18 @@ fn sampling(
 
 /// An interval with an upper end that belongs to it.
 #[derive(Debug, Clone, Copy)]
-struct Range {
+pub(super) struct Range {
     least: f64,
     most: f64,
     least_included: bool,
 }
 
 impl Range {
-    fn closed(least: f64, most: f64) -> Self {
+    pub(super) fn closed(least: f64, most: f64) -> Self {
         Self { least, most, least_included: true }
     }
 
-    fn above(least: f64, most: f64) -> Self {
+    pub(super) fn above(least: f64, most: f64) -> Self {
         Self { least, most, least_included: false }
     }
 
@@ -163,7 +182,11 @@ impl Display for Range {
 }
 
 /// Not-a-number and infinities are in no range.
-fn number(field: &str, value: Option<f64>, range: Range) -> Result<Option<f64>, GenerateError> {
+pub(super) fn number(
+    field: &str,
+    value: Option<f64>,
+    range: Range,
+) -> Result<Option<f64>, GenerateError> {
     match value {
         Some(value) if !range.holds(value) => Err(invalid(field, value, range.to_string())),
         _ => Ok(value),
@@ -174,12 +197,12 @@ fn number(field: &str, value: Option<f64>, range: Range) -> Result<Option<f64>, 
     clippy::cast_possible_truncation,
     reason = "the value is in a small range; only precision is lost"
 )]
-fn narrow(value: f64) -> f32 {
+pub(super) fn narrow(value: f64) -> f32 {
     value as f32
 }
 
 /// For ranges that leave 0 out: the least `f32` in place of a value that it would round to 0.
-fn narrow_positive(value: f64) -> f32 {
+pub(super) fn narrow_positive(value: f64) -> f32 {
     narrow(value).max(f32::MIN_POSITIVE)
 }
 
@@ -217,6 +240,25 @@ fn logit_bias(biases: &[(u32, f64)], vocab_size: usize) -> Result<Vec<(u32, f32)
             Ok((id, narrow(bias)))
         })
         .collect()
+}
+
+fn min_tokens(given: Option<u64>, max_tokens: Option<usize>) -> Result<usize, GenerateError> {
+    let least = usize::try_from(given.unwrap_or(0)).unwrap_or(usize::MAX);
+    match max_tokens {
+        Some(most) if least > most => {
+            Err(invalid("min_tokens", least, format!("at most max_tokens, which is {most}")))
+        }
+        _ => Ok(least),
+    }
+}
+
+fn allowed(given: Option<&[u32]>, vocab_size: usize) -> Result<Option<Vec<u32>>, GenerateError> {
+    let Some(ids) = given else { return Ok(None) };
+    if ids.is_empty() {
+        return Err(invalid("allowed_token_ids", "[]", "at least one token id, or null"));
+    }
+    token_ids("allowed_token_ids", ids.iter().copied(), vocab_size)?;
+    Ok(Some(ids.to_vec()))
 }
 
 fn top_logprobs(value: Option<u64>) -> Result<Option<usize>, GenerateError> {

@@ -57,6 +57,7 @@ fn every_field_reaches_the_engine() {
         ignore_eos: false,
         top_logprobs: Some(20),
         timeout: Some(Duration::from_secs(1)),
+        ..Parameters::default()
     })
     .unwrap();
     let expected = Sampling {
@@ -70,6 +71,7 @@ fn every_field_reaches_the_engine() {
         logit_bias: vec![(3, -100.0), (999, 100.0)],
         seed: Some(u64::MAX),
         top_logprobs: Some(20),
+        ..Sampling::default()
     };
     assert_eq!(checked.sampling, expected);
     assert_eq!(checked.stop_tokens, [7, 9, 30]);
@@ -212,4 +214,25 @@ fn long_values_are_shown_shortened() {
         panic!("another error");
     };
     assert_eq!(value, format!("{}…", "é".repeat(60)));
+}
+
+#[test]
+fn min_tokens_keeps_the_stop_tokens_out_and_stays_below_max_tokens() {
+    let given = Parameters { min_tokens: Some(3), max_tokens: Some(3), ..Parameters::default() };
+    let checked = check(&given).unwrap();
+    assert_eq!((checked.sampling.min_tokens, checked.sampling.late_tokens), (3, vec![7, 9]));
+    let (field, value, accepted) = fault(&Parameters { max_tokens: Some(2), ..given });
+    assert_eq!((field.as_str(), value.as_str()), ("min_tokens", "3"));
+    assert_eq!(accepted, "at most max_tokens, which is 2");
+}
+
+#[test]
+fn allowed_token_ids_are_some_and_the_model_s() {
+    let with =
+        |ids: &[u32]| Parameters { allowed_token_ids: Some(ids.to_vec()), ..Parameters::default() };
+    assert_eq!(check(&with(&[3, 5])).unwrap().sampling.allowed_tokens, Some(vec![3, 5]));
+    assert_eq!(fault(&with(&[])).0, "allowed_token_ids");
+    assert_eq!(fault(&with(&[3, 1000])).0, "allowed_token_ids[1]");
+    let none = Parameters { truncate_prompt_tokens: Some(0), ..Parameters::default() };
+    assert_eq!(fault(&none).0, "truncate_prompt_tokens");
 }

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 
 use super::super::message::Sampling;
+use super::shape;
 
 /// A token that may be drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -17,7 +18,7 @@ pub struct Candidate {
 
 impl Candidate {
     /// Likelier first, then the lower id.
-    fn rank(&self, other: &Self) -> Ordering {
+    pub(super) fn rank(&self, other: &Self) -> Ordering {
         other.logit.total_cmp(&self.logit).then(self.token.cmp(&other.token))
     }
 }
@@ -47,11 +48,12 @@ pub(super) fn select(
     let inverse = 1.0 / f64::from(sampling.temperature);
     let weight_of = |logit: f32| (f64::from(logit - best) * inverse).exp();
     let min_p = f64::from(sampling.min_p);
+    let least = shape::sigma_threshold(logits, best, sampling.top_n_sigma);
     candidates.clear();
     for (token, &logit) in (0_u32..).zip(logits) {
         let weight = weight_of(logit);
-        // A comparison that is false for a logit that is not a number.
-        if weight >= min_p && weight > 0.0 {
+        // Comparisons that are false for a logit that is not a number.
+        if weight >= min_p && weight > 0.0 && f64::from(logit) >= least {
             candidates.push(Candidate { token, logit, weight });
         }
     }
@@ -59,11 +61,14 @@ pub(super) fn select(
         candidates.select_nth_unstable_by(sampling.top_k - 1, Candidate::rank);
         candidates.truncate(sampling.top_k);
     }
+    if sampling.typical_p < 1.0 {
+        shape::keep_typical(candidates, f64::from(sampling.typical_p));
+    }
     if sampling.top_p < 1.0 {
         keep_nucleus(candidates, f64::from(sampling.top_p));
     }
     // `pick` walks in this order, and selection above leaves any order.
-    if sampling.top_k > 0 || sampling.top_p < 1.0 {
+    if sampling.top_k > 0 || sampling.top_p < 1.0 || sampling.typical_p < 1.0 {
         candidates.sort_unstable_by_key(|candidate| candidate.token);
     }
 }

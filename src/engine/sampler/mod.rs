@@ -1,15 +1,20 @@
 //! Chooses a token from a row of logits.
 //!
-//! Order: `logit_bias`, repetition penalty, presence and frequency penalties; then greedy at
-//! temperature 0, else temperature, `min_p`, `top_k`, `top_p` (each over what the one before it
-//! left, renormalised), and a draw. This is vLLM's order. Ties go to the lower token id, so that
-//! equal logits and an equal seed give an equal token.
+//! Order: bans (`allowed_tokens`, `bad_words`, `min_tokens`), `logit_bias`, repetition penalty,
+//! presence and frequency penalties, DRY; then greedy at temperature 0, else temperature,
+//! `min_p` and `top_n_sigma`, `top_k`, `typical_p`, `top_p`, XTC (each over what the one before it
+//! left, renormalised; both thresholds over the whole row), and a draw. Up to XTC this is vLLM's
+//! order with llama.cpp's filters put in where llama.cpp has them. Greedy ignores the filters.
+//! Ties go to the lower token id, so that equal logits and an equal seed give an equal token.
 //!
 //! Pure: no clock, no global state; randomness comes from the sequence's own seeded generator.
 
+mod dry;
 mod filters;
 mod logprobs;
+mod mask;
 mod penalties;
+mod shape;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -36,6 +41,11 @@ pub struct Scratch {
 pub struct Sampler {
     sampling: Sampling,
     history: TokenHistory,
+    /// Prompt and output in order, if anything looks at them; else empty.
+    tokens: Vec<u32>,
+    prompt_tokens: usize,
+    /// Tokens chosen so far.
+    made: usize,
     random: ChaCha8Rng,
 }
 
@@ -55,7 +65,11 @@ impl Sampler {
     pub fn new(sampling: Sampling, prompt: &[u32], fallback_seed: u64) -> Self {
         let seed = sampling.seed.unwrap_or(fallback_seed);
         let wants_history = penalties::uses_history(&sampling);
+        let tokens = if wants_order(&sampling) { prompt.to_vec() } else { Vec::new() };
         Self {
+            prompt_tokens: tokens.len(),
+            tokens,
+            made: 0,
             history: if wants_history {
                 TokenHistory::of_prompt(prompt)
             } else {
@@ -71,19 +85,34 @@ impl Sampler {
     /// # Errors
     /// [`NotFinite`] if no logit is finite.
     pub fn choose(&mut self, row: &[f32], scratch: &mut Scratch) -> Result<Choice, NotFinite> {
-        let token = if penalties::is_neutral(&self.sampling) {
+        let token = if leaves_logits(&self.sampling) {
             self.draw(row, &mut scratch.candidates)?
         } else {
             scratch.logits.clear();
             scratch.logits.extend_from_slice(row);
-            penalties::apply(&mut scratch.logits, &self.sampling, &self.history);
+            self.reshape(&mut scratch.logits);
             self.draw(&scratch.logits, &mut scratch.candidates)?
         };
         if penalties::uses_history(&self.sampling) {
             self.history.push(token);
         }
+        if wants_order(&self.sampling) {
+            self.tokens.push(token);
+        }
+        self.made += 1;
         let logprobs = self.sampling.top_logprobs.map(|count| logprobs::of(row, token, count));
         Ok(Choice { token, logprobs })
+    }
+
+    /// Bans, bias and penalties.
+    fn reshape(&self, logits: &mut [f32]) {
+        if mask::bans_anything(&self.sampling) {
+            mask::apply(logits, &self.sampling, &self.tokens[self.prompt_tokens..], self.made);
+        }
+        penalties::apply(logits, &self.sampling, &self.history);
+        if let Some(dry) = &self.sampling.dry {
+            dry::apply(logits, dry, &self.tokens);
+        }
     }
 
     fn draw(&mut self, logits: &[f32], candidates: &mut Vec<Candidate>) -> Result<u32, NotFinite> {
@@ -92,10 +121,29 @@ impl Sampler {
             return Ok(best.token);
         }
         filters::select(logits, best.logit, &self.sampling, candidates);
+        if let Some(xtc) = self.sampling.xtc
+            && self.random.random::<f32>() < xtc.probability
+        {
+            shape::exclude_top(candidates, xtc);
+        }
         let point = self.random.random::<f64>();
         Ok(filters::pick(candidates, point))
     }
 }
+
+/// Whether anything looks at the tokens in their order.
+fn wants_order(sampling: &Sampling) -> bool {
+    sampling.dry.is_some() || mask::uses_output(sampling)
+}
+
+/// Whether a draw is from the row as it is.
+fn leaves_logits(sampling: &Sampling) -> bool {
+    penalties::is_neutral(sampling) && sampling.dry.is_none() && !mask::bans_anything(sampling)
+}
+
+#[cfg(test)]
+#[path = "more_tests.rs"]
+mod more_tests;
 
 #[cfg(test)]
 mod tests {
@@ -156,7 +204,12 @@ mod tests {
     }
 
     /// Pearson's statistic of `draws` against the exact distribution, with its degrees of freedom.
-    fn chi_square(sampling: &Sampling, row: &[f32], exact: &[f64], draws: usize) -> (f64, usize) {
+    pub(super) fn chi_square(
+        sampling: &Sampling,
+        row: &[f32],
+        exact: &[f64],
+        draws: usize,
+    ) -> (f64, usize) {
         let mut sampler = Sampler::new(Sampling { seed: Some(5), ..sampling.clone() }, &[], 0);
         let mut scratch = Scratch::default();
         let mut seen = vec![0_usize; row.len()];
@@ -177,13 +230,13 @@ mod tests {
         (statistic, cells - 1)
     }
 
-    fn softmax(row: &[f32], temperature: f64) -> Vec<f64> {
+    pub(super) fn softmax(row: &[f32], temperature: f64) -> Vec<f64> {
         let weights: Vec<f64> = row.iter().map(|&x| (f64::from(x) / temperature).exp()).collect();
         let sum: f64 = weights.iter().sum();
         weights.into_iter().map(|w| w / sum).collect()
     }
 
-    fn keep(mut probabilities: Vec<f64>, kept: &[usize]) -> Vec<f64> {
+    pub(super) fn keep(mut probabilities: Vec<f64>, kept: &[usize]) -> Vec<f64> {
         let sum: f64 = kept.iter().map(|&i| probabilities[i]).sum();
         for (i, p) in probabilities.iter_mut().enumerate() {
             *p = if kept.contains(&i) { *p / sum } else { 0.0 };

@@ -9,6 +9,7 @@ use super::common::{
 };
 use super::logprobs::ChatLogprobs;
 use super::sampling::{GivenNames, SamplingFields};
+use super::steering::SteeringFields;
 use super::unsupported;
 use crate::generate::{Answer, Finished, Message, Parameters, Prompt, Role, TextDelta};
 use crate::server::error::ApiError;
@@ -57,11 +58,13 @@ impl ChatRequest {
     /// A 400 that names the first field at fault.
     pub(crate) fn parse(body: &Value) -> Result<Self, ApiError> {
         let sampling: SamplingFields = read_fields(body)?;
+        let steering: SteeringFields = read_fields(body)?;
         let fields: ChatFields = read_fields(body)?;
         let stream: StreamFields = read_fields(body)?;
         unsupported::check_chat(body)?;
         let names = sampling.given_names();
         let mut parameters = sampling.parameters()?;
+        steering.steer(&mut parameters)?;
         parameters.top_logprobs = top_logprobs(fields.logprobs, fields.top_logprobs)?;
         Ok(Self {
             model: fields.model,

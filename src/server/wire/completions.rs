@@ -9,6 +9,7 @@ use super::common::{
 };
 use super::logprobs::CompletionLogprobs;
 use super::sampling::{GivenNames, SamplingFields, token_ids};
+use super::steering::SteeringFields;
 use super::unsupported;
 use crate::generate::{Answer, Finished, Parameters, Prompt, TextDelta};
 use crate::server::error::ApiError;
@@ -46,11 +47,13 @@ impl CompletionRequest {
     /// A 400 that names the first field at fault.
     pub(crate) fn parse(body: &Value) -> Result<Self, ApiError> {
         let sampling: SamplingFields = read_fields(body)?;
+        let steering: SteeringFields = read_fields(body)?;
         let fields: CompletionFields = read_fields(body)?;
         let stream: StreamFields = read_fields(body)?;
         unsupported::check_completions(body)?;
         let names = sampling.given_names();
         let mut parameters = sampling.parameters()?;
+        steering.steer(&mut parameters)?;
         parameters.max_tokens.get_or_insert(DEFAULT_MAX_TOKENS);
         parameters.top_logprobs = fields.logprobs.map(logprobs).transpose()?;
         Ok(Self {

@@ -8,6 +8,7 @@ pub(super) mod error;
 pub(super) mod logprobs;
 pub(super) mod models;
 pub(super) mod sampling;
+mod steering;
 #[cfg(test)]
 mod tests;
 mod unsupported;

@@ -35,16 +35,20 @@ const TOKEN_ID: &str = "a token id, an integer of 0 or more";
 impl SamplingFields {
     /// The parameters, log-probabilities aside; ranges are `generate`'s to check.
     pub(crate) fn parameters(self) -> Result<Parameters, ApiError> {
+        let max_tokens = self.max_tokens()?;
+        let repetition_penalty = self.repetition_penalty()?;
+        let (logit_bias, text_bias) = biases(self.logit_bias.unwrap_or_default())?;
         Ok(Parameters {
-            max_tokens: self.max_tokens()?,
+            max_tokens,
             temperature: self.temperature.map(|n| n.0),
             top_p: self.top_p.map(|n| n.0),
             top_k: self.top_k.map(|k| k.fit("top_k", "an integer of 64 bits")).transpose()?,
             min_p: self.min_p.map(|n| n.0),
-            repetition_penalty: self.repetition_penalty()?,
+            repetition_penalty,
             presence_penalty: self.presence_penalty.map(|n| n.0),
             frequency_penalty: self.frequency_penalty.map(|n| n.0),
-            logit_bias: biases(self.logit_bias.unwrap_or_default())?,
+            logit_bias,
+            text_bias,
             seed: self
                 .seed
                 .map(|seed| seed.fit("seed", "an integer of 64 bits with its sign"))
@@ -58,6 +62,7 @@ impl SamplingFields {
             ignore_eos: self.ignore_eos.unwrap_or(false),
             top_logprobs: None,
             timeout: self.timeout.map(timeout).transpose()?,
+            ..Parameters::default()
         })
     }
 
@@ -140,22 +145,26 @@ fn either<T: PartialEq + Copy + std::fmt::Display>(
     }
 }
 
-fn biases(given: BTreeMap<String, Number>) -> Result<Vec<(u32, f64)>, ApiError> {
-    given
-        .into_iter()
-        .map(|(id, bias)| {
-            // `u32::from_str` would take a plus sign, too.
-            let digits = id.bytes().all(|byte| byte.is_ascii_digit());
-            match id.parse() {
-                Ok(token) if digits => Ok((token, bias.0)),
-                _ => Err(ApiError::invalid_value(
+/// Biases by token id and by text. A key of digits only is an id.
+type Biases = (Vec<(u32, f64)>, Vec<(String, f64)>);
+
+fn biases(given: BTreeMap<String, Number>) -> Result<Biases, ApiError> {
+    let (mut ids, mut texts) = (Vec::new(), Vec::new());
+    for (key, bias) in given {
+        let digits = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_digit());
+        match key.parse() {
+            Ok(token) if digits => ids.push((token, bias.0)),
+            _ if digits || key.is_empty() => {
+                return Err(ApiError::invalid_value(
                     "logit_bias",
-                    format_args!("the key {id:?}"),
-                    "token ids as strings of digits",
-                )),
+                    format_args!("the key {key:?}"),
+                    "a token id as a string of digits, or a text",
+                ));
             }
-        })
-        .collect()
+            _ => texts.push((key, bias.0)),
+        }
+    }
+    Ok((ids, texts))
 }
 
 /// Token ids that fit their type; whether the model has them is `generate`'s to check.
@@ -190,7 +199,7 @@ mod tests {
         let parsed = parse(&json!({
             "max_tokens": 7, "temperature": 1, "top_p": 0.5, "top_k": -1, "min_p": 0.1,
             "repetition_penalty": 1.1, "presence_penalty": -2, "frequency_penalty": 2,
-            "logit_bias": {"5": -100, "12": 1.5}, "seed": -3, "stop": ["a", "b"],
+            "logit_bias": {"5": -100, "12": 1.5, " no": -5, "+5": 1}, "seed": -3, "stop": ["a", "b"],
             "stop_token_ids": [1, 2], "ignore_eos": true, "timeout": 0.25
         }));
         let expected = Parameters {
@@ -203,12 +212,14 @@ mod tests {
             presence_penalty: Some(-2.0),
             frequency_penalty: Some(2.0),
             logit_bias: vec![(12, 1.5), (5, -100.0)],
+            text_bias: vec![(" no".to_owned(), -5.0), ("+5".to_owned(), 1.0)],
             seed: Some(-3),
             stop: vec!["a".to_owned(), "b".to_owned()],
             stop_token_ids: vec![1, 2],
             ignore_eos: true,
             top_logprobs: None,
             timeout: Some(Duration::from_millis(250)),
+            ..Parameters::default()
         };
         assert_eq!(parsed.unwrap(), expected);
         assert_eq!(parse(&json!({})).unwrap(), Parameters::default());
@@ -248,8 +259,7 @@ mod tests {
             ),
             (json!({"seed": u64::MAX}), "seed", "18446744073709551615"),
             (json!({"top_k": u64::MAX}), "top_k", "18446744073709551615"),
-            (json!({"logit_bias": {"hello": 1}}), "logit_bias", "hello"),
-            (json!({"logit_bias": {"+5": 1}}), "logit_bias", "+5"),
+            (json!({"logit_bias": {"4294967296": 1}}), "logit_bias", "4294967296"),
             (json!({"logit_bias": {"": 1}}), "logit_bias", "\"\""),
             (json!({"stop_token_ids": [1, -1]}), "stop_token_ids[1]", "-1"),
             (json!({"timeout": 0}), "timeout", "0"),

@@ -1,0 +1,46 @@
+//! Tokens that must not be chosen.
+
+use super::super::message::Sampling;
+
+/// Whether `sampling` bans anything.
+pub(super) fn bans_anything(sampling: &Sampling) -> bool {
+    sampling.allowed_tokens.is_some() || !sampling.bad_words.is_empty() || sampling.min_tokens > 0
+}
+
+/// Whether what is banned depends on the output's tokens.
+pub(super) fn uses_output(sampling: &Sampling) -> bool {
+    sampling.bad_words.iter().any(|word| word.len() > 1)
+}
+
+/// Bans by a logit of minus infinity. `output` is the output so far if [`uses_output`]; `made` is
+/// its length.
+pub(super) fn apply(logits: &mut [f32], sampling: &Sampling, output: &[u32], made: usize) {
+    if let Some(allowed) = &sampling.allowed_tokens {
+        let kept: Vec<(u32, f32)> = allowed
+            .iter()
+            .filter_map(|&token| Some((token, *logits.get(token as usize)?)))
+            .collect();
+        logits.fill(f32::NEG_INFINITY);
+        for (token, logit) in kept {
+            logits[token as usize] = logit;
+        }
+    }
+    for word in &sampling.bad_words {
+        if let Some((&last, before)) = word.split_last()
+            && output.ends_with(before)
+        {
+            ban(logits, last);
+        }
+    }
+    if made < sampling.min_tokens {
+        for &token in &sampling.late_tokens {
+            ban(logits, token);
+        }
+    }
+}
+
+fn ban(logits: &mut [f32], token: u32) {
+    if let Some(logit) = logits.get_mut(token as usize) {
+        *logit = f32::NEG_INFINITY;
+    }
+}
