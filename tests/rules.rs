@@ -129,7 +129,7 @@ fn broken_rules(file: &SourceFile) -> Vec<String> {
             broken(at, "unwrap outside tests");
         }
     }
-    let may_be_unsafe = matches!(file.layer(), "model" | "os" | "main");
+    let may_be_unsafe = matches!(file.layer(), "model" | "os");
     for (at, _) in file.code.match_indices("unsafe") {
         // `unsafe_code` in a lint attribute is not the keyword.
         let word = file.code[at + "unsafe".len()..].starts_with([' ', '\n', '{']);

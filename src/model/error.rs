@@ -38,11 +38,12 @@ pub enum LoadError {
         reason: String,
     },
     /// The model's inputs or outputs are not those this program runs.
-    #[error("{path} does not fit the Phi-4 export contract: {}", differences.join("; "))]
+    #[error("{path} does not fit the Phi-4 export contract: {}", first_of(differences))]
     Contract {
         /// The model file.
         path: PathBuf,
-        /// Every difference, each naming the input or output, what it is and what it should be.
+        /// Every difference, each naming the input or output, what it is and what it should be. The
+        /// message shows the first few.
         differences: Vec<String>,
     },
     /// The execution provider asked for can't be used.
@@ -67,6 +68,16 @@ pub enum LoadError {
     /// ONNX Runtime refused something else.
     #[error("ONNX Runtime: {0}")]
     Session(String),
+}
+
+/// The first differences: those of the other layers are alike.
+fn first_of(differences: &[String]) -> String {
+    const SHOWN: usize = 4;
+    let shown = differences.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join("; ");
+    match differences.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown}; and {more} more"),
+    }
 }
 
 /// Why a step failed.

@@ -31,4 +31,4 @@ pub use load::{LoadOptions, Loaded, load, load_cancellable};
 pub use prepare::{PREPARED_FOLDER, prepare};
 pub use provider::{Provider, UnknownProvider};
 pub use runner::{Interrupt, Logits, ModelLimits, Runner};
-pub use runtime::{LIBRARY_NAME, search_path as library_search_path};
+pub use runtime::{LIBRARY_NAME, disable_telemetry, search_path as library_search_path};

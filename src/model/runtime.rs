@@ -1,4 +1,5 @@
 //! Finds and loads ONNX Runtime's shared library, once in a process.
+#![expect(unsafe_code, reason = "the library takes a setting by the environment")]
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -22,6 +23,21 @@ static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
 /// Held while the environment is made: ONNX Runtime keeps the first one's logger for good, so a
 /// second one must never be made and dropped.
 static MAKING: Mutex<()> = Mutex::new(());
+
+/// The published library reports to its maker and writes into the home folder unless this variable
+/// is 1 when it is loaded.
+const TELEMETRY: &str = "ORT_DISABLE_TELEMETRY";
+
+/// Turns the library's telemetry off. To be called first thing in the program: where other threads
+/// run already it does nothing, and loading the library is refused unless the environment has it.
+pub fn disable_telemetry() {
+    let alone = std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1);
+    if alone {
+        // SAFETY: this is the process's only thread, so that no other reads the environment
+        // meanwhile.
+        unsafe { std::env::set_var(TELEMETRY, "1") };
+    }
+}
 
 /// The places looked at for the library, in order: `../lib/phi4d` from the executable, the packaged
 /// folders, and `.runtime` in the current folder and above the executable (a source checkout).
@@ -47,6 +63,12 @@ pub(super) fn load(explicit: Option<&Path>) -> Result<&'static Environment, Load
     if let Some(environment) = ENVIRONMENT.get() {
         return Ok(environment);
     }
+    if std::env::var_os(TELEMETRY).is_none_or(|value| value != "1") {
+        return Err(LoadError::Runtime {
+            reason: "its telemetry is not turned off".into(),
+            hint: format!("set {TELEMETRY}=1 in the environment"),
+        });
+    }
     let path = match explicit {
         Some(path) => path.to_path_buf(),
         None => search_path()
@@ -71,9 +93,9 @@ pub(super) fn load(explicit: Option<&Path>) -> Result<&'static Environment, Load
 fn forward_log(level: LogLevel, category: &str, _id: &str, place: &str, message: &str) {
     let level = match level {
         LogLevel::Verbose => log::Level::Trace,
-        LogLevel::Info => log::Level::Debug,
         LogLevel::Warning => log::Level::Warn,
-        LogLevel::Error | LogLevel::Fatal => log::Level::Error,
+        // What ONNX Runtime logs as an error it returns as one too, and we report that.
+        LogLevel::Info | LogLevel::Error | LogLevel::Fatal => log::Level::Debug,
     };
     log::log!(target: "onnxruntime", level, category, place; "{message}");
 }
