@@ -9,12 +9,13 @@ use super::cancel::LoadCancel;
 use super::contract;
 use super::error::LoadError;
 use super::genai_config::GenaiConfig;
-use super::onnx::{OnnxRunner, Shape};
+use super::onnx::OnnxRunner;
 use super::prepare;
 use super::provider::Provider;
 use super::runner::{Interrupt, Runner};
 use super::session;
 use super::source::Source;
+use super::tensors::Shape;
 
 /// What to load and how.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -19,6 +19,7 @@ mod runner;
 mod runtime;
 mod session;
 mod source;
+mod tensors;
 #[cfg(test)]
 mod tests;
 

@@ -14,11 +14,10 @@ use ort::value::TensorElementType;
 use super::binding::{Binding, Tensor};
 use super::contract::{Contract, Positions};
 use super::error::{LoadError, RunError};
-use super::genai_config::{GenaiConfig, layer_name};
+use super::genai_config::GenaiConfig;
 use super::graph_edit::TAIL_INPUT;
-use super::load::LoadOptions;
-use super::memory::{Mapping, page_bytes};
 use super::runner::{Interrupt, Logits, ModelLimits, Runner};
+use super::tensors::{Buffers, Names, Shape};
 
 /// Decode masks grow by this many positions at a time, so that the mask is bound anew once in as
 /// many steps. Positions past a row's own length are masked out.
@@ -27,152 +26,6 @@ const MASK_STEP: usize = 64;
 /// Bindings kept for reuse. There is one for each range of slots that a step has covered; beyond
 /// this many (only with very many slots) they are made anew.
 const MAX_BINDINGS: usize = 128;
-
-/// Sizes of the tensors.
-#[derive(Debug, Clone)]
-pub(super) struct Shape {
-    slots: usize,
-    /// Tokens that a slot may hold.
-    context: usize,
-    /// Tokens that a slot has address space for: whole pages in each head.
-    capacity: usize,
-    prefill: usize,
-    layers: usize,
-    heads: usize,
-    head_size: usize,
-    vocab: usize,
-    kv_bytes: usize,
-    logits_bytes: usize,
-    positions: Positions,
-}
-
-fn float_bytes(element: TensorElementType) -> usize {
-    if element == TensorElementType::Float32 { 4 } else { 2 }
-}
-
-impl Shape {
-    pub(super) fn new(config: &GenaiConfig, contract: &Contract, options: &LoadOptions) -> Self {
-        let model = &config.model;
-        let context = match options.context_tokens {
-            0 => model.context_length,
-            tokens => tokens.min(model.context_length),
-        };
-        let head_size = model.decoder.head_size;
-        let kv_bytes = float_bytes(contract.kv);
-        let block = page_bytes().div_ceil(head_size * kv_bytes);
-        Self {
-            slots: options.slots.max(1),
-            context,
-            capacity: context.next_multiple_of(block),
-            prefill: options.max_prefill_tokens.clamp(1, context),
-            layers: model.decoder.num_hidden_layers,
-            heads: model.decoder.num_key_value_heads,
-            head_size,
-            vocab: model.vocab_size,
-            kv_bytes,
-            logits_bytes: float_bytes(contract.logits),
-            positions: contract.positions,
-        }
-    }
-
-    /// Bytes of one slot's keys (or values) in one layer.
-    fn slot_bytes(&self) -> usize {
-        self.heads * self.head_bytes()
-    }
-
-    /// Bytes of one head's positions in one slot.
-    fn head_bytes(&self) -> usize {
-        self.capacity * self.position_bytes()
-    }
-
-    /// Bytes of one position in one head.
-    fn position_bytes(&self) -> usize {
-        self.head_size * self.kv_bytes
-    }
-
-    fn limits(&self) -> ModelLimits {
-        ModelLimits {
-            vocab_size: self.vocab,
-            context_tokens: self.context,
-            slots: self.slots,
-            max_prefill_tokens: self.prefill,
-            many_rows: self.positions != Positions::Last,
-            kv_bytes_per_token: 2 * self.layers * self.heads * self.position_bytes(),
-            kv_block_tokens: page_bytes().div_ceil(self.position_bytes()),
-        }
-    }
-}
-
-/// The tensors' names in the graph.
-#[derive(Debug)]
-struct Names {
-    input_ids: String,
-    attention_mask: String,
-    position_ids: Option<String>,
-    logits: String,
-    /// Past and present names of each cache tensor, in the order of the KV memory.
-    cache: Vec<(String, String)>,
-}
-
-impl Names {
-    fn new(config: &GenaiConfig, contract: &Contract) -> Self {
-        let decoder = &config.model.decoder;
-        let (inputs, outputs) = (&decoder.inputs, &decoder.outputs);
-        let cache = (0..decoder.num_hidden_layers).flat_map(|layer| {
-            [
-                (&inputs.past_key_names, &outputs.present_key_names),
-                (&inputs.past_value_names, &outputs.present_value_names),
-            ]
-            .map(|(past, present)| (layer_name(past, layer), layer_name(present, layer)))
-        });
-        Self {
-            input_ids: inputs.input_ids.clone(),
-            attention_mask: inputs.attention_mask.clone(),
-            position_ids: contract.position_ids.clone(),
-            logits: outputs.logits.clone(),
-            cache: cache.collect(),
-        }
-    }
-}
-
-/// Memory that a step reads and writes beside the cache.
-#[derive(Debug)]
-struct Buffers {
-    /// `[rows, sequence]`, i64.
-    ids: Arc<Mapping>,
-    /// `[rows, sequence]`, i64.
-    positions: Arc<Mapping>,
-    /// `[rows, total]`, i64.
-    mask: Arc<Mapping>,
-    /// `[1]`, i64: minus the positions that logits are wanted for.
-    tail: Arc<Mapping>,
-    /// `[rows, positions, vocab]`.
-    logits: Arc<Mapping>,
-    /// Each `[slots, heads, capacity, head_size]`, and room for one slot more, by way of which
-    /// slots are exchanged.
-    cache: Vec<Arc<Mapping>>,
-}
-
-impl Buffers {
-    fn reserve(shape: &Shape) -> Result<Self, LoadError> {
-        let reserve = |bytes| {
-            Mapping::reserve(bytes)
-                .map(Arc::new)
-                .map_err(|source| LoadError::Memory { bytes, source })
-        };
-        let tokens = shape.prefill.max(shape.slots);
-        Ok(Self {
-            ids: reserve(tokens * size_of::<i64>())?,
-            positions: reserve(tokens * size_of::<i64>())?,
-            mask: reserve(shape.slots * shape.context * size_of::<i64>())?,
-            tail: reserve(size_of::<i64>())?,
-            logits: reserve(tokens * shape.vocab * shape.logits_bytes)?,
-            cache: (0..2 * shape.layers)
-                .map(|_| reserve((shape.slots + 1) * shape.slot_bytes()))
-                .collect::<Result<_, _>>()?,
-        })
-    }
-}
 
 /// A binding to a range of slots, and the sizes it is bound for.
 #[derive(Debug)]
