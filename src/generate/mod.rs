@@ -2,6 +2,7 @@
 //! engine's tokens into text.
 
 mod added;
+mod choices;
 mod detokenize;
 mod error;
 #[cfg(test)]
@@ -19,6 +20,7 @@ mod validate;
 mod vocabulary;
 mod words;
 
+pub use choices::{Choices, Copies};
 pub use error::{GenerateError, TextLoadError};
 pub use request::{
     Delta, DryParameters, Finish, Finished, Logprobs, Message, Parameters, Prompt, Request, Role,

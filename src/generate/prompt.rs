@@ -99,6 +99,7 @@ impl PromptReader {
                 let markup = if *parse_special { Markup::Parsed } else { Markup::Plain };
                 self.tokenizer.encode(text, markup, context_tokens)
             }
+            Prompt::Fill { before, after } => self.fill(before, after, context_tokens)?,
             Prompt::Chat(messages) => {
                 let (text, markup) = self.render(messages)?;
                 self.tokenizer.encode(&text, markup, context_tokens)
@@ -120,6 +121,30 @@ impl PromptReader {
             return Ok(vec![self.bos_token_id]);
         }
         Ok(ids)
+    }
+
+    /// Prefix, suffix, middle: the order in which models with these tokens are trained.
+    fn fill(
+        &self,
+        before: &str,
+        after: &str,
+        context_tokens: usize,
+    ) -> Result<Result<Vec<u32>, EncodeError>, GenerateError> {
+        let added = self.tokenizer.added();
+        let token = |name: &str| {
+            let found = added.iter().find(|token| token.content == name);
+            found.map(|token| token.id).ok_or_else(|| {
+                let value = "a text, but the model's tokenizer has no fill-in-the-middle tokens";
+                invalid("suffix", value, "null with this model")
+            })
+        };
+        let [prefix, suffix, middle] =
+            [token("<|fim_prefix|>")?, token("<|fim_suffix|>")?, token("<|fim_middle|>")?];
+        let encode = |text| self.tokenizer.encode(text, Markup::Plain, context_tokens);
+        Ok(encode(before).and_then(|before| {
+            let after = encode(after)?;
+            Ok([&[prefix], before.as_slice(), &[suffix], after.as_slice(), &[middle]].concat())
+        }))
     }
 
     /// A conversation as text, and how to read it so that only the template's special tokens
@@ -176,6 +201,7 @@ fn byte_length(prompt: &Prompt) -> usize {
     match prompt {
         Prompt::Chat(messages) => messages.iter().map(|m| m.content.len() + 16).sum(),
         Prompt::Text { text, .. } => text.len(),
+        Prompt::Fill { before, after } => before.len() + after.len(),
         Prompt::Tokens(_) => 0,
     }
 }

@@ -242,3 +242,21 @@ fn texts_that_a_template_puts_side_by_side_make_no_special_token_together() {
         assert_eq!(text, plain(&reader, &format!("{first}{}", second.trim())), "{first} {second}");
     }
 }
+
+#[test]
+fn a_gap_stands_between_the_tokenizer_s_own_tokens() {
+    let reader = demo();
+    let id = |name: &str| reader.tokenizer.added().iter().find(|t| t.content == name).unwrap().id;
+    let prompt =
+        Prompt::Fill { before: "one <|fim_suffix|>".to_owned(), after: " three".to_owned() };
+    let expected = [
+        vec![id("<|fim_prefix|>")],
+        plain(&reader, "one <|fim_suffix|>"),
+        vec![id("<|fim_suffix|>")],
+        plain(&reader, " three"),
+        vec![id("<|fim_middle|>")],
+    ]
+    .concat();
+    assert_eq!(reader.read_now(&prompt, 4096).unwrap(), expected);
+    assert_eq!(expected.iter().filter(|&&token| token >= 1001).count(), 3);
+}

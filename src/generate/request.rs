@@ -27,6 +27,14 @@ pub enum Prompt {
         /// Whether text that spells a special token becomes that token.
         parse_special: bool,
     },
+    /// What stands between two plain texts is asked for, by the tokenizer's fill-in-the-middle
+    /// tokens.
+    Fill {
+        /// What comes before the gap.
+        before: String,
+        /// What comes after it.
+        after: String,
+    },
     /// Token ids.
     Tokens(Vec<u32>),
 }

@@ -104,6 +104,7 @@ impl Generator {
         }
         let max_tokens = validate::room(prompt.len(), limits.context_tokens, checked.max_tokens)?;
         let prompt_tokens = prompt.len();
+        let prompt_ids: Arc<[u32]> = prompt.as_slice().into();
         let least_tokens = checked.sampling.min_tokens;
         let (sender, events) = mpsc::channel(EVENTS);
         self.engine.submit(Job {
@@ -120,6 +121,7 @@ impl Generator {
         let tokenizer = Arc::clone(self.reader.tokenizer());
         Ok(Generation {
             events: Some(events),
+            prompt_ids,
             text: TextStream::new(tokenizer, &parameters.stop, least_tokens),
             usage: Usage { prompt_tokens, ..Usage::default() },
             ready: VecDeque::new(),
@@ -140,6 +142,15 @@ impl Generator {
     #[must_use]
     pub fn limits(&self) -> &engine::ModelLimits {
         self.engine.limits()
+    }
+
+    /// The text that token ids stand for, control tokens spelt out. A character that they cut is
+    /// U+FFFD.
+    #[must_use]
+    pub fn spell(&self, ids: &[u32]) -> String {
+        let vocabulary = self.reader.tokenizer().vocabulary();
+        let bytes: Vec<u8> = ids.iter().flat_map(|&id| vocabulary.bytes(id)).copied().collect();
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// The engine's counters now.
@@ -171,6 +182,7 @@ fn cache_scope(salt: &str) -> u64 {
 pub struct Generation {
     /// `None` once the answer has ended.
     events: Option<mpsc::Receiver<Event>>,
+    prompt_ids: Arc<[u32]>,
     text: TextStream,
     usage: Usage,
     /// What the last events came to: some text, and the end.
@@ -203,6 +215,29 @@ impl Generation {
             }
             match self.events.as_mut()?.recv().await {
                 Some(event) => self.take_with_all_ready(event),
+                None => self.end(Err(GenerateError::EngineGone)),
+            }
+        }
+    }
+
+    /// What it took so far.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    /// The prompt's token ids.
+    #[must_use]
+    pub fn prompt_ids(&self) -> &[u32] {
+        &self.prompt_ids
+    }
+
+    /// Waits until the prompt is in the KV cache: the first token has been made, or none will be.
+    pub(super) async fn prompt_read(&mut self) {
+        while self.usage.completion_tokens == 0 && self.ready.is_empty() {
+            let Some(events) = &mut self.events else { return };
+            match events.recv().await {
+                Some(event) => self.take(event),
                 None => self.end(Err(GenerateError::EngineGone)),
             }
         }

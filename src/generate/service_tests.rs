@@ -202,6 +202,7 @@ fn scripted(stops: &[&str]) -> (mpsc::Sender<Event>, Generation, Arc<Tokenizer>)
     let stops: Vec<String> = stops.iter().map(ToString::to_string).collect();
     let generation = Generation {
         events: Some(events),
+        prompt_ids: Arc::new([1, 2, 3]),
         text: TextStream::new(Arc::clone(&tokenizer), &stops, 0),
         usage: Usage { prompt_tokens: 3, ..Usage::default() },
         ready: VecDeque::new(),

@@ -38,7 +38,7 @@ pub(super) fn prompt(prompt: &Prompt, vocab_size: usize) -> Result<(), GenerateE
             Err(invalid("prompt", "an empty list", "at least one token id"))
         }
         Prompt::Tokens(ids) => token_ids("prompt", ids.iter().copied(), vocab_size),
-        Prompt::Chat(_) | Prompt::Text { .. } => Ok(()),
+        Prompt::Chat(_) | Prompt::Text { .. } | Prompt::Fill { .. } => Ok(()),
     }
 }
 

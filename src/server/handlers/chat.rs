@@ -6,14 +6,14 @@ use hyper::Request;
 use hyper::body::Incoming;
 
 use super::generation::{Asked, Shape, answer, check_model, envelope};
-use crate::generate::{Answer, Finished, TextDelta};
+use crate::generate::{Answer, Choices, Finish, TextDelta, Usage};
 use crate::server::access::Exchange;
 use crate::server::app::App;
 use crate::server::body::read_json;
 use crate::server::error::ApiError;
 use crate::server::reply::Reply;
 use crate::server::wire::chat::{ChatChunk, ChatCompletion, ChatRequest};
-use crate::server::wire::common::{ChunkUsage, Delivery, Envelope, to_json};
+use crate::server::wire::common::{Delivery, Envelope, to_json};
 
 /// Answers a conversation.
 pub(crate) async fn create(
@@ -32,10 +32,13 @@ pub(crate) async fn create(
     let shape = ChatShape {
         envelope: envelope(app, "chatcmpl", object),
         logprobs: chat.parameters.top_logprobs.is_some(),
-        include_usage: chat.delivery.includes_usage(),
+        token_ids: chat.return_token_ids,
+        delivery: chat.delivery,
+        prompt: None,
     };
     let asked = Asked {
-        prompt: chat.prompt,
+        prompts: vec![chat.prompt],
+        copies: chat.copies,
         parameters: chat.parameters,
         names: chat.names,
         delivery: chat.delivery,
@@ -46,38 +49,46 @@ pub(crate) async fn create(
 struct ChatShape {
     envelope: Envelope,
     logprobs: bool,
-    include_usage: bool,
-}
-
-impl ChatShape {
-    fn usage(&self) -> ChunkUsage {
-        ChunkUsage::before_end(self.include_usage)
-    }
+    token_ids: bool,
+    delivery: Delivery,
+    /// The prompt's token ids, if they are wanted.
+    prompt: Option<Vec<u32>>,
 }
 
 impl Shape for ChatShape {
-    fn whole(&self, answer: Answer) -> String {
-        to_json(&ChatCompletion::new(&self.envelope, answer, self.logprobs))
+    fn begin(&mut self, _app: &App, choices: &Choices) {
+        if self.token_ids {
+            self.prompt = choices.prompts().next().map(<[u32]>::to_vec);
+        }
     }
 
-    fn start(&self) -> Option<String> {
-        Some(to_json(&ChatChunk::start(&self.envelope, self.usage())))
+    fn whole(&mut self, answers: Vec<Answer>, usage: Usage) -> String {
+        let prompt = self.prompt.as_deref();
+        to_json(&ChatCompletion::new(&self.envelope, answers, usage, self.logprobs, prompt))
     }
 
-    fn text(&mut self, delta: TextDelta) -> Option<String> {
-        if delta.text.is_empty() && (delta.tokens.is_empty() || !self.logprobs) {
+    fn start(&mut self, index: usize, usage: Usage) -> Option<String> {
+        let usage = self.delivery.chunk_usage(usage);
+        Some(to_json(&ChatChunk::start(&self.envelope, usage, index, self.prompt.as_deref())))
+    }
+
+    fn text(&mut self, index: usize, delta: TextDelta, usage: Usage) -> Option<String> {
+        let shows_tokens = self.logprobs || self.token_ids;
+        if delta.text.is_empty() && (delta.tokens.is_empty() || !shows_tokens) {
             return None;
         }
-        let chunk = ChatChunk::text(&self.envelope, self.usage(), delta, self.logprobs);
-        Some(to_json(&chunk))
+        let usage = self.delivery.chunk_usage(usage);
+        let with = [self.logprobs, self.token_ids];
+        Some(to_json(&ChatChunk::text(&self.envelope, usage, index, delta, with)))
     }
 
-    fn end(&self, finished: Finished) -> Vec<String> {
-        let end = ChatChunk::end(&self.envelope, self.usage(), finished);
-        let mut events = vec![to_json(&end)];
-        if self.include_usage {
-            events.push(to_json(&ChatChunk::usage(&self.envelope, finished)));
-        }
-        events
+    fn end(&mut self, index: usize, reason: Finish, usage: Usage) -> String {
+        let usage = self.delivery.chunk_usage(usage);
+        to_json(&ChatChunk::end(&self.envelope, usage, index, reason))
+    }
+
+    fn usage(&self, usage: Usage) -> Option<String> {
+        let wanted = self.delivery.includes_usage();
+        wanted.then(|| to_json(&ChatChunk::usage(&self.envelope, usage)))
     }
 }

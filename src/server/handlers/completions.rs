@@ -6,14 +6,14 @@ use hyper::Request;
 use hyper::body::Incoming;
 
 use super::generation::{Asked, Shape, answer, check_model, envelope};
-use crate::generate::{Answer, Finished, TextDelta};
+use crate::generate::{Answer, Choices, Finish, TextDelta, Usage};
 use crate::server::access::Exchange;
 use crate::server::app::App;
 use crate::server::body::read_json;
 use crate::server::error::ApiError;
 use crate::server::reply::Reply;
-use crate::server::wire::common::{ChunkUsage, Envelope, to_json};
-use crate::server::wire::completions::{Completion, CompletionRequest};
+use crate::server::wire::common::{Delivery, Envelope, to_json};
+use crate::server::wire::completions::{Completion, CompletionRequest, Piece};
 
 /// Continues a text.
 pub(crate) async fn create(
@@ -28,11 +28,17 @@ pub(crate) async fn create(
     let shape = CompletionShape {
         envelope: envelope(app, "cmpl", Completion::OBJECT),
         logprobs: completion.parameters.top_logprobs.is_some(),
-        include_usage: completion.delivery.includes_usage(),
-        characters: 0,
+        token_ids: completion.return_token_ids,
+        echo: completion.echo,
+        delivery: completion.delivery,
+        copies: completion.copies.wanted,
+        prompts: Vec::new(),
+        echoes: Vec::new(),
+        characters: Vec::new(),
     };
     let asked = Asked {
-        prompt: completion.prompt,
+        prompts: completion.prompts,
+        copies: completion.copies,
         parameters: completion.parameters,
         names: completion.names,
         delivery: completion.delivery,
@@ -43,41 +49,90 @@ pub(crate) async fn create(
 struct CompletionShape {
     envelope: Envelope,
     logprobs: bool,
-    include_usage: bool,
-    /// Characters in the tokens so far, for `text_offset`.
-    characters: usize,
+    token_ids: bool,
+    echo: bool,
+    delivery: Delivery,
+    /// Answers that are given out for each prompt.
+    copies: usize,
+    /// The prompts' token ids, if they are wanted.
+    prompts: Vec<Vec<u32>>,
+    /// The prompts' texts, if they are wanted.
+    echoes: Vec<String>,
+    /// Characters in the tokens so far of each answer, for `text_offset`.
+    characters: Vec<usize>,
 }
 
 impl CompletionShape {
-    fn usage(&self) -> ChunkUsage {
-        ChunkUsage::before_end(self.include_usage)
+    fn prompt_ids(&self, index: usize) -> Option<Vec<u32>> {
+        self.prompts.get(index / self.copies).cloned()
+    }
+
+    fn echo_of(&self, index: usize) -> Option<&str> {
+        self.echoes.get(index / self.copies).map(String::as_str)
+    }
+
+    fn chunk(&mut self, piece: Piece, usage: Usage) -> String {
+        let usage = self.delivery.chunk_usage(usage);
+        let offset = self.characters.get_mut(piece.index).filter(|_| self.logprobs);
+        to_json(&Completion::chunk(&self.envelope, usage, piece, offset, self.token_ids))
     }
 }
 
 impl Shape for CompletionShape {
-    fn whole(&self, answer: Answer) -> String {
-        to_json(&Completion::whole(&self.envelope, answer, self.logprobs))
+    fn begin(&mut self, app: &App, choices: &Choices) {
+        if self.token_ids {
+            self.prompts = choices.prompts().map(<[u32]>::to_vec).collect();
+        }
+        if self.echo {
+            self.echoes = choices.prompts().map(|ids| app.generator().spell(ids)).collect();
+        }
+        self.characters = vec![0; choices.count()];
     }
 
-    fn start(&self) -> Option<String> {
-        None
+    fn whole(&mut self, answers: Vec<Answer>, usage: Usage) -> String {
+        let piece = |(index, answer): (usize, Answer)| {
+            let text = match self.echo_of(index) {
+                Some(echo) => format!("{echo}{}", answer.text),
+                None => answer.text,
+            };
+            Piece {
+                index,
+                delta: TextDelta { text, tokens: answer.tokens },
+                finish: Some(answer.finished.reason),
+                prompt_token_ids: self.prompt_ids(index),
+            }
+        };
+        let pieces = answers.into_iter().enumerate().map(piece).collect();
+        let with = [self.logprobs, self.token_ids];
+        to_json(&Completion::whole(&self.envelope, pieces, usage, with))
     }
 
-    fn text(&mut self, delta: TextDelta) -> Option<String> {
-        if delta.text.is_empty() && (delta.tokens.is_empty() || !self.logprobs) {
+    fn start(&mut self, index: usize, usage: Usage) -> Option<String> {
+        let prompt_token_ids = self.prompt_ids(index);
+        let echo = self.echo_of(index).map(str::to_owned);
+        if echo.is_none() && prompt_token_ids.is_none() {
             return None;
         }
-        let usage = self.usage();
-        let offset = self.logprobs.then_some(&mut self.characters);
-        Some(to_json(&Completion::text(&self.envelope, usage, delta, offset)))
+        let delta = TextDelta { text: echo.unwrap_or_default(), tokens: Vec::new() };
+        Some(self.chunk(Piece { index, delta, prompt_token_ids, finish: None }, usage))
     }
 
-    fn end(&self, finished: Finished) -> Vec<String> {
-        let end = Completion::end(&self.envelope, self.usage(), finished);
-        let mut events = vec![to_json(&end)];
-        if self.include_usage {
-            events.push(to_json(&Completion::usage(&self.envelope, finished)));
+    fn text(&mut self, index: usize, delta: TextDelta, usage: Usage) -> Option<String> {
+        let shows_tokens = self.logprobs || self.token_ids;
+        if delta.text.is_empty() && (delta.tokens.is_empty() || !shows_tokens) {
+            return None;
         }
-        events
+        Some(self.chunk(Piece { index, delta, ..Piece::default() }, usage))
+    }
+
+    fn end(&mut self, index: usize, reason: Finish, usage: Usage) -> String {
+        let piece = Piece { index, finish: Some(reason), ..Piece::default() };
+        let usage = self.delivery.chunk_usage(usage);
+        to_json(&Completion::chunk(&self.envelope, usage, piece, None, false))
+    }
+
+    fn usage(&self, usage: Usage) -> Option<String> {
+        let wanted = self.delivery.includes_usage();
+        wanted.then(|| to_json(&Completion::usage(&self.envelope, usage)))
     }
 }

@@ -7,7 +7,8 @@ use hyper::StatusCode;
 
 use crate::engine::{CallerId, JobError};
 use crate::generate::{
-    Answer, Delta, Finished, GenerateError, Generation, Parameters, Prompt, Request, TextDelta,
+    Answer, Choices, Copies, Delta, Finish, GenerateError, Parameters, Prompt, Request, TextDelta,
+    Usage,
 };
 use crate::server::access::{Exchange, random_hex};
 use crate::server::app::{App, Phase};
@@ -21,21 +22,26 @@ use crate::server::wire::sampling::GivenNames;
 /// The end of a stream that ended well.
 const DONE: &str = "[DONE]";
 
-/// How one endpoint spells an answer, as JSON texts.
+/// How one endpoint spells answers, as JSON texts. Answers go by their index.
 pub(super) trait Shape: Send + 'static {
-    /// The whole answer.
-    fn whole(&self, answer: Answer) -> String;
-    /// The stream's first event, before there is any text.
-    fn start(&self) -> Option<String>;
+    /// Looks at the work before there is any text.
+    fn begin(&mut self, app: &App, choices: &Choices);
+    /// The whole answers.
+    fn whole(&mut self, answers: Vec<Answer>, usage: Usage) -> String;
+    /// An answer's first event, before there is any text.
+    fn start(&mut self, index: usize, usage: Usage) -> Option<String>;
     /// An event for more text; `None` where there is nothing to tell.
-    fn text(&mut self, delta: TextDelta) -> Option<String>;
-    /// The events that end the stream.
-    fn end(&self, finished: Finished) -> Vec<String>;
+    fn text(&mut self, index: usize, delta: TextDelta, usage: Usage) -> Option<String>;
+    /// The event that ends an answer.
+    fn end(&mut self, index: usize, reason: Finish, usage: Usage) -> String;
+    /// The event behind all answers, if it is wanted.
+    fn usage(&self, usage: Usage) -> Option<String>;
 }
 
 /// A request to `generate` and what is needed to speak about it.
 pub(super) struct Asked {
-    pub(super) prompt: Prompt,
+    pub(super) prompts: Vec<Prompt>,
+    pub(super) copies: Copies,
     pub(super) parameters: Parameters,
     pub(super) names: GivenNames,
     pub(super) delivery: Delivery,
@@ -69,16 +75,20 @@ pub(super) async fn answer<S: Shape>(
     exchange: &Arc<Exchange>,
     mut shape: S,
 ) -> Result<Reply, ApiError> {
-    let request =
-        Request { prompt: asked.prompt, parameters: asked.parameters, caller: CallerId::default() };
-    let generation =
-        app.generator().start(request).await.map_err(|error| asked.names.rename(error))?;
-    exchange.read_prompt(generation.prompt_tokens());
-    let running = Running { app: app.clone(), generation };
+    let request = Request {
+        prompt: Prompt::Tokens(Vec::new()),
+        parameters: asked.parameters,
+        caller: CallerId::default(),
+    };
+    let started = app.generator().start_all(asked.prompts, &request, asked.copies).await;
+    let choices = started.map_err(|error| asked.names.rename(error))?;
+    exchange.read_prompt(choices.prompt_tokens());
+    shape.begin(app, &choices);
+    let running = Running { app: app.clone(), choices };
     if asked.delivery == Delivery::Whole {
-        let answer = running.collect().await?;
-        exchange.made_tokens_in_all(answer.finished.usage.completion_tokens);
-        return Ok(json(StatusCode::OK, shape.whole(answer)));
+        let (answers, usage) = running.collect().await?;
+        exchange.made_tokens_in_all(usage.completion_tokens);
+        return Ok(json(StatusCode::OK, shape.whole(answers, usage)));
     }
     let exchange = Arc::clone(exchange);
     let on_panic = || error_json(&ApiError::internal());
@@ -90,24 +100,22 @@ pub(super) async fn answer<S: Shape>(
 }
 
 async fn stream<S: Shape>(mut running: Running, shape: &mut S, out: &Events, exchange: &Exchange) {
-    if let Some(event) = shape.start() {
-        out.send(&event).await;
+    for index in 0..running.choices.count() {
+        if let Some(event) = shape.start(index, running.choices.usage()) {
+            out.send(&event).await;
+        }
     }
-    loop {
-        match running.next().await {
+    while let Some((index, delta)) = running.next().await {
+        let usage = running.choices.usage();
+        match delta {
             Ok(Delta::Text(delta)) => {
                 exchange.made_tokens(delta.tokens.len());
-                if let Some(event) = shape.text(delta) {
+                if let Some(event) = shape.text(index, delta, usage) {
                     out.send(&event).await;
                 }
             }
             Ok(Delta::Finished(finished)) => {
-                exchange.made_tokens_in_all(finished.usage.completion_tokens);
-                for event in shape.end(finished) {
-                    out.send(&event).await;
-                }
-                out.send(DONE).await;
-                return exchange.ended("complete");
+                out.send(&shape.end(index, finished.reason, usage)).await;
             }
             Err(error) => {
                 let error = ApiError::from(error);
@@ -116,27 +124,34 @@ async fn stream<S: Shape>(mut running: Running, shape: &mut S, out: &Events, exc
             }
         }
     }
+    let usage = running.choices.usage();
+    exchange.made_tokens_in_all(usage.completion_tokens);
+    if let Some(event) = shape.usage(usage) {
+        out.send(&event).await;
+    }
+    out.send(DONE).await;
+    exchange.ended("complete");
 }
 
-/// A generation that fails when the daemon's drain limit has passed.
+/// Answers in the making that fail when the daemon's drain limit has passed.
 struct Running {
     app: App,
-    generation: Generation,
+    choices: Choices,
 }
 
 impl Running {
-    async fn next(&mut self) -> Result<Delta, GenerateError> {
+    async fn next(&mut self) -> Option<(usize, Result<Delta, GenerateError>)> {
         tokio::select! {
             biased;
-            next = self.generation.next() => next.unwrap_or(Err(GenerateError::EngineGone)),
-            () = self.app.reached(Phase::Cutting) => Err(JobError::ShuttingDown.into()),
+            next = self.choices.next() => next,
+            () = self.app.reached(Phase::Cutting) => Some((0, Err(JobError::ShuttingDown.into()))),
         }
     }
 
-    async fn collect(self) -> Result<Answer, GenerateError> {
+    async fn collect(self) -> Result<(Vec<Answer>, Usage), GenerateError> {
         tokio::select! {
             biased;
-            answer = self.generation.collect() => answer,
+            answers = self.choices.collect() => answers,
             () = self.app.reached(Phase::Cutting) => Err(JobError::ShuttingDown.into()),
         }
     }

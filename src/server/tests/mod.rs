@@ -5,6 +5,7 @@ mod disconnect;
 mod faults;
 mod http;
 mod lifecycle;
+mod parameters;
 mod stream;
 
 use std::net::SocketAddr;
@@ -73,7 +74,8 @@ impl Daemon {
             vocab_size: 1024,
             context_tokens: setup.context_tokens,
             max_prefill_tokens: 16,
-            ..FakeRunner::small_limits(setup.slots)
+            // Rows for cached prefixes beside those that run.
+            ..FakeRunner::small_limits(setup.slots + 4)
         };
         let (runner, control) = FakeRunner::new(limits);
         let options = engine::Options {

@@ -5,13 +5,15 @@ use serde_json::Value;
 
 use super::common::{
     ChunkUsage, Delivery, Envelope, Integer, List, Object, StreamFields, TextOr, WireUsage,
-    finish_reason, read_fields, shown,
+    finish_reason, read_fields, shown, token_ids_of,
 };
 use super::logprobs::ChatLogprobs;
 use super::sampling::{GivenNames, SamplingFields};
-use super::steering::SteeringFields;
+use super::steering::{SteeringFields, copies};
 use super::unsupported;
-use crate::generate::{Answer, Finished, Message, Parameters, Prompt, Role, TextDelta};
+use crate::generate::{
+    Answer, Copies, Finish, Message, Parameters, Prompt, Role, TextDelta, Usage,
+};
 use crate::server::error::ApiError;
 
 const ROLES: &str = "\"system\", \"developer\", \"user\" or \"assistant\"";
@@ -25,6 +27,9 @@ pub(crate) struct ChatRequest {
     pub(crate) parameters: Parameters,
     pub(crate) names: GivenNames,
     pub(crate) delivery: Delivery,
+    pub(crate) copies: Copies,
+    /// Whether prompt and answers are wanted as token ids, too.
+    pub(crate) return_token_ids: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -33,6 +38,8 @@ struct ChatFields {
     messages: Option<List<Object<WireMessage>>>,
     logprobs: Option<bool>,
     top_logprobs: Option<Integer>,
+    n: Option<Integer>,
+    return_token_ids: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -72,6 +79,8 @@ impl ChatRequest {
             parameters,
             names,
             delivery: stream.delivery()?,
+            copies: copies(fields.n, None)?,
+            return_token_ids: fields.return_token_ids.unwrap_or(false),
         })
     }
 }
@@ -166,16 +175,20 @@ fn joined(parts: Vec<Object<Part>>, place: &str) -> Result<String, ApiError> {
 pub(crate) struct ChatCompletion<'a> {
     #[serde(flatten)]
     envelope: &'a Envelope,
-    choices: [Choice; 1],
+    choices: Vec<Choice>,
     usage: WireUsage,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_token_ids: Option<&'a [u32]>,
 }
 
 #[derive(Debug, Serialize)]
 struct Choice {
-    index: u32,
+    index: usize,
     message: AnswerMessage,
     logprobs: Option<ChatLogprobs>,
     finish_reason: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_ids: Option<Vec<u32>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -188,16 +201,26 @@ struct AnswerMessage {
 impl<'a> ChatCompletion<'a> {
     pub(crate) const OBJECT: &'static str = "chat.completion";
 
-    pub(crate) fn new(envelope: &'a Envelope, answer: Answer, logprobs: bool) -> Self {
+    /// `prompt` is given if token ids are wanted.
+    pub(crate) fn new(
+        envelope: &'a Envelope,
+        answers: Vec<Answer>,
+        usage: Usage,
+        logprobs: bool,
+        prompt: Option<&'a [u32]>,
+    ) -> Self {
+        let choice = |(index, answer): (usize, Answer)| Choice {
+            index,
+            logprobs: logprobs.then(|| ChatLogprobs::new(&answer.tokens)),
+            token_ids: prompt.map(|_| token_ids_of(&answer.tokens)),
+            message: AnswerMessage { role: "assistant", content: answer.text, refusal: None },
+            finish_reason: finish_reason(answer.finished.reason),
+        };
         Self {
             envelope,
-            choices: [Choice {
-                index: 0,
-                message: AnswerMessage { role: "assistant", content: answer.text, refusal: None },
-                logprobs: logprobs.then(|| ChatLogprobs::new(&answer.tokens)),
-                finish_reason: finish_reason(answer.finished.reason),
-            }],
-            usage: answer.finished.usage.into(),
+            choices: answers.into_iter().enumerate().map(choice).collect(),
+            usage: usage.into(),
+            prompt_token_ids: prompt,
         }
     }
 }
@@ -211,14 +234,18 @@ pub(crate) struct ChatChunk<'a> {
     choices: Vec<ChunkChoice>,
     #[serde(skip_serializing_if = "ChunkUsage::is_not_asked")]
     usage: ChunkUsage,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_token_ids: Option<&'a [u32]>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct ChunkChoice {
-    index: u32,
+    index: usize,
     delta: DeltaMessage,
     logprobs: Option<ChatLogprobs>,
     finish_reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_ids: Option<Vec<u32>>,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -232,54 +259,59 @@ struct DeltaMessage {
 impl<'a> ChatChunk<'a> {
     pub(crate) const OBJECT: &'static str = "chat.completion.chunk";
 
-    /// The first chunk: whose turn it is.
-    pub(crate) fn start(envelope: &'a Envelope, usage: ChunkUsage) -> Self {
+    /// The first chunk of answer `index`: whose turn it is; with the prompt if token ids are wanted.
+    pub(crate) fn start(
+        envelope: &'a Envelope,
+        usage: ChunkUsage,
+        index: usize,
+        prompt: Option<&'a [u32]>,
+    ) -> Self {
         let delta = DeltaMessage { role: Some("assistant"), content: Some(String::new()) };
-        Self::with(envelope, usage, delta, None)
+        let choice = ChunkChoice { index, delta, ..ChunkChoice::default() };
+        Self { prompt_token_ids: prompt, ..Self::with(envelope, usage, choice) }
     }
 
     pub(crate) fn text(
         envelope: &'a Envelope,
         usage: ChunkUsage,
+        index: usize,
         delta: TextDelta,
-        logprobs: bool,
+        [logprobs, token_ids]: [bool; 2],
     ) -> Self {
-        let logprobs = logprobs.then(|| ChatLogprobs::new(&delta.tokens));
-        let delta = DeltaMessage { role: None, content: Some(delta.text) };
-        let mut chunk = Self::with(envelope, usage, delta, None);
-        if let [choice] = chunk.choices.as_mut_slice() {
-            choice.logprobs = logprobs;
-        }
-        chunk
+        let choice = ChunkChoice {
+            index,
+            logprobs: logprobs.then(|| ChatLogprobs::new(&delta.tokens)),
+            token_ids: token_ids.then(|| token_ids_of(&delta.tokens)),
+            delta: DeltaMessage { role: None, content: Some(delta.text) },
+            finish_reason: None,
+        };
+        Self::with(envelope, usage, choice)
     }
 
-    pub(crate) fn end(envelope: &'a Envelope, usage: ChunkUsage, finished: Finished) -> Self {
-        let reason = finish_reason(finished.reason);
-        Self::with(envelope, usage, DeltaMessage::default(), Some(reason))
-    }
-
-    pub(crate) fn usage(envelope: &'a Envelope, finished: Finished) -> Self {
-        Self { envelope, choices: Vec::new(), usage: ChunkUsage::Known(finished.usage.into()) }
-    }
-
-    fn with(
+    pub(crate) fn end(
         envelope: &'a Envelope,
         usage: ChunkUsage,
-        delta: DeltaMessage,
-        finish_reason: Option<&'static str>,
+        index: usize,
+        reason: Finish,
     ) -> Self {
-        Self {
-            envelope,
-            choices: vec![ChunkChoice { index: 0, delta, logprobs: None, finish_reason }],
-            usage,
-        }
+        let finish_reason = Some(finish_reason(reason));
+        Self::with(envelope, usage, ChunkChoice { index, finish_reason, ..ChunkChoice::default() })
+    }
+
+    pub(crate) fn usage(envelope: &'a Envelope, usage: Usage) -> Self {
+        let usage = ChunkUsage::Known(usage.into());
+        Self { envelope, choices: Vec::new(), usage, prompt_token_ids: None }
+    }
+
+    fn with(envelope: &'a Envelope, usage: ChunkUsage, choice: ChunkChoice) -> Self {
+        Self { envelope, choices: vec![choice], usage, prompt_token_ids: None }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generate::{Finish, Usage};
+    use crate::generate::Finished;
     use crate::server::wire::common::SYSTEM_FINGERPRINT;
     use serde_json::{json, to_value};
 
@@ -395,7 +427,7 @@ mod tests {
                 "prompt_tokens_details": {"cached_tokens": 1}
             }
         });
-        let shape = ChatCompletion::new(&envelope, answer, false);
+        let shape = ChatCompletion::new(&envelope, vec![answer], finished().usage, false, None);
         assert_eq!(to_value(shape).unwrap(), expected);
     }
 
@@ -403,7 +435,7 @@ mod tests {
     fn the_chunks_shapes_are_openais() {
         let envelope = envelope(ChatChunk::OBJECT);
         let choice = |chunk: ChatChunk| to_value(chunk).unwrap()["choices"].clone();
-        let start = to_value(ChatChunk::start(&envelope, ChunkUsage::NotAsked)).unwrap();
+        let start = to_value(ChatChunk::start(&envelope, ChunkUsage::NotAsked, 0, None)).unwrap();
         assert_eq!(start["object"], "chat.completion.chunk");
         assert!(start.get("usage").is_none());
         assert_eq!(
@@ -413,18 +445,19 @@ mod tests {
         );
         let delta = TextDelta { text: "a".to_owned(), tokens: Vec::new() };
         assert_eq!(
-            choice(ChatChunk::text(&envelope, ChunkUsage::NotYet, delta, true)),
+            choice(ChatChunk::text(&envelope, ChunkUsage::NotYet, 0, delta, [true, false])),
             json!([{"index": 0, "delta": {"content": "a"},
                     "logprobs": {"content": [], "refusal": null}, "finish_reason": null}])
         );
-        let end = to_value(ChatChunk::end(&envelope, ChunkUsage::NotYet, finished())).unwrap();
+        let end =
+            to_value(ChatChunk::end(&envelope, ChunkUsage::NotYet, 0, Finish::Length)).unwrap();
         assert_eq!(end["usage"], json!(null));
         assert!(end.as_object().unwrap().contains_key("usage"));
         assert_eq!(
             end["choices"],
             json!([{"index": 0, "delta": {}, "logprobs": null, "finish_reason": "length"}])
         );
-        let usage = to_value(ChatChunk::usage(&envelope, finished())).unwrap();
+        let usage = to_value(ChatChunk::usage(&envelope, finished().usage)).unwrap();
         assert_eq!(usage["choices"], json!([]));
         assert_eq!(usage["usage"]["total_tokens"], 6);
     }

@@ -8,7 +8,7 @@ use serde::de::{DeserializeOwned, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::generate::{Finish, Usage};
+use crate::generate::{Finish, TokenDelta, Usage};
 use crate::server::error::{ApiError, shortened};
 
 /// Reads the fields that `T` knows from a request's JSON object; others are left alone.
@@ -217,6 +217,7 @@ pub(crate) struct StreamFields {
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 struct StreamOptions {
     include_usage: Option<bool>,
+    continuous_usage_stats: Option<bool>,
 }
 
 /// How the answer goes out.
@@ -228,12 +229,23 @@ pub(crate) enum Delivery {
     Stream {
         /// Whether chunks have a `usage` field, and the last one is usage alone.
         include_usage: bool,
+        /// Whether every chunk tells the usage so far.
+        continuous: bool,
     },
 }
 
 impl Delivery {
     pub(crate) fn includes_usage(self) -> bool {
-        self == Self::Stream { include_usage: true }
+        matches!(self, Self::Stream { include_usage: true, .. })
+    }
+
+    /// The `usage` field of a chunk when `usage` is what was used so far.
+    pub(crate) fn chunk_usage(self, usage: Usage) -> ChunkUsage {
+        match self {
+            Self::Stream { continuous: true, .. } => ChunkUsage::Known(usage.into()),
+            Self::Stream { include_usage: true, .. } => ChunkUsage::NotYet,
+            _ => ChunkUsage::NotAsked,
+        }
     }
 }
 
@@ -241,9 +253,12 @@ impl StreamFields {
     pub(crate) fn delivery(self) -> Result<Delivery, ApiError> {
         if self.stream == Some(true) {
             let options = self.stream_options;
-            return Ok(Delivery::Stream {
-                include_usage: options.is_some_and(|o| o.0.include_usage == Some(true)),
-            });
+            let set = |get: fn(&StreamOptions) -> Option<bool>| {
+                options.as_ref().is_some_and(|options| get(&options.0) == Some(true))
+            };
+            let continuous = set(|options| options.continuous_usage_stats);
+            let include_usage = continuous || set(|options| options.include_usage);
+            return Ok(Delivery::Stream { include_usage, continuous });
         }
         match self.stream_options {
             Some(_) => Err(ApiError::invalid_value(
@@ -290,11 +305,6 @@ pub(crate) enum ChunkUsage {
 }
 
 impl ChunkUsage {
-    /// For all chunks but the usage chunk.
-    pub(crate) fn before_end(asked: bool) -> Self {
-        if asked { Self::NotYet } else { Self::NotAsked }
-    }
-
     pub(crate) fn is_not_asked(&self) -> bool {
         matches!(self, Self::NotAsked)
     }
@@ -307,6 +317,10 @@ impl Serialize for ChunkUsage {
             Self::NotAsked | Self::NotYet => serializer.serialize_none(),
         }
     }
+}
+
+pub(crate) fn token_ids_of(tokens: &[TokenDelta]) -> Vec<u32> {
+    tokens.iter().map(|token| token.id).collect()
 }
 
 pub(crate) fn finish_reason(finish: Finish) -> &'static str {
@@ -435,10 +449,13 @@ mod tests {
             |body: Value| read_fields::<StreamFields>(&body).and_then(StreamFields::delivery);
         assert_eq!(delivery(json!({})).unwrap(), Delivery::Whole);
         assert_eq!(delivery(json!({"stream": false})).unwrap(), Delivery::Whole);
-        let plain = Delivery::Stream { include_usage: false };
+        let plain = Delivery::Stream { include_usage: false, continuous: false };
         assert_eq!(delivery(json!({"stream": true})).unwrap(), plain);
         let body = json!({"stream": true, "stream_options": {"include_usage": true}});
-        assert_eq!(delivery(body).unwrap(), Delivery::Stream { include_usage: true });
+        assert_eq!(
+            delivery(body).unwrap(),
+            Delivery::Stream { include_usage: true, continuous: false }
+        );
         let error = delivery(json!({"stream_options": {}})).unwrap_err();
         assert_eq!(error.param.as_deref(), Some("stream_options"));
         let error = delivery(json!({"stream": true, "stream_options": [true]})).unwrap_err();

@@ -5,13 +5,13 @@ use serde_json::Value;
 
 use super::common::{
     ChunkUsage, Delivery, Envelope, Integer, List, StreamFields, WireUsage, finish_reason,
-    read_fields, shown,
+    read_fields, shown, token_ids_of,
 };
 use super::logprobs::CompletionLogprobs;
 use super::sampling::{GivenNames, SamplingFields, token_ids};
-use super::steering::SteeringFields;
+use super::steering::{SteeringFields, copies};
 use super::unsupported;
-use crate::generate::{Answer, Finished, Parameters, Prompt, TextDelta};
+use crate::generate::{Copies, Finish, Parameters, Prompt, TextDelta, Usage};
 use crate::server::error::ApiError;
 
 /// The API's own default, unlike chat's.
@@ -20,16 +20,22 @@ const DEFAULT_MAX_TOKENS: u64 = 16;
 /// Most alternatives to a token that this API reports.
 const MAX_LOGPROBS: u64 = 5;
 
-const PROMPT: &str = "a string, a list of token ids, or a list with one of either";
+const PROMPT: &str = "a string, a list of token ids, or a list of either";
 
 /// A checked completion request, ready for `generate`.
 #[derive(Debug)]
 pub(crate) struct CompletionRequest {
     pub(crate) model: Option<String>,
-    pub(crate) prompt: Prompt,
+    /// At least one.
+    pub(crate) prompts: Vec<Prompt>,
     pub(crate) parameters: Parameters,
     pub(crate) names: GivenNames,
     pub(crate) delivery: Delivery,
+    pub(crate) copies: Copies,
+    /// Whether answers begin with their prompt.
+    pub(crate) echo: bool,
+    /// Whether prompts and answers are wanted as token ids, too.
+    pub(crate) return_token_ids: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -38,6 +44,11 @@ struct CompletionFields {
     prompt: Option<Value>,
     parse_special: Option<bool>,
     logprobs: Option<Integer>,
+    n: Option<Integer>,
+    best_of: Option<Integer>,
+    echo: Option<bool>,
+    suffix: Option<String>,
+    return_token_ids: Option<bool>,
 }
 
 impl CompletionRequest {
@@ -56,13 +67,48 @@ impl CompletionRequest {
         steering.steer(&mut parameters)?;
         parameters.max_tokens.get_or_insert(DEFAULT_MAX_TOKENS);
         parameters.top_logprobs = fields.logprobs.map(logprobs).transpose()?;
+        let copies = copies(fields.n, fields.best_of)?;
+        let delivery = stream.delivery()?;
+        if delivery != Delivery::Whole && copies.made > copies.wanted {
+            let accepted = format!("n ({}) in a stream", copies.wanted);
+            return Err(ApiError::invalid_value("best_of", copies.made, &accepted));
+        }
+        let echo = fields.echo.unwrap_or(false);
+        if echo && parameters.top_logprobs.is_some() {
+            return Err(ApiError::unsupported(
+                "echo",
+                "true with logprobs",
+                "echo without logprobs",
+            ));
+        }
+        let mut prompts = prompts(fields.prompt, fields.parse_special.unwrap_or(false))?;
+        if let Some(suffix) = fields.suffix.filter(|suffix| !suffix.is_empty()) {
+            prompts = prompts.into_iter().map(|p| filled(p, &suffix)).collect::<Result<_, _>>()?;
+        }
         Ok(Self {
             model: fields.model,
-            prompt: prompt(fields.prompt, fields.parse_special.unwrap_or(false))?,
+            prompts,
             parameters,
             names,
-            delivery: stream.delivery()?,
+            delivery,
+            copies,
+            echo,
+            return_token_ids: fields.return_token_ids.unwrap_or(false),
         })
+    }
+}
+
+/// What stands between `prompt` and `suffix` is asked for.
+fn filled(prompt: Prompt, suffix: &str) -> Result<Prompt, ApiError> {
+    match prompt {
+        Prompt::Text { text, parse_special: false } => {
+            Ok(Prompt::Fill { before: text, after: suffix.to_owned() })
+        }
+        _ => Err(ApiError::unsupported(
+            "suffix",
+            "a text beside token ids or parse_special",
+            "null, or a text beside a prompt of plain text",
+        )),
     }
 }
 
@@ -75,22 +121,19 @@ fn logprobs(given: Integer) -> Result<u64, ApiError> {
     Ok(count)
 }
 
-fn prompt(given: Option<Value>, parse_special: bool) -> Result<Prompt, ApiError> {
+fn prompts(given: Option<Value>, parse_special: bool) -> Result<Vec<Prompt>, ApiError> {
     match given {
         None => Err(ApiError::missing("prompt", PROMPT)),
-        Some(Value::Array(mut items)) => match items.as_mut_slice() {
+        Some(Value::Array(items)) => match items.as_slice() {
             [] => Err(ApiError::invalid_value("prompt", "[]", PROMPT)),
-            [only @ (Value::String(_) | Value::Array(_))] => {
-                single("prompt[0]", only.take(), parse_special)
-            }
-            [Value::String(_) | Value::Array(_), ..] => Err(ApiError::unsupported(
-                "prompt",
-                format_args!("a list of {} prompts", items.len()),
-                "one prompt a request",
-            )),
-            _ => single("prompt", Value::Array(items), parse_special),
+            [Value::String(_) | Value::Array(_), ..] => items
+                .into_iter()
+                .enumerate()
+                .map(|(index, item)| single(&format!("prompt[{index}]"), item, parse_special))
+                .collect(),
+            _ => Ok(vec![single("prompt", Value::Array(items), parse_special)?]),
         },
-        Some(other) => single("prompt", other, parse_special),
+        Some(other) => Ok(vec![single("prompt", other, parse_special)?]),
     }
 }
 
@@ -131,73 +174,87 @@ pub(crate) struct Completion<'a> {
     usage: ChunkUsage,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Choice {
     text: String,
-    index: u32,
+    index: usize,
     logprobs: Option<CompletionLogprobs>,
     finish_reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_token_ids: Option<Vec<u32>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_ids: Option<Vec<u32>>,
+}
+
+/// A piece of answer `index`, or the whole.
+#[derive(Debug, Default)]
+pub(crate) struct Piece {
+    pub(crate) index: usize,
+    pub(crate) delta: TextDelta,
+    pub(crate) finish: Option<Finish>,
+    /// The prompt's ids where the answer begins, if token ids are wanted.
+    pub(crate) prompt_token_ids: Option<Vec<u32>>,
+}
+
+impl Piece {
+    /// `offset`, if log-probabilities are asked for, counts the characters so far and is moved on.
+    fn choice(self, offset: Option<&mut usize>, token_ids: bool) -> Choice {
+        Choice {
+            index: self.index,
+            logprobs: offset.map(|offset| CompletionLogprobs::new(&self.delta.tokens, offset)),
+            token_ids: token_ids.then(|| token_ids_of(&self.delta.tokens)),
+            prompt_token_ids: self.prompt_token_ids,
+            text: self.delta.text,
+            finish_reason: self.finish.map(finish_reason),
+        }
+    }
 }
 
 impl<'a> Completion<'a> {
     pub(crate) const OBJECT: &'static str = "text_completion";
 
-    pub(crate) fn whole(envelope: &'a Envelope, answer: Answer, logprobs: bool) -> Self {
-        let choice = Choice {
-            text: answer.text,
-            index: 0,
-            logprobs: logprobs.then(|| CompletionLogprobs::new(&answer.tokens, &mut 0)),
-            finish_reason: Some(finish_reason(answer.finished.reason)),
-        };
-        let usage = WireUsage::from(answer.finished.usage);
-        Self { envelope, choices: vec![choice], usage: ChunkUsage::Known(usage) }
+    pub(crate) fn whole(
+        envelope: &'a Envelope,
+        pieces: Vec<Piece>,
+        usage: Usage,
+        [logprobs, token_ids]: [bool; 2],
+    ) -> Self {
+        let choices = pieces
+            .into_iter()
+            .map(|piece| piece.choice(logprobs.then_some(&mut 0), token_ids))
+            .collect();
+        Self { envelope, choices, usage: ChunkUsage::Known(WireUsage::from(usage)) }
     }
 
-    /// A chunk with text. `offset`, if log-probabilities are asked for, counts the characters
-    /// so far and is moved on.
-    pub(crate) fn text(
+    /// A chunk. `offset`, if log-probabilities are asked for, counts the answer's characters so
+    /// far and is moved on.
+    pub(crate) fn chunk(
         envelope: &'a Envelope,
         usage: ChunkUsage,
-        delta: TextDelta,
+        piece: Piece,
         offset: Option<&mut usize>,
+        token_ids: bool,
     ) -> Self {
-        let choice = Choice {
-            text: delta.text,
-            index: 0,
-            logprobs: offset.map(|offset| CompletionLogprobs::new(&delta.tokens, offset)),
-            finish_reason: None,
-        };
-        Self { envelope, choices: vec![choice], usage }
+        Self { envelope, choices: vec![piece.choice(offset, token_ids)], usage }
     }
 
-    pub(crate) fn end(envelope: &'a Envelope, usage: ChunkUsage, finished: Finished) -> Self {
-        let choice = Choice {
-            text: String::new(),
-            index: 0,
-            logprobs: None,
-            finish_reason: Some(finish_reason(finished.reason)),
-        };
-        Self { envelope, choices: vec![choice], usage }
-    }
-
-    pub(crate) fn usage(envelope: &'a Envelope, finished: Finished) -> Self {
-        Self {
-            envelope,
-            choices: Vec::new(),
-            usage: ChunkUsage::Known(WireUsage::from(finished.usage)),
-        }
+    pub(crate) fn usage(envelope: &'a Envelope, usage: Usage) -> Self {
+        let usage = ChunkUsage::Known(WireUsage::from(usage));
+        Self { envelope, choices: Vec::new(), usage }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generate::{Finish, Usage};
     use crate::server::wire::common::SYSTEM_FINGERPRINT;
     use serde_json::{json, to_value};
 
     fn prompt_of(prompt: &Value) -> Result<Prompt, ApiError> {
-        CompletionRequest::parse(&json!({ "prompt": prompt })).map(|request| request.prompt)
+        CompletionRequest::parse(&json!({ "prompt": prompt })).map(|mut request| {
+            assert_eq!(request.prompts.len(), 1);
+            request.prompts.remove(0)
+        })
     }
 
     fn text(text: &str) -> Prompt {
@@ -213,7 +270,7 @@ mod tests {
         assert_eq!(prompt_of(&json!([[1, 2]])).unwrap(), Prompt::Tokens(vec![1, 2]));
         let body = json!({"prompt": "a", "parse_special": true});
         let special = Prompt::Text { text: "a".to_owned(), parse_special: true };
-        assert_eq!(CompletionRequest::parse(&body).unwrap().prompt, special);
+        assert_eq!(CompletionRequest::parse(&body).unwrap().prompts, [special]);
     }
 
     #[test]
@@ -231,14 +288,14 @@ mod tests {
             (json!([null]), "prompt[0]", kind),
             (json!([1, -2]), "prompt[1]", value),
             (json!([[1, 4294967296u64]]), "prompt[0][1]", value),
-            (json!(["a", "b"]), "prompt", "unsupported_parameter"),
-            (json!([[1], [2]]), "prompt", "unsupported_parameter"),
+            (json!(["a", 7]), "prompt[1]", kind),
+            (json!([[1], [2, -1]]), "prompt[1][1]", value),
         ];
         for (given, param, code) in table {
             let error = prompt_of(&given).unwrap_err();
             assert_eq!(error.param.as_deref(), Some(param), "{given}: {}", error.message);
             assert_eq!(error.code, code, "{given}: {}", error.message);
-            assert!(error.message.contains("expected ") || code == "unsupported_parameter");
+            assert!(error.message.contains("expected "), "{}", error.message);
         }
     }
 
@@ -272,23 +329,53 @@ mod tests {
             model: "phi-4".to_owned(),
             system_fingerprint: SYSTEM_FINGERPRINT,
         };
-        let finished = Finished { reason: Finish::Stop, usage: Usage::default() };
-        let answer = Answer { text: "hi".to_owned(), tokens: Vec::new(), finished };
+        let tokens = TextDelta { text: "hi".to_owned(), tokens: Vec::new() };
+        let answer = Piece { delta: tokens, finish: Some(Finish::Stop), ..Piece::default() };
         let usage = json!({
             "prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0,
             "prompt_tokens_details": {"cached_tokens": 0}
         });
-        let whole = to_value(Completion::whole(&envelope, answer, false)).unwrap();
+        let whole =
+            to_value(Completion::whole(&envelope, vec![answer], Usage::default(), [false; 2]))
+                .unwrap();
         assert_eq!(whole["object"], "text_completion");
         assert_eq!(whole["usage"], usage);
         let choice = json!([{"text": "hi", "index": 0, "logprobs": null, "finish_reason": "stop"}]);
         assert_eq!(whole["choices"], choice);
         let delta = TextDelta { text: "a".to_owned(), tokens: Vec::new() };
-        let chunk = Completion::text(&envelope, ChunkUsage::NotAsked, delta, None);
+        let piece = Piece { delta, ..Piece::default() };
+        let chunk = Completion::chunk(&envelope, ChunkUsage::NotAsked, piece, None, false);
         let chunk = to_value(chunk).unwrap();
         assert!(chunk.get("usage").is_none());
         assert_eq!(chunk["choices"][0]["finish_reason"], json!(null));
-        let last = to_value(Completion::usage(&envelope, finished)).unwrap();
+        let last = to_value(Completion::usage(&envelope, Usage::default())).unwrap();
         assert_eq!((&last["choices"], &last["usage"]), (&json!([]), &usage));
+    }
+
+    #[test]
+    fn batches_copies_echo_and_suffix_arrive() {
+        let body = json!({
+            "prompt": ["a", [1, 2]], "n": 2, "best_of": 3, "echo": true, "return_token_ids": true
+        });
+        let request = CompletionRequest::parse(&body).unwrap();
+        assert_eq!(request.prompts, [text("a"), Prompt::Tokens(vec![1, 2])]);
+        assert_eq!(request.copies, Copies { wanted: 2, made: 3 });
+        assert!(request.echo && request.return_token_ids);
+        let body = json!({"prompt": ["a", "b"], "suffix": "z"});
+        let fill = |before: &str| Prompt::Fill { before: before.to_owned(), after: "z".to_owned() };
+        assert_eq!(CompletionRequest::parse(&body).unwrap().prompts, [fill("a"), fill("b")]);
+        for (fields, param) in [
+            (json!({"n": 0}), "n"),
+            (json!({"n": 3, "best_of": 2}), "best_of"),
+            (json!({"best_of": 2, "stream": true}), "best_of"),
+            (json!({"echo": true, "logprobs": 1}), "echo"),
+            (json!({"suffix": "z", "parse_special": true}), "suffix"),
+            (json!({"suffix": "z", "prompt": [1]}), "suffix"),
+        ] {
+            let mut body = json!({"prompt": "a"});
+            body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+            let error = CompletionRequest::parse(&body).unwrap_err();
+            assert_eq!(error.param.as_deref(), Some(param), "{}", error.message);
+        }
     }
 }

@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::common::{Integer, List, Number, TextOr};
 use super::sampling::token_ids;
-use crate::generate::{DryParameters, Parameters, Side};
+use crate::generate::{Copies, DryParameters, Parameters, Side};
 use crate::server::error::ApiError;
 
 /// What steers the sampler and the queue.
@@ -70,6 +70,24 @@ impl SteeringFields {
             .map_or(Ok(0), |priority| priority.fit("priority", "an integer of 32 bits"))?;
         Ok(())
     }
+}
+
+/// How many answers for each prompt.
+pub(super) fn copies(n: Option<Integer>, best_of: Option<Integer>) -> Result<Copies, ApiError> {
+    const ACCEPTED: &str = "an integer of at least 1";
+    let count = |field, given: Option<Integer>| -> Result<Option<usize>, ApiError> {
+        match given.map(|count| count.fit(field, ACCEPTED)).transpose()? {
+            Some(0) => Err(ApiError::invalid_value(field, 0, ACCEPTED)),
+            count => Ok(count),
+        }
+    };
+    let wanted = count("n", n)?.unwrap_or(1);
+    let made = count("best_of", best_of)?.unwrap_or(wanted);
+    if made < wanted {
+        let accepted = format!("at least n, which is {wanted}");
+        return Err(ApiError::invalid_value("best_of", made, &accepted));
+    }
+    Ok(Copies { wanted, made })
 }
 
 /// -1 asks for what fits the context.

@@ -56,9 +56,6 @@ fn is_none_word(value: &Value) -> bool {
 
 /// Refused by every endpoint that generates.
 const EVERYWHERE: &[Unsupported] = &[
-    field("n", is_one, "1"),
-    field("best_of", is_one, "1"),
-    field("echo", is_false, "false"),
     field("service_tier", |v| v == "auto" || v == "default", "\"auto\" or \"default\""),
     field("dynatemp_range", is_zero, "0"),
     field("mirostat", is_zero, "0"),
@@ -67,7 +64,6 @@ const EVERYWHERE: &[Unsupported] = &[
     field("prompt_logprobs", never, "null"),
     field("use_beam_search", is_false, "false"),
     field("length_penalty", is_one, "1"),
-    field("return_token_ids", is_false, "false"),
     field("return_tokens_as_token_ids", is_false, "false"),
     field("grammar", is_empty, "null"),
     field("json_schema", is_empty, "null"),
@@ -80,6 +76,9 @@ const EVERYWHERE: &[Unsupported] = &[
 ];
 
 const CHAT: &[Unsupported] = &[
+    field("best_of", is_one, "1"),
+    field("echo", is_false, "false"),
+    field("suffix", is_empty, "null"),
     field("tools", is_empty, "an empty list"),
     field("tool_choice", is_none_word, "\"none\""),
     field("functions", is_empty, "an empty list"),
@@ -98,7 +97,7 @@ const CHAT: &[Unsupported] = &[
     field("documents", is_empty, "an empty list"),
 ];
 
-const COMPLETIONS: &[Unsupported] = &[field("suffix", is_empty, "null")];
+const COMPLETIONS: &[Unsupported] = &[];
 
 /// Refuses a chat request that asks for what isn't there.
 pub(super) fn check_chat(body: &Value) -> Result<(), ApiError> {
@@ -132,9 +131,8 @@ mod tests {
             (json!({"tools": [{"type": "function"}]}), "tools"),
             (json!({"tool_choice": "auto"}), "tool_choice"),
             (json!({"response_format": {"type": "json_object"}}), "response_format"),
-            (json!({"n": 2}), "n"),
-            (json!({"n": 0}), "n"),
-            (json!({"n": "1"}), "n"),
+            (json!({"best_of": 2}), "best_of"),
+            (json!({"echo": true}), "echo"),
             (json!({"modalities": ["text", "audio"]}), "modalities"),
             (json!({"reasoning_effort": "low"}), "reasoning_effort"),
             (json!({"guided_choice": ["a"]}), "guided_choice"),
@@ -145,10 +143,8 @@ mod tests {
             assert_eq!(error.code, "unsupported_parameter");
             assert!(error.message.starts_with(&format!("{name}: ")), "{}", error.message);
         }
-        let error = check_completions(&json!({"suffix": "end"})).unwrap_err();
-        assert_eq!(error.message, "suffix: \"end\" is not supported; accepted: null");
-        assert!(check_completions(&json!({"best_of": 3})).is_err());
-        assert!(check_completions(&json!({"echo": true})).is_err());
+        let error = check_completions(&json!({"grammar": "x"})).unwrap_err();
+        assert_eq!(error.message, "grammar: \"x\" is not supported; accepted: null");
     }
 
     #[test]

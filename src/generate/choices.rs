@@ -1,0 +1,198 @@
+//! Several answers to one request: copies of one prompt, several prompts, or both.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
+
+use super::error::GenerateError;
+use super::request::{Delta, Prompt, Request, TextDelta, Usage};
+use super::service::{Answer, Generation, Generator};
+use super::validate::invalid;
+
+/// Most answers that one request may set to work.
+const MAX_ANSWERS: usize = 128;
+
+/// How many answers a request wants for each of its prompts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Copies {
+    /// How many are given out, at least 1.
+    pub wanted: usize,
+    /// How many are made, at least as many; the likeliest per token are given out.
+    pub made: usize,
+}
+
+impl Default for Copies {
+    fn default() -> Self {
+        Self { wanted: 1, made: 1 }
+    }
+}
+
+/// Answers in the making. Dropping them cancels the work within one step.
+#[derive(Debug)]
+pub struct Choices {
+    generations: Vec<Generation>,
+    ended: Vec<bool>,
+    copies: Copies,
+    /// Where the next look begins, so that none waits behind the others.
+    turn: usize,
+}
+
+impl Generator {
+    /// As [`Generator::start`], for each of `prompts` with the rest of `request` (whose own prompt
+    /// is not read). Copies of a prompt begin once it has been read for the first time, so that
+    /// they find it in the KV cache; their seeds are the request's and the ones after it.
+    ///
+    /// # Errors
+    /// As [`Generator::start`]; then none of them runs on.
+    pub async fn start_all(
+        &self,
+        prompts: Vec<Prompt>,
+        request: &Request,
+        copies: Copies,
+    ) -> Result<Choices, GenerateError> {
+        let count = prompts.len().saturating_mul(copies.made);
+        if count > MAX_ANSWERS || copies.made < copies.wanted || copies.wanted == 0 {
+            let field = if copies.made > copies.wanted { "best_of" } else { "n" };
+            return Err(invalid(
+                field,
+                copies.made,
+                format!("1 to {MAX_ANSWERS} answers for all prompts together"),
+            ));
+        }
+        let mut request = request.clone();
+        if copies.made > copies.wanted {
+            request.parameters.top_logprobs.get_or_insert(0);
+        }
+        let copy = |prompt: &Prompt, index: usize| {
+            let mut request = request.clone();
+            request.prompt = prompt.clone();
+            let seed = &mut request.parameters.seed;
+            *seed = seed.map(|seed| seed.wrapping_add_unsigned(index as u64));
+            self.start(request)
+        };
+        let mut firsts = Vec::with_capacity(prompts.len());
+        for prompt in &prompts {
+            firsts.push(copy(prompt, 0).await?);
+        }
+        let mut generations = Vec::with_capacity(count);
+        for (prompt, mut first) in prompts.iter().zip(firsts) {
+            if copies.made > 1 {
+                first.prompt_read().await;
+            }
+            generations.push(first);
+            for index in 1..copies.made {
+                generations.push(copy(prompt, index).await?);
+            }
+        }
+        Ok(Choices { ended: vec![false; count], generations, copies, turn: 0 })
+    }
+}
+
+impl Choices {
+    /// Tokens of all prompts, each counted once.
+    #[must_use]
+    pub fn prompt_tokens(&self) -> usize {
+        self.generations.iter().step_by(self.copies.made).map(Generation::prompt_tokens).sum()
+    }
+
+    /// How many answers are in the making.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.generations.len()
+    }
+
+    /// The prompts' token ids, in the order of the prompts.
+    pub fn prompts(&self) -> impl Iterator<Item = &[u32]> {
+        self.generations.iter().step_by(self.copies.made).map(Generation::prompt_ids)
+    }
+
+    /// Waits for the next piece of any answer; `None` after the last. The index is the answer's:
+    /// all of the first prompt, then all of the second, and so on. Only for requests that make no
+    /// more answers than they want.
+    pub async fn next(&mut self) -> Option<(usize, Result<Delta, GenerateError>)> {
+        let count = self.generations.len();
+        let Self { generations, ended, turn, .. } = self;
+        let (index, next) = poll_fn(|cx| {
+            let mut open = false;
+            for step in 0..count {
+                let index = (*turn + step) % count;
+                if ended[index] {
+                    continue;
+                }
+                open = true;
+                // Waiting for a piece can be given up and taken up again.
+                if let Poll::Ready(next) = pin!(generations[index].next()).poll(cx) {
+                    *turn = index + 1;
+                    return Poll::Ready(Some((index, next)));
+                }
+            }
+            if open { Poll::Pending } else { Poll::Ready(None) }
+        })
+        .await?;
+        let next = next.unwrap_or(Err(GenerateError::EngineGone));
+        ended[index] = !matches!(next, Ok(Delta::Text(_)));
+        Some((index, next))
+    }
+
+    /// Waits for all answers and gives out the wanted ones, in order, with what all of them took.
+    ///
+    /// # Errors
+    /// If the engine failed before the end of one.
+    pub async fn collect(mut self) -> Result<(Vec<Answer>, Usage), GenerateError> {
+        let mut texts = vec![TextDelta::default(); self.generations.len()];
+        let mut all: Vec<Option<Answer>> = vec![None; texts.len()];
+        // Side by side: one that nobody reads would be parked.
+        while let Some((index, delta)) = self.next().await {
+            match delta? {
+                Delta::Text(part) => {
+                    texts[index].text.push_str(&part.text);
+                    texts[index].tokens.extend(part.tokens);
+                }
+                Delta::Finished(finished) => {
+                    let TextDelta { text, tokens } = std::mem::take(&mut texts[index]);
+                    all[index] = Some(Answer { text, tokens, finished });
+                }
+            }
+        }
+        let Copies { wanted, made } = self.copies;
+        let all: Vec<Answer> = all.into_iter().flatten().collect();
+        let mut given = Vec::with_capacity(all.len());
+        let mut rest = all.into_iter().peekable();
+        while rest.peek().is_some() {
+            let mut of_prompt: Vec<Answer> = rest.by_ref().take(made).collect();
+            if made > wanted {
+                of_prompt.sort_by(|a, b| likelihood(b).total_cmp(&likelihood(a)));
+                of_prompt.truncate(wanted);
+            }
+            given.append(&mut of_prompt);
+        }
+        Ok((given, self.usage()))
+    }
+
+    /// What all answers took so far. Prompts are counted once for all their copies.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let mut sum = Usage::default();
+        for (index, generation) in self.generations.iter().enumerate() {
+            let usage = generation.usage();
+            sum.completion_tokens += usage.completion_tokens;
+            if index % self.copies.made == 0 {
+                sum.prompt_tokens += usage.prompt_tokens;
+                sum.cached_tokens += usage.cached_tokens;
+            }
+        }
+        sum
+    }
+}
+
+/// Mean log-probability of an answer's tokens.
+#[expect(clippy::cast_precision_loss, reason = "answers stay far below 2^52 tokens")]
+fn likelihood(answer: &Answer) -> f64 {
+    let known = answer.tokens.iter().filter_map(|token| token.logprobs.as_ref());
+    let sum: f64 = known.clone().map(|logprobs| f64::from(logprobs.chosen)).sum();
+    sum / (known.count().max(1) as f64)
+}
+
+#[cfg(test)]
+#[path = "choices_tests.rs"]
+mod tests;
