@@ -60,6 +60,9 @@ pub(super) struct BenchArgs {
     /// Tokens of each answer
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(2..=4096))]
     pub(super) tokens: u32,
+    /// Tokens that sequences hold when their decode steps begin
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub(super) past: usize,
     /// The widest batch of decode steps, of 1, 2, 4 and 8
     #[arg(long, value_name = "N", default_value_t = 8)]
     pub(super) widest: usize,

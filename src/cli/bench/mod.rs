@@ -34,9 +34,6 @@ use shared::{Inner, Shared, lock};
 /// Widths of decode steps.
 const WIDTHS: [usize; 4] = [1, 2, 4, 8];
 
-/// Tokens that sequences hold before their decode steps are timed.
-const PAST: usize = 32;
-
 pub(super) fn run(arguments: &BenchArgs) -> Result<(), Fatal> {
     let mut resolved = arguments.settings.resolve(&["model"])?;
     // A line for each request would be part of what is measured.
@@ -177,8 +174,9 @@ impl Bench<'_> {
         for _ in 0..self.arguments.rounds {
             for (index, &width) in widths.iter().enumerate() {
                 bare[index].extend(self.bare_decode(width, tokens, &mut random)?);
-                let prompts: Vec<_> =
-                    (0..width).map(|_| self.under_test.prompt(PAST, &mut random)).collect();
+                let prompts: Vec<_> = (0..width)
+                    .map(|_| self.under_test.prompt(self.arguments.past, &mut random))
+                    .collect();
                 let timings = self.ask_all(&prompts, tokens).await?;
                 served[index].extend(timings.iter().flat_map(Timing::settled_gaps).map(ms));
             }
@@ -217,14 +215,14 @@ impl Bench<'_> {
         steps: u32,
         random: &mut ChaCha8Rng,
     ) -> Result<Vec<f64>, Fatal> {
-        let mut runner = lock(&self.under_test.inner);
         let first = self.under_test.own_slot + 1 - width;
         for slot in first..first + width {
-            let prompt = self.under_test.prompt(PAST, random);
-            runner.prefill(slot, 0, &prompt, 1).map_err(|error| Self::failed(&error))?;
+            let prompt = self.under_test.prompt(self.arguments.past, random);
+            self.bare_prefill(slot, &prompt)?;
         }
+        let mut runner = lock(&self.under_test.inner);
         let mut times = Vec::new();
-        let mut past = vec![PAST; width];
+        let mut past = vec![self.arguments.past; width];
         for _ in 0..steps {
             let tokens = self.under_test.prompt(width, random);
             let began = Instant::now();
@@ -244,7 +242,7 @@ impl Bench<'_> {
             let (mut bare, mut served) = (Vec::new(), Vec::new());
             for _ in 0..self.arguments.rounds {
                 let prompt = self.under_test.prompt(length, &mut random);
-                bare.push(self.bare_prefill(&prompt)?);
+                bare.push(self.bare_prefill(self.under_test.own_slot, &prompt)?);
                 let prompt = self.under_test.prompt(length, &mut random);
                 served.extend(self.ask(&prompt, 2).await?.first.map(ms));
             }
@@ -265,14 +263,13 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn bare_prefill(&self, prompt: &[u32]) -> Result<f64, Fatal> {
+    /// Milliseconds of reading `prompt` into `slot`.
+    fn bare_prefill(&self, slot: usize, prompt: &[u32]) -> Result<f64, Fatal> {
         let mut runner = lock(&self.under_test.inner);
         let began = Instant::now();
         let chunk = self.under_test.prefill_chunk;
         for (index, part) in prompt.chunks(chunk).enumerate() {
-            runner
-                .prefill(self.under_test.own_slot, index * chunk, part, 1)
-                .map_err(|error| Self::failed(&error))?;
+            runner.prefill(slot, index * chunk, part, 1).map_err(|error| Self::failed(&error))?;
         }
         Ok(ms(began.elapsed()))
     }
