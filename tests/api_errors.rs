@@ -117,7 +117,12 @@ fn stop_rows() -> Vec<Row> {
     let stops: Vec<String> = (0..17).map(|n| format!("stop{n}")).collect();
     vec![
         (json!({"logit_bias": [1]}), "logit_bias", TYPE, &["list", "object"]),
-        (json!({"logit_bias": {"hello": 1}}), "logit_bias", VALUE, &["hello", "digits"]),
+        (
+            json!({"logit_bias": {"99999999999": 1}}),
+            "logit_bias",
+            VALUE,
+            &["99999999999", "digits"],
+        ),
         (json!({"logit_bias": {"5": 101}}), "logit_bias[5]", VALUE, &["101", "from -100 to 100"]),
         (json!({"logit_bias": {"1024": 1}}), "logit_bias", VALUE, &["1024", "below"]),
         (json!({"logit_bias": {"5": "big"}}), "logit_bias.5", TYPE, &["big", "number"]),
