@@ -172,7 +172,7 @@ fn other_rows() -> Vec<Row> {
         (json!({"n": 2}), "n", UNSUPPORTED, &["2", "1"]),
         (json!({"best_of": 3}), "best_of", UNSUPPORTED, &["3", "1"]),
         (json!({"echo": true}), "echo", UNSUPPORTED, &["true", "false"]),
-        (json!({"min_tokens": 3}), "min_tokens", UNSUPPORTED, &["3", "0"]),
+        (json!({"min_tokens": 3}), "min_tokens", VALUE, &["3", "at most max_tokens", "1"]),
         (
             json!({"response_format": {"type": "json_object"}}),
             "response_format",
