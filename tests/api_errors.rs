@@ -109,6 +109,12 @@ fn number_rows() -> Vec<Row> {
         (json!({"presence_penalty": 2.5}), "presence_penalty", VALUE, &["2.5", "from -2 to 2"]),
         (json!({"presence_penalty": {}}), "presence_penalty", TYPE, &["object", "number"]),
         (json!({"frequency_penalty": -3}), "frequency_penalty", VALUE, &["-3", "from -2 to 2"]),
+        (json!({"typical_p": 0}), "typical_p", VALUE, &["0", "above 0"]),
+        (json!({"top_n_sigma": 101}), "top_n_sigma", VALUE, &["101", "from 0 to 100"]),
+        (json!({"xtc_probability": 1.1}), "xtc_probability", VALUE, &["1.1", "from 0 to 1"]),
+        (json!({"xtc_threshold": 0.6}), "xtc_threshold", VALUE, &["0.6", "from 0 to 0.5"]),
+        (json!({"dry_multiplier": 11}), "dry_multiplier", VALUE, &["11", "from 0 to 10"]),
+        (json!({"dry_base": 0.5}), "dry_base", VALUE, &["0.5", "from 1 to 10"]),
     ]
 }
 
@@ -146,6 +152,8 @@ fn stop_rows() -> Vec<Row> {
 /// The rest.
 fn other_rows() -> Vec<Row> {
     vec![
+        (json!({"allowed_token_ids": []}), "allowed_token_ids", VALUE, &["[]", "at least one"]),
+        (json!({"allowed_token_ids": [1024]}), "allowed_token_ids[0]", VALUE, &["1024", "below"]),
         (json!({"ignore_eos": "yes"}), "ignore_eos", TYPE, &["yes", "boolean"]),
         (json!({"timeout": 0}), "timeout", VALUE, &["0", "seconds above 0"]),
         (json!({"timeout": "1m"}), "timeout", TYPE, &["1m", "number"]),
@@ -169,9 +177,19 @@ fn other_rows() -> Vec<Row> {
             &["true", "object"],
         ),
         (json!({"model": 4}), "model", TYPE, &["4", "string"]),
-        (json!({"n": 2}), "n", UNSUPPORTED, &["2", "1"]),
-        (json!({"best_of": 3}), "best_of", UNSUPPORTED, &["3", "1"]),
-        (json!({"echo": true}), "echo", UNSUPPORTED, &["true", "false"]),
+        (json!({"n": 0}), "n", VALUE, &["0", "1"]),
+        (json!({"n": 129}), "n", VALUE, &["129", "128"]),
+        (json!({"n": "2"}), "n", TYPE, &["2", "integer"]),
+        (json!({"priority": 1.5}), "priority", TYPE, &["1.5", "integer"]),
+        (json!({"cache_salt": 5}), "cache_salt", TYPE, &["5", "string"]),
+        (
+            json!({"truncate_prompt_tokens": 0}),
+            "truncate_prompt_tokens",
+            VALUE,
+            &["0", "at least 1"],
+        ),
+        (json!({"truncation_side": "middle"}), "truncation_side", VALUE, &["middle", "left"]),
+        (json!({"use_beam_search": true}), "use_beam_search", UNSUPPORTED, &["true", "false"]),
         (json!({"min_tokens": 3}), "min_tokens", VALUE, &["3", "at most max_tokens", "1"]),
         (
             json!({"response_format": {"type": "json_object"}}),
@@ -193,10 +211,10 @@ fn shared_fields_in_completions() {
     check_rows(COMPLETIONS, &shared_rows());
 }
 
-fn chat_rows() -> Vec<Row> {
+/// Messages.
+fn message_rows() -> Vec<Row> {
     let user = |content: Value| json!([{ "role": "user", "content": content }]);
     let image = json!([{ "type": "image_url", "image_url": { "url": "data:," } }]);
-    let tool = json!([{ "type": "function", "function": { "name": "f" } }]);
     vec![
         (json!({"messages": null}), "messages", MISSING, &["at least one message"]),
         (json!({"messages": []}), "messages", VALUE, &["[]", "at least one message"]),
@@ -253,6 +271,16 @@ fn chat_rows() -> Vec<Row> {
             UNSUPPORTED,
             &["list", "null"],
         ),
+    ]
+}
+
+/// Fields of chat beside its messages.
+fn chat_field_rows() -> Vec<Row> {
+    let tool = json!([{ "type": "function", "function": { "name": "f" } }]);
+    vec![
+        (json!({"best_of": 3}), "best_of", UNSUPPORTED, &["3", "1"]),
+        (json!({"echo": true}), "echo", UNSUPPORTED, &["true", "false"]),
+        (json!({"suffix": "end"}), "suffix", UNSUPPORTED, &["end", "null"]),
         (json!({ "tools": tool }), "tools", UNSUPPORTED, &["list", "empty"]),
         (json!({"tool_choice": "auto"}), "tool_choice", UNSUPPORTED, &["auto", "none"]),
         (json!({"functions": [{"name": "f"}]}), "functions", UNSUPPORTED, &["list", "empty"]),
@@ -277,7 +305,7 @@ fn chat_rows() -> Vec<Row> {
 
 #[test]
 fn fields_of_chat() {
-    check_rows(CHAT, &chat_rows());
+    check_rows(CHAT, &[message_rows(), chat_field_rows()].concat());
 }
 
 fn completion_rows() -> Vec<Row> {
@@ -285,14 +313,21 @@ fn completion_rows() -> Vec<Row> {
         (json!({"prompt": null}), "prompt", MISSING, &["string", "token ids"]),
         (json!({"prompt": 7}), "prompt", TYPE, &["7", "string", "token ids"]),
         (json!({"prompt": []}), "prompt", VALUE, &["[]", "token ids"]),
-        (json!({"prompt": ["a", "b"]}), "prompt", UNSUPPORTED, &["2 prompts", "one prompt"]),
+        (json!({"n": 3, "best_of": 2}), "best_of", VALUE, &["2", "3"]),
+        (json!({"best_of": 2, "stream": true}), "best_of", VALUE, &["2", "stream"]),
+        (json!({"echo": true, "logprobs": 1}), "echo", UNSUPPORTED, &["true", "logprobs"]),
         (json!({"prompt": [5, "b"]}), "prompt[1]", TYPE, &["b", "integer"]),
         (json!({"prompt": [5, 1024]}), "prompt[1]", VALUE, &["1024", "below"]),
         (json!({"prompt": [5, -1]}), "prompt[1]", VALUE, &["-1", "0 or more"]),
         (json!({"prompt": [[]]}), "prompt[0]", VALUE, &["[]", "token ids"]),
         (json!({"prompt": {"text": "x"}}), "prompt", TYPE, &["object", "string"]),
         (json!({"parse_special": "no"}), "parse_special", TYPE, &["no", "boolean"]),
-        (json!({"suffix": "end"}), "suffix", UNSUPPORTED, &["end", "null"]),
+        (
+            json!({"suffix": "end", "prompt": [5]}),
+            "suffix",
+            UNSUPPORTED,
+            &["token ids", "plain text"],
+        ),
         (json!({"logprobs": 6}), "logprobs", VALUE, &["6", "from 0 to 5"]),
         (json!({"logprobs": -1}), "logprobs", VALUE, &["-1", "from 0 to 5"]),
         (json!({"logprobs": true}), "logprobs", TYPE, &["true", "integer"]),
@@ -306,7 +341,13 @@ fn fields_of_completions() {
 
 #[test]
 fn the_tables_are_long_enough_to_mean_something() {
-    assert!(shared_rows().len() + chat_rows().len() + completion_rows().len() >= 60);
+    assert!(
+        shared_rows().len()
+            + message_rows().len()
+            + chat_field_rows().len()
+            + completion_rows().len()
+            >= 60
+    );
 }
 
 #[test]
