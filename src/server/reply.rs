@@ -83,6 +83,28 @@ pub(super) fn events(stream: EventStream) -> Reply {
     reply
 }
 
+/// Most names in [`IGNORED_FIELDS`].
+const MAX_IGNORED: usize = 20;
+
+/// The header that names the fields of a body that nobody read.
+const IGNORED_FIELDS: HeaderName = HeaderName::from_static("x-phi4d-ignored-fields");
+
+/// The response with the names of the fields that were ignored, as far as a header can hold them.
+pub(super) fn telling_ignored(mut reply: Reply, ignored: &[String]) -> Reply {
+    let plain = |name: &&str| {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+        (1..=64).contains(&name.len()) && name.bytes().all(fits)
+    };
+    let names: Vec<&str> =
+        ignored.iter().map(String::as_str).filter(plain).take(MAX_IGNORED).collect();
+    if !names.is_empty()
+        && let Ok(value) = HeaderValue::from_str(&names.join(", "))
+    {
+        reply.headers_mut().insert(IGNORED_FIELDS, value);
+    }
+    reply
+}
+
 /// A fault as a response.
 pub(super) fn failure(error: &ApiError) -> Reply {
     let mut reply = json(error.status, error_json(error));

@@ -42,6 +42,7 @@ pub(crate) async fn create(
         parameters: chat.parameters,
         names: chat.names,
         delivery: chat.delivery,
+        ignored: chat.ignored,
     };
     answer(app, asked, exchange, shape).await
 }

@@ -42,6 +42,7 @@ pub(crate) async fn create(
         parameters: completion.parameters,
         names: completion.names,
         delivery: completion.delivery,
+        ignored: completion.ignored,
     };
     answer(app, asked, exchange, shape).await
 }

@@ -13,7 +13,7 @@ use crate::generate::{
 use crate::server::access::{Exchange, random_hex};
 use crate::server::app::{App, Phase};
 use crate::server::error::ApiError;
-use crate::server::reply::{Reply, events, json};
+use crate::server::reply::{Reply, events, json, telling_ignored};
 use crate::server::sse::{EventStream, Events};
 use crate::server::wire::common::{Delivery, Envelope, SYSTEM_FINGERPRINT};
 use crate::server::wire::error::error_json;
@@ -45,6 +45,8 @@ pub(super) struct Asked {
     pub(super) parameters: Parameters,
     pub(super) names: GivenNames,
     pub(super) delivery: Delivery,
+    /// Names of fields that nobody read, for a header.
+    pub(super) ignored: Vec<String>,
 }
 
 /// Refuses a model that isn't served. No name means the one there is.
@@ -88,7 +90,8 @@ pub(super) async fn answer<S: Shape>(
     if asked.delivery == Delivery::Whole {
         let (answers, usage) = running.collect().await?;
         exchange.made_tokens_in_all(usage.completion_tokens);
-        return Ok(json(StatusCode::OK, shape.whole(answers, usage)));
+        let reply = json(StatusCode::OK, shape.whole(answers, usage));
+        return Ok(telling_ignored(reply, &asked.ignored));
     }
     let exchange = Arc::clone(exchange);
     let on_panic = || error_json(&ApiError::internal());
@@ -96,7 +99,7 @@ pub(super) async fn answer<S: Shape>(
     let stream = EventStream::new(interval, on_panic, |out| async move {
         stream(running, &mut shape, &out, &exchange).await;
     });
-    Ok(events(stream))
+    Ok(telling_ignored(events(stream), &asked.ignored))
 }
 
 async fn stream<S: Shape>(mut running: Running, shape: &mut S, out: &Events, exchange: &Exchange) {

@@ -181,3 +181,18 @@ async fn usage_can_come_with_every_chunk() {
         chunks.iter().map(|chunk| chunk["usage"]["completion_tokens"].as_u64().unwrap()).collect();
     assert!(made.is_sorted() && made.last() == Some(&20), "{made:?}");
 }
+
+#[tokio::test]
+async fn a_header_names_the_fields_that_nobody_read() {
+    let daemon = Daemon::start().await;
+    let fields = json!({"temprature": 1, "späte": 1, "line\nbreak": 1, "user": "u"});
+    for stream in [false, true] {
+        let body = merged(completion(1, fields.clone()), json!({"stream": stream}));
+        let response = daemon.post(COMPLETIONS, &body).await;
+        assert_eq!(response.header("x-phi4d-ignored-fields"), Some("temprature"));
+    }
+    let plain = daemon.post(COMPLETIONS, &completion(1, json!({}))).await;
+    assert_eq!(plain.header("x-phi4d-ignored-fields"), None);
+    let strict = merged(completion(1, fields), json!({"strict": true}));
+    assert_eq!(daemon.post(COMPLETIONS, &strict).await.status, 400);
+}

@@ -7,6 +7,7 @@ use super::common::{
     ChunkUsage, Delivery, Envelope, Integer, List, Object, StreamFields, TextOr, WireUsage,
     finish_reason, read_fields, shown, token_ids_of,
 };
+use super::known::{ignored, names_of};
 use super::logprobs::ChatLogprobs;
 use super::sampling::{GivenNames, SamplingFields};
 use super::steering::{SteeringFields, copies};
@@ -30,6 +31,8 @@ pub(crate) struct ChatRequest {
     pub(crate) copies: Copies,
     /// Whether prompt and answers are wanted as token ids, too.
     pub(crate) return_token_ids: bool,
+    /// Names of fields that nobody read.
+    pub(crate) ignored: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -69,6 +72,12 @@ impl ChatRequest {
         let fields: ChatFields = read_fields(body)?;
         let stream: StreamFields = read_fields(body)?;
         unsupported::check_chat(body)?;
+        let known = [
+            names_of::<SamplingFields>(),
+            names_of::<SteeringFields>(),
+            names_of::<ChatFields>(),
+            names_of::<StreamFields>(),
+        ];
         let names = sampling.given_names();
         let mut parameters = sampling.parameters()?;
         steering.steer(&mut parameters)?;
@@ -81,6 +90,7 @@ impl ChatRequest {
             delivery: stream.delivery()?,
             copies: copies(fields.n, None)?,
             return_token_ids: fields.return_token_ids.unwrap_or(false),
+            ignored: ignored(body, &known)?,
         })
     }
 }

@@ -7,6 +7,7 @@ use super::common::{
     ChunkUsage, Delivery, Envelope, Integer, List, StreamFields, WireUsage, finish_reason,
     read_fields, shown, token_ids_of,
 };
+use super::known::{ignored, names_of};
 use super::logprobs::CompletionLogprobs;
 use super::sampling::{GivenNames, SamplingFields, token_ids};
 use super::steering::{SteeringFields, copies};
@@ -36,6 +37,8 @@ pub(crate) struct CompletionRequest {
     pub(crate) echo: bool,
     /// Whether prompts and answers are wanted as token ids, too.
     pub(crate) return_token_ids: bool,
+    /// Names of fields that nobody read.
+    pub(crate) ignored: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -62,6 +65,12 @@ impl CompletionRequest {
         let fields: CompletionFields = read_fields(body)?;
         let stream: StreamFields = read_fields(body)?;
         unsupported::check_completions(body)?;
+        let known = [
+            names_of::<SamplingFields>(),
+            names_of::<SteeringFields>(),
+            names_of::<CompletionFields>(),
+            names_of::<StreamFields>(),
+        ];
         let names = sampling.given_names();
         let mut parameters = sampling.parameters()?;
         steering.steer(&mut parameters)?;
@@ -94,6 +103,7 @@ impl CompletionRequest {
             copies,
             echo,
             return_token_ids: fields.return_token_ids.unwrap_or(false),
+            ignored: ignored(body, &known)?,
         })
     }
 }

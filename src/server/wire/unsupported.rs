@@ -109,6 +109,11 @@ pub(super) fn check_completions(body: &Value) -> Result<(), ApiError> {
     check(body, COMPLETIONS)
 }
 
+/// Whether a field is one of those that some endpoint refuses.
+pub(super) fn is_known(name: &str) -> bool {
+    EVERYWHERE.iter().chain(CHAT).any(|known| known.field == name)
+}
+
 fn check(body: &Value, own: &[Unsupported]) -> Result<(), ApiError> {
     for known in EVERYWHERE.iter().chain(own) {
         let Some(value) = body.get(known.field) else {
