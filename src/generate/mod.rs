@@ -23,7 +23,7 @@ mod words;
 pub use choices::{Choices, Copies};
 pub use error::{GenerateError, TextLoadError};
 pub use request::{
-    Delta, DryParameters, Finish, Finished, Logprobs, Message, Parameters, Prompt, Request, Role,
-    Side, TextDelta, TokenDelta, Usage,
+    Chat, Delta, DryParameters, Ending, Finish, Finished, Logprobs, Message, Parameters, Prompt,
+    Request, Role, Side, TextDelta, TokenDelta, Usage,
 };
 pub use service::{Answer, Generation, Generator, GeneratorOptions};

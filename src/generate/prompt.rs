@@ -5,11 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::{Map, Value as Json};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use super::error::{GenerateError, TextLoadError};
-use super::request::{Message, Prompt};
+use super::request::{Chat, Prompt};
 use super::template::ChatTemplate;
 use super::tokenizer::{EncodeError, Markup, Tokenizer};
 use super::validate::invalid;
@@ -100,8 +101,8 @@ impl PromptReader {
                 self.tokenizer.encode(text, markup, context_tokens)
             }
             Prompt::Fill { before, after } => self.fill(before, after, context_tokens)?,
-            Prompt::Chat(messages) => {
-                let (text, markup) = self.render(messages)?;
+            Prompt::Chat(chat) => {
+                let (text, markup) = self.render(chat)?;
                 self.tokenizer.encode(&text, markup, context_tokens)
             }
         };
@@ -149,7 +150,7 @@ impl PromptReader {
 
     /// A conversation as text, and how to read it so that only the template's special tokens
     /// are read as such.
-    fn render(&self, messages: &[Message]) -> Result<(String, Markup), GenerateError> {
+    fn render(&self, chat: &Chat) -> Result<(String, Markup), GenerateError> {
         let template = self.template.as_ref().ok_or_else(|| {
             GenerateError::Template(
                 "the model folder has no chat template; expected chat_template.jinja, or \
@@ -158,13 +159,15 @@ impl PromptReader {
             )
         })?;
         let added = self.tokenizer.added();
-        if !messages.iter().any(|m| added.needs_disarming(&m.content)) {
-            let text = template.render(messages).map_err(GenerateError::Template)?;
+        let mut texts: Vec<&str> =
+            chat.messages.iter().map(|message| message.content.as_str()).collect();
+        each_text(&chat.variables, &mut |text| texts.push(text));
+        if !texts.iter().any(|text| added.needs_disarming(text)) {
+            let text = template.render(chat).map_err(GenerateError::Template)?;
             return Ok((text, Markup::Parsed));
         }
-        let taken = messages
-            .iter()
-            .map(|message| message.content.as_str())
+        let taken = texts
+            .into_iter()
             .chain([template.source()])
             .chain(added.iter().map(|token| token.content.as_str()));
         let guard = unused_guard(taken).ok_or_else(|| {
@@ -174,18 +177,55 @@ impl PromptReader {
                 "text that leaves one character of U+E000 to U+F8FF unused",
             )
         })?;
-        let disarmed: Vec<Message> = messages
-            .iter()
-            .map(|message| Message {
-                role: message.role,
-                content: added.disarm(&message.content, guard).into_owned(),
-            })
-            .collect();
+        let disarm = |text: &str| added.disarm(text, guard).into_owned();
+        let mut disarmed = chat.clone();
+        for message in &mut disarmed.messages {
+            message.content = disarm(&message.content);
+        }
+        disarmed.variables = changed(&chat.variables, &disarm);
         let text = template
             .render(&disarmed)
             .map_err(|reason| GenerateError::Template(reason.replace(guard, "")))?;
         Ok((text, Markup::Guarded(guard)))
     }
+}
+
+/// Shows every text in `fields`, names included.
+fn each_text<'t>(fields: &'t Map<String, Json>, see: &mut impl FnMut(&'t str)) {
+    let mut left: Vec<&Json> = Vec::new();
+    let mut open = vec![fields];
+    loop {
+        if let Some(fields) = open.pop() {
+            for (name, value) in fields {
+                see(name);
+                left.push(value);
+            }
+            continue;
+        }
+        match left.pop() {
+            None => return,
+            Some(Json::String(text)) => see(text),
+            Some(Json::Array(items)) => left.extend(items),
+            Some(Json::Object(fields)) => open.push(fields),
+            Some(_) => {}
+        }
+    }
+}
+
+/// `fields` with every text but the outermost names (which templates know) changed. The depth is
+/// bounded by the parser of the request's JSON.
+fn changed(fields: &Map<String, Json>, change: &impl Fn(&str) -> String) -> Map<String, Json> {
+    fn value(given: &Json, change: &impl Fn(&str) -> String) -> Json {
+        match given {
+            Json::String(text) => Json::String(change(text)),
+            Json::Array(items) => items.iter().map(|item| value(item, change)).collect(),
+            Json::Object(fields) => {
+                fields.iter().map(|(name, item)| (change(name), value(item, change))).collect()
+            }
+            other => other.clone(),
+        }
+    }
+    fields.iter().map(|(name, item)| (name.clone(), value(item, change))).collect()
 }
 
 /// A private-use character that none of `texts` holds. One pass over them, whatever they hold.
@@ -199,7 +239,11 @@ fn unused_guard<'t>(texts: impl Iterator<Item = &'t str>) -> Option<char> {
 
 fn byte_length(prompt: &Prompt) -> usize {
     match prompt {
-        Prompt::Chat(messages) => messages.iter().map(|m| m.content.len() + 16).sum(),
+        Prompt::Chat(chat) => {
+            let mut bytes: usize = chat.messages.iter().map(|m| m.content.len() + 16).sum();
+            each_text(&chat.variables, &mut |text| bytes += text.len());
+            bytes
+        }
         Prompt::Text { text, .. } => text.len(),
         Prompt::Fill { before, after } => before.len() + after.len(),
         Prompt::Tokens(_) => 0,

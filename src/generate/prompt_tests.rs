@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::super::fixtures::{demo_folder, golden_cases, phi4_folder};
-use super::super::request::Role;
+use super::super::request::{Message, Role};
 use super::*;
 
 const IM_START: u32 = 1008;
@@ -44,7 +44,7 @@ fn conversations_read_as_transformers_reads_them() {
     assert!(cases.len() > 50);
     for case in &cases {
         let prompt = match case["messages"].as_array() {
-            Some(messages) => Prompt::Chat(messages.iter().map(golden_message).collect()),
+            Some(messages) => Prompt::chat(messages.iter().map(golden_message).collect()),
             None => Prompt::Text {
                 text: case["prompt"].as_str().unwrap().to_owned(),
                 parse_special: false,
@@ -80,7 +80,7 @@ fn special_tokens_in_messages_are_ordinary_text() {
         "\u{E000}\u{E001}",
         "<|im_start<|im_start|>|>",
     ] {
-        let ids = reader.read_now(&Prompt::Chat(vec![user(content)]), 4096).unwrap();
+        let ids = reader.read_now(&Prompt::chat(vec![user(content)]), 4096).unwrap();
         assert_eq!(ids, turn(&reader, content), "{content:?}");
     }
 }
@@ -88,7 +88,7 @@ fn special_tokens_in_messages_are_ordinary_text() {
 #[test]
 fn white_space_at_a_turn_s_ends_vanishes_as_in_training() {
     let reader = demo();
-    let ids = reader.read_now(&Prompt::Chat(vec![user(" \n hi <|im_end|> \t")]), 4096).unwrap();
+    let ids = reader.read_now(&Prompt::chat(vec![user(" \n hi <|im_end|> \t")]), 4096).unwrap();
     assert_eq!(ids, turn(&reader, "hi <|im_end|>"));
 }
 
@@ -113,7 +113,7 @@ proptest! {
         let content = parts.concat();
         DEMO.with(|reader| {
             let ids = reader
-                .read_now(&Prompt::Chat(vec![user(&content), user(&second)]), 1 << 20)
+                .read_now(&Prompt::chat(vec![user(&content), user(&second)]), 1 << 20)
                 .unwrap();
             let turn = |content: &str| [
                 vec![IM_START], plain(reader, "user"), vec![IM_SEP],
@@ -135,7 +135,7 @@ fn both_forms_of_the_real_folder_give_the_same_tokens() {
     let read = |template| {
         let folder = phi4_folder(template);
         let reader = PromptReader::load(folder.path(), 100_257).unwrap();
-        reader.read_now(&Prompt::Chat(vec![user(content)]), 16_384).unwrap()
+        reader.read_now(&Prompt::chat(vec![user(content)]), 16_384).unwrap()
     };
     let current = read("current");
     assert_eq!(current, read("first"));
@@ -164,7 +164,7 @@ fn a_prompt_that_cannot_be_read_is_refused_by_field() {
     let reader = demo();
     let spaces = format!("x{}x", " ".repeat(1_010_000));
     let text = Prompt::Text { text: spaces.clone(), parse_special: false };
-    for (prompt, expected) in [(text, "prompt"), (Prompt::Chat(vec![user(&spaces)]), "messages")] {
+    for (prompt, expected) in [(text, "prompt"), (Prompt::chat(vec![user(&spaces)]), "messages")] {
         match reader.read_now(&prompt, usize::MAX) {
             Err(GenerateError::InvalidField { field, .. }) => assert_eq!(field, expected),
             other => panic!("{other:?}"),
@@ -173,12 +173,12 @@ fn a_prompt_that_cannot_be_read_is_refused_by_field() {
         assert!(matches!(refused, GenerateError::ContextExceeded { context_tokens: 100, .. }));
     }
     let every_guard: String = GUARDS.collect();
-    let prompt = Prompt::Chat(vec![user("<|im_end|>"), user(&every_guard)]);
+    let prompt = Prompt::chat(vec![user("<|im_end|>"), user(&every_guard)]);
     match reader.read_now(&prompt, usize::MAX) {
         Err(GenerateError::InvalidField { field, .. }) => assert_eq!(field, "messages"),
         other => panic!("{other:?}"),
     }
-    assert!(reader.read_now(&Prompt::Chat(vec![user(&every_guard)]), usize::MAX).is_ok());
+    assert!(reader.read_now(&Prompt::chat(vec![user(&every_guard)]), usize::MAX).is_ok());
 }
 
 #[test]
@@ -190,7 +190,7 @@ fn a_folder_without_a_template_still_reads_text() {
     let reader = PromptReader::load(folder.path(), BOS).unwrap();
     let text = Prompt::Text { text: "hi".into(), parse_special: false };
     assert!(reader.read_now(&text, 4096).is_ok());
-    let refused = reader.read_now(&Prompt::Chat(vec![user("hi")]), 4096).unwrap_err();
+    let refused = reader.read_now(&Prompt::chat(vec![user("hi")]), 4096).unwrap_err();
     assert!(matches!(&refused, GenerateError::Template(why) if why.contains("no chat template")));
 }
 
@@ -236,7 +236,7 @@ fn texts_that_a_template_puts_side_by_side_make_no_special_token_together() {
         ("<|im_end|", ">"),
     ] {
         let messages = vec![user(first), user(second)];
-        let ids = reader.read_now(&Prompt::Chat(messages), 4096).unwrap();
+        let ids = reader.read_now(&Prompt::chat(messages), 4096).unwrap();
         let (end, text) = ids.split_last().unwrap();
         assert_eq!(*end, IM_END);
         assert_eq!(text, plain(&reader, &format!("{first}{}", second.trim())), "{first} {second}");
@@ -259,4 +259,23 @@ fn a_gap_stands_between_the_tokenizer_s_own_tokens() {
     .concat();
     assert_eq!(reader.read_now(&prompt, 4096).unwrap(), expected);
     assert_eq!(expected.iter().filter(|&&token| token >= 1001).count(), 3);
+}
+
+#[test]
+fn no_variable_can_make_a_special_token() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(demo_folder().join(name), folder.path().join(name)).unwrap();
+    }
+    let template = "<|im_start|>{{ note }}{{ deep | tojson }}{{ messages[0].content }}<|im_end|>";
+    std::fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
+    let reader = PromptReader::load(folder.path(), BOS).unwrap();
+    let variables = serde_json::json!({
+        "note": "<|im_end|>", "deep": {"<|im_sep|>": ["<|im_start|>", 1, null]}
+    });
+    let Prompt::Chat(chat) = Prompt::chat(vec![user("hi")]) else { panic!() };
+    let variables = variables.as_object().unwrap().clone();
+    let ids = reader.read_now(&Prompt::Chat(Chat { variables, ..chat }), 4096).unwrap();
+    let special: Vec<u32> = ids.into_iter().filter(|&id| id >= 1001).collect();
+    assert_eq!(special, [IM_START, IM_END]);
 }

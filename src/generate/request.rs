@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::{Map, Value as Json};
+
 use crate::engine::CallerId;
 
 /// What to generate from, how, and for whom.
@@ -19,7 +21,7 @@ pub struct Request {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Prompt {
     /// A conversation, rendered by the model folder's chat template.
-    Chat(Vec<Message>),
+    Chat(Chat),
     /// Text as it stands. Special tokens in it are read as such only if `parse_special` is set.
     Text {
         /// The text; empty text stands for the model's begin-of-sequence token.
@@ -37,6 +39,38 @@ pub enum Prompt {
     },
     /// Token ids.
     Tokens(Vec<u32>),
+}
+
+impl Prompt {
+    /// A conversation that the model answers, rendered as usual.
+    #[must_use]
+    pub fn chat(messages: Vec<Message>) -> Self {
+        Self::Chat(Chat { messages, ending: Ending::default(), variables: Map::new() })
+    }
+}
+
+/// A conversation and how it is rendered.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Chat {
+    /// The turns, at least one.
+    pub messages: Vec<Message>,
+    /// What comes after the last turn.
+    pub ending: Ending,
+    /// Further variables for the template (`chat_template_kwargs`). Special tokens in them are
+    /// never read as such.
+    pub variables: Map<String, Json>,
+}
+
+/// How a rendered conversation ends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Ending {
+    /// Where the model's turn begins (`add_generation_prompt`).
+    #[default]
+    ModelTurn,
+    /// Behind the last turn, closed.
+    Closed,
+    /// Within the last turn, which the model goes on with (`continue_final_message`).
+    Open,
 }
 
 /// One turn of a conversation.

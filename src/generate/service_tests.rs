@@ -158,7 +158,7 @@ async fn what_is_wrong_is_found_before_the_queue() {
     };
     assert!(prompt_tokens > context_tokens && context_tokens == 64);
     let chat =
-        |messages| Request { prompt: Prompt::Chat(messages), ..request("", Parameters::default()) };
+        |messages| Request { prompt: Prompt::chat(messages), ..request("", Parameters::default()) };
     assert!(matches!(fault(chat(Vec::new())).await, GenerateError::InvalidField { .. }));
     assert_eq!(engine.handle().stats().accepted, 0);
     let hello = vec![Message { role: Role::User, content: "hello".into() }];

@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Value;
+use minijinja::value::{Serde, Value};
 use minijinja::{Environment, context};
 use serde_json::Value as Json;
 
 use super::error::TextLoadError;
 use super::jinja;
-use super::request::Message;
+use super::request::{Chat, Ending};
 
 /// Work that one rendering may do: about this many instructions, or 64 times as many bytes. A
 /// conversation of 100,000 turns takes a third of it.
@@ -85,13 +85,14 @@ impl ChatTemplate {
         &self.source
     }
 
-    /// Renders a conversation up to the point where the model's turn begins. Messages' texts
-    /// appear as the template places them: the caller has disarmed special tokens in them.
+    /// Renders a conversation up to its ending. Messages' texts appear as the template places
+    /// them: the caller has disarmed special tokens in them and in the variables.
     ///
     /// # Errors
     /// What the template says against the conversation.
-    pub(super) fn render(&self, messages: &[Message]) -> Result<String, String> {
-        let messages: Vec<Value> = messages
+    pub(super) fn render(&self, chat: &Chat) -> Result<String, String> {
+        let messages: Vec<Value> = chat
+            .messages
             .iter()
             .map(|message| {
                 context! { role => message.role.as_str(), content => message.content.as_str() }
@@ -99,14 +100,26 @@ impl ChatTemplate {
             .collect();
         let variables = context! {
             messages,
-            add_generation_prompt => true,
+            add_generation_prompt => chat.ending == Ending::ModelTurn,
             bos_token => self.bos_token.as_deref().unwrap_or(""),
             eos_token => self.eos_token.as_deref().unwrap_or(""),
+            ..Value::from(Serde(&chat.variables))
         };
-        self.environment
+        let mut text = self
+            .environment
             .get_template(NAME)
             .and_then(|template| template.render(variables))
-            .map_err(|e| jinja::describe(&e))
+            .map_err(|e| jinja::describe(&e))?;
+        if chat.ending == Ending::Open {
+            let last = chat.messages.last().map_or("", |message| message.content.trim());
+            // As transformers does it: all behind the last turn's text goes.
+            let end = text.rfind(last).filter(|_| !last.is_empty()).ok_or_else(|| {
+                "continue_final_message needs a last message whose text the template keeps"
+                    .to_owned()
+            })?;
+            text.truncate(end + last.len());
+        }
+        Ok(text)
     }
 }
 

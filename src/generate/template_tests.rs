@@ -1,6 +1,6 @@
 use serde_json::json;
 
-use super::super::request::Role;
+use super::super::request::{Message, Role};
 use super::*;
 
 const MINI: &str = "{% for message in messages %}{% if message['role'] == 'system' and 'tools' in message and message['tools'] is not none %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|tool|>' + message['tools'] + '<|/tool|>' + '<|end|>' }}{% else %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% else %}{{ eos_token }}{% endif %}";
@@ -18,9 +18,13 @@ fn conversation() -> Vec<Message> {
     .to_vec()
 }
 
+fn chat(messages: Vec<Message>) -> Chat {
+    Chat { messages, ending: Ending::ModelTurn, variables: serde_json::Map::new() }
+}
+
 fn render(source: &str) -> Result<String, String> {
     let config = json!({"bos_token": "<s>", "eos_token": {"content": "</s>", "lstrip": true}});
-    ChatTemplate::new(source.to_owned(), &config)?.render(&conversation())
+    ChatTemplate::new(source.to_owned(), &config)?.render(&chat(conversation()))
 }
 
 #[test]
@@ -86,7 +90,7 @@ fn endless_work_is_cut_short() {
 fn long_conversations_have_work_enough() {
     let template = ChatTemplate::new(CURRENT.to_owned(), &Json::Null).unwrap();
     let messages: Vec<Message> = conversation().into_iter().cycle().take(100_000).collect();
-    assert!(template.render(&messages).is_ok());
+    assert!(template.render(&chat(messages)).is_ok());
 }
 
 /// A folder with the given tokenizer_config.json and, perhaps, chat_template.jinja.
@@ -128,4 +132,28 @@ fn unusable_templates_are_refused_at_load() {
     }
     let missing = ChatTemplate::load(Path::new("/nonexistent")).unwrap_err();
     assert!(missing.to_string().contains("/nonexistent/tokenizer_config.json"));
+}
+
+#[test]
+fn the_ending_is_as_asked() {
+    let template = ChatTemplate::new(CURRENT.to_owned(), &json!({})).unwrap();
+    let mut messages = conversation();
+    messages[3].role = Role::Assistant;
+    let with = |ending| template.render(&Chat { ending, ..chat(messages.clone()) }).unwrap();
+    let closed = with(Ending::Closed);
+    assert!(closed.ends_with("<|im_start|>assistant<|im_sep|> ok? <|im_end|>"), "{closed}");
+    assert_eq!(with(Ending::ModelTurn), format!("{closed}<|im_start|>assistant<|im_sep|>"));
+    assert_eq!(with(Ending::Open), closed.trim_end_matches(" <|im_end|>"));
+    let empty = vec![Message { role: Role::Assistant, content: " ".to_owned() }];
+    let refused = template.render(&Chat { ending: Ending::Open, ..chat(empty) }).unwrap_err();
+    assert!(refused.contains("continue_final_message"));
+}
+
+#[test]
+fn variables_reach_the_template() {
+    let source = "{{ mood }}{{ deep.list[1] }}{{ messages | length }}".to_owned();
+    let template = ChatTemplate::new(source, &json!({})).unwrap();
+    let variables = json!({"mood": "calm", "deep": {"list": [1, 2]}, "messages": "no"});
+    let variables = variables.as_object().unwrap().clone();
+    assert_eq!(template.render(&Chat { variables, ..chat(conversation()) }).unwrap(), "calm24");
 }

@@ -15,6 +15,9 @@ const MAX_TOP_LOGPROBS: u64 = 20;
 /// Below this, temperature means greedy: logits divided by it would leave the range of `f32`.
 const LEAST_TEMPERATURE: f64 = 1e-5;
 
+/// Template variables that are the server's own.
+const RESERVED: [&str; 4] = ["messages", "bos_token", "eos_token", "add_generation_prompt"];
+
 /// Characters of a faulty value that an error repeats.
 const SHOWN_CHARACTERS: usize = 60;
 
@@ -31,14 +34,24 @@ pub(super) struct Checked {
 /// Checks everything about the prompt that can be told without tokenising it.
 pub(super) fn prompt(prompt: &Prompt, vocab_size: usize) -> Result<(), GenerateError> {
     match prompt {
-        Prompt::Chat(messages) if messages.is_empty() => {
+        Prompt::Chat(chat) if chat.messages.is_empty() => {
             Err(invalid("messages", "an empty list", "at least one message"))
+        }
+        Prompt::Chat(chat) => {
+            match RESERVED.iter().find(|name| chat.variables.contains_key(**name)) {
+                Some(name) => Err(invalid(
+                    format!("chat_template_kwargs.{name}"),
+                    "a value",
+                    "names other than messages, bos_token, eos_token and add_generation_prompt",
+                )),
+                None => Ok(()),
+            }
         }
         Prompt::Tokens(ids) if ids.is_empty() => {
             Err(invalid("prompt", "an empty list", "at least one token id"))
         }
         Prompt::Tokens(ids) => token_ids("prompt", ids.iter().copied(), vocab_size),
-        Prompt::Chat(_) | Prompt::Text { .. } | Prompt::Fill { .. } => Ok(()),
+        Prompt::Text { .. } | Prompt::Fill { .. } => Ok(()),
     }
 }
 

@@ -184,13 +184,13 @@ fn prompts_are_checked_before_they_are_read() {
         Ok(()) => None,
         Err(other) => panic!("{other:?}"),
     };
-    assert_eq!(refused(Prompt::Chat(Vec::new())).as_deref(), Some("messages"));
+    assert_eq!(refused(Prompt::chat(Vec::new())).as_deref(), Some("messages"));
     assert_eq!(refused(Prompt::Tokens(Vec::new())).as_deref(), Some("prompt"));
     assert_eq!(refused(Prompt::Tokens(vec![0, 1, 1000])).as_deref(), Some("prompt[2]"));
     assert_eq!(refused(Prompt::Tokens(vec![999])), None);
     assert_eq!(refused(Prompt::Text { text: String::new(), parse_special: false }), None);
     let message = Message { role: Role::User, content: String::new() };
-    assert_eq!(refused(Prompt::Chat(vec![message])), None);
+    assert_eq!(refused(Prompt::chat(vec![message])), None);
 }
 
 #[test]
@@ -235,4 +235,13 @@ fn allowed_token_ids_are_some_and_the_model_s() {
     assert_eq!(fault(&with(&[3, 1000])).0, "allowed_token_ids[1]");
     let none = Parameters { truncate_prompt_tokens: Some(0), ..Parameters::default() };
     assert_eq!(fault(&none).0, "truncate_prompt_tokens");
+}
+
+#[test]
+fn template_variables_of_the_server_s_own_are_refused() {
+    let message = Message { role: Role::User, content: "x".to_owned() };
+    let Prompt::Chat(mut chat) = Prompt::chat(vec![message]) else { panic!() };
+    chat.variables.insert("bos_token".to_owned(), "x".into());
+    let error = prompt(&Prompt::Chat(chat), VOCAB).unwrap_err().to_string();
+    assert!(error.starts_with("chat_template_kwargs.bos_token: "), "{error}");
 }

@@ -1,7 +1,7 @@
 //! `POST /v1/chat/completions`.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::common::{
     ChunkUsage, Delivery, Envelope, Integer, List, Object, StreamFields, TextOr, WireUsage,
@@ -13,7 +13,7 @@ use super::sampling::{GivenNames, SamplingFields};
 use super::steering::{SteeringFields, copies};
 use super::unsupported;
 use crate::generate::{
-    Answer, Copies, Finish, Message, Parameters, Prompt, Role, TextDelta, Usage,
+    Answer, Chat, Copies, Ending, Finish, Message, Parameters, Prompt, Role, TextDelta, Usage,
 };
 use crate::server::error::ApiError;
 
@@ -42,6 +42,9 @@ struct ChatFields {
     logprobs: Option<bool>,
     top_logprobs: Option<Integer>,
     n: Option<Integer>,
+    add_generation_prompt: Option<bool>,
+    continue_final_message: Option<bool>,
+    chat_template_kwargs: Option<Map<String, Value>>,
     return_token_ids: Option<bool>,
 }
 
@@ -84,7 +87,11 @@ impl ChatRequest {
         parameters.top_logprobs = top_logprobs(fields.logprobs, fields.top_logprobs)?;
         Ok(Self {
             model: fields.model,
-            prompt: Prompt::Chat(conversation(fields.messages)?),
+            prompt: Prompt::Chat(Chat {
+                messages: conversation(fields.messages)?,
+                ending: ending(fields.add_generation_prompt, fields.continue_final_message)?,
+                variables: fields.chat_template_kwargs.unwrap_or_default(),
+            }),
             parameters,
             names,
             delivery: stream.delivery()?,
@@ -92,6 +99,19 @@ impl ChatRequest {
             return_token_ids: fields.return_token_ids.unwrap_or(false),
             ignored: ignored(body, &known)?,
         })
+    }
+}
+
+fn ending(add: Option<bool>, go_on: Option<bool>) -> Result<Ending, ApiError> {
+    match (add, go_on) {
+        (Some(true), Some(true)) => Err(ApiError::invalid_value(
+            "continue_final_message",
+            true,
+            "false where add_generation_prompt is true",
+        )),
+        (_, Some(true)) => Ok(Ending::Open),
+        (Some(false), _) => Ok(Ending::Closed),
+        _ => Ok(Ending::ModelTurn),
     }
 }
 
@@ -319,156 +339,5 @@ impl<'a> ChatChunk<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::generate::Finished;
-    use crate::server::wire::common::SYSTEM_FINGERPRINT;
-    use serde_json::{json, to_value};
-
-    fn messages(given: &Value) -> Result<Vec<Message>, ApiError> {
-        match ChatRequest::parse(&json!({ "messages": given }))?.prompt {
-            Prompt::Chat(messages) => Ok(messages),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn message(role: Role, content: &str) -> Message {
-        Message { role, content: content.to_owned() }
-    }
-
-    #[test]
-    fn conversations_arrive() {
-        let given = json!([
-            {"role": "developer", "content": "d"},
-            {"role": "user", "content": [
-                {"type": "text", "text": "a"}, {"type": "text", "text": "b"}
-            ], "name": "ignored"},
-            {"role": "assistant", "content": "", "refusal": null, "tool_calls": []},
-        ]);
-        let expected =
-            [message(Role::System, "d"), message(Role::User, "ab"), message(Role::Assistant, "")];
-        assert_eq!(messages(&given).unwrap(), expected);
-    }
-
-    #[test]
-    fn faulty_conversations_name_the_place() {
-        let missing = "missing_required_parameter";
-        let (value, feature) = ("invalid_value", "unsupported_parameter");
-        let user = |content: Value| json!([{"role": "user", "content": content}]);
-        let table = [
-            (json!(null), "messages", missing),
-            (json!([]), "messages", value),
-            (json!("hi"), "messages", "invalid_type"),
-            (json!([["user", "hi"]]), "messages[0]", "invalid_type"),
-            (json!([{"content": "x"}]), "messages[0].role", missing),
-            (json!([{"role": 5, "content": "x"}]), "messages[0].role", "invalid_type"),
-            (json!([{"role": "robot", "content": "x"}]), "messages[0].role", value),
-            (json!([{"role": "tool", "content": "x"}]), "messages[0].role", feature),
-            (json!([{"role": "user"}]), "messages[0].content", missing),
-            (user(json!(null)), "messages[0].content", missing),
-            (user(json!(7)), "messages[0].content", "invalid_type"),
-            (user(json!(["x"])), "messages[0].content[0]", "invalid_type"),
-            (user(json!([{"text": "x"}])), "messages[0].content[0].type", missing),
-            (user(json!([{"type": "text"}])), "messages[0].content[0].text", missing),
-            (
-                user(json!([{"type": "text", "text": "x"}, {"type": "image_url"}])),
-                "messages[0].content[1].type",
-                feature,
-            ),
-            (
-                json!([{"role": "assistant", "content": null, "tool_calls": [{}]}]),
-                "messages[0].tool_calls",
-                feature,
-            ),
-        ];
-        for (given, param, code) in table {
-            let error = messages(&given).unwrap_err();
-            assert_eq!(error.param.as_deref(), Some(param), "{given}: {}", error.message);
-            assert_eq!(error.code, code, "{given}: {}", error.message);
-        }
-    }
-
-    #[test]
-    fn logprobs_need_their_switch() {
-        let top = |fields: Value| {
-            let mut body = json!({"messages": [{"role": "user", "content": "x"}]});
-            body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
-            ChatRequest::parse(&body).map(|request| request.parameters.top_logprobs)
-        };
-        assert_eq!(top(json!({})).unwrap(), None);
-        assert_eq!(top(json!({"logprobs": false})).unwrap(), None);
-        assert_eq!(top(json!({"logprobs": true})).unwrap(), Some(0));
-        assert_eq!(top(json!({"logprobs": true, "top_logprobs": 3})).unwrap(), Some(3));
-        for fields in [json!({"top_logprobs": 3}), json!({"logprobs": true, "top_logprobs": -1})] {
-            assert_eq!(top(fields).unwrap_err().param.as_deref(), Some("top_logprobs"));
-        }
-    }
-
-    fn envelope(object: &'static str) -> Envelope {
-        Envelope {
-            id: "chatcmpl-1".to_owned(),
-            object,
-            created: 5,
-            model: "phi-4".to_owned(),
-            system_fingerprint: SYSTEM_FINGERPRINT,
-        }
-    }
-
-    fn finished() -> Finished {
-        Finished {
-            reason: Finish::Length,
-            usage: Usage { prompt_tokens: 4, cached_tokens: 1, completion_tokens: 2 },
-        }
-    }
-
-    #[test]
-    fn the_answers_shape_is_openais() {
-        let answer = Answer { text: "hi".to_owned(), tokens: Vec::new(), finished: finished() };
-        let envelope = envelope(ChatCompletion::OBJECT);
-        let expected = json!({
-            "id": "chatcmpl-1", "object": "chat.completion", "created": 5, "model": "phi-4",
-            "system_fingerprint": SYSTEM_FINGERPRINT,
-            "choices": [{
-                "index": 0, "logprobs": null, "finish_reason": "length",
-                "message": {"role": "assistant", "content": "hi", "refusal": null}
-            }],
-            "usage": {
-                "prompt_tokens": 4, "completion_tokens": 2, "total_tokens": 6,
-                "prompt_tokens_details": {"cached_tokens": 1}
-            }
-        });
-        let shape = ChatCompletion::new(&envelope, vec![answer], finished().usage, false, None);
-        assert_eq!(to_value(shape).unwrap(), expected);
-    }
-
-    #[test]
-    fn the_chunks_shapes_are_openais() {
-        let envelope = envelope(ChatChunk::OBJECT);
-        let choice = |chunk: ChatChunk| to_value(chunk).unwrap()["choices"].clone();
-        let start = to_value(ChatChunk::start(&envelope, ChunkUsage::NotAsked, 0, None)).unwrap();
-        assert_eq!(start["object"], "chat.completion.chunk");
-        assert!(start.get("usage").is_none());
-        assert_eq!(
-            start["choices"],
-            json!([{"index": 0, "delta": {"role": "assistant", "content": ""},
-                    "logprobs": null, "finish_reason": null}])
-        );
-        let delta = TextDelta { text: "a".to_owned(), tokens: Vec::new() };
-        assert_eq!(
-            choice(ChatChunk::text(&envelope, ChunkUsage::NotYet, 0, delta, [true, false])),
-            json!([{"index": 0, "delta": {"content": "a"},
-                    "logprobs": {"content": [], "refusal": null}, "finish_reason": null}])
-        );
-        let end =
-            to_value(ChatChunk::end(&envelope, ChunkUsage::NotYet, 0, Finish::Length)).unwrap();
-        assert_eq!(end["usage"], json!(null));
-        assert!(end.as_object().unwrap().contains_key("usage"));
-        assert_eq!(
-            end["choices"],
-            json!([{"index": 0, "delta": {}, "logprobs": null, "finish_reason": "length"}])
-        );
-        let usage = to_value(ChatChunk::usage(&envelope, finished().usage)).unwrap();
-        assert_eq!(usage["choices"], json!([]));
-        assert_eq!(usage["usage"]["total_tokens"], 6);
-    }
-}
+#[path = "chat_tests.rs"]
+mod tests;

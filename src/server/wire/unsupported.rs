@@ -91,9 +91,6 @@ const CHAT: &[Unsupported] = &[
     field("verbosity", |v| v == "medium", "\"medium\""),
     field("web_search_options", never, "null"),
     field("chat_template", never, "null"),
-    field("chat_template_kwargs", is_empty, "an empty object"),
-    field("add_generation_prompt", is_true, "true"),
-    field("continue_final_message", is_false, "false"),
     field("documents", is_empty, "an empty list"),
 ];
 
