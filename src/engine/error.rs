@@ -15,6 +15,17 @@ pub enum SubmitError {
         /// Jobs of one caller that may wait.
         limit: usize,
     },
+    /// The prompt leaves no room for an answer, or there is none. Callers check this before.
+    #[error(
+        "a prompt of {prompt_tokens} tokens does not fit: expected 1 to {}",
+        context_tokens.saturating_sub(1)
+    )]
+    PromptLength {
+        /// Tokens in the prompt.
+        prompt_tokens: usize,
+        /// Tokens that a sequence may have in the KV cache.
+        context_tokens: usize,
+    },
     /// The daemon is stopping.
     #[error("the server is shutting down and takes no new requests")]
     ShuttingDown,

@@ -149,12 +149,18 @@ impl Handle {
     /// Queues a job.
     ///
     /// # Errors
+    /// [`SubmitError::PromptLength`] if the prompt is empty or leaves no room for an answer,
     /// [`SubmitError::Full`] or [`SubmitError::CallerFull`] if as many jobs wait as may,
     /// [`SubmitError::ShuttingDown`] while draining, [`SubmitError::Stopped`] if the engine's
     /// thread has ended.
     pub fn submit(&self, job: Job) -> Result<(), SubmitError> {
         if self.shared.draining.load(Ordering::Acquire) {
             return Err(SubmitError::ShuttingDown);
+        }
+        // A job that can never be admitted would wait for ever.
+        let (prompt_tokens, context_tokens) = (job.prompt.len(), self.limits().context_tokens);
+        if prompt_tokens == 0 || prompt_tokens >= context_tokens {
+            return Err(SubmitError::PromptLength { prompt_tokens, context_tokens });
         }
         let caller = job.caller;
         self.shared.door.enter(caller)?;

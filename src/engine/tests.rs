@@ -351,6 +351,18 @@ fn without_memory_for_all_the_last_to_come_waits_and_loses_nothing() {
 }
 
 #[test]
+fn a_prompt_that_can_never_run_is_refused_at_the_door() {
+    let (engine, _) = engine();
+    for length in [0, 64, 65] {
+        let refused = engine.handle().submit(job(&vec![1; length], 5, 64).0);
+        let expected = SubmitError::PromptLength { prompt_tokens: length, context_tokens: 64 };
+        assert_eq!(refused, Err(expected));
+    }
+    assert_eq!(engine.handle().stats().accepted, 0);
+    engine.stop().unwrap();
+}
+
+#[test]
 fn too_little_memory_is_refused_at_the_start() {
     let (runner, control) = FakeRunner::new(FakeRunner::small_limits(2));
     let options = Options { kv_cache_bytes: 7 * 8, ..options() };

@@ -244,6 +244,9 @@ impl From<SubmitError> for ApiError {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message)
                     .with_retry()
             }
+            SubmitError::PromptLength { .. } => {
+                Self::bad_request("context_length_exceeded", message)
+            }
             SubmitError::ShuttingDown => unavailable("shutting_down").with_retry().closing(),
             SubmitError::Stopped => unavailable("engine_stopped"),
         }
