@@ -84,7 +84,11 @@ const RULES: &[Rule] = &[
     },
     Rule { layer: "settings", ours: &[], crates: &["config", "serde", "strsim"] },
     Rule { layer: "os", ours: &[], crates: &["nix", "tokio"] },
-    Rule { layer: "telemetry", ours: &[], crates: &["systemd_journal_logger", "serde_json"] },
+    Rule {
+        layer: "telemetry",
+        ours: &[],
+        crates: &["systemd_journal_logger", "serde_json", "prometheus_client"],
+    },
 ];
 
 #[test]

@@ -16,6 +16,7 @@ use super::request::{
 use super::stream::TextStream;
 use super::{validate, words};
 use crate::engine::{self, Event, FinishReason, Job};
+use crate::telemetry::{Ending, Metrics, RequestTimer};
 
 /// Events of one request that wait for its reader. When full, the engine does not step the
 /// sequence until there is room again, and gives it up if that takes too long.
@@ -42,6 +43,7 @@ pub struct Generator {
     engine: engine::Handle,
     reader: Arc<PromptReader>,
     options: Arc<GeneratorOptions>,
+    metrics: Option<Metrics>,
 }
 
 impl Generator {
@@ -78,7 +80,15 @@ impl Generator {
                 ),
             });
         }
-        Ok(Self { engine, reader: Arc::new(reader), options: Arc::new(options) })
+        let (reader, options) = (Arc::new(reader), Arc::new(options));
+        Ok(Self { engine, reader, options, metrics: None })
+    }
+
+    /// The same, with the times of its answers taken by `metrics`.
+    #[must_use]
+    pub fn timed_by(mut self, metrics: Metrics) -> Self {
+        self.metrics = Some(metrics);
+        self
     }
 
     /// Checks a request, tokenises it and queues it.
@@ -86,6 +96,7 @@ impl Generator {
     /// # Errors
     /// Every fault of the request, found before it takes a place in any queue; or a full queue.
     pub async fn start(&self, request: Request) -> Result<Generation, GenerateError> {
+        let arrived = std::time::Instant::now();
         let limits = self.engine.limits();
         let parameters = &request.parameters;
         validate::prompt(&request.prompt, limits.vocab_size)?;
@@ -125,6 +136,7 @@ impl Generator {
             text: TextStream::new(tokenizer, &parameters.stop, least_tokens),
             usage: Usage { prompt_tokens, ..Usage::default() },
             ready: VecDeque::new(),
+            timer: self.metrics.as_ref().map(|metrics| metrics.request(arrived)),
         })
     }
 
@@ -158,6 +170,12 @@ impl Generator {
     pub fn stats(&self) -> engine::Stats {
         self.engine.stats()
     }
+
+    /// Whether requests are taken: the engine lives and does not drain.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        !self.engine.has_crashed() && !self.engine.is_draining()
+    }
 }
 
 /// Cuts a prompt to its last or first `most` tokens.
@@ -187,6 +205,7 @@ pub struct Generation {
     usage: Usage,
     /// What the last events came to: some text, and the end.
     ready: VecDeque<Result<Delta, GenerateError>>,
+    timer: Option<RequestTimer>,
 }
 
 /// A whole answer.
@@ -276,6 +295,13 @@ impl Generation {
     }
 
     fn take(&mut self, event: Event) {
+        if let Some(timer) = &mut self.timer {
+            match &event {
+                Event::Started { .. } => timer.started(std::time::Instant::now()),
+                Event::Token(_) => timer.token(std::time::Instant::now()),
+                Event::Finished(_) | Event::Failed(_) => {}
+            }
+        }
         match event {
             Event::Started { cached_tokens } => self.usage.cached_tokens = cached_tokens,
             Event::Token(token) => {
@@ -307,6 +333,14 @@ impl Generation {
     /// Closes the channel, by which the engine learns of the end if it does not know yet.
     fn end(&mut self, how: Result<Finish, GenerateError>) {
         self.events = None;
+        if let Some(timer) = &mut self.timer {
+            let ending = match &how {
+                Ok(Finish::Length) => Ending::Length,
+                Ok(_) => Ending::Stop,
+                Err(_) => Ending::Error,
+            };
+            timer.ended(ending, std::time::Instant::now());
+        }
         self.ready
             .push_back(how.map(|reason| Delta::Finished(Finished { reason, usage: self.usage })));
     }

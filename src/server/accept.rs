@@ -86,10 +86,10 @@ async fn accept_all(app: &App, listeners: &[Listener], connections: &mut JoinSet
                     Accepted::Tcp(stream) => {
                         // Tokens are small writes that must not wait for each other.
                         let _ = stream.set_nodelay(true);
-                        connections.spawn(serve_connection(app.clone(), stream));
+                        connections.spawn(serve_connection(app.clone(), "tcp", stream));
                     }
                     Accepted::Unix(stream) => {
-                        connections.spawn(serve_connection(app.clone(), stream));
+                        connections.spawn(serve_connection(app.clone(), "unix", stream));
                     }
                 }
             }

@@ -1,4 +1,4 @@
-//! What is known and logged about one request: its id, and one line when it has ended.
+//! What is known, logged and counted about one request: its id, and one line when it has ended.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::OnceLock;
@@ -7,6 +7,8 @@ use std::time::Instant;
 
 use hyper::header::HeaderValue;
 use hyper::{HeaderMap, Method, StatusCode};
+
+use crate::telemetry::Metrics;
 
 /// The header that carries a request's id, both ways.
 pub(super) const REQUEST_ID: &str = "x-request-id";
@@ -32,10 +34,12 @@ pub(super) struct Exchange {
     prompt_tokens: AtomicUsize,
     completion_tokens: AtomicUsize,
     end: OnceLock<&'static str>,
+    route: OnceLock<&'static str>,
+    metrics: Metrics,
 }
 
 impl Exchange {
-    pub(super) fn new(method: Method, path: &str, headers: &HeaderMap) -> Self {
+    pub(super) fn new(metrics: Metrics, method: Method, path: &str, headers: &HeaderMap) -> Self {
         // Paths are visible ASCII, so any byte is a boundary.
         let path = path.get(..MAX_LOGGED_PATH_BYTES).unwrap_or(path);
         Self {
@@ -47,6 +51,8 @@ impl Exchange {
             prompt_tokens: AtomicUsize::new(0),
             completion_tokens: AtomicUsize::new(0),
             end: OnceLock::new(),
+            route: OnceLock::new(),
+            metrics,
         }
     }
 
@@ -57,6 +63,11 @@ impl Exchange {
     /// The id as a header; ids are made of characters that fit.
     pub(super) fn id_header(&self) -> HeaderValue {
         HeaderValue::from_str(&self.id).unwrap_or_else(|_| HeaderValue::from_static("invalid"))
+    }
+
+    /// It goes to the route of this name.
+    pub(super) fn routed(&self, route: &'static str) {
+        let _ = self.route.set(route);
     }
 
     pub(super) fn answered(&self, status: StatusCode) {
@@ -85,7 +96,10 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         let status = self.status.load(Ordering::Relaxed);
         let end = self.end.get().copied().unwrap_or("aborted");
-        let duration_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let took = self.started.elapsed();
+        let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let route = self.route.get().copied().unwrap_or("other");
+        self.metrics.http(route, method_name(&self.method), status, took);
         let prompt_tokens = self.prompt_tokens.load(Ordering::Relaxed);
         let completion_tokens = self.completion_tokens.load(Ordering::Relaxed);
         log::info!(
@@ -94,6 +108,19 @@ impl Drop for Exchange {
             completion_tokens;
             "{} {} {status} {duration_ms} ms", self.method, self.path,
         );
+    }
+}
+
+/// The method as a label, of which clients must not be able to make more.
+fn method_name(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::OPTIONS => "OPTIONS",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        _ => "other",
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::generate::Generator;
+use crate::telemetry::Metrics;
 
 /// Fixed choices of the server.
 #[derive(Debug, Clone)]
@@ -68,15 +69,19 @@ struct Inner {
     generator: Generator,
     options: ServerOptions,
     phase: watch::Sender<Phase>,
+    metrics: Metrics,
 }
 
 impl App {
     /// A server for `generator`; [`super::serve`] runs it.
     #[must_use]
     pub fn new(generator: Generator, options: ServerOptions) -> Self {
+        let metrics = Metrics::new(&options.model_name);
+        let generator = generator.timed_by(metrics.clone());
         Self {
             inner: Arc::new(Inner {
                 generator,
+                metrics,
                 options,
                 phase: watch::Sender::new(Phase::Serving),
             }),
@@ -89,6 +94,10 @@ impl App {
 
     pub(super) fn options(&self) -> &ServerOptions {
         &self.inner.options
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
     }
 
     pub(super) fn phase(&self) -> Phase {

@@ -17,10 +17,11 @@ use super::stall::StallGuard;
 const BUFFER_BYTES: usize = 64 * 1024;
 
 /// Serves requests on `stream` until it ends. Errors are the client's and only logged.
-pub(super) async fn serve_connection<S>(app: App, stream: S)
+pub(super) async fn serve_connection<S>(app: App, transport: &'static str, stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let _open = app.metrics().connection(transport);
     let io = TokioIo::new(StallGuard::new(stream, app.options().write_timeout));
     let service = service_fn(|request| {
         let app = app.clone();

@@ -74,6 +74,11 @@ pub(super) fn json(status: StatusCode, body: String) -> Reply {
     reply(status, "application/json", content)
 }
 
+/// A text in the format `content_type`.
+pub(super) fn text(content_type: &'static str, body: String) -> Reply {
+    reply(StatusCode::OK, content_type, Content::Whole(Some(Bytes::from(body))))
+}
+
 /// A stream, which intermediaries must neither keep nor collect.
 pub(super) fn events(stream: EventStream) -> Reply {
     let mut reply = reply(StatusCode::OK, "text/event-stream", Content::Events(stream));

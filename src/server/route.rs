@@ -10,7 +10,7 @@ use super::access::Exchange;
 use super::app::{App, Phase};
 use super::error::ApiError;
 use super::guard::CatchPanic;
-use super::handlers::{chat, completions, health, models};
+use super::handlers::{chat, completions, health, metrics, models};
 use super::reply::{Reply, failure, sealed};
 
 /// Where a request goes.
@@ -21,6 +21,8 @@ enum Route<'a> {
     Models,
     Model(Cow<'a, str>),
     Health,
+    Ready,
+    Metrics,
 }
 
 impl<'a> Route<'a> {
@@ -30,6 +32,8 @@ impl<'a> Route<'a> {
             "/v1/completions" => Some(Self::Completions),
             "/v1/models" => Some(Self::Models),
             "/health" => Some(Self::Health),
+            "/ready" => Some(Self::Ready),
+            "/metrics" => Some(Self::Metrics),
             // The rest is one id: models' names may hold slashes.
             _ => match path.strip_prefix("/v1/models/") {
                 None | Some("") => None,
@@ -38,10 +42,28 @@ impl<'a> Route<'a> {
         }
     }
 
+    /// Its name in metrics.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Chat => "/v1/chat/completions",
+            Self::Completions => "/v1/completions",
+            Self::Models => "/v1/models",
+            Self::Model(_) => "/v1/models/{id}",
+            Self::Health => "/health",
+            Self::Ready => "/ready",
+            Self::Metrics => "/metrics",
+        }
+    }
+
+    /// Whether it is answered while the daemon drains.
+    fn outlives_serving(&self) -> bool {
+        matches!(self, Self::Health | Self::Ready | Self::Metrics)
+    }
+
     fn allows(&self, method: &Method) -> bool {
         match self {
             Self::Chat | Self::Completions => method == Method::POST,
-            Self::Models | Self::Model(_) | Self::Health => {
+            Self::Models | Self::Model(_) | Self::Health | Self::Ready | Self::Metrics => {
                 method == Method::GET || method == Method::HEAD
             }
         }
@@ -50,15 +72,21 @@ impl<'a> Route<'a> {
     fn allow_header(&self) -> &'static str {
         match self {
             Self::Chat | Self::Completions => "POST",
-            Self::Models | Self::Model(_) | Self::Health => "GET, HEAD",
+            Self::Models | Self::Model(_) | Self::Health | Self::Ready | Self::Metrics => {
+                "GET, HEAD"
+            }
         }
     }
 }
 
 /// Answers one request. Never fails: faults and panics are answers, too.
 pub(super) async fn respond(app: App, request: Request<Incoming>) -> Reply {
-    let exchange =
-        Arc::new(Exchange::new(request.method().clone(), request.uri().path(), request.headers()));
+    let exchange = Arc::new(Exchange::new(
+        app.metrics().clone(),
+        request.method().clone(),
+        request.uri().path(),
+        request.headers(),
+    ));
     let handled = CatchPanic::new(dispatch(&app, request, &exchange)).await;
     let reply = match handled {
         Ok(Ok(reply)) => reply,
@@ -81,11 +109,12 @@ async fn dispatch(
     let Some(route) = Route::find(&path) else {
         return Err(ApiError::unknown_url(request.method(), &path));
     };
+    exchange.routed(route.name());
     if !route.allows(request.method()) {
         let allow = route.allow_header();
         return Err(ApiError::method_not_allowed(request.method(), &path, allow));
     }
-    if app.phase() != Phase::Serving && route != Route::Health {
+    if app.phase() != Phase::Serving && !route.outlives_serving() {
         return Err(ApiError::draining());
     }
     match route {
@@ -94,6 +123,8 @@ async fn dispatch(
         Route::Models => Ok(models::list(app)),
         Route::Model(id) => models::get(app, &id),
         Route::Health => Ok(health::get(app)),
+        Route::Ready => Ok(health::ready(app)),
+        Route::Metrics => Ok(metrics::get(app)),
     }
 }
 
@@ -139,6 +170,8 @@ mod tests {
             ("/v1/models/microsoft/phi-4", model("microsoft/phi-4")),
             ("/v1/models/microsoft%2Fphi-4", model("microsoft/phi-4")),
             ("/health", Some(Route::Health)),
+            ("/ready", Some(Route::Ready)),
+            ("/metrics", Some(Route::Metrics)),
             ("/", None),
             ("/v1/models/", None),
             ("/v1/chat/completions/", None),

@@ -1,11 +1,11 @@
-//! `GET /health`.
+//! `GET /health` and `GET /ready`.
 
 use hyper::StatusCode;
 
 use crate::server::app::{App, Phase};
 use crate::server::reply::{Reply, json};
 use crate::server::wire::common::to_json;
-use crate::server::wire::models::Health;
+use crate::server::wire::models::{Health, Readiness};
 
 /// The daemon's phase and the engine's counters.
 pub(crate) fn get(app: &App) -> Reply {
@@ -16,4 +16,14 @@ pub(crate) fn get(app: &App) -> Reply {
     let stats = app.generator().stats();
     let health = Health::new(status, &app.options().model_name, &stats);
     json(StatusCode::OK, to_json(&health))
+}
+
+/// Whether requests are taken: 200, or 503 while draining or when the engine has ended.
+pub(crate) fn ready(app: &App) -> Reply {
+    let (code, status) = match app.phase() {
+        Phase::Serving if app.generator().is_ready() => (StatusCode::OK, "ready"),
+        Phase::Serving => (StatusCode::SERVICE_UNAVAILABLE, "not ready"),
+        Phase::Draining | Phase::Cutting => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+    };
+    json(code, to_json(&Readiness { status }))
 }

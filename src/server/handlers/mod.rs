@@ -4,4 +4,5 @@ pub(super) mod chat;
 pub(super) mod completions;
 mod generation;
 pub(super) mod health;
+pub(super) mod metrics;
 pub(super) mod models;

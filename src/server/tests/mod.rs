@@ -5,6 +5,7 @@ mod disconnect;
 mod faults;
 mod http;
 mod lifecycle;
+mod metrics;
 mod parameters;
 mod stream;
 

@@ -1,4 +1,4 @@
-//! `/v1/models` and `/health`.
+//! `/v1/models`, `/health` and `/ready`.
 
 use serde::Serialize;
 
@@ -19,6 +19,13 @@ pub(crate) struct Model<'a> {
 pub(crate) struct ModelList<'a> {
     pub(crate) object: &'static str,
     pub(crate) data: [Model<'a>; 1],
+}
+
+/// Whether requests are taken.
+#[derive(Debug, Serialize)]
+pub(crate) struct Readiness {
+    /// `ready`, `not ready` or `draining`.
+    pub(crate) status: &'static str,
 }
 
 /// The daemon's state and the engine's counters.

@@ -1,0 +1,146 @@
+//! `GET /metrics`.
+
+use crate::engine::{ModelLimits, Stats};
+use crate::server::app::App;
+use crate::server::reply::{Reply, text};
+use crate::telemetry::{Sample, Value};
+
+/// Prometheus's text format.
+const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// All metrics; those of the engine are its counters at this moment.
+pub(crate) fn get(app: &App) -> Reply {
+    let generator = app.generator();
+    let stats = generator.stats();
+    let mut samples = own(&stats);
+    samples.push(Sample {
+        labels: vec![("version", env!("CARGO_PKG_VERSION").to_owned())],
+        ..number("phi4d_build_info", "The program's version", 1)
+    });
+    samples.extend(aliases(&stats, generator.limits()));
+    text(CONTENT_TYPE, app.metrics().page(samples))
+}
+
+fn sample(name: &'static str, help: &'static str, value: Value) -> Sample {
+    Sample { name, help, value, labels: Vec::new() }
+}
+
+fn count(name: &'static str, help: &'static str, count: u64) -> Sample {
+    sample(name, help, Value::Count(count))
+}
+
+fn number(name: &'static str, help: &'static str, number: usize) -> Sample {
+    sample(name, help, Value::Number(number as u64))
+}
+
+/// Part of the KV cache that live sequences hold. Kept prefixes give way, so they count as free.
+fn kv_share(stats: &Stats) -> Value {
+    let live = stats.kv_tokens.saturating_sub(stats.kv_cached_tokens);
+    #[expect(clippy::cast_precision_loss, reason = "a share needs no more digits")]
+    let share = live as f64 / stats.kv_budget_tokens.max(1) as f64;
+    Value::Share(share)
+}
+
+/// Tokens of all prompts that began to be read, whether the model read them or they were cached.
+fn prompt_tokens(stats: &Stats) -> u64 {
+    stats.prompt_tokens + stats.cached_prompt_tokens
+}
+
+fn own(stats: &Stats) -> Vec<Sample> {
+    vec![
+        number("phi4d_slots", "Requests that can be answered at once", stats.slots),
+        number("phi4d_requests_running", "Requests being answered", stats.running),
+        number("phi4d_requests_waiting", "Requests waiting for a slot", stats.waiting),
+        count("phi4d_requests_accepted", "Requests queued", stats.accepted),
+        count("phi4d_requests_finished", "Requests answered to an end", stats.finished),
+        count("phi4d_requests_cancelled", "Requests whose client left", stats.cancelled),
+        count("phi4d_requests_failed", "Requests that ended in an error", stats.failed),
+        count(
+            "phi4d_preemptions",
+            "Times a running request went back to wait for memory",
+            stats.preempted,
+        ),
+        count(
+            "phi4d_prompt_tokens",
+            "Tokens of prompts, cached ones included",
+            prompt_tokens(stats),
+        ),
+        count(
+            "phi4d_prompt_tokens_cached",
+            "Tokens of prompts that were cached already",
+            stats.cached_prompt_tokens,
+        ),
+        count("phi4d_generation_tokens", "Tokens made", stats.generated_tokens),
+        count("phi4d_draft_tokens", "Tokens guessed and put to the model", stats.draft_tokens),
+        count(
+            "phi4d_draft_tokens_accepted",
+            "Guessed tokens that were right",
+            stats.accepted_draft_tokens,
+        ),
+        count("phi4d_model_steps", "Steps that the model ran", stats.steps),
+        number("phi4d_kv_cache_tokens", "Tokens in the KV cache", stats.kv_tokens),
+        number(
+            "phi4d_kv_cache_kept_tokens",
+            "Tokens in the KV cache that are kept for later requests",
+            stats.kv_cached_tokens,
+        ),
+        number(
+            "phi4d_kv_cache_capacity_tokens",
+            "Tokens that the KV cache may hold",
+            stats.kv_budget_tokens,
+        ),
+        sample(
+            "phi4d_kv_cache_usage_ratio",
+            "Share of the KV cache that live requests hold",
+            kv_share(stats),
+        ),
+    ]
+}
+
+/// The names that vLLM gives them, which gateways look for.
+fn aliases(stats: &Stats, limits: &ModelLimits) -> Vec<Sample> {
+    let block = limits.kv_block_tokens.max(1);
+    vec![
+        number("vllm:num_requests_running", "Requests being answered", stats.running),
+        number("vllm:num_requests_waiting", "Requests waiting for a slot", stats.waiting),
+        sample(
+            "vllm:kv_cache_usage_perc",
+            "Share of the KV cache that live requests hold, 0 to 1",
+            kv_share(stats),
+        ),
+        Sample {
+            labels: vec![
+                ("block_size", block.to_string()),
+                ("num_gpu_blocks", (stats.kv_budget_tokens / block).to_string()),
+            ],
+            ..number("vllm:cache_config_info", "The KV cache's blocks, in labels", 1)
+        },
+        count(
+            "vllm:num_preemptions",
+            "Times a running request went back to wait for memory",
+            stats.preempted,
+        ),
+        count(
+            "vllm:prefix_cache_queries",
+            "Tokens looked for in the prefix cache",
+            prompt_tokens(stats),
+        ),
+        count(
+            "vllm:prefix_cache_hits",
+            "Tokens found in the prefix cache",
+            stats.cached_prompt_tokens,
+        ),
+        count("vllm:prompt_tokens", "Tokens of prompts", prompt_tokens(stats)),
+        count("vllm:generation_tokens", "Tokens made", stats.generated_tokens),
+        count(
+            "vllm:spec_decode_num_draft_tokens",
+            "Tokens guessed and put to the model",
+            stats.draft_tokens,
+        ),
+        count(
+            "vllm:spec_decode_num_accepted_tokens",
+            "Guessed tokens that were right",
+            stats.accepted_draft_tokens,
+        ),
+    ]
+}

@@ -1,0 +1,175 @@
+//! The metrics registry: what is counted where it happens, and the page that shows it.
+//!
+//! Names begin with `phi4d_`. What gateways and dashboards made for vLLM look for is shown under
+//! vLLM's names, too, with its labels and buckets.
+
+mod buckets;
+mod page;
+mod timer;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+pub use page::{Sample, Value};
+pub use timer::{Ending, RequestTimer};
+
+/// The registry and what feeds it. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Metrics(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    registry: Registry,
+    /// Labels of vLLM's names.
+    aliased: Vec<(&'static str, String)>,
+    http: Family<HttpLabels, Counter<u64, AtomicU64>>,
+    http_seconds: Family<RouteLabel, Histogram, fn() -> Histogram>,
+    connections: Family<TransportLabel, Gauge<i64, AtomicI64>>,
+    endings: Family<EndingLabel, Counter<u64, AtomicU64>>,
+    first_token: Histogram,
+    between_tokens: Histogram,
+    whole: Histogram,
+    queued: Histogram,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HttpLabels {
+    route: &'static str,
+    method: &'static str,
+    status: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabel {
+    route: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TransportLabel {
+    transport: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EndingLabel {
+    finished_reason: Ending,
+}
+
+impl EncodeLabelValue for Ending {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        EncodeLabelValue::encode(&self.as_str(), encoder)
+    }
+}
+
+impl Metrics {
+    /// An empty registry of a server of `model`.
+    #[must_use]
+    pub fn new(model: &str) -> Self {
+        let mut inner = Inner {
+            registry: Registry::default(),
+            aliased: vec![("model_name", page::escaped(model)), ("engine", "0".to_owned())],
+            http: Family::default(),
+            http_seconds: Family::new_with_constructor(|| Histogram::new(buckets::HTTP)),
+            connections: Family::default(),
+            endings: Family::default(),
+            first_token: Histogram::new(buckets::FIRST_TOKEN),
+            between_tokens: Histogram::new(buckets::BETWEEN_TOKENS),
+            whole: Histogram::new(buckets::REQUEST),
+            queued: Histogram::new(buckets::REQUEST),
+        };
+        // Series that exist from the start show a first event as a step from 0.
+        for ending in Ending::ALL {
+            drop(inner.endings.get_or_create(&EndingLabel { finished_reason: ending }));
+        }
+        inner.register_http();
+        inner.register_latencies();
+        Self(Arc::new(inner))
+    }
+
+    /// Counts an answered request. `route` and `method` are from a fixed set.
+    pub fn http(&self, route: &'static str, method: &'static str, status: u16, took: Duration) {
+        self.0.http.get_or_create(&HttpLabels { route, method, status }).inc();
+        self.0.http_seconds.get_or_create(&RouteLabel { route }).observe(took.as_secs_f64());
+    }
+
+    /// Counts a connection, open as long as the guard lives.
+    #[must_use]
+    pub fn connection(&self, transport: &'static str) -> OpenConnection {
+        let open = self.0.connections.get_or_create_owned(&TransportLabel { transport });
+        open.inc();
+        OpenConnection(open)
+    }
+
+    /// The page in Prometheus's text format, with `samples` taken now.
+    #[must_use]
+    pub fn page(&self, samples: Vec<Sample>) -> String {
+        page::render(&self.0.registry, samples, &self.0.aliased)
+    }
+}
+
+/// An open connection, counted until it is dropped.
+#[derive(Debug)]
+pub struct OpenConnection(Gauge<i64, AtomicI64>);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Inner {
+    fn register_http(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("phi4d_http_requests", "Requests answered", self.http.clone());
+        registry.register(
+            "phi4d_http_request_duration_seconds",
+            "Time from a request's head to the end of its answer",
+            self.http_seconds.clone(),
+        );
+        registry.register("phi4d_connections", "Open connections", self.connections.clone());
+    }
+
+    fn register_latencies(&mut self) {
+        let histograms = [
+            (
+                "time_to_first_token_seconds",
+                "Time from a request's arrival to its first token",
+                &self.first_token,
+            ),
+            (
+                "inter_token_latency_seconds",
+                "Time from one token of an answer to the next",
+                &self.between_tokens,
+            ),
+            (
+                "e2e_request_latency_seconds",
+                "Time from a request's arrival to the end of its answer",
+                &self.whole,
+            ),
+            (
+                "request_queue_time_seconds",
+                "Time from a request's arrival to the start of its prompt's reading",
+                &self.queued,
+            ),
+        ];
+        let requests = "Answers by how they ended";
+        for (name, help, histogram) in histograms {
+            self.registry.register(format!("phi4d_{name}"), help, histogram.clone());
+        }
+        self.registry.register("phi4d_request_success", requests, self.endings.clone());
+        let labels =
+            self.aliased.iter().map(|(name, value)| ((*name).into(), value.clone().into()));
+        let aliased = self.registry.sub_registry_with_labels(labels);
+        for (name, help, histogram) in histograms {
+            aliased.register(format!("vllm:{name}"), help, histogram.clone());
+        }
+        aliased.register("vllm:request_success", requests, self.endings.clone());
+    }
+}
