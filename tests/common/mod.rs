@@ -51,6 +51,13 @@ pub fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Sends a process a signal by its name, such as `TERM`. Not by `kill`: a bare Debian lacks it.
+pub fn send_signal(id: u32, name: &str) {
+    let signal: nix::sys::signal::Signal = format!("SIG{name}").parse().unwrap();
+    let id = nix::unistd::Pid::from_raw(id.try_into().unwrap());
+    nix::sys::signal::kill(id, signal).unwrap();
+}
+
 /// How a daemon under test is started.
 pub struct Setup {
     pub folder: tempfile::TempDir,
@@ -219,9 +226,7 @@ impl Daemon {
 
     /// Sends a signal by its name, such as `TERM`.
     pub fn signal(&self, name: &str) {
-        let status =
-            Command::new("kill").args([&format!("-{name}"), &self.id().to_string()]).status();
-        assert!(status.unwrap().success());
+        send_signal(self.id(), name);
     }
 
     /// Waits for the daemon to end.

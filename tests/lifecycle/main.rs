@@ -63,8 +63,7 @@ impl Launched {
     }
 
     fn signal(&self, name: &str) {
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args([&format!("-{name}"), &id]).status().unwrap().success());
+        common::send_signal(self.child.id(), name);
     }
 
     fn wait_end(&mut self) -> ExitStatus {
