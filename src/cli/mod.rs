@@ -11,6 +11,7 @@ mod output;
 mod prepare;
 mod serve;
 mod start;
+mod watchdog;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

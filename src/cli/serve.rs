@@ -1,5 +1,6 @@
 //! `phi4d serve`: settings, log, sockets, model, engine, server; ready; drain with a limit.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
@@ -8,6 +9,7 @@ use tokio::task::JoinHandle;
 use super::args::SettingsArgs;
 use super::exit::Fatal;
 use super::start::{self, Started};
+use super::watchdog;
 use crate::engine::Engine;
 use crate::model::LoadCancel;
 use crate::os::{self, Listener, Notifier, Signal, Signals, SocketFile, State};
@@ -44,9 +46,8 @@ pub(super) fn run(arguments: &SettingsArgs) -> Result<(), Fatal> {
 async fn serve(settings: &Settings) -> Result<(), Fatal> {
     let system = |action| move |source| Fatal::System { action, source };
     let mut signals = Signals::install().map_err(system("install signal handlers"))?;
-    let manager = Manager(
-        Notifier::from_environment(variable).map_err(system("speak to the service manager"))?,
-    );
+    let notifier = Notifier::from_environment(variable);
+    let manager = Arc::new(Manager(notifier.map_err(system("speak to the service manager"))?));
     let bound = bind(settings).await?;
     let name = settings.served_model_name();
     manager.tell(&[State::Status(format!("loading {name}"))]);
@@ -59,6 +60,7 @@ async fn serve(settings: &Settings) -> Result<(), Fatal> {
     let mut server = tokio::spawn(server::serve(app, bound.listeners, stopped, drain));
     manager.tell(&[State::Ready, State::Status(format!("serving {name}"))]);
     log::info!(model = name.as_str(); "ready");
+    watchdog::feed(&manager, started.engine.handle());
 
     if let Err(fatal) = wait_for_stop(&started.engine, &mut server, &mut signals).await {
         // The first failure is the one to tell.
@@ -78,10 +80,16 @@ async fn serve(settings: &Settings) -> Result<(), Fatal> {
 }
 
 /// The service manager. That it can't be told something is logged and no more.
-struct Manager(Notifier);
+#[derive(Debug)]
+pub(super) struct Manager(Notifier);
 
 impl Manager {
-    fn tell(&self, states: &[State]) {
+    /// How long it waits for a sign of life.
+    pub(super) fn watchdog(&self) -> Option<Duration> {
+        self.0.watchdog()
+    }
+
+    pub(super) fn tell(&self, states: &[State]) {
         if let Err(error) = self.0.send(states) {
             log::warn!("cannot notify the service manager: {error}");
         }

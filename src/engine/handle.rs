@@ -89,6 +89,7 @@ pub(super) struct Counters {
     pub(super) draft_tokens: AtomicU64,
     pub(super) accepted_draft_tokens: AtomicU64,
     pub(super) steps: AtomicU64,
+    pub(super) turns: AtomicU64,
     pub(super) kv_tokens: AtomicUsize,
     pub(super) kv_cached_tokens: AtomicUsize,
     pub(super) kv_budget_tokens: AtomicUsize,
@@ -103,7 +104,7 @@ impl Counters {
 
 /// The engine's counters at one moment. Once nothing runs or waits, `accepted` equals
 /// `finished + cancelled + failed`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Sequences that can run at once.
     pub slots: usize,
@@ -133,6 +134,8 @@ pub struct Stats {
     pub accepted_draft_tokens: u64,
     /// Model steps run.
     pub steps: u64,
+    /// Turns of the engine's loop: it moves on while anything runs or waits.
+    pub turns: u64,
     /// Tokens in the KV cache, in whole blocks.
     pub kv_tokens: usize,
     /// Of these, tokens kept for sequences that have ended.
@@ -202,6 +205,7 @@ impl Handle {
             draft_tokens: total(&counters.draft_tokens),
             accepted_draft_tokens: total(&counters.accepted_draft_tokens),
             steps: total(&counters.steps),
+            turns: total(&counters.turns),
             kv_tokens: gauge(&counters.kv_tokens),
             kv_cached_tokens: gauge(&counters.kv_cached_tokens),
             kv_budget_tokens: gauge(&counters.kv_budget_tokens),

@@ -248,6 +248,7 @@ impl Core {
             StepPlan::Decode { first, rows } => self.decode(first, rows),
         }
         self.publish();
+        Counters::add(&self.shared.counters.turns, 1);
         Ok(())
     }
 

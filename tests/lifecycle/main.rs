@@ -283,3 +283,22 @@ fn nothing_is_written_into_the_home() {
     assert_eq!(daemon.wait_end().code(), Some(0));
     assert_eq!(std::fs::read_dir(&home).unwrap().count(), 0);
 }
+
+#[test]
+fn the_watchdog_is_told_while_the_engine_works_and_while_it_has_nothing_to_do() {
+    let mut daemon = Setup::new().variable("WATCHDOG_USEC", "100000").start();
+    for _ in 0..3 {
+        daemon.wait_notified("WATCHDOG=1");
+    }
+    let stream = daemon.unix().send(
+        "POST",
+        "/v1/chat/completions",
+        &[("Content-Type", "application/json")],
+        long_stream().to_string().as_bytes(),
+    );
+    for _ in 0..3 {
+        daemon.wait_notified("WATCHDOG=1");
+    }
+    drop(stream);
+    daemon.wait_idle();
+}
