@@ -8,6 +8,7 @@ use std::time::Instant;
 use hyper::header::HeaderValue;
 use hyper::{HeaderMap, Method, StatusCode};
 
+use super::caller::Caller;
 use crate::telemetry::Metrics;
 
 /// The header that carries a request's id, both ways.
@@ -27,6 +28,7 @@ const CLIENT_GONE: u16 = 499;
 #[derive(Debug)]
 pub(super) struct Exchange {
     id: String,
+    caller: Caller,
     method: Method,
     path: String,
     started: Instant,
@@ -39,11 +41,18 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    pub(super) fn new(metrics: Metrics, method: Method, path: &str, headers: &HeaderMap) -> Self {
+    pub(super) fn new(
+        metrics: Metrics,
+        caller: Caller,
+        method: Method,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Self {
         // Paths are visible ASCII, so any byte is a boundary.
         let path = path.get(..MAX_LOGGED_PATH_BYTES).unwrap_or(path);
         Self {
             id: request_id(headers),
+            caller,
             method,
             path: path.to_owned(),
             started: Instant::now(),
@@ -58,6 +67,11 @@ impl Exchange {
 
     pub(super) fn id(&self) -> &str {
         &self.id
+    }
+
+    /// Who asked.
+    pub(super) fn caller(&self) -> Caller {
+        self.caller
     }
 
     /// The id as a header; ids are made of characters that fit.
@@ -104,7 +118,7 @@ impl Drop for Exchange {
         let completion_tokens = self.completion_tokens.load(Ordering::Relaxed);
         log::info!(
             target: "phi4d::access",
-            request_id = self.id.as_str(), status, end, duration_ms, prompt_tokens,
+            request_id = self.id.as_str(), caller:% = self.caller, status, end, duration_ms, prompt_tokens,
             completion_tokens;
             "{} {} {status} {duration_ms} ms", self.method, self.path,
         );

@@ -9,6 +9,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::app::{App, Phase};
+use super::caller::Caller;
 use super::route::respond;
 use super::stall::StallGuard;
 
@@ -16,16 +17,17 @@ use super::stall::StallGuard;
 /// that doesn't read is noticed after this much and the socket's own buffer.
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// Serves requests on `stream` until it ends. Errors are the client's and only logged.
-pub(super) async fn serve_connection<S>(app: App, transport: &'static str, stream: S)
+/// Serves `caller`'s requests on `stream` until it ends. Errors are the client's and only logged.
+pub(super) async fn serve_connection<S>(app: App, caller: Caller, stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let transport = if matches!(caller, Caller::Address(_)) { "tcp" } else { "unix" };
     let _open = app.metrics().connection(transport);
     let io = TokioIo::new(StallGuard::new(stream, app.options().write_timeout));
     let service = service_fn(|request| {
         let app = app.clone();
-        async move { Ok::<_, Infallible>(respond(app, request).await) }
+        async move { Ok::<_, Infallible>(respond(app, caller, request).await) }
     });
     // Half-closed clients count as gone (hyper's default): that is how the end of a client is
     // seen while its answer is in the making.

@@ -12,6 +12,7 @@ mod accept;
 mod access;
 mod app;
 mod body;
+mod caller;
 mod conn;
 mod error;
 mod guard;

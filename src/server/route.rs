@@ -8,6 +8,7 @@ use hyper::{Method, Request};
 
 use super::access::Exchange;
 use super::app::{App, Phase};
+use super::caller::Caller;
 use super::error::ApiError;
 use super::guard::CatchPanic;
 use super::handlers::{chat, completions, health, metrics, models};
@@ -80,9 +81,10 @@ impl<'a> Route<'a> {
 }
 
 /// Answers one request. Never fails: faults and panics are answers, too.
-pub(super) async fn respond(app: App, request: Request<Incoming>) -> Reply {
+pub(super) async fn respond(app: App, caller: Caller, request: Request<Incoming>) -> Reply {
     let exchange = Arc::new(Exchange::new(
         app.metrics().clone(),
+        caller,
         request.method().clone(),
         request.uri().path(),
         request.headers(),

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use hyper::StatusCode;
 
-use crate::engine::{CallerId, JobError};
+use crate::engine::JobError;
 use crate::generate::{
     Answer, Choices, Copies, Delta, Finish, GenerateError, Parameters, Prompt, Request, TextDelta,
     Usage,
@@ -80,7 +80,7 @@ pub(super) async fn answer<S: Shape>(
     let request = Request {
         prompt: Prompt::Tokens(Vec::new()),
         parameters: asked.parameters,
-        caller: CallerId::default(),
+        caller: exchange.caller().id(),
     };
     let started = app.generator().start_all(asked.prompts, &request, asked.copies).await;
     let choices = started.map_err(|error| asked.names.rename(error))?;

@@ -1,0 +1,85 @@
+//! Who is at the other end of a connection, for fairness between callers and for the log.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::engine::CallerId;
+use crate::os::Peer;
+
+/// The other end of a connection. All connections of one caller share its place in the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Caller {
+    /// A user of this machine, over the Unix socket, as the kernel knows it.
+    User(u32),
+    /// A machine, over TCP.
+    Address(IpAddr),
+    /// The system did not say.
+    Unknown,
+}
+
+impl Caller {
+    pub(super) fn of_tcp(stream: &TcpStream) -> Self {
+        stream.peer_addr().map_or(Self::Unknown, |address| Self::Address(address.ip()))
+    }
+
+    pub(super) fn of_unix(stream: &UnixStream) -> Self {
+        Peer::of(stream).map_or(Self::Unknown, |peer| Self::User(peer.uid))
+    }
+
+    /// The caller's number in the engine: its kind in the two highest bits, then the user, the
+    /// version 4 address, or the network of a version 6 address, whose lower half a machine may
+    /// choose anew for each connection.
+    pub(super) fn id(self) -> CallerId {
+        let kind = |kind: u64, value: u64| CallerId(kind << 62 | value);
+        match self {
+            Self::Unknown => kind(0, 0),
+            Self::User(uid) => kind(1, uid.into()),
+            Self::Address(address) => match address.to_canonical() {
+                IpAddr::V4(address) => kind(2, address.to_bits().into()),
+                IpAddr::V6(address) => {
+                    let network = address.to_bits() >> 66;
+                    kind(3, u64::try_from(network).unwrap_or(u64::MAX >> 2))
+                }
+            },
+        }
+    }
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(uid) => write!(f, "uid:{uid}"),
+            Self::Address(address) => write!(f, "{address}"),
+            Self::Unknown => f.write_str("unknown"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callers_of_any_kind_differ_and_one_stays_the_same() {
+        let address = |text: &str| Caller::Address(text.parse().unwrap());
+        let callers = [
+            Caller::Unknown,
+            Caller::User(0),
+            Caller::User(1000),
+            address("0.0.0.0"),
+            address("10.0.3.232"),
+            address("2001:db8:1:2::1"),
+            address("2001:db8:1:8::1"),
+            address("::1"),
+        ];
+        for (place, caller) in callers.iter().enumerate() {
+            for other in &callers[place + 1..] {
+                assert_ne!(caller.id(), other.id(), "{caller} and {other}");
+            }
+        }
+        assert_eq!(address("2001:db8:1:2::1").id(), address("2001:db8:1:2::2").id());
+        assert_eq!(address("::ffff:10.0.3.232").id(), address("10.0.3.232").id());
+    }
+}
