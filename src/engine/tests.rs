@@ -147,20 +147,31 @@ fn dropping_the_receiver_cancels_a_running_and_a_waiting_job() {
     engine.stop().unwrap();
 }
 
-#[test]
-fn the_queue_is_bounded_and_says_so() {
-    let (engine, control) = engine_with(Options { queue: 2, ..options() });
+/// Submits jobs till one is refused; returns why, and the receivers of those that were not.
+fn fill(
+    handle: &Handle,
+    control: &FakeControl,
+) -> (Option<SubmitError>, Vec<mpsc::Receiver<Event>>) {
     control.step_us.store(20_000, Ordering::Release);
-    let handle = engine.handle();
     let mut receivers = Vec::new();
     let refused = (0..SLOTS + 40).find_map(|_| {
         let (job, receiver) = job(&[1], 3, 64);
-        receivers.push(receiver);
-        handle.submit(job).err()
+        let refused = handle.submit(job).err();
+        if refused.is_none() {
+            receivers.push(receiver);
+        }
+        refused
     });
+    (refused, receivers)
+}
+
+#[test]
+fn the_queue_is_bounded_and_says_so() {
+    let (engine, control) = engine_with(Options { queue: 2, ..options() });
+    let handle = engine.handle();
+    let (refused, mut receivers) = fill(&handle, &control);
     assert_eq!(refused, Some(SubmitError::Full { limit: 2 }));
     // Nothing that was accepted is lost.
-    receivers.pop();
     for receiver in &mut receivers {
         assert_eq!(wait(receiver).0, expected(&[1], 3));
     }
@@ -281,14 +292,8 @@ fn stopping_cuts_the_running_step_and_fails_what_is_open() {
 #[test]
 fn a_caller_over_its_share_is_refused_and_others_are_not() {
     let (engine, control) = engine_with(Options { queue_per_caller: 1, ..options() });
-    control.step_us.store(20_000, Ordering::Release);
     let handle = engine.handle();
-    let mut receivers = Vec::new();
-    let refused = (0..SLOTS + 40).find_map(|_| {
-        let (job, receiver) = job(&[1], 3, 64);
-        receivers.push(receiver);
-        handle.submit(job).err()
-    });
+    let (refused, _receivers) = fill(&handle, &control);
     assert_eq!(refused, Some(SubmitError::CallerFull { limit: 1 }));
     let (mut other, mut events) = job(&[2], 3, 64);
     other.caller = CallerId(9);
