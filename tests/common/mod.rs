@@ -411,7 +411,32 @@ impl Response {
         Self::parse(&bytes)
     }
 
-    fn parse(bytes: &[u8]) -> Self {
+    /// Reads one response to `method` by its framing and leaves the connection open.
+    pub fn read_one(connection: &mut impl Read, method: &str) -> Self {
+        let mut bytes = Vec::new();
+        read_until(connection, &mut bytes, b"\r\n\r\n");
+        let head = Self::parse(&bytes);
+        if method == "HEAD" {
+            return head;
+        }
+        if let Some(length) = head.header("content-length") {
+            read_exact(connection, &mut bytes, length.parse().unwrap());
+            return Self::parse(&bytes);
+        }
+        loop {
+            let start = bytes.len();
+            read_until(connection, &mut bytes, b"\r\n");
+            let size = std::str::from_utf8(&bytes[start..bytes.len() - 2]).unwrap();
+            let size = usize::from_str_radix(size, 16).unwrap();
+            read_exact(connection, &mut bytes, size + 2);
+            if size == 0 {
+                return Self::parse(&bytes);
+            }
+        }
+    }
+
+    /// The response in `bytes`, which hold all of it.
+    pub fn parse(bytes: &[u8]) -> Self {
         let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").unwrap_or_else(|| {
             panic!("no HTTP response: {:?}", String::from_utf8_lossy(bytes));
         });
@@ -459,6 +484,19 @@ impl Response {
         let mut events = self.events();
         assert_eq!(events.pop().as_deref(), Some("[DONE]"), "{}", self.text());
         events.iter().map(|event| serde_json::from_str(event).unwrap()).collect()
+    }
+}
+
+fn read_exact(connection: &mut impl Read, bytes: &mut Vec<u8>, count: usize) {
+    let start = bytes.len();
+    bytes.resize(start + count, 0);
+    connection.read_exact(&mut bytes[start..]).unwrap();
+}
+
+fn read_until(connection: &mut impl Read, bytes: &mut Vec<u8>, end: &[u8]) {
+    let start = bytes.len();
+    while !bytes[start..].ends_with(end) {
+        read_exact(connection, bytes, 1);
     }
 }
 
