@@ -1,0 +1,179 @@
+//! Completions, usage, headers and the small routes over the real model.
+
+#![allow(clippy::unwrap_used, reason = "tests may stop where something is wrong")]
+
+mod common;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use common::{Client, Daemon, Setup, merge};
+use serde_json::{Value, json};
+
+const COMPLETIONS: &str = "/v1/completions";
+
+fn complete(client: &Client, prompt: &Value, more: &Value) -> Value {
+    let mut body = json!({ "prompt": prompt, "temperature": 0 });
+    merge(&mut body, more);
+    let response = client.post(COMPLETIONS, &body);
+    assert_eq!(response.status, 200, "{body}: {}", response.text());
+    response.json()
+}
+
+fn text(answer: &Value) -> &str {
+    answer["choices"][0]["text"].as_str().unwrap()
+}
+
+fn tokens_of(text: &str) -> Vec<u32> {
+    let file = common::demo_folder().join("tokenizer.json");
+    let tokenizer = tokenizers::Tokenizer::from_file(file).unwrap();
+    tokenizer.encode(text, false).unwrap().get_ids().to_vec()
+}
+
+#[test]
+fn a_text_and_its_token_ids_are_the_same_prompt() {
+    // Guesses would change the steps' widths, and with them how the kernels round.
+    let daemon = Setup::new().with(&["--draft-tokens", "0"]).start();
+    for prompt in ["12+7=", "The", "日本語", "🦀 é", "{\"name\": "] {
+        let ids = tokens_of(prompt);
+        let spelled = complete(&daemon.tcp(), &json!(prompt), &json!({}));
+        for same in [json!(ids), json!([ids]), json!([prompt])] {
+            let answer = complete(&daemon.unix(), &same, &json!({}));
+            assert_eq!(answer["choices"], spelled["choices"], "{prompt} {same}");
+            assert_eq!(answer["usage"]["prompt_tokens"], ids.len(), "{prompt} {same}");
+        }
+    }
+}
+
+#[test]
+fn log_probabilities_have_the_older_shape() {
+    let daemon = Daemon::start();
+    let more = json!({ "logprobs": 3, "max_tokens": 12, "ignore_eos": true });
+    let answer = complete(&daemon.tcp(), &json!("Count to 12."), &more);
+    let logprobs = &answer["choices"][0]["logprobs"];
+    let list = |name: &str| logprobs[name].as_array().unwrap();
+    let tokens: Vec<&str> = list("tokens").iter().map(|token| token.as_str().unwrap()).collect();
+    assert_eq!(tokens.len(), 12);
+    assert!(tokens.concat().starts_with(text(&answer)), "{answer}");
+    let mut offset = 0;
+    for (index, token) in tokens.iter().enumerate() {
+        assert_eq!(list("text_offset")[index], offset, "{answer}");
+        offset += token.chars().count();
+        let chosen = list("token_logprobs")[index].as_f64().unwrap();
+        let top = list("top_logprobs")[index].as_object().unwrap();
+        assert!((1..=3).contains(&top.len()) && chosen <= 0.0, "{answer}");
+        let best = top.values().map(|value| value.as_f64().unwrap()).fold(f64::MIN, f64::max);
+        assert!((best - chosen).abs() < 1e-6, "greedy takes the likeliest: {answer}");
+        assert!(top.contains_key(*token), "{answer}");
+    }
+}
+
+#[test]
+fn usage_is_true_to_what_the_engine_read() {
+    let daemon = Daemon::start();
+    let prompt = json!("Repeat after me: one, two, three, four, five, six, seven.");
+    let read = |name: &str| daemon.wait_idle()[name].as_u64().unwrap();
+    let mut answers = Vec::new();
+    for _ in 0..3 {
+        let before = ["prompt_tokens", "cached_prompt_tokens", "generated_tokens"].map(read);
+        let answer = complete(&daemon.unix(), &prompt, &json!({ "cache_salt": "mine" }));
+        let after = ["prompt_tokens", "cached_prompt_tokens", "generated_tokens"].map(read);
+        let usage = |place: &str| answer["usage"].pointer(place).unwrap().as_u64().unwrap();
+        let cached = usage("/prompt_tokens_details/cached_tokens");
+        assert_eq!(after[1] - before[1], cached);
+        assert_eq!(after[0] - before[0], usage("/prompt_tokens") - cached);
+        assert_eq!(after[2] - before[2], usage("/completion_tokens"));
+        assert_eq!(usage("/total_tokens"), usage("/prompt_tokens") + usage("/completion_tokens"));
+        answers.push((cached, usage("/prompt_tokens")));
+    }
+    let [(0, tokens), (second, _), (third, _)] = answers.as_slice() else {
+        panic!("the first finds nothing cached: {answers:?}")
+    };
+    // All but the last token, whose logits are wanted.
+    assert_eq!((second + 1, third), (*tokens, second));
+    // Another's salt finds nothing.
+    let other = complete(&daemon.unix(), &prompt, &json!({ "cache_salt": "yours" }));
+    assert_eq!(other["usage"]["prompt_tokens_details"]["cached_tokens"], 0);
+}
+
+#[test]
+fn answers_bear_the_time_and_an_id_of_their_own() {
+    let daemon = Daemon::start();
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let before = now();
+    let answers: Vec<Value> =
+        (0..3).map(|_| complete(&daemon.tcp(), &json!("The"), &json!({}))).collect();
+    for answer in &answers {
+        assert!((before..=now()).contains(&answer["created"].as_u64().unwrap()), "{answer}");
+    }
+    assert!(answers[0]["id"] != answers[1]["id"] && answers[1]["id"] != answers[2]["id"]);
+}
+
+#[test]
+fn requests_keep_their_ids() {
+    let daemon = Daemon::start();
+    let long = "x".repeat(129);
+    for client in [daemon.tcp(), daemon.unix()] {
+        let id_for = |sent: &str, path: &str| {
+            let response = client.request("GET", path, &[("X-Request-Id", sent)], b"");
+            response.header("x-request-id").unwrap().to_owned()
+        };
+        for sent in ["abc-1.2:3/4+5=6_7", &long[..128]] {
+            for path in ["/health", "/v1/models", "/nowhere"] {
+                assert_eq!(id_for(sent, path), sent);
+            }
+        }
+        // What could break a log line or a header is replaced.
+        for sent in ["", "two words", "quo\"te", "ä", &long] {
+            let given = id_for(sent, "/health");
+            assert!(given != sent && !given.is_empty(), "{sent:?} {given:?}");
+        }
+        assert_ne!(id_for("", "/health"), id_for("", "/health"));
+    }
+}
+
+#[test]
+fn small_routes_answer_get_and_head() {
+    let daemon = Daemon::start();
+    for client in [daemon.tcp(), daemon.unix()] {
+        for path in ["/health", "/ready", "/v1/models", "/v1/models/demo", "/v1/models/%64emo"] {
+            let (get, head) = (client.get(path), client.request("HEAD", path, &[], b""));
+            assert_eq!((get.status, head.status), (200, 200), "{path}");
+            assert_eq!(get.header("content-type"), Some("application/json"), "{path}");
+            assert_eq!(head.header("content-type"), get.header("content-type"), "{path}");
+            assert!(!get.body.is_empty() && head.body.is_empty(), "{path}");
+        }
+        let models = client.get("/v1/models").json();
+        assert_eq!(models["object"], "list");
+        assert_eq!(models["data"].as_array().unwrap().len(), 1);
+        let model = &models["data"][0];
+        assert_eq!((&model["id"], &model["object"]), (&json!("demo"), &json!("model")));
+        assert!(model["created"].is_u64() && model["owned_by"].is_string(), "{model}");
+        let health = client.get("/health").json();
+        for count in ["slots", "running", "waiting", "accepted", "finished", "cancelled", "failed"]
+        {
+            assert!(health[count].is_u64(), "{count}: {health}");
+        }
+        assert_eq!((&health["status"], &health["model"]), (&json!("ok"), &json!("demo")));
+    }
+}
+
+#[test]
+fn a_system_message_and_earlier_turns_are_read() {
+    let daemon = Daemon::start();
+    let ask = |messages: Value| {
+        let body = json!({ "messages": messages, "temperature": 0, "max_tokens": 1 });
+        let response = daemon.tcp().post("/v1/chat/completions", &body);
+        assert_eq!(response.status, 200, "{}", response.text());
+        response.json()["usage"]["prompt_tokens"].as_u64().unwrap()
+    };
+    let turn = |role: &str, content: &str| json!({ "role": role, "content": content });
+    let user = turn("user", "Hello!");
+    let one = ask(json!([user]));
+    let with_system = ask(json!([turn("system", "Be brief."), user]));
+    assert!(with_system > one + 3);
+    // OpenAI's newer name of the role is the same to the template.
+    assert_eq!(ask(json!([turn("developer", "Be brief."), user])), with_system);
+    let both = ask(json!([user, turn("assistant", "Hi."), user]));
+    // Each turn costs what it says and its marks.
+    assert!(both >= 2 * one, "{both} {one}");
+}
