@@ -5,6 +5,8 @@
 
 mod common;
 
+use std::io::Write;
+
 use common::{Client, Daemon, Response, Setup, merge};
 use serde_json::{Value, json};
 
@@ -253,6 +255,26 @@ fn message_rows() -> Vec<Row> {
             &["image_url", "text"],
         ),
         (
+            json!({"messages": user(json!([{"type": "input_audio", "input_audio": {}}]))}),
+            "messages[0].content[0].type",
+            UNSUPPORTED,
+            &["input_audio", "text"],
+        ),
+        (
+            json!({"messages": user(json!([{"type": "text", "text": 5}]))}),
+            "messages[0].content[0].text",
+            TYPE,
+            &["5", "string"],
+        ),
+        (json!({"messages": user(json!(null))}), "messages[0].content", MISSING, &["string"]),
+        (json!({"messages": [null]}), "messages[0]", TYPE, &["null", "object"]),
+        (
+            json!({"messages": [{"role": "user", "content": "x"}, {"role": "", "content": "y"}]}),
+            "messages[1].role",
+            VALUE,
+            &["\"\"", "user"],
+        ),
+        (
             json!({"messages": user(json!([{"type": "text"}]))}),
             "messages[0].content[0].text",
             MISSING,
@@ -284,6 +306,16 @@ fn chat_field_rows() -> Vec<Row> {
         (json!({ "tools": tool }), "tools", UNSUPPORTED, &["list", "empty"]),
         (json!({"tool_choice": "auto"}), "tool_choice", UNSUPPORTED, &["auto", "none"]),
         (json!({"functions": [{"name": "f"}]}), "functions", UNSUPPORTED, &["list", "empty"]),
+        (json!({"function_call": "auto"}), "function_call", UNSUPPORTED, &["auto", "none"]),
+        (json!({"function_call": {"name": "f"}}), "function_call", UNSUPPORTED, &["object"]),
+        (json!({"audio": {"voice": "alloy"}}), "audio", UNSUPPORTED, &["object", "null"]),
+        (
+            json!({"prediction": {"type": "content", "content": "x"}}),
+            "prediction",
+            UNSUPPORTED,
+            &["object", "null"],
+        ),
+        (json!({"web_search_options": {}}), "web_search_options", UNSUPPORTED, &["object", "null"]),
         (json!({"modalities": ["text", "audio"]}), "modalities", UNSUPPORTED, &["list", "text"]),
         (json!({"reasoning_effort": "high"}), "reasoning_effort", UNSUPPORTED, &["high", "none"]),
         (json!({"logprobs": 3}), "logprobs", TYPE, &["3", "boolean"]),
@@ -455,4 +487,22 @@ fn bodies_and_prompts_that_are_too_long() {
     let response = daemon.unix().post(COMPLETIONS, &body(COMPLETIONS, &json!({ "prompt": ids })));
     assert_eq!(response.status, 200, "{}", response.text());
     assert_eq!(daemon.wait_idle()["accepted"], 1);
+}
+
+#[test]
+fn a_body_that_does_not_tell_its_length_is_counted_as_it_comes() {
+    let daemon = Setup::new().with(&["--max-body-bytes", "65536"]).start();
+    for client in [daemon.tcp(), daemon.unix()] {
+        let mut connection = client.connect();
+        let head = format!("POST {CHAT} HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n");
+        let chunk = format!("1000\r\n{}\r\n", " ".repeat(0x1000));
+        let sent = head + &chunk.repeat(17) + "0\r\n\r\n";
+        // The daemon may refuse before it has read all.
+        let _ = connection.write_all(sent.as_bytes());
+        let response = Response::read(&mut connection);
+        let message = check_error(&response, 413, &Value::Null, "request_too_large", "chunks");
+        assert!(message.contains("65536"), "{message}");
+        assert_eq!(response.header("connection"), Some("close"));
+    }
+    assert_eq!(daemon.health()["accepted"], 0);
 }

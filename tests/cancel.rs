@@ -123,3 +123,145 @@ fn a_full_queue_is_told_at_once_and_when_to_come_back() {
     assert!(refused.header("retry-after").unwrap().parse::<u32>().unwrap() > 0);
     assert!(refused.json()["error"]["message"].as_str().unwrap().contains("try again"));
 }
+
+#[test]
+fn a_caller_over_its_share_is_told_when_to_come_back() {
+    let daemon = Setup::new().with(&["--slots", "1", "--queue-per-caller", "1"]).start();
+    let running = begin(&daemon.unix(), &endless(true));
+    wait_generating(&daemon);
+    let waiting = begin(&daemon.unix(), &endless(true));
+    wait_for("a waiting request", || (count(&daemon.health(), "waiting") == 1).then_some(()));
+    let refused = daemon.unix().post("/v1/completions", &json!({ "prompt": "12+7=" }));
+    assert_eq!(refused.status, 429, "{}", refused.text());
+    assert_eq!(refused.json()["error"]["code"], "rate_limit_exceeded");
+    assert!(refused.header("retry-after").unwrap().parse::<u32>().unwrap() > 0);
+    // Another caller has a share of its own.
+    let other = begin(&daemon.tcp(), &endless(true));
+    wait_for("another's request", || (count(&daemon.health(), "waiting") == 2).then_some(()));
+    let refused = daemon.tcp().post("/v1/completions", &json!({ "prompt": "12+7=" }));
+    assert_eq!(refused.status, 429, "{}", refused.text());
+    // Their places come back with their waiting requests.
+    drop((running, waiting, other));
+    daemon.wait_idle();
+    daemon.unix().chat("Hello!", &json!({ "max_tokens": 1 }));
+    let health = daemon.wait_idle();
+    let ended = ["accepted", "cancelled", "finished", "failed"].map(|name| count(&health, name));
+    assert_eq!(ended, [4, 3, 1, 0], "{health}");
+}
+
+#[test]
+fn a_deadline_ends_a_stream_with_an_error() {
+    let daemon = Daemon::start();
+    for client in [daemon.tcp(), daemon.unix()] {
+        let mut body = endless(true);
+        body["timeout"] = 0.2.into();
+        let response = client.post("/v1/completions", &body);
+        assert_eq!(response.status, 200, "{}", response.text());
+        let events = response.events();
+        let (last, before) = events.split_last().unwrap();
+        let error: Value = serde_json::from_str(last).unwrap();
+        assert_eq!(error["error"]["code"], "deadline_exceeded", "{error}");
+        assert_eq!(error["error"]["type"], "server_error", "{error}");
+        assert!(!before.is_empty() && before.iter().all(|event| event.contains("choices")));
+    }
+    let health = daemon.wait_idle();
+    assert_eq!((count(&health, "failed"), count(&health, "accepted")), (2, 2), "{health}");
+    assert_eq!(daemon.health()["steps"], health["steps"]);
+}
+
+#[test]
+fn a_deadline_holds_for_those_who_wait() {
+    let daemon = Setup::new().with(&["--slots", "1"]).start();
+    let running = begin(&daemon.unix(), &endless(true));
+    wait_generating(&daemon);
+    let body = json!({ "prompt": "12+7=", "timeout": 0.05 });
+    let late = daemon.unix().post("/v1/completions", &body);
+    assert_eq!(late.status, 504, "{}", late.text());
+    let health = daemon.health();
+    let places = ["running", "waiting", "failed"].map(|name| count(&health, name));
+    assert_eq!(places, [1, 0, 1], "{health}");
+    drop(running);
+    daemon.wait_idle();
+}
+
+#[test]
+fn a_client_that_closes_its_sending_half_is_gone() {
+    let daemon = Daemon::start();
+    let connection = begin(&daemon.tcp(), &endless(false));
+    wait_generating(&daemon);
+    let Connection::Tcp(stream) = &connection else { panic!("asked for TCP") };
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    check_cancelled(&daemon);
+}
+
+/// What one of many clients does with its request.
+#[derive(Clone, Copy, PartialEq)]
+enum Deed {
+    Stays,
+    LeavesAfter(usize),
+    LeavesAtOnce,
+    SetsDeadline,
+}
+
+#[test]
+fn whatever_many_clients_do_each_request_ends_once() {
+    use Deed::{LeavesAfter, LeavesAtOnce, SetsDeadline, Stays};
+    let daemon = Setup::new().with(&["--slots", "4"]).start();
+    // A fixed, odd order of the kinds.
+    let mut state = 20_u64;
+    let mut next = |below: u64| {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    let deeds: Vec<Deed> = (0..60)
+        .map(|_| match next(4) {
+            0 => Stays,
+            1 => LeavesAfter(200 + usize::try_from(next(3000)).unwrap()),
+            2 => LeavesAtOnce,
+            _ => SetsDeadline,
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        for part in deeds.chunks(3) {
+            let clients = [daemon.tcp(), daemon.unix()];
+            scope.spawn(move || {
+                for (index, deed) in part.iter().enumerate() {
+                    act(&clients[index % 2], *deed);
+                }
+            });
+        }
+    });
+    let names = ["accepted", "finished", "cancelled", "failed", "running", "waiting"];
+    // Those who left at once may still arrive while we look.
+    let health = wait_for("every request's end", || {
+        let health = daemon.health();
+        let [accepted, finished, cancelled, failed, running, waiting] =
+            names.map(|name| count(&health, name));
+        (accepted == finished + cancelled + failed && running + waiting == 0).then_some(health)
+    });
+    let of = |kind: fn(&Deed) -> bool| deeds.iter().filter(|deed| kind(deed)).count() as u64;
+    assert_eq!(count(&health, "finished"), of(|deed| *deed == Stays), "{health}");
+    assert_eq!(count(&health, "failed"), of(|deed| *deed == SetsDeadline), "{health}");
+    let left = of(|deed| matches!(deed, LeavesAfter(_)));
+    assert!(count(&health, "cancelled") >= left, "{health}");
+    assert!(count(&health, "accepted") <= deeds.len() as u64, "{health}");
+}
+
+fn act(client: &Client, deed: Deed) {
+    match deed {
+        Deed::Stays => {
+            let answer = client.chat("Count to 12.", &json!({ "max_tokens": 20 }));
+            assert!(answer["usage"]["completion_tokens"].as_u64().unwrap() > 0);
+        }
+        Deed::LeavesAfter(bytes) => {
+            begin(client, &endless(true)).read_exact(&mut vec![0; bytes]).unwrap();
+        }
+        Deed::LeavesAtOnce => drop(begin(client, &endless(false))),
+        Deed::SetsDeadline => {
+            let mut body = endless(false);
+            body["timeout"] = 0.05.into();
+            assert_eq!(client.post("/v1/completions", &body).status, 504);
+        }
+    }
+}
