@@ -106,6 +106,7 @@ pub(super) fn engine_options(settings: &Settings, fingerprint: [u8; 32]) -> engi
         },
         prefill_share: settings.prefill_share,
         draft_tokens: settings.draft_tokens,
+        fallback_seed: None,
         store: prefix_store(settings).map(|folder| engine::Store {
             folder,
             bytes: settings.prefix_store_bytes,

@@ -43,6 +43,8 @@ pub struct Options {
     pub prefill_share: f64,
     /// The most tokens guessed ahead for a sequence that decodes alone; 0 guesses none.
     pub draft_tokens: usize,
+    /// Seed of jobs that give none, to make runs repeatable; `None` draws one for each.
+    pub fallback_seed: Option<u64>,
     /// Where cached prefixes are kept between runs; `None` keeps them in memory only.
     pub store: Option<Store>,
 }
@@ -57,6 +59,7 @@ impl Default for Options {
             kv_cache_bytes: usize::MAX,
             prefill_share: 0.5,
             draft_tokens: 7,
+            fallback_seed: None,
             store: None,
         }
     }
@@ -273,7 +276,8 @@ impl Core {
     fn take_command(&mut self, command: Command) -> Result<(), Stop> {
         let Command::Run(job) = command else { return Err(Stop) };
         let row_tokens = self.limits.context_tokens;
-        let sequence = Sequence::new(*job, self.arrivals, Instant::now(), row_tokens);
+        let seed = self.options.fallback_seed.unwrap_or_else(rand::random);
+        let sequence = Sequence::new(*job, self.arrivals, Instant::now(), row_tokens, seed);
         self.arrivals += 1;
         self.waiting.push(sequence.ticket(), sequence);
         Ok(())

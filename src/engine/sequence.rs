@@ -34,15 +34,16 @@ pub(super) struct Sequence {
 }
 
 impl Sequence {
-    /// The sequence of `job`, which came as number `arrival`, for rows of `row_tokens`.
-    pub(super) fn new(job: Job, arrival: u64, now: Instant, row_tokens: usize) -> Self {
+    /// The sequence of `job`, which came as number `arrival`, for rows of `row_tokens`. `seed` is
+    /// for jobs that give none.
+    pub(super) fn new(job: Job, arrival: u64, now: Instant, row_tokens: usize, seed: u64) -> Self {
         let end = job.prompt.len().saturating_add(job.max_tokens).min(row_tokens);
         let ticket = Ticket { caller: job.caller, priority: job.priority, arrived: now };
         Self {
             arrival,
             ticket,
             cache_scope: job.cache_scope,
-            sampler: Sampler::new(job.sampling, &job.prompt, rand::random()),
+            sampler: Sampler::new(job.sampling, &job.prompt, seed),
             tokens: job.prompt,
             end,
             stop_tokens: job.stop_tokens,

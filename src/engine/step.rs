@@ -94,8 +94,11 @@ impl Core {
 
     /// The sequence in `row` alone. If nothing else runs, guesses ahead as far as pays.
     pub(super) fn decode_one(&mut self, row: usize, alone: bool) {
-        let most = if alone && self.limits.many_rows { self.options.draft_tokens } else { 0 };
         let Some(sequence) = self.cache.sequence_mut(row) else { return };
+        // How far a guess goes follows measured times, and a step's width moves the last digits of
+        // its logits. Draws by a given seed are to repeat, so they are not guessed ahead.
+        let guesses = alone && self.limits.many_rows && !sequence.sampler().is_seeded();
+        let most = if guesses { self.options.draft_tokens } else { 0 };
         let most = most.min(sequence.draft_room()).min(self.limits.max_prefill_tokens - 1);
         let rate = sequence.acceptance().rate();
         let count = self.pace.best_draft(rate, most);

@@ -356,6 +356,17 @@ fn without_memory_for_all_the_last_to_come_waits_and_loses_nothing() {
 }
 
 #[test]
+fn draws_by_a_given_seed_are_not_guessed_ahead() {
+    let (engine, control) = engine();
+    control.repeat.store(true, Ordering::Release);
+    let (mut job, mut events) = job(&[5, 6, 7, 5, 6], 50, 64);
+    job.sampling = Sampling { seed: Some(3), ..Sampling::default() };
+    run(&engine.handle(), job, &mut events);
+    assert_eq!(settle(&engine.handle()).draft_tokens, 0);
+    engine.stop().unwrap();
+}
+
+#[test]
 fn a_prompt_that_can_never_run_is_refused_at_the_door() {
     let (engine, _) = engine();
     for length in [0, 64, 65] {
@@ -381,11 +392,12 @@ fn guessing_ahead_changes_the_steps_and_not_the_tokens() {
     for temperature in [0.0, 0.7] {
         let mut answers = Vec::new();
         for draft_tokens in [0, 3] {
-            let (engine, control) = engine_with(Options { draft_tokens, ..options() });
+            let (engine, control) =
+                engine_with(Options { draft_tokens, fallback_seed: Some(3), ..options() });
             // The fake's logits are nearly uniform noise; only a bias makes its text repeat.
             control.repeat.store(true, Ordering::Release);
             let (mut job, mut events) = job(&[5, 6, 7, 5, 6], 50, 64);
-            job.sampling = Sampling { temperature, seed: Some(3), ..Sampling::default() };
+            job.sampling = Sampling { temperature, ..Sampling::default() };
             let (tokens, _) = run(&engine.handle(), job, &mut events);
             let stats = settle(&engine.handle());
             assert_eq!(stats.draft_tokens == 0, draft_tokens == 0);

@@ -80,6 +80,13 @@ impl Sampler {
         }
     }
 
+    /// Whether the tokens are drawn by a seed that the job gave, and so are to come out the same
+    /// when it is sent again.
+    #[must_use]
+    pub fn is_seeded(&self) -> bool {
+        self.sampling.seed.is_some() && self.sampling.temperature > 0.0
+    }
+
     /// Chooses the next token from `row` (one logit for each token id).
     ///
     /// # Errors
