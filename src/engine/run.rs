@@ -412,9 +412,8 @@ impl Core {
         }
         self.commands.close();
         while let Ok(command) = self.commands.try_recv() {
-            if self.take_command(command).is_err() {
-                continue;
-            }
+            // That it is told to stop once more changes nothing.
+            let _ = self.take_command(command);
         }
         for sequence in self.waiting.remove(|_| true) {
             self.shared.counters.failed.fetch_add(1, Ordering::AcqRel);

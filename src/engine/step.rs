@@ -100,16 +100,17 @@ impl Core {
         let guesses = alone && self.limits.many_rows && !sequence.sampler().is_seeded();
         let most = if guesses { self.options.draft_tokens } else { 0 };
         let most = most.min(sequence.draft_room()).min(self.limits.max_prefill_tokens - 1);
-        let rate = sequence.acceptance().rate();
-        let count = self.pace.best_draft(rate, most);
-        let guess = draft::propose(sequence.tokens(), count.max(1)).to_vec();
-        let Some(row) = self.make_room(row, 1 + count.min(guess.len())) else { return };
-        if count == 0 || guess.is_empty() {
-            let generated = self.cache.sequence(row).map_or(0, |sequence| sequence.tokens().len());
-            self.decode(row, 1);
-            self.note_free_guess(row, generated, guess.first().copied());
-            return;
+        if most == 0 {
+            return self.decode(row, 1);
         }
+        let count = self.pace.best_draft(sequence.acceptance().rate(), most);
+        let guess = draft::propose(sequence.tokens(), count.max(1)).to_vec();
+        if count == 0 || guess.is_empty() {
+            let generated = sequence.tokens().len();
+            self.decode(row, 1);
+            return self.note_free_guess(row, generated, guess.first().copied());
+        }
+        let Some(row) = self.make_room(row, 1 + guess.len()) else { return };
         self.verify(row, &guess);
     }
 

@@ -243,15 +243,13 @@ impl OnnxRunner {
             TensorElementType::Float16 => {
                 // SAFETY: the run is over and nothing writes while this copies.
                 let values = unsafe { self.buffers.logits.read::<f16>(count) };
-                self.converted.clear();
-                self.converted.extend(values[skipped * vocab..].iter().map(|x| x.to_f32()));
+                convert(&values[skipped * vocab..], &mut self.converted);
                 Logits::from_rows(&self.converted, vocab)
             }
             TensorElementType::Bfloat16 => {
                 // SAFETY: as above.
                 let values = unsafe { self.buffers.logits.read::<bf16>(count) };
-                self.converted.clear();
-                self.converted.extend(values[skipped * vocab..].iter().map(|x| x.to_f32()));
+                convert(&values[skipped * vocab..], &mut self.converted);
                 Logits::from_rows(&self.converted, vocab)
             }
             _ => {
@@ -262,6 +260,12 @@ impl OnnxRunner {
             }
         }
     }
+}
+
+/// Fills `converted` with `values` in single precision.
+fn convert<T: Copy + Into<f32>>(values: &[T], converted: &mut Vec<f32>) {
+    converted.clear();
+    converted.extend(values.iter().map(|&value| value.into()));
 }
 
 impl Runner for OnnxRunner {

@@ -83,18 +83,16 @@ pub(super) fn load(
     cancel: &LoadCancel,
 ) -> Result<Option<Session>, LoadError> {
     let folder = source.folder.join(PREPARED_FOLDER);
+    let Ok(stamp) = fs::read_to_string(folder.join(STAMP)) else { return Ok(None) };
+    // Loads ONNX Runtime, whose build the stamp names.
     let mut builder = session::prepared(options)?;
-    match fs::read_to_string(folder.join(STAMP)) {
-        Ok(stamp) if stamp == self::stamp(source) => {}
-        Ok(_) => {
-            log::warn!(
-                folder:% = folder.display();
-                "what was prepared is of other model files, another ONNX Runtime or another kind \
-                 of processor; `phi4d prepare` makes it anew"
-            );
-            return Ok(None);
-        }
-        Err(_) => return Ok(None),
+    if stamp != self::stamp(source) {
+        log::warn!(
+            folder:% = folder.display();
+            "what was prepared is of other model files, another ONNX Runtime or another kind \
+             of processor; `phi4d prepare` makes it anew"
+        );
+        return Ok(None);
     }
     cancel.reach(builder.canceler());
     if cancel.is_cancelled() {

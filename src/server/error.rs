@@ -87,13 +87,8 @@ impl ApiError {
         value: impl std::fmt::Display,
         accepted: &str,
     ) -> Self {
-        let field = field.into();
-        let value = shortened(&value.to_string());
-        Self::bad_request(
-            "invalid_value",
-            format!("{field}: {value} is not accepted; expected {accepted}"),
-        )
-        .with_param(field)
+        let verdict = format!("is not accepted; expected {accepted}");
+        Self::about_value("invalid_value", field.into(), &value.to_string(), &verdict)
     }
 
     /// A field that must be there is not.
@@ -112,13 +107,14 @@ impl ApiError {
         value: impl std::fmt::Display,
         accepted: &str,
     ) -> Self {
-        let field = field.into();
-        let value = shortened(&value.to_string());
-        Self::bad_request(
-            "unsupported_parameter",
-            format!("{field}: {value} is not supported; accepted: {accepted}"),
-        )
-        .with_param(field)
+        let verdict = format!("is not supported; accepted: {accepted}");
+        Self::about_value("unsupported_parameter", field.into(), &value.to_string(), &verdict)
+    }
+
+    /// `verdict` on a field's value, which is shortened where it is long.
+    fn about_value(code: &'static str, field: String, value: &str, verdict: &str) -> Self {
+        let value = shortened(value);
+        Self::bad_request(code, format!("{field}: {value} {verdict}")).with_param(field)
     }
 
     pub(super) fn model_not_found(asked: &str, served: &str) -> Self {

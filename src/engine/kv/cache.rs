@@ -138,15 +138,13 @@ impl<S> Cache<S> {
     /// Tokens held in all rows, in whole blocks.
     #[must_use]
     pub fn held_tokens(&self) -> usize {
-        self.rows.iter().map(|row| self.blocks(row.tokens.len())).sum::<usize>()
-            * self.sizes.block_tokens
+        self.tokens_in(&self.rows)
     }
 
     /// Tokens held for sequences that have ended, in whole blocks.
     #[must_use]
     pub fn cached_tokens(&self) -> usize {
-        self.rows[self.live..].iter().map(|row| self.blocks(row.tokens.len())).sum::<usize>()
-            * self.sizes.block_tokens
+        self.tokens_in(&self.rows[self.live..])
     }
 
     /// Makes a row ready for a sequence that begins with `prompt`, with as much of it as is
@@ -281,6 +279,12 @@ impl<S> Cache<S> {
         if row >= self.live {
             self.clear(row);
         }
+    }
+
+    /// Tokens that `rows` hold, in whole blocks.
+    fn tokens_in(&self, rows: &[Row<S>]) -> usize {
+        let blocks: usize = rows.iter().map(|row| self.blocks(row.tokens.len())).sum();
+        blocks * self.sizes.block_tokens
     }
 
     fn blocks(&self, tokens: usize) -> usize {
