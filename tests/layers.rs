@@ -27,6 +27,8 @@ const RULES: &[Rule] = &[
         ours: &["server", "generate", "engine", "model", "settings", "os", "telemetry"],
         crates: &[
             "clap",
+            "clap_complete",
+            "clap_mangen",
             "tokio",
             "hyper",
             "hyper_util",
@@ -82,7 +84,7 @@ const RULES: &[Rule] = &[
         ours: &["telemetry"],
         crates: &["ort", "ndarray", "half", "nix", "serde", "serde_json", "blake3"],
     },
-    Rule { layer: "settings", ours: &[], crates: &["config", "serde", "strsim"] },
+    Rule { layer: "settings", ours: &[], crates: &["config", "serde", "strsim", "toml"] },
     Rule { layer: "os", ours: &[], crates: &["nix", "tokio"] },
     Rule {
         layer: "telemetry",

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Arg, ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueHint};
 
 use super::exit::Fatal;
-use crate::settings::{DEFAULT_FILE, DEFINITIONS, Definition, Inputs, Resolved, resolve};
+use crate::settings::{DEFAULT_FILE, DEFINITIONS, DROP_INS, Definition, Inputs, Resolved, resolve};
 
 /// Serves Microsoft Phi-4 through ONNX Runtime, with an OpenAI-compatible API.
 #[derive(Debug, Parser)]
@@ -35,6 +35,10 @@ pub(super) enum Command {
     /// Show the settings
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Write the manual pages
+    Man(ManArgs),
+    /// Print a shell's completions
+    Completions(CompletionsArgs),
     /// Tell what each exit code means
     #[command(after_help = super::exit::table())]
     ExitCodes,
@@ -46,6 +50,22 @@ pub(super) enum ConfigCommand {
     Show(SettingsArgs),
     /// Print a settings file with every key, its meaning and its default
     Render,
+}
+
+/// Where manual pages go.
+#[derive(Debug, Args)]
+pub(super) struct ManArgs {
+    /// Folder for phi4d.1, phi4d.toml.5 and the others; made if it is not there
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(super) folder: PathBuf,
+}
+
+/// Whose completions.
+#[derive(Debug, Args)]
+pub(super) struct CompletionsArgs {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub(super) shell: clap_complete::Shell,
 }
 
 /// What to measure.
@@ -149,7 +169,11 @@ impl Args for SettingsArgs {
             .value_name("FILE")
             .env("PHI4D_CONFIG")
             .value_parser(clap::value_parser!(PathBuf))
-            .help(format!("Settings file, which must exist. Default: {DEFAULT_FILE} if it exists"));
+            .value_hint(ValueHint::FilePath)
+            .help(format!(
+                "Settings file, which must exist; {DROP_INS}/*.toml beside it are read after it. \
+                 Default: {DEFAULT_FILE} if it exists"
+            ));
         command.arg(config).args(DEFINITIONS.iter().map(flag))
     }
 
@@ -169,6 +193,11 @@ fn flag(definition: &'static Definition) -> Arg {
     Arg::new(definition.key)
         .long(definition.flag.as_str())
         .value_name(definition.placeholder)
+        .value_hint(match definition.placeholder {
+            "DIR" => ValueHint::DirPath,
+            "FILE" | "PATH" => ValueHint::AnyPath,
+            _ => ValueHint::Other,
+        })
         .allow_hyphen_values(true)
         .help(format!("{}{default}", first.trim_end_matches('.')))
         .long_help(format!("{summary}{unit} Takes {}.{default}", definition.accepted))

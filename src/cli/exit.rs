@@ -109,6 +109,14 @@ pub(super) enum Fatal {
     /// Output can't be written.
     #[error("cannot write the output: {0}")]
     Output(std::io::Error),
+    /// A file can't be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// The file or folder.
+        path: std::path::PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
 }
 
 impl Fatal {
@@ -151,7 +159,7 @@ impl Fatal {
             Self::EngineCrashed(_) | Self::Internal(_) => Code::Internal,
             Self::Unreachable { .. } => Code::Unavailable,
             Self::Refused(_) => Code::Protocol,
-            Self::Input(_) | Self::Output(_) => Code::Io,
+            Self::Input(_) | Self::Output(_) | Self::Write { .. } => Code::Io,
         }
     }
 
@@ -185,12 +193,17 @@ pub(super) fn report(fatal: &Fatal) -> ExitCode {
     ExitCode::from(fatal.code() as u8)
 }
 
+/// Each code and what it says.
+pub(super) fn codes() -> impl Iterator<Item = (u8, &'static str)> {
+    CODES.iter().map(|(code, meaning)| (*code as u8, *meaning))
+}
+
 /// The codes with their meanings, as `phi4d exit-codes` prints them.
 pub(super) fn table() -> String {
     let mut text = String::new();
-    for (code, meaning) in CODES {
+    for (code, meaning) in codes() {
         // Writing to a String can't fail.
-        let _ = writeln!(text, "{:>3}  {meaning}", code as u8);
+        let _ = writeln!(text, "{code:>3}  {meaning}");
     }
     text
 }

@@ -6,6 +6,7 @@ mod bench;
 mod chat;
 mod check;
 mod config;
+mod documents;
 mod exit;
 mod output;
 mod prepare;
@@ -40,6 +41,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Prepare(settings) => prepare::run(settings),
         Command::Bench(bench) => bench::run(bench),
         Command::Config(command) => config::run(command),
+        Command::Man(man) => documents::man(&man.folder),
+        Command::Completions(shell) => documents::completions(shell.shell),
         Command::ExitCodes => output::print(&exit::table()),
     };
     match done {

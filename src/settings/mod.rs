@@ -7,6 +7,7 @@
 
 mod define;
 mod error;
+mod file;
 mod kind;
 mod render;
 mod resolve;
@@ -16,6 +17,7 @@ mod value;
 
 pub use define::Definition;
 pub use error::{Fault, SettingsError};
+pub use file::DROP_INS;
 pub use render::{render_file, render_resolved};
 pub use resolve::{DEFAULT_FILE, Entry, Inputs, Resolved, resolve};
 pub use socket::{SocketSetting, client_socket_candidates};

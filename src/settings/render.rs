@@ -10,7 +10,8 @@ const HEAD: &str = "\
 # Settings of phi4d. Made by `phi4d config render`; every line below that begins
 # with #KEY shows the default, so that this file changes nothing as it stands.
 #
-# What is set here gives way to environment variables (PHI4D_ and the key in
+# What is set here gives way to the files conf.d/*.toml beside this one (in the
+# order of their names), to environment variables (PHI4D_ and the key in
 # capitals) and to flags (-- and the key with dashes). `phi4d config show` tells
 # each value that is in force and where it came from.
 ";

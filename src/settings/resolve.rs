@@ -1,12 +1,13 @@
-//! Layers the sources and checks the result: defaults < file < environment < flags.
+//! Layers the sources and checks the result: defaults < file < drop-ins < environment < flags.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use config::{Config, ConfigError, File, FileFormat, Map, Source, Value};
+use config::{Config, ConfigError, Map, Source, Value};
 
 use super::define::Reader;
 use super::error::{Fault, SettingsError};
+use super::file;
 use super::kind::as_typed;
 use super::table::{DEFINITIONS, Settings};
 
@@ -19,9 +20,9 @@ const FILE_VARIABLE: &str = "PHI4D_CONFIG";
 /// Where settings come from.
 #[derive(Debug, Clone, Default)]
 pub struct Inputs {
-    /// A file that must exist.
+    /// A file that must exist. The folder `conf.d` beside it holds its drop-ins.
     pub file: Option<PathBuf>,
-    /// A file that is read if it exists and `file` is not given.
+    /// A file that is read if it exists and `file` is not given. Its drop-ins are read either way.
     pub default_file: Option<PathBuf>,
     /// The environment; variables not called PHI4D_* are left alone.
     pub environment: BTreeMap<String, String>,
@@ -74,13 +75,14 @@ impl Source for Layer {
 pub fn resolve(inputs: &Inputs) -> Result<Resolved, SettingsError> {
     let mut faults = Vec::new();
     let mut warnings = Vec::new();
-    let file = file_layer(inputs, &mut faults);
+    let files = file::layers(inputs, &mut faults).into_iter().map(Layer);
     let environment = environment_layer(&inputs.environment, &mut warnings);
     let flags = inputs.flags.iter().map(|(key, value)| {
         let origin = format!("flag --{}", super::define::flag_name(key));
         (key.clone(), Value::new(Some(&origin), value.as_str()))
     });
-    let layers = [default_layer(), file, environment, Layer(flags.collect())];
+    let layers =
+        std::iter::once(default_layer()).chain(files).chain([environment, Layer(flags.collect())]);
     let values = match merge(layers) {
         Ok(values) => values,
         Err(error) => {
@@ -110,7 +112,7 @@ pub fn resolve(inputs: &Inputs) -> Result<Resolved, SettingsError> {
     }
 }
 
-fn merge(layers: [Layer; 4]) -> Result<Map<String, Value>, ConfigError> {
+fn merge(layers: impl Iterator<Item = Layer>) -> Result<Map<String, Value>, ConfigError> {
     let mut builder = Config::builder();
     for layer in layers {
         builder = builder.add_source(layer);
@@ -135,7 +137,7 @@ fn environment_layer(environment: &BTreeMap<String, String>, warnings: &mut Vec<
         let known = DEFINITIONS.iter().find(|definition| definition.environment() == *name);
         let Some(definition) = known else {
             let key = name["PHI4D_".len()..].to_ascii_lowercase();
-            let hint = nearest(&key).map_or_else(String::new, |near| {
+            let hint = file::nearest(&key).map_or_else(String::new, |near| {
                 format!("; did you mean {}?", super::define::environment_name(near))
             });
             warnings
@@ -146,67 +148,6 @@ fn environment_layer(environment: &BTreeMap<String, String>, warnings: &mut Vec<
         values.insert(definition.key.to_owned(), Value::new(Some(&origin), value.as_str()));
     }
     Layer(values)
-}
-
-fn file_layer(inputs: &Inputs, faults: &mut Vec<Fault>) -> Layer {
-    let empty = Layer(Map::new());
-    let (path, must_exist) = match (&inputs.file, &inputs.default_file) {
-        (Some(path), _) => (path, true),
-        (None, Some(path)) => (path, false),
-        (None, None) => return empty,
-    };
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !must_exist => return empty,
-        Err(error) => {
-            faults.push(Fault::File {
-                path: path.clone(),
-                reason: format!("cannot read the settings file: {error}"),
-            });
-            return empty;
-        }
-    };
-    match File::from_str(&text, FileFormat::Toml).collect() {
-        Ok(values) => Layer(known_values(path, values, faults)),
-        Err(error) => {
-            faults.push(Fault::File { path: path.clone(), reason: format!("not TOML: {error}") });
-            empty
-        }
-    }
-}
-
-fn known_values(
-    path: &Path,
-    values: Map<String, Value>,
-    faults: &mut Vec<Fault>,
-) -> Map<String, Value> {
-    let origin = path.display().to_string();
-    let mut known = Map::new();
-    let mut unknown = Vec::new();
-    for (key, value) in values {
-        if DEFINITIONS.iter().any(|definition| definition.key == key) {
-            known.insert(key, Value::new(Some(&origin), value.kind));
-        } else {
-            unknown.push(key);
-        }
-    }
-    unknown.sort();
-    faults.extend(unknown.into_iter().map(|key| Fault::UnknownKey {
-        nearest: nearest(&key),
-        key,
-        origin: origin.clone(),
-    }));
-    known
-}
-
-/// The setting whose name is nearest to `key`, if it is near enough to be a slip.
-fn nearest(key: &str) -> Option<&'static str> {
-    let key = key.to_ascii_lowercase().replace('-', "_");
-    let distances = DEFINITIONS
-        .iter()
-        .map(|definition| (strsim::damerau_levenshtein(&key, definition.key), definition.key));
-    let (distance, name) = distances.min()?;
-    (distance <= (name.len() / 3).max(2)).then_some(name)
 }
 
 fn is_empty(values: &Map<String, Value>, key: &str) -> bool {

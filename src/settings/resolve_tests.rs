@@ -61,7 +61,7 @@ fn flags_beat_the_environment_beats_the_file_beats_the_defaults() {
     };
     assert_eq!(origin("slots"), "flag --slots");
     assert_eq!(origin("queue"), "environment variable PHI4D_QUEUE");
-    assert_eq!(origin("threads"), case.file.path().display().to_string());
+    assert_eq!(origin("threads"), format!("{}:3", case.file.path().display()));
     assert_eq!(origin("max_connections"), "default");
 }
 
@@ -77,17 +77,17 @@ fn every_fault_is_told_at_once_with_key_value_origin_and_what_is_accepted() {
     assert_eq!(
         messages(&case),
         [
-            format!("server (from {path}) is not a setting"),
-            format!("slot (from {path}) is not a setting; did you mean slots?"),
+            format!("server (from {path}:5) is not a setting"),
+            format!("slot (from {path}:2) is not a setting; did you mean slots?"),
             "listen = \"8484\" (from flag --listen) is not accepted; expected HOST:PORT, \
              [IPV6]:PORT or off"
                 .to_owned(),
             format!(
-                "socket_mode = \"660\" (from {path}) is not accepted; expected an octal mode in \
+                "socket_mode = \"660\" (from {path}:3) is not accepted; expected an octal mode in \
                  quotes, from \"0000\" to \"0777\""
             ),
             format!(
-                "slots = \"0\" (from {path}) is not accepted; expected a whole number from 1 to \
+                "slots = \"0\" (from {path}:1) is not accepted; expected a whole number from 1 to \
                  1024"
             ),
             "queue = \"many\" (from environment variable PHI4D_QUEUE) is not accepted; expected \
@@ -97,7 +97,7 @@ fn every_fault_is_told_at_once_with_key_value_origin_and_what_is_accepted() {
              above 0 and up to 1"
                 .to_owned(),
             format!(
-                "log_level = \"loud\" (from {path}) is not accepted; expected one of off, error, \
+                "log_level = \"loud\" (from {path}:4) is not accepted; expected one of off, error, \
                  warn, info, debug, trace"
             ),
             "model is not set; give it in the settings file, as PHI4D_MODEL or as --model"
@@ -151,13 +151,6 @@ fn the_network_is_let_in_only_when_it_is_said() {
         let opened = case("allow_unauthenticated_lan = true", &[], &[("listen", address)]);
         assert!(resolve(&opened.inputs).is_ok(), "{address}");
     }
-}
-
-#[test]
-fn names_far_from_any_setting_get_no_suggestion() {
-    assert_eq!(nearest("model-nam"), Some("model_name"));
-    assert_eq!(nearest("lisetn"), Some("listen"));
-    assert_eq!(nearest("port"), None);
 }
 
 #[test]

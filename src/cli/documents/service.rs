@@ -1,0 +1,58 @@
+//! `phi4d.service(8)`: the daemon under systemd.
+
+use clap_mangen::roff::{Roff, roman};
+
+use super::roff_text::{entry, exit_status, heading, paragraph, see_also, title};
+
+/// Units and what each is for. A test holds this to the folder `systemd/`.
+const UNITS: [(&str, &str); 3] = [
+    ("phi4d.service", "The daemon. It is started when its model has loaded and it can answer."),
+    ("phi4d.socket", "The Unix socket /run/phi4d/phi4d.sock, which stays over restarts."),
+    ("phi4d-http.socket", "TCP on loopback. Off unless enabled."),
+];
+
+const SIGNALS: [(&str, &str); 3] = [
+    (
+        "SIGTERM, SIGINT",
+        "No new connections or requests; answers in progress go on for at most drain_timeout_s; \
+         kept prompts are saved; the daemon ends with code 0. A second signal ends the wait.",
+    ),
+    ("SIGHUP", "This version reads its settings only at the start, and says so in the log."),
+    ("SIGABRT", "Sent by systemd when the engine has made no progress for WatchdogSec."),
+];
+
+const FILES: [(&str, &str); 4] = [
+    ("/etc/phi4d/phi4d.toml, /etc/phi4d/conf.d/*.toml", "The settings; see phi4d.toml(5)."),
+    ("/run/phi4d/phi4d.sock", "The Unix socket."),
+    ("/var/lib/phi4d/models", "Models that \"phi4d pull\" fetched."),
+    ("/var/lib/phi4d/prefixes", "Prompts that are kept over restarts."),
+];
+
+pub(super) fn page() -> String {
+    let mut roff = Roff::new();
+    heading(&mut roff, "NAME");
+    roff.text([roman("phi4d.service - serves Phi-4 under systemd")]);
+    heading(&mut roff, "SYNOPSIS");
+    let names: Vec<&str> = UNITS.iter().map(|(name, _)| *name).collect();
+    roff.text([roman(names.join(", "))]);
+    heading(&mut roff, "DESCRIPTION");
+    roff.text([roman(
+        "The service runs \"phi4d serve\" as the user phi4d, with no network but this machine's \
+         own, no capabilities and a read-only system. It logs to the journal, with fields.",
+    )]);
+    paragraph(
+        &mut roff,
+        "Restarting it loses no request that waits in the Unix socket's queue. A fault that \
+         another start does not mend (settings, model, runtime) is not tried again.",
+    );
+    for (name, entries) in [("UNITS", &UNITS[..]), ("SIGNALS", &SIGNALS[..]), ("FILES", &FILES[..])]
+    {
+        heading(&mut roff, name);
+        for (word, text) in entries {
+            entry(&mut roff, word, text);
+        }
+    }
+    exit_status(&mut roff);
+    see_also(&mut roff, &["phi4d(1)", "phi4d.toml(5)", "systemd.service(5)", "journalctl(1)"]);
+    format!("{}{}", title("phi4d.service", "8", "phi4d under systemd"), roff.render())
+}
