@@ -194,12 +194,20 @@ fn other_rows() -> Vec<Row> {
         (json!({"use_beam_search": true}), "use_beam_search", UNSUPPORTED, &["true", "false"]),
         (json!({"min_tokens": 3}), "min_tokens", VALUE, &["3", "at most max_tokens", "1"]),
         (
-            json!({"response_format": {"type": "json_object"}}),
-            "response_format",
+            json!({"response_format": {"type": "xml"}}),
+            "response_format.type",
             UNSUPPORTED,
-            &["object", "text"],
+            &["xml", "json_schema"],
         ),
-        (json!({"guided_json": {}}), "guided_json", UNSUPPORTED, &["object", "null"]),
+        (json!({"guided_json": 5}), "guided_json", VALUE, &["5", "a JSON Schema"]),
+        (json!({"guided_json": {"not": {}}}), "guided_json.not", VALUE, &["without this keyword"]),
+        (json!({"guided_regex": "("}), "guided_regex", VALUE, &["(", "regular expression"]),
+        (
+            json!({"guided_choice": ["a"], "ignore_eos": true}),
+            "ignore_eos",
+            VALUE,
+            &["guided_choice"],
+        ),
     ]
 }
 

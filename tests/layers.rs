@@ -66,6 +66,7 @@ const RULES: &[Rule] = &[
             "minijinja_contrib",
             "aho_corasick",
             "blake3",
+            "llguidance",
             "regex",
             "serde",
             "serde_json",

@@ -8,6 +8,10 @@ const LONGEST: usize = 4;
 /// The shortest.
 const SHORTEST: usize = 2;
 
+/// How often tokens that a mask forces are the ones that are chosen: nearly always, but the same text
+/// may be spelt by other tokens.
+pub const FORCED_RATE: f64 = 0.9;
+
 /// Up to `most` tokens that followed the latest earlier occurrence of the newest tokens; empty
 /// where they did not occur before.
 #[must_use]

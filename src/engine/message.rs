@@ -1,5 +1,6 @@
 //! What crosses the engine's door: jobs in, events out. Plain data, no text.
 
+use std::fmt;
 use std::time::Instant;
 
 use tokio::sync::mpsc;
@@ -21,6 +22,8 @@ pub struct Job {
     pub prompt: Vec<u32>,
     /// How to choose tokens.
     pub sampling: Sampling,
+    /// What the output must be; `None` leaves it free.
+    pub mask: Option<Box<dyn TokenMask>>,
     /// Most tokens to generate, at least one.
     pub max_tokens: usize,
     /// Tokens that end the output. They are reported by [`FinishReason::StopToken`], not as tokens.
@@ -30,6 +33,42 @@ pub struct Job {
     /// Where events go. Dropping the receiver cancels the job at the engine's next turn.
     pub events: mpsc::Sender<Event>,
 }
+
+/// Which tokens may come next: a state that follows one job's output, token by token. The engine
+/// knows nothing of what it stands for.
+pub trait TokenMask: fmt::Debug + Send {
+    /// The tokens that may come next, one bit for each id (bit `id % 32` of word `id / 32`; ids
+    /// beyond have none). May wait until they are known.
+    ///
+    /// # Errors
+    /// [`MaskError`] where they can't be worked out.
+    fn allowed(&mut self) -> Result<&[u32], MaskError>;
+
+    /// Goes on by a token that was chosen among the allowed ones. Returns before it is known what
+    /// may follow it, so that this is worked out while the model runs.
+    ///
+    /// # Errors
+    /// [`MaskError`] where the token can't be followed.
+    fn accept(&mut self, token: u32) -> Result<Progress, MaskError>;
+
+    /// Tokens that are likely to come next because nothing else may; empty where there is a choice.
+    /// They are a guess: only [`Self::allowed`] decides. May wait as [`Self::allowed`] does.
+    fn forced(&mut self) -> &[u32];
+}
+
+/// How far an output has come under a [`TokenMask`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// More may follow.
+    Open,
+    /// Nothing may follow.
+    Complete,
+}
+
+/// A [`TokenMask`] can't go on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the output's grammar can't be followed any further: {0}")]
+pub struct MaskError(pub String);
 
 /// How tokens are chosen. Checked by the caller: every field is in the range stated.
 #[derive(Debug, Clone, PartialEq)]
@@ -166,6 +205,8 @@ pub struct TokenLogprobs {
 pub enum FinishReason {
     /// One of the job's stop tokens came up.
     StopToken(u32),
+    /// The output is complete: the job's [`TokenMask`] lets nothing follow.
+    Complete,
     /// `max_tokens` were made, or the slot is full.
     Length,
 }
@@ -182,6 +223,9 @@ pub enum JobError {
     /// The daemon is stopping and its drain limit passed.
     #[error("the server is shutting down")]
     ShuttingDown,
+    /// What the output must be could not be kept to.
+    #[error(transparent)]
+    Mask(#[from] MaskError),
     /// The model could not run the step.
     #[error("the model failed to run: {0}")]
     Model(String),

@@ -24,7 +24,8 @@ pub use crate::model::ModelLimits;
 pub use error::SubmitError;
 pub use handle::{Handle, Stats};
 pub use message::{
-    CallerId, Dry, Event, FinishReason, Job, JobError, Sampling, Token, TokenLogprobs, Xtc,
+    CallerId, Dry, Event, FinishReason, Job, JobError, MaskError, Progress, Sampling, Token,
+    TokenLogprobs, TokenMask, Xtc,
 };
 pub use persist::Store;
 pub use run::{Crashed, Engine, Options, StartError, start};

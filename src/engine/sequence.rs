@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::draft::Acceptance;
-use super::message::{Event, FinishReason, Job, JobError, Token};
+use super::message::{Event, FinishReason, Job, JobError, Progress, Token};
 use super::queue::Ticket;
 use super::sampler::{Choice, Sampler};
 use super::scheduler::Candidate;
@@ -43,7 +43,7 @@ impl Sequence {
             arrival,
             ticket,
             cache_scope: job.cache_scope,
-            sampler: Sampler::new(job.sampling, &job.prompt, seed),
+            sampler: Sampler::new(job.sampling, &job.prompt, seed).masked(job.mask),
             tokens: job.prompt,
             end,
             stop_tokens: job.stop_tokens,
@@ -147,6 +147,9 @@ impl Sequence {
         }
         self.send(Event::Token(Token { id: choice.token, logprobs: choice.logprobs }));
         self.tokens.push(choice.token);
+        if choice.progress == Progress::Complete {
+            return Some(FinishReason::Complete);
+        }
         (self.tokens.len() >= self.end).then_some(FinishReason::Length)
     }
 

@@ -11,6 +11,15 @@ use super::sampler::Scratch;
 use super::sequence::Sequence;
 use crate::model::{Logits, RunError};
 
+/// Where a guess comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Guess {
+    /// Looked up in the sequence's own text; whether it was right tells about the next one.
+    Looked,
+    /// The output's mask leaves nothing else.
+    Forced,
+}
+
 /// What a step did to a sequence: nothing more, its end, or an error.
 type Outcome = Result<Option<FinishReason>, JobError>;
 
@@ -103,6 +112,16 @@ impl Core {
         if most == 0 {
             return self.decode(row, 1);
         }
+        let forced = sequence.sampler().forced();
+        if !forced.is_empty() {
+            let forced = forced[..forced.len().min(most)].to_vec();
+            let count = self.pace.best_draft(draft::FORCED_RATE, forced.len());
+            return match self.make_room(row, 1 + count) {
+                Some(row) if count > 0 => self.verify(row, &forced[..count], Guess::Forced),
+                Some(row) => self.decode(row, 1),
+                None => {}
+            };
+        }
         let count = self.pace.best_draft(sequence.acceptance().rate(), most);
         let guess = draft::propose(sequence.tokens(), count.max(1)).to_vec();
         if count == 0 || guess.is_empty() {
@@ -111,7 +130,7 @@ impl Core {
             return self.note_free_guess(row, generated, guess.first().copied());
         }
         let Some(row) = self.make_room(row, 1 + guess.len()) else { return };
-        self.verify(row, &guess);
+        self.verify(row, &guess, Guess::Looked);
     }
 
     /// Learns from a guess that was not put to the model, at no cost. The row's sequence may have
@@ -127,7 +146,7 @@ impl Core {
     /// Puts `guess` to the model after the newest token of the sequence in `row`, in one step.
     /// Each position is sampled as it would be alone, and the first that differs from the guess
     /// ends it: so the output is that of plain decoding, token for token and draw for draw.
-    fn verify(&mut self, row: usize, guess: &[u32]) {
+    fn verify(&mut self, row: usize, guess: &[u32], kind: Guess) {
         let held = self.cache.tokens(row).len();
         let Some(sequence) = self.cache.sequence(row) else { return };
         let mut tokens = vec![sequence.tokens()[held]];
@@ -149,7 +168,9 @@ impl Core {
             outcome = sample(sequence, &logits, index, &mut self.scratch);
             let right = sequence.tokens().last() == guess.get(index) && index < guess.len();
             if index < guess.len() {
-                sequence.acceptance().note(right);
+                if kind == Guess::Looked {
+                    sequence.acceptance().note(right);
+                }
                 Counters::add(&counters.draft_tokens, 1);
                 Counters::add(&counters.accepted_draft_tokens, usize::from(right));
             }
@@ -188,10 +209,7 @@ fn sample(
     row: usize,
     scratch: &mut Scratch,
 ) -> Outcome {
-    let choice = sequence
-        .sampler()
-        .choose(logits.row(row), scratch)
-        .map_err(|error| JobError::Model(error.to_string()))?;
+    let choice = sequence.sampler().choose(logits.row(row), scratch)?;
     Ok(sequence.take(choice))
 }
 

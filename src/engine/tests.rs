@@ -34,6 +34,7 @@ fn job(prompt: &[u32], max_tokens: usize, room: usize) -> (Job, mpsc::Receiver<E
         cache_scope: 0,
         prompt: prompt.to_vec(),
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+        mask: None,
         max_tokens,
         stop_tokens: Vec::new(),
         deadline: None,

@@ -43,6 +43,12 @@ pub enum GenerateError {
     /// All tokenizer workers were busy for too long.
     #[error("too many long prompts are being tokenised; try again")]
     TokenizerBusy,
+    /// All workers that compile grammars were busy for too long.
+    #[error("too many grammars are being compiled; try again")]
+    GrammarsBusy,
+    /// Grammars can't be used with this model. Not the client's fault.
+    #[error("outputs can't be held to a form: {0}")]
+    Grammar(String),
     /// The tokenizer failed on the prompt. Not the client's fault.
     #[error("the prompt can't be tokenised: {0}")]
     Tokenizer(String),

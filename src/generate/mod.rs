@@ -7,6 +7,7 @@ mod detokenize;
 mod error;
 #[cfg(test)]
 mod fixtures;
+mod grammar;
 mod jinja;
 mod prompt;
 mod request;
@@ -23,7 +24,7 @@ mod words;
 pub use choices::{Choices, Copies};
 pub use error::{GenerateError, TextLoadError};
 pub use request::{
-    Chat, Delta, DryParameters, Ending, Finish, Finished, Logprobs, Message, Parameters, Prompt,
-    Request, Role, Side, TextDelta, TokenDelta, Usage,
+    Chat, Constraint, Delta, DryParameters, Ending, Finish, Finished, Form, Logprobs, Message,
+    Parameters, Prompt, Request, Role, Side, TextDelta, TokenDelta, Usage,
 };
 pub use service::{Answer, Generation, Generator, GeneratorOptions};

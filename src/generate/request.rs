@@ -144,6 +144,8 @@ pub struct Parameters {
     pub bad_words: Vec<String>,
     /// If given, no token but these is chosen.
     pub allowed_token_ids: Option<Vec<u32>>,
+    /// What the output must be.
+    pub constraint: Option<Constraint>,
     /// Most prompt tokens to read, at least 1; longer prompts are cut, also to fit the context.
     pub truncate_prompt_tokens: Option<u64>,
     /// Where a long prompt is cut.
@@ -164,6 +166,30 @@ pub struct Parameters {
     pub top_logprobs: Option<u64>,
     /// Give up after this long.
     pub timeout: Option<Duration>,
+}
+
+/// What the output must be, and which field says so.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Constraint {
+    /// What it must be.
+    pub form: Form,
+    /// The field's name, for messages.
+    pub field: String,
+}
+
+/// Forms that an output can be held to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Form {
+    /// Some JSON object.
+    JsonObject,
+    /// JSON that fits a JSON Schema.
+    JsonSchema(Json),
+    /// Text that a regular expression matches whole.
+    Regex(String),
+    /// Text by a Lark grammar, in llguidance's dialect.
+    Lark(String),
+    /// One of these texts.
+    Choice(Vec<String>),
 }
 
 /// Don't repeat yourself, under llama.cpp's names less `dry_`.

@@ -9,12 +9,13 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::error::{GenerateError, TextLoadError};
+use super::grammar::Grammars;
 use super::prompt::PromptReader;
 use super::request::{
     Delta, Finish, Finished, Prompt, Request, Side, TextDelta, TokenDelta, Usage,
 };
 use super::stream::TextStream;
-use super::{validate, words};
+use super::{grammar, validate, words};
 use crate::engine::{self, Event, FinishReason, Job};
 use crate::telemetry::{Ending, Metrics, RequestTimer};
 
@@ -42,6 +43,7 @@ pub struct GeneratorOptions {
 pub struct Generator {
     engine: engine::Handle,
     reader: Arc<PromptReader>,
+    grammars: Arc<Grammars>,
     options: Arc<GeneratorOptions>,
     metrics: Option<Metrics>,
 }
@@ -80,8 +82,14 @@ impl Generator {
                 ),
             });
         }
-        let (reader, options) = (Arc::new(reader), Arc::new(options));
-        Ok(Self { engine, reader, options, metrics: None })
+        let tokenizer = Arc::clone(reader.tokenizer());
+        Ok(Self {
+            engine,
+            grammars: Arc::new(Grammars::new(tokenizer, options.eos_token_ids.clone())),
+            reader: Arc::new(reader),
+            options: Arc::new(options),
+            metrics: None,
+        })
     }
 
     /// The same, with the times of its answers taken by `metrics`.
@@ -102,6 +110,7 @@ impl Generator {
         validate::prompt(&request.prompt, limits.vocab_size)?;
         let mut checked = validate::parameters(parameters, &self.options, limits.vocab_size)?;
         words::resolve(parameters, self.reader.tokenizer(), &mut checked.sampling)?;
+        grammar::check_company(parameters)?;
         let deadline = checked.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let longest = match parameters.truncate_prompt_tokens {
             None => limits.context_tokens,
@@ -114,6 +123,10 @@ impl Generator {
             truncate(&mut prompt, most, parameters.truncation_side);
         }
         let max_tokens = validate::room(prompt.len(), limits.context_tokens, checked.max_tokens)?;
+        let mask = match &parameters.constraint {
+            Some(constraint) => Some(self.grammars.mask(constraint, deadline).await?),
+            None => None,
+        };
         let prompt_tokens = prompt.len();
         let prompt_ids: Arc<[u32]> = prompt.as_slice().into();
         let least_tokens = checked.sampling.min_tokens;
@@ -124,6 +137,7 @@ impl Generator {
             cache_scope: parameters.cache_salt.as_deref().map_or(0, cache_scope),
             prompt,
             sampling: checked.sampling,
+            mask,
             max_tokens,
             stop_tokens: checked.stop_tokens,
             deadline: deadline.map(Instant::into_std),
@@ -317,6 +331,7 @@ impl Generation {
                         self.usage.completion_tokens += 1;
                         Finish::Stop
                     }
+                    FinishReason::Complete => Finish::Stop,
                     FinishReason::Length => Finish::Length,
                 };
                 let (rest, stopped) = self.text.finish();

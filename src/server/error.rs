@@ -223,6 +223,12 @@ impl From<GenerateError> for ApiError {
             GenerateError::Tokenizer(_) => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "tokenizer_error", message)
             }
+            GenerateError::Grammar(_) => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "grammar_error", message)
+            }
+            GenerateError::GrammarsBusy => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "grammars_busy", message).with_retry()
+            }
             GenerateError::TokenizerBusy => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "tokenizer_busy", message).with_retry()
             }
@@ -264,6 +270,7 @@ impl From<JobError> for ApiError {
                     .with_retry()
                     .closing()
             }
+            JobError::Mask(_) => Self::bad_request("grammar_failed", message),
             JobError::Model(_) => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "model_error", message)
             }
@@ -286,6 +293,7 @@ pub(super) fn shortened(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::MaskError;
 
     #[test]
     fn each_fault_has_its_status_and_code() {
@@ -297,7 +305,7 @@ mod tests {
         let context = GenerateError::ContextExceeded { prompt_tokens: 9, context_tokens: 8 };
         let template = GenerateError::Template("x".into());
         let model = JobError::Model("x".into());
-        let table: [(GenerateError, &str); 12] = [
+        let table: [(GenerateError, &str); 15] = [
             (field(), "400 invalid_value"),
             (context, "400 context_length_exceeded"),
             (template, "400 invalid_value"),
@@ -310,6 +318,9 @@ mod tests {
             (model.into(), "500 model_error"),
             (GenerateError::EngineGone, "500 engine_stopped"),
             (GenerateError::TokenizerBusy, "503 tokenizer_busy retry"),
+            (GenerateError::GrammarsBusy, "503 grammars_busy retry"),
+            (GenerateError::Grammar("x".into()), "500 grammar_error"),
+            (JobError::Mask(MaskError("x".into())).into(), "400 grammar_failed"),
         ];
         for (error, expected) in table {
             let message = error.to_string();

@@ -39,6 +39,23 @@ pub(super) fn apply(logits: &mut [f32], sampling: &Sampling, output: &[u32], mad
     }
 }
 
+/// Bans what has no bit in `allowed` (see [`super::TokenMask::allowed`]).
+pub(super) fn keep(logits: &mut [f32], allowed: &[u32]) {
+    for (index, chunk) in logits.chunks_mut(32).enumerate() {
+        match allowed.get(index).copied().unwrap_or(0) {
+            0 => chunk.fill(f32::NEG_INFINITY),
+            u32::MAX => {}
+            bits => {
+                for (bit, logit) in chunk.iter_mut().enumerate() {
+                    if bits >> bit & 1 == 0 {
+                        *logit = f32::NEG_INFINITY;
+                    }
+                }
+            }
+        }
+    }
+}
+
 fn ban(logits: &mut [f32], token: u32) {
     if let Some(logit) = logits.get_mut(token as usize) {
         *logit = f32::NEG_INFINITY;

@@ -1,6 +1,6 @@
 //! Chooses a token from a row of logits.
 //!
-//! Order: bans (`allowed_tokens`, `bad_words`, `min_tokens`), `logit_bias`, repetition penalty,
+//! Order: the job's mask, bans (`allowed_tokens`, `bad_words`, `min_tokens`), `logit_bias`, repetition penalty,
 //! presence and frequency penalties, DRY; then greedy at temperature 0, else temperature,
 //! `min_p` and `top_n_sigma`, `top_k`, `typical_p`, `top_p`, XTC (each over what the one before it
 //! left, renormalised; both thresholds over the whole row), and a draw. Up to XTC this is vLLM's
@@ -22,12 +22,27 @@ use rand_chacha::ChaCha8Rng;
 pub use filters::Candidate;
 pub use penalties::TokenHistory;
 
-use super::message::{Sampling, TokenLogprobs};
+use super::message::{JobError, MaskError, Progress, Sampling, TokenLogprobs, TokenMask};
 
-/// A row had no finite logit to choose from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the model's logits are not finite")]
-pub struct NotFinite;
+/// Why no token could be chosen.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ChooseError {
+    /// A row had no finite logit to choose from.
+    #[error("the model's logits are not finite")]
+    NotFinite,
+    /// The mask could not be worked out or followed.
+    #[error(transparent)]
+    Mask(#[from] MaskError),
+}
+
+impl From<ChooseError> for JobError {
+    fn from(error: ChooseError) -> Self {
+        match error {
+            ChooseError::NotFinite => Self::Model(error.to_string()),
+            ChooseError::Mask(error) => Self::Mask(error),
+        }
+    }
+}
 
 /// Memory that sampling reuses from step to step; one for the engine's thread.
 #[derive(Debug, Default)]
@@ -40,6 +55,7 @@ pub struct Scratch {
 #[derive(Debug)]
 pub struct Sampler {
     sampling: Sampling,
+    mask: Option<Box<dyn TokenMask>>,
     history: TokenHistory,
     /// Prompt and output in order, if anything looks at them; else empty.
     tokens: Vec<u32>,
@@ -54,6 +70,8 @@ pub struct Sampler {
 pub struct Choice {
     /// The token.
     pub token: u32,
+    /// Whether more may follow it.
+    pub progress: Progress,
     /// Log-probabilities of the unmodified row, if they are wanted.
     pub logprobs: Option<TokenLogprobs>,
 }
@@ -77,7 +95,19 @@ impl Sampler {
             },
             random: ChaCha8Rng::seed_from_u64(seed),
             sampling,
+            mask: None,
         }
+    }
+
+    /// The same, keeping to `mask`.
+    #[must_use]
+    pub fn masked(self, mask: Option<Box<dyn TokenMask>>) -> Self {
+        Self { mask, ..self }
+    }
+
+    /// Tokens that are likely to be chosen next because nothing else may.
+    pub fn forced(&mut self) -> &[u32] {
+        self.mask.as_mut().map_or(&[], |mask| mask.forced())
     }
 
     /// Whether the tokens are drawn by a seed that the job gave, and so are to come out the same
@@ -90,13 +120,16 @@ impl Sampler {
     /// Chooses the next token from `row` (one logit for each token id).
     ///
     /// # Errors
-    /// [`NotFinite`] if no logit is finite.
-    pub fn choose(&mut self, row: &[f32], scratch: &mut Scratch) -> Result<Choice, NotFinite> {
-        let token = if leaves_logits(&self.sampling) {
+    /// If no logit is finite, or the mask can't go on.
+    pub fn choose(&mut self, row: &[f32], scratch: &mut Scratch) -> Result<Choice, ChooseError> {
+        let token = if self.mask.is_none() && leaves_logits(&self.sampling) {
             self.draw(row, &mut scratch.candidates)?
         } else {
             scratch.logits.clear();
             scratch.logits.extend_from_slice(row);
+            if let Some(mask) = &mut self.mask {
+                mask::keep(&mut scratch.logits, mask.allowed()?);
+            }
             self.reshape(&mut scratch.logits);
             self.draw(&scratch.logits, &mut scratch.candidates)?
         };
@@ -108,7 +141,11 @@ impl Sampler {
         }
         self.made += 1;
         let logprobs = self.sampling.top_logprobs.map(|count| logprobs::of(row, token, count));
-        Ok(Choice { token, logprobs })
+        let progress = match &mut self.mask {
+            Some(mask) => mask.accept(token)?,
+            None => Progress::Open,
+        };
+        Ok(Choice { token, progress, logprobs })
     }
 
     /// Bans, bias and penalties.
@@ -122,8 +159,12 @@ impl Sampler {
         }
     }
 
-    fn draw(&mut self, logits: &[f32], candidates: &mut Vec<Candidate>) -> Result<u32, NotFinite> {
-        let best = filters::argmax(logits).ok_or(NotFinite)?;
+    fn draw(
+        &mut self,
+        logits: &[f32],
+        candidates: &mut Vec<Candidate>,
+    ) -> Result<u32, ChooseError> {
+        let best = filters::argmax(logits).ok_or(ChooseError::NotFinite)?;
         if self.sampling.temperature <= 0.0 || self.sampling.top_k == 1 {
             return Ok(best.token);
         }
@@ -174,7 +215,7 @@ mod tests {
         assert_eq!(choose(greedy(), &[], &[f32::NAN, 1.0, f32::NEG_INFINITY]), 1);
         let mut sampler = Sampler::new(greedy(), &[], 0);
         let row = [f32::NAN, f32::NEG_INFINITY];
-        assert_eq!(sampler.choose(&row, &mut Scratch::default()), Err(NotFinite));
+        assert_eq!(sampler.choose(&row, &mut Scratch::default()), Err(ChooseError::NotFinite));
     }
 
     #[test]

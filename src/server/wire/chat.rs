@@ -7,6 +7,7 @@ use super::common::{
     ChunkUsage, Delivery, Envelope, Integer, List, Object, StreamFields, TextOr, WireUsage,
     finish_reason, read_fields, shown, token_ids_of,
 };
+use super::form::FormFields;
 use super::known::{ignored, names_of};
 use super::logprobs::ChatLogprobs;
 use super::sampling::{GivenNames, SamplingFields};
@@ -72,18 +73,21 @@ impl ChatRequest {
     pub(crate) fn parse(body: &Value) -> Result<Self, ApiError> {
         let sampling: SamplingFields = read_fields(body)?;
         let steering: SteeringFields = read_fields(body)?;
+        let form: FormFields = read_fields(body)?;
         let fields: ChatFields = read_fields(body)?;
         let stream: StreamFields = read_fields(body)?;
         unsupported::check_chat(body)?;
         let known = [
             names_of::<SamplingFields>(),
             names_of::<SteeringFields>(),
+            names_of::<FormFields>(),
             names_of::<ChatFields>(),
             names_of::<StreamFields>(),
         ];
         let names = sampling.given_names();
         let mut parameters = sampling.parameters()?;
         steering.steer(&mut parameters)?;
+        parameters.constraint = form.constraint()?;
         parameters.top_logprobs = top_logprobs(fields.logprobs, fields.top_logprobs)?;
         Ok(Self {
             model: fields.model,

@@ -7,6 +7,7 @@ use super::common::{
     ChunkUsage, Delivery, Envelope, Integer, List, StreamFields, WireUsage, finish_reason,
     read_fields, shown, token_ids_of,
 };
+use super::form::FormFields;
 use super::known::{ignored, names_of};
 use super::logprobs::CompletionLogprobs;
 use super::sampling::{GivenNames, SamplingFields, token_ids};
@@ -62,18 +63,21 @@ impl CompletionRequest {
     pub(crate) fn parse(body: &Value) -> Result<Self, ApiError> {
         let sampling: SamplingFields = read_fields(body)?;
         let steering: SteeringFields = read_fields(body)?;
+        let form: FormFields = read_fields(body)?;
         let fields: CompletionFields = read_fields(body)?;
         let stream: StreamFields = read_fields(body)?;
         unsupported::check_completions(body)?;
         let known = [
             names_of::<SamplingFields>(),
             names_of::<SteeringFields>(),
+            names_of::<FormFields>(),
             names_of::<CompletionFields>(),
             names_of::<StreamFields>(),
         ];
         let names = sampling.given_names();
         let mut parameters = sampling.parameters()?;
         steering.steer(&mut parameters)?;
+        parameters.constraint = form.constraint()?;
         parameters.max_tokens.get_or_insert(DEFAULT_MAX_TOKENS);
         parameters.top_logprobs = fields.logprobs.map(logprobs).transpose()?;
         let copies = copies(fields.n, fields.best_of)?;

@@ -5,6 +5,7 @@ pub(super) mod chat;
 pub(super) mod common;
 pub(super) mod completions;
 pub(super) mod error;
+mod form;
 mod known;
 pub(super) mod logprobs;
 pub(super) mod models;

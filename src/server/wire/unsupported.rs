@@ -65,14 +65,6 @@ const EVERYWHERE: &[Unsupported] = &[
     field("use_beam_search", is_false, "false"),
     field("length_penalty", is_one, "1"),
     field("return_tokens_as_token_ids", is_false, "false"),
-    field("grammar", is_empty, "null"),
-    field("json_schema", is_empty, "null"),
-    field("structured_outputs", is_empty, "null"),
-    field("guided_json", never, "null"),
-    field("guided_regex", never, "null"),
-    field("guided_choice", never, "null"),
-    field("guided_grammar", never, "null"),
-    field("response_format", |v| *v == json!({"type": "text"}), "{\"type\": \"text\"}"),
 ];
 
 const CHAT: &[Unsupported] = &[
@@ -132,12 +124,10 @@ mod tests {
         let table = [
             (json!({"tools": [{"type": "function"}]}), "tools"),
             (json!({"tool_choice": "auto"}), "tool_choice"),
-            (json!({"response_format": {"type": "json_object"}}), "response_format"),
             (json!({"best_of": 2}), "best_of"),
             (json!({"echo": true}), "echo"),
             (json!({"modalities": ["text", "audio"]}), "modalities"),
             (json!({"reasoning_effort": "low"}), "reasoning_effort"),
-            (json!({"guided_choice": ["a"]}), "guided_choice"),
         ];
         for (body, name) in table {
             let error = check_chat(&body).unwrap_err();
@@ -145,14 +135,14 @@ mod tests {
             assert_eq!(error.code, "unsupported_parameter");
             assert!(error.message.starts_with(&format!("{name}: ")), "{}", error.message);
         }
-        let error = check_completions(&json!({"grammar": "x"})).unwrap_err();
-        assert_eq!(error.message, "grammar: \"x\" is not supported; accepted: null");
+        let error = check_completions(&json!({"mirostat": 2})).unwrap_err();
+        assert_eq!(error.message, "mirostat: 2 is not supported; accepted: 0");
     }
 
     #[test]
     fn values_that_ask_for_nothing_pass() {
         let body = json!({
-            "tools": [], "tool_choice": "none", "response_format": {"type": "text"}, "n": 1,
+            "tools": [], "tool_choice": "none", "n": 1,
             "modalities": ["text"], "audio": null, "echo": false, "suffix": null, "best_of": 1,
             "store": true, "metadata": {"a": "b"}, "user": "u", "parallel_tool_calls": true,
         });

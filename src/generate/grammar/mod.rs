@@ -1,0 +1,116 @@
+//! Holds an output to a form: JSON Schema, regular expression, Lark grammar or a choice of texts
+//! become a [`TokenMask`] by the llguidance library.
+//!
+//! Grammars are compiled on a blocking thread, few at once, and the last ones are kept. While the
+//! model runs a step, a thread of this module works out what may follow ([`worker`]).
+
+mod compile;
+mod keep;
+mod mask;
+mod schema;
+mod spelling;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+
+use self::compile::Compiler;
+use self::keep::Kept;
+use super::error::GenerateError;
+use super::request::{Constraint, Parameters};
+use super::tokenizer::Tokenizer;
+use super::validate::invalid;
+use crate::engine::TokenMask;
+
+/// Grammars compiled at once. Few, for they compete with the model for the processor.
+const WORKERS: usize = 2;
+
+/// How long a grammar waits for its turn before the request fails with
+/// [`GenerateError::GrammarsBusy`], or until its deadline, if that is sooner.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// All that turns forms into masks, for one tokenizer.
+#[derive(Debug)]
+pub(super) struct Grammars {
+    tokenizer: Arc<Tokenizer>,
+    /// Tokens that end an output; at least one.
+    eos_token_ids: Vec<u32>,
+    turns: Arc<Semaphore>,
+    /// Made when the first form is asked for: it takes some tenths of a second at Phi-4's
+    /// vocabulary.
+    compiler: OnceLock<Result<Compiler, String>>,
+    kept: Kept,
+}
+
+impl Grammars {
+    pub(super) fn new(tokenizer: Arc<Tokenizer>, eos_token_ids: Vec<u32>) -> Self {
+        Self {
+            tokenizer,
+            eos_token_ids,
+            turns: Arc::new(Semaphore::new(WORKERS)),
+            compiler: OnceLock::new(),
+            kept: Kept::default(),
+        }
+    }
+
+    /// The mask of `constraint`, at the output's beginning.
+    ///
+    /// # Errors
+    /// [`GenerateError::InvalidField`] naming the place at fault, if it can't be used.
+    pub(super) async fn mask(
+        self: &Arc<Self>,
+        constraint: &Constraint,
+        deadline: Option<Instant>,
+    ) -> Result<Box<dyn TokenMask>, GenerateError> {
+        if let Some(mask) = self.kept.get(&constraint.form) {
+            return Ok(Box::new(mask));
+        }
+        let patience = Instant::now() + PATIENCE;
+        let until = deadline.map_or(patience, |deadline| deadline.min(patience));
+        let turn = timeout_at(until, Arc::clone(&self.turns).acquire_owned())
+            .await
+            .map_err(|_| GenerateError::GrammarsBusy)?
+            .map_err(|error| GenerateError::Grammar(error.to_string()))?;
+        let grammars = Arc::clone(self);
+        let constraint = constraint.clone();
+        // The turn goes with the work: a caller that goes away does not end it.
+        let work = tokio::task::spawn_blocking(move || {
+            let mask = grammars.compiler()?.compile(&constraint)?;
+            grammars.kept.put(constraint.form, mask.fresh_copy());
+            drop(turn);
+            Ok::<_, GenerateError>(mask)
+        });
+        let mask = work.await.map_err(|error| GenerateError::Grammar(error.to_string()))??;
+        Ok(Box::new(mask))
+    }
+
+    fn compiler(&self) -> Result<&Compiler, GenerateError> {
+        let made =
+            self.compiler.get_or_init(|| Compiler::new(&self.tokenizer, &self.eos_token_ids));
+        made.as_ref().map_err(|reason| GenerateError::Grammar(reason.clone()))
+    }
+}
+
+/// Refuses parameters that may leave a form no token to go on with.
+pub(super) fn check_company(given: &Parameters) -> Result<(), GenerateError> {
+    let Some(constraint) = &given.constraint else { return Ok(()) };
+    let others = [
+        ("ignore_eos", given.ignore_eos),
+        ("min_tokens", given.min_tokens.is_some_and(|least| least > 0)),
+        ("bad_words", !given.bad_words.is_empty()),
+        ("allowed_token_ids", given.allowed_token_ids.is_some()),
+    ];
+    match others.iter().find(|(_, given)| *given) {
+        Some((field, _)) => Err(invalid(
+            *field,
+            format_args!("a value beside {}", constraint.field),
+            format!("none where {} says what the output must be", constraint.field),
+        )),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,276 @@
+//! What the answer must be: OpenAI's `response_format`, and the names that llama.cpp's server and
+//! vLLM give to the same.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::common::{List, Object, shown};
+use crate::generate::{Constraint, Form};
+use crate::server::error::ApiError;
+
+/// The fields of a request, at most one of which may be given.
+#[derive(Debug, Deserialize)]
+pub(crate) struct FormFields {
+    response_format: Option<Object<ResponseFormat>>,
+    json_schema: Option<Value>,
+    grammar: Option<String>,
+    structured_outputs: Option<Object<StructuredOutputs>>,
+    guided_json: Option<Value>,
+    guided_regex: Option<String>,
+    guided_choice: Option<List<String>>,
+    guided_grammar: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ResponseFormat {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    json_schema: Option<Object<NamedSchema>>,
+    /// llama.cpp's: beside `json_object`.
+    schema: Option<Value>,
+}
+
+#[derive(Debug, Deserialize)]
+struct NamedSchema {
+    name: Option<String>,
+    schema: Option<Value>,
+}
+
+#[derive(Debug, Deserialize)]
+struct StructuredOutputs {
+    json: Option<Value>,
+    json_object: Option<bool>,
+    regex: Option<String>,
+    choice: Option<List<String>>,
+    grammar: Option<String>,
+    structural_tag: Option<Value>,
+}
+
+const SCHEMA: &str = "a JSON Schema";
+const LONGEST_NAME: usize = 64;
+
+impl FormFields {
+    /// The form that was asked for.
+    pub(crate) fn constraint(self) -> Result<Option<Constraint>, ApiError> {
+        let mut given = Given::default();
+        if let Some(Object(format)) = self.response_format {
+            given.add(format.constraint("response_format")?)?;
+        }
+        given.add(self.json_schema.map(|schema| of_schema("json_schema", schema)).transpose()?)?;
+        given.add(grammar("grammar", self.grammar)?)?;
+        if let Some(Object(outputs)) = self.structured_outputs {
+            outputs.add_to(&mut given)?;
+        }
+        given.add(self.guided_json.map(|schema| of_schema("guided_json", schema)).transpose()?)?;
+        given.add(self.guided_regex.map(|text| of("guided_regex", Form::Regex(text))))?;
+        given.add(self.guided_choice.map(|list| of("guided_choice", Form::Choice(list.0))))?;
+        given.add(grammar("guided_grammar", self.guided_grammar)?)?;
+        Ok(given.0)
+    }
+}
+
+/// The one form that was given so far.
+#[derive(Default)]
+struct Given(Option<Constraint>);
+
+impl Given {
+    fn add(&mut self, further: Option<Constraint>) -> Result<(), ApiError> {
+        match (&self.0, further) {
+            (_, None) => Ok(()),
+            (None, further) => {
+                self.0 = further;
+                Ok(())
+            }
+            (Some(first), Some(further)) => Err(ApiError::invalid_value(
+                further.field,
+                format_args!("a form beside {}", first.field),
+                "one of them only",
+            )),
+        }
+    }
+}
+
+fn of(field: impl Into<String>, form: Form) -> Constraint {
+    Constraint { form, field: field.into() }
+}
+
+/// A schema, as JSON or as text that spells it.
+fn of_schema(field: &str, schema: Value) -> Result<Constraint, ApiError> {
+    let schema = match schema {
+        Value::String(text) => serde_json::from_str(&text).map_err(|error| {
+            ApiError::invalid_value(field, shown(&text.into()), &format!("{SCHEMA}: {error}"))
+        })?,
+        schema => schema,
+    };
+    match schema {
+        Value::Object(_) | Value::Bool(_) => Ok(of(field, Form::JsonSchema(schema))),
+        other => Err(ApiError::invalid_value(field, shown(&other), SCHEMA)),
+    }
+}
+
+/// A Lark grammar; llama.cpp's own notation is told apart by its sign for "is defined as".
+fn grammar(field: &str, text: Option<String>) -> Result<Option<Constraint>, ApiError> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
+    let is_gbnf = |line: &str| {
+        let name = line.trim_start().split("::=").next().unwrap_or_default().trim_end();
+        line.contains("::=") && name.chars().all(|c| c.is_alphanumeric() || "-_".contains(c))
+    };
+    if text.lines().any(is_gbnf) {
+        return Err(ApiError::unsupported(
+            field,
+            "a grammar in GBNF (\"::=\")",
+            "a Lark grammar, with a rule named \"start\"",
+        ));
+    }
+    Ok(Some(of(field, Form::Lark(text))))
+}
+
+impl ResponseFormat {
+    fn constraint(self, place: &str) -> Result<Option<Constraint>, ApiError> {
+        const KINDS: &str = "\"text\", \"json_object\" or \"json_schema\"";
+        match self.kind.as_deref() {
+            None => Err(ApiError::missing(format!("{place}.type"), KINDS)),
+            Some("text") => Ok(None),
+            Some("json_object") => match self.schema {
+                Some(schema) => of_schema(&format!("{place}.schema"), schema).map(Some),
+                None => Ok(Some(of(place, Form::JsonObject))),
+            },
+            Some("json_schema") => {
+                let place = format!("{place}.json_schema");
+                let Some(Object(named)) = self.json_schema else {
+                    return Err(ApiError::missing(place, "an object with name and schema"));
+                };
+                named.check_name(&format!("{place}.name"))?;
+                let place = format!("{place}.schema");
+                let schema = named.schema.ok_or_else(|| ApiError::missing(&place, SCHEMA))?;
+                of_schema(&place, schema).map(Some)
+            }
+            Some(other) => Err(ApiError::unsupported(
+                format!("{place}.type"),
+                format_args!("{other:?}"),
+                KINDS,
+            )),
+        }
+    }
+}
+
+impl NamedSchema {
+    fn check_name(&self, place: &str) -> Result<(), ApiError> {
+        let Some(name) = &self.name else { return Ok(()) };
+        let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        if name.is_empty() || name.len() > LONGEST_NAME || !name.chars().all(fits) {
+            let accepted = format!("1 to {LONGEST_NAME} of a-z, A-Z, 0-9, _ and -");
+            return Err(ApiError::invalid_value(place, format_args!("{name:?}"), &accepted));
+        }
+        Ok(())
+    }
+}
+
+impl StructuredOutputs {
+    fn add_to(self, given: &mut Given) -> Result<(), ApiError> {
+        let place = |name: &str| format!("structured_outputs.{name}");
+        if let Some(tag) = &self.structural_tag {
+            return Err(ApiError::unsupported(place("structural_tag"), shown(tag), "null"));
+        }
+        given.add(self.json.map(|schema| of_schema(&place("json"), schema)).transpose()?)?;
+        let object = self.json_object == Some(true);
+        given.add(object.then(|| of(place("json_object"), Form::JsonObject)))?;
+        given.add(self.regex.map(|text| of(place("regex"), Form::Regex(text))))?;
+        given.add(self.choice.map(|list| of(place("choice"), Form::Choice(list.0))))?;
+        given.add(grammar(&place("grammar"), self.grammar)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::common::read_fields;
+    use super::*;
+
+    fn parse(body: &Value) -> Result<Option<Constraint>, ApiError> {
+        read_fields::<FormFields>(body)?.constraint()
+    }
+
+    #[test]
+    fn each_way_to_ask_comes_to_its_form() {
+        let schema = json!({"type": "object"});
+        let table = [
+            (json!({"response_format": {"type": "text"}}), None),
+            (
+                json!({"response_format": {"type": "json_object"}}),
+                Some(of("response_format", Form::JsonObject)),
+            ),
+            (
+                json!({"response_format": {"type": "json_object", "schema": schema}}),
+                Some(of("response_format.schema", Form::JsonSchema(schema.clone()))),
+            ),
+            (
+                json!({"response_format": {"type": "json_schema", "json_schema":
+                    {"name": "x", "strict": true, "schema": schema}}}),
+                Some(of("response_format.json_schema.schema", Form::JsonSchema(schema.clone()))),
+            ),
+            (
+                json!({"json_schema": schema}),
+                Some(of("json_schema", Form::JsonSchema(schema.clone()))),
+            ),
+            (
+                json!({"guided_json": "{\"type\": \"object\"}"}),
+                Some(of("guided_json", Form::JsonSchema(schema))),
+            ),
+            (json!({"guided_regex": "a+"}), Some(of("guided_regex", Form::Regex("a+".into())))),
+            (
+                json!({"guided_choice": ["a", "b"]}),
+                Some(of("guided_choice", Form::Choice(vec!["a".into(), "b".into()]))),
+            ),
+            (
+                json!({"grammar": "start: \"::=\""}),
+                Some(of("grammar", Form::Lark("start: \"::=\"".into()))),
+            ),
+            (
+                json!({"structured_outputs": {"json_object": true}}),
+                Some(of("structured_outputs.json_object", Form::JsonObject)),
+            ),
+            (json!({"grammar": ""}), None),
+            (json!({"structured_outputs": {}}), None),
+        ];
+        for (body, expected) in table {
+            assert_eq!(parse(&body).unwrap(), expected, "{body}");
+        }
+    }
+
+    #[test]
+    fn faults_name_their_place() {
+        let named = |name: &str| {
+            json!({"response_format": {"type": "json_schema", "json_schema":
+                {"name": name, "schema": {}}}})
+        };
+        for (body, param) in [
+            (json!({"response_format": "json"}), "response_format"),
+            (json!({"response_format": {}}), "response_format.type"),
+            (json!({"response_format": {"type": "xml"}}), "response_format.type"),
+            (json!({"response_format": {"type": "json_schema"}}), "response_format.json_schema"),
+            (
+                json!({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}),
+                "response_format.json_schema.schema",
+            ),
+            (named("a b"), "response_format.json_schema.name"),
+            (named(""), "response_format.json_schema.name"),
+            (json!({"json_schema": 1}), "json_schema"),
+            (json!({"guided_json": "{"}), "guided_json"),
+            (json!({"grammar": "root ::= \"a\""}), "grammar"),
+            (json!({"guided_regex": "a", "guided_grammar": "start: \"a\""}), "guided_grammar"),
+            (
+                json!({"structured_outputs": {"regex": "a", "choice": ["a"]}}),
+                "structured_outputs.choice",
+            ),
+            (
+                json!({"structured_outputs": {"structural_tag": {}}}),
+                "structured_outputs.structural_tag",
+            ),
+            (json!({"guided_choice": ["a", 1]}), "guided_choice[1]"),
+        ] {
+            assert_eq!(parse(&body).unwrap_err().param.as_deref(), Some(param), "{body}");
+        }
+    }
+}
