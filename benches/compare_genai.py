@@ -8,19 +8,17 @@ program anew: genai's Generator (prefill of a prompt, then greedy tokens at batc
 `phi4d bench` (bare steps and the daemon). Prints medians over the rounds and their ratios.
 """
 
-import argparse
 import json
-import os
-import statistics
-import subprocess
 import sys
+
+import compare
 
 CHILD = """
 import json, sys, time
 import numpy as np
 import onnxruntime_genai as og
 
-folder, prompts, tokens, threads = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+folder, prompts, tokens = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
 config = og.Config(folder)
 model = og.Model(config)
 result = {}
@@ -49,51 +47,22 @@ print(json.dumps(result))
 """
 
 
-def run(command: list[str]) -> dict[str, float]:
-    environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1"}
-    output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-    return json.loads(output.stdout)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--phi4d", default="target/release/phi4d")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser = compare.parser(__doc__)
     parser.add_argument("--prompts", default="128,512")
-    parser.add_argument("--tokens", type=int, default=24)
-    parser.add_argument("--widest", type=int, default=8)
     arguments = parser.parse_args()
     prompts = [int(text) for text in arguments.prompts.split(",")]
-    genai, phi4d = [], []
+    theirs, ours = [], []
     for number in range(arguments.rounds):
         print(f"round {number + 1}", file=sys.stderr)
-        command = [sys.executable, "-c", CHILD, arguments.model, json.dumps(prompts), str(arguments.tokens), "0"]
-        genai.append(run(command))
-        command = [arguments.phi4d, "bench", "--json", "--model", arguments.model, "--rounds", "1"]
-        command += ["--prompts", arguments.prompts, "--tokens", str(arguments.tokens), "--conversation", "16"]
+        command = [sys.executable, "-c", CHILD, arguments.model, json.dumps(prompts), str(arguments.tokens)]
+        theirs.append(json.loads(compare.run(arguments, command)))
         # Decode after as many tokens as genai's generator holds.
-        command += ["--past", str(prompts[-1]), "--widest", str(arguments.widest)]
-        command += ["--prefill-chunk-tokens", "512", "--context-tokens", "4096"]
-        phi4d.append(run(command))
-
-    def median(results: list[dict[str, float]], key: str) -> float:
-        return statistics.median(result[key] for result in results)
-
-    step = median(genai, "decode_ms")
-    print(f"{'':34}{'genai':>12}{'phi4d bare':>12}{'daemon':>12}{'bare ratio':>12}")
-    bare, daemon = median(phi4d, "decode_1_bare_ms"), median(phi4d, "decode_1_daemon_ms")
-    print(f"{'decode, batch 1, ms a token':34}{step:12.1f}{bare:12.1f}{daemon:12.1f}{step / bare:12.2f}")
-    for width in (2, 4, 8):
-        if width > arguments.widest:
-            break
-        each = median(phi4d, f"decode_{width}_bare_ms") / width
-        print(f"{f'decode, batch {width}, ms a token':34}{'':12}{each:12.1f}{'':12}{step / each:12.2f}")
+        ours.append(compare.phi4d(arguments, prompts, prompts[-1]))
+    table = compare.Table("genai", theirs, ours)
+    table.row("decode, batch 1, ms a token", "decode_ms", "decode_1")
     for length in prompts:
-        key = f"prefill_{length}"
-        theirs = median(genai, f"{key}_ms")
-        bare, daemon = median(phi4d, f"{key}_bare_ms"), median(phi4d, f"{key}_daemon_ms")
-        print(f"{f'prefill of {length}, ms':34}{theirs:12.1f}{bare:12.1f}{daemon:12.1f}{theirs / bare:12.2f}")
+        table.row(f"prefill of {length}, ms", f"prefill_{length}_ms", f"prefill_{length}")
 
 
 if __name__ == "__main__":

@@ -41,6 +41,8 @@ class Shape:
     vocab: int = 1024
     context: int = 4096
     block_size: int = 32
+    accuracy_level: int = 4
+    zero_points: int = 0
     theta: float = 250000.0
     epsilon: float = 1e-5
 
@@ -106,9 +108,15 @@ class Graph:
         quantised = Weight(f"{stem}_Q4", (n, blocks, self.shape.block_size // 2), TensorProto.UINT8, "levels")
         scales = Weight(f"{stem}_scales", (n, blocks), TensorProto.FLOAT, "scale", 1 / (LEVEL_RMS * math.sqrt(k)))
         self.packed += [quantised, scales]
+        inputs = [source, quantised.name, scales.name]
+        if self.shape.zero_points:
+            # All 8, as where there are none: what they cost can be measured, and the outputs are the same.
+            zeros = Weight(f"{stem}_zero_points", (n, math.ceil(blocks / 2)), TensorProto.UINT8, "eights")
+            self.packed.append(zeros)
+            inputs.append(zeros.name)
         result = output or self.hidden(f"{name}/MatMul/output_0", n)
-        self.ms_node("MatMulNBits", f"{name}/MatMul_Q4", [source, quantised.name, scales.name], [result],
-                     K=k, N=n, accuracy_level=4, bits=4, block_size=self.shape.block_size)
+        self.ms_node("MatMulNBits", f"{name}/MatMul_Q4", inputs, [result], K=k, N=n,
+                     accuracy_level=self.shape.accuracy_level, bits=4, block_size=self.shape.block_size)
         return result
 
 
@@ -259,6 +267,8 @@ def pieces(weight: Weight, shape: Shape, rng: np.random.Generator) -> Iterator[n
         size = min(CHUNK, count - start)
         if weight.fill == "levels":
             yield np.frombuffer(rng.bytes(size), dtype=np.uint8)
+        elif weight.fill == "eights":
+            yield np.full(size, 0x88, dtype=np.uint8)
         elif weight.fill == "normal":
             yield rng.standard_normal(size, dtype=np.float32) * np.float32(weight.spread)
         else:
@@ -322,7 +332,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument("--preset", choices=PRESETS, default="demo", help="shape to start from")
-    for name in ("layers", "hidden", "heads", "kv-heads", "head-dim", "intermediate", "vocab", "context", "block-size"):
+    for name in ("layers", "hidden", "heads", "kv-heads", "head-dim", "intermediate", "vocab", "context", "block-size",
+                 "accuracy-level", "zero-points"):
         parser.add_argument(f"--{name}", type=int)
     parser.add_argument("--prune-lm-head", action="store_true", help="logits of the last position only")
     parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="folder to copy the tokenizer files from")
