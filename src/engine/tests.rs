@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use tokio::sync::mpsc;
 
+mod masks;
+
 use super::*;
 use crate::model::fake::{FakeControl, FakeRunner};
 

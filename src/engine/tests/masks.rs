@@ -1,0 +1,109 @@
+//! Jobs whose output must be of a form.
+
+use super::*;
+
+/// Tokens of a vocabulary of 50: runs of three that are prescribed, then one of a residue class.
+#[derive(Debug)]
+struct Runs {
+    place: u32,
+    end: u32,
+    allowed: [u32; 2],
+    forced: Vec<u32>,
+    breaks_at: Option<u32>,
+}
+
+impl Runs {
+    fn new(end: u32) -> Self {
+        let mut runs = Self { place: 0, end, allowed: [0; 2], forced: Vec::new(), breaks_at: None };
+        runs.work_out();
+        runs
+    }
+
+    fn prescribed(place: u32) -> Option<u32> {
+        (place % 4 != 3).then_some((place * 11 + 5) % 50)
+    }
+
+    fn allows(place: u32, token: u32) -> bool {
+        Self::prescribed(place).map_or(token % 7 == place % 5, |only| token == only)
+    }
+
+    fn work_out(&mut self) {
+        self.allowed = [0; 2];
+        for token in (0..50_u32).filter(|&token| Self::allows(self.place, token)) {
+            self.allowed[token as usize / 32] |= 1 << (token % 32);
+        }
+        self.forced = (self.place..self.end).map_while(Self::prescribed).collect();
+    }
+}
+
+impl TokenMask for Runs {
+    fn allowed(&mut self) -> Result<&[u32], MaskError> {
+        Ok(&self.allowed)
+    }
+
+    fn accept(&mut self, token: u32) -> Result<Progress, MaskError> {
+        assert!(Self::allows(self.place, token), "{token} at {}", self.place);
+        if self.breaks_at == Some(self.place) {
+            return Err(MaskError("too long a story".into()));
+        }
+        self.place += 1;
+        self.work_out();
+        Ok(if self.place == self.end { Progress::Complete } else { Progress::Open })
+    }
+
+    fn forced(&mut self) -> &[u32] {
+        &self.forced
+    }
+}
+
+/// What a masked job gives, and the steps that it took.
+fn run(mask: Runs, draft_tokens: usize, max_tokens: usize) -> (Vec<u32>, FinishReason, u64) {
+    let (engine, _) = engine_with(Options { draft_tokens, ..options() });
+    let (job, mut events) = job(&[1, 2, 3], max_tokens, 64);
+    engine.handle().submit(Job { mask: Some(Box::new(mask)), ..job }).unwrap();
+    let (tokens, end) = wait(&mut events);
+    let stats = settle(&engine.handle());
+    assert_settled(&stats);
+    engine.stop().unwrap();
+    (tokens, end.unwrap().unwrap(), stats.steps)
+}
+
+#[test]
+fn a_mask_holds_the_output_and_ends_it_with_guesses_and_without() {
+    let (plain, end, plain_steps) = run(Runs::new(23), 0, 40);
+    assert_eq!((plain.len(), end), (23, FinishReason::Complete));
+    let (guessed, end, steps) = run(Runs::new(23), 7, 40);
+    assert_eq!((&guessed, end), (&plain, FinishReason::Complete));
+    assert!(steps < plain_steps, "{steps} steps, without guesses {plain_steps}");
+    let (cut, end, _) = run(Runs::new(23), 7, 9);
+    assert_eq!((cut.as_slice(), end), (&plain[..9], FinishReason::Length));
+}
+
+#[test]
+fn masked_and_free_jobs_run_side_by_side() {
+    let (engine, _) = engine();
+    let (first, mut events) = job(&[4, 5], 12, 64);
+    let (second, mut masked_events) = job(&[1, 2, 3], 40, 64);
+    engine.handle().submit(first).unwrap();
+    let masked = Job { mask: Some(Box::new(Runs::new(9))), ..second };
+    engine.handle().submit(masked).unwrap();
+    assert_eq!(wait(&mut events).0, expected(&[4, 5], 12));
+    let (tokens, end) = wait(&mut masked_events);
+    assert_eq!((tokens.len(), end), (9, Some(Ok(FinishReason::Complete))));
+    engine.stop().unwrap();
+}
+
+#[test]
+fn a_mask_that_cannot_go_on_fails_its_job_only() {
+    let (engine, _) = engine();
+    let (first, mut broken) = job(&[1, 2, 3], 40, 64);
+    let mask = Runs { breaks_at: Some(5), ..Runs::new(20) };
+    engine.handle().submit(Job { mask: Some(Box::new(mask)), ..first }).unwrap();
+    let end = wait(&mut broken).1.unwrap();
+    assert_eq!(end, Err(JobError::Mask(MaskError("too long a story".into()))));
+    let (after, mut events) = job(&[4, 5], 3, 64);
+    engine.handle().submit(after).unwrap();
+    assert_eq!(wait(&mut events).0, expected(&[4, 5], 3));
+    assert_settled(&settle(&engine.handle()));
+    engine.stop().unwrap();
+}
