@@ -150,7 +150,7 @@ impl Generator {
             text: TextStream::new(tokenizer, &parameters.stop, least_tokens),
             usage: Usage { prompt_tokens, ..Usage::default() },
             ready: VecDeque::new(),
-            timer: self.metrics.as_ref().map(|metrics| metrics.request(arrived)),
+            timer: self.metrics.as_ref().map(|metrics| metrics.request(arrived, prompt_tokens)),
         })
     }
 
@@ -354,7 +354,7 @@ impl Generation {
                 Ok(_) => Ending::Stop,
                 Err(_) => Ending::Error,
             };
-            timer.ended(ending, std::time::Instant::now());
+            timer.ended(ending, self.usage.completion_tokens, std::time::Instant::now());
         }
         self.ready
             .push_back(how.map(|reason| Delta::Finished(Finished { reason, usage: self.usage })));

@@ -76,7 +76,7 @@ impl App {
     /// A server for `generator`; [`super::serve`] runs it.
     #[must_use]
     pub fn new(generator: Generator, options: ServerOptions) -> Self {
-        let metrics = Metrics::new(&options.model_name);
+        let metrics = Metrics::new(&options.model_name, generator.limits().context_tokens);
         let generator = generator.timed_by(metrics.clone());
         Self {
             inner: Arc::new(Inner {

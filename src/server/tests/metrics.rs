@@ -108,6 +108,12 @@ async fn answers_are_counted_and_timed_under_both_names() {
         ("inter_token_latency_seconds", 10.0),
         ("e2e_request_latency_seconds", 2.0),
         ("request_queue_time_seconds", 2.0),
+        ("request_inference_time_seconds", 2.0),
+        ("request_prefill_time_seconds", 2.0),
+        ("request_decode_time_seconds", 2.0),
+        ("request_time_per_output_token_seconds", 2.0),
+        ("request_prompt_tokens", 2.0),
+        ("request_generation_tokens", 2.0),
     ] {
         assert_eq!(observations(&scrape, &format!("vllm_{name}")), expected, "{name}");
         assert_eq!(observations(&scrape, &format!("phi4d_{name}")), expected, "{name}");

@@ -3,6 +3,7 @@
 //! Names begin with `phi4d_`. What gateways and dashboards made for vLLM look for is shown under
 //! vLLM's names, too, with its labels and buckets.
 
+mod answers;
 mod buckets;
 mod page;
 mod timer;
@@ -18,6 +19,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use answers::Answers;
 pub use page::{Sample, Value};
 pub use timer::{Ending, RequestTimer};
 
@@ -34,10 +36,7 @@ struct Inner {
     http_seconds: Family<RouteLabel, Histogram, fn() -> Histogram>,
     connections: Family<TransportLabel, Gauge<i64, AtomicI64>>,
     endings: Family<EndingLabel, Counter<u64, AtomicU64>>,
-    first_token: Histogram,
-    between_tokens: Histogram,
-    whole: Histogram,
-    queued: Histogram,
+    answers: Answers,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -69,9 +68,9 @@ impl EncodeLabelValue for Ending {
 }
 
 impl Metrics {
-    /// An empty registry of a server of `model`.
+    /// An empty registry of a server of `model`, whose contexts hold `context_tokens`.
     #[must_use]
-    pub fn new(model: &str) -> Self {
+    pub fn new(model: &str, context_tokens: usize) -> Self {
         let mut inner = Inner {
             registry: Registry::default(),
             aliased: vec![("model_name", page::escaped(model)), ("engine", "0".to_owned())],
@@ -79,17 +78,14 @@ impl Metrics {
             http_seconds: Family::new_with_constructor(|| Histogram::new(buckets::HTTP)),
             connections: Family::default(),
             endings: Family::default(),
-            first_token: Histogram::new(buckets::FIRST_TOKEN),
-            between_tokens: Histogram::new(buckets::BETWEEN_TOKENS),
-            whole: Histogram::new(buckets::REQUEST),
-            queued: Histogram::new(buckets::REQUEST),
+            answers: Answers::new(context_tokens),
         };
         // Series that exist from the start show a first event as a step from 0.
         for ending in Ending::ALL {
             drop(inner.endings.get_or_create(&EndingLabel { finished_reason: ending }));
         }
         inner.register_http();
-        inner.register_latencies();
+        inner.register_answers();
         Self(Arc::new(inner))
     }
 
@@ -136,29 +132,8 @@ impl Inner {
         registry.register("phi4d_connections", "Open connections", self.connections.clone());
     }
 
-    fn register_latencies(&mut self) {
-        let histograms = [
-            (
-                "time_to_first_token_seconds",
-                "Time from a request's arrival to its first token",
-                &self.first_token,
-            ),
-            (
-                "inter_token_latency_seconds",
-                "Time from one token of an answer to the next",
-                &self.between_tokens,
-            ),
-            (
-                "e2e_request_latency_seconds",
-                "Time from a request's arrival to the end of its answer",
-                &self.whole,
-            ),
-            (
-                "request_queue_time_seconds",
-                "Time from a request's arrival to the start of its prompt's reading",
-                &self.queued,
-            ),
-        ];
+    fn register_answers(&mut self) {
+        let histograms = self.answers.named();
         let requests = "Answers by how they ended";
         for (name, help, histogram) in histograms {
             self.registry.register(format!("phi4d_{name}"), help, histogram.clone());

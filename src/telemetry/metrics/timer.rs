@@ -36,19 +36,23 @@ impl Ending {
 pub struct RequestTimer {
     metrics: Arc<Inner>,
     arrived: Instant,
-    started: bool,
+    prompt_tokens: usize,
+    started: Option<Instant>,
+    first_token: Option<Instant>,
     last_token: Option<Instant>,
     ended: bool,
 }
 
 impl Metrics {
-    /// Times the answer to a request that arrived at `arrived`.
+    /// Times the answer to a request that arrived at `arrived` with a prompt of so many tokens.
     #[must_use]
-    pub fn request(&self, arrived: Instant) -> RequestTimer {
+    pub fn request(&self, arrived: Instant, prompt_tokens: usize) -> RequestTimer {
         RequestTimer {
             metrics: Arc::clone(&self.0),
             arrived,
-            started: false,
+            prompt_tokens,
+            started: None,
+            first_token: None,
             last_token: None,
             ended: false,
         }
@@ -58,36 +62,57 @@ impl Metrics {
 impl RequestTimer {
     /// The prompt is being read. Only the first call counts.
     pub fn started(&mut self, now: Instant) {
-        if !self.started {
-            self.started = true;
-            self.metrics.queued.observe(seconds(self.arrived, now));
+        if self.started.is_none() {
+            self.started = Some(now);
+            self.metrics.answers.queued.observe(seconds(self.arrived, now));
         }
     }
 
     /// A token was made.
     pub fn token(&mut self, now: Instant) {
         match self.last_token.replace(now) {
-            None => self.metrics.first_token.observe(seconds(self.arrived, now)),
-            Some(last) => self.metrics.between_tokens.observe(seconds(last, now)),
+            None => {
+                self.first_token = Some(now);
+                self.metrics.answers.first_token.observe(seconds(self.arrived, now));
+            }
+            Some(last) => self.metrics.answers.between_tokens.observe(seconds(last, now)),
         }
     }
 
-    /// The answer has ended. Only the first call counts.
-    pub fn ended(&mut self, how: Ending, now: Instant) {
+    /// The answer has ended, with `tokens` made in all. Only the first call counts.
+    pub fn ended(&mut self, how: Ending, tokens: usize, now: Instant) {
         if self.ended {
             return;
         }
         self.ended = true;
         self.metrics.endings.get_or_create(&EndingLabel { finished_reason: how }).inc();
         if matches!(how, Ending::Stop | Ending::Length) {
-            self.metrics.whole.observe(seconds(self.arrived, now));
+            self.observe_whole(tokens, now);
+        }
+    }
+
+    /// Feeds the histograms of answers that ran to an end.
+    #[expect(clippy::cast_precision_loss, reason = "answers stay far below 2^52 tokens")]
+    fn observe_whole(&self, tokens: usize, now: Instant) {
+        let answers = &self.metrics.answers;
+        answers.whole.observe(seconds(self.arrived, now));
+        answers.prompt_tokens.observe(self.prompt_tokens as f64);
+        answers.generation_tokens.observe(tokens as f64);
+        let started = self.started.unwrap_or(self.arrived);
+        answers.inference.observe(seconds(started, now));
+        // An answer that was a stop token and nothing else has its first token at its end.
+        let first = self.first_token.unwrap_or(now);
+        answers.prefill.observe(seconds(started, first));
+        answers.decode.observe(seconds(first, now));
+        if tokens > 1 {
+            answers.time_per_token.observe(seconds(first, now) / (tokens - 1) as f64);
         }
     }
 }
 
 impl Drop for RequestTimer {
     fn drop(&mut self) {
-        self.ended(Ending::Abort, Instant::now());
+        self.ended(Ending::Abort, 0, Instant::now());
     }
 }
 
@@ -103,19 +128,19 @@ mod tests {
 
     #[test]
     fn an_answer_feeds_each_histogram_and_is_counted_once() {
-        let metrics = Metrics::new("m");
+        let metrics = Metrics::new("m", 1000);
         let arrived = Instant::now();
         let after = |millis| arrived + Duration::from_millis(millis);
-        let mut timer = metrics.request(arrived);
+        let mut timer = metrics.request(arrived, 30);
         timer.started(after(400));
         timer.started(after(900));
         for at in [1000, 1060, 1160] {
             timer.token(after(at));
         }
-        timer.ended(Ending::Length, after(2000));
-        timer.ended(Ending::Error, after(3000));
+        timer.ended(Ending::Length, 3, after(2000));
+        timer.ended(Ending::Error, 3, after(3000));
         drop(timer);
-        drop(metrics.request(arrived));
+        drop(metrics.request(arrived, 30));
         let page = metrics.page(Vec::new());
         for line in [
             "phi4d_request_queue_time_seconds_bucket{le=\"0.3\"} 0",
@@ -127,6 +152,13 @@ mod tests {
             "phi4d_inter_token_latency_seconds_bucket{le=\"0.1\"} 2",
             "phi4d_inter_token_latency_seconds_count 2",
             "phi4d_e2e_request_latency_seconds_sum 2.0",
+            "phi4d_request_inference_time_seconds_sum 1.6",
+            "phi4d_request_prefill_time_seconds_sum 0.6",
+            "phi4d_request_decode_time_seconds_sum 1.0",
+            "phi4d_request_time_per_output_token_seconds_sum 0.5",
+            "phi4d_request_prompt_tokens_bucket{le=\"20.0\"} 0",
+            "phi4d_request_prompt_tokens_bucket{le=\"50.0\"} 1",
+            "phi4d_request_generation_tokens_sum 3.0",
             "phi4d_request_success_total{finished_reason=\"length\"} 1",
             "phi4d_request_success_total{finished_reason=\"abort\"} 1",
             "phi4d_request_success_total{finished_reason=\"error\"} 0",
