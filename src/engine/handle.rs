@@ -4,10 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::door::{Bounds, Door};
 use super::error::SubmitError;
+use super::look::{LOOKS, Live};
 use super::message::Job;
 use crate::model::{Interrupt, ModelLimits};
 
@@ -16,6 +17,8 @@ use crate::model::{Interrupt, ModelLimits};
 pub(super) enum Command {
     /// Run a job.
     Run(Box<Job>),
+    /// Tell what there is, and give back the place in the channel.
+    Look(OwnedSemaphorePermit, oneshot::Sender<Vec<Live>>),
     /// End at once.
     Stop,
 }
@@ -33,6 +36,7 @@ pub(super) struct Shared {
     slots: usize,
     interrupt: Arc<dyn Interrupt>,
     draining: AtomicBool,
+    looks: Arc<Semaphore>,
     pub(super) stopping: AtomicBool,
     pub(super) crashed: AtomicBool,
     pub(super) door: Door,
@@ -51,6 +55,7 @@ impl Shared {
             slots,
             interrupt,
             draining: AtomicBool::new(false),
+            looks: Arc::new(Semaphore::new(LOOKS)),
             stopping: AtomicBool::new(false),
             crashed: AtomicBool::new(false),
             door: Door::new(bounds),
@@ -210,6 +215,15 @@ impl Handle {
             kv_cached_tokens: gauge(&counters.kv_cached_tokens),
             kv_budget_tokens: gauge(&counters.kv_budget_tokens),
         }
+    }
+
+    /// The jobs that have not ended, as they are between two steps; `None` if the engine's thread
+    /// has ended.
+    pub async fn look(&self) -> Option<Vec<Live>> {
+        let place = Arc::clone(&self.shared.looks).acquire_owned().await.ok()?;
+        let (answer, answered) = oneshot::channel();
+        self.commands.try_send(Command::Look(place, answer)).ok()?;
+        answered.await.ok()
     }
 
     /// Takes no more jobs from now on; those accepted run to their end.

@@ -8,6 +8,7 @@ mod draft;
 mod error;
 mod handle;
 mod kv;
+mod look;
 mod message;
 mod pace;
 mod persist;
@@ -23,6 +24,7 @@ mod tests;
 pub use crate::model::ModelLimits;
 pub use error::SubmitError;
 pub use handle::{Handle, Stats};
+pub use look::{Live, State};
 pub use message::{
     CallerId, Dry, Event, FinishReason, Job, JobError, MaskError, Progress, Sampling, Token,
     TokenLogprobs, TokenMask, Xtc,

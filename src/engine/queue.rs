@@ -50,6 +50,11 @@ impl<J> Queue<J> {
         self.callers.is_empty()
     }
 
+    /// All jobs, by caller.
+    pub fn iter(&self) -> impl Iterator<Item = &J> {
+        self.callers.iter().flat_map(|(_, jobs)| jobs.iter().map(|waiting| &waiting.job))
+    }
+
     /// Adds a job behind the others of its caller.
     pub fn push(&mut self, ticket: Ticket, job: J) {
         let waiting = Waiting { ticket, job };

@@ -12,6 +12,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 use super::door::Bounds;
 use super::handle::{Command, Counters, Handle, Shared};
 use super::kv::{Action, Cache, Sizes};
+use super::look::{LOOKS, look};
 use super::message::JobError;
 use super::pace::Pace;
 use super::persist::{self, Store};
@@ -129,8 +130,8 @@ pub fn start(
     let bounds = Bounds { total: options.queue, per_caller: options.queue_per_caller };
     let shared = Arc::new(Shared::new(limits.clone(), max_running, bounds, interrupt));
     // Waiting jobs are counted at the door, so the channel itself is never the limit: it has room
-    // for all that may wait and for the command to stop.
-    let (sender, receiver) = mpsc::channel(options.queue + 1);
+    // for all that may wait, for looks and for the command to stop.
+    let (sender, receiver) = mpsc::channel(options.queue + LOOKS + 1);
     let handle = Handle::new(sender, Arc::clone(&shared));
     let core = Core::new(runner, receiver, shared, options, sizes);
     let thread = std::thread::Builder::new().name("phi4d-engine".into()).spawn(move || {
@@ -274,7 +275,16 @@ impl Core {
     }
 
     fn take_command(&mut self, command: Command) -> Result<(), Stop> {
-        let Command::Run(job) = command else { return Err(Stop) };
+        let job = match command {
+            Command::Run(job) => job,
+            Command::Look(place, answer) => {
+                drop(place);
+                // Whoever asked may have gone.
+                let _ = answer.send(look(&self.cache, &self.waiting, Instant::now()));
+                return Ok(());
+            }
+            Command::Stop => return Err(Stop),
+        };
         let row_tokens = self.limits.context_tokens;
         let seed = self.options.fallback_seed.unwrap_or_else(rand::random);
         let sequence = Sequence::new(*job, self.arrivals, Instant::now(), row_tokens, seed);

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::draft::Acceptance;
+use super::look::{Live, State};
 use super::message::{Event, FinishReason, Job, JobError, Progress, Token};
 use super::queue::Ticket;
 use super::sampler::{Choice, Sampler};
@@ -19,6 +20,7 @@ pub(super) struct Sequence {
     arrival: u64,
     ticket: Ticket,
     cache_scope: u64,
+    prompt_tokens: usize,
     /// Prompt, then output.
     tokens: Vec<u32>,
     /// Length of `tokens` at which the job ends.
@@ -44,6 +46,7 @@ impl Sequence {
             ticket,
             cache_scope: job.cache_scope,
             sampler: Sampler::new(job.sampling, &job.prompt, seed).masked(job.mask),
+            prompt_tokens: job.prompt.len(),
             tokens: job.prompt,
             end,
             stop_tokens: job.stop_tokens,
@@ -75,6 +78,25 @@ impl Sequence {
     /// Tokens that may still be generated.
     pub(super) fn remaining(&self) -> usize {
         self.end - self.tokens.len()
+    }
+
+    /// Whether it waited for its receiver when that was last looked at.
+    pub(super) fn is_parked(&self) -> bool {
+        self.parked_since.is_some()
+    }
+
+    /// How an administrator sees it at `now`, with `cached` of its tokens in the KV cache.
+    pub(super) fn live(&self, state: State, cached: usize, now: Instant) -> Live {
+        Live {
+            state,
+            caller: self.ticket.caller,
+            priority: self.ticket.priority,
+            age: now.saturating_duration_since(self.ticket.arrived),
+            prompt_tokens: self.prompt_tokens,
+            output_tokens: self.tokens.len() - self.prompt_tokens,
+            remaining_tokens: self.remaining(),
+            cached_tokens: cached,
+        }
     }
 
     pub(super) fn sampler(&mut self) -> &mut Sampler {

@@ -157,11 +157,30 @@ impl Generator {
     /// The token ids that `prompt` is read as, without running it.
     ///
     /// # Errors
-    /// As [`Self::start`], but for the parameters and the queue.
+    /// As [`Self::start`], but for the parameters, the context's size and the queue.
     pub async fn tokenize(&self, prompt: Prompt) -> Result<Vec<u32>, GenerateError> {
-        let limits = self.engine.limits();
-        validate::prompt(&prompt, limits.vocab_size)?;
-        self.reader.read(prompt, limits.context_tokens, None).await
+        validate::prompt(&prompt, self.engine.limits().vocab_size)?;
+        self.reader.read(prompt, usize::MAX, None).await
+    }
+
+    /// The text that token ids stand for, as [`Self::spell`].
+    ///
+    /// # Errors
+    /// If the model has no such token; the field is `tokens`.
+    pub fn detokenize(&self, ids: &[u32]) -> Result<String, GenerateError> {
+        validate::token_ids("tokens", ids.iter().copied(), self.engine.limits().vocab_size)?;
+        Ok(self.spell(ids))
+    }
+
+    /// A token's bytes; a control token's spelling.
+    #[must_use]
+    pub fn piece(&self, id: u32) -> Vec<u8> {
+        self.reader.tokenizer().vocabulary().bytes(id).to_vec()
+    }
+
+    /// The requests in the engine, as numbers; `None` if it has ended.
+    pub async fn look(&self) -> Option<Vec<engine::Live>> {
+        self.engine.look().await
     }
 
     /// The model's limits.

@@ -297,7 +297,7 @@ fn stops(stops: &[String]) -> Result<(), GenerateError> {
     }
 }
 
-fn token_ids(
+pub(super) fn token_ids(
     field: &str,
     mut ids: impl Iterator<Item = u32>,
     vocab_size: usize,

@@ -1,7 +1,7 @@
 //! Who is at the other end of a connection, for fairness between callers and for the log.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use tokio::net::{TcpStream, UnixStream};
 
@@ -45,6 +45,19 @@ impl Caller {
             },
         }
     }
+
+    /// What a caller's number in the engine tells of it: all but a version 6 machine's own half of
+    /// its address.
+    pub(super) fn name_of(id: CallerId) -> String {
+        let value = id.0 & (u64::MAX >> 2);
+        let low = || u32::try_from(value).unwrap_or_default();
+        match id.0 >> 62 {
+            1 => Self::User(low()).to_string(),
+            2 => Self::Address(Ipv4Addr::from_bits(low()).into()).to_string(),
+            3 => format!("{}/62", Ipv6Addr::from_bits(u128::from(value) << 66)),
+            _ => Self::Unknown.to_string(),
+        }
+    }
 }
 
 impl fmt::Display for Caller {
@@ -80,6 +93,14 @@ mod tests {
             }
         }
         assert_eq!(address("2001:db8:1:2::1").id(), address("2001:db8:1:2::2").id());
+        for (caller, name) in [
+            (Caller::Unknown, "unknown"),
+            (Caller::User(1000), "uid:1000"),
+            (address("10.0.3.232"), "10.0.3.232"),
+            (address("2001:db8:1:8::1"), "2001:db8:1:8::/62"),
+        ] {
+            assert_eq!(Caller::name_of(caller.id()), name);
+        }
         assert_eq!(address("::ffff:10.0.3.232").id(), address("10.0.3.232").id());
     }
 }

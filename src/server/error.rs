@@ -135,7 +135,7 @@ impl ApiError {
             "unknown_url",
             format!(
                 "unknown URL: {method} {}; see /v1/models, /v1/chat/completions, \
-                 /v1/completions, /health, /ready, /metrics",
+                 /v1/completions, /tokenize, /health, /ready, /metrics",
                 shortened(path)
             ),
         )

@@ -11,72 +11,83 @@ use super::app::{App, Phase};
 use super::caller::Caller;
 use super::error::ApiError;
 use super::guard::CatchPanic;
-use super::handlers::{chat, completions, health, metrics, models};
+use super::handlers::{chat, completions, health, metrics, models, slots, tokens};
 use super::reply::{Reply, failure, sealed};
 
 /// Where a request goes.
-#[derive(Debug, PartialEq, Eq)]
-enum Route<'a> {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Route {
     Chat,
     Completions,
     Models,
-    Model(Cow<'a, str>),
+    Model,
+    Render,
+    Tokenize,
+    Detokenize,
+    Slots,
     Health,
     Ready,
     Metrics,
 }
 
-impl<'a> Route<'a> {
-    fn find(path: &'a str) -> Option<Self> {
-        match path {
-            "/v1/chat/completions" => Some(Self::Chat),
-            "/v1/completions" => Some(Self::Completions),
-            "/v1/models" => Some(Self::Models),
-            "/health" => Some(Self::Health),
-            "/ready" => Some(Self::Ready),
-            "/metrics" => Some(Self::Metrics),
-            // The rest is one id: models' names may hold slashes.
-            _ => match path.strip_prefix("/v1/models/") {
-                None | Some("") => None,
-                Some(id) => Some(Self::Model(percent_decoded(id))),
-            },
-        }
-    }
+/// What leads to each route: a path, or the beginning of one that ends in a name.
+const PATHS: &[(&str, Route)] = &[
+    ("/v1/chat/completions", Route::Chat),
+    ("/v1/completions", Route::Completions),
+    ("/v1/chat/completions/render", Route::Render),
+    ("/apply-template", Route::Render),
+    ("/tokenize", Route::Tokenize),
+    ("/detokenize", Route::Detokenize),
+    ("/v1/models", Route::Models),
+    // What follows is one id: models' names may hold slashes.
+    ("/v1/models/{id}", Route::Model),
+    ("/slots", Route::Slots),
+    ("/health", Route::Health),
+    ("/ready", Route::Ready),
+    ("/metrics", Route::Metrics),
+];
 
-    /// Its name in metrics.
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Chat => "/v1/chat/completions",
-            Self::Completions => "/v1/completions",
-            Self::Models => "/v1/models",
-            Self::Model(_) => "/v1/models/{id}",
-            Self::Health => "/health",
-            Self::Ready => "/ready",
-            Self::Metrics => "/metrics",
-        }
+/// What stands for a name at the end of a path.
+const NAME: &str = "{id}";
+
+impl Route {
+    /// The route of `path` as [`PATHS`] spells it, and the route.
+    fn find(path: &str) -> Option<(&'static str, Self)> {
+        PATHS.iter().copied().find(|(pattern, _)| match pattern.strip_suffix(NAME) {
+            None => *pattern == path,
+            Some(beginning) => path.strip_prefix(beginning).is_some_and(|name| !name.is_empty()),
+        })
     }
 
     /// Whether it is answered while the daemon drains.
-    fn outlives_serving(&self) -> bool {
-        matches!(self, Self::Health | Self::Ready | Self::Metrics)
+    fn outlives_serving(self) -> bool {
+        matches!(self, Self::Health | Self::Ready | Self::Metrics | Self::Slots)
     }
 
-    fn allows(&self, method: &Method) -> bool {
+    /// Whether it is read; the others are asked with a body.
+    fn is_read(self) -> bool {
         match self {
-            Self::Chat | Self::Completions => method == Method::POST,
-            Self::Models | Self::Model(_) | Self::Health | Self::Ready | Self::Metrics => {
-                method == Method::GET || method == Method::HEAD
+            Self::Chat | Self::Completions | Self::Render | Self::Tokenize | Self::Detokenize => {
+                false
             }
+            Self::Models
+            | Self::Model
+            | Self::Slots
+            | Self::Health
+            | Self::Ready
+            | Self::Metrics => true,
         }
     }
 
-    fn allow_header(&self) -> &'static str {
-        match self {
-            Self::Chat | Self::Completions => "POST",
-            Self::Models | Self::Model(_) | Self::Health | Self::Ready | Self::Metrics => {
-                "GET, HEAD"
-            }
+    fn allows(self, method: &Method) -> bool {
+        match self.is_read() {
+            true => method == Method::GET || method == Method::HEAD,
+            false => method == Method::POST,
         }
+    }
+
+    fn allow_header(self) -> &'static str {
+        if self.is_read() { "GET, HEAD" } else { "POST" }
     }
 }
 
@@ -108,10 +119,10 @@ async fn dispatch(
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
     let path = request.uri().path().to_owned();
-    let Some(route) = Route::find(&path) else {
+    let Some((pattern, route)) = Route::find(&path) else {
         return Err(ApiError::unknown_url(request.method(), &path));
     };
-    exchange.routed(route.name());
+    exchange.routed(pattern);
     if !route.allows(request.method()) {
         let allow = route.allow_header();
         return Err(ApiError::method_not_allowed(request.method(), &path, allow));
@@ -123,7 +134,14 @@ async fn dispatch(
         Route::Chat => chat::create(app, request, exchange).await,
         Route::Completions => completions::create(app, request, exchange).await,
         Route::Models => Ok(models::list(app)),
-        Route::Model(id) => models::get(app, &id),
+        Route::Model => {
+            let name = path.strip_prefix(pattern.trim_end_matches(NAME)).unwrap_or_default();
+            models::get(app, &percent_decoded(name))
+        }
+        Route::Render => tokens::render(app, request, exchange).await,
+        Route::Tokenize => tokens::tokenize(app, request, exchange).await,
+        Route::Detokenize => tokens::detokenize(app, request).await,
+        Route::Slots => slots::get(app).await,
         Route::Health => Ok(health::get(app)),
         Route::Ready => Ok(health::ready(app)),
         Route::Metrics => Ok(metrics::get(app)),
@@ -163,16 +181,13 @@ mod tests {
 
     #[test]
     fn paths_find_their_route() {
-        let model = |id| Some(Route::Model(Cow::Borrowed(id)));
         let table = [
             ("/v1/chat/completions", Some(Route::Chat)),
-            ("/v1/completions", Some(Route::Completions)),
+            ("/v1/chat/completions/render", Some(Route::Render)),
             ("/v1/models", Some(Route::Models)),
-            ("/v1/models/phi-4", model("phi-4")),
-            ("/v1/models/microsoft/phi-4", model("microsoft/phi-4")),
-            ("/v1/models/microsoft%2Fphi-4", model("microsoft/phi-4")),
-            ("/health", Some(Route::Health)),
-            ("/ready", Some(Route::Ready)),
+            ("/v1/models/phi-4", Some(Route::Model)),
+            ("/v1/models/microsoft/phi-4", Some(Route::Model)),
+            ("/v1/models/microsoft%2Fphi-4", Some(Route::Model)),
             ("/metrics", Some(Route::Metrics)),
             ("/", None),
             ("/v1/models/", None),
@@ -180,12 +195,16 @@ mod tests {
             ("/V1/models", None),
         ];
         for (path, route) in table {
-            assert_eq!(Route::find(path), route, "{path}");
+            assert_eq!(Route::find(path).map(|(_, route)| route), route, "{path}");
+        }
+        for (pattern, _) in PATHS {
+            assert_eq!(Route::find(pattern).map(|(found, _)| found), Some(*pattern));
         }
     }
 
     #[test]
     fn percent_signs_that_are_no_escape_stay() {
+        assert_eq!(percent_decoded("microsoft%2Fphi-4"), "microsoft/phi-4");
         for same in ["a%", "a%2", "%zz", "%ff", "%+1", "plain"] {
             assert_eq!(percent_decoded(same), same);
         }

@@ -6,3 +6,5 @@ mod generation;
 pub(super) mod health;
 pub(super) mod metrics;
 pub(super) mod models;
+pub(super) mod slots;
+pub(super) mod tokens;

@@ -8,6 +8,7 @@ mod lifecycle;
 mod metrics;
 mod parameters;
 mod stream;
+mod tokens;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -10,7 +10,9 @@ mod known;
 pub(super) mod logprobs;
 pub(super) mod models;
 pub(super) mod sampling;
+pub(super) mod slots;
 mod steering;
 #[cfg(test)]
 mod tests;
+pub(super) mod tokens;
 mod unsupported;

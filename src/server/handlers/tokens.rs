@@ -1,0 +1,76 @@
+//! `POST /tokenize`, `/detokenize` and `/v1/chat/completions/render`.
+
+use std::sync::Arc;
+
+use hyper::body::Incoming;
+use hyper::{Request, StatusCode};
+
+use super::generation::check_model;
+use crate::generate::Prompt;
+use crate::server::access::Exchange;
+use crate::server::app::App;
+use crate::server::body::read_json;
+use crate::server::error::ApiError;
+use crate::server::reply::{Reply, json, telling_ignored};
+use crate::server::wire::chat::ChatRequest;
+use crate::server::wire::common::to_json;
+use crate::server::wire::tokens::{
+    DetokenizeRequest, Detokenized, Piece, Rendered, TokenizeRequest, Tokenized, WireToken,
+};
+
+/// The tokens of a text or of a conversation.
+pub(crate) async fn tokenize(
+    app: &App,
+    request: Request<Incoming>,
+    exchange: &Arc<Exchange>,
+) -> Result<Reply, ApiError> {
+    let asked = TokenizeRequest::parse(read_json(request, app.options()).await?)?;
+    check_model(app, asked.model.as_deref())?;
+    let generator = app.generator();
+    let ids = match asked.prompt {
+        Prompt::Tokens(ids) => ids,
+        prompt => generator.tokenize(prompt).await?,
+    };
+    exchange.read_prompt(ids.len());
+    let token_strs = asked.strings.then(|| ids.iter().map(|&id| generator.spell(&[id])).collect());
+    let token = |&id: &u32| match asked.pieces {
+        true => WireToken::Piece { id, piece: Piece::new(generator.piece(id)) },
+        false => WireToken::Id(id),
+    };
+    let body = Tokenized {
+        count: ids.len(),
+        max_model_len: generator.limits().context_tokens,
+        tokens: ids.iter().map(token).collect(),
+        token_strs,
+    };
+    Ok(telling_ignored(json(StatusCode::OK, to_json(&body)), &asked.ignored))
+}
+
+/// The text of tokens.
+pub(crate) async fn detokenize(app: &App, request: Request<Incoming>) -> Result<Reply, ApiError> {
+    let asked = DetokenizeRequest::parse(&read_json(request, app.options()).await?)?;
+    check_model(app, asked.model.as_deref())?;
+    let text = app.generator().detokenize(&asked.tokens)?;
+    let body = Detokenized { prompt: text.clone(), content: text };
+    Ok(telling_ignored(json(StatusCode::OK, to_json(&body)), &asked.ignored))
+}
+
+/// What a chat request would make the model read.
+pub(crate) async fn render(
+    app: &App,
+    request: Request<Incoming>,
+    exchange: &Arc<Exchange>,
+) -> Result<Reply, ApiError> {
+    let chat = ChatRequest::parse(&read_json(request, app.options()).await?)?;
+    check_model(app, chat.model.as_deref())?;
+    let generator = app.generator();
+    let token_ids = generator.tokenize(chat.prompt).await?;
+    exchange.read_prompt(token_ids.len());
+    let body = Rendered {
+        prompt: generator.spell(&token_ids),
+        count: token_ids.len(),
+        max_model_len: generator.limits().context_tokens,
+        token_ids,
+    };
+    Ok(telling_ignored(json(StatusCode::OK, to_json(&body)), &chat.ignored))
+}

@@ -1,0 +1,80 @@
+//! `/slots`.
+
+use serde::Serialize;
+
+use crate::engine::{Live, State};
+use crate::server::caller::Caller;
+
+/// One slot, or a request that waits for one, in llama.cpp's shape as far as it goes: numbers,
+/// never text.
+#[derive(Debug, Serialize)]
+pub(crate) struct Slot {
+    /// `null` while waiting.
+    id: Option<usize>,
+    /// Whether a request is in it.
+    is_processing: bool,
+    /// `idle`, `waiting`, `prefill`, `decode` or `parked`.
+    state: &'static str,
+    /// Tokens that one slot holds.
+    n_ctx: usize,
+    #[serde(flatten)]
+    request: Option<SlotRequest>,
+}
+
+#[derive(Debug, Serialize)]
+struct SlotRequest {
+    caller: String,
+    priority: i32,
+    age_ms: u64,
+    n_prompt_tokens: usize,
+    n_decoded: usize,
+    n_remain: usize,
+    n_cached: usize,
+}
+
+/// All slots, then what waits.
+pub(crate) fn slots(live: Vec<Live>, slots: usize, context_tokens: usize) -> Vec<Slot> {
+    let mut all = Vec::with_capacity(live.len().max(slots));
+    let (waiting, running): (Vec<Live>, Vec<Live>) =
+        live.into_iter().partition(|live| live.state == State::Waiting);
+    let slot = |id: Option<usize>, live: Live| Slot {
+        id,
+        is_processing: id.is_some(),
+        state: name(live.state),
+        n_ctx: context_tokens,
+        request: Some(SlotRequest::new(&live)),
+    };
+    all.extend(running.into_iter().enumerate().map(|(id, live)| slot(Some(id), live)));
+    all.extend((all.len()..slots).map(|id| Slot {
+        id: Some(id),
+        is_processing: false,
+        state: "idle",
+        n_ctx: context_tokens,
+        request: None,
+    }));
+    all.extend(waiting.into_iter().map(|live| slot(None, live)));
+    all
+}
+
+impl SlotRequest {
+    fn new(live: &Live) -> Self {
+        Self {
+            caller: Caller::name_of(live.caller),
+            priority: live.priority,
+            age_ms: u64::try_from(live.age.as_millis()).unwrap_or(u64::MAX),
+            n_prompt_tokens: live.prompt_tokens,
+            n_decoded: live.output_tokens,
+            n_remain: live.remaining_tokens,
+            n_cached: live.cached_tokens,
+        }
+    }
+}
+
+fn name(state: State) -> &'static str {
+    match state {
+        State::Waiting => "waiting",
+        State::Prefill => "prefill",
+        State::Decode => "decode",
+        State::Parked => "parked",
+    }
+}

@@ -1,0 +1,216 @@
+//! `/tokenize`, `/detokenize` and `/v1/chat/completions/render`: text and token ids without an
+//! answer, in the shapes of vLLM's and llama.cpp's servers at once.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::chat::ChatRequest;
+use super::common::{Integer, List, read_fields};
+use super::known::{ignored, names_of};
+use super::sampling::token_ids;
+use crate::generate::Prompt;
+use crate::server::error::ApiError;
+
+/// Text to tokens.
+#[derive(Debug)]
+pub(crate) struct TokenizeRequest {
+    pub(crate) model: Option<String>,
+    pub(crate) prompt: Prompt,
+    /// Whether the tokens are wanted as texts, too.
+    pub(crate) strings: bool,
+    /// Whether each token is an object of id and text.
+    pub(crate) pieces: bool,
+    /// Names of fields that nobody read.
+    pub(crate) ignored: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct TextFields {
+    model: Option<String>,
+    prompt: Option<String>,
+    content: Option<String>,
+    parse_special: Option<bool>,
+}
+
+/// What no conversation has.
+#[derive(Debug, Deserialize)]
+struct OutputFields {
+    return_token_strs: Option<bool>,
+    with_pieces: Option<bool>,
+    // Nothing is added to a text: the model's tokenizer knows of nothing to add.
+    #[serde(rename = "add_special")]
+    _add_special: Option<bool>,
+    #[serde(rename = "add_special_tokens")]
+    _add_special_tokens: Option<bool>,
+}
+
+impl TokenizeRequest {
+    /// Reads a request's JSON: a conversation if it has `messages`, else a text.
+    ///
+    /// # Errors
+    /// A 400 that names the first field at fault.
+    pub(crate) fn parse(mut body: Value) -> Result<Self, ApiError> {
+        let output: OutputFields = read_fields(&body)?;
+        let strings = output.return_token_strs.unwrap_or(false);
+        let pieces = output.with_pieces.unwrap_or(false);
+        if body.get("messages").is_some_and(|messages| !messages.is_null()) {
+            if let Some(fields) = body.as_object_mut() {
+                fields.retain(|name, _| !names_of::<OutputFields>().contains(&name.as_str()));
+            }
+            let chat = ChatRequest::parse(&body)?;
+            let (model, prompt, ignored) = (chat.model, chat.prompt, chat.ignored);
+            return Ok(Self { model, prompt, strings, pieces, ignored });
+        }
+        let fields: TextFields = read_fields(&body)?;
+        let text = match (fields.prompt, fields.content) {
+            (Some(text), None) | (None, Some(text)) => text,
+            (None, None) => {
+                return Err(ApiError::missing(
+                    "prompt",
+                    "a string, in prompt or in content, or a conversation in messages",
+                ));
+            }
+            (Some(_), Some(_)) => {
+                let accepted = "only one of prompt and content";
+                return Err(ApiError::invalid_value("content", "a string", accepted));
+            }
+        };
+        let prompt = match text {
+            // Where nothing is generated, nothing need stand for an empty text.
+            text if text.is_empty() => Prompt::Tokens(Vec::new()),
+            text => Prompt::Text { text, parse_special: fields.parse_special.unwrap_or(true) },
+        };
+        let known = [names_of::<OutputFields>(), names_of::<TextFields>()];
+        Ok(Self { model: fields.model, prompt, strings, pieces, ignored: ignored(&body, &known)? })
+    }
+}
+
+/// The answer to a [`TokenizeRequest`].
+#[derive(Debug, Serialize)]
+pub(crate) struct Tokenized {
+    pub(crate) count: usize,
+    pub(crate) max_model_len: usize,
+    pub(crate) tokens: Vec<WireToken>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) token_strs: Option<Vec<String>>,
+}
+
+/// A token as an id, or with its text.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(crate) enum WireToken {
+    Id(u32),
+    Piece { id: u32, piece: Piece },
+}
+
+/// A token's text, or its bytes where they are no whole characters.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(crate) enum Piece {
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+impl Piece {
+    pub(crate) fn new(bytes: Vec<u8>) -> Self {
+        String::from_utf8(bytes).map_or_else(|e| Self::Bytes(e.into_bytes()), Self::Text)
+    }
+}
+
+/// Tokens to text.
+#[derive(Debug)]
+pub(crate) struct DetokenizeRequest {
+    pub(crate) model: Option<String>,
+    pub(crate) tokens: Vec<u32>,
+    /// Names of fields that nobody read.
+    pub(crate) ignored: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct DetokenizeFields {
+    model: Option<String>,
+    tokens: Option<List<Integer>>,
+}
+
+impl DetokenizeRequest {
+    /// Reads a request's JSON.
+    ///
+    /// # Errors
+    /// A 400 that names the first field at fault.
+    pub(crate) fn parse(body: &Value) -> Result<Self, ApiError> {
+        let fields: DetokenizeFields = read_fields(body)?;
+        if fields.tokens.is_none() {
+            return Err(ApiError::missing("tokens", "a list of token ids"));
+        }
+        Ok(Self {
+            model: fields.model,
+            tokens: token_ids("tokens", fields.tokens)?,
+            ignored: ignored(body, &[names_of::<DetokenizeFields>()])?,
+        })
+    }
+}
+
+/// The answer to a [`DetokenizeRequest`], under vLLM's name and llama.cpp's.
+#[derive(Debug, Serialize)]
+pub(crate) struct Detokenized {
+    pub(crate) prompt: String,
+    pub(crate) content: String,
+}
+
+/// What the model would read of a conversation.
+#[derive(Debug, Serialize)]
+pub(crate) struct Rendered {
+    /// The text, special tokens spelt out.
+    pub(crate) prompt: String,
+    pub(crate) token_ids: Vec<u32>,
+    pub(crate) count: usize,
+    pub(crate) max_model_len: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn texts_and_conversations_are_told_apart() {
+        let text = |text: &str, parse_special| Prompt::Text { text: text.into(), parse_special };
+        let parse = |body: Value| TokenizeRequest::parse(body).unwrap();
+        assert_eq!(parse(json!({"prompt": "a"})).prompt, text("a", true));
+        let llama = json!({"content": "a", "parse_special": false, "with_pieces": true});
+        let parsed = parse(llama);
+        assert_eq!((parsed.prompt, parsed.pieces), (text("a", false), true));
+        assert_eq!(parse(json!({"content": ""})).prompt, Prompt::Tokens(Vec::new()));
+        let chat = json!({
+            "messages": [{"role": "user", "content": "a"}], "return_token_strs": true,
+            "add_special_tokens": false, "strict": true
+        });
+        let parsed = parse(chat);
+        assert!(matches!(parsed.prompt, Prompt::Chat(_)) && parsed.strings);
+        assert_eq!(parse(json!({"content": "a", "zz": 1})).ignored, ["zz"]);
+    }
+
+    #[test]
+    fn faults_name_the_field() {
+        for (body, param) in [
+            (json!({}), "prompt"),
+            (json!({"prompt": "a", "content": "a"}), "content"),
+            (json!({"prompt": ["a"]}), "prompt"),
+            (json!({"prompt": "a", "zz": 1, "strict": true}), "zz"),
+            (json!({"messages": []}), "messages"),
+            (json!({"prompt": "a", "with_pieces": 1}), "with_pieces"),
+        ] {
+            let error = TokenizeRequest::parse(body).unwrap_err();
+            assert_eq!(error.param.as_deref(), Some(param), "{}", error.message);
+        }
+        for (body, param) in [
+            (json!({}), "tokens"),
+            (json!({"tokens": 3}), "tokens"),
+            (json!({"tokens": [1, -1]}), "tokens[1]"),
+            (json!({"tokens": [1, "a"]}), "tokens[1]"),
+        ] {
+            let error = DetokenizeRequest::parse(&body).unwrap_err();
+            assert_eq!(error.param.as_deref(), Some(param), "{}", error.message);
+        }
+    }
+}
