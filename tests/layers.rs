@@ -50,6 +50,7 @@ const RULES: &[Rule] = &[
             "hyper",
             "hyper_util",
             "http_body_util",
+            "blake3",
             "bytes",
             "serde",
             "serde_json",

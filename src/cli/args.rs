@@ -1,6 +1,7 @@
 //! The command line: the one source of its parser and its help. Flags of settings are made from
 //! the settings' table.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use clap::{Arg, ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueHint};
@@ -32,6 +33,9 @@ pub(super) enum Command {
     Prepare(SettingsArgs),
     /// Measure a model, bare and through the daemon
     Bench(BenchArgs),
+    /// Make, list and remove keys of the API
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Show the settings
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -66,6 +70,50 @@ pub(super) struct CompletionsArgs {
     /// The shell
     #[arg(value_name = "SHELL")]
     pub(super) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum KeyCommand {
+    /// Make a key and print it, this once
+    Add(KeyAdd),
+    /// List the keys by name, with their scopes and limits
+    List(KeyFileArgs),
+    /// Remove a key
+    Remove {
+        /// The key's name
+        name: String,
+        #[command(flatten)]
+        file: KeyFileArgs,
+    },
+}
+
+/// A key to make.
+#[derive(Debug, Args)]
+pub(super) struct KeyAdd {
+    /// What the log calls the key's holder
+    pub(super) name: String,
+    /// Let the holder see what others do, too
+    #[arg(long)]
+    pub(super) admin: bool,
+    /// The most requests at the same time. Default: no limit
+    #[arg(long, value_name = "N")]
+    pub(super) max_in_flight: Option<NonZeroU32>,
+    /// The most tokens of prompts and answers in a minute. Default: no limit
+    #[arg(long, value_name = "N")]
+    pub(super) tokens_per_minute: Option<NonZeroU32>,
+    #[command(flatten)]
+    pub(super) file: KeyFileArgs,
+}
+
+/// Where the keys are.
+#[derive(Debug, Args)]
+pub(super) struct KeyFileArgs {
+    /// Settings file whose api_keys_file is meant
+    #[arg(long, value_name = "FILE", env = "PHI4D_CONFIG")]
+    pub(super) config: Option<PathBuf>,
+    /// The keys file, whatever the settings say
+    #[arg(long, value_name = "FILE")]
+    pub(super) api_keys_file: Option<PathBuf>,
 }
 
 /// What to measure.

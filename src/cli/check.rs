@@ -6,12 +6,15 @@ use super::args::SettingsArgs;
 use super::exit::Fatal;
 use super::output::print;
 use super::start;
+use crate::server::{self, Environment};
 use crate::settings::Settings;
 
 pub(super) fn run(arguments: &SettingsArgs) -> Result<(), Fatal> {
     let resolved = arguments.resolve(&["model"])?;
     start::start_log(&resolved)?;
     let settings = &resolved.settings;
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(Into::into);
+    server::rules_of(settings, &Environment { credentials, ..Environment::default() })?;
     let started = start::start(settings)?;
     let report = report(settings, &started)?;
     started.engine.stop()?;

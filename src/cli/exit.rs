@@ -8,6 +8,7 @@ use crate::engine::{Crashed, StartError};
 use crate::generate::TextLoadError;
 use crate::model::LoadError;
 use crate::os::{ActivationError, BindError};
+use crate::server::{AccessError, KeysFileError};
 use crate::settings::SettingsError;
 
 /// What an exit code says.
@@ -57,12 +58,12 @@ pub(super) enum Fatal {
         "listen and socket are both off and the service manager passed no socket; set one of them"
     )]
     NothingToListenOn,
-    /// The service manager passed a TCP socket that others can reach.
-    #[error(
-        "the service manager passed a socket on {0}, which other machines can reach; \
-         set allow_unauthenticated_lan = true to let everyone on the network in"
-    )]
-    OpenToNetwork(std::net::SocketAddr),
+    /// The rules of access are wrong, or let everyone in.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// The keys file can't be changed.
+    #[error(transparent)]
+    Keys(#[from] KeysFileError),
     /// The model can't be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -137,7 +138,8 @@ impl Fatal {
             Self::Usage(_) => Code::Usage,
             Self::Settings(_)
             | Self::NothingToListenOn
-            | Self::OpenToNetwork(_)
+            | Self::Access(_)
+            | Self::Keys(KeysFileError::Faults(_))
             | Self::EngineStart(StartError::Memory { .. }) => Code::Settings,
             Self::Load(error) => match error {
                 LoadError::Runtime { .. } | LoadError::Provider { .. } => Code::Unavailable,
@@ -155,7 +157,8 @@ impl Fatal {
             | Self::Activation(_)
             | Self::EngineStart(StartError::Thread(_))
             | Self::System { .. } => Code::Os,
-            Self::Bind(_) => Code::CannotCreate,
+            Self::Bind(_) | Self::Keys(KeysFileError::System { .. }) => Code::CannotCreate,
+            Self::Keys(KeysFileError::Taken(_) | KeysFileError::Unknown { .. }) => Code::Usage,
             Self::EngineCrashed(_) | Self::Internal(_) => Code::Internal,
             Self::Unreachable { .. } => Code::Unavailable,
             Self::Refused(_) => Code::Protocol,
@@ -167,6 +170,10 @@ impl Fatal {
     fn lines(&self) -> Vec<String> {
         let texts = match self {
             Self::Settings(error) => error.faults.iter().map(ToString::to_string).collect(),
+            Self::Access(error) => error.faults.iter().map(ToString::to_string).collect(),
+            Self::Keys(KeysFileError::Faults(faults)) => {
+                faults.iter().map(ToString::to_string).collect()
+            }
             other => vec![other.to_string()],
         };
         texts.iter().map(|text| one_line(text)).collect()

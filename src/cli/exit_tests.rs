@@ -3,6 +3,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::*;
+use crate::server::AccessFault;
 use crate::settings::Fault;
 
 fn io_error() -> io::Error {
@@ -29,12 +30,14 @@ fn load_errors() -> Vec<(Fatal, u8)> {
 fn other_errors() -> Vec<(Fatal, u8)> {
     let path = || PathBuf::from("/run/phi4d.sock");
     let text = || String::from("x");
+    let open = AccessFault::OpenToNetwork { address: text(), by: "" };
     let settings = SettingsError { faults: vec![Fault::Missing { key: "model" }] };
     vec![
         (Fatal::Usage(text()), 64),
         (settings.into(), 78),
         (Fatal::NothingToListenOn, 78),
-        (Fatal::OpenToNetwork(([0, 0, 0, 0], 1).into()), 78),
+        (AccessError { faults: vec![open] }.into(), 78),
+        (KeysFileError::Taken(text()).into(), 64),
         (BindError::Tcp { address: text(), source: io_error() }.into(), 71),
         (BindError::InUse { path: path() }.into(), 73),
         (BindError::NotASocket { path: path() }.into(), 73),

@@ -8,6 +8,7 @@ mod check;
 mod config;
 mod documents;
 mod exit;
+mod key;
 mod output;
 mod prepare;
 mod serve;
@@ -40,6 +41,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Chat(chat) => chat::run(chat),
         Command::Prepare(settings) => prepare::run(settings),
         Command::Bench(bench) => bench::run(bench),
+        Command::Key(command) => key::run(command),
         Command::Config(command) => config::run(command),
         Command::Man(man) => documents::man(&man.folder),
         Command::Completions(shell) => documents::completions(shell.shell),

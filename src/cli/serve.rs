@@ -1,5 +1,6 @@
 //! `phi4d serve`: settings, log, sockets, model, engine, server; ready; drain with a limit.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,7 +14,7 @@ use super::watchdog;
 use crate::engine::Engine;
 use crate::model::LoadCancel;
 use crate::os::{self, Listener, Notifier, Signal, Signals, SocketFile, State};
-use crate::server::{self, App, DrainOutcome, ServerOptions};
+use crate::server::{self, App, DrainOutcome, Environment, ServerOptions};
 use crate::settings::Settings;
 
 /// Threads that carry connections; the model has its own.
@@ -48,13 +49,17 @@ async fn serve(settings: &Settings) -> Result<(), Fatal> {
     let mut signals = Signals::install().map_err(system("install signal handlers"))?;
     let notifier = Notifier::from_environment(variable);
     let manager = Arc::new(Manager(notifier.map_err(system("speak to the service manager"))?));
-    let bound = bind(settings).await?;
+    let passed = os::activated_listeners(variable)?;
+    let environment = access_environment(&passed);
+    let rules = server::rules_of(settings, &environment)?;
+    let bound = bind(settings, passed).await?;
     let name = settings.served_model_name();
     manager.tell(&[State::Status(format!("loading {name}"))]);
     let Some(started) = load(settings, &manager, &mut signals).await? else {
         return Ok(());
     };
     let app = App::new(started.generator, server_options(settings, name.clone())?);
+    app.enforce(rules);
     let (stop, stopped) = watch::channel(false);
     let drain = settings.drain_timeout_s;
     let mut server = tokio::spawn(server::serve(app, bound.listeners, stopped, drain));
@@ -100,24 +105,28 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
+/// What the rules of access depend on beside the settings.
+fn access_environment(passed: &[(String, Listener)]) -> Environment {
+    Environment {
+        credentials: variable("CREDENTIALS_DIRECTORY").map(PathBuf::from),
+        passed: passed.iter().filter_map(|(_, listener)| listener.tcp_address()).collect(),
+    }
+}
+
 /// Sockets that queue connections already; their files go when this is dropped.
 struct Bound {
     listeners: Vec<Listener>,
     files: Vec<SocketFile>,
 }
 
-/// Takes the service manager's sockets, and binds those of the settings whose kind is not among
+/// Takes the service manager's sockets `passed`, and binds those of the settings whose kind is not among
 /// them.
-async fn bind(settings: &Settings) -> Result<Bound, Fatal> {
-    let passed = os::activated_listeners(variable)?;
+async fn bind(settings: &Settings, passed: Vec<(String, Listener)>) -> Result<Bound, Fatal> {
     let mut bound = Bound { listeners: Vec::new(), files: Vec::new() };
     let (mut tcp, mut unix) = (false, false);
     for (name, listener) in passed {
         log::info!(name = name.as_str(); "took a socket over from the service manager");
         match listener.tcp_address() {
-            Some(address) if !address.ip().is_loopback() && !settings.allow_unauthenticated_lan => {
-                return Err(Fatal::OpenToNetwork(address));
-            }
             Some(_) => tcp = true,
             None => unix = true,
         }

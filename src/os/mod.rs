@@ -7,6 +7,7 @@ mod listen;
 mod memory;
 mod notify;
 mod peer;
+mod replace;
 mod signals;
 mod unix;
 
@@ -16,8 +17,15 @@ pub use listen::{BindError, Listener, bind_tcp};
 pub use memory::spare_memory;
 pub use notify::{Notifier, State};
 pub use peer::Peer;
+pub use replace::{FolderLock, replace_file};
 pub use signals::{Signal, Signals};
 pub use unix::{SocketFile, bind_unix};
+
+/// The number of the group named `name`; `None` if there is none.
+#[must_use]
+pub fn group_id(name: &str) -> Option<u32> {
+    nix::unistd::Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw())
+}
 
 /// The user that this process acts as.
 #[must_use]

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::app::{App, Phase};
-use super::caller::Caller;
+use super::caller::Origin;
 use super::conn::serve_connection;
 use crate::os::Listener;
 
@@ -87,12 +87,12 @@ async fn accept_all(app: &App, listeners: &[Listener], connections: &mut JoinSet
                     Accepted::Tcp(stream) => {
                         // Tokens are small writes that must not wait for each other.
                         let _ = stream.set_nodelay(true);
-                        let caller = Caller::of_tcp(&stream);
-                        connections.spawn(serve_connection(app.clone(), caller, stream));
+                        let origin = Origin::of_tcp(&stream);
+                        connections.spawn(serve_connection(app.clone(), origin, stream));
                     }
                     Accepted::Unix(stream) => {
-                        let caller = Caller::of_unix(&stream);
-                        connections.spawn(serve_connection(app.clone(), caller, stream));
+                        let origin = Origin::of_unix(&stream);
+                        connections.spawn(serve_connection(app.clone(), origin, stream));
                     }
                 }
             }

@@ -8,6 +8,7 @@ use std::time::Instant;
 use hyper::header::HeaderValue;
 use hyper::{HeaderMap, Method, StatusCode};
 
+use super::auth::Admission;
 use super::caller::Caller;
 use crate::telemetry::Metrics;
 
@@ -28,7 +29,10 @@ const CLIENT_GONE: u16 = 499;
 #[derive(Debug)]
 pub(super) struct Exchange {
     id: String,
-    caller: Caller,
+    /// Who asks, by where it comes from.
+    origin: Caller,
+    /// As whom it was let in, with its share of the limits, which ends with this.
+    admission: OnceLock<Admission>,
     method: Method,
     path: String,
     started: Instant,
@@ -43,7 +47,7 @@ pub(super) struct Exchange {
 impl Exchange {
     pub(super) fn new(
         metrics: Metrics,
-        caller: Caller,
+        origin: Caller,
         method: Method,
         path: &str,
         headers: &HeaderMap,
@@ -52,7 +56,8 @@ impl Exchange {
         let path = path.get(..MAX_LOGGED_PATH_BYTES).unwrap_or(path);
         Self {
             id: request_id(headers),
-            caller,
+            origin,
+            admission: OnceLock::new(),
             method,
             path: path.to_owned(),
             started: Instant::now(),
@@ -69,9 +74,14 @@ impl Exchange {
         &self.id
     }
 
-    /// Who asked.
-    pub(super) fn caller(&self) -> Caller {
-        self.caller
+    /// It may go on.
+    pub(super) fn admitted(&self, admission: Admission) {
+        let _ = self.admission.set(admission);
+    }
+
+    /// Who asks: the key's holder, else by where it comes from.
+    pub(super) fn caller(&self) -> &Caller {
+        self.admission.get().map_or(&self.origin, Admission::caller)
     }
 
     /// The id as a header; ids are made of characters that fit.
@@ -116,9 +126,12 @@ impl Drop for Exchange {
         self.metrics.http(route, method_name(&self.method), status, took);
         let prompt_tokens = self.prompt_tokens.load(Ordering::Relaxed);
         let completion_tokens = self.completion_tokens.load(Ordering::Relaxed);
+        if let Some(admission) = self.admission.get() {
+            admission.charge(prompt_tokens + completion_tokens);
+        }
         log::info!(
             target: "phi4d::access",
-            request_id = self.id.as_str(), caller:% = self.caller, status, end, duration_ms, prompt_tokens,
+            request_id = self.id.as_str(), caller:% = self.caller(), from:% = self.origin, status, end, duration_ms, prompt_tokens,
             completion_tokens;
             "{} {} {status} {duration_ms} ms", self.method, self.path,
         );

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::auth::Rules;
 use crate::generate::Generator;
 use crate::telemetry::Metrics;
 
@@ -69,11 +70,12 @@ struct Inner {
     generator: Generator,
     options: ServerOptions,
     phase: watch::Sender<Phase>,
+    rules: watch::Sender<Arc<Rules>>,
     metrics: Metrics,
 }
 
 impl App {
-    /// A server for `generator`; [`super::serve`] runs it.
+    /// A server for `generator` that anyone may use; [`super::serve`] runs it.
     #[must_use]
     pub fn new(generator: Generator, options: ServerOptions) -> Self {
         let metrics = Metrics::new(&options.model_name, generator.limits().context_tokens);
@@ -84,8 +86,19 @@ impl App {
                 metrics,
                 options,
                 phase: watch::Sender::new(Phase::Serving),
+                rules: watch::Sender::default(),
             }),
         }
+    }
+
+    /// Lets `rules` hold from now on. What keys have used so far counts on.
+    pub fn enforce(&self, rules: Rules) {
+        self.inner.rules.send_modify(|now| *now = Arc::new(rules.counting_on_from(now)));
+    }
+
+    /// The rules in force.
+    pub(super) fn rules(&self) -> Arc<Rules> {
+        Arc::clone(&self.inner.rules.borrow())
     }
 
     pub(super) fn generator(&self) -> &Generator {

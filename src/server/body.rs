@@ -16,6 +16,9 @@ use super::error::ApiError;
 const DISCARD_FACTOR: u64 = 8;
 const DISCARD_TIME: Duration = Duration::from_secs(2);
 
+/// The same for bodies of callers that nothing is known of, before the factor.
+const DISCARD_UNASKED: u64 = 64 * 1024;
+
 /// Space made ahead of a body's arrival, whatever length it claims.
 const INITIAL_BYTES: usize = 64 * 1024;
 
@@ -79,6 +82,13 @@ async fn discard(body: &mut Incoming, limit: u64) {
         }
     };
     let _ = tokio::time::timeout(DISCARD_TIME, reading).await;
+}
+
+/// Reads a refused request's body away, within bounds, so that its client sees the answer.
+pub(super) async fn discard_rest(request: Request<Incoming>) {
+    if !request.headers().contains_key(EXPECT) {
+        discard(&mut request.into_body(), DISCARD_UNASKED).await;
+    }
 }
 
 /// JSON, or nothing said, and not compressed.

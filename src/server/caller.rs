@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use tokio::net::{TcpStream, UnixStream};
 
@@ -9,33 +10,72 @@ use crate::engine::CallerId;
 use crate::os::Peer;
 
 /// The other end of a connection. All connections of one caller share its place in the queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Caller {
     /// A user of this machine, over the Unix socket, as the kernel knows it.
     User(u32),
     /// A machine, over TCP.
     Address(IpAddr),
+    /// The holder of the API key of this name, from wherever.
+    Key(Arc<str>),
     /// The system did not say.
     Unknown,
 }
 
-impl Caller {
+/// Where a connection comes from.
+#[derive(Debug)]
+pub(super) struct Origin {
+    caller: Caller,
+    /// Over the Unix socket: who the kernel says it is.
+    peer: Option<Peer>,
+    transport: &'static str,
+}
+
+impl Origin {
     pub(super) fn of_tcp(stream: &TcpStream) -> Self {
-        stream.peer_addr().map_or(Self::Unknown, |address| Self::Address(address.ip()))
+        let address = stream.peer_addr();
+        let caller =
+            address.map_or(Caller::Unknown, |address| Caller::Address(address.ip().to_canonical()));
+        Self { caller, peer: None, transport: "tcp" }
     }
 
     pub(super) fn of_unix(stream: &UnixStream) -> Self {
-        Peer::of(stream).map_or(Self::Unknown, |peer| Self::User(peer.uid))
+        let peer = Peer::of(stream).ok();
+        let caller = peer.map_or(Caller::Unknown, |peer| Caller::User(peer.uid));
+        Self { caller, peer, transport: "unix" }
     }
 
+    /// The kind of socket, as metrics name it.
+    pub(super) fn transport(&self) -> &'static str {
+        self.transport
+    }
+
+    /// Who it is without a key.
+    pub(super) fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// Who the kernel says it is; `None` over TCP.
+    pub(super) fn peer(&self) -> Option<Peer> {
+        self.peer
+    }
+}
+
+impl Caller {
     /// The caller's number in the engine: its kind in the two highest bits, then the user, the
     /// version 4 address, or the network of a version 6 address, whose lower half a machine may
-    /// choose anew for each connection.
-    pub(super) fn id(self) -> CallerId {
+    /// choose anew for each connection. A key's is a hash of its name, which is never 0.
+    pub(super) fn id(&self) -> CallerId {
         let kind = |kind: u64, value: u64| CallerId(kind << 62 | value);
         match self {
             Self::Unknown => kind(0, 0),
-            Self::User(uid) => kind(1, uid.into()),
+            Self::Key(name) => {
+                let hash = blake3::hash(name.as_bytes());
+                let mut number = [0; 8];
+                number.copy_from_slice(&hash.as_bytes()[..8]);
+                kind(0, (u64::from_le_bytes(number) >> 2) | 1)
+            }
+            Self::User(uid) => kind(1, (*uid).into()),
             Self::Address(address) => match address.to_canonical() {
                 IpAddr::V4(address) => kind(2, address.to_bits().into()),
                 IpAddr::V6(address) => {
@@ -47,7 +87,7 @@ impl Caller {
     }
 
     /// What a caller's number in the engine tells of it: all but a version 6 machine's own half of
-    /// its address.
+    /// its address, and the names of keys (`Rules` knows those in force).
     pub(super) fn name_of(id: CallerId) -> String {
         let value = id.0 & (u64::MAX >> 2);
         let low = || u32::try_from(value).unwrap_or_default();
@@ -65,6 +105,7 @@ impl fmt::Display for Caller {
         match self {
             Self::User(uid) => write!(f, "uid:{uid}"),
             Self::Address(address) => write!(f, "{address}"),
+            Self::Key(name) => write!(f, "key:{name}"),
             Self::Unknown => f.write_str("unknown"),
         }
     }
@@ -79,6 +120,8 @@ mod tests {
         let address = |text: &str| Caller::Address(text.parse().unwrap());
         let callers = [
             Caller::Unknown,
+            Caller::Key("a".into()),
+            Caller::Key("b".into()),
             Caller::User(0),
             Caller::User(1000),
             address("0.0.0.0"),

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::pin::pin;
+use std::sync::Arc;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -9,7 +10,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::app::{App, Phase};
-use super::caller::Caller;
+use super::caller::Origin;
 use super::route::respond;
 use super::stall::StallGuard;
 
@@ -17,17 +18,18 @@ use super::stall::StallGuard;
 /// that doesn't read is noticed after this much and the socket's own buffer.
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// Serves `caller`'s requests on `stream` until it ends. Errors are the client's and only logged.
-pub(super) async fn serve_connection<S>(app: App, caller: Caller, stream: S)
+/// Serves the requests from `origin` on `stream` until it ends. Errors are the client's and only logged.
+pub(super) async fn serve_connection<S>(app: App, origin: Origin, stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let transport = if matches!(caller, Caller::Address(_)) { "tcp" } else { "unix" };
+    let transport = origin.transport();
+    let origin = Arc::new(origin);
     let _open = app.metrics().connection(transport);
     let io = TokioIo::new(StallGuard::new(stream, app.options().write_timeout));
     let service = service_fn(|request| {
-        let app = app.clone();
-        async move { Ok::<_, Infallible>(respond(app, caller, request).await) }
+        let (app, origin) = (app.clone(), Arc::clone(&origin));
+        async move { Ok::<_, Infallible>(respond(app, &origin, request).await) }
     });
     // Half-closed clients count as gone (hyper's default): that is how the end of a client is
     // seen while its answer is in the making.

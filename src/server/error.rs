@@ -26,6 +26,8 @@ pub(super) struct ApiError {
     pub(super) retry_after: Option<Duration>,
     /// What to put into Allow.
     pub(super) allow: Option<&'static str>,
+    /// Whether to ask for a key by WWW-Authenticate.
+    pub(super) challenge: bool,
     /// Whether the connection must close after this answer.
     pub(super) close: bool,
 }
@@ -39,6 +41,7 @@ impl ApiError {
             message: message.into(),
             retry_after: None,
             allow: None,
+            challenge: false,
             close: false,
         }
     }
@@ -186,6 +189,54 @@ impl ApiError {
     pub(super) fn broken_body(error: &hyper::Error) -> Self {
         Self::bad_request("invalid_body", format!("the request's body could not be read: {error}"))
             .closing()
+    }
+
+    /// A key is needed and none was sent.
+    pub(super) fn no_key() -> Self {
+        Self::unauthorized(
+            "an API key is needed; send it as Authorization: Bearer KEY or as x-api-key: KEY",
+        )
+    }
+
+    /// The key that was sent is not one of this server's.
+    pub(super) fn wrong_key() -> Self {
+        Self::unauthorized("the API key is not known here; `phi4d key list` shows those that are")
+    }
+
+    fn unauthorized(message: &str) -> Self {
+        let error = Self::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message);
+        Self { challenge: true, ..error }
+    }
+
+    /// The caller may not do what administrators may.
+    pub(super) fn not_admin() -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "insufficient_scope",
+            "this is for administrators: a key with the scope admin, or root and the daemon's own \
+             user on the Unix socket",
+        )
+    }
+
+    /// As many of the key's requests run as may.
+    pub(super) fn key_in_flight(name: &str, most: u32) -> Self {
+        Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "rate_limit_exceeded",
+            format!("the key {name:?} may have {most} requests at the same time (max_in_flight)"),
+        )
+        .with_retry()
+    }
+
+    /// The key's tokens of this minute are used up; there are some again after `wait`.
+    pub(super) fn key_tokens(name: &str, limit: u32, wait: Duration) -> Self {
+        let mut error = Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "rate_limit_exceeded",
+            format!("the key {name:?} may use {limit} tokens a minute (tokens_per_minute)"),
+        );
+        error.retry_after = Some(Duration::from_secs(wait.as_secs() + 1));
+        error
     }
 
     pub(super) fn draining() -> Self {

@@ -11,6 +11,7 @@
 mod accept;
 mod access;
 mod app;
+mod auth;
 mod body;
 mod caller;
 mod conn;
@@ -27,3 +28,7 @@ mod wire;
 
 pub use accept::{DrainOutcome, serve};
 pub use app::{App, ServerOptions};
+pub use auth::{
+    AccessError, AccessFault, Environment, Key, KeyLine, KeysFile, KeysFileError, Limits, Rules,
+    Scope, rules_of,
+};

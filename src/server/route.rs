@@ -8,7 +8,9 @@ use hyper::{Method, Request};
 
 use super::access::Exchange;
 use super::app::{App, Phase};
-use super::caller::Caller;
+use super::auth::{Class, Rules, admit};
+use super::body::discard_rest;
+use super::caller::Origin;
 use super::error::ApiError;
 use super::guard::CatchPanic;
 use super::handlers::{chat, completions, health, metrics, models, slots, tokens};
@@ -59,6 +61,19 @@ impl Route {
         })
     }
 
+    /// How closely it is guarded.
+    fn class(self, rules: &Rules) -> Class {
+        match self {
+            Self::Chat | Self::Completions => Class::Generate,
+            Self::Models | Self::Model | Self::Render | Self::Tokenize | Self::Detokenize => {
+                Class::Use
+            }
+            Self::Slots => Class::Admin,
+            Self::Health | Self::Ready => Class::Open,
+            Self::Metrics => rules.metrics(),
+        }
+    }
+
     /// Whether it is answered while the daemon drains.
     fn outlives_serving(self) -> bool {
         matches!(self, Self::Health | Self::Ready | Self::Metrics | Self::Slots)
@@ -92,15 +107,15 @@ impl Route {
 }
 
 /// Answers one request. Never fails: faults and panics are answers, too.
-pub(super) async fn respond(app: App, caller: Caller, request: Request<Incoming>) -> Reply {
+pub(super) async fn respond(app: App, origin: &Origin, request: Request<Incoming>) -> Reply {
     let exchange = Arc::new(Exchange::new(
         app.metrics().clone(),
-        caller,
+        origin.caller().clone(),
         request.method().clone(),
         request.uri().path(),
         request.headers(),
     ));
-    let handled = CatchPanic::new(dispatch(&app, request, &exchange)).await;
+    let handled = CatchPanic::new(dispatch(&app, origin, request, &exchange)).await;
     let reply = match handled {
         Ok(Ok(reply)) => reply,
         Ok(Err(error)) => failure(&error),
@@ -115,6 +130,7 @@ pub(super) async fn respond(app: App, caller: Caller, request: Request<Incoming>
 
 async fn dispatch(
     app: &App,
+    origin: &Origin,
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
@@ -126,6 +142,14 @@ async fn dispatch(
     if !route.allows(request.method()) {
         let allow = route.allow_header();
         return Err(ApiError::method_not_allowed(request.method(), &path, allow));
+    }
+    let rules = app.rules();
+    match admit(&rules, origin, route.class(&rules), request.headers()) {
+        Ok(admission) => exchange.admitted(admission),
+        Err(error) => {
+            discard_rest(request).await;
+            return Err(error);
+        }
     }
     if app.phase() != Phase::Serving && !route.outlives_serving() {
         return Err(ApiError::draining());

@@ -101,9 +101,6 @@ pub fn resolve(inputs: &Inputs) -> Result<Resolved, SettingsError> {
             faults.push(Fault::Missing { key });
         }
     }
-    if let Some(settings) = &settings {
-        check_reach(settings, &values, &mut faults);
-    }
     match settings {
         Some(settings) if faults.is_empty() => {
             Ok(Resolved { settings, entries: entries(&values), warnings })
@@ -152,24 +149,6 @@ fn environment_layer(environment: &BTreeMap<String, String>, warnings: &mut Vec<
 
 fn is_empty(values: &Map<String, Value>, key: &str) -> bool {
     values.get(key).and_then(|value| as_typed(&value.kind)).is_some_and(|text| text.is_empty())
-}
-
-/// Nobody gets an open door to the network without saying so.
-fn check_reach(settings: &Settings, values: &Map<String, Value>, faults: &mut Vec<Fault>) {
-    let Some(address) = &settings.listen else {
-        return;
-    };
-    if address.is_loopback() || settings.allow_unauthenticated_lan {
-        return;
-    }
-    faults.push(Fault::Value {
-        key: "listen",
-        value: address.to_string(),
-        origin: origin_of(values, "listen"),
-        accepted: "a loopback address such as 127.0.0.1:8484, or \
-                   allow_unauthenticated_lan = true to let everyone on the network in"
-            .to_owned(),
-    });
 }
 
 fn origin_of(values: &Map<String, Value>, key: &str) -> String {

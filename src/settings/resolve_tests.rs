@@ -137,23 +137,6 @@ fn unknown_variables_are_warned_about_not_refused() {
 }
 
 #[test]
-fn the_network_is_let_in_only_when_it_is_said() {
-    for (address, open) in [
-        ("0.0.0.0:1", false),
-        ("[::]:1", false),
-        ("box:1", false),
-        ("127.0.0.1:1", true),
-        ("off", true),
-        ("", true),
-    ] {
-        let closed = case("", &[], &[("listen", address)]);
-        assert_eq!(resolve(&closed.inputs).is_ok(), open, "{address}");
-        let opened = case("allow_unauthenticated_lan = true", &[], &[("listen", address)]);
-        assert!(resolve(&opened.inputs).is_ok(), "{address}");
-    }
-}
-
-#[test]
 fn the_model_is_called_by_its_folder_unless_it_is_named() {
     let flags = [("model", "/srv/models/phi-4-mini/")];
     let by_folder = resolve(&case("", &[], &flags).inputs).unwrap();

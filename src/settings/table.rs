@@ -12,7 +12,7 @@ use super::kind::{
     Switch, whole,
 };
 use super::socket::SocketSetting;
-use super::value::{ListenAddress, LogFormat, Provider};
+use super::value::{ListenAddress, LogFormat, MetricsAccess, Provider};
 
 define_settings! {
     /// The model's folder: an ONNX export with genai_config.json, model.onnx and
@@ -43,12 +43,29 @@ define_settings! {
         OptionalPath { placeholder: "FILE", accepted: "a file's path, or empty" };
 
     /// TCP address of the API; port 0 lets the system choose. off: no TCP. Addresses
-    /// that other machines can reach are refused unless allow_unauthenticated_lan is on.
+    /// that other machines can reach are refused unless there are API keys or
+    /// allow_unauthenticated_lan is on.
     listen: Option<ListenAddress> = "127.0.0.1:8484", Listen;
 
-    /// Let anyone who can reach the TCP address use the API. There are no API keys in
-    /// this release, so that is everyone on the network.
+    /// Let anyone who can reach the TCP address use the API where there are no API keys:
+    /// everyone on the network.
     allow_unauthenticated_lan: bool = "false", Switch;
+
+    /// File of the API keys, one a line, as `phi4d key add` writes it; with it, TCP needs a
+    /// key. Empty: the credential api-keys, if systemd passes one, else no keys.
+    api_keys_file: Option<PathBuf> = "",
+        OptionalPath { placeholder: "FILE", accepted: "a file's path, or empty" };
+
+    /// Who may read /metrics: open is anyone who reaches a socket, use anyone who may use the
+    /// API, admin keys with that scope and, by the Unix socket, root and the daemon's user.
+    metrics_access: MetricsAccess = "use", Choice {
+        placeholder: "CLASS",
+        options: &[
+            ("open", MetricsAccess::Open),
+            ("use", MetricsAccess::Use),
+            ("admin", MetricsAccess::Admin),
+        ],
+    };
 
     /// Path of the API's Unix socket. off: none. default: phi4d.sock in
     /// $RUNTIME_DIRECTORY (under systemd), else in $XDG_RUNTIME_DIR, else
@@ -57,6 +74,9 @@ define_settings! {
 
     /// Who may use the Unix socket, as the octal mode of its file.
     socket_mode: u32 = "0660", Mode;
+
+    /// Where there are API keys, ask for one on the Unix socket, too.
+    socket_require_key: bool = "false", Switch;
 
     /// Requests that are answered at the same time. Memory for the context of each is
     /// taken as it is used, not before.

@@ -39,6 +39,17 @@ pub enum LogFormat {
     Journal,
 }
 
+/// Who may read the metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetricsAccess {
+    /// Anyone who reaches the socket.
+    Open,
+    /// Anyone who may use the API.
+    Use,
+    /// Administrators.
+    Admin,
+}
+
 /// A TCP address to listen on: a host's name or address, and a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenAddress {

@@ -64,6 +64,7 @@ pub struct Setup {
     pub arguments: Vec<String>,
     pub environment: Vec<(String, String)>,
     pub model: PathBuf,
+    pub listen: String,
 }
 
 impl Setup {
@@ -74,6 +75,7 @@ impl Setup {
             arguments: Vec::new(),
             environment: Vec::new(),
             model: demo_folder(),
+            listen: "127.0.0.1:0".to_owned(),
         }
     }
 
@@ -95,6 +97,12 @@ impl Setup {
         self
     }
 
+    /// Listens on another TCP address.
+    pub fn listen(mut self, address: &str) -> Self {
+        self.listen = address.to_owned();
+        self
+    }
+
     /// The Unix socket's path.
     pub fn socket(&self) -> PathBuf {
         self.folder.path().join("phi4d.sock")
@@ -105,7 +113,7 @@ impl Setup {
         let mut command = Command::new(env!("CARGO_BIN_EXE_phi4d"));
         command
             .arg("serve")
-            .args(["--listen", "127.0.0.1:0", "--threads", "1"])
+            .args(["--listen", &self.listen, "--threads", "1"])
             .args(["--model".as_ref(), self.model.as_os_str()])
             .args(["--socket".as_ref(), self.socket().as_os_str()])
             .args(&self.arguments)

@@ -15,6 +15,9 @@ pub(crate) async fn get(app: &App) -> Result<Reply, ApiError> {
     let Some(live) = generator.look().await else {
         return Err(SubmitError::Stopped.into());
     };
-    let all = slots(live, generator.stats().slots, generator.limits().context_tokens);
+    let rules = app.rules();
+    let all = slots(live, generator.stats().slots, generator.limits().context_tokens, |id| {
+        rules.name_of(id)
+    });
     Ok(json(StatusCode::OK, to_json(&all)))
 }

@@ -2,8 +2,7 @@
 
 use serde::Serialize;
 
-use crate::engine::{Live, State};
-use crate::server::caller::Caller;
+use crate::engine::{CallerId, Live, State};
 
 /// One slot, or a request that waits for one, in llama.cpp's shape as far as it goes: numbers,
 /// never text.
@@ -33,7 +32,12 @@ struct SlotRequest {
 }
 
 /// All slots, then what waits.
-pub(crate) fn slots(live: Vec<Live>, slots: usize, context_tokens: usize) -> Vec<Slot> {
+pub(crate) fn slots(
+    live: Vec<Live>,
+    slots: usize,
+    context_tokens: usize,
+    caller: impl Fn(CallerId) -> String,
+) -> Vec<Slot> {
     let mut all = Vec::with_capacity(live.len().max(slots));
     let (waiting, running): (Vec<Live>, Vec<Live>) =
         live.into_iter().partition(|live| live.state == State::Waiting);
@@ -42,7 +46,7 @@ pub(crate) fn slots(live: Vec<Live>, slots: usize, context_tokens: usize) -> Vec
         is_processing: id.is_some(),
         state: name(live.state),
         n_ctx: context_tokens,
-        request: Some(SlotRequest::new(&live)),
+        request: Some(SlotRequest::new(&live, caller(live.caller))),
     };
     all.extend(running.into_iter().enumerate().map(|(id, live)| slot(Some(id), live)));
     all.extend((all.len()..slots).map(|id| Slot {
@@ -57,9 +61,9 @@ pub(crate) fn slots(live: Vec<Live>, slots: usize, context_tokens: usize) -> Vec
 }
 
 impl SlotRequest {
-    fn new(live: &Live) -> Self {
+    fn new(live: &Live, caller: String) -> Self {
         Self {
-            caller: Caller::name_of(live.caller),
+            caller,
             priority: live.priority,
             age_ms: u64::try_from(live.age.as_millis()).unwrap_or(u64::MAX),
             n_prompt_tokens: live.prompt_tokens,

@@ -1,0 +1,111 @@
+//! Files that are replaced whole or not at all.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+
+/// Held while a file is read, changed and replaced, so that two who do so take turns.
+#[derive(Debug)]
+pub struct FolderLock(#[expect(dead_code, reason = "held for its drop")] Flock<File>);
+
+impl FolderLock {
+    /// Waits for its turn in the folder of the file at `path`.
+    ///
+    /// # Errors
+    /// If the folder can't be opened or locked.
+    pub fn around(path: &Path) -> io::Result<Self> {
+        let folder = File::open(folder_of(path))?;
+        let locked = Flock::lock(folder, FlockArg::LockExclusive);
+        Ok(Self(locked.map_err(|(_, errno)| io::Error::from(errno))?))
+    }
+}
+
+/// Puts a file with `contents` and `mode` at `path`. Whoever reads there sees the old file or the
+/// new one. An old file's owner and group stay; a new file has the group `group`, if it is given.
+///
+/// # Errors
+/// If the system refuses anything; the old file is then untouched.
+pub fn replace_file(path: &Path, contents: &[u8], mode: u32, group: Option<u32>) -> io::Result<()> {
+    // A link stays a link to the file that it names.
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let owner = match fs::metadata(&path) {
+        Ok(old) => (Some(old.uid()), Some(old.gid())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (None, group),
+        Err(error) => return Err(error),
+    };
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    let temporary = path.with_file_name(name);
+    let written =
+        write_new(&temporary, contents, mode, owner).and_then(|()| fs::rename(&temporary, &path));
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written?;
+    File::open(folder_of(&path))?.sync_all()
+}
+
+fn write_new(
+    path: &Path,
+    contents: &[u8],
+    mode: u32,
+    (uid, gid): (Option<u32>, Option<u32>),
+) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(contents)?;
+    let made = file.metadata()?;
+    let differs =
+        uid.is_some_and(|uid| uid != made.uid()) || gid.is_some_and(|gid| gid != made.gid());
+    if differs {
+        fchown(&file, uid, gid)?;
+    }
+    file.set_permissions(Permissions::from_mode(mode))?;
+    file.sync_all()
+}
+
+fn folder_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owner_and_links_stay_and_the_mode_is_set() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, link) = (folder.path().join("keys"), folder.path().join("link"));
+        replace_file(&path, b"one", 0o640, None).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
+        std::os::unix::fs::symlink("keys", &link).unwrap();
+        // Only root can give files away.
+        let root = crate::os::effective_uid() == 0;
+        if root {
+            std::os::unix::fs::chown(&path, Some(12), Some(34)).unwrap();
+        }
+        replace_file(&link, b"two", 0o640, Some(56)).unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        let found = fs::metadata(&path).unwrap();
+        assert_eq!(found.mode() & 0o7777, 0o640);
+        if root {
+            assert_eq!((found.uid(), found.gid()), (12, 34));
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing is left behind");
+    }
+
+    #[test]
+    fn a_failure_leaves_the_old_file_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("there");
+        fs::create_dir(&path).unwrap();
+        assert!(replace_file(&path, b"x", 0o640, None).is_err());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}

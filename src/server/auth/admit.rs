@@ -1,0 +1,133 @@
+//! The one check of a request against the rules.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use hyper::HeaderMap;
+use hyper::header::AUTHORIZATION;
+
+use super::keys::{LiveKey, Scope};
+use super::limits::{Exceeded, Lease};
+use super::{Class, Rules};
+use crate::server::caller::{Caller, Origin};
+use crate::server::error::ApiError;
+
+/// The header that Anthropic's clients send their key in.
+const X_API_KEY: &str = "x-api-key";
+
+/// A request that may go on, as whom, and its share of the key's limits. Lives as long as the
+/// request's record.
+#[derive(Debug)]
+pub(in crate::server) struct Admission {
+    caller: Caller,
+    lease: Option<Lease>,
+}
+
+impl Admission {
+    pub(in crate::server) fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// Counts what the request used against its key's limit.
+    pub(in crate::server) fn charge(&self, tokens: usize) {
+        if let Some(lease) = &self.lease {
+            lease.charge(tokens, Instant::now());
+        }
+    }
+}
+
+/// Decides on a request of `class` from `origin`.
+///
+/// # Errors
+/// 401 without a key where one is needed, 403 where the caller lacks the scope, 429 where its key's
+/// limits are used up.
+pub(in crate::server) fn admit(
+    rules: &Rules,
+    origin: &Origin,
+    class: Class,
+    headers: &HeaderMap,
+) -> Result<Admission, ApiError> {
+    let anonymous = || Admission { caller: origin.caller().clone(), lease: None };
+    if class == Class::Open {
+        return Ok(anonymous());
+    }
+    let key =
+        rules.keys.as_ref().and_then(|keys| given_keys(headers).find_map(|given| keys.find(given)));
+    let own = own_scope(rules, origin);
+    let Some(scope) = own.max(key.map(|key| key.scope)) else {
+        return Err(if given_keys(headers).next().is_some() {
+            ApiError::wrong_key()
+        } else {
+            ApiError::no_key()
+        });
+    };
+    if class == Class::Admin && scope < Scope::Admin {
+        return Err(ApiError::not_admin());
+    }
+    match key {
+        Some(key) => with_key(key, class),
+        None => Ok(anonymous()),
+    }
+}
+
+/// What a caller may do by where it comes from; `None` if it needs a key.
+fn own_scope(rules: &Rules, origin: &Origin) -> Option<Scope> {
+    match origin.peer() {
+        Some(_) if rules.unix_needs_key && rules.keys.is_some() => None,
+        Some(peer) if peer.uid == 0 || peer.uid == rules.own_uid => Some(Scope::Admin),
+        Some(_) => Some(Scope::Use),
+        None => rules.keys.is_none().then_some(rules.anonymous),
+    }
+}
+
+fn with_key(key: &LiveKey, class: Class) -> Result<Admission, ApiError> {
+    let lease = match class {
+        Class::Generate => {
+            let taken = Lease::take(&key.usage, key.limits, Instant::now());
+            Some(taken.map_err(|exceeded| match exceeded {
+                Exceeded::InFlight(most) => ApiError::key_in_flight(&key.name, most),
+                Exceeded::Tokens(limit, wait) => ApiError::key_tokens(&key.name, limit, wait),
+            })?)
+        }
+        Class::Open | Class::Use | Class::Admin => None,
+    };
+    Ok(Admission { caller: Caller::Key(Arc::clone(&key.name)), lease })
+}
+
+/// What the request sends as keys: as a bearer token and by Anthropic's header.
+fn given_keys(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let bearer = headers.get_all(AUTHORIZATION).iter().filter_map(|value| {
+        let (scheme, token) = value.as_bytes().split_at_checked(6)?;
+        let token = token.strip_prefix(b" ")?.trim_ascii();
+        scheme.eq_ignore_ascii_case(b"bearer").then_some(token)
+    });
+    let plain = headers.get_all(X_API_KEY).iter().map(|value| value.as_bytes().trim_ascii());
+    bearer.chain(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper::header::HeaderValue;
+
+    #[test]
+    fn keys_are_found_in_both_headers() {
+        let table: [(&str, &'static str, &[&str]); 8] = [
+            ("authorization", "Bearer abc", &["abc"]),
+            ("authorization", "bearer  abc ", &["abc"]),
+            ("authorization", "BEARER abc", &["abc"]),
+            ("authorization", "Bearerabc", &[]),
+            ("authorization", "Basic abc", &[]),
+            ("authorization", "abc", &[]),
+            ("x-api-key", " abc", &["abc"]),
+            ("api-key", "abc", &[]),
+        ];
+        for (name, value, expected) in table {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, HeaderValue::from_static(value));
+            let found: Vec<_> = given_keys(&headers).collect();
+            let expected: Vec<&[u8]> = expected.iter().map(|key| key.as_bytes()).collect();
+            assert_eq!(found, expected, "{name}: {value}");
+        }
+    }
+}

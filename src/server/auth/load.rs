@@ -1,0 +1,166 @@
+//! The rules from the settings and the files that they name, with every fault at once.
+
+use std::io::{self, Read as _};
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use super::keys::{KeyLine, Keys, parse};
+use super::{Class, Rules, Scope};
+use crate::settings::{MetricsAccess, Settings};
+
+/// The name of the service manager's credential that holds keys.
+const CREDENTIAL: &str = "api-keys";
+
+/// The largest keys file.
+const MAX_FILE_BYTES: u64 = 4 << 20;
+
+/// What the rules depend on beside the settings.
+#[derive(Debug, Clone, Default)]
+pub struct Environment {
+    /// `$CREDENTIALS_DIRECTORY`.
+    pub credentials: Option<PathBuf>,
+    /// TCP addresses that the service manager listens on for us.
+    pub passed: Vec<SocketAddr>,
+}
+
+/// Everything that is wrong with the access rules.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", join(.faults))]
+pub struct AccessError {
+    /// At least one.
+    pub faults: Vec<AccessFault>,
+}
+
+/// One thing that is wrong with the access rules.
+#[derive(Debug, thiserror::Error)]
+pub enum AccessFault {
+    /// A line of the keys file.
+    #[error("{}:{line}: {reason}", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong, and what would be accepted.
+        reason: String,
+    },
+    /// A file that can't be used.
+    #[error("{key}: cannot read {}: {source}", path.display())]
+    File {
+        /// The setting that names it.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Other machines would get in without a key.
+    #[error(
+        "listen = \"{address}\"{by} is not accepted without keys, as other machines can reach it; \
+         make keys by `phi4d key add` and set api_keys_file, or set allow_unauthenticated_lan = true \
+         to let everyone on the network in"
+    )]
+    OpenToNetwork {
+        /// The address.
+        address: String,
+        /// Who gave it, where it was not the settings.
+        by: &'static str,
+    },
+}
+
+fn join(faults: &[AccessFault]) -> String {
+    let texts: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    texts.join("; ")
+}
+
+/// The rules that `settings` ask for.
+///
+/// # Errors
+/// Every fault in them and in the files that they name.
+pub fn rules_of(settings: &Settings, environment: &Environment) -> Result<Rules, AccessError> {
+    let mut faults = Vec::new();
+    let keys = keys_path(settings, environment).map(|path| match read_keys(&path) {
+        Ok((_, keys)) => keys,
+        Err(found) => {
+            faults.extend(found);
+            Vec::new()
+        }
+    });
+    if keys.is_none() && !settings.allow_unauthenticated_lan {
+        faults.extend(open_doors(settings, environment));
+    }
+    if !faults.is_empty() {
+        return Err(AccessError { faults });
+    }
+    Ok(Rules {
+        keys: keys.map(Keys::new),
+        metrics: match settings.metrics_access {
+            MetricsAccess::Open => Class::Open,
+            MetricsAccess::Use => Class::Use,
+            MetricsAccess::Admin => Class::Admin,
+        },
+        anonymous: Scope::Use,
+        unix_needs_key: settings.socket_require_key,
+        ..Rules::default()
+    })
+}
+
+/// Where the keys are, if there are to be any: a file that is named must be there; the service
+/// manager's credential counts if it is.
+fn keys_path(settings: &Settings, environment: &Environment) -> Option<PathBuf> {
+    let credential = || {
+        let path = environment.credentials.as_ref()?.join(CREDENTIAL);
+        path.exists().then_some(path)
+    };
+    settings.api_keys_file.clone().or_else(credential)
+}
+
+/// Addresses that other machines can reach.
+fn open_doors(settings: &Settings, environment: &Environment) -> Vec<AccessFault> {
+    let passed = environment.passed.iter().filter(|address| !address.ip().is_loopback());
+    let mut faults: Vec<AccessFault> = passed
+        .map(|address| AccessFault::OpenToNetwork {
+            address: address.to_string(),
+            by: " (from the service manager)",
+        })
+        .collect();
+    // A TCP socket of the service manager's takes the place of the settings' address.
+    if let Some(address) = settings.listen.as_ref().filter(|_| environment.passed.is_empty())
+        && !address.is_loopback()
+    {
+        faults.push(AccessFault::OpenToNetwork { address: address.to_string(), by: "" });
+    }
+    faults
+}
+
+/// A keys file's text and keys.
+pub(super) fn read_keys(path: &Path) -> Result<(String, Vec<KeyLine>), Vec<AccessFault>> {
+    let text = read_bounded(path).map_err(|source| {
+        vec![AccessFault::File { key: "api_keys_file", path: path.to_owned(), source }]
+    })?;
+    let at = |line, reason| AccessFault::Line { path: path.to_owned(), line, reason };
+    match parse(&text) {
+        Ok(keys) => Ok((text, keys)),
+        Err(faults) => Err(faults.into_iter().map(|fault| at(fault.line, fault.reason)).collect()),
+    }
+}
+
+fn read_bounded(path: &Path) -> io::Result<String> {
+    let file = std::fs::File::open(path)?;
+    let found = file.metadata()?;
+    let refused = |reason: &str| io::Error::new(io::ErrorKind::InvalidData, reason.to_owned());
+    if found.is_file() && found.mode() & 0o002 != 0 {
+        return Err(refused("everyone may write it; expected a mode such as 0640"));
+    }
+    let mut text = String::new();
+    file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_FILE_BYTES {
+        return Err(refused("it is too large; accepted are up to 4 MiB"));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+#[path = "load_tests.rs"]
+mod tests;

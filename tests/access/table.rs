@@ -1,0 +1,116 @@
+//! Every route by every kind of caller.
+
+use super::common::{Client, Daemon};
+use super::{ask, verdict, with_keys};
+
+/// A route's guard.
+#[derive(Clone, Copy, PartialEq)]
+enum Class {
+    Open,
+    Use,
+    Generate,
+    Admin,
+}
+
+/// Every route there is. A body of `{}` is a bad request wherever a body is wanted, so that being
+/// let in shows as 400.
+const ROUTES: &[(&str, &str, Class)] = &[
+    ("GET", "/health", Class::Open),
+    ("GET", "/ready", Class::Open),
+    ("GET", "/v1/models", Class::Use),
+    ("GET", "/v1/models/demo", Class::Use),
+    ("POST", "/v1/chat/completions", Class::Generate),
+    ("POST", "/v1/completions", Class::Generate),
+    ("POST", "/v1/chat/completions/render", Class::Use),
+    ("POST", "/apply-template", Class::Use),
+    ("POST", "/tokenize", Class::Use),
+    ("POST", "/detokenize", Class::Use),
+    ("GET", "/slots", Class::Admin),
+];
+
+/// What a caller may do.
+#[derive(Debug, Clone, Copy)]
+enum May {
+    Nothing,
+    Use,
+    Administrate,
+}
+
+fn check(client: &Client, key: Option<&str>, may: May, metrics: Class) {
+    let refused = (401, "invalid_api_key".to_owned());
+    let routes = ROUTES.iter().copied().chain([("GET", "/metrics", metrics)]);
+    for (method, path, class) in routes {
+        let response = ask(client, method, path, key);
+        let let_in = if method == "POST" { 400 } else { 200 };
+        let expected = match (class, may) {
+            (Class::Open, _) | (_, May::Administrate) => let_in,
+            (_, May::Nothing) => 401,
+            (Class::Admin, May::Use) => 403,
+            (_, May::Use) => let_in,
+        };
+        let found = verdict(&response);
+        assert_eq!(found.0, expected, "{method} {path} with {key:?}: {}", response.text());
+        assert_eq!(response.header("www-authenticate"), (expected == 401).then_some("Bearer"));
+        match expected {
+            401 => assert_eq!(found, refused),
+            403 => assert_eq!(found.1, "insufficient_scope"),
+            _ => {}
+        }
+    }
+    // What is not there tells nobody more.
+    assert_eq!(verdict(&ask(client, "GET", "/v1/nothing", key)), (404, "unknown_url".to_owned()));
+}
+
+#[test]
+fn with_keys_tcp_needs_one_and_the_unix_socket_does_not() {
+    for (access, class) in [("open", Class::Open), ("use", Class::Use), ("admin", Class::Admin)] {
+        let (setup, plain, admin) = with_keys();
+        let daemon = setup.with(&["--metrics-access", access]).start();
+        let wrong = format!("{}0", &plain[..plain.len() - 1]);
+        check(&daemon.tcp(), None, May::Nothing, class);
+        check(&daemon.tcp(), Some(""), May::Nothing, class);
+        check(&daemon.tcp(), Some(wrong.trim_end_matches('0')), May::Nothing, class);
+        check(&daemon.tcp(), Some(&plain), May::Use, class);
+        check(&daemon.tcp(), Some(&admin), May::Administrate, class);
+        // The daemon's own user is an administrator there, whatever it sends.
+        check(&daemon.unix(), None, May::Administrate, class);
+        check(&daemon.unix(), Some("wrong"), May::Administrate, class);
+        check(&daemon.unix(), Some(&plain), May::Administrate, class);
+    }
+}
+
+#[test]
+fn the_unix_socket_may_need_a_key_too() {
+    let (setup, plain, admin) = with_keys();
+    let daemon = setup.with(&["--socket-require-key", "true"]).start();
+    for client in [daemon.tcp(), daemon.unix()] {
+        check(&client, None, May::Nothing, Class::Use);
+        check(&client, Some("wrong"), May::Nothing, Class::Use);
+        check(&client, Some(&plain), May::Use, Class::Use);
+        check(&client, Some(&admin), May::Administrate, Class::Use);
+    }
+}
+
+#[test]
+fn without_keys_a_sent_one_is_ignored() {
+    let daemon = super::common::Setup::new().with(&["--metrics-access", "admin"]).start();
+    for key in [None, Some("whatever")] {
+        check(&daemon.tcp(), key, May::Use, Class::Admin);
+        check(&daemon.unix(), key, May::Administrate, Class::Admin);
+    }
+}
+
+#[test]
+fn anthropics_header_carries_a_key_and_names_callers_in_the_log() {
+    let (setup, plain, _) = with_keys();
+    let daemon: Daemon = setup.start();
+    let response = daemon.tcp().request("GET", "/v1/models", &[("x-api-key", &plain)], b"");
+    assert_eq!(response.status, 200);
+    super::common::wait_for("the access line", || {
+        let log = daemon.log.text();
+        let line = log.lines().find(|line| line.contains("GET /v1/models"))?.to_owned();
+        assert!(line.contains("key:plain") && line.contains("127.0.0.1"), "{line}");
+        Some(())
+    });
+    assert!(!daemon.log.text().contains(&plain), "keys are not logged");
+}
