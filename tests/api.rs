@@ -62,6 +62,7 @@ fn an_answer_has_openais_shape() {
             "prompt_tokens": answer["usage"]["prompt_tokens"], "completion_tokens": 3,
             "total_tokens": answer["usage"]["prompt_tokens"].as_u64().unwrap() + 3,
             "prompt_tokens_details": { "cached_tokens": 0 },
+            "completion_tokens_details": { "reasoning_tokens": 0 },
         },
     });
     assert_eq!(answer, expected);

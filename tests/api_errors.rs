@@ -244,10 +244,10 @@ fn message_rows() -> Vec<Row> {
             &["3", "string"],
         ),
         (
-            json!({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}),
+            json!({"messages": [{"role": "function", "content": "x"}]}),
             "messages[0].role",
             UNSUPPORTED,
-            &["tool", "user"],
+            &["function", "tool"],
         ),
         (json!({"messages": [{"role": "user"}]}), "messages[0].content", MISSING, &["string"]),
         (
@@ -295,24 +295,37 @@ fn message_rows() -> Vec<Row> {
             &["text"],
         ),
         (json!({"messages": user(json!(["x"]))}), "messages[0].content[0]", TYPE, &["x", "object"]),
+    ]
+}
+
+/// Calls in messages, and their results.
+fn call_rows() -> Vec<Row> {
+    vec![
+        (
+            json!({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}),
+            "messages[0].tool_call_id",
+            VALUE,
+            &["1", "id", "earlier message"],
+        ),
         (
             json!({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]}),
-            "messages[0].tool_calls",
-            UNSUPPORTED,
-            &["list", "null"],
+            "messages[0].tool_calls[0].function",
+            MISSING,
+            &["name"],
         ),
     ]
 }
 
 /// Fields of chat beside its messages.
 fn chat_field_rows() -> Vec<Row> {
-    let tool = json!([{ "type": "function", "function": { "name": "f" } }]);
+    let tool = json!([{ "type": "function", "function": { "name": "f g" } }]);
     vec![
         (json!({"best_of": 3}), "best_of", UNSUPPORTED, &["3", "1"]),
         (json!({"echo": true}), "echo", UNSUPPORTED, &["true", "false"]),
         (json!({"suffix": "end"}), "suffix", UNSUPPORTED, &["end", "null"]),
-        (json!({ "tools": tool }), "tools", UNSUPPORTED, &["list", "empty"]),
-        (json!({"tool_choice": "auto"}), "tool_choice", UNSUPPORTED, &["auto", "none"]),
+        (json!({ "tools": tool }), "tools[0].function.name", VALUE, &["f g", "letters"]),
+        (json!({"tools": [{"type": "code"}]}), "tools[0].type", UNSUPPORTED, &["code", "function"]),
+        (json!({"tool_choice": "auto"}), "tool_choice", VALUE, &["auto", "tools"]),
         (json!({"functions": [{"name": "f"}]}), "functions", UNSUPPORTED, &["list", "empty"]),
         (json!({"function_call": "auto"}), "function_call", UNSUPPORTED, &["auto", "none"]),
         (json!({"function_call": {"name": "f"}}), "function_call", UNSUPPORTED, &["object"]),
@@ -325,7 +338,10 @@ fn chat_field_rows() -> Vec<Row> {
         ),
         (json!({"web_search_options": {}}), "web_search_options", UNSUPPORTED, &["object", "null"]),
         (json!({"modalities": ["text", "audio"]}), "modalities", UNSUPPORTED, &["list", "text"]),
-        (json!({"reasoning_effort": "high"}), "reasoning_effort", UNSUPPORTED, &["high", "none"]),
+        (json!({"reasoning_effort": "most"}), "reasoning_effort", VALUE, &["most", "high"]),
+        (json!({"thinking_token_budget": -2}), "thinking_token_budget", VALUE, &["-2", "0"]),
+        (json!({"reasoning_format": "xml"}), "reasoning_format", VALUE, &["xml", "none"]),
+        (json!({"verbosity": "low"}), "verbosity", UNSUPPORTED, &["low", "medium"]),
         (json!({"logprobs": 3}), "logprobs", TYPE, &["3", "boolean"]),
         (json!({"top_logprobs": 3}), "top_logprobs", VALUE, &["3", "\"logprobs\": true"]),
         (
@@ -345,7 +361,7 @@ fn chat_field_rows() -> Vec<Row> {
 
 #[test]
 fn fields_of_chat() {
-    check_rows(CHAT, &[message_rows(), chat_field_rows()].concat());
+    check_rows(CHAT, &[message_rows(), call_rows(), chat_field_rows()].concat());
 }
 
 fn completion_rows() -> Vec<Row> {
@@ -384,6 +400,7 @@ fn the_tables_are_long_enough_to_mean_something() {
     assert!(
         shared_rows().len()
             + message_rows().len()
+            + call_rows().len()
             + chat_field_rows().len()
             + completion_rows().len()
             >= 60

@@ -4,9 +4,10 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
 
+use super::answer::{Answer, Parts};
 use super::error::GenerateError;
-use super::request::{Delta, Prompt, Request, TextDelta, Usage};
-use super::service::{Answer, Generation, Generator};
+use super::request::{Delta, Prompt, Request, Usage};
+use super::service::{Generation, Generator};
 use super::validate::invalid;
 
 /// Most answers that one request may set to work.
@@ -139,18 +140,14 @@ impl Choices {
     /// # Errors
     /// If the engine failed before the end of one.
     pub async fn collect(mut self) -> Result<(Vec<Answer>, Usage), GenerateError> {
-        let mut texts = vec![TextDelta::default(); self.generations.len()];
+        let mut texts: Vec<Parts> = self.generations.iter().map(|_| Parts::default()).collect();
         let mut all: Vec<Option<Answer>> = vec![None; texts.len()];
         // Side by side: one that nobody reads would be parked.
         while let Some((index, delta)) = self.next().await {
             match delta? {
-                Delta::Text(part) => {
-                    texts[index].text.push_str(&part.text);
-                    texts[index].tokens.extend(part.tokens);
-                }
+                Delta::Text(part) => texts[index].add(part),
                 Delta::Finished(finished) => {
-                    let TextDelta { text, tokens } = std::mem::take(&mut texts[index]);
-                    all[index] = Some(Answer { text, tokens, finished });
+                    all[index] = Some(std::mem::take(&mut texts[index]).into_answer(finished));
                 }
             }
         }
@@ -176,6 +173,7 @@ impl Choices {
         for (index, generation) in self.generations.iter().enumerate() {
             let usage = generation.usage();
             sum.completion_tokens += usage.completion_tokens;
+            sum.reasoning_tokens += usage.reasoning_tokens;
             if index % self.copies.made == 0 {
                 sum.prompt_tokens += usage.prompt_tokens;
                 sum.cached_tokens += usage.cached_tokens;

@@ -1,5 +1,5 @@
 use super::super::fixtures::demo_folder;
-use super::super::request::Parameters;
+use super::super::request::{Parameters, TextDelta};
 use super::super::service::GeneratorOptions;
 use super::*;
 use crate::engine::{self, CallerId, Engine};

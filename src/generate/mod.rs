@@ -2,6 +2,7 @@
 //! engine's tokens into text.
 
 mod added;
+mod answer;
 mod choices;
 mod detokenize;
 mod error;
@@ -17,14 +18,17 @@ mod stop;
 mod stream;
 mod template;
 mod tokenizer;
+mod tools;
 mod validate;
 mod vocabulary;
 mod words;
 
+pub use answer::Answer;
 pub use choices::{Choices, Copies};
 pub use error::{GenerateError, TextLoadError};
 pub use request::{
     Chat, Constraint, Delta, DryParameters, Ending, Finish, Finished, Form, Logprobs, Message,
-    Parameters, Prompt, Request, Role, Side, TextDelta, TokenDelta, Usage,
+    Parameters, Prompt, Reasoning, Request, Role, Side, TextDelta, TokenDelta, Usage,
 };
-pub use service::{Answer, Generation, Generator, GeneratorOptions};
+pub use service::{Generation, Generator, GeneratorOptions};
+pub use tools::{CallDelta, CallStart, Tool, ToolCall, ToolChoice, Tools};

@@ -15,7 +15,7 @@ fn demo() -> Arc<PromptReader> {
 }
 
 fn user(content: &str) -> Message {
-    Message { role: Role::User, content: content.to_owned() }
+    Message::text(Role::User, content)
 }
 
 fn plain(reader: &PromptReader, text: &str) -> Vec<u32> {
@@ -62,7 +62,7 @@ fn golden_message(message: &Value) -> Message {
         "assistant" => Role::Assistant,
         other => panic!("role {other}"),
     };
-    Message { role, content: message["content"].as_str().unwrap().to_owned() }
+    Message::text(role, message["content"].as_str().unwrap())
 }
 
 #[test]

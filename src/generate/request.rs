@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value as Json};
 
+use super::tools::{CallDelta, ToolCall, Tools};
 use crate::engine::CallerId;
 
 /// What to generate from, how, and for whom.
@@ -45,12 +46,12 @@ impl Prompt {
     /// A conversation that the model answers, rendered as usual.
     #[must_use]
     pub fn chat(messages: Vec<Message>) -> Self {
-        Self::Chat(Chat { messages, ending: Ending::default(), variables: Map::new() })
+        Self::Chat(Chat { messages, ..Chat::default() })
     }
 }
 
-/// A conversation and how it is rendered.
-#[derive(Debug, Clone, PartialEq)]
+/// A conversation, how it is rendered and how its answer is read.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Chat {
     /// The turns, at least one.
     pub messages: Vec<Message>,
@@ -59,6 +60,19 @@ pub struct Chat {
     /// Further variables for the template (`chat_template_kwargs`). Special tokens in them are
     /// never read as such.
     pub variables: Map<String, Json>,
+    /// Functions that the model may call.
+    pub tools: Tools,
+    /// What becomes of the model's thought.
+    pub reasoning: Reasoning,
+}
+
+/// What becomes of a thought (`<think>…</think>`) that begins an answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reasoning {
+    /// It stays in the text, tags and all; else it is told apart as [`TextDelta::reasoning`].
+    pub in_text: bool,
+    /// Most tokens of thought; then the thought is ended for the model.
+    pub budget: Option<u64>,
 }
 
 /// How a rendered conversation ends.
@@ -73,13 +87,25 @@ pub enum Ending {
     Open,
 }
 
-/// One turn of a conversation.
+/// One turn of a conversation. Special tokens in its texts are never read as such.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    /// `system`, `user` or `assistant` (`developer` is read as `system`).
+    /// Whose turn it is (`developer` is read as `system`).
     pub role: Role,
-    /// The turn's text. Special tokens in it are never read as such.
+    /// The turn's text; for [`Role::Tool`] the result of a call.
     pub content: String,
+    /// Calls that the model made in this turn, behind its text.
+    pub calls: Vec<ToolCall>,
+    /// For [`Role::Tool`]: the id of the call whose result this is.
+    pub answers: Option<String>,
+}
+
+impl Message {
+    /// A turn of text alone.
+    #[must_use]
+    pub fn text(role: Role, content: impl Into<String>) -> Self {
+        Self { role, content: content.into(), calls: Vec::new(), answers: None }
+    }
 }
 
 /// Whose turn it is.
@@ -91,6 +117,8 @@ pub enum Role {
     User,
     /// The model.
     Assistant,
+    /// The program that does what the model's calls ask for.
+    Tool,
 }
 
 impl Role {
@@ -101,6 +129,7 @@ impl Role {
             Self::System => "system",
             Self::User => "user",
             Self::Assistant => "assistant",
+            Self::Tool => "tool",
         }
     }
 }
@@ -227,12 +256,18 @@ pub enum Delta {
     Finished(Finished),
 }
 
-/// Some more text and the tokens it was made from. Text is held back while it may be part of a
-/// character or of a stop string, so a token and its text may arrive in different deltas.
+/// Some more of an answer and the tokens it was made from. Text is held back while it may be part
+/// of a character, a stop string or a call, so a token and its text may arrive in different deltas.
+///
+/// Of text, reasoning and call at most one is there, so that their order is that of the deltas.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TextDelta {
     /// Whole UTF-8 characters; may be empty where only tokens are reported.
     pub text: String,
+    /// Some more of the model's thought, which comes before anything else.
+    pub reasoning: String,
+    /// A piece of a call.
+    pub call: Option<CallDelta>,
     /// The tokens since the last delta, with log-probabilities if they were asked for.
     pub tokens: Vec<TokenDelta>,
 }
@@ -271,6 +306,8 @@ pub struct Finished {
 pub enum Finish {
     /// The model ended its turn, or a stop string or stop token came up.
     Stop,
+    /// The model ended its turn, and has called functions in it.
+    ToolCalls,
     /// `max_tokens` or the context was used up.
     Length,
 }
@@ -284,4 +321,6 @@ pub struct Usage {
     pub cached_tokens: usize,
     /// Tokens generated, the stop token included.
     pub completion_tokens: usize,
+    /// Tokens of those that were the model's thought, if it was told apart.
+    pub reasoning_tokens: usize,
 }

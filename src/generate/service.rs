@@ -8,12 +8,11 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::answer::{Answer, Parts};
 use super::error::{GenerateError, TextLoadError};
 use super::grammar::Grammars;
 use super::prompt::PromptReader;
-use super::request::{
-    Delta, Finish, Finished, Prompt, Request, Side, TextDelta, TokenDelta, Usage,
-};
+use super::request::{Delta, Finish, Finished, Prompt, Request, Side, Usage};
 use super::stream::TextStream;
 use super::{grammar, validate, words};
 use crate::engine::{self, Event, FinishReason, Job};
@@ -241,17 +240,6 @@ pub struct Generation {
     timer: Option<RequestTimer>,
 }
 
-/// A whole answer.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Answer {
-    /// The text.
-    pub text: String,
-    /// The tokens it was made from.
-    pub tokens: Vec<TokenDelta>,
-    /// How it ended.
-    pub finished: Finished,
-}
-
 impl Generation {
     /// Tokens in the prompt.
     #[must_use]
@@ -300,16 +288,11 @@ impl Generation {
     /// # Errors
     /// If the engine failed before the end.
     pub async fn collect(mut self) -> Result<Answer, GenerateError> {
-        let mut whole = TextDelta::default();
+        let mut whole = Parts::default();
         while let Some(delta) = self.next().await {
             match delta? {
-                Delta::Text(part) => {
-                    whole.text.push_str(&part.text);
-                    whole.tokens.extend(part.tokens);
-                }
-                Delta::Finished(finished) => {
-                    return Ok(Answer { text: whole.text, tokens: whole.tokens, finished });
-                }
+                Delta::Text(part) => whole.add(part),
+                Delta::Finished(finished) => return Ok(whole.into_answer(finished)),
             }
         }
         Err(GenerateError::EngineGone)

@@ -68,7 +68,12 @@ async fn a_request_gives_the_model_s_text_and_its_usage() {
     let ids = expected(&prompt, 12);
     assert_eq!(answer.text, text_of(generator.reader.tokenizer(), &ids));
     assert_eq!(answer.tokens.iter().map(|t| t.id).collect::<Vec<_>>(), ids);
-    let usage = Usage { prompt_tokens: prompt.len(), cached_tokens: 0, completion_tokens: 12 };
+    let usage = Usage {
+        prompt_tokens: prompt.len(),
+        cached_tokens: 0,
+        completion_tokens: 12,
+        ..Usage::default()
+    };
     assert_eq!(answer.finished, Finished { reason: Finish::Length, usage });
 }
 
@@ -161,7 +166,7 @@ async fn what_is_wrong_is_found_before_the_queue() {
         |messages| Request { prompt: Prompt::chat(messages), ..request("", Parameters::default()) };
     assert!(matches!(fault(chat(Vec::new())).await, GenerateError::InvalidField { .. }));
     assert_eq!(engine.handle().stats().accepted, 0);
-    let hello = vec![Message { role: Role::User, content: "hello".into() }];
+    let hello = vec![Message::text(Role::User, "hello")];
     assert!(generator.start(chat(hello)).await.is_ok());
 }
 
@@ -235,7 +240,12 @@ async fn events_that_are_ready_come_as_one_piece() {
     count += send(&sender, &tokenizer, " three");
     sender.try_send(Event::Finished(FinishReason::StopToken(IM_END))).unwrap();
     assert_eq!(text(generation.next().await), " three");
-    let usage = Usage { prompt_tokens: 3, cached_tokens: 2, completion_tokens: count + 1 };
+    let usage = Usage {
+        prompt_tokens: 3,
+        cached_tokens: 2,
+        completion_tokens: count + 1,
+        ..Usage::default()
+    };
     let finished = Finished { reason: Finish::Stop, usage };
     assert_eq!(generation.next().await, Some(Ok(Delta::Finished(finished))));
     assert_eq!(generation.next().await, None);

@@ -71,7 +71,7 @@ impl TextStream {
         while self.waiting.front().is_some_and(|(_, at)| *at < self.given) {
             tokens.extend(self.waiting.pop_front().map(|(token, _)| token));
         }
-        Some(TextDelta { text, tokens })
+        Some(TextDelta { text, tokens, ..TextDelta::default() })
     }
 
     /// The rest, when the stream ended other than by a stop string: text held back, and tokens

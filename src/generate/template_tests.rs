@@ -14,12 +14,12 @@ fn conversation() -> Vec<Message> {
         (Role::Assistant, "Hello <b>"),
         (Role::User, " ok? "),
     ]
-    .map(|(role, content)| Message { role, content: content.to_owned() })
+    .map(|(role, content)| Message::text(role, content))
     .to_vec()
 }
 
 fn chat(messages: Vec<Message>) -> Chat {
-    Chat { messages, ending: Ending::ModelTurn, variables: serde_json::Map::new() }
+    Chat { messages, ..Chat::default() }
 }
 
 fn render(source: &str) -> Result<String, String> {
@@ -144,7 +144,7 @@ fn the_ending_is_as_asked() {
     assert!(closed.ends_with("<|im_start|>assistant<|im_sep|> ok? <|im_end|>"), "{closed}");
     assert_eq!(with(Ending::ModelTurn), format!("{closed}<|im_start|>assistant<|im_sep|>"));
     assert_eq!(with(Ending::Open), closed.trim_end_matches(" <|im_end|>"));
-    let empty = vec![Message { role: Role::Assistant, content: " ".to_owned() }];
+    let empty = vec![Message::text(Role::Assistant, " ")];
     let refused = template.render(&Chat { ending: Ending::Open, ..chat(empty) }).unwrap_err();
     assert!(refused.contains("continue_final_message"));
 }

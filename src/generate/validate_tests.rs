@@ -189,7 +189,7 @@ fn prompts_are_checked_before_they_are_read() {
     assert_eq!(refused(Prompt::Tokens(vec![0, 1, 1000])).as_deref(), Some("prompt[2]"));
     assert_eq!(refused(Prompt::Tokens(vec![999])), None);
     assert_eq!(refused(Prompt::Text { text: String::new(), parse_special: false }), None);
-    let message = Message { role: Role::User, content: String::new() };
+    let message = Message::text(Role::User, "");
     assert_eq!(refused(Prompt::chat(vec![message])), None);
 }
 
@@ -239,7 +239,7 @@ fn allowed_token_ids_are_some_and_the_model_s() {
 
 #[test]
 fn template_variables_of_the_server_s_own_are_refused() {
-    let message = Message { role: Role::User, content: "x".to_owned() };
+    let message = Message::text(Role::User, "x");
     let Prompt::Chat(mut chat) = Prompt::chat(vec![message]) else { panic!() };
     chat.variables.insert("bos_token".to_owned(), "x".into());
     let error = prompt(&Prompt::Chat(chat), VOCAB).unwrap_err().to_string();

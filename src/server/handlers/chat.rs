@@ -33,6 +33,7 @@ pub(crate) async fn create(
         envelope: envelope(app, "chatcmpl", object),
         logprobs: chat.parameters.top_logprobs.is_some(),
         token_ids: chat.return_token_ids,
+        reasoning: chat.include_reasoning,
         delivery: chat.delivery,
         prompt: None,
     };
@@ -51,6 +52,8 @@ struct ChatShape {
     envelope: Envelope,
     logprobs: bool,
     token_ids: bool,
+    /// Whether the model's thought is shown.
+    reasoning: bool,
     delivery: Delivery,
     /// The prompt's token ids, if they are wanted.
     prompt: Option<Vec<u32>>,
@@ -63,7 +66,10 @@ impl Shape for ChatShape {
         }
     }
 
-    fn whole(&mut self, answers: Vec<Answer>, usage: Usage) -> String {
+    fn whole(&mut self, mut answers: Vec<Answer>, usage: Usage) -> String {
+        if !self.reasoning {
+            answers.iter_mut().for_each(|answer| answer.reasoning.clear());
+        }
         let prompt = self.prompt.as_deref();
         to_json(&ChatCompletion::new(&self.envelope, answers, usage, self.logprobs, prompt))
     }
@@ -73,9 +79,14 @@ impl Shape for ChatShape {
         Some(to_json(&ChatChunk::start(&self.envelope, usage, index, self.prompt.as_deref())))
     }
 
-    fn text(&mut self, index: usize, delta: TextDelta, usage: Usage) -> Option<String> {
+    fn text(&mut self, index: usize, mut delta: TextDelta, usage: Usage) -> Option<String> {
+        if !self.reasoning {
+            delta.reasoning.clear();
+        }
         let shows_tokens = self.logprobs || self.token_ids;
-        if delta.text.is_empty() && (delta.tokens.is_empty() || !shows_tokens) {
+        let says_nothing =
+            delta.text.is_empty() && delta.reasoning.is_empty() && delta.call.is_none();
+        if says_nothing && (delta.tokens.is_empty() || !shows_tokens) {
             return None;
         }
         let usage = self.delivery.chunk_usage(usage);

@@ -98,7 +98,7 @@ impl Shape for CompletionShape {
             };
             Piece {
                 index,
-                delta: TextDelta { text, tokens: answer.tokens },
+                delta: TextDelta { text, tokens: answer.tokens, ..TextDelta::default() },
                 finish: Some(answer.finished.reason),
                 prompt_token_ids: self.prompt_ids(index),
             }
@@ -114,7 +114,7 @@ impl Shape for CompletionShape {
         if echo.is_none() && prompt_token_ids.is_none() {
             return None;
         }
-        let delta = TextDelta { text: echo.unwrap_or_default(), tokens: Vec::new() };
+        let delta = TextDelta { text: echo.unwrap_or_default(), ..TextDelta::default() };
         Some(self.chunk(Piece { index, delta, prompt_token_ids, finish: None }, usage))
     }
 

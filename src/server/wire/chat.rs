@@ -4,22 +4,22 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::common::{
-    ChunkUsage, Delivery, Envelope, Integer, List, Object, StreamFields, TextOr, WireUsage,
-    finish_reason, read_fields, shown, token_ids_of,
+    ChunkUsage, Delivery, Envelope, Integer, List, Object, StreamFields, WireUsage, finish_reason,
+    read_fields, token_ids_of,
 };
 use super::form::FormFields;
 use super::known::{ignored, names_of};
 use super::logprobs::ChatLogprobs;
+use super::messages::{WireMessage, conversation};
+use super::reasoning::ReasoningFields;
 use super::sampling::{GivenNames, SamplingFields};
 use super::steering::{SteeringFields, copies};
+use super::tools::{AnswerCall, ChunkCall, ToolFields};
 use super::unsupported;
 use crate::generate::{
-    Answer, Chat, Copies, Ending, Finish, Message, Parameters, Prompt, Role, TextDelta, Usage,
+    Answer, CallDelta, Chat, Copies, Ending, Finish, Parameters, Prompt, TextDelta, ToolCall, Usage,
 };
 use crate::server::error::ApiError;
-
-const ROLES: &str = "\"system\", \"developer\", \"user\" or \"assistant\"";
-const CONTENT: &str = "a string, or a list of {\"type\": \"text\", \"text\": …}";
 
 /// A checked chat request, ready for `generate`.
 #[derive(Debug)]
@@ -32,6 +32,8 @@ pub(crate) struct ChatRequest {
     pub(crate) copies: Copies,
     /// Whether prompt and answers are wanted as token ids, too.
     pub(crate) return_token_ids: bool,
+    /// Whether the model's thought is shown where it is told apart.
+    pub(crate) include_reasoning: bool,
     /// Names of fields that nobody read.
     pub(crate) ignored: Vec<String>,
 }
@@ -49,22 +51,6 @@ struct ChatFields {
     return_token_ids: Option<bool>,
 }
 
-#[derive(Debug, Deserialize)]
-struct WireMessage {
-    role: Option<String>,
-    content: Option<TextOr<Object<Part>>>,
-    tool_calls: Option<Value>,
-    function_call: Option<Value>,
-    audio: Option<Value>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Part {
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    text: Option<String>,
-}
-
 impl ChatRequest {
     /// Reads a request's JSON.
     ///
@@ -75,6 +61,8 @@ impl ChatRequest {
         let steering: SteeringFields = read_fields(body)?;
         let form: FormFields = read_fields(body)?;
         let fields: ChatFields = read_fields(body)?;
+        let tools: ToolFields = read_fields(body)?;
+        let reasoning: ReasoningFields = read_fields(body)?;
         let stream: StreamFields = read_fields(body)?;
         unsupported::check_chat(body)?;
         let known = [
@@ -82,6 +70,8 @@ impl ChatRequest {
             names_of::<SteeringFields>(),
             names_of::<FormFields>(),
             names_of::<ChatFields>(),
+            names_of::<ToolFields>(),
+            names_of::<ReasoningFields>(),
             names_of::<StreamFields>(),
         ];
         let names = sampling.given_names();
@@ -89,13 +79,18 @@ impl ChatRequest {
         steering.steer(&mut parameters)?;
         parameters.constraint = form.constraint()?;
         parameters.top_logprobs = top_logprobs(fields.logprobs, fields.top_logprobs)?;
+        let ending = ending(fields.add_generation_prompt, fields.continue_final_message)?;
+        let (reasoning, include_reasoning) = reasoning.reasoning()?;
         Ok(Self {
             model: fields.model,
             prompt: Prompt::Chat(Chat {
-                messages: conversation(fields.messages)?,
-                ending: ending(fields.add_generation_prompt, fields.continue_final_message)?,
+                messages: conversation(fields.messages, ending)?,
+                ending,
                 variables: fields.chat_template_kwargs.unwrap_or_default(),
+                tools: tools.tools()?,
+                reasoning,
             }),
+            include_reasoning,
             parameters,
             names,
             delivery: stream.delivery()?,
@@ -130,80 +125,6 @@ fn top_logprobs(asked: Option<bool>, top: Option<Integer>) -> Result<Option<u64>
     }
 }
 
-fn conversation(given: Option<List<Object<WireMessage>>>) -> Result<Vec<Message>, ApiError> {
-    const ACCEPTED: &str = "a list of at least one message";
-    let Some(List(messages)) = given else {
-        return Err(ApiError::missing("messages", ACCEPTED));
-    };
-    if messages.is_empty() {
-        return Err(ApiError::invalid_value("messages", "[]", ACCEPTED));
-    }
-    messages
-        .into_iter()
-        .enumerate()
-        .map(|(index, Object(message))| message.checked(&format!("messages[{index}]")))
-        .collect()
-}
-
-impl WireMessage {
-    fn checked(self, place: &str) -> Result<Message, ApiError> {
-        let role = match self.role.as_deref() {
-            None => return Err(ApiError::missing(format!("{place}.role"), ROLES)),
-            Some("system" | "developer") => Role::System,
-            Some("user") => Role::User,
-            Some("assistant") => Role::Assistant,
-            Some(role @ ("tool" | "function")) => {
-                let role = format_args!("{role:?}");
-                return Err(ApiError::unsupported(format!("{place}.role"), role, ROLES));
-            }
-            Some(other) => {
-                let other = format_args!("{other:?}");
-                return Err(ApiError::invalid_value(format!("{place}.role"), other, ROLES));
-            }
-        };
-        let extras = [
-            ("tool_calls", &self.tool_calls),
-            ("function_call", &self.function_call),
-            ("audio", &self.audio),
-        ];
-        for (name, value) in extras {
-            if let Some(value) = value.as_ref().filter(|value| *value != &Value::Array(Vec::new()))
-            {
-                let field = format!("{place}.{name}");
-                return Err(ApiError::unsupported(field, shown(value), "null"));
-            }
-        }
-        let place = format!("{place}.content");
-        let content = match self.content {
-            None => return Err(ApiError::missing(place, CONTENT)),
-            Some(TextOr::Text(text)) => text,
-            Some(TextOr::List(parts)) => joined(parts, &place)?,
-        };
-        Ok(Message { role, content })
-    }
-}
-
-/// The parts' texts as one, with nothing between them.
-fn joined(parts: Vec<Object<Part>>, place: &str) -> Result<String, ApiError> {
-    let mut whole = String::new();
-    for (index, Object(part)) in parts.into_iter().enumerate() {
-        let place = format!("{place}[{index}]");
-        match part.kind.as_deref() {
-            Some("text") => {}
-            None => return Err(ApiError::missing(format!("{place}.type"), "\"text\"")),
-            Some(other) => {
-                let other = format_args!("{other:?}");
-                return Err(ApiError::unsupported(format!("{place}.type"), other, "\"text\""));
-            }
-        }
-        let Some(text) = part.text else {
-            return Err(ApiError::missing(format!("{place}.text"), "a string"));
-        };
-        whole.push_str(&text);
-    }
-    Ok(whole)
-}
-
 /// `chat.completion`.
 #[derive(Debug, Serialize)]
 pub(crate) struct ChatCompletion<'a> {
@@ -228,8 +149,38 @@ struct Choice {
 #[derive(Debug, Serialize)]
 struct AnswerMessage {
     role: &'static str,
-    content: String,
+    /// Null where there is nothing but calls.
+    content: Option<String>,
     refusal: Option<()>,
+    #[serde(flatten)]
+    thought: Option<Thought>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<AnswerCall>,
+}
+
+/// The model's thought under both names that clients know it by.
+#[derive(Debug, Serialize)]
+struct Thought {
+    reasoning_content: String,
+    reasoning: String,
+}
+
+impl Thought {
+    fn of(text: String) -> Option<Self> {
+        (!text.is_empty()).then(|| Self { reasoning_content: text.clone(), reasoning: text })
+    }
+}
+
+impl AnswerMessage {
+    fn of(text: String, reasoning: String, calls: Vec<ToolCall>) -> Self {
+        Self {
+            role: "assistant",
+            content: Some(text).filter(|text| !text.is_empty() || calls.is_empty()),
+            refusal: None,
+            thought: Thought::of(reasoning),
+            tool_calls: calls.into_iter().map(AnswerCall::from).collect(),
+        }
+    }
 }
 
 impl<'a> ChatCompletion<'a> {
@@ -247,7 +198,7 @@ impl<'a> ChatCompletion<'a> {
             index,
             logprobs: logprobs.then(|| ChatLogprobs::new(&answer.tokens)),
             token_ids: prompt.map(|_| token_ids_of(&answer.tokens)),
-            message: AnswerMessage { role: "assistant", content: answer.text, refusal: None },
+            message: AnswerMessage::of(answer.text, answer.reasoning, answer.calls),
             finish_reason: finish_reason(answer.finished.reason),
         };
         Self {
@@ -288,6 +239,20 @@ struct DeltaMessage {
     role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<String>,
+    #[serde(flatten)]
+    thought: Option<Thought>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_calls: Option<[ChunkCall; 1]>,
+}
+
+impl DeltaMessage {
+    /// One piece of an answer: a call, thought or text.
+    fn of(text: String, reasoning: String, call: Option<CallDelta>) -> Self {
+        let thought = Thought::of(reasoning);
+        let content = (call.is_none() && thought.is_none()).then_some(text);
+        let tool_calls = call.map(|piece| [ChunkCall::from(piece)]);
+        Self { role: None, content, thought, tool_calls }
+    }
 }
 
 impl<'a> ChatChunk<'a> {
@@ -300,7 +265,11 @@ impl<'a> ChatChunk<'a> {
         index: usize,
         prompt: Option<&'a [u32]>,
     ) -> Self {
-        let delta = DeltaMessage { role: Some("assistant"), content: Some(String::new()) };
+        let delta = DeltaMessage {
+            role: Some("assistant"),
+            content: Some(String::new()),
+            ..DeltaMessage::default()
+        };
         let choice = ChunkChoice { index, delta, ..ChunkChoice::default() };
         Self { prompt_token_ids: prompt, ..Self::with(envelope, usage, choice) }
     }
@@ -316,7 +285,7 @@ impl<'a> ChatChunk<'a> {
             index,
             logprobs: logprobs.then(|| ChatLogprobs::new(&delta.tokens)),
             token_ids: token_ids.then(|| token_ids_of(&delta.tokens)),
-            delta: DeltaMessage { role: None, content: Some(delta.text) },
+            delta: DeltaMessage::of(delta.text, delta.reasoning, delta.call),
             finish_reason: None,
         };
         Self::with(envelope, usage, choice)

@@ -1,5 +1,5 @@
 use super::*;
-use crate::generate::Finished;
+use crate::generate::{CallStart, Finished, Message, Role};
 use crate::server::wire::common::SYSTEM_FINGERPRINT;
 use serde_json::{json, to_value};
 
@@ -11,7 +11,41 @@ fn messages(given: &Value) -> Result<Vec<Message>, ApiError> {
 }
 
 fn message(role: Role, content: &str) -> Message {
-    Message { role, content: content.to_owned() }
+    Message::text(role, content)
+}
+
+fn call(fields: &Value) -> Value {
+    let mut call = json!({"id": "c", "type": "function", "function": {
+        "name": "f", "arguments": "{}"
+    }});
+    call.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    call
+}
+
+fn calling(calls: &Value) -> Value {
+    json!([{"role": "assistant", "tool_calls": calls}])
+}
+
+#[test]
+fn calls_and_their_results_arrive() {
+    let given = json!([
+        {"role": "assistant", "content": null, "tool_calls": [call(&json!({"id": "call_1"}))]},
+        {"role": "tool", "content": "7", "tool_call_id": "call_1"},
+    ]);
+    let calls = vec![ToolCall {
+        id: "call_1".to_owned(),
+        name: "f".to_owned(),
+        arguments: "{}".to_owned(),
+    }];
+    let expected = [
+        Message { calls, ..message(Role::Assistant, "") },
+        Message { answers: Some("call_1".to_owned()), ..message(Role::Tool, "7") },
+    ];
+    assert_eq!(messages(&given).unwrap(), expected);
+    let body =
+        json!({"messages": calling(&json!([call(&json!({}))])), "continue_final_message": true});
+    let error = ChatRequest::parse(&body).unwrap_err();
+    assert_eq!(error.param.as_deref(), Some("continue_final_message"));
 }
 
 #[test]
@@ -41,7 +75,13 @@ fn faulty_conversations_name_the_place() {
         (json!([{"content": "x"}]), "messages[0].role", missing),
         (json!([{"role": 5, "content": "x"}]), "messages[0].role", "invalid_type"),
         (json!([{"role": "robot", "content": "x"}]), "messages[0].role", value),
-        (json!([{"role": "tool", "content": "x"}]), "messages[0].role", feature),
+        (json!([{"role": "function", "content": "x"}]), "messages[0].role", feature),
+        (json!([{"role": "tool", "content": "x"}]), "messages[0].tool_call_id", missing),
+        (
+            json!([{"role": "tool", "content": "x", "tool_call_id": "c"}]),
+            "messages[0].tool_call_id",
+            value,
+        ),
         (json!([{"role": "user"}]), "messages[0].content", missing),
         (user(json!(null)), "messages[0].content", missing),
         (user(json!(7)), "messages[0].content", "invalid_type"),
@@ -53,10 +93,32 @@ fn faulty_conversations_name_the_place() {
             "messages[0].content[1].type",
             feature,
         ),
+        (json!([{"role": "assistant", "content": null}]), "messages[0].content", missing),
         (
-            json!([{"role": "assistant", "content": null, "tool_calls": [{}]}]),
+            json!([{"role": "user", "content": "x", "tool_calls": [call(&json!({}))]}]),
             "messages[0].tool_calls",
+            value,
+        ),
+        (calling(&json!([{}])), "messages[0].tool_calls[0].function", missing),
+        (
+            calling(&json!([call(&json!({})), call(&json!({"id": null}))])),
+            "messages[0].tool_calls[1].id",
+            missing,
+        ),
+        (
+            calling(&json!([call(&json!({"type": "custom"}))])),
+            "messages[0].tool_calls[0].type",
             feature,
+        ),
+        (
+            calling(&json!([call(&json!({"function": {"arguments": "{}"}}))])),
+            "messages[0].tool_calls[0].function.name",
+            missing,
+        ),
+        (
+            calling(&json!([call(&json!({"function": {"name": "f", "arguments": {}}}))])),
+            "messages[0].tool_calls[0].function.arguments",
+            "invalid_type",
         ),
     ];
     for (given, param, code) in table {
@@ -119,13 +181,68 @@ fn envelope(object: &'static str) -> Envelope {
 fn finished() -> Finished {
     Finished {
         reason: Finish::Length,
-        usage: Usage { prompt_tokens: 4, cached_tokens: 1, completion_tokens: 2 },
+        usage: Usage {
+            prompt_tokens: 4,
+            cached_tokens: 1,
+            completion_tokens: 2,
+            reasoning_tokens: 1,
+        },
+    }
+}
+
+fn answer(text: &str, reasoning: &str, calls: Vec<ToolCall>) -> Answer {
+    Answer {
+        text: text.to_owned(),
+        reasoning: reasoning.to_owned(),
+        calls,
+        tokens: Vec::new(),
+        finished: finished(),
     }
 }
 
 #[test]
+fn calls_and_thought_have_the_shapes_that_clients_read() {
+    let envelope = envelope(ChatCompletion::OBJECT);
+    let call = ToolCall { id: "call_1".into(), name: "f".into(), arguments: "{}".into() };
+    let answers = vec![answer("", "hm", vec![call])];
+    let shape = ChatCompletion::new(&envelope, answers, finished().usage, false, None);
+    assert_eq!(
+        to_value(shape).unwrap()["choices"][0]["message"],
+        json!({
+            "role": "assistant", "content": null, "refusal": null,
+            "reasoning_content": "hm", "reasoning": "hm",
+            "tool_calls": [{
+                "id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}
+            }]
+        })
+    );
+    let delta = |delta: TextDelta| {
+        let chunk = ChatChunk::text(&envelope, ChunkUsage::NotAsked, 0, delta, [false, false]);
+        to_value(chunk).unwrap()["choices"][0]["delta"].clone()
+    };
+    let begun = Some(CallStart { id: "call_1".into(), name: "f".into() });
+    let piece = CallDelta { index: 1, begun, arguments: String::new() };
+    assert_eq!(
+        delta(TextDelta { call: Some(piece), ..TextDelta::default() }),
+        json!({"tool_calls": [{
+            "index": 1, "id": "call_1", "type": "function",
+            "function": {"name": "f", "arguments": ""}
+        }]})
+    );
+    let piece = CallDelta { index: 1, begun: None, arguments: "{}".into() };
+    assert_eq!(
+        delta(TextDelta { call: Some(piece), ..TextDelta::default() }),
+        json!({"tool_calls": [{"index": 1, "function": {"arguments": "{}"}}]})
+    );
+    assert_eq!(
+        delta(TextDelta { reasoning: "hm".into(), ..TextDelta::default() }),
+        json!({"reasoning_content": "hm", "reasoning": "hm"})
+    );
+}
+
+#[test]
 fn the_answers_shape_is_openais() {
-    let answer = Answer { text: "hi".to_owned(), tokens: Vec::new(), finished: finished() };
+    let answer = answer("hi", "", Vec::new());
     let envelope = envelope(ChatCompletion::OBJECT);
     let expected = json!({
         "id": "chatcmpl-1", "object": "chat.completion", "created": 5, "model": "phi-4",
@@ -136,7 +253,8 @@ fn the_answers_shape_is_openais() {
         }],
         "usage": {
             "prompt_tokens": 4, "completion_tokens": 2, "total_tokens": 6,
-            "prompt_tokens_details": {"cached_tokens": 1}
+            "prompt_tokens_details": {"cached_tokens": 1},
+            "completion_tokens_details": {"reasoning_tokens": 1}
         }
     });
     let shape = ChatCompletion::new(&envelope, vec![answer], finished().usage, false, None);
@@ -155,7 +273,7 @@ fn the_chunks_shapes_are_openais() {
         json!([{"index": 0, "delta": {"role": "assistant", "content": ""},
                 "logprobs": null, "finish_reason": null}])
     );
-    let delta = TextDelta { text: "a".to_owned(), tokens: Vec::new() };
+    let delta = TextDelta { text: "a".to_owned(), ..TextDelta::default() };
     assert_eq!(
         choice(ChatChunk::text(&envelope, ChunkUsage::NotYet, 0, delta, [true, false])),
         json!([{"index": 0, "delta": {"content": "a"},

@@ -278,11 +278,17 @@ pub(crate) struct WireUsage {
     completion_tokens: usize,
     total_tokens: usize,
     prompt_tokens_details: PromptTokensDetails,
+    completion_tokens_details: CompletionTokensDetails,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 struct PromptTokensDetails {
     cached_tokens: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+struct CompletionTokensDetails {
+    reasoning_tokens: usize,
 }
 
 impl From<Usage> for WireUsage {
@@ -292,6 +298,9 @@ impl From<Usage> for WireUsage {
             completion_tokens: usage.completion_tokens,
             total_tokens: usage.prompt_tokens + usage.completion_tokens,
             prompt_tokens_details: PromptTokensDetails { cached_tokens: usage.cached_tokens },
+            completion_tokens_details: CompletionTokensDetails {
+                reasoning_tokens: usage.reasoning_tokens,
+            },
         }
     }
 }
@@ -326,6 +335,7 @@ pub(crate) fn token_ids_of(tokens: &[TokenDelta]) -> Vec<u32> {
 pub(crate) fn finish_reason(finish: Finish) -> &'static str {
     match finish {
         Finish::Stop => "stop",
+        Finish::ToolCalls => "tool_calls",
         Finish::Length => "length",
     }
 }

@@ -343,11 +343,12 @@ mod tests {
             model: "phi-4".to_owned(),
             system_fingerprint: SYSTEM_FINGERPRINT,
         };
-        let tokens = TextDelta { text: "hi".to_owned(), tokens: Vec::new() };
+        let tokens = TextDelta { text: "hi".to_owned(), ..TextDelta::default() };
         let answer = Piece { delta: tokens, finish: Some(Finish::Stop), ..Piece::default() };
         let usage = json!({
             "prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0,
-            "prompt_tokens_details": {"cached_tokens": 0}
+            "prompt_tokens_details": {"cached_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": 0}
         });
         let whole =
             to_value(Completion::whole(&envelope, vec![answer], Usage::default(), [false; 2]))
@@ -356,7 +357,7 @@ mod tests {
         assert_eq!(whole["usage"], usage);
         let choice = json!([{"text": "hi", "index": 0, "logprobs": null, "finish_reason": "stop"}]);
         assert_eq!(whole["choices"], choice);
-        let delta = TextDelta { text: "a".to_owned(), tokens: Vec::new() };
+        let delta = TextDelta { text: "a".to_owned(), ..TextDelta::default() };
         let piece = Piece { delta, ..Piece::default() };
         let chunk = Completion::chunk(&envelope, ChunkUsage::NotAsked, piece, None, false);
         let chunk = to_value(chunk).unwrap();

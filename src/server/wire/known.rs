@@ -17,7 +17,6 @@ const NOTED: &[&str] = &[
     "user",
     "metadata",
     "store",
-    "parallel_tool_calls",
     "safety_identifier",
     "prompt_cache_key",
     "cache_prompt",
@@ -126,7 +125,7 @@ mod tests {
         let chat = ChatRequest::parse(&body).unwrap().ignored;
         assert_eq!(chat, ["prompt", "temprature", "zz"]);
         let completion = CompletionRequest::parse(&body).unwrap().ignored;
-        assert_eq!(completion, ["messages", "temprature", "zz"]);
+        assert_eq!(completion, ["messages", "tools", "temprature", "zz"]);
         let strict = json!({"prompt": "x", "temprature": 2, "strict": true});
         let error = CompletionRequest::parse(&strict).unwrap_err();
         assert_eq!(error.param.as_deref(), Some("temprature"));

@@ -8,11 +8,14 @@ pub(super) mod error;
 mod form;
 mod known;
 pub(super) mod logprobs;
+mod messages;
 pub(super) mod models;
+mod reasoning;
 pub(super) mod sampling;
 pub(super) mod slots;
 mod steering;
 #[cfg(test)]
 mod tests;
 pub(super) mod tokens;
+mod tools;
 mod unsupported;

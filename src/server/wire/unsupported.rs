@@ -71,15 +71,11 @@ const CHAT: &[Unsupported] = &[
     field("best_of", is_one, "1"),
     field("echo", is_false, "false"),
     field("suffix", is_empty, "null"),
-    field("tools", is_empty, "an empty list"),
-    field("tool_choice", is_none_word, "\"none\""),
     field("functions", is_empty, "an empty list"),
     field("function_call", is_none_word, "\"none\""),
     field("modalities", |v| *v == json!(["text"]), "[\"text\"]"),
     field("audio", never, "null"),
     field("prediction", never, "null"),
-    field("reasoning_effort", is_none_word, "\"none\""),
-    field("thinking_token_budget", never, "null"),
     field("verbosity", |v| v == "medium", "\"medium\""),
     field("web_search_options", never, "null"),
     field("chat_template", never, "null"),
@@ -122,12 +118,12 @@ mod tests {
     #[test]
     fn features_are_refused_by_name() {
         let table = [
-            (json!({"tools": [{"type": "function"}]}), "tools"),
-            (json!({"tool_choice": "auto"}), "tool_choice"),
+            (json!({"functions": [{"name": "f"}]}), "functions"),
+            (json!({"function_call": "auto"}), "function_call"),
             (json!({"best_of": 2}), "best_of"),
             (json!({"echo": true}), "echo"),
             (json!({"modalities": ["text", "audio"]}), "modalities"),
-            (json!({"reasoning_effort": "low"}), "reasoning_effort"),
+            (json!({"verbosity": "low"}), "verbosity"),
         ];
         for (body, name) in table {
             let error = check_chat(&body).unwrap_err();
@@ -142,7 +138,7 @@ mod tests {
     #[test]
     fn values_that_ask_for_nothing_pass() {
         let body = json!({
-            "tools": [], "tool_choice": "none", "n": 1,
+            "functions": [], "function_call": "none", "n": 1,
             "modalities": ["text"], "audio": null, "echo": false, "suffix": null, "best_of": 1,
             "store": true, "metadata": {"a": "b"}, "user": "u", "parallel_tool_calls": true,
         });

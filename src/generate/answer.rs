@@ -1,0 +1,51 @@
+//! A whole answer, put together from its pieces.
+
+use super::request::{Finished, TextDelta, TokenDelta};
+use super::tools::ToolCall;
+
+/// A whole answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// The text.
+    pub text: String,
+    /// The model's thought, if it was told apart; else empty.
+    pub reasoning: String,
+    /// The functions that it calls.
+    pub calls: Vec<ToolCall>,
+    /// The tokens it was made from.
+    pub tokens: Vec<TokenDelta>,
+    /// How it ended.
+    pub finished: Finished,
+}
+
+/// The pieces of an answer so far.
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    text: String,
+    reasoning: String,
+    calls: Vec<ToolCall>,
+    tokens: Vec<TokenDelta>,
+}
+
+impl Parts {
+    /// Adds the next piece.
+    pub(super) fn add(&mut self, delta: TextDelta) {
+        self.text.push_str(&delta.text);
+        self.reasoning.push_str(&delta.reasoning);
+        self.tokens.extend(delta.tokens);
+        let Some(piece) = delta.call else { return };
+        if let Some(begun) = piece.begun {
+            let call = ToolCall { id: begun.id, name: begun.name, arguments: String::new() };
+            self.calls.push(call);
+        }
+        if let Some(call) = self.calls.get_mut(piece.index) {
+            call.arguments.push_str(&piece.arguments);
+        }
+    }
+
+    /// The answer, which ended so.
+    pub(super) fn into_answer(self, finished: Finished) -> Answer {
+        let Self { text, reasoning, calls, tokens } = self;
+        Answer { text, reasoning, calls, tokens, finished }
+    }
+}

@@ -1,0 +1,254 @@
+//! Functions that a chat request offers to the model, and the calls in its answers.
+
+use std::collections::HashSet;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::common::{List, Object, shown};
+use crate::generate::{CallDelta, Tool, ToolCall, ToolChoice, Tools};
+use crate::server::error::ApiError;
+
+/// Most functions in one request.
+const MOST_TOOLS: usize = 128;
+
+/// Most characters in a function's name.
+const MOST_NAME: usize = 64;
+
+const NAME: &str = "1 to 64 letters, digits, \"_\" and \"-\"";
+const CHOICES: &str = "\"none\", \"auto\", \"required\", {\"type\": \"function\", \"function\": \
+                       {\"name\": …}} or {\"type\": \"allowed_tools\", …}";
+
+/// The fields about functions.
+#[derive(Debug, Deserialize)]
+pub(super) struct ToolFields {
+    tools: Option<List<Object<WireTool>>>,
+    tool_choice: Option<Value>,
+    parallel_tool_calls: Option<bool>,
+}
+
+#[derive(Debug, Deserialize)]
+struct WireTool {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    function: Option<Object<WireFunction>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct WireFunction {
+    name: Option<String>,
+    description: Option<String>,
+    parameters: Option<Map<String, Value>>,
+    strict: Option<bool>,
+}
+
+impl ToolFields {
+    /// The functions and the choice among them, checked.
+    pub(super) fn tools(self) -> Result<Tools, ApiError> {
+        let given = self.tools.map_or_else(Vec::new, |List(tools)| tools);
+        if given.len() > MOST_TOOLS {
+            let count = format_args!("{} tools", given.len());
+            return Err(ApiError::invalid_value("tools", count, "at most 128 tools"));
+        }
+        let mut names = HashSet::new();
+        let mut definitions = Vec::with_capacity(given.len());
+        for (index, Object(tool)) in given.into_iter().enumerate() {
+            let place = format!("tools[{index}]");
+            let tool = tool.checked(&place)?;
+            if !names.insert(tool.name.clone()) {
+                let name = format_args!("{:?}", tool.name);
+                let field = format!("{place}.function.name");
+                return Err(ApiError::invalid_value(field, name, "a name that no other tool has"));
+            }
+            definitions.push(tool);
+        }
+        let single = self.parallel_tool_calls == Some(false);
+        let mut tools = Tools { definitions, choice: ToolChoice::Auto, single };
+        if let Some(choice) = self.tool_choice {
+            choose(&mut tools, &choice)?;
+        }
+        Ok(tools)
+    }
+}
+
+impl WireTool {
+    fn checked(self, place: &str) -> Result<Tool, ApiError> {
+        check_kind(self.kind.as_deref(), place)?;
+        let place = format!("{place}.function");
+        let Some(Object(function)) = self.function else {
+            return Err(ApiError::missing(place, "an object with a name"));
+        };
+        let Some(name) = function.name else {
+            return Err(ApiError::missing(format!("{place}.name"), NAME));
+        };
+        check_name(&name, &format!("{place}.name"))?;
+        let parameters = function.parameters.unwrap_or_default();
+        check_parameters(&parameters, &format!("{place}.parameters"))?;
+        let strict = function.strict.unwrap_or(false);
+        Ok(Tool { name, description: function.description, parameters, strict })
+    }
+}
+
+fn check_kind(kind: Option<&str>, place: &str) -> Result<(), ApiError> {
+    match kind {
+        Some("function") => Ok(()),
+        None => Err(ApiError::missing(format!("{place}.type"), "\"function\"")),
+        Some(other) => {
+            let other = format_args!("{other:?}");
+            Err(ApiError::unsupported(format!("{place}.type"), other, "\"function\""))
+        }
+    }
+}
+
+/// Refuses a name that a function can't have.
+pub(super) fn check_name(name: &str, place: &str) -> Result<(), ApiError> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if name.is_empty() || name.len() > MOST_NAME || !name.chars().all(fits) {
+        let name = shown(&Value::String(name.to_owned()));
+        return Err(ApiError::invalid_value(place, name, NAME));
+    }
+    Ok(())
+}
+
+/// Refuses a schema whose values are no objects: arguments always are.
+pub(super) fn check_parameters(schema: &Map<String, Value>, place: &str) -> Result<(), ApiError> {
+    match schema.get("type") {
+        None => Ok(()),
+        Some(kind) if kind == "object" => Ok(()),
+        Some(other) => {
+            let expected = "\"object\", which arguments are";
+            Err(ApiError::invalid_value(format!("{place}.type"), shown(other), expected))
+        }
+    }
+}
+
+fn choose(tools: &mut Tools, choice: &Value) -> Result<(), ApiError> {
+    const FIELD: &str = "tool_choice";
+    tools.choice = match choice {
+        Value::String(word) => by_word(word, FIELD, &["none", "auto", "required"], CHOICES)?,
+        Value::Object(_) => match choice["type"].as_str() {
+            Some("function") => {
+                ToolChoice::Named(named(&choice["function"]["name"], tools, FIELD)?)
+            }
+            Some("allowed_tools") => allowed(tools, &choice["allowed_tools"])?,
+            _ => {
+                let kind = shown(&choice["type"]);
+                let field = "tool_choice.type";
+                return Err(ApiError::invalid_value(
+                    field,
+                    kind,
+                    "\"function\" or \"allowed_tools\"",
+                ));
+            }
+        },
+        other => {
+            let reason = format!("{} is not accepted; expected {CHOICES}", shown(other));
+            return Err(ApiError::invalid_type(FIELD, &reason));
+        }
+    };
+    if tools.definitions.is_empty() && tools.choice != ToolChoice::None {
+        let expected = "it only together with tools";
+        return Err(ApiError::invalid_value(FIELD, shown(choice), expected));
+    }
+    Ok(())
+}
+
+fn by_word(
+    word: &str,
+    field: &str,
+    words: &[&str],
+    accepted: &str,
+) -> Result<ToolChoice, ApiError> {
+    match word {
+        word if !words.contains(&word) => {
+            let word = shown(&Value::String(word.to_owned()));
+            Err(ApiError::invalid_value(field, word, accepted))
+        }
+        "none" => Ok(ToolChoice::None),
+        "required" => Ok(ToolChoice::Required),
+        _ => Ok(ToolChoice::Auto),
+    }
+}
+
+/// The name, if a tool has it.
+fn named(name: &Value, tools: &Tools, place: &str) -> Result<String, ApiError> {
+    let field = format!("{place}.function.name");
+    match name {
+        Value::Null => Err(ApiError::missing(field, "the name of one of the tools")),
+        Value::String(name) if tools.definitions.iter().any(|tool| tool.name == *name) => {
+            Ok(name.clone())
+        }
+        other => Err(ApiError::invalid_value(field, shown(other), "the name of one of the tools")),
+    }
+}
+
+/// Leaves the tools that are allowed; the model is not told of the others.
+fn allowed(tools: &mut Tools, given: &Value) -> Result<ToolChoice, ApiError> {
+    const PLACE: &str = "tool_choice.allowed_tools";
+    let Some(Value::Array(list)) = given.get("tools").filter(|_| given.is_object()) else {
+        let expected = "a list of {\"type\": \"function\", \"function\": {\"name\": …}}";
+        return Err(ApiError::missing(format!("{PLACE}.tools"), expected));
+    };
+    let mut names = HashSet::new();
+    for (index, entry) in list.iter().enumerate() {
+        let place = format!("{PLACE}.tools[{index}]");
+        check_kind(entry["type"].as_str(), &place)?;
+        names.insert(named(&entry["function"]["name"], tools, &place)?);
+    }
+    tools.definitions.retain(|tool| names.contains(&tool.name));
+    let mode = given["mode"].as_str().unwrap_or("auto");
+    by_word(mode, &format!("{PLACE}.mode"), &["auto", "required"], "\"auto\" or \"required\"")
+}
+
+/// A call in a whole answer.
+#[derive(Debug, Serialize)]
+pub(super) struct AnswerCall {
+    id: String,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    function: AnswerCalled,
+}
+
+#[derive(Debug, Serialize)]
+struct AnswerCalled {
+    name: String,
+    arguments: String,
+}
+
+impl From<ToolCall> for AnswerCall {
+    fn from(call: ToolCall) -> Self {
+        let function = AnswerCalled { name: call.name, arguments: call.arguments };
+        Self { id: call.id, kind: "function", function }
+    }
+}
+
+/// A piece of a call in a chunk.
+#[derive(Debug, Serialize)]
+pub(super) struct ChunkCall {
+    index: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    kind: Option<&'static str>,
+    function: ChunkCalled,
+}
+
+#[derive(Debug, Serialize)]
+struct ChunkCalled {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    arguments: String,
+}
+
+impl From<CallDelta> for ChunkCall {
+    fn from(piece: CallDelta) -> Self {
+        let kind = piece.begun.as_ref().map(|_| "function");
+        let (id, name) = piece.begun.map(|begun| (begun.id, begun.name)).unzip();
+        let function = ChunkCalled { name, arguments: piece.arguments };
+        Self { index: piece.index, id, kind, function }
+    }
+}
+
+#[cfg(test)]
+#[path = "tools_tests.rs"]
+mod tests;
