@@ -10,10 +10,11 @@
 //! | [`engine`] | one thread that owns the KV cache and all sequences: scheduler, sampler |
 //! | [`model`] | the export's contract, the ONNX Runtime session, KV memory, tensor binding |
 //!
-//! Leaves, used by the layers and using none: [`settings`], [`os`], [`telemetry`].
+//! Leaves, used by the layers and using none: [`settings`], [`os`], [`telemetry`], [`fetch`].
 
 pub mod cli;
 pub mod engine;
+pub mod fetch;
 pub mod generate;
 pub mod model;
 pub mod os;

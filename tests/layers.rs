@@ -24,7 +24,7 @@ const EVERYWHERE: &[&str] = &["thiserror", "log"];
 const RULES: &[Rule] = &[
     Rule {
         layer: "cli",
-        ours: &["server", "generate", "engine", "model", "settings", "os", "telemetry"],
+        ours: &["server", "generate", "engine", "model", "settings", "os", "telemetry", "fetch"],
         crates: &[
             "clap",
             "clap_complete",
@@ -87,6 +87,23 @@ const RULES: &[Rule] = &[
         crates: &["ort", "ndarray", "half", "nix", "serde", "serde_json", "blake3"],
     },
     Rule { layer: "settings", ours: &[], crates: &["config", "serde", "strsim", "toml"] },
+    Rule {
+        layer: "fetch",
+        ours: &[],
+        crates: &[
+            "hyper",
+            "hyper_util",
+            "http_body_util",
+            "bytes",
+            "tokio",
+            "tokio_rustls",
+            "rustls_native_certs",
+            "ring",
+            "serde",
+            "serde_json",
+            "nix",
+        ],
+    },
     Rule { layer: "os", ours: &[], crates: &["nix", "tokio"] },
     Rule {
         layer: "telemetry",

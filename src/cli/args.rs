@@ -4,7 +4,7 @@
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
-use clap::{Arg, ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueHint};
+use clap::{Arg, ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::exit::Fatal;
 use crate::settings::{DEFAULT_FILE, DEFINITIONS, DROP_INS, Definition, Inputs, Resolved, resolve};
@@ -36,6 +36,12 @@ pub(super) enum Command {
     /// Make, list and remove keys of the API
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Fetch a model
+    Pull(PullArgs),
+    /// Tell which models have been fetched
+    List(ModelsArgs),
+    /// Remove a fetched model
+    Remove(RemoveArgs),
     /// Show the settings
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -54,6 +60,72 @@ pub(super) enum ConfigCommand {
     Show(SettingsArgs),
     /// Print a settings file with every key, its meaning and its default
     Render,
+}
+
+/// Where fetched models are.
+#[derive(Debug, Args)]
+pub(super) struct ModelsArgs {
+    /// Folder of the models. Default: /var/lib/phi4d/models for root, else phi4d/models in the
+    /// user's data folder
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(super) models: Option<PathBuf>,
+}
+
+/// Which export of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum VariantChoice {
+    /// What the settings' provider runs
+    Auto,
+    /// For processors
+    Cpu,
+    /// For GPUs
+    Gpu,
+}
+
+/// What to fetch.
+#[derive(Debug, Args)]
+pub(super) struct PullArgs {
+    /// phi-4, phi-4-mini, phi-4-reasoning, phi-4-reasoning-plus, OWNER/REPOSITORY with or without
+    /// /FOLDER, or a repository's URL
+    #[arg(value_name = "MODEL")]
+    pub(super) model: String,
+    /// Which export to take where a repository has several
+    #[arg(long, value_enum, default_value_t = VariantChoice::Auto)]
+    pub(super) variant: VariantChoice,
+    /// A branch, tag or commit. Default: the URL's, else main
+    #[arg(long, value_name = "REVISION")]
+    pub(super) revision: Option<String>,
+    /// What to call it here. Default: by its repository
+    #[arg(long, value_name = "NAME", value_parser = model_name)]
+    pub(super) name: Option<String>,
+    /// Where models are published, for anything but a URL. Default: https://huggingface.co
+    #[arg(long, value_name = "URL", env = "HF_ENDPOINT", value_hint = ValueHint::Url)]
+    pub(super) endpoint: Option<String>,
+    /// File with an access token. Default: the token in HF_TOKEN, if there is one
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) token_file: Option<PathBuf>,
+    /// Fetch it anew if it is there already
+    #[arg(long)]
+    pub(super) replace: bool,
+    /// Where to
+    #[command(flatten)]
+    pub(super) models: ModelsArgs,
+}
+
+/// What to remove.
+#[derive(Debug, Args)]
+pub(super) struct RemoveArgs {
+    /// The model's name, as `phi4d list` tells it
+    #[arg(value_name = "NAME")]
+    pub(super) name: String,
+    /// Where from
+    #[command(flatten)]
+    pub(super) models: ModelsArgs,
+}
+
+fn model_name(text: &str) -> Result<String, String> {
+    let expected = "expected at most 100 letters, digits, dashes, dots and underscores";
+    if crate::fetch::is_model_name(text) { Ok(text.to_owned()) } else { Err(expected.to_owned()) }
 }
 
 /// Where manual pages go.

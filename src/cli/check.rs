@@ -77,7 +77,7 @@ fn folder_bytes(folder: &std::path::Path) -> usize {
 }
 
 /// Three digits or so and a binary unit.
-fn size(bytes: usize) -> String {
+pub(super) fn size(bytes: usize) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
     if bytes < 1024 {
         return format!("{bytes} bytes");

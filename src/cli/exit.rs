@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use crate::engine::{Crashed, StartError};
+use crate::fetch::FetchError;
 use crate::generate::TextLoadError;
 use crate::model::LoadError;
 use crate::os::{ActivationError, BindError};
@@ -31,16 +32,22 @@ const CODES: [(Code, &str); 11] = [
     (Code::Ok, "The command did its work; for serve: the daemon was told to stop and did."),
     (Code::Usage, "The command line is wrong."),
     (Code::Data, "A file of the model's folder is damaged or does not fit the contract."),
-    (Code::NoInput, "The model's folder or a file in it is missing or can't be read."),
+    (
+        Code::NoInput,
+        "The model's folder or a file in it is missing or can't be read; for pull: there is no such model.",
+    ),
     (
         Code::Unavailable,
-        "ONNX Runtime or the execution provider can't be used; for chat: no daemon answers.",
+        "ONNX Runtime or the execution provider can't be used; for chat: no daemon answers; for pull: the endpoint does not.",
     ),
     (Code::Internal, "The program failed in a way it should not."),
     (Code::Os, "The system refused something, such as a TCP address or memory."),
-    (Code::CannotCreate, "The Unix socket can't be made."),
+    (Code::CannotCreate, "The Unix socket can't be made; for pull: the model is there already."),
     (Code::Io, "Input or output failed."),
-    (Code::Protocol, "For chat: the daemon refused a request or broke off its answer."),
+    (
+        Code::Protocol,
+        "For chat and pull: the other side refused a request, or what it sent is wrong.",
+    ),
     (Code::Settings, "The settings are wrong."),
 ];
 
@@ -82,6 +89,9 @@ pub(super) enum Fatal {
     /// The engine's thread panicked.
     #[error(transparent)]
     EngineCrashed(#[from] Crashed),
+    /// A model can't be fetched, told of or removed.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
     /// A part of the program ended that should not have.
     #[error("internal error: {0}")]
     Internal(String),
@@ -153,6 +163,7 @@ impl Fatal {
                 TextLoadError::Read { .. } => Code::NoInput,
                 TextLoadError::Invalid { .. } => Code::Data,
             },
+            Self::Fetch(error) => of_fetch(error),
             Self::Bind(BindError::Tcp { .. })
             | Self::Activation(_)
             | Self::EngineStart(StartError::Thread(_))
@@ -177,6 +188,21 @@ impl Fatal {
             other => vec![other.to_string()],
         };
         texts.iter().map(|text| one_line(text)).collect()
+    }
+}
+
+fn of_fetch(error: &FetchError) -> Code {
+    match error {
+        FetchError::Invalid { .. } => Code::Usage,
+        FetchError::Status { status: 404, .. }
+        | FetchError::Folder { .. }
+        | FetchError::Missing { .. } => Code::NoInput,
+        FetchError::Unreachable { .. } => Code::Unavailable,
+        FetchError::Status { .. } | FetchError::Answer { .. } | FetchError::WrongBytes { .. } => {
+            Code::Protocol
+        }
+        FetchError::Exists { .. } | FetchError::Busy { .. } => Code::CannotCreate,
+        FetchError::NoSpace { .. } | FetchError::File { .. } => Code::Io,
     }
 }
 

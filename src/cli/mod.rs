@@ -11,6 +11,7 @@ mod exit;
 mod key;
 mod output;
 mod prepare;
+mod pull;
 mod serve;
 mod start;
 mod watchdog;
@@ -42,6 +43,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Prepare(settings) => prepare::run(settings),
         Command::Bench(bench) => bench::run(bench),
         Command::Key(command) => key::run(command),
+        Command::Pull(arguments) => pull::pull(arguments),
+        Command::List(arguments) => pull::list(arguments),
+        Command::Remove(arguments) => pull::remove(arguments),
         Command::Config(command) => config::run(command),
         Command::Man(man) => documents::man(&man.folder),
         Command::Completions(shell) => documents::completions(shell.shell),

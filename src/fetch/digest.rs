@@ -1,0 +1,82 @@
+//! The hashes by which an endpoint names its files' contents.
+
+use std::fmt::Write as _;
+
+use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
+
+/// What a file's content is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Expected {
+    /// SHA-256 of the content, of files in large-file storage.
+    Sha256(String),
+    /// Git's name of the content: SHA-1 of `blob SIZE`, a zero byte and the content.
+    GitBlob(String),
+}
+
+impl Expected {
+    /// Begins to read a content of `size` bytes.
+    pub(super) fn begin(&self, size: u64) -> Context {
+        match self {
+            Self::Sha256(_) => Context::new(&SHA256),
+            Self::GitBlob(_) => {
+                let mut context = Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
+                context.update(format!("blob {size}\0").as_bytes());
+                context
+            }
+        }
+    }
+
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Sha256(_) => "SHA-256",
+            Self::GitBlob(_) => "git hash",
+        }
+    }
+
+    pub(super) fn hex(&self) -> &str {
+        match self {
+            Self::Sha256(hex) | Self::GitBlob(hex) => hex,
+        }
+    }
+
+    /// Whether this can be a hash of its kind.
+    pub(super) fn is_sane(&self) -> bool {
+        let digits = match self {
+            Self::Sha256(_) => 64,
+            Self::GitBlob(_) => 40,
+        };
+        self.hex().len() == digits && self.hex().bytes().all(|byte| byte.is_ascii_hexdigit())
+    }
+}
+
+/// A finished hash in hexadecimal digits.
+pub(super) fn hex(context: Context) -> String {
+    let mut text = String::new();
+    for byte in context.finish().as_ref() {
+        // Writing to a String can't fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashes_are_those_of_git_and_sha256sum() {
+        let of = |expected: Expected| {
+            let mut context = expected.begin(6);
+            context.update(b"hel");
+            context.update(b"lo\n");
+            assert!(expected.is_sane());
+            assert_eq!(hex(context), expected.hex());
+        };
+        // From `printf 'hello\n' | git hash-object --stdin` and `| sha256sum`.
+        of(Expected::GitBlob("ce013625030ba8dba906f756967f9e9ca394464a".to_owned()));
+        of(Expected::Sha256(
+            "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03".to_owned(),
+        ));
+        assert!(!Expected::Sha256("ce01".to_owned()).is_sane());
+    }
+}

@@ -1,0 +1,126 @@
+//! What can go wrong while fetching.
+
+use std::path::PathBuf;
+
+/// Why something could not be fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// A URL or a model's name is not one.
+    #[error("{given:?} is not accepted; expected {expected}")]
+    Invalid {
+        /// What was given.
+        given: String,
+        /// What is accepted.
+        expected: String,
+    },
+    /// The other machine can't be reached, or broke off more often than is tried.
+    #[error("cannot reach {host}: {reason}")]
+    Unreachable {
+        /// The machine.
+        host: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The endpoint answered with another status than was hoped for.
+    #[error("{url} answered with status {status}{}", hint(*.status))]
+    Status {
+        /// What was asked for.
+        url: String,
+        /// The status.
+        status: u16,
+    },
+    /// The endpoint's answer is not what its kind of endpoint says.
+    #[error("{url} answered with what is no {expected}")]
+    Answer {
+        /// What was asked for.
+        url: String,
+        /// What was expected.
+        expected: &'static str,
+    },
+    /// The repository has no model folder for this machine, or several.
+    #[error("{repository} has {}; name one as {repository}/FOLDER", folders(.found))]
+    Folder {
+        /// The repository.
+        repository: String,
+        /// The folders with a model that fit.
+        found: Vec<String>,
+    },
+    /// A file arrived that is not the one the endpoint listed.
+    #[error("{file} is damaged: its {kind} is {found}; the endpoint lists {expected}")]
+    WrongBytes {
+        /// The file.
+        file: String,
+        /// What was compared.
+        kind: &'static str,
+        /// What arrived.
+        found: String,
+        /// What was to arrive.
+        expected: String,
+    },
+    /// The disk has no room.
+    #[error("{} has {free} bytes free; {wanted} are needed", folder.display())]
+    NoSpace {
+        /// Where.
+        folder: PathBuf,
+        /// Bytes free.
+        free: u64,
+        /// Bytes that are needed.
+        wanted: u64,
+    },
+    /// The model is there already.
+    #[error("{} is there already; --replace fetches it anew", folder.display())]
+    Exists {
+        /// Where.
+        folder: PathBuf,
+    },
+    /// Another process fetches the same model.
+    #[error("another process is fetching this model into {}", folder.display())]
+    Busy {
+        /// Where.
+        folder: PathBuf,
+    },
+    /// The model is not there.
+    #[error("there is no model {name} in {}", folder.display())]
+    Missing {
+        /// Its name.
+        name: String,
+        /// Where.
+        folder: PathBuf,
+    },
+    /// A file or folder can't be used.
+    #[error("cannot {action} {}: {source}", path.display())]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+impl FetchError {
+    /// An error of the file system at `path`.
+    pub(super) fn file(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::File { action, path, source }
+    }
+}
+
+fn hint(status: u16) -> &'static str {
+    match status {
+        401 | 403 => "; it may want a token (--token-file or HF_TOKEN)",
+        404 => "; there is no such model, revision or folder",
+        _ => "",
+    }
+}
+
+fn folders(found: &[String]) -> String {
+    match found {
+        [] => "no model folder of this kind".to_owned(),
+        several => format!("several: {}", several.join(", ")),
+    }
+}

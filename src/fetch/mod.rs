@@ -1,0 +1,21 @@
+//! Fetches from other machines: a small HTTP client, and models from a Hugging Face compatible
+//! endpoint into a folder of models.
+//!
+//! A leaf: it knows no setting and no model, only URLs, files and their hashes.
+
+mod client;
+mod digest;
+mod download;
+mod error;
+mod hub;
+mod models;
+mod names;
+mod pull;
+mod url;
+
+pub use client::Client;
+pub use error::FetchError;
+pub use models::{Installed, Models};
+pub use names::{KNOWN, Source, Variant, is_name as is_model_name};
+pub use pull::{Plan, Progress, Pull};
+pub use url::Url;
