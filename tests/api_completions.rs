@@ -177,3 +177,57 @@ fn a_system_message_and_earlier_turns_are_read() {
     // Each turn costs what it says and its marks.
     assert!(both >= 2 * one, "{both} {one}");
 }
+
+/// The model's log-probabilities of what it said are those of the same tokens when it reads them.
+#[test]
+fn prompts_are_scored_as_answers_are() {
+    let daemon = Daemon::start();
+    let ask = |body: Value| daemon.tcp().post("/v1/completions", &body).json();
+    // Longer than what one step scores.
+    let text = "Count: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20. ".repeat(3);
+    let said = ask(json!({
+        "prompt": text, "temperature": 0, "max_tokens": 12, "logprobs": 3, "ignore_eos": true,
+        "return_token_ids": true
+    }));
+    let said = &said["choices"][0];
+    let ids = |key: &str| said[key].as_array().unwrap().clone();
+    let (prompt, answer) = (ids("prompt_token_ids"), ids("token_ids"));
+    assert!(prompt.len() > 64, "{}", prompt.len());
+    let whole: Vec<Value> = prompt.iter().chain(&answer).cloned().collect();
+    let body = json!({
+        "prompt": whole, "max_tokens": 1, "temperature": 0, "logprobs": 3, "echo": true,
+        "prompt_logprobs": 2, "n": 2
+    });
+    let read = ask(body);
+    assert_eq!(read["usage"]["prompt_tokens_details"]["cached_tokens"], 0);
+    for choice in read["choices"].as_array().unwrap() {
+        let logprobs = &choice["logprobs"];
+        let scores = logprobs["token_logprobs"].as_array().unwrap();
+        assert_eq!(scores.len(), whole.len() + 1);
+        assert!(scores[0].is_null() && logprobs["top_logprobs"][0].is_null());
+        let begins = logprobs["text_offset"].as_array().unwrap();
+        let text: Vec<char> = choice["text"].as_str().unwrap().chars().collect();
+        let begin = |place: usize| usize::try_from(begins[place].as_u64().unwrap()).unwrap();
+        for place in 0..prompt.len() {
+            let spelt: String = text[begin(place)..begin(place + 1)].iter().collect();
+            assert_eq!(spelt, logprobs["tokens"][place].as_str().unwrap(), "{place}");
+        }
+        let listed = choice["prompt_logprobs"].as_array().unwrap();
+        assert_eq!(listed.len(), whole.len());
+        assert!(listed[0].is_null());
+        for (index, id) in answer.iter().enumerate() {
+            let place = prompt.len() + index;
+            let expected = said["logprobs"]["token_logprobs"][index].as_f64().unwrap();
+            let found = scores[place].as_f64().unwrap();
+            assert!((found - expected).abs() < 0.05, "{place}: {found}, said with {expected}");
+            let entry = &listed[place][id.to_string()];
+            assert_eq!(entry["logprob"].as_f64().unwrap(), found, "{place}: {entry}");
+            // Greedy answers are the likeliest tokens.
+            assert_eq!(entry["rank"], 1, "{place}: {entry}");
+        }
+    }
+    let one = ask(json!({ "prompt": [100], "max_tokens": 1, "prompt_logprobs": 0 }));
+    assert_eq!(one["choices"][0]["prompt_logprobs"], json!([null]));
+    let chat = daemon.tcp().chat("What is 12+7?", &json!({ "prompt_logprobs": 1 }));
+    assert!(chat["prompt_logprobs"].as_array().unwrap().len() > 5, "{chat}");
+}

@@ -371,7 +371,12 @@ fn completion_rows() -> Vec<Row> {
         (json!({"prompt": []}), "prompt", VALUE, &["[]", "token ids"]),
         (json!({"n": 3, "best_of": 2}), "best_of", VALUE, &["2", "3"]),
         (json!({"best_of": 2, "stream": true}), "best_of", VALUE, &["2", "stream"]),
-        (json!({"echo": true, "logprobs": 1}), "echo", UNSUPPORTED, &["true", "logprobs"]),
+        (
+            json!({"echo": true, "logprobs": 1, "stream": true}),
+            "echo",
+            UNSUPPORTED,
+            &["true", "logprobs"],
+        ),
         (json!({"prompt": [5, "b"]}), "prompt[1]", TYPE, &["b", "integer"]),
         (json!({"prompt": [5, 1024]}), "prompt[1]", VALUE, &["1024", "below"]),
         (json!({"prompt": [5, -1]}), "prompt[1]", VALUE, &["-1", "0 or more"]),

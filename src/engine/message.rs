@@ -24,6 +24,10 @@ pub struct Job {
     pub sampling: Sampling,
     /// What the output must be; `None` leaves it free.
     pub mask: Option<Box<dyn TokenMask>>,
+    /// How many alternatives to report with each token of the prompt but the first; `None` reports
+    /// nothing of it. Such a job takes nothing from cached prefixes, and leaves none. Needs
+    /// [`ModelLimits::many_rows`](super::ModelLimits).
+    pub prompt_logprobs: Option<usize>,
     /// Most tokens to generate, at least one.
     pub max_tokens: usize,
     /// Tokens that end the output. They are reported by [`FinishReason::StopToken`], not as tokens.
@@ -165,8 +169,8 @@ impl Default for Sampling {
     }
 }
 
-/// What the engine says about a job, in order: `Started`, any number of `Token`, then exactly one
-/// of `Finished` or `Failed`.
+/// What the engine says about a job, in order: `Started`, any number of `Prompt` if they are asked
+/// for, any number of `Token`, then exactly one of `Finished` or `Failed`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// The prompt is being read; `cached_tokens` of it were in the KV cache already.
@@ -174,6 +178,8 @@ pub enum Event {
         /// Prompt tokens that needed no prefill.
         cached_tokens: usize,
     },
+    /// The next tokens of the prompt, from its second token on.
+    Prompt(Vec<PromptLogprobs>),
     /// One generated token.
     Token(Token),
     /// The last event of a job that ran to an end.
@@ -198,6 +204,15 @@ pub struct TokenLogprobs {
     pub chosen: f32,
     /// The likeliest tokens with theirs, likeliest first, as many as were asked for.
     pub top: Vec<(u32, f32)>,
+}
+
+/// How likely the model found a token of the prompt after what came before it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PromptLogprobs {
+    /// The token's log-probability and the alternatives.
+    pub logprobs: TokenLogprobs,
+    /// Its place among all tokens, likeliest first, from 1.
+    pub rank: usize,
 }
 
 /// Why a generation ended.

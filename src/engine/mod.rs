@@ -26,8 +26,8 @@ pub use error::SubmitError;
 pub use handle::{Handle, Stats};
 pub use look::{Live, State};
 pub use message::{
-    CallerId, Dry, Event, FinishReason, Job, JobError, MaskError, Progress, Sampling, Token,
-    TokenLogprobs, TokenMask, Xtc,
+    CallerId, Dry, Event, FinishReason, Job, JobError, MaskError, Progress, PromptLogprobs,
+    Sampling, Token, TokenLogprobs, TokenMask, Xtc,
 };
 pub use persist::Store;
 pub use run::{Crashed, Engine, Options, StartError, start};

@@ -390,6 +390,8 @@ impl Core {
         keep: bool,
         end: fn(&Counters) -> &AtomicU64,
     ) -> Option<Sequence> {
+        // Its scope is its own, so that its tokens could never be found again.
+        let keep = keep && !self.cache.sequence(row)?.reports_prompt();
         let sequence = self.cache.retire(row, keep)?;
         self.do_actions();
         self.publish();

@@ -8,11 +8,12 @@ use super::draft::Acceptance;
 use super::look::{Live, State};
 use super::message::{Event, FinishReason, Job, JobError, Progress, Token};
 use super::queue::Ticket;
-use super::sampler::{Choice, Sampler};
+use super::sampler::{self, Choice, Sampler};
 use super::scheduler::Candidate;
+use crate::model::Logits;
 
-/// Events that a plain step may send for one sequence: a token and the end.
-const EVENTS_PER_STEP: usize = 2;
+/// Events that a plain step may send for one sequence: a part of the prompt, a token and the end.
+const EVENTS_PER_STEP: usize = 3;
 
 /// One job.
 #[derive(Debug)]
@@ -20,9 +21,13 @@ pub(super) struct Sequence {
     arrival: u64,
     ticket: Ticket,
     cache_scope: u64,
-    prompt_tokens: usize,
     /// Prompt, then output.
     tokens: Vec<u32>,
+    prompt_tokens: usize,
+    /// Alternatives to report with the prompt's tokens, if they are to be reported.
+    prompt_logprobs: Option<usize>,
+    /// The prompt's tokens before this one have been reported, or need not be.
+    reported: usize,
     /// Length of `tokens` at which the job ends.
     end: usize,
     stop_tokens: Vec<u32>,
@@ -44,9 +49,12 @@ impl Sequence {
         Self {
             arrival,
             ticket,
-            cache_scope: job.cache_scope,
+            // Cached tokens are not read again, so nothing would be known of them.
+            cache_scope: job.prompt_logprobs.map_or(job.cache_scope, |_| rand::random()),
             sampler: Sampler::new(job.sampling, &job.prompt, seed).masked(job.mask),
             prompt_tokens: job.prompt.len(),
+            prompt_logprobs: job.prompt_logprobs,
+            reported: 1,
             tokens: job.prompt,
             end,
             stop_tokens: job.stop_tokens,
@@ -126,6 +134,28 @@ impl Sequence {
         if !self.started {
             self.started = true;
             self.send(Event::Started { cached_tokens });
+        }
+    }
+
+    /// Whether the prompt's tokens are to be reported.
+    pub(super) fn reports_prompt(&self) -> bool {
+        self.prompt_logprobs.is_some()
+    }
+
+    /// Reports the prompt's tokens that follow positions `from..from + logits.rows()`, whose logits
+    /// these are, but for those that were reported before the sequence was put back.
+    pub(super) fn report_prompt(&mut self, from: usize, logits: &Logits<'_>) {
+        let Some(count) = self.prompt_logprobs else { return };
+        let end = (from + logits.rows() + 1).min(self.prompt_tokens);
+        let fresh: Vec<_> = (self.reported.max(from + 1)..end)
+            .map(|place| {
+                let row = logits.row(place - 1 - from);
+                sampler::prompt_logprobs(row, self.tokens[place], count)
+            })
+            .collect();
+        if !fresh.is_empty() {
+            self.reported = end;
+            self.send(Event::Prompt(fresh));
         }
     }
 

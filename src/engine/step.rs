@@ -11,6 +11,9 @@ use super::sampler::Scratch;
 use super::sequence::Sequence;
 use crate::model::{Logits, RunError};
 
+/// Rows of logits that a step of a reported prompt gives at most; each is as long as the vocabulary.
+const MOST_ROWS: usize = 64;
+
 /// Where a guess comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Guess {
@@ -29,10 +32,14 @@ impl Core {
         let Some(row) = self.make_room(row, count) else { return };
         let held = self.cache.tokens(row).len();
         let Some(sequence) = self.cache.sequence(row) else { return };
+        // A row of logits for each token, where the prompt's tokens are to be reported.
+        let reports = sequence.reports_prompt() && self.limits.many_rows;
+        let count = if reports { count.min(MOST_ROWS) } else { count };
+        let rows = if reports { count } else { 1 };
         let tokens = sequence.tokens()[held..held + count].to_vec();
         let complete = held + count == sequence.tokens().len();
         let began = Instant::now();
-        let result = self.runner.prefill(row, held, &tokens, 1);
+        let result = self.runner.prefill(row, held, &tokens, rows);
         let counters = &self.shared.counters;
         Counters::add(&counters.steps, 1);
         let outcome = match result {
@@ -41,11 +48,14 @@ impl Core {
                 self.pace.prefilled(count, began.elapsed());
                 Counters::add(&counters.prompt_tokens, count);
                 self.cache.extend(row, &tokens);
+                if let Some(sequence) = self.cache.sequence_mut(row).filter(|_| reports) {
+                    sequence.report_prompt(held, &logits);
+                }
                 match self.cache.sequence_mut(row).filter(|_| complete) {
                     None => Ok(None),
                     Some(sequence) => {
                         Counters::add(&counters.generated_tokens, 1);
-                        sample(sequence, &logits, 0, &mut self.scratch)
+                        sample(sequence, &logits, rows - 1, &mut self.scratch)
                     }
                 }
             }

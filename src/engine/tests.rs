@@ -37,6 +37,7 @@ fn job(prompt: &[u32], max_tokens: usize, room: usize) -> (Job, mpsc::Receiver<E
         prompt: prompt.to_vec(),
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
         mask: None,
+        prompt_logprobs: None,
         max_tokens,
         stop_tokens: Vec::new(),
         deadline: None,
@@ -52,7 +53,7 @@ fn wait(
     let mut tokens = Vec::new();
     while let Some(event) = receiver.blocking_recv() {
         match event {
-            Event::Started { .. } => {}
+            Event::Started { .. } | Event::Prompt(_) => {}
             Event::Token(token) => tokens.push(token.id),
             Event::Finished(reason) => return (tokens, Some(Ok(reason))),
             Event::Failed(error) => return (tokens, Some(Err(error))),

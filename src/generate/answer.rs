@@ -1,6 +1,6 @@
 //! A whole answer, put together from its pieces.
 
-use super::request::{Finished, TextDelta, TokenDelta};
+use super::request::{Finished, PromptToken, TextDelta, TokenDelta};
 use super::tools::ToolCall;
 
 /// A whole answer.
@@ -14,6 +14,8 @@ pub struct Answer {
     pub calls: Vec<ToolCall>,
     /// The tokens it was made from.
     pub tokens: Vec<TokenDelta>,
+    /// The prompt's tokens, if their log-probabilities were asked for; else empty.
+    pub prompt: Vec<PromptToken>,
     /// How it ended.
     pub finished: Finished,
 }
@@ -43,9 +45,9 @@ impl Parts {
         }
     }
 
-    /// The answer, which ended so.
-    pub(super) fn into_answer(self, finished: Finished) -> Answer {
+    /// The answer to `prompt`, which ended so.
+    pub(super) fn into_answer(self, prompt: Vec<PromptToken>, finished: Finished) -> Answer {
         let Self { text, reasoning, calls, tokens } = self;
-        Answer { text, reasoning, calls, tokens, finished }
+        Answer { text, reasoning, calls, tokens, prompt, finished }
     }
 }

@@ -69,6 +69,9 @@ impl Generator {
             request.prompt = prompt.clone();
             let seed = &mut request.parameters.seed;
             *seed = seed.map(|seed| seed.wrapping_add_unsigned(index as u64));
+            if index > 0 {
+                request.parameters.prompt_logprobs = None;
+            }
             self.start(request)
         };
         let mut firsts = Vec::with_capacity(prompts.len());
@@ -147,7 +150,11 @@ impl Choices {
             match delta? {
                 Delta::Text(part) => texts[index].add(part),
                 Delta::Finished(finished) => {
-                    all[index] = Some(std::mem::take(&mut texts[index]).into_answer(finished));
+                    let parts = std::mem::take(&mut texts[index]);
+                    // Only the first copy reports the prompt that all of them have.
+                    let first = index - index % self.copies.made;
+                    let prompt = self.generations[first].described_prompt();
+                    all[index] = Some(parts.into_answer(prompt, finished));
                 }
             }
         }

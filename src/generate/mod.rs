@@ -28,7 +28,7 @@ pub use choices::{Choices, Copies};
 pub use error::{GenerateError, TextLoadError};
 pub use request::{
     Chat, Constraint, Delta, DryParameters, Ending, Finish, Finished, Form, Logprobs, Message,
-    Parameters, Prompt, Reasoning, Request, Role, Side, TextDelta, TokenDelta, Usage,
+    Parameters, Prompt, PromptToken, Reasoning, Request, Role, Side, TextDelta, TokenDelta, Usage,
 };
 pub use service::{Generation, Generator, GeneratorOptions};
 pub use tools::{CallDelta, CallStart, Tool, ToolCall, ToolChoice, Tools};

@@ -193,6 +193,8 @@ pub struct Parameters {
     pub ignore_eos: bool,
     /// Report log-probabilities with this many alternatives (0 to 20).
     pub top_logprobs: Option<u64>,
+    /// Report the prompt's log-probabilities, with this many alternatives (0 to 20).
+    pub prompt_logprobs: Option<u64>,
     /// Give up after this long.
     pub timeout: Option<Duration>,
 }
@@ -281,6 +283,15 @@ pub struct TokenDelta {
     pub bytes: Vec<u8>,
     /// Natural log-probability and alternatives, if asked for.
     pub logprobs: Option<Logprobs>,
+}
+
+/// One token of a prompt as text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PromptToken {
+    /// As the generated ones; the first token of a prompt has no log-probabilities.
+    pub token: TokenDelta,
+    /// Its place among all tokens, likeliest first, from 1; 0 where it has no log-probabilities.
+    pub rank: usize,
 }
 
 /// Log-probabilities at one position.

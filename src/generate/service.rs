@@ -12,10 +12,10 @@ use super::answer::{Answer, Parts};
 use super::error::{GenerateError, TextLoadError};
 use super::grammar::Grammars;
 use super::prompt::PromptReader;
-use super::request::{Delta, Finish, Finished, Prompt, Request, Side, Usage};
+use super::request::{Delta, Finish, Finished, Prompt, PromptToken, Request, Side, Usage};
 use super::stream::TextStream;
 use super::{grammar, validate, words};
-use crate::engine::{self, Event, FinishReason, Job};
+use crate::engine::{self, Event, FinishReason, Job, PromptLogprobs};
 use crate::telemetry::{Ending, Metrics, RequestTimer};
 
 /// Events of one request that wait for its reader. When full, the engine does not step the
@@ -109,6 +109,10 @@ impl Generator {
         validate::prompt(&request.prompt, limits.vocab_size)?;
         let mut checked = validate::parameters(parameters, &self.options, limits.vocab_size)?;
         words::resolve(parameters, self.reader.tokenizer(), &mut checked.sampling)?;
+        if checked.prompt_logprobs.is_some() && !limits.many_rows {
+            let value = "a number, but the model's graph gives logits for one position only";
+            return Err(validate::invalid("prompt_logprobs", value, "null with this model"));
+        }
         grammar::check_company(parameters)?;
         let deadline = checked.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let longest = match parameters.truncate_prompt_tokens {
@@ -137,6 +141,7 @@ impl Generator {
             prompt,
             sampling: checked.sampling,
             mask,
+            prompt_logprobs: checked.prompt_logprobs,
             max_tokens,
             stop_tokens: checked.stop_tokens,
             deadline: deadline.map(Instant::into_std),
@@ -146,6 +151,7 @@ impl Generator {
         Ok(Generation {
             events: Some(events),
             prompt_ids,
+            prompt_logprobs: checked.prompt_logprobs.map(|_| Vec::new()),
             text: TextStream::new(tokenizer, &parameters.stop, least_tokens),
             usage: Usage { prompt_tokens, ..Usage::default() },
             ready: VecDeque::new(),
@@ -233,6 +239,8 @@ pub struct Generation {
     /// `None` once the answer has ended.
     events: Option<mpsc::Receiver<Event>>,
     prompt_ids: Arc<[u32]>,
+    /// Of the prompt's tokens from the second on, if they are asked for.
+    prompt_logprobs: Option<Vec<PromptLogprobs>>,
     text: TextStream,
     usage: Usage,
     /// What the last events came to: some text, and the end.
@@ -272,6 +280,18 @@ impl Generation {
         &self.prompt_ids
     }
 
+    /// The prompt's tokens with their log-probabilities, once it has been read; empty where they
+    /// were not asked for.
+    pub(super) fn described_prompt(&self) -> Vec<PromptToken> {
+        let Some(known) = &self.prompt_logprobs else { return Vec::new() };
+        let known = std::iter::once(None).chain(known.iter().map(Some));
+        let token = |(&id, known): (&u32, Option<&PromptLogprobs>)| PromptToken {
+            token: self.text.describe(id, known.map(|known| &known.logprobs)),
+            rank: known.map_or(0, |known| known.rank),
+        };
+        self.prompt_ids.iter().zip(known).map(token).collect()
+    }
+
     /// Waits until the prompt is in the KV cache: the first token has been made, or none will be.
     pub(super) async fn prompt_read(&mut self) {
         while self.usage.completion_tokens == 0 && self.ready.is_empty() {
@@ -292,7 +312,9 @@ impl Generation {
         while let Some(delta) = self.next().await {
             match delta? {
                 Delta::Text(part) => whole.add(part),
-                Delta::Finished(finished) => return Ok(whole.into_answer(finished)),
+                Delta::Finished(finished) => {
+                    return Ok(whole.into_answer(self.described_prompt(), finished));
+                }
             }
         }
         Err(GenerateError::EngineGone)
@@ -315,11 +337,12 @@ impl Generation {
             match &event {
                 Event::Started { .. } => timer.started(std::time::Instant::now()),
                 Event::Token(_) => timer.token(std::time::Instant::now()),
-                Event::Finished(_) | Event::Failed(_) => {}
+                Event::Prompt(_) | Event::Finished(_) | Event::Failed(_) => {}
             }
         }
         match event {
             Event::Started { cached_tokens } => self.usage.cached_tokens = cached_tokens,
+            Event::Prompt(tokens) => self.prompt_logprobs.get_or_insert_default().extend(tokens),
             Event::Token(token) => {
                 self.usage.completion_tokens += 1;
                 if self.text.push(&token) {

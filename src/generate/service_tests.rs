@@ -206,6 +206,7 @@ fn scripted(stops: &[&str]) -> (mpsc::Sender<Event>, Generation, Arc<Tokenizer>)
     let tokenizer = Arc::new(Tokenizer::load(&path).unwrap());
     let stops: Vec<String> = stops.iter().map(ToString::to_string).collect();
     let generation = Generation {
+        prompt_logprobs: None,
         timer: None,
         events: Some(events),
         prompt_ids: Arc::new([1, 2, 3]),

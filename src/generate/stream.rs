@@ -7,7 +7,7 @@ use super::detokenize::Detokenizer;
 use super::request::{Logprobs, TextDelta, TokenDelta};
 use super::stop::StopMatcher;
 use super::tokenizer::Tokenizer;
-use crate::engine::Token;
+use crate::engine::{Token, TokenLogprobs};
 
 /// Assembles text from tokens: whole characters, nothing of a stop string.
 ///
@@ -47,7 +47,8 @@ impl TextStream {
 
     /// Takes a token; true if its text completes a stop string, after which nothing may follow.
     pub(super) fn push(&mut self, token: &Token) -> bool {
-        self.waiting.push_back((self.describe(token), self.decoded));
+        let described = self.describe(token.id, token.logprobs.as_ref());
+        self.waiting.push_back((described, self.decoded));
         let mut fresh = String::new();
         let bytes = self.tokenizer.vocabulary().text_bytes(token.id);
         self.detokenizer.push(bytes, &mut fresh);
@@ -95,12 +96,13 @@ impl TextStream {
         self.stops.push(fresh, &mut self.text)
     }
 
-    fn describe(&self, token: &Token) -> TokenDelta {
+    /// A token as text.
+    pub(super) fn describe(&self, id: u32, logprobs: Option<&TokenLogprobs>) -> TokenDelta {
         let bytes = |id: u32| self.tokenizer.vocabulary().bytes(id).to_vec();
         TokenDelta {
-            id: token.id,
-            bytes: bytes(token.id),
-            logprobs: token.logprobs.as_ref().map(|logprobs| Logprobs {
+            id,
+            bytes: bytes(id),
+            logprobs: logprobs.map(|logprobs| Logprobs {
                 chosen: logprobs.chosen,
                 top: logprobs.top.iter().map(|&(id, logprob)| (id, bytes(id), logprob)).collect(),
             }),

@@ -29,6 +29,8 @@ pub(super) struct Checked {
     /// As asked for, at least 1; not yet cut to what fits.
     pub(super) max_tokens: Option<usize>,
     pub(super) timeout: Option<Duration>,
+    /// Alternatives to report with the prompt's tokens.
+    pub(super) prompt_logprobs: Option<usize>,
 }
 
 /// Checks everything about the prompt that can be told without tokenising it.
@@ -88,6 +90,7 @@ pub(super) fn parameters(
         stop_tokens,
         max_tokens,
         timeout: timeout(given.timeout, options.request_timeout)?,
+        prompt_logprobs: alternatives("prompt_logprobs", given.prompt_logprobs)?,
     })
 }
 
@@ -154,7 +157,7 @@ fn sampling(
         min_tokens: 0,
         late_tokens: Vec::new(),
         seed: given.seed.map(i64::cast_unsigned),
-        top_logprobs: top_logprobs(given.top_logprobs)?,
+        top_logprobs: alternatives("top_logprobs", given.top_logprobs)?,
     })
 }
 
@@ -274,10 +277,10 @@ fn allowed(given: Option<&[u32]>, vocab_size: usize) -> Result<Option<Vec<u32>>,
     Ok(Some(ids.to_vec()))
 }
 
-fn top_logprobs(value: Option<u64>) -> Result<Option<usize>, GenerateError> {
+fn alternatives(field: &str, value: Option<u64>) -> Result<Option<usize>, GenerateError> {
     match value {
         Some(n) if n > MAX_TOP_LOGPROBS => {
-            Err(invalid("top_logprobs", n, format!("an integer from 0 to {MAX_TOP_LOGPROBS}")))
+            Err(invalid(field, n, format!("an integer from 0 to {MAX_TOP_LOGPROBS}")))
         }
         value => Ok(value.and_then(|n| usize::try_from(n).ok())),
     }

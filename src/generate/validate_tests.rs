@@ -31,6 +31,7 @@ fn defaults_are_the_server_s() {
     assert_eq!(
         checked,
         Checked {
+            prompt_logprobs: None,
             sampling: Sampling { temperature: 0.7, top_p: 0.9, ..Sampling::default() },
             stop_tokens: vec![7, 9],
             max_tokens: None,

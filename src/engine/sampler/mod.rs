@@ -22,7 +22,9 @@ use rand_chacha::ChaCha8Rng;
 pub use filters::Candidate;
 pub use penalties::TokenHistory;
 
-use super::message::{JobError, MaskError, Progress, Sampling, TokenLogprobs, TokenMask};
+use super::message::{
+    JobError, MaskError, Progress, PromptLogprobs, Sampling, TokenLogprobs, TokenMask,
+};
 
 /// Why no token could be chosen.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -177,6 +179,14 @@ impl Sampler {
         let point = self.random.random::<f64>();
         Ok(filters::pick(candidates, point))
     }
+}
+
+/// How likely `token` was by `row`, with the `count` likeliest tokens.
+#[must_use]
+pub fn prompt_logprobs(row: &[f32], token: u32, count: usize) -> PromptLogprobs {
+    let own = row.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY);
+    let above = row.iter().filter(|&&logit| logit > own).count();
+    PromptLogprobs { logprobs: logprobs::of(row, token, count), rank: above + 1 }
 }
 
 /// Whether anything looks at the tokens in their order.

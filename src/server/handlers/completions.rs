@@ -14,6 +14,7 @@ use crate::server::error::ApiError;
 use crate::server::reply::Reply;
 use crate::server::wire::common::{Delivery, Envelope, to_json};
 use crate::server::wire::completions::{Completion, CompletionRequest, Piece};
+use crate::server::wire::logprobs::PromptLogprobs;
 
 /// Continues a text.
 pub(crate) async fn create(
@@ -30,6 +31,7 @@ pub(crate) async fn create(
         logprobs: completion.parameters.top_logprobs.is_some(),
         token_ids: completion.return_token_ids,
         echo: completion.echo,
+        prompt_logprobs: completion.prompt_logprobs,
         delivery: completion.delivery,
         copies: completion.copies.wanted,
         prompts: Vec::new(),
@@ -52,6 +54,7 @@ struct CompletionShape {
     logprobs: bool,
     token_ids: bool,
     echo: bool,
+    prompt_logprobs: bool,
     delivery: Delivery,
     /// Answers that are given out for each prompt.
     copies: usize,
@@ -101,6 +104,8 @@ impl Shape for CompletionShape {
                 delta: TextDelta { text, tokens: answer.tokens, ..TextDelta::default() },
                 finish: Some(answer.finished.reason),
                 prompt_token_ids: self.prompt_ids(index),
+                prompt_logprobs: self.prompt_logprobs.then(|| PromptLogprobs::new(&answer.prompt)),
+                echoed: if self.echo { answer.prompt } else { Vec::new() },
             }
         };
         let pieces = answers.into_iter().enumerate().map(piece).collect();
@@ -115,7 +120,7 @@ impl Shape for CompletionShape {
             return None;
         }
         let delta = TextDelta { text: echo.unwrap_or_default(), ..TextDelta::default() };
-        Some(self.chunk(Piece { index, delta, prompt_token_ids, finish: None }, usage))
+        Some(self.chunk(Piece { index, delta, prompt_token_ids, ..Piece::default() }, usage))
     }
 
     fn text(&mut self, index: usize, delta: TextDelta, usage: Usage) -> Option<String> {

@@ -9,11 +9,11 @@ use super::common::{
 };
 use super::form::FormFields;
 use super::known::{ignored, names_of};
-use super::logprobs::ChatLogprobs;
+use super::logprobs::{ChatLogprobs, PromptLogprobs};
 use super::messages::{WireMessage, conversation};
 use super::reasoning::ReasoningFields;
 use super::sampling::{GivenNames, SamplingFields};
-use super::steering::{SteeringFields, copies};
+use super::steering::{SteeringFields, check_prompt_logprobs, copies};
 use super::tools::{AnswerCall, ChunkCall, ToolFields};
 use super::unsupported;
 use crate::generate::{
@@ -79,6 +79,8 @@ impl ChatRequest {
         steering.steer(&mut parameters)?;
         parameters.constraint = form.constraint()?;
         parameters.top_logprobs = top_logprobs(fields.logprobs, fields.top_logprobs)?;
+        let delivery = stream.delivery()?;
+        check_prompt_logprobs(&parameters, delivery)?;
         let ending = ending(fields.add_generation_prompt, fields.continue_final_message)?;
         let (reasoning, include_reasoning) = reasoning.reasoning()?;
         Ok(Self {
@@ -93,7 +95,7 @@ impl ChatRequest {
             include_reasoning,
             parameters,
             names,
-            delivery: stream.delivery()?,
+            delivery,
             copies: copies(fields.n, None)?,
             return_token_ids: fields.return_token_ids.unwrap_or(false),
             ignored: ignored(body, &known)?,
@@ -134,6 +136,8 @@ pub(crate) struct ChatCompletion<'a> {
     usage: WireUsage,
     #[serde(skip_serializing_if = "Option::is_none")]
     prompt_token_ids: Option<&'a [u32]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_logprobs: Option<PromptLogprobs>,
 }
 
 #[derive(Debug, Serialize)]
@@ -201,8 +205,11 @@ impl<'a> ChatCompletion<'a> {
             message: AnswerMessage::of(answer.text, answer.reasoning, answer.calls),
             finish_reason: finish_reason(answer.finished.reason),
         };
+        // Empty where they were not asked for: a chat's prompt is never empty.
+        let read = answers.first().map(|answer| answer.prompt.as_slice()).unwrap_or_default();
         Self {
             envelope,
+            prompt_logprobs: (!read.is_empty()).then(|| PromptLogprobs::new(read)),
             choices: answers.into_iter().enumerate().map(choice).collect(),
             usage: usage.into(),
             prompt_token_ids: prompt,

@@ -195,6 +195,7 @@ fn answer(text: &str, reasoning: &str, calls: Vec<ToolCall>) -> Answer {
         text: text.to_owned(),
         reasoning: reasoning.to_owned(),
         calls,
+        prompt: Vec::new(),
         tokens: Vec::new(),
         finished: finished(),
     }

@@ -9,11 +9,11 @@ use super::common::{
 };
 use super::form::FormFields;
 use super::known::{ignored, names_of};
-use super::logprobs::CompletionLogprobs;
+use super::logprobs::{CompletionLogprobs, PromptLogprobs};
 use super::sampling::{GivenNames, SamplingFields, token_ids};
-use super::steering::{SteeringFields, copies};
+use super::steering::{SteeringFields, check_prompt_logprobs, copies};
 use super::unsupported;
-use crate::generate::{Copies, Finish, Parameters, Prompt, TextDelta, Usage};
+use crate::generate::{Copies, Finish, Parameters, Prompt, PromptToken, TextDelta, Usage};
 use crate::server::error::ApiError;
 
 /// The API's own default, unlike chat's.
@@ -36,6 +36,8 @@ pub(crate) struct CompletionRequest {
     pub(crate) copies: Copies,
     /// Whether answers begin with their prompt.
     pub(crate) echo: bool,
+    /// Whether the prompts' log-probabilities are wanted by themselves.
+    pub(crate) prompt_logprobs: bool,
     /// Whether prompts and answers are wanted as token ids, too.
     pub(crate) return_token_ids: bool,
     /// Names of fields that nobody read.
@@ -86,13 +88,16 @@ impl CompletionRequest {
             let accepted = format!("n ({}) in a stream", copies.wanted);
             return Err(ApiError::invalid_value("best_of", copies.made, &accepted));
         }
+        check_prompt_logprobs(&parameters, delivery)?;
+        let prompt_logprobs = parameters.prompt_logprobs.is_some();
         let echo = fields.echo.unwrap_or(false);
-        if echo && parameters.top_logprobs.is_some() {
-            return Err(ApiError::unsupported(
-                "echo",
-                "true with logprobs",
-                "echo without logprobs",
-            ));
+        if let (true, Some(count)) = (echo, parameters.top_logprobs) {
+            if delivery != Delivery::Whole {
+                let accepted = "echo without logprobs in a stream";
+                return Err(ApiError::unsupported("echo", "true with logprobs", accepted));
+            }
+            let asked = parameters.prompt_logprobs.unwrap_or(0);
+            parameters.prompt_logprobs = Some(asked.max(count));
         }
         let mut prompts = prompts(fields.prompt, fields.parse_special.unwrap_or(false))?;
         if let Some(suffix) = fields.suffix.filter(|suffix| !suffix.is_empty()) {
@@ -106,6 +111,7 @@ impl CompletionRequest {
             delivery,
             copies,
             echo,
+            prompt_logprobs,
             return_token_ids: fields.return_token_ids.unwrap_or(false),
             ignored: ignored(body, &known)?,
         })
@@ -198,6 +204,8 @@ struct Choice {
     prompt_token_ids: Option<Vec<u32>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     token_ids: Option<Vec<u32>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_logprobs: Option<PromptLogprobs>,
 }
 
 /// A piece of answer `index`, or the whole.
@@ -208,6 +216,10 @@ pub(crate) struct Piece {
     pub(crate) finish: Option<Finish>,
     /// The prompt's ids where the answer begins, if token ids are wanted.
     pub(crate) prompt_token_ids: Option<Vec<u32>>,
+    /// The prompt's tokens, if the answer begins with them and their log-probabilities are wanted.
+    pub(crate) echoed: Vec<PromptToken>,
+    /// The prompt's log-probabilities by themselves.
+    pub(crate) prompt_logprobs: Option<PromptLogprobs>,
 }
 
 impl Piece {
@@ -215,7 +227,11 @@ impl Piece {
     fn choice(self, offset: Option<&mut usize>, token_ids: bool) -> Choice {
         Choice {
             index: self.index,
-            logprobs: offset.map(|offset| CompletionLogprobs::new(&self.delta.tokens, offset)),
+            logprobs: offset.map(|offset| {
+                let echoed = self.echoed.iter().map(|prompt| &prompt.token);
+                CompletionLogprobs::new(echoed.chain(&self.delta.tokens), offset)
+            }),
+            prompt_logprobs: self.prompt_logprobs,
             token_ids: token_ids.then(|| token_ids_of(&self.delta.tokens)),
             prompt_token_ids: self.prompt_token_ids,
             text: self.delta.text,
@@ -383,7 +399,8 @@ mod tests {
             (json!({"n": 0}), "n"),
             (json!({"n": 3, "best_of": 2}), "best_of"),
             (json!({"best_of": 2, "stream": true}), "best_of"),
-            (json!({"echo": true, "logprobs": 1}), "echo"),
+            (json!({"echo": true, "logprobs": 1, "stream": true}), "echo"),
+            (json!({"prompt_logprobs": 1, "stream": true}), "prompt_logprobs"),
             (json!({"suffix": "z", "parse_special": true}), "suffix"),
             (json!({"suffix": "z", "prompt": [1]}), "suffix"),
         ] {

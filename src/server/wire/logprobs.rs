@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
-use crate::generate::TokenDelta;
+use crate::generate::{PromptToken, TokenDelta};
 
 /// What OpenAI reports for a token that can't come up; JSON has no infinity.
 const IMPOSSIBLE: f32 = -9999.0;
@@ -69,10 +69,55 @@ impl ChatLogprobs {
 #[derive(Debug, Serialize)]
 pub(crate) struct CompletionLogprobs {
     tokens: Vec<String>,
-    token_logprobs: Vec<f32>,
-    top_logprobs: Vec<TopTokens>,
+    /// Null for the first token of a prompt.
+    token_logprobs: Vec<Option<f32>>,
+    top_logprobs: Vec<Option<TopTokens>>,
     /// Where each token begins in the answer, in characters.
     text_offset: Vec<usize>,
+}
+
+/// vLLM's `prompt_logprobs`: for each token of the prompt its alternatives and itself by id; null for
+/// the first.
+#[derive(Debug, Serialize)]
+pub(crate) struct PromptLogprobs(Vec<Option<PromptPlace>>);
+
+#[derive(Debug)]
+struct PromptPlace(Vec<(u32, PromptEntry)>);
+
+#[derive(Debug, Serialize)]
+struct PromptEntry {
+    logprob: f32,
+    rank: usize,
+    decoded_token: String,
+}
+
+impl Serialize for PromptPlace {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let entries = self.0.iter().map(|(id, entry)| (id.to_string(), entry));
+        serializer.collect_map(entries)
+    }
+}
+
+impl PromptLogprobs {
+    pub(crate) fn new(prompt: &[PromptToken]) -> Self {
+        let place = |PromptToken { token, rank }: &PromptToken| {
+            let logprobs = token.logprobs.as_ref()?;
+            let entry = |logprob, rank, bytes: &[u8]| PromptEntry {
+                logprob: finite(logprob),
+                rank,
+                decoded_token: String::from_utf8_lossy(bytes).into_owned(),
+            };
+            let mut entries: Vec<(u32, PromptEntry)> = (1..)
+                .zip(&logprobs.top)
+                .map(|(rank, (id, bytes, logprob))| (*id, entry(*logprob, rank, bytes)))
+                .collect();
+            if entries.iter().all(|(id, _)| *id != token.id) {
+                entries.push((token.id, entry(logprobs.chosen, *rank, &token.bytes)));
+            }
+            Some(PromptPlace(entries))
+        };
+        Self(prompt.iter().map(place).collect())
+    }
 }
 
 /// Texts and their log-probabilities as a JSON object, in order.
@@ -91,7 +136,10 @@ impl Serialize for TopTokens {
 
 impl CompletionLogprobs {
     /// Moves `offset` on by the tokens' characters.
-    pub(crate) fn new(tokens: &[TokenDelta], offset: &mut usize) -> Self {
+    pub(crate) fn new<'t>(
+        tokens: impl IntoIterator<Item = &'t TokenDelta>,
+        offset: &mut usize,
+    ) -> Self {
         let mut shape = Self {
             tokens: Vec::new(),
             token_logprobs: Vec::new(),
@@ -99,12 +147,10 @@ impl CompletionLogprobs {
             text_offset: Vec::new(),
         };
         for token in tokens {
-            let Some(logprobs) = &token.logprobs else {
-                continue;
-            };
+            let logprobs = token.logprobs.as_ref();
             shape.tokens.push(key(&token.bytes));
-            shape.token_logprobs.push(finite(logprobs.chosen));
-            shape.top_logprobs.push(TopTokens::new(&logprobs.top));
+            shape.token_logprobs.push(logprobs.map(|logprobs| finite(logprobs.chosen)));
+            shape.top_logprobs.push(logprobs.map(|logprobs| TopTokens::new(&logprobs.top)));
             shape.text_offset.push(*offset);
             *offset += characters_begun(&token.bytes);
         }

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::common::{Integer, List, Number, TextOr};
+use super::common::{Delivery, Integer, List, Number, TextOr};
 use super::sampling::token_ids;
 use crate::generate::{Copies, DryParameters, Parameters, Side};
 use crate::server::error::ApiError;
@@ -25,6 +25,7 @@ pub(crate) struct SteeringFields {
     truncate_prompt_tokens: Option<Integer>,
     truncation_side: Option<String>,
     cache_salt: Option<String>,
+    prompt_logprobs: Option<Integer>,
     priority: Option<Integer>,
 }
 
@@ -64,11 +65,28 @@ impl SteeringFields {
         parameters.truncate_prompt_tokens =
             self.truncate_prompt_tokens.map(truncation).transpose()?;
         parameters.truncation_side = side(self.truncation_side.as_deref())?;
+        parameters.prompt_logprobs = self
+            .prompt_logprobs
+            .map(|count| count.fit("prompt_logprobs", "an integer from 0 to 20"))
+            .transpose()?;
         parameters.cache_salt = self.cache_salt.filter(|salt| !salt.is_empty());
         parameters.priority = self
             .priority
             .map_or(Ok(0), |priority| priority.fit("priority", "an integer of 32 bits"))?;
         Ok(())
+    }
+}
+
+/// A prompt's log-probabilities come with the whole answer only.
+pub(super) fn check_prompt_logprobs(
+    parameters: &Parameters,
+    delivery: Delivery,
+) -> Result<(), ApiError> {
+    match parameters.prompt_logprobs {
+        Some(count) if delivery != Delivery::Whole => {
+            Err(ApiError::unsupported("prompt_logprobs", count, "null in a stream"))
+        }
+        _ => Ok(()),
     }
 }
 

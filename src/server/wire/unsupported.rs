@@ -61,7 +61,6 @@ const EVERYWHERE: &[Unsupported] = &[
     field("mirostat", is_zero, "0"),
     field("include_stop_str_in_output", is_false, "false"),
     field("skip_special_tokens", is_true, "true"),
-    field("prompt_logprobs", never, "null"),
     field("use_beam_search", is_false, "false"),
     field("length_penalty", is_one, "1"),
     field("return_tokens_as_token_ids", is_false, "false"),
