@@ -14,6 +14,7 @@ mod prepare;
 mod pull;
 mod serve;
 mod start;
+mod traces;
 mod watchdog;
 
 use std::ffi::OsString;

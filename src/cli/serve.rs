@@ -10,12 +10,14 @@ use tokio::task::JoinHandle;
 use super::args::SettingsArgs;
 use super::exit::Fatal;
 use super::start::{self, Started};
+use super::traces::Exporter;
 use super::watchdog;
 use crate::engine::Engine;
 use crate::model::LoadCancel;
 use crate::os::{self, Listener, Notifier, Signal, Signals, SocketFile, State};
 use crate::server::{self, App, DrainOutcome, Environment, ServerOptions};
 use crate::settings::Settings;
+use crate::telemetry::Tracer;
 
 /// Threads that carry connections; the model has its own.
 const CONNECTION_THREADS: usize = 2;
@@ -58,7 +60,14 @@ async fn serve(settings: &Settings) -> Result<(), Fatal> {
     let Some(started) = load(settings, &manager, &mut signals).await? else {
         return Ok(());
     };
-    let app = App::new(started.generator, server_options(settings, name.clone())?);
+    let tracer = settings
+        .otlp_endpoint
+        .as_ref()
+        .map_or_else(Tracer::default, |_| Tracer::recording(settings.otlp_sample_ratio));
+    let exporter = settings.otlp_endpoint.as_ref();
+    let exporter = exporter.map(|url| Exporter::start(url, tracer.clone())).transpose()?;
+    let options = ServerOptions { tracer, ..server_options(settings, name.clone())? };
+    let app = App::new(started.generator, options);
     app.enforce(rules);
     let (stop, stopped) = watch::channel(false);
     let drain = settings.drain_timeout_s;
@@ -81,7 +90,11 @@ async fn serve(settings: &Settings) -> Result<(), Fatal> {
     // Nobody listens from now on; the path is free for a successor.
     drop(bound.files);
     stop.send_replace(true);
-    finish(started.engine, &mut server, &mut signals).await
+    let finished = finish(started.engine, &mut server, &mut signals).await;
+    if let Some(exporter) = exporter {
+        exporter.finish().await;
+    }
+    finished
 }
 
 /// The service manager. That it can't be told something is logged and no more.

@@ -16,7 +16,7 @@ use super::request::{Delta, Finish, Finished, Prompt, PromptToken, Request, Side
 use super::stream::TextStream;
 use super::{grammar, validate, words};
 use crate::engine::{self, Event, FinishReason, Job, PromptLogprobs};
-use crate::telemetry::{Ending, Metrics, RequestTimer};
+use crate::telemetry::{Ending, Metrics, Operation, RequestTimer, TraceContext};
 
 /// Events of one request that wait for its reader. When full, the engine does not step the
 /// sequence until there is room again, and gives it up if that takes too long.
@@ -45,6 +45,7 @@ pub struct Generator {
     grammars: Arc<Grammars>,
     options: Arc<GeneratorOptions>,
     metrics: Option<Metrics>,
+    trace: Option<(TraceContext, Operation)>,
 }
 
 impl Generator {
@@ -88,6 +89,7 @@ impl Generator {
             reader: Arc::new(reader),
             options: Arc::new(options),
             metrics: None,
+            trace: None,
         })
     }
 
@@ -96,6 +98,12 @@ impl Generator {
     pub fn timed_by(mut self, metrics: Metrics) -> Self {
         self.metrics = Some(metrics);
         self
+    }
+
+    /// The same, for the answers to one request: their spans are parts of `trace`.
+    #[must_use]
+    pub fn within(&self, trace: Option<(TraceContext, Operation)>) -> Self {
+        Self { trace, ..self.clone() }
     }
 
     /// Checks a request, tokenises it and queues it.
@@ -155,7 +163,10 @@ impl Generator {
             text: TextStream::new(tokenizer, &parameters.stop, least_tokens),
             usage: Usage { prompt_tokens, ..Usage::default() },
             ready: VecDeque::new(),
-            timer: self.metrics.as_ref().map(|metrics| metrics.request(arrived, prompt_tokens)),
+            timer: self
+                .metrics
+                .as_ref()
+                .map(|metrics| metrics.request(arrived, prompt_tokens).traced(self.trace)),
         })
     }
 
@@ -335,7 +346,9 @@ impl Generation {
     fn take(&mut self, event: Event) {
         if let Some(timer) = &mut self.timer {
             match &event {
-                Event::Started { .. } => timer.started(std::time::Instant::now()),
+                Event::Started { cached_tokens } => {
+                    timer.started(*cached_tokens, std::time::Instant::now());
+                }
                 Event::Token(_) => timer.token(std::time::Instant::now()),
                 Event::Prompt(_) | Event::Finished(_) | Event::Failed(_) => {}
             }

@@ -7,13 +7,22 @@ use std::time::Instant;
 
 use hyper::header::HeaderValue;
 use hyper::{HeaderMap, Method, StatusCode};
+use log::kv::Value;
 
 use super::auth::Admission;
 use super::caller::Caller;
-use crate::telemetry::Metrics;
+use crate::telemetry::{
+    Attribute, Metrics, OpenSpan, Operation, Span, SpanKind, TraceContext, time_of,
+};
 
 /// The header that carries a request's id, both ways.
 pub(super) const REQUEST_ID: &str = "x-request-id";
+
+/// The header that says which trace a request is a part of.
+const TRACEPARENT: &str = "traceparent";
+
+/// Routes whose answers go on with a text; others answer a conversation.
+const COMPLETION_ROUTES: [&str; 2] = ["/v1/completions", "/api/generate"];
 
 /// Longest id that is taken over from a client.
 const MAX_ID_BYTES: usize = 128;
@@ -42,6 +51,10 @@ pub(super) struct Exchange {
     end: OnceLock<&'static str>,
     route: OnceLock<&'static str>,
     metrics: Metrics,
+    /// Its span, if it is traced.
+    span: Option<OpenSpan>,
+    /// The model that answers, if one does.
+    model: OnceLock<String>,
 }
 
 impl Exchange {
@@ -54,7 +67,10 @@ impl Exchange {
     ) -> Self {
         // Paths are visible ASCII, so any byte is a boundary.
         let path = path.get(..MAX_LOGGED_PATH_BYTES).unwrap_or(path);
+        let traceparent = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok());
         Self {
+            span: metrics.tracer().begin(traceparent),
+            model: OnceLock::new(),
             id: request_id(headers),
             origin,
             admission: OnceLock::new(),
@@ -82,6 +98,18 @@ impl Exchange {
     /// Who asks: the key's holder, else by where it comes from.
     pub(super) fn caller(&self) -> &Caller {
         self.admission.get().map_or(&self.origin, Admission::caller)
+    }
+
+    /// It is for this model to answer.
+    pub(super) fn asks(&self, model: &str) {
+        let _ = self.model.set(model.to_owned());
+    }
+
+    /// What spans of its answers are parts of.
+    pub(super) fn trace(&self) -> Option<(TraceContext, Operation)> {
+        let is_completion = self.route.get().is_some_and(|route| COMPLETION_ROUTES.contains(route));
+        let operation = if is_completion { Operation::TextCompletion } else { Operation::Chat };
+        Some((self.span?.context, operation))
     }
 
     /// The id as a header; ids are made of characters that fit.
@@ -129,12 +157,88 @@ impl Drop for Exchange {
         if let Some(admission) = self.admission.get() {
             admission.charge(prompt_tokens + completion_tokens);
         }
-        log::info!(
-            target: "phi4d::access",
-            request_id = self.id.as_str(), caller:% = self.caller(), from:% = self.origin, status, end, duration_ms, prompt_tokens,
-            completion_tokens;
-            "{} {} {status} {duration_ms} ms", self.method, self.path,
+        let line = Line { exchange: self, status, end, duration_ms };
+        if log::max_level() >= log::Level::Info {
+            line.write(prompt_tokens, completion_tokens);
+        }
+        // Health and metrics are asked for so often that they would bury the rest.
+        if let Some(span) = self.span
+            && let Some(model) = self.model.get()
+        {
+            self.metrics.tracer().end(line.span(span, route, model));
+        }
+    }
+}
+
+/// What is said of an exchange at its end.
+struct Line<'a> {
+    exchange: &'a Exchange,
+    status: u16,
+    end: &'static str,
+    duration_ms: u64,
+}
+
+impl Line<'_> {
+    /// Logs it; fields that it has no value for are left out.
+    fn write(&self, prompt_tokens: usize, completion_tokens: usize) {
+        let Self { exchange, status, end, duration_ms } = self;
+        let caller = exchange.caller();
+        let trace = exchange.span.map(|span| span.context.trace_hex());
+        let mut fields: Vec<(&str, Value<'_>)> = vec![
+            ("request_id", Value::from(exchange.id.as_str())),
+            ("caller", Value::from_display(caller)),
+            ("from", Value::from_display(&exchange.origin)),
+            ("status", Value::from(*status)),
+            ("end", Value::from(*end)),
+            ("duration_ms", Value::from(*duration_ms)),
+        ];
+        if let Some(model) = exchange.model.get() {
+            fields.push(("model", Value::from(model.as_str())));
+            fields.push(("prompt_tokens", Value::from(prompt_tokens)));
+            fields.push(("completion_tokens", Value::from(completion_tokens)));
+        }
+        if let Some(trace) = &trace {
+            fields.push(("trace_id", Value::from(trace.as_str())));
+        }
+        let (method, path) = (&exchange.method, &exchange.path);
+        log::logger().log(
+            &log::Record::builder()
+                .level(log::Level::Info)
+                .target("phi4d::access")
+                .key_values(&fields)
+                .args(format_args!("{method} {path} {status} {duration_ms} ms"))
+                .build(),
         );
+    }
+
+    fn span(&self, span: OpenSpan, route: &'static str, model: &str) -> Span {
+        let exchange = self.exchange;
+        let text = |text: &str| Attribute::Text(text.to_owned());
+        let method = method_name(&exchange.method);
+        let mut attributes = vec![
+            ("http.request.method", text(method)),
+            ("http.route", text(route)),
+            ("url.path", text(&exchange.path)),
+            ("http.response.status_code", Attribute::Whole(self.status.into())),
+            ("gen_ai.request.model", text(model)),
+            ("phi4d.request_id", text(&exchange.id)),
+            ("phi4d.caller", Attribute::Text(exchange.caller().to_string())),
+        ];
+        // A client's own fault is no error of the server's.
+        let failed = (self.status >= 499 || self.end != "complete").then_some(self.end);
+        if let Some(failed) = failed {
+            attributes.push(("error.type", text(failed)));
+        }
+        Span {
+            context: span.context,
+            parent: span.parent,
+            kind: SpanKind::Server,
+            name: format!("{method} {route}"),
+            began: time_of(exchange.started),
+            ended: time_of(Instant::now()),
+            attributes,
+            error: failed,
+        }
     }
 }
 

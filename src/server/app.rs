@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::auth::Rules;
 use crate::generate::Generator;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Tracer};
 
 /// Fixed choices of the server.
 #[derive(Debug, Clone)]
@@ -29,6 +29,8 @@ pub struct ServerOptions {
     pub write_timeout: Duration,
     /// How often a silent stream sends a comment, so that proxies keep it open.
     pub stream_keep_alive: Duration,
+    /// Where spans of requests go.
+    pub tracer: Tracer,
 }
 
 impl ServerOptions {
@@ -44,6 +46,7 @@ impl ServerOptions {
             body_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(60),
             stream_keep_alive: Duration::from_secs(15),
+            tracer: Tracer::default(),
         }
     }
 }
@@ -78,7 +81,8 @@ impl App {
     /// A server for `generator` that anyone may use; [`super::serve`] runs it.
     #[must_use]
     pub fn new(generator: Generator, options: ServerOptions) -> Self {
-        let metrics = Metrics::new(&options.model_name, generator.limits().context_tokens);
+        let context_tokens = generator.limits().context_tokens;
+        let metrics = Metrics::new(&options.model_name, context_tokens, options.tracer.clone());
         let generator = generator.timed_by(metrics.clone());
         Self {
             inner: Arc::new(Inner {

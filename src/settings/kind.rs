@@ -276,6 +276,35 @@ impl Kind for OptionalName {
     }
 }
 
+/// The base of a service's URLs; empty means not given.
+pub(super) struct OptionalUrl;
+
+impl Kind for OptionalUrl {
+    type Value = Option<String>;
+
+    fn read(&self, raw: &ValueKind) -> Option<Option<String>> {
+        let text = text_of(raw)?;
+        if text.is_empty() {
+            return Some(None);
+        }
+        let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"))?;
+        let authority = rest.split('/').next()?;
+        // A name or version 4 address is spelt as in `listen`; the port may be left out.
+        let with_port = format!("{authority}:1");
+        ListenAddress::parse(authority).or_else(|| ListenAddress::parse(&with_port))?;
+        let plain = rest.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#".contains(&byte));
+        plain.then(|| Some(text.to_owned()))
+    }
+
+    fn accepted(&self) -> String {
+        "http://HOST:PORT or https://HOST, with or without a path, or empty".to_owned()
+    }
+
+    fn placeholder(&self) -> &'static str {
+        "URL"
+    }
+}
+
 /// A TCP address, or off.
 pub(super) struct Listen;
 
@@ -375,6 +404,18 @@ mod tests {
         assert_eq!(kind.read(&text("0.5")), Some(0.5));
         for refused in ["0", "1.01", "NaN", "inf", "-1", ""] {
             assert_eq!(kind.read(&text(refused)), None, "{refused}");
+        }
+    }
+
+    #[test]
+    fn urls_name_a_host() {
+        for taken in ["http://h", "https://h:1/", "http://127.0.0.1:4318", "http://[::1]:4318/a/b"]
+        {
+            assert_eq!(OptionalUrl.read(&text(taken)), Some(Some(taken.to_owned())));
+        }
+        assert_eq!(OptionalUrl.read(&text("")), Some(None));
+        for refused in ["h:1", "http://", "http:///a", "ftp://h", "http://h?x", "http://a b"] {
+            assert_eq!(OptionalUrl.read(&text(refused)), None, "{refused}");
         }
     }
 

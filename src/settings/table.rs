@@ -8,8 +8,8 @@ use log::LevelFilter;
 
 use super::define::{Definition, Reader, define_settings, flag_name};
 use super::kind::{
-    Choice, Kind, Listen, Mode, Number, OptionalName, OptionalPath, Seconds, SecondsOrNone, Socket,
-    Switch, whole,
+    Choice, Kind, Listen, Mode, Number, OptionalName, OptionalPath, OptionalUrl, Seconds,
+    SecondsOrNone, Socket, Switch, whole,
 };
 use super::socket::SocketSetting;
 use super::value::{ListenAddress, LogFormat, MetricsAccess, Provider};
@@ -149,6 +149,14 @@ define_settings! {
 
     /// top_p of requests that give none.
     default_top_p: f64 = "1.0", Number { min: 0.0, min_included: false, max: 1.0 };
+
+    /// Collector of OpenTelemetry traces, which takes OTLP as JSON over HTTP at /v1/traces
+    /// below this. Empty: no traces. Prompts and answers are not in them.
+    otlp_endpoint: Option<String> = "", OptionalUrl;
+
+    /// Share of the requests that are traced, unless the request says by its traceparent
+    /// header that it is or is not.
+    otlp_sample_ratio: f64 = "1.0", Number { min: 0.0, min_included: true, max: 1.0 };
 
     /// The least severe messages that are logged.
     log_level: LevelFilter = "info", Choice {

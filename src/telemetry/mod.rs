@@ -1,8 +1,12 @@
-//! Telemetry: the log, to the journal or to standard error, and the metrics.
+//! Telemetry: the log, to the journal or to standard error, the metrics and the traces.
 
 mod line;
 mod log;
 mod metrics;
+mod trace;
 
 pub use log::{Format, Target, init, logs_to_journal};
-pub use metrics::{Ending, Metrics, OpenConnection, RequestTimer, Sample, Value};
+pub use metrics::{Ending, Metrics, OpenConnection, Operation, RequestTimer, Sample, Value};
+pub use trace::{
+    Attribute, OpenSpan, Span, SpanKind, TraceContext, Tracer, encode as encode_spans, time_of,
+};

@@ -82,7 +82,9 @@ pub(super) async fn answer<S: Shape>(
         parameters: asked.parameters,
         caller: exchange.caller().id(),
     };
-    let started = app.generator().start_all(asked.prompts, &request, asked.copies).await;
+    exchange.asks(&app.options().model_name);
+    let generator = app.generator().within(exchange.trace());
+    let started = generator.start_all(asked.prompts, &request, asked.copies).await;
     let choices = started.map_err(|error| asked.names.rename(error))?;
     exchange.read_prompt(choices.prompt_tokens());
     shape.begin(app, &choices);

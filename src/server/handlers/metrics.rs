@@ -17,6 +17,9 @@ pub(crate) fn get(app: &App) -> Reply {
         labels: vec![("version", env!("CARGO_PKG_VERSION").to_owned())],
         ..number("phi4d_build_info", "The program's version", 1)
     });
+    let (exported, dropped) = app.metrics().tracer().counts();
+    samples.push(count("phi4d_trace_spans_exported", "Spans that a collector took", exported));
+    samples.push(count("phi4d_trace_spans_dropped", "Spans that no collector took", dropped));
     samples.extend(aliases(&stats, generator.limits()));
     text(CONTENT_TYPE, app.metrics().page(samples))
 }

@@ -19,9 +19,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use super::trace::Tracer;
 use answers::Answers;
 pub use page::{Sample, Value};
-pub use timer::{Ending, RequestTimer};
+pub use timer::{Ending, Operation, RequestTimer};
 
 /// The registry and what feeds it. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -37,6 +38,8 @@ struct Inner {
     connections: Family<TransportLabel, Gauge<i64, AtomicI64>>,
     endings: Family<EndingLabel, Counter<u64, AtomicU64>>,
     answers: Answers,
+    model: String,
+    tracer: Tracer,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -68,9 +71,10 @@ impl EncodeLabelValue for Ending {
 }
 
 impl Metrics {
-    /// An empty registry of a server of `model`, whose contexts hold `context_tokens`.
+    /// An empty registry of a server of `model`, whose contexts hold `context_tokens`. Answers are
+    /// told to `tracer`, too.
     #[must_use]
-    pub fn new(model: &str, context_tokens: usize) -> Self {
+    pub fn new(model: &str, context_tokens: usize, tracer: Tracer) -> Self {
         let mut inner = Inner {
             registry: Registry::default(),
             aliased: vec![("model_name", page::escaped(model)), ("engine", "0".to_owned())],
@@ -79,6 +83,8 @@ impl Metrics {
             connections: Family::default(),
             endings: Family::default(),
             answers: Answers::new(context_tokens),
+            model: model.to_owned(),
+            tracer,
         };
         // Series that exist from the start show a first event as a step from 0.
         for ending in Ending::ALL {
@@ -93,6 +99,12 @@ impl Metrics {
     pub fn http(&self, route: &'static str, method: &'static str, status: u16, took: Duration) {
         self.0.http.get_or_create(&HttpLabels { route, method, status }).inc();
         self.0.http_seconds.get_or_create(&RouteLabel { route }).observe(took.as_secs_f64());
+    }
+
+    /// Where spans go.
+    #[must_use]
+    pub fn tracer(&self) -> &Tracer {
+        &self.0.tracer
     }
 
     /// Counts a connection, open as long as the guard lives.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::super::trace::{Attribute, OpenSpan, Span, SpanKind, TraceContext, time_of};
 use super::{EndingLabel, Inner, Metrics};
 
 /// How an answer ended, by vLLM's names.
@@ -40,7 +41,27 @@ pub struct RequestTimer {
     started: Option<Instant>,
     first_token: Option<Instant>,
     last_token: Option<Instant>,
+    cached_tokens: usize,
     ended: bool,
+    span: Option<(OpenSpan, Operation)>,
+}
+
+/// What an answer is, by the names of OpenTelemetry's conventions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// To a conversation.
+    Chat,
+    /// A text that goes on.
+    TextCompletion,
+}
+
+impl Operation {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Chat => "chat",
+            Self::TextCompletion => "text_completion",
+        }
+    }
 }
 
 impl Metrics {
@@ -54,16 +75,26 @@ impl Metrics {
             started: None,
             first_token: None,
             last_token: None,
+            cached_tokens: 0,
             ended: false,
+            span: None,
         }
     }
 }
 
 impl RequestTimer {
-    /// The prompt is being read. Only the first call counts.
-    pub fn started(&mut self, now: Instant) {
+    /// The same, with a span that is a part of `parent`.
+    #[must_use]
+    pub fn traced(mut self, parent: Option<(TraceContext, Operation)>) -> Self {
+        self.span = parent.map(|(parent, operation)| (parent.child(), operation));
+        self
+    }
+
+    /// The prompt is being read, of which so many tokens were cached. Only the first call counts.
+    pub fn started(&mut self, cached_tokens: usize, now: Instant) {
         if self.started.is_none() {
             self.started = Some(now);
+            self.cached_tokens = cached_tokens;
             self.metrics.answers.queued.observe(seconds(self.arrived, now));
         }
     }
@@ -89,6 +120,54 @@ impl RequestTimer {
         if matches!(how, Ending::Stop | Ending::Length) {
             self.observe_whole(tokens, now);
         }
+        if let Some((span, operation)) = self.span.take() {
+            self.end_span(span, operation, how, tokens);
+        }
+    }
+
+    /// Tells of the answer as OpenTelemetry's conventions for generative AI have it; the last
+    /// three are vLLM's.
+    fn end_span(&self, span: OpenSpan, operation: Operation, how: Ending, tokens: usize) {
+        let text = |text: &str| Attribute::Text(text.to_owned());
+        let count = |count: usize| Attribute::Whole(i64::try_from(count).unwrap_or(i64::MAX));
+        let mut attributes = vec![
+            ("gen_ai.operation.name", text(operation.as_str())),
+            ("gen_ai.provider.name", text("phi4d")),
+            ("gen_ai.request.model", text(&self.metrics.model)),
+            ("gen_ai.response.model", text(&self.metrics.model)),
+            ("gen_ai.usage.input_tokens", count(self.prompt_tokens)),
+            ("gen_ai.usage.output_tokens", count(tokens)),
+            ("gen_ai.usage.cache_read.input_tokens", count(self.cached_tokens)),
+        ];
+        let failed = match how {
+            Ending::Stop | Ending::Length => {
+                let reasons = vec![how.as_str().to_owned()];
+                attributes.push(("gen_ai.response.finish_reasons", Attribute::Texts(reasons)));
+                None
+            }
+            Ending::Abort | Ending::Error => {
+                attributes.push(("error.type", text(how.as_str())));
+                Some(how.as_str())
+            }
+        };
+        let mut time = |name, at: Option<Instant>| {
+            if let Some(at) = at {
+                attributes.push((name, Attribute::Number(seconds(self.arrived, at))));
+            }
+        };
+        time("gen_ai.latency.time_in_queue", self.started);
+        time("gen_ai.latency.time_to_first_token", self.first_token);
+        time("gen_ai.latency.e2e", Some(Instant::now()));
+        self.metrics.tracer.end(Span {
+            context: span.context,
+            parent: span.parent,
+            kind: SpanKind::Internal,
+            name: format!("{} {}", operation.as_str(), self.metrics.model),
+            began: time_of(self.arrived),
+            ended: time_of(Instant::now()),
+            attributes,
+            error: failed,
+        });
     }
 
     /// Feeds the histograms of answers that ran to an end.
@@ -124,16 +203,17 @@ fn seconds(from: Instant, to: Instant) -> f64 {
 mod tests {
     use std::time::Duration;
 
+    use super::super::super::trace::Tracer;
     use super::*;
 
     #[test]
     fn an_answer_feeds_each_histogram_and_is_counted_once() {
-        let metrics = Metrics::new("m", 1000);
+        let metrics = Metrics::new("m", 1000, Tracer::default());
         let arrived = Instant::now();
         let after = |millis| arrived + Duration::from_millis(millis);
         let mut timer = metrics.request(arrived, 30);
-        timer.started(after(400));
-        timer.started(after(900));
+        timer.started(0, after(400));
+        timer.started(0, after(900));
         for at in [1000, 1060, 1160] {
             timer.token(after(at));
         }
