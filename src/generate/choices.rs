@@ -110,6 +110,13 @@ impl Choices {
         self.generations.iter().step_by(self.copies.made).map(Generation::prompt_ids)
     }
 
+    /// Waits until the first prompt has been read.
+    pub async fn first_read(&mut self) {
+        if let Some(first) = self.generations.first_mut() {
+            first.prompt_read().await;
+        }
+    }
+
     /// Waits for the next piece of any answer; `None` after the last. The index is the answer's:
     /// all of the first prompt, then all of the second, and so on. Only for requests that make no
     /// more answers than they want.

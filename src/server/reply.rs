@@ -15,7 +15,7 @@ use hyper::{Response, StatusCode};
 use super::access::{Exchange, REQUEST_ID};
 use super::error::ApiError;
 use super::sse::EventStream;
-use super::wire::error::error_json;
+use super::wire::error::Dialect;
 
 /// A response's body. Holds the request's record, so that the access line is written when the
 /// last byte has been handed over or the client is gone.
@@ -82,7 +82,8 @@ pub(super) fn text(content_type: &'static str, body: String) -> Reply {
 
 /// A stream, which intermediaries must neither keep nor collect.
 pub(super) fn events(stream: EventStream) -> Reply {
-    let mut reply = reply(StatusCode::OK, "text/event-stream", Content::Events(stream));
+    let content_type = stream.format().content_type();
+    let mut reply = reply(StatusCode::OK, content_type, Content::Events(stream));
     let headers = reply.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
@@ -112,8 +113,8 @@ pub(super) fn telling_ignored(mut reply: Reply, ignored: &[String]) -> Reply {
 }
 
 /// A fault as a response.
-pub(super) fn failure(error: &ApiError) -> Reply {
-    let mut reply = json(error.status, error_json(error));
+pub(super) fn failure(error: &ApiError, dialect: Dialect) -> Reply {
+    let mut reply = json(error.status, dialect.fault(error));
     let headers = reply.headers_mut();
     if let Some(allow) = error.allow {
         headers.insert(ALLOW, HeaderValue::from_static(allow));

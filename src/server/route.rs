@@ -13,8 +13,11 @@ use super::body::discard_rest;
 use super::caller::Origin;
 use super::error::ApiError;
 use super::guard::CatchPanic;
-use super::handlers::{chat, completions, health, metrics, models, slots, tokens};
+use super::handlers::{
+    anthropic, chat, completions, health, metrics, models, ollama, responses, slots, tokens,
+};
 use super::reply::{Reply, failure, sealed};
+use super::wire::error::Dialect;
 
 /// Where a request goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +30,15 @@ pub(super) enum Route {
     Tokenize,
     Detokenize,
     Slots,
+    OllamaChat,
+    OllamaGenerate,
+    OllamaShow,
+    OllamaTags,
+    OllamaPs,
+    OllamaVersion,
+    Responses,
+    Messages,
+    CountTokens,
     Health,
     Ready,
     Metrics,
@@ -43,6 +55,15 @@ const PATHS: &[(&str, Route)] = &[
     ("/v1/models", Route::Models),
     // What follows is one id: models' names may hold slashes.
     ("/v1/models/{id}", Route::Model),
+    ("/v1/responses", Route::Responses),
+    ("/v1/messages", Route::Messages),
+    ("/v1/messages/count_tokens", Route::CountTokens),
+    ("/api/chat", Route::OllamaChat),
+    ("/api/generate", Route::OllamaGenerate),
+    ("/api/show", Route::OllamaShow),
+    ("/api/tags", Route::OllamaTags),
+    ("/api/ps", Route::OllamaPs),
+    ("/api/version", Route::OllamaVersion),
     ("/slots", Route::Slots),
     ("/health", Route::Health),
     ("/ready", Route::Ready),
@@ -64,10 +85,22 @@ impl Route {
     /// How closely it is guarded.
     fn class(self, rules: &Rules) -> Class {
         match self {
-            Self::Chat | Self::Completions => Class::Generate,
-            Self::Models | Self::Model | Self::Render | Self::Tokenize | Self::Detokenize => {
-                Class::Use
-            }
+            Self::Chat
+            | Self::Completions
+            | Self::Responses
+            | Self::Messages
+            | Self::OllamaChat
+            | Self::OllamaGenerate => Class::Generate,
+            Self::Models
+            | Self::Model
+            | Self::Render
+            | Self::Tokenize
+            | Self::Detokenize
+            | Self::CountTokens
+            | Self::OllamaShow
+            | Self::OllamaTags
+            | Self::OllamaPs
+            | Self::OllamaVersion => Class::Use,
             Self::Slots => Class::Admin,
             Self::Health | Self::Ready => Class::Open,
             Self::Metrics => rules.metrics(),
@@ -81,17 +114,18 @@ impl Route {
 
     /// Whether it is read; the others are asked with a body.
     fn is_read(self) -> bool {
-        match self {
-            Self::Chat | Self::Completions | Self::Render | Self::Tokenize | Self::Detokenize => {
-                false
-            }
+        matches!(
+            self,
             Self::Models
-            | Self::Model
-            | Self::Slots
-            | Self::Health
-            | Self::Ready
-            | Self::Metrics => true,
-        }
+                | Self::Model
+                | Self::Slots
+                | Self::OllamaTags
+                | Self::OllamaPs
+                | Self::OllamaVersion
+                | Self::Health
+                | Self::Ready
+                | Self::Metrics
+        )
     }
 
     fn allows(self, method: &Method) -> bool {
@@ -115,14 +149,15 @@ pub(super) async fn respond(app: App, origin: &Origin, request: Request<Incoming
         request.uri().path(),
         request.headers(),
     ));
+    let dialect = Dialect::of(request.uri().path());
     let handled = CatchPanic::new(dispatch(&app, origin, request, &exchange)).await;
     let reply = match handled {
         Ok(Ok(reply)) => reply,
-        Ok(Err(error)) => failure(&error),
+        Ok(Err(error)) => failure(&error, dialect),
         Err(panicked) => {
             let id = exchange.id();
             log::error!(request_id = id; "the handler of request {id} panicked: {}", panicked.0);
-            failure(&ApiError::internal())
+            failure(&ApiError::internal(), dialect)
         }
     };
     sealed(reply, exchange)
@@ -166,6 +201,15 @@ async fn dispatch(
         Route::Tokenize => tokens::tokenize(app, request, exchange).await,
         Route::Detokenize => tokens::detokenize(app, request).await,
         Route::Slots => slots::get(app).await,
+        Route::OllamaChat => ollama::chat(app, request, exchange).await,
+        Route::OllamaGenerate => ollama::generate(app, request, exchange).await,
+        Route::OllamaShow => ollama::show(app, request).await,
+        Route::OllamaTags => Ok(ollama::tags(app)),
+        Route::OllamaPs => Ok(ollama::ps(app)),
+        Route::OllamaVersion => Ok(ollama::version()),
+        Route::Responses => responses::create(app, request, exchange).await,
+        Route::Messages => anthropic::create(app, request, exchange).await,
+        Route::CountTokens => anthropic::count_tokens(app, request, exchange).await,
         Route::Health => Ok(health::get(app)),
         Route::Ready => Ok(health::ready(app)),
         Route::Metrics => Ok(metrics::get(app)),

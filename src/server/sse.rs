@@ -1,4 +1,4 @@
-//! Server-sent events: a response body that is pulled from a future.
+//! Streams: a response body that is pulled from a future, as server-sent events or as lines of JSON.
 //!
 //! The future runs only while hyper polls the body, which it does only while the connection has
 //! room. Dropping the body drops the future and all that it owns.
@@ -13,19 +13,56 @@ use tokio::time::{Instant, Sleep};
 
 use super::guard::CatchPanic;
 
-/// What a silent stream sends; clients skip it.
-const COMMENT: &[u8] = b": keep-alive\n\n";
+/// How a stream's events are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    /// Server-sent events. A silent stream sends comments, which clients skip.
+    Events,
+    /// Server-sent events with names. A silent stream sends events named `ping`.
+    PingedEvents,
+    /// Lines of JSON. A silent stream stays silent: there is nothing that clients skip.
+    Lines,
+}
+
+impl Format {
+    pub(super) fn content_type(self) -> &'static str {
+        match self {
+            Self::Events | Self::PingedEvents => "text/event-stream",
+            Self::Lines => "application/x-ndjson",
+        }
+    }
+
+    fn idle(self) -> Option<&'static [u8]> {
+        match self {
+            Self::Events => Some(b": keep-alive\n\n"),
+            Self::PingedEvents => Some(b"event: ping\ndata: {\"type\":\"ping\"}\n\n"),
+            Self::Lines => None,
+        }
+    }
+}
+
+/// An event of JSON text, which holds no line break.
+pub(super) fn event(data: &str) -> String {
+    debug_assert!(!data.contains(['\n', '\r']), "JSON text has no line break");
+    format!("data: {data}\n\n")
+}
+
+/// An event with a name.
+pub(super) fn named_event(name: &str, data: &str) -> String {
+    format!("event: {name}\n{}", event(data))
+}
 
 /// Where the future puts its events. Waits until the last one was taken.
 #[derive(Debug)]
 pub(super) struct Events(mpsc::Sender<Bytes>);
 
 impl Events {
-    /// Sends one event; `data` holds no line break.
-    pub(super) async fn send(&self, data: &str) {
-        debug_assert!(!data.contains(['\n', '\r']), "JSON text has no line break");
-        // The receiver is dropped only together with the future that waits here.
-        let _ = self.0.send(Bytes::from(format!("data: {data}\n\n"))).await;
+    /// Sends events in the stream's format, if there are any.
+    pub(super) async fn send(&self, events: String) {
+        if !events.is_empty() {
+            // The receiver is dropped only together with the future that waits here.
+            let _ = self.0.send(Bytes::from(events)).await;
+        }
     }
 }
 
@@ -33,6 +70,7 @@ impl Events {
 pub(super) struct EventStream {
     producer: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     events: mpsc::Receiver<Bytes>,
+    format: Format,
     interval: Duration,
     comment_due: Pin<Box<Sleep>>,
 }
@@ -49,6 +87,7 @@ impl std::fmt::Debug for EventStream {
 impl EventStream {
     /// A stream of what `produce` sends. If it panics, `on_panic` is the last event.
     pub(super) fn new<F>(
+        format: Format,
         interval: Duration,
         on_panic: impl FnOnce() -> String + Send + 'static,
         produce: impl FnOnce(Events) -> F,
@@ -63,12 +102,13 @@ impl EventStream {
         let producer = async move {
             if let Err(panicked) = produced.await {
                 log::error!("a stream's handler panicked: {}", panicked.0);
-                last_words.send(&on_panic()).await;
+                last_words.send(on_panic()).await;
             }
         };
         Self {
             producer: Some(Box::pin(producer)),
             events,
+            format,
             interval,
             comment_due: Box::pin(tokio::time::sleep(interval)),
         }
@@ -82,7 +122,11 @@ impl EventStream {
         }
         if self.comment_due.as_mut().poll(cx).is_ready() {
             self.postpone_comment();
-            return Poll::Ready(Some(Bytes::from_static(COMMENT)));
+            if let Some(idle) = self.format.idle() {
+                return Poll::Ready(Some(Bytes::from_static(idle)));
+            }
+            // Polled for the timer to wake this task again.
+            let _ = self.comment_due.as_mut().poll(cx);
         }
         Poll::Pending
     }
@@ -98,6 +142,10 @@ impl EventStream {
         }
         // With the producer gone, so is the sender: the channel ends after what is in it.
         self.events.poll_recv(cx)
+    }
+
+    pub(super) fn format(&self) -> Format {
+        self.format
     }
 
     fn postpone_comment(&mut self) {
@@ -135,9 +183,9 @@ mod tests {
 
     #[tokio::test]
     async fn events_come_framed_and_in_order() {
-        let stream = EventStream::new(HOUR, no_panic, |events| async move {
+        let stream = EventStream::new(Format::Events, HOUR, no_panic, |events| async move {
             for number in 0..5 {
-                events.send(&number.to_string()).await;
+                events.send(event(&number.to_string())).await;
                 tokio::task::yield_now().await;
             }
         });
@@ -147,7 +195,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_empty_stream_ends() {
-        let stream = EventStream::new(HOUR, no_panic, |_events| async {});
+        let stream = EventStream::new(Format::Events, HOUR, no_panic, |_events| async {});
         assert_eq!(all(stream).await, "");
     }
 
@@ -155,13 +203,14 @@ mod tests {
     async fn a_silent_stream_sends_comments() {
         let (sender, receiver) = tokio::sync::oneshot::channel::<()>();
         let interval = Duration::from_millis(1);
-        let mut stream = EventStream::new(interval, no_panic, |events| async move {
-            receiver.await.unwrap();
-            events.send("end").await;
-        });
+        let mut stream =
+            EventStream::new(Format::Events, interval, no_panic, |events| async move {
+                receiver.await.unwrap();
+                events.send(event("end")).await;
+            });
         for _ in 0..3 {
             let comment = poll_fn(|cx| stream.poll_bytes(cx)).await.unwrap();
-            assert_eq!(&comment[..], COMMENT);
+            assert_eq!(&comment[..], Format::Events.idle().unwrap());
         }
         sender.send(()).unwrap();
         assert!(all(stream).await.ends_with("data: end\n\n"));
@@ -169,9 +218,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_the_last_event() {
-        let last = || "failed".to_owned();
-        let stream = EventStream::new(HOUR, last, |events| async move {
-            events.send("first").await;
+        let last = || event("failed");
+        let stream = EventStream::new(Format::Events, HOUR, last, |events| async move {
+            events.send(event("first")).await;
             panic!("in the producer");
         });
         assert_eq!(all(stream).await, "data: first\n\ndata: failed\n\n");
@@ -181,10 +230,10 @@ mod tests {
     async fn the_producer_is_pulled_and_dropped_with_the_stream() {
         let made = Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let counter = Arc::clone(&made);
-        let mut stream = EventStream::new(HOUR, no_panic, |events| async move {
+        let mut stream = EventStream::new(Format::Events, HOUR, no_panic, |events| async move {
             loop {
                 counter.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-                events.send("x").await;
+                events.send(event("x")).await;
             }
         });
         poll_fn(|cx| stream.poll_bytes(cx)).await.unwrap();

@@ -69,7 +69,8 @@ fn pairs(record: &Record<'_>) -> Vec<(String, String)> {
 }
 
 /// RFC 3339 in UTC with milliseconds.
-fn timestamp(now: SystemTime) -> String {
+#[must_use]
+pub fn timestamp(now: SystemTime) -> String {
     let since = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let seconds = since.as_secs();
     let (year, month, day) = civil_date(seconds / 86_400);

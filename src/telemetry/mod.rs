@@ -5,6 +5,7 @@ mod log;
 mod metrics;
 mod trace;
 
+pub use line::timestamp;
 pub use log::{Format, Target, init, logs_to_journal};
 pub use metrics::{Ending, Metrics, OpenConnection, Operation, RequestTimer, Sample, Value};
 pub use trace::{

@@ -7,16 +7,18 @@ use hyper::StatusCode;
 
 use crate::engine::JobError;
 use crate::generate::{
-    Answer, Choices, Copies, Delta, Finish, GenerateError, Parameters, Prompt, Request, TextDelta,
-    Usage,
+    Answer, Choices, Copies, Delta, Finish, Finished, GenerateError, Parameters, Prompt, Request,
+    TextDelta, Usage,
 };
 use crate::server::access::{Exchange, random_hex};
 use crate::server::app::{App, Phase};
 use crate::server::error::ApiError;
 use crate::server::reply::{Reply, events, json, telling_ignored};
-use crate::server::sse::{EventStream, Events};
+use crate::server::sse::{EventStream, Events, Format, event, named_event};
+use crate::server::wire::chat::ChatRequest;
 use crate::server::wire::common::{Delivery, Envelope, SYSTEM_FINGERPRINT};
-use crate::server::wire::error::error_json;
+use crate::server::wire::completions::CompletionRequest;
+use crate::server::wire::error::Dialect;
 use crate::server::wire::sampling::GivenNames;
 
 /// The end of a stream that ended well.
@@ -38,6 +40,76 @@ pub(super) trait Shape: Send + 'static {
     fn usage(&self, usage: Usage) -> Option<String>;
 }
 
+/// How a surface speaks, in whole answers and in events of its streams' format; no event is an
+/// empty text. Answers go by their index.
+pub(super) trait Voice: Send + 'static {
+    /// How its streams are framed.
+    const FORMAT: Format;
+    /// Whose error objects it has.
+    const DIALECT: Dialect;
+    /// Looks at the work before there is any text.
+    fn begin(&mut self, app: &App, choices: &Choices);
+    /// The prompt has been read, where there is one answer.
+    fn prompt_read(&mut self) {}
+    /// The whole answers.
+    fn whole(&mut self, answers: Vec<Answer>, usage: Usage) -> String;
+    /// An answer begins, before there is any text.
+    fn start(&mut self, index: usize, usage: Usage) -> String;
+    /// Some more of an answer.
+    fn text(&mut self, index: usize, delta: TextDelta, usage: Usage) -> String;
+    /// An answer ends.
+    fn end(&mut self, index: usize, finished: Finished, usage: Usage) -> String;
+    /// All answers have ended.
+    fn close(&mut self, usage: Usage) -> String;
+    /// The stream ends with a fault.
+    fn fault(&mut self, error: &ApiError) -> String {
+        framed_fault(Self::FORMAT, Self::DIALECT, error)
+    }
+}
+
+/// A fault as a stream's last event.
+fn framed_fault(format: Format, dialect: Dialect, error: &ApiError) -> String {
+    let data = dialect.fault(error);
+    match format {
+        Format::Events => event(&data),
+        Format::PingedEvents => named_event("error", &data),
+        Format::Lines => format!("{data}\n"),
+    }
+}
+
+/// The voice of OpenAI's first two endpoints.
+struct Chunks<S>(S);
+
+impl<S: Shape> Voice for Chunks<S> {
+    const FORMAT: Format = Format::Events;
+    const DIALECT: Dialect = Dialect::OpenAi;
+
+    fn begin(&mut self, app: &App, choices: &Choices) {
+        self.0.begin(app, choices);
+    }
+
+    fn whole(&mut self, answers: Vec<Answer>, usage: Usage) -> String {
+        self.0.whole(answers, usage)
+    }
+
+    fn start(&mut self, index: usize, usage: Usage) -> String {
+        self.0.start(index, usage).as_deref().map_or_else(String::new, event)
+    }
+
+    fn text(&mut self, index: usize, delta: TextDelta, usage: Usage) -> String {
+        self.0.text(index, delta, usage).as_deref().map_or_else(String::new, event)
+    }
+
+    fn end(&mut self, index: usize, finished: Finished, usage: Usage) -> String {
+        event(&self.0.end(index, finished.reason, usage))
+    }
+
+    fn close(&mut self, usage: Usage) -> String {
+        let usage = self.0.usage(usage).as_deref().map_or_else(String::new, event);
+        usage + &event(DONE)
+    }
+}
+
 /// A request to `generate` and what is needed to speak about it.
 pub(super) struct Asked {
     pub(super) prompts: Vec<Prompt>,
@@ -47,6 +119,32 @@ pub(super) struct Asked {
     pub(super) delivery: Delivery,
     /// Names of fields that nobody read, for a header.
     pub(super) ignored: Vec<String>,
+}
+
+impl From<ChatRequest> for Asked {
+    fn from(chat: ChatRequest) -> Self {
+        Self {
+            prompts: vec![chat.prompt],
+            copies: chat.copies,
+            parameters: chat.parameters,
+            names: chat.names,
+            delivery: chat.delivery,
+            ignored: chat.ignored,
+        }
+    }
+}
+
+impl From<CompletionRequest> for Asked {
+    fn from(completion: CompletionRequest) -> Self {
+        Self {
+            prompts: completion.prompts,
+            copies: completion.copies,
+            parameters: completion.parameters,
+            names: completion.names,
+            delivery: completion.delivery,
+            ignored: completion.ignored,
+        }
+    }
 }
 
 /// Refuses a model that isn't served. No name means the one there is.
@@ -75,7 +173,17 @@ pub(super) async fn answer<S: Shape>(
     app: &App,
     asked: Asked,
     exchange: &Arc<Exchange>,
-    mut shape: S,
+    shape: S,
+) -> Result<Reply, ApiError> {
+    answer_in(app, asked, exchange, Chunks(shape)).await
+}
+
+/// Runs a request and answers it in `voice`.
+pub(super) async fn answer_in<V: Voice>(
+    app: &App,
+    asked: Asked,
+    exchange: &Arc<Exchange>,
+    mut voice: V,
 ) -> Result<Reply, ApiError> {
     let request = Request {
         prompt: Prompt::Tokens(Vec::new()),
@@ -87,54 +195,52 @@ pub(super) async fn answer<S: Shape>(
     let started = generator.start_all(asked.prompts, &request, asked.copies).await;
     let choices = started.map_err(|error| asked.names.rename(error))?;
     exchange.read_prompt(choices.prompt_tokens());
-    shape.begin(app, &choices);
+    voice.begin(app, &choices);
     let running = Running { app: app.clone(), choices };
     if asked.delivery == Delivery::Whole {
-        let (answers, usage) = running.collect().await?;
+        let (answers, usage) = running.collect(|| voice.prompt_read()).await?;
         exchange.made_tokens_in_all(usage.completion_tokens);
-        let reply = json(StatusCode::OK, shape.whole(answers, usage));
+        let reply = json(StatusCode::OK, voice.whole(answers, usage));
         return Ok(telling_ignored(reply, &asked.ignored));
     }
     let exchange = Arc::clone(exchange);
-    let on_panic = || error_json(&ApiError::internal());
+    let on_panic = || framed_fault(V::FORMAT, V::DIALECT, &ApiError::internal());
     let interval = app.options().stream_keep_alive;
-    let stream = EventStream::new(interval, on_panic, |out| async move {
-        stream(running, &mut shape, &out, &exchange).await;
+    let stream = EventStream::new(V::FORMAT, interval, on_panic, |out| async move {
+        stream(running, &mut voice, &out, &exchange).await;
     });
     Ok(telling_ignored(events(stream), &asked.ignored))
 }
 
-async fn stream<S: Shape>(mut running: Running, shape: &mut S, out: &Events, exchange: &Exchange) {
+async fn stream<V: Voice>(mut running: Running, voice: &mut V, out: &Events, exchange: &Exchange) {
     for index in 0..running.choices.count() {
-        if let Some(event) = shape.start(index, running.choices.usage()) {
-            out.send(&event).await;
-        }
+        out.send(voice.start(index, running.choices.usage())).await;
     }
+    let mut read = false;
     while let Some((index, delta)) = running.next().await {
+        if !read {
+            read = true;
+            voice.prompt_read();
+        }
         let usage = running.choices.usage();
         match delta {
             Ok(Delta::Text(delta)) => {
                 exchange.made_tokens(delta.tokens.len());
-                if let Some(event) = shape.text(index, delta, usage) {
-                    out.send(&event).await;
-                }
+                out.send(voice.text(index, delta, usage)).await;
             }
             Ok(Delta::Finished(finished)) => {
-                out.send(&shape.end(index, finished.reason, usage)).await;
+                out.send(voice.end(index, finished, usage)).await;
             }
             Err(error) => {
                 let error = ApiError::from(error);
-                out.send(&error_json(&error)).await;
+                out.send(voice.fault(&error)).await;
                 return exchange.ended(error.code);
             }
         }
     }
     let usage = running.choices.usage();
     exchange.made_tokens_in_all(usage.completion_tokens);
-    if let Some(event) = shape.usage(usage) {
-        out.send(&event).await;
-    }
-    out.send(DONE).await;
+    out.send(voice.close(usage)).await;
     exchange.ended("complete");
 }
 
@@ -153,11 +259,22 @@ impl Running {
         }
     }
 
-    async fn collect(self) -> Result<(Vec<Answer>, Usage), GenerateError> {
+    async fn collect(
+        mut self,
+        prompt_read: impl FnOnce(),
+    ) -> Result<(Vec<Answer>, Usage), GenerateError> {
+        let app = self.app.clone();
+        let answers = async move {
+            if self.choices.count() == 1 {
+                self.choices.first_read().await;
+                prompt_read();
+            }
+            self.choices.collect().await
+        };
         tokio::select! {
             biased;
-            answers = self.choices.collect() => answers,
-            () = self.app.reached(Phase::Cutting) => Err(JobError::ShuttingDown.into()),
+            answers = answers => answers,
+            () = app.reached(Phase::Cutting) => Err(JobError::ShuttingDown.into()),
         }
     }
 }

@@ -1,12 +1,15 @@
 //! The server over real sockets, with the engine's fake runner and the demo model's tokenizer.
 
+mod anthropic;
 mod client;
 mod disconnect;
 mod faults;
 mod http;
 mod lifecycle;
 mod metrics;
+mod ollama;
 mod parameters;
+mod responses;
 mod stream;
 mod tokens;
 

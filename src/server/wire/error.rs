@@ -1,4 +1,4 @@
-//! OpenAI's error object.
+//! Error objects: OpenAI's, Ollama's and Anthropic's.
 
 use serde::Serialize;
 
@@ -19,8 +19,76 @@ struct ErrorObject<'a> {
     code: &'a str,
 }
 
-/// The body of a failed request, and the last event of a failed stream.
-pub(crate) fn error_json(error: &ApiError) -> String {
+/// Whose API a route belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    OpenAi,
+    Ollama,
+    Anthropic,
+}
+
+impl Dialect {
+    /// That of a path, whether it is a route or not.
+    pub(crate) fn of(path: &str) -> Self {
+        match path {
+            _ if path.starts_with("/api/") => Self::Ollama,
+            "/v1/messages" => Self::Anthropic,
+            _ if path.starts_with("/v1/messages/") => Self::Anthropic,
+            _ => Self::OpenAi,
+        }
+    }
+
+    /// The body of a failed request, and the last event's data in a failed stream.
+    pub(crate) fn fault(self, error: &ApiError) -> String {
+        match self {
+            Self::OpenAi => error_json(error),
+            Self::Ollama => to_json(&OllamaError { error: &error.message }),
+            Self::Anthropic => to_json(&AnthropicError {
+                kind: "error",
+                error: AnthropicErrorObject {
+                    kind: anthropic_kind(error),
+                    message: &error.message,
+                },
+            }),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct OllamaError<'a> {
+    error: &'a str,
+}
+
+#[derive(Debug, Serialize)]
+struct AnthropicError<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    error: AnthropicErrorObject<'a>,
+}
+
+#[derive(Debug, Serialize)]
+struct AnthropicErrorObject<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    message: &'a str,
+}
+
+fn anthropic_kind(error: &ApiError) -> &'static str {
+    match error.status.as_u16() {
+        401 => "authentication_error",
+        403 => "permission_error",
+        404 => "not_found_error",
+        413 => "request_too_large",
+        429 => "rate_limit_error",
+        503 => "overloaded_error",
+        504 => "timeout_error",
+        400..500 => "invalid_request_error",
+        _ => "api_error",
+    }
+}
+
+/// OpenAI's.
+pub(super) fn error_json(error: &ApiError) -> String {
     to_json(&ErrorEnvelope {
         error: ErrorObject {
             message: &error.message,
@@ -45,5 +113,18 @@ mod tests {
             "type": "invalid_request_error", "param": "top_p", "code": "invalid_value"
         }});
         assert_eq!(shape, expected);
+        for (path, expected) in [
+            ("/v1/chat/completions", expected),
+            ("/api/chat", json!({"error": error.message})),
+            (
+                "/v1/messages/count_tokens",
+                json!({"type": "error", "error": {
+                    "type": "invalid_request_error", "message": error.message
+                }}),
+            ),
+        ] {
+            let shape: Value = serde_json::from_str(&Dialect::of(path).fault(&error)).unwrap();
+            assert_eq!(shape, expected, "{path}");
+        }
     }
 }

@@ -36,19 +36,31 @@ pub(super) fn ignored(
     body: &Value,
     known: &[&'static [&'static str]],
 ) -> Result<Vec<String>, ApiError> {
-    let StrictField { strict } = read_fields(body)?;
-    let is_known = |name: &str| {
+    let is_read = |name: &str| {
         NOTED.contains(&name)
             || known.iter().any(|names| names.contains(&name))
             || unsupported::is_known(name)
     };
+    left_over(body, is_read)
+}
+
+/// As [`ignored`], for surfaces with names of their own.
+pub(super) fn unread(
+    body: &Value,
+    known: &[&'static [&'static str]],
+) -> Result<Vec<String>, ApiError> {
+    left_over(body, |name| name == "strict" || known.iter().any(|names| names.contains(&name)))
+}
+
+fn left_over(body: &Value, is_read: impl Fn(&str) -> bool) -> Result<Vec<String>, ApiError> {
+    let StrictField { strict } = read_fields(body)?;
     let fields = body.as_object().into_iter().flat_map(|fields| fields.keys());
-    let ignored: Vec<String> = fields.filter(|name| !is_known(name)).cloned().collect();
-    match ignored.first() {
+    let left: Vec<String> = fields.filter(|name| !is_read(name)).cloned().collect();
+    match left.first() {
         Some(name) if strict == Some(true) => {
             Err(ApiError::unsupported(name, "a field that this server does not know", "null"))
         }
-        _ => Ok(ignored),
+        _ => Ok(left),
     }
 }
 

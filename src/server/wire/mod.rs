@@ -1,6 +1,7 @@
 //! The API's JSON, as serde shapes, and its conversion from and to `generate`'s types. Nothing
 //! outside the server sees these.
 
+pub(super) mod anthropic;
 pub(super) mod chat;
 pub(super) mod common;
 pub(super) mod completions;
@@ -10,7 +11,10 @@ mod known;
 pub(super) mod logprobs;
 mod messages;
 pub(super) mod models;
+pub(super) mod names;
+pub(super) mod ollama;
 mod reasoning;
+pub(super) mod responses;
 pub(super) mod sampling;
 pub(super) mod slots;
 mod steering;

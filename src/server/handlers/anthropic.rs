@@ -1,0 +1,162 @@
+//! Anthropic's messages API, over the same generator.
+
+use std::sync::Arc;
+
+use hyper::body::Incoming;
+use hyper::{Request, StatusCode};
+
+use super::generation::{Asked, Voice, answer_in, check_model};
+use crate::generate::{Answer, Choices, Finished, TextDelta, Usage};
+use crate::server::access::{Exchange, random_hex};
+use crate::server::app::App;
+use crate::server::body::read_json;
+use crate::server::error::ApiError;
+use crate::server::reply::{Reply, json, telling_ignored};
+use crate::server::sse::{Format, named_event};
+use crate::server::wire::anthropic::{
+    Block, CountRequest, Counted, Delta, Event, MessagesRequest, Stopped, Whole, stop_reason,
+};
+use crate::server::wire::common::to_json;
+use crate::server::wire::error::Dialect;
+
+/// `POST /v1/messages`.
+pub(crate) async fn create(
+    app: &App,
+    request: Request<Incoming>,
+    exchange: &Arc<Exchange>,
+) -> Result<Reply, ApiError> {
+    let MessagesRequest { chat, renaming, ignored } =
+        MessagesRequest::parse(&read_json(request, app.options()).await?)?;
+    check_model(app, chat.model.as_deref())?;
+    let voice = MessageVoice {
+        id: format!("msg_{}", random_hex()),
+        model: app.options().model_name.clone(),
+        blocks: 0,
+        open: None,
+    };
+    let asked = Asked { ignored, ..Asked::from(chat) };
+    answer_in(app, asked, exchange, voice).await.map_err(|error| renaming.tell(error))
+}
+
+/// `POST /v1/messages/count_tokens`.
+pub(crate) async fn count_tokens(
+    app: &App,
+    request: Request<Incoming>,
+    exchange: &Arc<Exchange>,
+) -> Result<Reply, ApiError> {
+    let CountRequest(asked) = CountRequest::parse(&read_json(request, app.options()).await?)?;
+    check_model(app, asked.chat.model.as_deref())?;
+    let counted = app.generator().tokenize(asked.chat.prompt).await;
+    let ids = counted.map_err(|error| asked.renaming.tell(error.into()))?;
+    exchange.read_prompt(ids.len());
+    let body = Counted { input_tokens: ids.len() };
+    Ok(telling_ignored(json(StatusCode::OK, to_json(&body)), &asked.ignored))
+}
+
+/// What kind of block is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Open {
+    Text,
+    Thinking,
+    Call(usize),
+}
+
+struct MessageVoice {
+    id: String,
+    model: String,
+    /// Blocks begun so far.
+    blocks: usize,
+    open: Option<Open>,
+}
+
+impl MessageVoice {
+    /// Goes over to a block of kind `wanted`, which begins as `block` if it is not open.
+    fn open(&mut self, wanted: Open, block: impl FnOnce() -> Block) -> String {
+        if self.open == Some(wanted) {
+            return String::new();
+        }
+        let closed = self.close_block();
+        self.open = Some(wanted);
+        self.blocks += 1;
+        let begun = Event::ContentBlockStart { index: self.blocks - 1, content_block: block() };
+        closed + &framed(&begun)
+    }
+
+    fn more(&self, delta: Delta) -> String {
+        framed(&Event::ContentBlockDelta { index: self.blocks - 1, delta })
+    }
+
+    fn close_block(&mut self) -> String {
+        match self.open.take() {
+            None => String::new(),
+            Some(_) => framed(&Event::ContentBlockStop { index: self.blocks - 1 }),
+        }
+    }
+
+    fn text_block(&mut self) -> String {
+        self.open(Open::Text, || Block::Text { text: String::new() })
+    }
+}
+
+fn framed(event: &Event<'_>) -> String {
+    named_event(event.name(), &to_json(event))
+}
+
+impl Voice for MessageVoice {
+    const FORMAT: Format = Format::PingedEvents;
+    const DIALECT: Dialect = Dialect::Anthropic;
+
+    fn begin(&mut self, _app: &App, _choices: &Choices) {}
+
+    fn whole(&mut self, answers: Vec<Answer>, usage: Usage) -> String {
+        // One answer was asked for.
+        let message = |answer| Whole::new(&self.id, &self.model, answer, None, usage);
+        answers.into_iter().map(message).map(|message| to_json(&message)).collect()
+    }
+
+    fn start(&mut self, _index: usize, usage: Usage) -> String {
+        framed(&Event::MessageStart { message: Whole::empty(&self.id, &self.model, usage) })
+    }
+
+    fn text(&mut self, _index: usize, delta: TextDelta, _usage: Usage) -> String {
+        if !delta.reasoning.is_empty() {
+            let begun = self.open(Open::Thinking, || Block::Thinking {
+                thinking: String::new(),
+                signature: "",
+            });
+            return begun + &self.more(Delta::Thinking { thinking: delta.reasoning });
+        }
+        if let Some(piece) = delta.call {
+            let mut events = String::new();
+            if let Some(begun) = piece.begun {
+                events = self.open(Open::Call(piece.index), || Block::ToolUse {
+                    id: begun.id,
+                    name: begun.name,
+                    input: serde_json::Map::new(),
+                });
+            }
+            if !piece.arguments.is_empty() {
+                let delta = Delta::InputJson { partial_json: piece.arguments };
+                events.push_str(&self.more(delta));
+            }
+            return events;
+        }
+        if delta.text.is_empty() {
+            return String::new();
+        }
+        self.text_block() + &self.more(Delta::Text { text: delta.text })
+    }
+
+    fn end(&mut self, _index: usize, finished: Finished, usage: Usage) -> String {
+        // A message has at least one block, as in whole answers.
+        let mut events = if self.blocks == 0 { self.text_block() } else { String::new() };
+        events.push_str(&self.close_block());
+        let delta =
+            Stopped { stop_reason: stop_reason(finished.reason, None), stop_sequence: None };
+        events + &framed(&Event::MessageDelta { delta, usage: usage.into() })
+    }
+
+    fn close(&mut self, _usage: Usage) -> String {
+        framed(&Event::MessageStop)
+    }
+}

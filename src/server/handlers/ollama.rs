@@ -1,0 +1,221 @@
+//! Ollama's API, over the same generator.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use hyper::body::Incoming;
+use hyper::{Request, StatusCode};
+
+use super::calls::CallCollector;
+use super::generation::{Asked, Voice, answer_in, check_model};
+use crate::generate::{Answer, Choices, Finished, TextDelta, Usage};
+use crate::server::access::Exchange;
+use crate::server::app::App;
+use crate::server::body::read_json;
+use crate::server::error::ApiError;
+use crate::server::reply::{Reply, json, telling_ignored};
+use crate::server::sse::Format;
+use crate::server::wire::common::to_json;
+use crate::server::wire::error::Dialect;
+use crate::server::wire::names::Renaming;
+use crate::server::wire::ollama::{
+    Details, Figures, GenerateTask, Kind, Line, LoadedModel, Models, OllamaChat, OllamaGenerate,
+    ShowFacts, ShowRequest, Shown, TaggedModel, Version, done_reason,
+};
+use crate::telemetry::timestamp;
+
+/// The version of Ollama's API that is spoken; clients look at it to know what there is.
+const API_VERSION: &str = "0.12.0";
+
+/// The model is never unloaded.
+const NEVER: &str = "2999-12-31T23:59:59Z";
+
+/// `POST /api/chat`.
+pub(crate) async fn chat(
+    app: &App,
+    request: Request<Incoming>,
+    exchange: &Arc<Exchange>,
+) -> Result<Reply, ApiError> {
+    let asked = OllamaChat::parse(&read_json(request, app.options()).await?)?;
+    check(app, asked.model.as_deref())?;
+    let voice = OllamaVoice::new(app, Kind::Chat);
+    let Some(chat) = asked.chat else {
+        return Ok(voice.loaded(asked.unloads));
+    };
+    let chat = Asked { ignored: asked.ignored, ..Asked::from(*chat) };
+    run(app, chat, exchange, voice, &asked.renaming).await
+}
+
+/// `POST /api/generate`.
+pub(crate) async fn generate(
+    app: &App,
+    request: Request<Incoming>,
+    exchange: &Arc<Exchange>,
+) -> Result<Reply, ApiError> {
+    let asked = OllamaGenerate::parse(&read_json(request, app.options()).await?)?;
+    check(app, asked.model.as_deref())?;
+    let voice = OllamaVoice::new(app, Kind::Generate);
+    let task = match asked.task {
+        GenerateTask::Load => return Ok(voice.loaded(asked.unloads)),
+        GenerateTask::Chat(chat) => Asked::from(*chat),
+        GenerateTask::Text(text) => Asked::from(*text),
+    };
+    let task = Asked { ignored: asked.ignored, ..task };
+    run(app, task, exchange, voice, &asked.renaming).await
+}
+
+async fn run(
+    app: &App,
+    asked: Asked,
+    exchange: &Arc<Exchange>,
+    voice: OllamaVoice,
+    renaming: &Renaming,
+) -> Result<Reply, ApiError> {
+    answer_in(app, asked, exchange, voice).await.map_err(|error| renaming.tell(error))
+}
+
+/// `GET /api/version`.
+pub(crate) fn version() -> Reply {
+    let version = Version { version: API_VERSION, phi4d: env!("CARGO_PKG_VERSION") };
+    json(StatusCode::OK, to_json(&version))
+}
+
+/// `GET /api/tags`.
+pub(crate) fn tags(app: &App) -> Reply {
+    json(StatusCode::OK, to_json(&Models { models: [tagged(app)] }))
+}
+
+/// `GET /api/ps`: the model is always loaded.
+pub(crate) fn ps(app: &App) -> Reply {
+    let loaded = LoadedModel {
+        model: tagged(app),
+        expires_at: NEVER,
+        size_vram: 0,
+        context_length: app.generator().limits().context_tokens,
+    };
+    json(StatusCode::OK, to_json(&Models { models: [loaded] }))
+}
+
+/// `POST /api/show`.
+pub(crate) async fn show(app: &App, request: Request<Incoming>) -> Result<Reply, ApiError> {
+    let (model, ignored) = ShowRequest::parse(&read_json(request, app.options()).await?)?;
+    check(app, Some(&model))?;
+    let limits = app.generator().limits();
+    let facts = ShowFacts { context_tokens: limits.context_tokens, vocabulary: limits.vocab_size };
+    let shown = Shown::new(made_at(app), facts);
+    Ok(telling_ignored(json(StatusCode::OK, to_json(&shown)), &ignored))
+}
+
+/// Models' names may have a tag, of which there is only the usual one.
+fn check(app: &App, model: Option<&str>) -> Result<(), ApiError> {
+    let served = &app.options().model_name;
+    let plain = |name: &str| name == served || name.strip_suffix(":latest") == Some(served);
+    match model {
+        Some(name) if plain(name) => Ok(()),
+        other => check_model(app, other),
+    }
+}
+
+fn tagged(app: &App) -> TaggedModel<'_> {
+    let name = &app.options().model_name;
+    TaggedModel {
+        name,
+        model: name,
+        modified_at: made_at(app),
+        size: 0,
+        digest: "",
+        details: Details::default(),
+    }
+}
+
+fn made_at(app: &App) -> String {
+    timestamp(UNIX_EPOCH + Duration::from_secs(app.options().created))
+}
+
+struct OllamaVoice {
+    kind: Kind,
+    model: String,
+    begun: Instant,
+    read: Option<Instant>,
+    calls: CallCollector,
+}
+
+impl OllamaVoice {
+    fn new(app: &App, kind: Kind) -> Self {
+        let model = app.options().model_name.clone();
+        Self { kind, model, begun: Instant::now(), read: None, calls: CallCollector::default() }
+    }
+
+    fn line(&self, text: String, thinking: String) -> Line<'_> {
+        Line::more(self.kind, &self.model, text, thinking, Vec::new())
+    }
+
+    /// The answer where nothing was to be generated.
+    fn loaded(&self, unloads: bool) -> Reply {
+        let reason = if unloads { "unload" } else { "load" };
+        let line = self.line(String::new(), String::new()).ended(reason, None);
+        json(StatusCode::OK, to_json(&line))
+    }
+
+    fn figures(&self, usage: Usage) -> Figures {
+        let now = Instant::now();
+        let reading = self.read.unwrap_or(now).duration_since(self.begun);
+        Figures::new(usage, reading, now.duration_since(self.begun))
+    }
+}
+
+fn framed(line: &Line<'_>) -> String {
+    to_json(line) + "\n"
+}
+
+impl Voice for OllamaVoice {
+    const FORMAT: Format = Format::Lines;
+    const DIALECT: Dialect = Dialect::Ollama;
+
+    fn begin(&mut self, _app: &App, _choices: &Choices) {}
+
+    fn prompt_read(&mut self) {
+        self.read = Some(Instant::now());
+    }
+
+    fn whole(&mut self, answers: Vec<Answer>, usage: Usage) -> String {
+        let figures = self.figures(usage);
+        // One answer was asked for.
+        let lines = answers.into_iter().map(|answer| {
+            let calls = answer.calls.into_iter().enumerate().collect();
+            Line::more(self.kind, &self.model, answer.text, answer.reasoning, calls)
+                .ended(done_reason(answer.finished.reason), Some(figures))
+        });
+        lines.map(|line| to_json(&line)).collect()
+    }
+
+    fn start(&mut self, _index: usize, _usage: Usage) -> String {
+        String::new()
+    }
+
+    fn text(&mut self, _index: usize, delta: TextDelta, _usage: Usage) -> String {
+        let done = delta.call.and_then(|piece| self.calls.add(piece));
+        let calls: Vec<_> = done.into_iter().collect();
+        if delta.text.is_empty() && delta.reasoning.is_empty() && calls.is_empty() {
+            return String::new();
+        }
+        framed(&Line::more(self.kind, &self.model, delta.text, delta.reasoning, calls))
+    }
+
+    fn end(&mut self, _index: usize, finished: Finished, usage: Usage) -> String {
+        let rest = self.calls.finish().into_iter().collect::<Vec<_>>();
+        let mut lines = String::new();
+        if !rest.is_empty() {
+            let line = Line::more(self.kind, &self.model, String::new(), String::new(), rest);
+            lines = framed(&line);
+        }
+        let last = self
+            .line(String::new(), String::new())
+            .ended(done_reason(finished.reason), Some(self.figures(usage)));
+        lines + &framed(&last)
+    }
+
+    fn close(&mut self, _usage: Usage) -> String {
+        String::new()
+    }
+}

@@ -1,0 +1,7 @@
+//! Anthropic's messages API: its requests as chat requests, and its answers.
+
+mod answer;
+mod request;
+
+pub(crate) use answer::{Block, Counted, Delta, Event, Stopped, Whole, stop_reason};
+pub(crate) use request::{CountRequest, MessagesRequest};

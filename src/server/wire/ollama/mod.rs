@@ -1,0 +1,10 @@
+//! Ollama's API: its requests as chat or completion requests, and its answers.
+
+mod answer;
+mod request;
+
+pub(crate) use answer::{
+    Details, Figures, Kind, Line, LoadedModel, Models, ShowFacts, Shown, TaggedModel, Version,
+    done_reason,
+};
+pub(crate) use request::{GenerateTask, OllamaChat, OllamaGenerate, ShowRequest};

@@ -1,0 +1,7 @@
+//! OpenAI's responses API, stateless: its requests as chat requests, and its answers.
+
+mod answer;
+mod request;
+
+pub(crate) use answer::{Event, Failure, Item, Part, Response, Status};
+pub(crate) use request::ResponsesRequest;
