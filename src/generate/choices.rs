@@ -6,8 +6,9 @@ use std::task::Poll;
 
 use super::answer::{Answer, Parts};
 use super::error::GenerateError;
+use super::generation::Generation;
 use super::request::{Delta, Prompt, Request, Usage};
-use super::service::{Generation, Generator};
+use super::service::Generator;
 use super::validate::invalid;
 
 /// Most answers that one request may set to work.

@@ -30,7 +30,16 @@ pub(super) fn tojson(value: &Value, options: Kwargs) -> Result<Value, Error> {
     json.map(Value::from).map_err(|e| Error::new(ErrorKind::BadSerialization, e))
 }
 
-fn write_json<F: Formatter>(value: &Value, formatter: F) -> Result<String, String> {
+/// JSON as [`tojson`] writes it.
+#[expect(clippy::expect_used, reason = "serialising to memory fails on non-string keys only")]
+pub(super) fn python_json<T: Serialize + ?Sized>(value: &T) -> String {
+    write_json(value, PythonSpacing).expect("the value has string keys")
+}
+
+fn write_json<T: Serialize + ?Sized, F: Formatter>(
+    value: &T,
+    formatter: F,
+) -> Result<String, String> {
     let mut json = Vec::new();
     value
         .serialize(&mut Serializer::with_formatter(&mut json, formatter))

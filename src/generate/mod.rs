@@ -8,15 +8,18 @@ mod detokenize;
 mod error;
 #[cfg(test)]
 mod fixtures;
+mod generation;
 mod grammar;
 mod jinja;
 mod prompt;
+mod reading;
 mod request;
 mod service;
 mod shapes;
 mod stop;
 mod stream;
 mod template;
+mod thought;
 mod tokenizer;
 mod tools;
 mod validate;
@@ -26,9 +29,10 @@ mod words;
 pub use answer::Answer;
 pub use choices::{Choices, Copies};
 pub use error::{GenerateError, TextLoadError};
+pub use generation::Generation;
 pub use request::{
     Chat, Constraint, Delta, DryParameters, Ending, Finish, Finished, Form, Logprobs, Message,
     Parameters, Prompt, PromptToken, Reasoning, Request, Role, Side, TextDelta, TokenDelta, Usage,
 };
-pub use service::{Generation, Generator, GeneratorOptions};
+pub use service::{Generator, GeneratorOptions};
 pub use tools::{CallDelta, CallStart, Tool, ToolCall, ToolChoice, Tools};

@@ -13,6 +13,7 @@ use super::error::{GenerateError, TextLoadError};
 use super::request::{Chat, Prompt};
 use super::template::ChatTemplate;
 use super::tokenizer::{EncodeError, Markup, Tokenizer};
+use super::tools::Dialect;
 use super::validate::invalid;
 
 /// Prompts of up to this many bytes are tokenised where they are: about 1 ms (measured: 0.5 to 1
@@ -34,6 +35,7 @@ const GUARDS: std::ops::RangeInclusive<char> = '\u{E000}'..='\u{F8FF}';
 pub(super) struct PromptReader {
     tokenizer: Arc<Tokenizer>,
     template: Option<ChatTemplate>,
+    dialect: Dialect,
     /// What an empty text prompt is read as.
     bos_token_id: u32,
     workers: Arc<Semaphore>,
@@ -42,9 +44,12 @@ pub(super) struct PromptReader {
 impl PromptReader {
     /// Loads the tokenizer and chat template of a model folder.
     pub(super) fn load(folder: &Path, bos_token_id: u32) -> Result<Self, TextLoadError> {
+        let tokenizer = Arc::new(Tokenizer::load(&folder.join("tokenizer.json"))?);
+        let template = ChatTemplate::load(folder)?;
         Ok(Self {
-            tokenizer: Arc::new(Tokenizer::load(&folder.join("tokenizer.json"))?),
-            template: ChatTemplate::load(folder)?,
+            dialect: Dialect::of(template.as_ref(), tokenizer.added()),
+            tokenizer,
+            template,
             bos_token_id,
             workers: Arc::new(Semaphore::new(WORKERS)),
         })
@@ -159,15 +164,19 @@ impl PromptReader {
             )
         })?;
         let added = self.tokenizer.added();
-        let mut texts: Vec<&str> =
-            chat.messages.iter().map(|message| message.content.as_str()).collect();
-        each_text(&chat.variables, &mut |text| texts.push(text));
+        let mut texts: Vec<String> = Vec::new();
+        let turns = self.dialect.turns(chat, &mut |text| {
+            texts.push(text.to_owned());
+            text.to_owned()
+        });
+        each_text(&chat.variables, &mut |text| texts.push(text.to_owned()));
         if !texts.iter().any(|text| added.needs_disarming(text)) {
-            let text = template.render(chat).map_err(GenerateError::Template)?;
+            let text = template.render(&turns, chat).map_err(GenerateError::Template)?;
             return Ok((text, Markup::Parsed));
         }
         let taken = texts
-            .into_iter()
+            .iter()
+            .map(String::as_str)
             .chain([template.source()])
             .chain(added.iter().map(|token| token.content.as_str()));
         let guard = unused_guard(taken).ok_or_else(|| {
@@ -178,13 +187,14 @@ impl PromptReader {
             )
         })?;
         let disarm = |text: &str| added.disarm(text, guard).into_owned();
-        let mut disarmed = chat.clone();
-        for message in &mut disarmed.messages {
-            message.content = disarm(&message.content);
-        }
-        disarmed.variables = changed(&chat.variables, &disarm);
+        let turns = self.dialect.turns(chat, &mut |text| disarm(text));
+        let disarmed = Chat {
+            variables: changed(&chat.variables, &disarm),
+            ending: chat.ending,
+            ..Chat::default()
+        };
         let text = template
-            .render(&disarmed)
+            .render(&turns, &disarmed)
             .map_err(|reason| GenerateError::Template(reason.replace(guard, "")))?;
         Ok((text, Markup::Guarded(guard)))
     }
@@ -242,6 +252,13 @@ fn byte_length(prompt: &Prompt) -> usize {
         Prompt::Chat(chat) => {
             let mut bytes: usize = chat.messages.iter().map(|m| m.content.len() + 16).sum();
             each_text(&chat.variables, &mut |text| bytes += text.len());
+            for call in chat.messages.iter().flat_map(|message| &message.calls) {
+                bytes += call.name.len() + call.arguments.len();
+            }
+            for tool in chat.tools.offered() {
+                bytes += tool.name.len() + tool.description.as_ref().map_or(0, String::len);
+                each_text(&tool.parameters, &mut |text| bytes += text.len());
+            }
             bytes
         }
         Prompt::Text { text, .. } => text.len(),

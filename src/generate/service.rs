@@ -1,6 +1,5 @@
 //! The door of this layer: a request in, a stream of text out.
 
-use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,15 +7,16 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::answer::{Answer, Parts};
 use super::error::{GenerateError, TextLoadError};
+use super::generation::Generation;
 use super::grammar::Grammars;
 use super::prompt::PromptReader;
-use super::request::{Delta, Finish, Finished, Prompt, PromptToken, Request, Side, Usage};
+use super::reading::Reading;
+use super::request::{Prompt, Request, Side};
 use super::stream::TextStream;
 use super::{grammar, validate, words};
-use crate::engine::{self, Event, FinishReason, Job, PromptLogprobs};
-use crate::telemetry::{Ending, Metrics, Operation, RequestTimer, TraceContext};
+use crate::engine::{self, Job};
+use crate::telemetry::{Metrics, Operation, TraceContext};
 
 /// Events of one request that wait for its reader. When full, the engine does not step the
 /// sequence until there is room again, and gives it up if that takes too long.
@@ -127,6 +127,7 @@ impl Generator {
             None => limits.context_tokens,
             Some(_) => usize::MAX,
         };
+        let reading = Reading::of(&request.prompt);
         let mut prompt = self.reader.read(request.prompt, longest, deadline).await?;
         if let Some(most) = parameters.truncate_prompt_tokens {
             let fits = limits.context_tokens.saturating_sub(1);
@@ -138,6 +139,8 @@ impl Generator {
             Some(constraint) => Some(self.grammars.mask(constraint, deadline).await?),
             None => None,
         };
+        let tokenizer = self.reader.tokenizer();
+        let answer = reading.reader(tokenizer, &prompt);
         let prompt_tokens = prompt.len();
         let prompt_ids: Arc<[u32]> = prompt.as_slice().into();
         let least_tokens = checked.sampling.min_tokens;
@@ -155,19 +158,12 @@ impl Generator {
             deadline: deadline.map(Instant::into_std),
             events: sender,
         })?;
-        let tokenizer = Arc::clone(self.reader.tokenizer());
-        Ok(Generation {
-            events: Some(events),
-            prompt_ids,
-            prompt_logprobs: checked.prompt_logprobs.map(|_| Vec::new()),
-            text: TextStream::new(tokenizer, &parameters.stop, least_tokens),
-            usage: Usage { prompt_tokens, ..Usage::default() },
-            ready: VecDeque::new(),
-            timer: self
-                .metrics
-                .as_ref()
-                .map(|metrics| metrics.request(arrived, prompt_tokens).traced(self.trace)),
-        })
+        let text = TextStream::new(Arc::clone(tokenizer), &parameters.stop, least_tokens)
+            .spelling(reading.spelt(tokenizer));
+        let timer = |metrics: &Metrics| metrics.request(arrived, prompt_tokens).traced(self.trace);
+        let timer = self.metrics.as_ref().map(timer);
+        let generation = Generation::new(events, prompt_ids, text, answer, timer);
+        Ok(generation.telling_prompt(checked.prompt_logprobs.is_some()))
     }
 
     /// The token ids that `prompt` is read as, without running it.
@@ -209,9 +205,7 @@ impl Generator {
     /// U+FFFD.
     #[must_use]
     pub fn spell(&self, ids: &[u32]) -> String {
-        let vocabulary = self.reader.tokenizer().vocabulary();
-        let bytes: Vec<u8> = ids.iter().flat_map(|&id| vocabulary.bytes(id)).copied().collect();
-        String::from_utf8_lossy(&bytes).into_owned()
+        self.reader.tokenizer().vocabulary().spell(ids)
     }
 
     /// The engine's counters now.
@@ -242,161 +236,6 @@ fn cache_scope(salt: &str) -> u64 {
     let mut first = [0; 8];
     first.copy_from_slice(&hash.as_bytes()[..8]);
     u64::from_le_bytes(first).max(1)
-}
-
-/// An answer in the making. Dropping it cancels the work within one step.
-#[derive(Debug)]
-pub struct Generation {
-    /// `None` once the answer has ended.
-    events: Option<mpsc::Receiver<Event>>,
-    prompt_ids: Arc<[u32]>,
-    /// Of the prompt's tokens from the second on, if they are asked for.
-    prompt_logprobs: Option<Vec<PromptLogprobs>>,
-    text: TextStream,
-    usage: Usage,
-    /// What the last events came to: some text, and the end.
-    ready: VecDeque<Result<Delta, GenerateError>>,
-    timer: Option<RequestTimer>,
-}
-
-impl Generation {
-    /// Tokens in the prompt.
-    #[must_use]
-    pub fn prompt_tokens(&self) -> usize {
-        self.usage.prompt_tokens
-    }
-
-    /// The next piece; `None` after the last. Cancel-safe.
-    pub async fn next(&mut self) -> Option<Result<Delta, GenerateError>> {
-        loop {
-            if let Some(delta) = self.ready.pop_front() {
-                return Some(delta);
-            }
-            match self.events.as_mut()?.recv().await {
-                Some(event) => self.take_with_all_ready(event),
-                None => self.end(Err(GenerateError::EngineGone)),
-            }
-        }
-    }
-
-    /// What it took so far.
-    #[must_use]
-    pub fn usage(&self) -> Usage {
-        self.usage
-    }
-
-    /// The prompt's token ids.
-    #[must_use]
-    pub fn prompt_ids(&self) -> &[u32] {
-        &self.prompt_ids
-    }
-
-    /// The prompt's tokens with their log-probabilities, once it has been read; empty where they
-    /// were not asked for.
-    pub(super) fn described_prompt(&self) -> Vec<PromptToken> {
-        let Some(known) = &self.prompt_logprobs else { return Vec::new() };
-        let known = std::iter::once(None).chain(known.iter().map(Some));
-        let token = |(&id, known): (&u32, Option<&PromptLogprobs>)| PromptToken {
-            token: self.text.describe(id, known.map(|known| &known.logprobs)),
-            rank: known.map_or(0, |known| known.rank),
-        };
-        self.prompt_ids.iter().zip(known).map(token).collect()
-    }
-
-    /// Waits until the prompt is in the KV cache: the first token has been made, or none will be.
-    pub(super) async fn prompt_read(&mut self) {
-        while self.usage.completion_tokens == 0 && self.ready.is_empty() {
-            let Some(events) = &mut self.events else { return };
-            match events.recv().await {
-                Some(event) => self.take(event),
-                None => self.end(Err(GenerateError::EngineGone)),
-            }
-        }
-    }
-
-    /// Waits for the whole answer.
-    ///
-    /// # Errors
-    /// If the engine failed before the end.
-    pub async fn collect(mut self) -> Result<Answer, GenerateError> {
-        let mut whole = Parts::default();
-        while let Some(delta) = self.next().await {
-            match delta? {
-                Delta::Text(part) => whole.add(part),
-                Delta::Finished(finished) => {
-                    return Ok(whole.into_answer(self.described_prompt(), finished));
-                }
-            }
-        }
-        Err(GenerateError::EngineGone)
-    }
-
-    /// Takes an event and those that wait behind it: a slow reader gets fewer, longer pieces.
-    fn take_with_all_ready(&mut self, event: Event) {
-        self.take(event);
-        while let Some(event) = self.events.as_mut().and_then(|e| e.try_recv().ok()) {
-            self.take(event);
-        }
-        // After the end, `end` has given out what there was.
-        if self.events.is_some() {
-            self.ready.extend(self.text.take().map(|text| Ok(Delta::Text(text))));
-        }
-    }
-
-    fn take(&mut self, event: Event) {
-        if let Some(timer) = &mut self.timer {
-            match &event {
-                Event::Started { cached_tokens } => {
-                    timer.started(*cached_tokens, std::time::Instant::now());
-                }
-                Event::Token(_) => timer.token(std::time::Instant::now()),
-                Event::Prompt(_) | Event::Finished(_) | Event::Failed(_) => {}
-            }
-        }
-        match event {
-            Event::Started { cached_tokens } => self.usage.cached_tokens = cached_tokens,
-            Event::Prompt(tokens) => self.prompt_logprobs.get_or_insert_default().extend(tokens),
-            Event::Token(token) => {
-                self.usage.completion_tokens += 1;
-                if self.text.push(&token) {
-                    self.ready.extend(self.text.take().map(|text| Ok(Delta::Text(text))));
-                    self.end(Ok(Finish::Stop));
-                }
-            }
-            Event::Finished(reason) => {
-                let reason = match reason {
-                    FinishReason::StopToken(_) => {
-                        self.usage.completion_tokens += 1;
-                        Finish::Stop
-                    }
-                    FinishReason::Complete => Finish::Stop,
-                    FinishReason::Length => Finish::Length,
-                };
-                let (rest, stopped) = self.text.finish();
-                self.ready.extend(rest.map(|text| Ok(Delta::Text(text))));
-                self.end(Ok(if stopped { Finish::Stop } else { reason }));
-            }
-            Event::Failed(error) => {
-                self.ready.extend(self.text.take().map(|text| Ok(Delta::Text(text))));
-                self.end(Err(error.into()));
-            }
-        }
-    }
-
-    /// Closes the channel, by which the engine learns of the end if it does not know yet.
-    fn end(&mut self, how: Result<Finish, GenerateError>) {
-        self.events = None;
-        if let Some(timer) = &mut self.timer {
-            let ending = match &how {
-                Ok(Finish::Length) => Ending::Length,
-                Ok(_) => Ending::Stop,
-                Err(_) => Ending::Error,
-            };
-            timer.ended(ending, self.usage.completion_tokens, std::time::Instant::now());
-        }
-        self.ready
-            .push_back(how.map(|reason| Delta::Finished(Finished { reason, usage: self.usage })));
-    }
 }
 
 #[cfg(test)]

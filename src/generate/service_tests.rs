@@ -1,10 +1,10 @@
 use std::sync::atomic::Ordering;
 
 use super::super::fixtures::demo_folder;
-use super::super::request::{Message, Parameters, Role};
-use super::super::tokenizer::{Markup, Tokenizer};
+use super::super::request::{Finish, Finished, Message, Parameters, Role, Usage};
+use super::super::tokenizer::Tokenizer;
 use super::*;
-use crate::engine::{CallerId, Engine, JobError, SubmitError, Token};
+use crate::engine::{CallerId, Engine, JobError, SubmitError};
 use crate::model::ModelLimits;
 use crate::model::fake::{FakeControl, FakeRunner};
 
@@ -196,108 +196,5 @@ fn a_tokenizer_of_another_model_is_refused() {
         let refused = Generator::load(&demo_folder(), engine.handle().clone(), options);
         let message = refused.unwrap_err().to_string();
         assert!(message.contains(expected) && message.contains(&vocab_size.to_string()));
-    }
-}
-
-/// A generation fed by hand.
-fn scripted(stops: &[&str]) -> (mpsc::Sender<Event>, Generation, Arc<Tokenizer>) {
-    let (sender, events) = mpsc::channel(EVENTS);
-    let path = demo_folder().join("tokenizer.json");
-    let tokenizer = Arc::new(Tokenizer::load(&path).unwrap());
-    let stops: Vec<String> = stops.iter().map(ToString::to_string).collect();
-    let generation = Generation {
-        prompt_logprobs: None,
-        timer: None,
-        events: Some(events),
-        prompt_ids: Arc::new([1, 2, 3]),
-        text: TextStream::new(Arc::clone(&tokenizer), &stops, 0),
-        usage: Usage { prompt_tokens: 3, ..Usage::default() },
-        ready: VecDeque::new(),
-    };
-    (sender, generation, tokenizer)
-}
-
-fn send(sender: &mpsc::Sender<Event>, tokenizer: &Tokenizer, text: &str) -> usize {
-    let ids = tokenizer.encode(text, Markup::Plain, usize::MAX).unwrap();
-    for &id in &ids {
-        sender.try_send(Event::Token(Token { id, logprobs: None })).unwrap();
-    }
-    ids.len()
-}
-
-fn text(delta: Option<Result<Delta, GenerateError>>) -> String {
-    match delta {
-        Some(Ok(Delta::Text(text))) => text.text,
-        other => panic!("{other:?}"),
-    }
-}
-
-#[tokio::test]
-async fn events_that_are_ready_come_as_one_piece() {
-    let (sender, mut generation, tokenizer) = scripted(&[]);
-    sender.try_send(Event::Started { cached_tokens: 2 }).unwrap();
-    let mut count = send(&sender, &tokenizer, "one two");
-    assert_eq!(text(generation.next().await), "one two");
-    count += send(&sender, &tokenizer, " three");
-    sender.try_send(Event::Finished(FinishReason::StopToken(IM_END))).unwrap();
-    assert_eq!(text(generation.next().await), " three");
-    let usage = Usage {
-        prompt_tokens: 3,
-        cached_tokens: 2,
-        completion_tokens: count + 1,
-        ..Usage::default()
-    };
-    let finished = Finished { reason: Finish::Stop, usage };
-    assert_eq!(generation.next().await, Some(Ok(Delta::Finished(finished))));
-    assert_eq!(generation.next().await, None);
-    assert!(sender.is_closed());
-}
-
-#[tokio::test]
-async fn nothing_of_or_after_a_stop_string_appears() {
-    let (sender, mut generation, tokenizer) = scripted(&["\nUser:"]);
-    send(&sender, &tokenizer, "Hi\nUs");
-    assert_eq!(text(generation.next().await), "Hi");
-    send(&sender, &tokenizer, "er: more");
-    sender.try_send(Event::Failed(JobError::ShuttingDown)).unwrap();
-    match generation.next().await {
-        Some(Ok(Delta::Finished(finished))) => assert_eq!(finished.reason, Finish::Stop),
-        other => panic!("{other:?}"),
-    }
-    assert_eq!(generation.next().await, None);
-    assert!(sender.is_closed());
-}
-
-#[tokio::test]
-async fn a_failure_follows_the_text_that_came_before_it() {
-    let (sender, mut generation, tokenizer) = scripted(&[]);
-    send(&sender, &tokenizer, "half");
-    sender.try_send(Event::Failed(JobError::SlowClient)).unwrap();
-    assert_eq!(text(generation.next().await), "half");
-    assert_eq!(generation.next().await, Some(Err(JobError::SlowClient.into())));
-    assert_eq!(generation.next().await, None);
-}
-
-#[tokio::test]
-async fn an_engine_that_goes_away_is_an_error() {
-    let (sender, mut generation, tokenizer) = scripted(&[]);
-    send(&sender, &tokenizer, "half");
-    drop(sender);
-    assert_eq!(text(generation.next().await), "half");
-    assert_eq!(generation.next().await, Some(Err(GenerateError::EngineGone)));
-    assert_eq!(generation.next().await, None);
-}
-
-#[tokio::test]
-async fn waiting_for_a_piece_can_be_given_up_and_taken_up_again() {
-    let (sender, mut generation, tokenizer) = scripted(&[]);
-    for part in ["a", "b"] {
-        tokio::select! {
-            biased;
-            _ = generation.next() => panic!("nothing was sent"),
-            () = std::future::ready(()) => {}
-        }
-        send(&sender, &tokenizer, part);
-        assert_eq!(text(generation.next().await), part);
     }
 }

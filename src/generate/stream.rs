@@ -24,6 +24,8 @@ pub(super) struct TextStream {
     decoded: usize,
     /// Bytes of text given out by [`Self::take`] so far.
     given: usize,
+    /// Control tokens that yield their spelling.
+    spelt: Vec<u32>,
     /// Text that is free to be given out.
     text: String,
     /// Tokens not yet given out, with the position where their text begins.
@@ -40,9 +42,17 @@ impl TextStream {
             unstopped: least_tokens,
             decoded: 0,
             given: 0,
+            spelt: Vec::new(),
             text: String::new(),
             waiting: VecDeque::new(),
         }
+    }
+
+    /// The same, with the spelling of these control tokens in the text.
+    #[must_use]
+    pub(super) fn spelling(mut self, tokens: Vec<u32>) -> Self {
+        self.spelt = tokens;
+        self
     }
 
     /// Takes a token; true if its text completes a stop string, after which nothing may follow.
@@ -50,7 +60,12 @@ impl TextStream {
         let described = self.describe(token.id, token.logprobs.as_ref());
         self.waiting.push_back((described, self.decoded));
         let mut fresh = String::new();
-        let bytes = self.tokenizer.vocabulary().text_bytes(token.id);
+        let vocabulary = self.tokenizer.vocabulary();
+        let bytes = if self.spelt.contains(&token.id) {
+            vocabulary.bytes(token.id)
+        } else {
+            vocabulary.text_bytes(token.id)
+        };
         self.detokenizer.push(bytes, &mut fresh);
         if self.unstopped > 0 {
             self.unstopped -= 1;

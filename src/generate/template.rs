@@ -17,6 +17,17 @@ const FUEL: u64 = 10_000_000;
 
 const NAME: &str = "chat template";
 
+/// A turn as a template sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Turn {
+    /// The role's name.
+    pub(super) role: &'static str,
+    /// The turn's text, in which special tokens have been disarmed.
+    pub(super) content: String,
+    /// Functions for templates that place them, as the text of a JSON list.
+    pub(super) tools: Option<String>,
+}
+
 /// A compiled chat template, and the tokens that it may name.
 #[derive(Debug)]
 pub(super) struct ChatTemplate {
@@ -85,19 +96,20 @@ impl ChatTemplate {
         &self.source
     }
 
-    /// Renders a conversation up to its ending. Messages' texts appear as the template places
-    /// them: the caller has disarmed special tokens in them and in the variables.
+    /// Renders the turns of `chat`, with its variables, up to its ending. Texts appear as the
+    /// template places them: the caller has disarmed special tokens in them and in the variables.
     ///
     /// # Errors
     /// What the template says against the conversation.
-    pub(super) fn render(&self, chat: &Chat) -> Result<String, String> {
-        let messages: Vec<Value> = chat
-            .messages
-            .iter()
-            .map(|message| {
-                context! { role => message.role.as_str(), content => message.content.as_str() }
-            })
-            .collect();
+    pub(super) fn render(&self, turns: &[Turn], chat: &Chat) -> Result<String, String> {
+        let message = |turn: &Turn| {
+            let plain = context! { role => turn.role, content => turn.content.as_str() };
+            match &turn.tools {
+                Some(tools) => context! { tools => tools.as_str(), ..plain },
+                None => plain,
+            }
+        };
+        let messages: Vec<Value> = turns.iter().map(message).collect();
         let variables = context! {
             messages,
             add_generation_prompt => chat.ending == Ending::ModelTurn,
@@ -111,7 +123,7 @@ impl ChatTemplate {
             .and_then(|template| template.render(variables))
             .map_err(|e| jinja::describe(&e))?;
         if chat.ending == Ending::Open {
-            let last = chat.messages.last().map_or("", |message| message.content.trim());
+            let last = turns.last().map_or("", |turn| turn.content.trim());
             // As transformers does it: all behind the last turn's text goes.
             let end = text.rfind(last).filter(|_| !last.is_empty()).ok_or_else(|| {
                 "continue_final_message needs a last message whose text the template keeps"

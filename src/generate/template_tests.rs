@@ -24,7 +24,17 @@ fn chat(messages: Vec<Message>) -> Chat {
 
 fn render(source: &str) -> Result<String, String> {
     let config = json!({"bos_token": "<s>", "eos_token": {"content": "</s>", "lstrip": true}});
-    ChatTemplate::new(source.to_owned(), &config)?.render(&chat(conversation()))
+    ChatTemplate::new(source.to_owned(), &config)
+        .and_then(|template| said(&template, &chat(conversation())))
+}
+
+fn said(template: &ChatTemplate, chat: &Chat) -> Result<String, String> {
+    let turn = |message: &Message| Turn {
+        role: message.role.as_str(),
+        content: message.content.clone(),
+        tools: None,
+    };
+    template.render(&chat.messages.iter().map(turn).collect::<Vec<_>>(), chat)
 }
 
 #[test]
@@ -90,7 +100,7 @@ fn endless_work_is_cut_short() {
 fn long_conversations_have_work_enough() {
     let template = ChatTemplate::new(CURRENT.to_owned(), &Json::Null).unwrap();
     let messages: Vec<Message> = conversation().into_iter().cycle().take(100_000).collect();
-    assert!(template.render(&chat(messages)).is_ok());
+    assert!(said(&template, &chat(messages)).is_ok());
 }
 
 /// A folder with the given tokenizer_config.json and, perhaps, chat_template.jinja.
@@ -139,13 +149,13 @@ fn the_ending_is_as_asked() {
     let template = ChatTemplate::new(CURRENT.to_owned(), &json!({})).unwrap();
     let mut messages = conversation();
     messages[3].role = Role::Assistant;
-    let with = |ending| template.render(&Chat { ending, ..chat(messages.clone()) }).unwrap();
+    let with = |ending| said(&template, &Chat { ending, ..chat(messages.clone()) }).unwrap();
     let closed = with(Ending::Closed);
     assert!(closed.ends_with("<|im_start|>assistant<|im_sep|> ok? <|im_end|>"), "{closed}");
     assert_eq!(with(Ending::ModelTurn), format!("{closed}<|im_start|>assistant<|im_sep|>"));
     assert_eq!(with(Ending::Open), closed.trim_end_matches(" <|im_end|>"));
     let empty = vec![Message::text(Role::Assistant, " ")];
-    let refused = template.render(&Chat { ending: Ending::Open, ..chat(empty) }).unwrap_err();
+    let refused = said(&template, &Chat { ending: Ending::Open, ..chat(empty) }).unwrap_err();
     assert!(refused.contains("continue_final_message"));
 }
 
@@ -155,5 +165,5 @@ fn variables_reach_the_template() {
     let template = ChatTemplate::new(source, &json!({})).unwrap();
     let variables = json!({"mood": "calm", "deep": {"list": [1, 2]}, "messages": "no"});
     let variables = variables.as_object().unwrap().clone();
-    assert_eq!(template.render(&Chat { variables, ..chat(conversation()) }).unwrap(), "calm24");
+    assert_eq!(said(&template, &Chat { variables, ..chat(conversation()) }).unwrap(), "calm24");
 }

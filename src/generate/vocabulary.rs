@@ -57,6 +57,13 @@ impl Vocabulary {
         &self.bytes[start..end]
     }
 
+    /// The text that tokens stand for, control tokens spelt out. A character that they cut is
+    /// U+FFFD.
+    pub(super) fn spell(&self, ids: &[u32]) -> String {
+        let bytes: Vec<u8> = ids.iter().flat_map(|&id| self.bytes(id)).copied().collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
     /// The bytes that a token adds to the text: none for a control token.
     pub(super) fn text_bytes(&self, id: u32) -> &[u8] {
         if self.is_control(id) { &[] } else { self.bytes(id) }

@@ -3,7 +3,14 @@
 //! Models differ in how they were taught to do this. The [`Dialect`](dialect::Dialect) is read off
 //! the model folder, never off a name.
 
+mod call;
+mod dialect;
+pub(super) mod parse;
+mod scan;
+
 use serde_json::{Map, Value as Json};
+
+pub(super) use self::dialect::Dialect;
 
 /// Functions that the model may call in a conversation, and how.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -1,0 +1,211 @@
+//! One answer in the making: the engine's events to pieces of it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::answer::{Answer, Parts};
+use super::error::GenerateError;
+use super::reading::AnswerReader;
+use super::request::{Delta, Finish, Finished, PromptToken, TextDelta, Usage};
+use super::stream::TextStream;
+use crate::engine::{Event, FinishReason, PromptLogprobs};
+use crate::telemetry::{Ending, RequestTimer};
+
+/// An answer in the making. Dropping it cancels the work within one step.
+#[derive(Debug)]
+pub struct Generation {
+    /// `None` once the answer has ended.
+    events: Option<mpsc::Receiver<Event>>,
+    prompt_ids: Arc<[u32]>,
+    /// Of the prompt's tokens from the second on, if they are asked for.
+    prompt_logprobs: Option<Vec<PromptLogprobs>>,
+    text: TextStream,
+    answer: AnswerReader,
+    usage: Usage,
+    /// What the last events came to: pieces of the answer, and the end.
+    ready: VecDeque<Result<Delta, GenerateError>>,
+    timer: Option<RequestTimer>,
+}
+
+impl Generation {
+    /// The answer to `prompt_ids` that the engine tells of by `events`.
+    pub(super) fn new(
+        events: mpsc::Receiver<Event>,
+        prompt_ids: Arc<[u32]>,
+        text: TextStream,
+        answer: AnswerReader,
+        timer: Option<RequestTimer>,
+    ) -> Self {
+        let usage = Usage { prompt_tokens: prompt_ids.len(), ..Usage::default() };
+        let ready = VecDeque::new();
+        let events = Some(events);
+        Self { events, prompt_ids, prompt_logprobs: None, text, answer, usage, ready, timer }
+    }
+
+    /// The same, with the log-probabilities of the prompt's tokens if `wanted`.
+    #[must_use]
+    pub(super) fn telling_prompt(self, wanted: bool) -> Self {
+        Self { prompt_logprobs: wanted.then(Vec::new), ..self }
+    }
+
+    /// Tokens in the prompt.
+    #[must_use]
+    pub fn prompt_tokens(&self) -> usize {
+        self.usage.prompt_tokens
+    }
+
+    /// The next piece; `None` after the last. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Result<Delta, GenerateError>> {
+        loop {
+            if let Some(delta) = self.ready.pop_front() {
+                return Some(delta);
+            }
+            match self.events.as_mut()?.recv().await {
+                Some(event) => self.take_with_all_ready(event),
+                None => self.end(Err(GenerateError::EngineGone)),
+            }
+        }
+    }
+
+    /// What it took so far.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    /// The prompt's token ids.
+    #[must_use]
+    pub fn prompt_ids(&self) -> &[u32] {
+        &self.prompt_ids
+    }
+
+    /// The prompt's tokens with their log-probabilities, once it has been read; empty where they
+    /// were not asked for.
+    pub(super) fn described_prompt(&self) -> Vec<PromptToken> {
+        let Some(known) = &self.prompt_logprobs else { return Vec::new() };
+        let known = std::iter::once(None).chain(known.iter().map(Some));
+        let token = |(&id, known): (&u32, Option<&PromptLogprobs>)| PromptToken {
+            token: self.text.describe(id, known.map(|known| &known.logprobs)),
+            rank: known.map_or(0, |known| known.rank),
+        };
+        self.prompt_ids.iter().zip(known).map(token).collect()
+    }
+
+    /// Waits until the prompt is in the KV cache: the first token has been made, or none will be.
+    pub(super) async fn prompt_read(&mut self) {
+        while self.usage.completion_tokens == 0 && self.ready.is_empty() {
+            let Some(events) = &mut self.events else { return };
+            match events.recv().await {
+                Some(event) => self.take(event),
+                None => self.end(Err(GenerateError::EngineGone)),
+            }
+        }
+    }
+
+    /// Waits for the whole answer.
+    ///
+    /// # Errors
+    /// If the engine failed before the end.
+    pub async fn collect(mut self) -> Result<Answer, GenerateError> {
+        let mut whole = Parts::default();
+        while let Some(delta) = self.next().await {
+            match delta? {
+                Delta::Text(part) => whole.add(part),
+                Delta::Finished(finished) => {
+                    return Ok(whole.into_answer(self.described_prompt(), finished));
+                }
+            }
+        }
+        Err(GenerateError::EngineGone)
+    }
+
+    /// Takes an event and those that wait behind it: a slow reader gets fewer, longer pieces.
+    fn take_with_all_ready(&mut self, event: Event) {
+        self.take(event);
+        while let Some(event) = self.events.as_mut().and_then(|e| e.try_recv().ok()) {
+            self.take(event);
+        }
+        self.ready_to_give();
+    }
+
+    fn take(&mut self, event: Event) {
+        if let Some(timer) = &mut self.timer {
+            match &event {
+                Event::Started { cached_tokens } => {
+                    timer.started(*cached_tokens, std::time::Instant::now());
+                }
+                Event::Token(_) => timer.token(std::time::Instant::now()),
+                Event::Prompt(_) | Event::Finished(_) | Event::Failed(_) => {}
+            }
+        }
+        match event {
+            Event::Started { cached_tokens } => self.usage.cached_tokens = cached_tokens,
+            Event::Prompt(tokens) => self.prompt_logprobs.get_or_insert_default().extend(tokens),
+            Event::Token(token) => {
+                self.usage.completion_tokens += 1;
+                let stopped = self.text.push(&token);
+                let free = self.text.take();
+                self.read(free);
+                if stopped || self.answer.is_full() {
+                    self.end(Ok(Finish::Stop));
+                }
+            }
+            Event::Finished(reason) => {
+                let reason = match reason {
+                    FinishReason::StopToken(_) => {
+                        self.usage.completion_tokens += 1;
+                        Finish::Stop
+                    }
+                    FinishReason::Complete => Finish::Stop,
+                    FinishReason::Length => Finish::Length,
+                };
+                let (rest, stopped) = self.text.finish();
+                self.read(rest);
+                self.end(Ok(if stopped { Finish::Stop } else { reason }));
+            }
+            Event::Failed(error) => self.end(Err(error.into())),
+        }
+    }
+
+    /// Tells apart what became free of the text.
+    fn read(&mut self, free: Option<TextDelta>) {
+        if let Some(delta) = free {
+            self.answer.read(delta);
+            self.usage.reasoning_tokens = self.answer.thought_tokens();
+        }
+    }
+
+    /// Moves what has been read to what is given out.
+    fn ready_to_give(&mut self) {
+        self.ready.extend(self.answer.take_ready().map(|delta| Ok(Delta::Text(delta))));
+    }
+
+    /// Closes the channel, by which the engine learns of the end if it does not know yet.
+    fn end(&mut self, how: Result<Finish, GenerateError>) {
+        self.events = None;
+        if how.is_ok() {
+            self.answer.finish();
+        }
+        self.ready_to_give();
+        let how = how.map(|finish| match finish {
+            Finish::Stop if self.answer.has_calls() => Finish::ToolCalls,
+            finish => finish,
+        });
+        if let Some(timer) = &mut self.timer {
+            let ending = match &how {
+                Ok(Finish::Length) => Ending::Length,
+                Ok(_) => Ending::Stop,
+                Err(_) => Ending::Error,
+            };
+            timer.ended(ending, self.usage.completion_tokens, std::time::Instant::now());
+        }
+        self.ready
+            .push_back(how.map(|reason| Delta::Finished(Finished { reason, usage: self.usage })));
+    }
+}
+
+#[cfg(test)]
+#[path = "generation_tests.rs"]
+mod tests;

@@ -1,0 +1,300 @@
+//! An answer's text, told apart into thought, text and calls.
+
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
+
+use super::request::{Prompt, TextDelta, TokenDelta};
+use super::thought::{self, Said, ThoughtReader};
+use super::tokenizer::Tokenizer;
+use super::tools::parse::{self, CallReader, Piece};
+use super::tools::{CallDelta, CallStart};
+
+/// Tokens at a prompt's end in which a thought's opener is looked for.
+const TAIL: usize = 16;
+
+/// What is told apart in the answer to a prompt.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Reading {
+    /// Whether a thought is.
+    thought: bool,
+    /// The functions whose calls are.
+    names: Vec<String>,
+    /// At most one call is wanted.
+    single: bool,
+}
+
+impl Reading {
+    /// Of the answer to `prompt`. Only in conversations is there anything to tell apart.
+    pub(super) fn of(prompt: &Prompt) -> Self {
+        let Prompt::Chat(chat) = prompt else { return Self::default() };
+        Self {
+            thought: !chat.reasoning.in_text,
+            names: chat.tools.offered().iter().map(|tool| tool.name.clone()).collect(),
+            single: chat.tools.single,
+        }
+    }
+
+    /// The tags' tokens, where they are control tokens, which else yield no text.
+    pub(super) fn spelt(&self, tokenizer: &Tokenizer) -> Vec<u32> {
+        let tags = |tag: &str| {
+            (self.thought && thought::TAGS.contains(&tag))
+                || (!self.names.is_empty() && parse::TAGS.contains(&tag))
+        };
+        let added = tokenizer.added().iter();
+        added.filter(|token| tags(&token.content)).map(|token| token.id).collect()
+    }
+
+    /// The reader of the answer to a prompt of these tokens.
+    pub(super) fn reader(&self, tokenizer: &Tokenizer, prompt: &[u32]) -> AnswerReader {
+        let thought = self.thought.then(|| {
+            // Some templates begin the thought for the model.
+            let last = &prompt[prompt.len().saturating_sub(TAIL)..];
+            let tail = tokenizer.vocabulary().spell(last);
+            ThoughtReader::new(tail.trim_end().ends_with(thought::OPENER))
+        });
+        let calls = (!self.names.is_empty()).then(|| CallReader::new(self.names.clone()));
+        AnswerReader::new(thought, calls, self.single)
+    }
+}
+
+/// Reads one answer.
+#[derive(Debug)]
+pub(super) struct AnswerReader {
+    thought: Option<ThoughtReader>,
+    calls: Option<CallReader>,
+    /// Most calls in the answer.
+    most: usize,
+    /// Tokens whose text is held back.
+    tokens: Vec<TokenDelta>,
+    /// Tokens that may turn out to have opened a thought.
+    opening: usize,
+    thought_tokens: usize,
+    given_calls: usize,
+    ready: VecDeque<TextDelta>,
+}
+
+impl AnswerReader {
+    /// A reader that tells apart what it is given a reader for.
+    pub(super) fn new(
+        thought: Option<ThoughtReader>,
+        calls: Option<CallReader>,
+        single: bool,
+    ) -> Self {
+        Self {
+            thought,
+            calls,
+            most: if single { 1 } else { usize::MAX },
+            tokens: Vec::new(),
+            opening: 0,
+            thought_tokens: 0,
+            given_calls: 0,
+            ready: VecDeque::new(),
+        }
+    }
+
+    /// Tokens of thought so far.
+    pub(super) fn thought_tokens(&self) -> usize {
+        self.thought_tokens
+    }
+
+    /// Whether a call has begun.
+    pub(super) fn has_calls(&self) -> bool {
+        self.calls.as_ref().is_some_and(|calls| calls.begun() > 0)
+    }
+
+    /// Whether all calls that may be in the answer are there, so that nothing more is wanted.
+    pub(super) fn is_full(&self) -> bool {
+        self.calls.as_ref().is_some_and(|calls| calls.ended() >= self.most)
+    }
+
+    /// Takes some more of the answer.
+    pub(super) fn read(&mut self, delta: TextDelta) {
+        let count = delta.tokens.len();
+        self.tokens.extend(delta.tokens);
+        let Some(thought) = &mut self.thought else {
+            return self.take(Said::Text(delta.text));
+        };
+        let (at_start, open) = (thought.is_at_start(), thought.is_open());
+        let said = thought.push(&delta.text);
+        if open {
+            self.thought_tokens += count;
+        } else if at_start {
+            self.opening += count;
+            if thought.has_thought() {
+                self.thought_tokens += self.opening;
+            }
+        }
+        said.into_iter().for_each(|said| self.take(said));
+    }
+
+    /// The end of the answer: gives out what was held back.
+    pub(super) fn finish(&mut self) {
+        if let Some(said) = self.thought.as_mut().and_then(ThoughtReader::finish) {
+            self.take(said);
+        }
+        if !self.is_full()
+            && let Some(calls) = &mut self.calls
+        {
+            let pieces = calls.finish();
+            self.give_pieces(pieces);
+        }
+        if !self.tokens.is_empty() {
+            self.give(TextDelta::default());
+        }
+    }
+
+    /// What was read since the last call, in order.
+    pub(super) fn take_ready(&mut self) -> impl Iterator<Item = TextDelta> {
+        self.ready.drain(..)
+    }
+
+    fn take(&mut self, said: Said) {
+        match (said, &mut self.calls) {
+            (Said::Thought(reasoning), _) => {
+                self.give(TextDelta { reasoning, ..TextDelta::default() });
+            }
+            (Said::Text(text), None) => self.give(TextDelta { text, ..TextDelta::default() }),
+            (Said::Text(text), Some(calls)) => {
+                let pieces = calls.push(&text, self.most);
+                self.give_pieces(pieces);
+            }
+        }
+    }
+
+    fn give_pieces(&mut self, pieces: Vec<Piece>) {
+        for piece in pieces {
+            let delta = match piece {
+                Piece::Text(text) => TextDelta { text, ..TextDelta::default() },
+                Piece::Call(name) => {
+                    let index = self.given_calls;
+                    self.given_calls += 1;
+                    let begun = Some(CallStart { id: call_id(), name });
+                    of_call(CallDelta { index, begun, arguments: String::new() })
+                }
+                Piece::Arguments(arguments) => {
+                    let index = self.given_calls.saturating_sub(1);
+                    of_call(CallDelta { index, begun: None, arguments })
+                }
+            };
+            self.give(delta);
+        }
+    }
+
+    /// Adds a piece, with the tokens that wait, behind the last one or to it where it goes on.
+    fn give(&mut self, mut delta: TextDelta) {
+        delta.tokens = std::mem::take(&mut self.tokens);
+        match self.ready.back_mut() {
+            Some(last) if goes_on(last, &delta) => {
+                last.text.push_str(&delta.text);
+                last.reasoning.push_str(&delta.reasoning);
+                last.tokens.extend(delta.tokens);
+                if let (Some(last), Some(more)) = (&mut last.call, delta.call) {
+                    last.arguments.push_str(&more.arguments);
+                }
+            }
+            _ => self.ready.push_back(delta),
+        }
+    }
+}
+
+/// Whether `more` is of the same kind as `last`, so that both can be one piece.
+fn goes_on(last: &TextDelta, more: &TextDelta) -> bool {
+    match (&last.call, &more.call) {
+        (None, None) => last.reasoning.is_empty() == more.reasoning.is_empty(),
+        (Some(last), Some(more)) => last.begun.is_none() && more.begun.is_none(),
+        _ => false,
+    }
+}
+
+fn of_call(piece: CallDelta) -> TextDelta {
+    TextDelta { call: Some(piece), ..TextDelta::default() }
+}
+
+/// A name that no other call has. The standard library's hasher keys are random enough for that.
+fn call_id() -> String {
+    let draw = |salt: u8| RandomState::new().hash_one(salt);
+    format!("call_{:016x}{:08x}", draw(0), draw(1) >> 32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(id: u32) -> TokenDelta {
+        TokenDelta { id, bytes: Vec::new(), logprobs: None }
+    }
+
+    /// Reads one token for each text.
+    fn read(reader: &mut AnswerReader, texts: &[&str]) -> Vec<TextDelta> {
+        for (id, text) in (0..).zip(texts) {
+            let tokens = vec![token(id)];
+            reader.read(TextDelta { text: (*text).to_owned(), tokens, ..TextDelta::default() });
+        }
+        reader.finish();
+        reader.take_ready().collect()
+    }
+
+    fn all() -> AnswerReader {
+        let calls = CallReader::new(vec!["f".to_owned()]);
+        AnswerReader::new(Some(ThoughtReader::new(false)), Some(calls), false)
+    }
+
+    #[test]
+    fn thought_text_and_calls_come_in_order_with_all_tokens() {
+        let mut reader = all();
+        let deltas = read(
+            &mut reader,
+            &[
+                "<th",
+                "ink>",
+                "hm",
+                "m",
+                "</think>",
+                "I ",
+                "look",
+                "<tool_call>{\"name\"",
+                ": \"f\", \"arguments\": {",
+                "}}",
+                "<tool_call>{\"name\": \"f\"}",
+            ],
+        );
+        let ids: Vec<u32> = deltas.iter().flat_map(|d| &d.tokens).map(|t| t.id).collect();
+        assert_eq!(ids, (0..11).collect::<Vec<_>>());
+        assert_eq!(reader.thought_tokens(), 5);
+        assert!(reader.has_calls() && !reader.is_full());
+        let [thought, text, first, arguments, second, none] = deltas.as_slice() else {
+            panic!("{deltas:?}")
+        };
+        assert_eq!((thought.reasoning.as_str(), text.text.as_str()), ("hmm", "I look"));
+        let begun = |delta: &TextDelta| {
+            let call = delta.call.clone().unwrap();
+            assert_eq!(call.arguments, "");
+            (call.index, call.begun.unwrap())
+        };
+        let ((0, first), (1, second)) = (begun(first), begun(second)) else { panic!("{deltas:?}") };
+        assert_eq!((first.name.as_str(), second.name.as_str()), ("f", "f"));
+        assert!(first.id.starts_with("call_") && first.id != second.id);
+        let rest = |arguments: &str, index| {
+            Some(CallDelta { index, begun: None, arguments: arguments.to_owned() })
+        };
+        assert_eq!((&arguments.call, &none.call), (&rest("{}", 0), &rest("{}", 1)));
+    }
+
+    #[test]
+    fn tokens_without_text_come_at_the_end() {
+        let deltas = read(&mut all(), &["a", "", ""]);
+        assert_eq!(deltas.len(), 1);
+        assert_eq!(deltas[0].tokens.len(), 3);
+    }
+
+    #[test]
+    fn one_call_is_enough_where_one_is_wanted() {
+        let calls = CallReader::new(vec!["f".to_owned()]);
+        let mut reader = AnswerReader::new(None, Some(calls), true);
+        let text = "functools[{\"name\": \"f\"}, {\"name\": \"f\"}]".to_owned();
+        reader.read(TextDelta { text, ..TextDelta::default() });
+        assert!(reader.is_full());
+        reader.finish();
+        assert_eq!(reader.take_ready().count(), 2);
+    }
+}

@@ -1,0 +1,217 @@
+//! A thought that begins an answer, told apart from the rest: `<think>…</think>`.
+
+/// What opens a thought.
+pub(super) const OPENER: &str = "<think>";
+/// What closes it.
+pub(super) const CLOSER: &str = "</think>";
+/// Both.
+pub(super) const TAGS: [&str; 2] = [OPENER, CLOSER];
+
+/// Text that was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Said {
+    /// Of the thought, without its tags and the white space beside them.
+    Thought(String),
+    /// Of the rest.
+    Text(String),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    /// Nothing but white space and perhaps a part of the opener has come.
+    Start,
+    /// Behind the opener, within white space.
+    Opened,
+    Thought,
+    /// Behind the closer, within white space.
+    Closed,
+    Rest,
+}
+
+/// Reads a text that comes in pieces. The result does not depend on how it is cut.
+#[derive(Debug)]
+pub(super) struct ThoughtReader {
+    at: At,
+    found: bool,
+    /// Text that may turn out to be a tag, or white space beside one.
+    held: String,
+}
+
+impl ThoughtReader {
+    /// At an answer's beginning; `opened` if the prompt ends with the opener.
+    pub(super) fn new(opened: bool) -> Self {
+        let at = if opened { At::Opened } else { At::Start };
+        Self { at, found: opened, held: String::new() }
+    }
+
+    /// Whether a thought is open.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.at, At::Opened | At::Thought)
+    }
+
+    /// Whether it may still turn out that there is a thought.
+    pub(super) fn is_at_start(&self) -> bool {
+        self.at == At::Start
+    }
+
+    /// Whether there is or was a thought.
+    pub(super) fn has_thought(&self) -> bool {
+        self.found
+    }
+
+    /// Takes some more text.
+    pub(super) fn push(&mut self, text: &str) -> Vec<Said> {
+        let mut said = Vec::new();
+        if self.at == At::Rest {
+            if !text.is_empty() {
+                said.push(Said::Text(text.to_owned()));
+            }
+            return said;
+        }
+        self.held.push_str(text);
+        while self.step(&mut said) {}
+        said
+    }
+
+    /// The end of the text: gives out what was held back.
+    pub(super) fn finish(&mut self) -> Option<Said> {
+        let held = std::mem::take(&mut self.held);
+        let said = match self.at {
+            At::Start | At::Rest => Said::Text(held),
+            At::Opened | At::Thought => Said::Thought(held.trim_end().to_owned()),
+            At::Closed => return None,
+        };
+        match &said {
+            Said::Text(text) | Said::Thought(text) => (!text.is_empty()).then_some(said),
+        }
+    }
+
+    /// Goes as far as the next change; false where more text is needed.
+    fn step(&mut self, said: &mut Vec<Said>) -> bool {
+        match self.at {
+            At::Start => {
+                let begun = self.held.trim_start();
+                if let Some(rest) = begun.strip_prefix(OPENER) {
+                    self.held = rest.to_owned();
+                    self.at = At::Opened;
+                    self.found = true;
+                    return true;
+                }
+                if OPENER.starts_with(begun) {
+                    return false;
+                }
+                self.at = At::Rest;
+            }
+            At::Opened | At::Closed => {
+                let blanks = self.held.len() - self.held.trim_start().len();
+                self.held.drain(..blanks);
+                if self.held.is_empty() {
+                    return false;
+                }
+                self.at = if self.at == At::Opened { At::Thought } else { At::Rest };
+            }
+            At::Thought => {
+                if let Some((thought, rest)) = self.held.split_once(CLOSER) {
+                    let thought = thought.trim_end().to_owned();
+                    self.held = rest.to_owned();
+                    self.at = At::Closed;
+                    if !thought.is_empty() {
+                        said.push(Said::Thought(thought));
+                    }
+                    return true;
+                }
+                let free = self.held.len() - begun(&self.held, CLOSER);
+                let free = self.held[..free].trim_end().len();
+                if free > 0 {
+                    said.push(Said::Thought(self.held.drain(..free).collect()));
+                }
+                return false;
+            }
+            At::Rest => {
+                let rest = std::mem::take(&mut self.held);
+                if !rest.is_empty() {
+                    said.push(Said::Text(rest));
+                }
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// Bytes of the longest beginning of `tag` that ends `text`.
+fn begun(text: &str, tag: &str) -> usize {
+    (1..tag.len()).rev().find(|&length| text.ends_with(&tag[..length])).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The whole thought and the whole rest.
+    fn read<'t>(opened: bool, parts: impl IntoIterator<Item = &'t str>) -> (String, String) {
+        let mut reader = ThoughtReader::new(opened);
+        let (mut thought, mut text) = (String::new(), String::new());
+        let mut add = |said| match said {
+            Said::Thought(more) => {
+                assert!(text.is_empty(), "a thought behind the rest");
+                thought.push_str(&more);
+            }
+            Said::Text(more) => text.push_str(&more),
+        };
+        for part in parts {
+            reader.push(part).into_iter().for_each(&mut add);
+        }
+        reader.finish().into_iter().for_each(&mut add);
+        (thought, text)
+    }
+
+    #[test]
+    fn a_thought_is_told_apart_where_it_begins_the_answer() {
+        for (given, thought, text) in [
+            ("<think>a b</think>c", "a b", "c"),
+            ("\n<think>\n a\n\nb \n</think>\n\n c \n", "a\n\nb", "c \n"),
+            ("<think></think>c", "", "c"),
+            ("<think>a", "a", ""),
+            ("<think>a </thin", "a </thin", ""),
+            ("<think>a</think>", "a", ""),
+            ("<think>a</think>b<think>c</think>", "a", "b<think>c</think>"),
+            ("x<think>a</think>", "", "x<think>a</think>"),
+            (" x", "", " x"),
+            ("<thin", "", "<thin"),
+            (" ", "", " "),
+            ("<think>a<think>b</think>c", "a<think>b", "c"),
+        ] {
+            assert_eq!(read(false, [given]), (thought.into(), text.into()), "{given:?}");
+        }
+        assert_eq!(read(true, ["\na</think>b"]), ("a".into(), "b".into()));
+    }
+
+    #[test]
+    fn thought_is_given_out_as_it_comes() {
+        let mut reader = ThoughtReader::new(false);
+        assert_eq!(reader.push("<think>Let me"), [Said::Thought("Let me".into())]);
+        assert_eq!(reader.push(" see </"), [Said::Thought(" see".into())]);
+        assert!(reader.is_open());
+        assert_eq!(reader.push("x"), [Said::Thought(" </x".into())]);
+        assert_eq!(reader.push("</think> Yes"), [Said::Text("Yes".into())]);
+        assert!(!reader.is_open());
+    }
+
+    proptest! {
+        #[test]
+        fn any_cut_of_a_text_gives_the_same(
+            given in "(<think>|</think>|[<a/ \n>é]){0,10}", opened: bool,
+            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
+        ) {
+            let boundaries: Vec<usize> =
+                given.char_indices().map(|(at, _)| at).chain([given.len()]).collect();
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| *cut.get(&boundaries)).collect();
+            cuts.extend([0, given.len()]);
+            cuts.sort_unstable();
+            let parts = cuts.windows(2).map(|cut| &given[cut[0]..cut[1]]);
+            prop_assert_eq!(read(opened, parts), read(opened, [given.as_str()]));
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! How a model is told of functions, and how its calls and their results are written to it.
+//!
+//! Phi-4-mini was taught this: its template puts the functions' JSON into the system turn, calls
+//! stand between tokens of their own, and results are turns of the role `tool`. Phi-4 was not: its
+//! functions are told in words in the system turn, calls stand between tags of plain text, and
+//! results are a user's turn. What a folder has is found out by rendering probes.
+
+use std::fmt::Write as _;
+
+use serde::de::IgnoredAny;
+use serde_json::{Value as Json, json};
+
+use super::super::added::AddedTokens;
+use super::super::jinja::python_json;
+use super::super::request::{Chat, Message, Role};
+use super::super::template::{ChatTemplate, Turn};
+use super::{Tool, ToolCall, ToolChoice, Tools};
+
+const PROBE: &str = "probe1357";
+
+/// The system turn of a conversation without one, where the template places the functions.
+const SYSTEM: &str = "You are a helpful assistant with some tools.";
+
+/// What the model folder knows of functions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(in crate::generate) struct Dialect {
+    /// The template places a system turn's `tools`.
+    tools_placed: bool,
+    /// The template writes turns of the role `tool`.
+    tool_turns: bool,
+    /// The template drops system turns (Phi-4-reasoning's puts its own in their place).
+    no_system: bool,
+    /// The tokenizer has tokens that calls stand between.
+    call_tokens: bool,
+}
+
+impl Tools {
+    /// The functions that the model is told of.
+    pub(in crate::generate) fn offered(&self) -> &[Tool] {
+        if self.choice == ToolChoice::None { &[] } else { &self.definitions }
+    }
+}
+
+impl Dialect {
+    pub(super) const TOKENS: [&'static str; 2] = ["<|tool_call|>", "<|/tool_call|>"];
+    pub(super) const TAGS: [&'static str; 2] = ["<tool_call>", "</tool_call>"];
+
+    /// The dialect of a folder with this template and these tokens.
+    pub(in crate::generate) fn of(template: Option<&ChatTemplate>, added: &AddedTokens) -> Self {
+        let has = |name: &str| added.iter().any(|token| token.content == name);
+        let shows = |turn: Turn| {
+            let user = Turn { role: "user", content: "x".to_owned(), tools: None };
+            let chat = Chat::default();
+            let text = template.and_then(|template| template.render(&[turn, user], &chat).ok());
+            text.is_some_and(|text| text.contains(PROBE))
+        };
+        let turn = |role, content: &str, tools: Option<&str>| Turn {
+            role,
+            content: content.to_owned(),
+            tools: tools.map(str::to_owned),
+        };
+        Self {
+            tools_placed: shows(turn("system", "x", Some(PROBE))),
+            tool_turns: shows(turn("tool", PROBE, None)),
+            no_system: !shows(turn("system", PROBE, None)),
+            call_tokens: Self::TOKENS.iter().all(|name| has(name)),
+        }
+    }
+
+    /// What calls stand between.
+    pub(super) fn marks(self) -> [&'static str; 2] {
+        if self.call_tokens { Self::TOKENS } else { Self::TAGS }
+    }
+
+    /// A conversation as the template takes it. Every text that came with the request goes through
+    /// `change` before it stands beside text of the server's own.
+    pub(in crate::generate) fn turns(
+        self,
+        chat: &Chat,
+        change: &mut dyn FnMut(&str) -> String,
+    ) -> Vec<Turn> {
+        let mut turns: Vec<Turn> = Vec::with_capacity(chat.messages.len() + 1);
+        let mut results = false;
+        for message in &chat.messages {
+            let content = match message.role {
+                Role::Assistant => self.said(message, change),
+                Role::Tool if !self.tool_turns => result(message, &chat.messages, change),
+                _ => change(&message.content),
+            };
+            let is_result = message.role == Role::Tool && !self.tool_turns;
+            match turns.last_mut() {
+                // Neighbouring results are one turn.
+                Some(turn) if is_result && results => {
+                    turn.content.push('\n');
+                    turn.content.push_str(&content);
+                }
+                _ => {
+                    let role = if is_result { Role::User } else { message.role }.as_str();
+                    turns.push(Turn { role, content, tools: None });
+                }
+            }
+            results = is_result;
+        }
+        let offered = chat.tools.offered();
+        if !offered.is_empty() {
+            let list = change(&definitions(offered));
+            self.tell(&mut turns, list, chat.tools.single);
+        }
+        turns
+    }
+
+    /// A turn of the model's: its text, then its calls as it writes them.
+    fn said(self, message: &Message, change: &mut dyn FnMut(&str) -> String) -> String {
+        let mut text = change(&message.content);
+        if !message.calls.is_empty() {
+            let [open, close] = self.marks();
+            let calls = change(&calls(&message.calls));
+            // Writing to a string can't fail.
+            let _ = write!(text, "{open}{calls}{close}");
+        }
+        text
+    }
+
+    /// Tells the model of the functions in `list`.
+    fn tell(self, turns: &mut Vec<Turn>, list: String, single: bool) {
+        let first = turns.iter().position(|turn| turn.role == "system");
+        if self.tools_placed {
+            match first {
+                Some(index) => turns[index].tools = Some(list),
+                None => turns.insert(
+                    0,
+                    Turn { role: "system", content: SYSTEM.to_owned(), tools: Some(list) },
+                ),
+            }
+            return;
+        }
+        let words = self.words(&list, single);
+        if self.no_system {
+            match turns.iter_mut().find(|turn| turn.role == "user") {
+                Some(turn) => turn.content = format!("{words}\n\n{}", turn.content),
+                None => turns.insert(0, Turn { role: "user", content: words, tools: None }),
+            }
+            return;
+        }
+        match first {
+            Some(index) => {
+                let content = &mut turns[index].content;
+                if !content.is_empty() {
+                    content.push_str("\n\n");
+                }
+                content.push_str(&words);
+            }
+            None => turns.insert(0, Turn { role: "system", content: words, tools: None }),
+        }
+    }
+
+    fn words(self, list: &str, single: bool) -> String {
+        let [open, close] = self.marks();
+        let how_many = if single { "exactly one call" } else { "one or more calls" };
+        format!(
+            "# Functions\n\
+             You can call these functions, given as a JSON list with the JSON Schema of their \
+             parameters:\n\
+             <tools>\n{list}\n</tools>\n\
+             To call functions, reply with nothing but a JSON list of {how_many} in this form:\n\
+             {open}[{{\"name\": \"the function's name\", \"arguments\": {{\"parameter\": \
+             \"value\"}}}}]{close}\n\
+             Use only the functions above, and arguments that fit their schema. The results come \
+             back as JSON between <tool_response> and </tool_response>. Call functions where they \
+             are needed to answer; otherwise answer in plain text."
+        )
+    }
+}
+
+/// The functions as the model sees them.
+fn definitions(tools: &[Tool]) -> String {
+    let list: Vec<Json> = tools
+        .iter()
+        .map(|tool| {
+            let description = tool.description.as_deref().unwrap_or("");
+            let parameters = if tool.parameters.is_empty() {
+                json!({"type": "object", "properties": {}})
+            } else {
+                Json::Object(tool.parameters.clone())
+            };
+            json!({"name": tool.name, "description": description, "parameters": parameters})
+        })
+        .collect();
+    python_json(&list)
+}
+
+/// Calls as the model writes them.
+fn calls(calls: &[ToolCall]) -> String {
+    let list: Vec<String> = calls
+        .iter()
+        .map(|call| {
+            let (name, arguments) = (python_json(&call.name), as_json(&call.arguments));
+            format!("{{\"name\": {name}, \"arguments\": {arguments}}}")
+        })
+        .collect();
+    format!("[{}]", list.join(", "))
+}
+
+/// JSON as it is given; other text, such as JSON that was cut short, as JSON's text.
+fn as_json(text: &str) -> String {
+    match serde_json::from_str::<IgnoredAny>(text) {
+        Ok(_) => text.to_owned(),
+        Err(_) => python_json(text),
+    }
+}
+
+/// A result in a user's turn, with the name of the function whose it is.
+fn result(message: &Message, all: &[Message], change: &mut dyn FnMut(&str) -> String) -> String {
+    let id = message.answers.as_deref();
+    let call = all.iter().flat_map(|m| &m.calls).rfind(|call| Some(call.id.as_str()) == id);
+    let name = python_json(call.map_or("", |call| call.name.as_str()));
+    let content = as_json(&message.content);
+    let json = change(&format!("{{\"name\": {name}, \"content\": {content}}}"));
+    format!("<tool_response>\n{json}\n</tool_response>")
+}
+
+#[cfg(test)]
+#[path = "dialect_tests.rs"]
+mod tests;
