@@ -8,9 +8,14 @@ const LONGEST: usize = 4;
 /// The shortest.
 const SHORTEST: usize = 2;
 
-/// How often tokens that a mask forces are the ones that are chosen: nearly always, but the same text
-/// may be spelt by other tokens.
-pub const FORCED_RATE: f64 = 0.9;
+/// Where a guess comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guess {
+    /// Looked up in the sequence's own text.
+    Looked,
+    /// The output's mask leaves nothing else, though other tokens may spell the same.
+    Forced,
+}
 
 /// Up to `most` tokens that followed the latest earlier occurrence of the newest tokens; empty
 /// where they did not occur before.
@@ -42,8 +47,11 @@ impl Acceptance {
 
     /// Of a sequence of which nothing is known.
     #[must_use]
-    pub fn new() -> Self {
-        Self(0.5)
+    pub fn new(kind: Guess) -> Self {
+        Self(match kind {
+            Guess::Looked => 0.5,
+            Guess::Forced => 0.9,
+        })
     }
 
     /// The share of right guesses.
@@ -84,7 +92,7 @@ mod tests {
 
     #[test]
     fn acceptance_follows_the_guesses() {
-        let mut acceptance = Acceptance::new();
+        let mut acceptance = Acceptance::new(Guess::Looked);
         for _ in 0..40 {
             acceptance.note(true);
         }

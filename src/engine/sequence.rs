@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::draft::Acceptance;
+use super::draft::{Acceptance, Guess};
 use super::look::{Live, State};
 use super::message::{Event, FinishReason, Job, JobError, Progress, Token};
 use super::queue::Ticket;
@@ -36,7 +36,8 @@ pub(super) struct Sequence {
     /// Since when the receiver has had no room; `None` while it has.
     parked_since: Option<Instant>,
     sampler: Sampler,
-    acceptance: Acceptance,
+    /// Of what was looked up, and of what was forced.
+    acceptance: [Acceptance; 2],
     events: mpsc::Sender<Event>,
 }
 
@@ -61,7 +62,7 @@ impl Sequence {
             deadline: job.deadline,
             started: false,
             parked_since: None,
-            acceptance: Acceptance::new(),
+            acceptance: [Guess::Looked, Guess::Forced].map(Acceptance::new),
             events: job.events,
         }
     }
@@ -111,8 +112,12 @@ impl Sequence {
         &mut self.sampler
     }
 
-    pub(super) fn acceptance(&mut self) -> &mut Acceptance {
-        &mut self.acceptance
+    pub(super) fn acceptance(&mut self, kind: Guess) -> &mut Acceptance {
+        let [looked, forced] = &mut self.acceptance;
+        match kind {
+            Guess::Looked => looked,
+            Guess::Forced => forced,
+        }
     }
 
     /// Whether nobody listens any more.

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::draft;
+use super::draft::{self, Guess};
 use super::handle::Counters;
 use super::message::{FinishReason, JobError};
 use super::run::Core;
@@ -13,15 +13,6 @@ use crate::model::{Logits, RunError};
 
 /// Rows of logits that a step of a reported prompt gives at most; each is as long as the vocabulary.
 const MOST_ROWS: usize = 64;
-
-/// Where a guess comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Guess {
-    /// Looked up in the sequence's own text; whether it was right tells about the next one.
-    Looked,
-    /// The output's mask leaves nothing else.
-    Forced,
-}
 
 /// What a step did to a sequence: nothing more, its end, or an error.
 type Outcome = Result<Option<FinishReason>, JobError>;
@@ -122,34 +113,30 @@ impl Core {
         if most == 0 {
             return self.decode(row, 1);
         }
-        let forced = sequence.sampler().forced();
-        if !forced.is_empty() {
-            let forced = forced[..forced.len().min(most)].to_vec();
-            let count = self.pace.best_draft(draft::FORCED_RATE, forced.len());
-            return match self.make_room(row, 1 + count) {
-                Some(row) if count > 0 => self.verify(row, &forced[..count], Guess::Forced),
-                Some(row) => self.decode(row, 1),
-                None => {}
-            };
-        }
-        let count = self.pace.best_draft(sequence.acceptance().rate(), most);
-        let guess = draft::propose(sequence.tokens(), count.max(1)).to_vec();
+        let forced = sequence.sampler().forced().to_vec();
+        let kind = if forced.is_empty() { Guess::Looked } else { Guess::Forced };
+        let count = self.pace.best_draft(sequence.acceptance(kind).rate(), most);
+        let guess = match kind {
+            Guess::Forced => forced,
+            Guess::Looked => draft::propose(sequence.tokens(), count.max(1)).to_vec(),
+        };
         if count == 0 || guess.is_empty() {
             let generated = sequence.tokens().len();
             self.decode(row, 1);
-            return self.note_free_guess(row, generated, guess.first().copied());
+            return self.note_free_guess(row, generated, guess.first().copied(), kind);
         }
+        let guess = &guess[..count.min(guess.len())];
         let Some(row) = self.make_room(row, 1 + guess.len()) else { return };
-        self.verify(row, &guess, Guess::Looked);
+        self.verify(row, guess, kind);
     }
 
     /// Learns from a guess that was not put to the model, at no cost. The row's sequence may have
     /// ended or moved, in which case there is nothing to learn.
-    fn note_free_guess(&mut self, row: usize, place: usize, guess: Option<u32>) {
+    fn note_free_guess(&mut self, row: usize, place: usize, guess: Option<u32>, kind: Guess) {
         let (Some(guess), true) = (guess, row < self.cache.decoding()) else { return };
         let Some(sequence) = self.cache.sequence_mut(row) else { return };
         if let Some(&token) = sequence.tokens().get(place) {
-            sequence.acceptance().note(token == guess);
+            sequence.acceptance(kind).note(token == guess);
         }
     }
 
@@ -178,9 +165,7 @@ impl Core {
             outcome = sample(sequence, &logits, index, &mut self.scratch);
             let right = sequence.tokens().last() == guess.get(index) && index < guess.len();
             if index < guess.len() {
-                if kind == Guess::Looked {
-                    sequence.acceptance().note(right);
-                }
+                sequence.acceptance(kind).note(right);
                 Counters::add(&counters.draft_tokens, 1);
                 Counters::add(&counters.accepted_draft_tokens, usize::from(right));
             }
