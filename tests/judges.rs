@@ -1,6 +1,6 @@
-//! Answers that must be of a form are, whatever the model would rather say: the real daemon on the
-//! demo model at a temperature where it says nothing sensible, judged by a JSON Schema validator
-//! that is not ours. `tests/clients/setup` installs it.
+//! Answers judged by programs that are not ours: answers that must be of a form, whatever the model
+//! would rather say, by a JSON Schema validator; each sampling parameter by a computation of its own
+//! on the model's logits. `tests/clients/setup` installs what they need.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,6 +10,7 @@
 
 mod common;
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
 
@@ -18,25 +19,42 @@ use serde_json::{Value, json};
 
 const ASKED: u64 = 660;
 
-#[test]
-fn answers_by_random_schemas_are_valid() {
+/// What a judge of `tests/clients` says of the daemon.
+fn judge(script: &str, daemon: &Daemon, arguments: &[&OsStr]) -> Value {
     let python = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let python = python.join("clients/venv/bin/python");
     assert!(python.exists(), "{} is missing; run tests/clients/setup", python.display());
-    let daemon = Daemon::start();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/structured.py");
-    let url = format!("http://{}", daemon.address());
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script);
     let output = Command::new(python)
-        .args([script.as_os_str(), url.as_ref()])
-        .args([ASKED.to_string(), "1".to_owned()])
+        .arg(script)
+        .arg(format!("http://{}", daemon.address()))
+        .args(arguments)
+        .env("ORT_DISABLE_TELEMETRY", "1")
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{}\n{said}", output.status);
-    let seen: Value = serde_json::from_slice(&output.stdout).unwrap();
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn answers_by_random_schemas_are_valid() {
+    let daemon = Daemon::start();
+    let seen = judge("structured.py", &daemon, &[ASKED.to_string().as_ref(), "1".as_ref()]);
     assert!(seen["valid"].as_u64().unwrap() >= 500, "{seen}");
     assert!(seen["cut"].as_u64().unwrap() >= 30, "{seen}");
     assert_eq!(daemon.wait_idle()["finished"], ASKED);
+}
+
+#[test]
+fn each_parameter_does_what_its_definition_says() {
+    let daemon = Daemon::start();
+    let seen = judge("reference.py", &daemon, &[common::demo_folder().as_os_str()]);
+    let seen = seen.as_object().unwrap();
+    assert!(seen.len() >= 20, "{seen:?}");
+    let sum = |key: &str| seen.values().map(|found| found[key].as_u64().unwrap()).sum::<u64>();
+    // The judge stops at the first token that is wrong by more than the logits' noise.
+    assert!(sum("near_ties") * 50 < sum("compared"), "{seen:?}");
 }
 
 #[test]
