@@ -56,6 +56,7 @@ const RULES: &[Rule] = &[
             "serde_json",
             "serde_path_to_error",
             "tokio",
+            "tokio_rustls",
         ],
     },
     Rule {

@@ -178,7 +178,7 @@ impl Fatal {
     }
 
     /// What to print: one line, or one for each fault of the settings.
-    fn lines(&self) -> Vec<String> {
+    pub(super) fn lines(&self) -> Vec<String> {
         let texts = match self {
             Self::Settings(error) => error.faults.iter().map(ToString::to_string).collect(),
             Self::Access(error) => error.faults.iter().map(ToString::to_string).collect(),

@@ -12,6 +12,7 @@ mod key;
 mod output;
 mod prepare;
 mod pull;
+mod reload;
 mod serve;
 mod start;
 mod traces;

@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 
 use super::args::SettingsArgs;
 use super::exit::Fatal;
+use super::reload::Reloader;
 use super::start::{self, Started};
 use super::traces::Exporter;
 use super::watchdog;
@@ -16,7 +17,7 @@ use crate::engine::Engine;
 use crate::model::LoadCancel;
 use crate::os::{self, Listener, Notifier, Signal, Signals, SocketFile, State};
 use crate::server::{self, App, DrainOutcome, Environment, ServerOptions};
-use crate::settings::Settings;
+use crate::settings::{Resolved, Settings};
 use crate::telemetry::Tracer;
 
 /// Threads that carry connections; the model has its own.
@@ -43,21 +44,23 @@ pub(super) fn run(arguments: &SettingsArgs) -> Result<(), Fatal> {
         .enable_all()
         .build()
         .map_err(|source| Fatal::System { action: "start the network's threads", source })?;
-    runtime.block_on(serve(&resolved.settings))
+    runtime.block_on(serve(arguments, &resolved))
 }
 
-async fn serve(settings: &Settings) -> Result<(), Fatal> {
+async fn serve(arguments: &SettingsArgs, resolved: &Resolved) -> Result<(), Fatal> {
+    let settings = &resolved.settings;
     let system = |action| move |source| Fatal::System { action, source };
     let mut signals = Signals::install().map_err(system("install signal handlers"))?;
     let notifier = Notifier::from_environment(variable);
     let manager = Arc::new(Manager(notifier.map_err(system("speak to the service manager"))?));
     let passed = os::activated_listeners(variable)?;
-    let environment = access_environment(&passed);
+    let mut environment = access_environment(&passed);
     let rules = server::rules_of(settings, &environment)?;
     let bound = bind(settings, passed).await?;
+    environment.bound = bound.listeners.iter().filter_map(Listener::tcp_address).collect();
     let name = settings.served_model_name();
     manager.tell(&[State::Status(format!("loading {name}"))]);
-    let Some(started) = load(settings, &manager, &mut signals).await? else {
+    let Some(Loaded { started, hung_up }) = load(settings, &manager, &mut signals).await? else {
         return Ok(());
     };
     let tracer = settings
@@ -69,14 +72,19 @@ async fn serve(settings: &Settings) -> Result<(), Fatal> {
     let options = ServerOptions { tracer, ..server_options(settings, name.clone())? };
     let app = App::new(started.generator, options);
     app.enforce(rules);
+    let reloader = Reloader::new(arguments, environment, &app, resolved);
     let (stop, stopped) = watch::channel(false);
     let drain = settings.drain_timeout_s;
     let mut server = tokio::spawn(server::serve(app, bound.listeners, stopped, drain));
     manager.tell(&[State::Ready, State::Status(format!("serving {name}"))]);
     log::info!(model = name.as_str(); "ready");
     watchdog::feed(&manager, started.engine.handle());
+    if hung_up {
+        reloader.reload(&manager).await;
+    }
+    let on_hangup = async || reloader.reload(&manager).await;
 
-    if let Err(fatal) = wait_for_stop(&started.engine, &mut server, &mut signals).await {
+    if let Err(fatal) = wait_for_stop(&started.engine, &mut server, &mut signals, on_hangup).await {
         // The first failure is the one to tell.
         let _ = stop_engine(started.engine).await;
         return Err(fatal);
@@ -123,6 +131,7 @@ fn access_environment(passed: &[(String, Listener)]) -> Environment {
     Environment {
         credentials: variable("CREDENTIALS_DIRECTORY").map(PathBuf::from),
         passed: passed.iter().filter_map(|(_, listener)| listener.tcp_address()).collect(),
+        bound: Vec::new(),
     }
 }
 
@@ -167,13 +176,21 @@ async fn bind(settings: &Settings, passed: Vec<(String, Listener)>) -> Result<Bo
     Ok(bound)
 }
 
+/// A model that is loaded.
+struct Loaded {
+    started: Started,
+    /// Whether a reload was asked for meanwhile.
+    hung_up: bool,
+}
+
 /// Loads the model beside the runtime's threads; `None` if told to stop meanwhile.
 async fn load(
     settings: &Settings,
     manager: &Manager,
     signals: &mut Signals,
-) -> Result<Option<Started>, Fatal> {
+) -> Result<Option<Loaded>, Fatal> {
     let settings = settings.clone();
+    let mut hung_up = false;
     let begun = std::time::Instant::now();
     let cancel = LoadCancel::default();
     let cancelled = cancel.clone();
@@ -185,11 +202,12 @@ async fn load(
             loaded = &mut loading => {
                 let started = loaded.map_err(|error| Fatal::Internal(error.to_string()))??;
                 log::info!(seconds = begun.elapsed().as_secs_f32(); "the model is loaded");
-                return Ok(Some(started));
+                return Ok(Some(Loaded { started, hung_up }));
             }
             _ = tick.tick() => manager.tell(&[State::ExtendTimeout(LOADING_EXTENSION)]),
             signal = signals.next() => match signal {
-                Signal::Hangup => no_reload(),
+                // The settings of the start are in use by now; it is read again once that is over.
+                Signal::Hangup => hung_up = true,
                 stop => {
                     log::info!("{} while the model was loading; stopping", stop.name());
                     manager.tell(&[State::Stopping]);
@@ -204,12 +222,6 @@ async fn load(
             },
         }
     }
-}
-
-fn no_reload() {
-    log::warn!(
-        "SIGHUP: this version reads its settings only at the start; restart it to apply them"
-    );
 }
 
 fn server_options(settings: &Settings, name: String) -> Result<ServerOptions, Fatal> {
@@ -236,13 +248,14 @@ async fn wait_for_stop(
     engine: &Engine,
     server: &mut JoinHandle<DrainOutcome>,
     signals: &mut Signals,
+    on_hangup: impl AsyncFn(),
 ) -> Result<(), Fatal> {
     let handle = engine.handle();
     let mut tick = tokio::time::interval(ENGINE_TICK);
     loop {
         tokio::select! {
             signal = signals.next() => match signal {
-                Signal::Hangup => no_reload(),
+                Signal::Hangup => on_hangup().await,
                 stop => {
                     log::info!("{}: finishing answers in progress", stop.name());
                     return Ok(());

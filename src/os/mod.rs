@@ -16,16 +16,10 @@ pub use cores::physical_cores;
 pub use listen::{BindError, Listener, bind_tcp};
 pub use memory::spare_memory;
 pub use notify::{Notifier, State};
-pub use peer::Peer;
+pub use peer::{Peer, group_id, groups_of, host_name, user_id};
 pub use replace::{FolderLock, replace_file};
 pub use signals::{Signal, Signals};
 pub use unix::{SocketFile, bind_unix};
-
-/// The number of the group named `name`; `None` if there is none.
-#[must_use]
-pub fn group_id(name: &str) -> Option<u32> {
-    nix::unistd::Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw())
-}
 
 /// The user that this process acts as.
 #[must_use]

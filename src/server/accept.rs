@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use super::app::{App, Phase};
 use super::caller::Origin;
 use super::conn::serve_connection;
+use super::secure::serve_tcp;
 use crate::os::Listener;
 
 /// How long to leave accepting alone when the system has no descriptors or memory for it.
@@ -85,10 +86,7 @@ async fn accept_all(app: &App, listeners: &[Listener], connections: &mut JoinSet
             accepted = accepting.next(), if connections.len() < app.options().max_connections => {
                 match accepted {
                     Accepted::Tcp(stream) => {
-                        // Tokens are small writes that must not wait for each other.
-                        let _ = stream.set_nodelay(true);
-                        let origin = Origin::of_tcp(&stream);
-                        connections.spawn(serve_connection(app.clone(), origin, stream));
+                        connections.spawn(serve_tcp(app.clone(), stream));
                     }
                     Accepted::Unix(stream) => {
                         let origin = Origin::of_unix(&stream);

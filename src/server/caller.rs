@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::OnceCell;
 
 use crate::engine::CallerId;
 use crate::os::Peer;
@@ -28,6 +29,8 @@ pub(super) struct Origin {
     caller: Caller,
     /// Over the Unix socket: who the kernel says it is.
     peer: Option<Peer>,
+    /// The user's groups, once they were asked for.
+    groups: OnceCell<Vec<u32>>,
     transport: &'static str,
 }
 
@@ -36,13 +39,13 @@ impl Origin {
         let address = stream.peer_addr();
         let caller =
             address.map_or(Caller::Unknown, |address| Caller::Address(address.ip().to_canonical()));
-        Self { caller, peer: None, transport: "tcp" }
+        Self { caller, peer: None, groups: OnceCell::new(), transport: "tcp" }
     }
 
     pub(super) fn of_unix(stream: &UnixStream) -> Self {
         let peer = Peer::of(stream).ok();
         let caller = peer.map_or(Caller::Unknown, |peer| Caller::User(peer.uid));
-        Self { caller, peer, transport: "unix" }
+        Self { caller, peer, groups: OnceCell::new(), transport: "unix" }
     }
 
     /// The kind of socket, as metrics name it.
@@ -53,6 +56,17 @@ impl Origin {
     /// Who it is without a key.
     pub(super) fn caller(&self) -> &Caller {
         &self.caller
+    }
+
+    /// The groups of the user that the kernel says it is, looked up once for a connection.
+    pub(super) async fn groups(&self) -> &[u32] {
+        let Some(peer) = self.peer else { return &[] };
+        let look = || async {
+            // The system's databases may be on the network.
+            let looked = tokio::task::spawn_blocking(move || crate::os::groups_of(peer)).await;
+            looked.unwrap_or_default()
+        };
+        self.groups.get_or_init(look).await
     }
 
     /// Who the kernel says it is; `None` over TCP.

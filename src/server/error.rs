@@ -218,6 +218,39 @@ impl ApiError {
         Self { challenge: true, ..error }
     }
 
+    /// The settings name who may use the Unix socket, and this user is not among them.
+    pub(super) fn user_not_allowed(uid: u32) -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "user_not_allowed",
+            format!(
+                "user {uid} may not use this socket; socket_allow_users and socket_allow_groups \
+                 tell who may"
+            ),
+        )
+    }
+
+    /// The request is to a name that is not this server's.
+    pub(super) fn foreign_host(host: &str) -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "host_not_allowed",
+            format!("this server is not called {:?}; allowed_hosts adds names", shortened(host)),
+        )
+    }
+
+    /// A web page asks that none named.
+    pub(super) fn foreign_page(origin: &str) -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "origin_not_allowed",
+            format!(
+                "pages from {:?} may not use this server; cors_origins names those that may",
+                shortened(origin)
+            ),
+        )
+    }
+
     /// The caller may not do what administrators may.
     pub(super) fn not_admin() -> Self {
         Self::new(

@@ -20,6 +20,7 @@ mod guard;
 mod handlers;
 mod reply;
 mod route;
+mod secure;
 mod sse;
 mod stall;
 #[cfg(test)]

@@ -10,7 +10,7 @@ use hyper::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
     WWW_AUTHENTICATE,
 };
-use hyper::{Response, StatusCode};
+use hyper::{HeaderMap, Response, StatusCode};
 
 use super::access::{Exchange, REQUEST_ID};
 use super::error::ApiError;
@@ -109,6 +109,14 @@ pub(super) fn telling_ignored(mut reply: Reply, ignored: &[String]) -> Reply {
     {
         reply.headers_mut().insert(IGNORED_FIELDS, value);
     }
+    reply
+}
+
+/// The answer to a browser that asked whether a page may ask.
+pub(super) fn permitted(headers: HeaderMap) -> Reply {
+    let mut reply = Response::new(ReplyBody { content: Content::Whole(None), exchange: None });
+    *reply.status_mut() = StatusCode::NO_CONTENT;
+    *reply.headers_mut() = headers;
     reply
 }
 

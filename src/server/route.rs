@@ -8,7 +8,7 @@ use hyper::{Method, Request};
 
 use super::access::Exchange;
 use super::app::{App, Phase};
-use super::auth::{Class, Rules, admit};
+use super::auth::{Class, Parts, Rules, admit, preflight};
 use super::body::discard_rest;
 use super::caller::Origin;
 use super::error::ApiError;
@@ -16,7 +16,7 @@ use super::guard::CatchPanic;
 use super::handlers::{
     anthropic, chat, completions, health, metrics, models, ollama, responses, slots, tokens,
 };
-use super::reply::{Reply, failure, sealed};
+use super::reply::{Reply, failure, permitted, sealed};
 use super::wire::error::Dialect;
 
 /// Where a request goes.
@@ -150,8 +150,9 @@ pub(super) async fn respond(app: App, origin: &Origin, request: Request<Incoming
         request.headers(),
     ));
     let dialect = Dialect::of(request.uri().path());
+    let permission = app.rules().permission(request.headers());
     let handled = CatchPanic::new(dispatch(&app, origin, request, &exchange)).await;
-    let reply = match handled {
+    let mut reply = match handled {
         Ok(Ok(reply)) => reply,
         Ok(Err(error)) => failure(&error, dialect),
         Err(panicked) => {
@@ -160,6 +161,7 @@ pub(super) async fn respond(app: App, origin: &Origin, request: Request<Incoming
             failure(&ApiError::internal(), dialect)
         }
     };
+    reply.headers_mut().extend(permission);
     sealed(reply, exchange)
 }
 
@@ -174,12 +176,16 @@ async fn dispatch(
         return Err(ApiError::unknown_url(request.method(), &path));
     };
     exchange.routed(pattern);
+    let rules = app.rules();
+    if rules.is_preflight(&request) {
+        return Ok(permitted(preflight(request.headers(), route.allow_header())));
+    }
     if !route.allows(request.method()) {
         let allow = route.allow_header();
         return Err(ApiError::method_not_allowed(request.method(), &path, allow));
     }
-    let rules = app.rules();
-    match admit(&rules, origin, route.class(&rules), request.headers()) {
+    let parts = Parts { uri: request.uri(), headers: request.headers() };
+    match admit(&rules, origin, route.class(&rules), &parts).await {
         Ok(admission) => exchange.admitted(admission),
         Err(error) => {
             discard_rest(request).await;

@@ -3,7 +3,8 @@
 use config::{Map, Value, ValueKind};
 
 use super::error::Fault;
-use super::kind::{Kind, as_typed};
+use super::kind::Kind;
+use super::words::as_shown;
 
 /// What the table says about one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +65,7 @@ impl Reader<'_> {
         if read.is_none() {
             self.faults.push(Fault::Value {
                 key,
-                value: as_typed(raw).unwrap_or_else(|| raw.to_string()),
+                value: as_shown(raw).unwrap_or_else(|| raw.to_string()),
                 origin: value.and_then(Value::origin).unwrap_or("default").to_owned(),
                 accepted: kind.accepted(),
             });

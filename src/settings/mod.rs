@@ -14,6 +14,7 @@ mod resolve;
 mod socket;
 mod table;
 mod value;
+mod words;
 
 pub use define::Definition;
 pub use error::{Fault, SettingsError};

@@ -8,8 +8,8 @@ use config::{Config, ConfigError, Map, Source, Value};
 use super::define::Reader;
 use super::error::{Fault, SettingsError};
 use super::file;
-use super::kind::as_typed;
 use super::table::{DEFINITIONS, Settings};
+use super::words::as_shown;
 
 /// The file that is read if it exists and no other is named.
 pub const DEFAULT_FILE: &str = "/etc/phi4d/phi4d.toml";
@@ -148,7 +148,7 @@ fn environment_layer(environment: &BTreeMap<String, String>, warnings: &mut Vec<
 }
 
 fn is_empty(values: &Map<String, Value>, key: &str) -> bool {
-    values.get(key).and_then(|value| as_typed(&value.kind)).is_some_and(|text| text.is_empty())
+    values.get(key).and_then(|value| as_shown(&value.kind)).is_some_and(|text| text.is_empty())
 }
 
 fn origin_of(values: &Map<String, Value>, key: &str) -> String {
@@ -162,7 +162,7 @@ fn entries(values: &Map<String, Value>) -> Vec<Entry> {
             key: definition.key,
             value: values
                 .get(definition.key)
-                .and_then(|value| as_typed(&value.kind))
+                .and_then(|value| as_shown(&value.kind))
                 .unwrap_or_default(),
             origin: origin_of(values, definition.key),
         })

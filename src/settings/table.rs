@@ -13,6 +13,7 @@ use super::kind::{
 };
 use super::socket::SocketSetting;
 use super::value::{ListenAddress, LogFormat, MetricsAccess, Provider};
+use super::words::Words;
 
 define_settings! {
     /// The model's folder: an ONNX export with genai_config.json, model.onnx and
@@ -67,6 +68,28 @@ define_settings! {
         ],
     };
 
+    /// Certificate chain of the TCP address, in PEM's format; with it and its key, TCP is
+    /// HTTPS. Empty: plain HTTP.
+    tls_cert_file: Option<PathBuf> = "",
+        OptionalPath { placeholder: "FILE", accepted: "a file's path, or empty" };
+
+    /// The certificate's private key, in PEM's format.
+    tls_key_file: Option<PathBuf> = "",
+        OptionalPath { placeholder: "FILE", accepted: "a file's path, or empty" };
+
+    /// Certificates of those who sign clients' certificates. With it, no client without one
+    /// gets in by TCP.
+    tls_client_ca_file: Option<PathBuf> = "",
+        OptionalPath { placeholder: "FILE", accepted: "a file's path, or empty" };
+
+    /// Further names by which the TCP address may be called, beside localhost, addresses,
+    /// the machine's name and that in listen; * is any. Where there are API keys, any name may.
+    allowed_hosts: Vec<String> = "", Words { placeholder: "NAMES", accepted: "hosts' names" };
+
+    /// Web pages that may use the API from a browser, by their origin, such as
+    /// https://chat.example.org; * is any. Empty: none.
+    cors_origins: Vec<String> = "", Words { placeholder: "ORIGINS", accepted: "origins" };
+
     /// Path of the API's Unix socket. off: none. default: phi4d.sock in
     /// $RUNTIME_DIRECTORY (under systemd), else in $XDG_RUNTIME_DIR, else
     /// /run/phi4d/phi4d.sock for root and /tmp/phi4d-UID/phi4d.sock for others.
@@ -74,6 +97,17 @@ define_settings! {
 
     /// Who may use the Unix socket, as the octal mode of its file.
     socket_mode: u32 = "0660", Mode;
+
+    /// Users that may use the Unix socket, by name or number, beside root and the daemon's own.
+    /// Empty, here and for groups: everyone whom its mode lets connect.
+    socket_allow_users: Vec<String> = "", Words {
+        placeholder: "USERS", accepted: "users' names or numbers",
+    };
+
+    /// Groups whose members may use the Unix socket, by name or number.
+    socket_allow_groups: Vec<String> = "", Words {
+        placeholder: "GROUPS", accepted: "groups' names or numbers",
+    };
 
     /// Where there are API keys, ask for one on the Unix socket, too.
     socket_require_key: bool = "false", Switch;

@@ -1,12 +1,20 @@
 //! Who gets in: keys, users, limits, against the real daemon.
 
-#![expect(clippy::unwrap_used, reason = "tests may stop where something is wrong")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "tests may stop where something is wrong"
+)]
 
 #[path = "../common/mod.rs"]
 mod common;
+mod hosts;
 mod keys;
 mod limits;
+mod peers;
+mod reload;
 mod table;
+mod tls;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

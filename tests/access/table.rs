@@ -1,11 +1,11 @@
 //! Every route by every kind of caller.
 
-use super::common::{Client, Daemon};
+use super::common::{Client, Daemon, Response, Setup};
 use super::{ask, verdict, with_keys};
 
 /// A route's guard.
 #[derive(Clone, Copy, PartialEq)]
-enum Class {
+pub enum Class {
     Open,
     Use,
     Generate,
@@ -25,40 +25,76 @@ const ROUTES: &[(&str, &str, Class)] = &[
     ("POST", "/apply-template", Class::Use),
     ("POST", "/tokenize", Class::Use),
     ("POST", "/detokenize", Class::Use),
+    ("POST", "/v1/responses", Class::Generate),
+    ("POST", "/v1/messages", Class::Generate),
+    ("POST", "/v1/messages/count_tokens", Class::Use),
+    ("POST", "/api/chat", Class::Generate),
+    ("POST", "/api/generate", Class::Generate),
+    ("POST", "/api/show", Class::Use),
+    ("GET", "/api/tags", Class::Use),
+    ("GET", "/api/ps", Class::Use),
+    ("GET", "/api/version", Class::Use),
     ("GET", "/slots", Class::Admin),
 ];
 
+#[test]
+fn every_route_is_in_the_table() {
+    let source = include_str!("../../src/server/route.rs");
+    let paths = source.split("const PATHS").nth(1).unwrap().split("];").next().unwrap();
+    let mut count = 0;
+    for path in paths.lines().filter_map(|line| line.trim().strip_prefix("(\"")) {
+        let path = path.split('"').next().unwrap().replace("{id}", "demo");
+        let known = |(_, known, _): &&(&str, &str, Class)| *known == path;
+        assert!(path == "/metrics" || ROUTES.iter().any(|route| known(&route)), "{path}");
+        count += 1;
+    }
+    assert_eq!(count, ROUTES.len() + 1);
+}
+
 /// What a caller may do.
 #[derive(Debug, Clone, Copy)]
-enum May {
+pub enum May {
+    /// It has no key.
     Nothing,
+    /// It is kept out, whatever key it has.
+    Denied,
     Use,
     Administrate,
 }
 
 fn check(client: &Client, key: Option<&str>, may: May, metrics: Class) {
-    let refused = (401, "invalid_api_key".to_owned());
+    check_by(|method, path| ask(client, method, path, key), may, metrics);
+}
+
+/// Checks the answers of all routes to whoever asks by `ask`.
+pub fn check_by(ask: impl Fn(&str, &str) -> Response, may: May, metrics: Class) {
     let routes = ROUTES.iter().copied().chain([("GET", "/metrics", metrics)]);
     for (method, path, class) in routes {
-        let response = ask(client, method, path, key);
+        let response = ask(method, path);
         let let_in = if method == "POST" { 400 } else { 200 };
         let expected = match (class, may) {
             (Class::Open, _) | (_, May::Administrate) => let_in,
             (_, May::Nothing) => 401,
+            (_, May::Denied) => 403,
             (Class::Admin, May::Use) => 403,
             (_, May::Use) => let_in,
         };
         let found = verdict(&response);
-        assert_eq!(found.0, expected, "{method} {path} with {key:?}: {}", response.text());
+        assert_eq!(found.0, expected, "{method} {path} by {may:?}: {}", response.text());
         assert_eq!(response.header("www-authenticate"), (expected == 401).then_some("Bearer"));
         match expected {
-            401 => assert_eq!(found, refused),
-            403 => assert_eq!(found.1, "insufficient_scope"),
+            _ if path.starts_with("/api/") || path.starts_with("/v1/messages") => {}
+            401 => assert_eq!(found.1, "invalid_api_key"),
+            403 => {
+                let denied = matches!(may, May::Denied);
+                let code = if denied { "user_not_allowed" } else { "insufficient_scope" };
+                assert_eq!(found.1, code);
+            }
             _ => {}
         }
     }
     // What is not there tells nobody more.
-    assert_eq!(verdict(&ask(client, "GET", "/v1/nothing", key)), (404, "unknown_url".to_owned()));
+    assert_eq!(verdict(&ask("GET", "/v1/nothing")), (404, "unknown_url".to_owned()));
 }
 
 #[test]
@@ -93,7 +129,7 @@ fn the_unix_socket_may_need_a_key_too() {
 
 #[test]
 fn without_keys_a_sent_one_is_ignored() {
-    let daemon = super::common::Setup::new().with(&["--metrics-access", "admin"]).start();
+    let daemon = Setup::new().with(&["--metrics-access", "admin"]).start();
     for key in [None, Some("whatever")] {
         check(&daemon.tcp(), key, May::Use, Class::Admin);
         check(&daemon.unix(), key, May::Administrate, Class::Admin);

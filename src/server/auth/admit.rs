@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
+use hyper::{HeaderMap, Uri};
 
 use super::keys::{LiveKey, Scope};
 use super::limits::{Exceeded, Lease};
@@ -39,18 +39,20 @@ impl Admission {
 /// Decides on a request of `class` from `origin`.
 ///
 /// # Errors
-/// 401 without a key where one is needed, 403 where the caller lacks the scope, 429 where its key's
-/// limits are used up.
-pub(in crate::server) fn admit(
+/// 401 without a key where one is needed, 403 where the user, the host or the page is none of those
+/// that may or the caller lacks the scope, 429 where its key's limits are used up.
+pub(in crate::server) async fn admit(
     rules: &Rules,
     origin: &Origin,
     class: Class,
-    headers: &HeaderMap,
+    request: &Parts<'_>,
 ) -> Result<Admission, ApiError> {
     let anonymous = || Admission { caller: origin.caller().clone(), lease: None };
     if class == Class::Open {
         return Ok(anonymous());
     }
+    check_way(rules, origin, request).await?;
+    let headers = request.headers;
     let key =
         rules.keys.as_ref().and_then(|keys| given_keys(headers).find_map(|given| keys.find(given)));
     let own = own_scope(rules, origin);
@@ -67,6 +69,35 @@ pub(in crate::server) fn admit(
     match key {
         Some(key) => with_key(key, class),
         None => Ok(anonymous()),
+    }
+}
+
+/// What of a request decides.
+#[derive(Debug)]
+pub(in crate::server) struct Parts<'a> {
+    pub(in crate::server) uri: &'a Uri,
+    pub(in crate::server) headers: &'a HeaderMap,
+}
+
+/// Whether the request came by a way that it may: on the Unix socket from a user that may use it,
+/// else to a name of ours and not from any page on the web.
+async fn check_way(rules: &Rules, origin: &Origin, request: &Parts<'_>) -> Result<(), ApiError> {
+    if let Some(peer) = origin.peer() {
+        let trusted = peer.uid == 0 || peer.uid == rules.own_uid;
+        if trusted || rules.peers.admit(origin).await {
+            return Ok(());
+        }
+        return Err(ApiError::user_not_allowed(peer.uid));
+    }
+    rules
+        .hosts
+        .check(request.uri, request.headers)
+        .map_err(|host| ApiError::foreign_host(&host))?;
+    match rules.cors.foreign(request.headers) {
+        Some(page) if rules.refuses_pages => {
+            Err(ApiError::foreign_page(&String::from_utf8_lossy(page.as_bytes())))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -5,8 +5,11 @@ use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use super::cors::Cors;
+use super::hosts::Hosts;
 use super::keys::{KeyLine, Keys, parse};
-use super::{Class, Rules, Scope};
+use super::peers::Peers;
+use super::{Class, Rules, Scope, tls};
 use crate::settings::{MetricsAccess, Settings};
 
 /// The name of the service manager's credential that holds keys.
@@ -22,6 +25,8 @@ pub struct Environment {
     pub credentials: Option<PathBuf>,
     /// TCP addresses that the service manager listens on for us.
     pub passed: Vec<SocketAddr>,
+    /// TCP addresses that are listened on already, whatever the settings say by now.
+    pub bound: Vec<SocketAddr>,
 }
 
 /// Everything that is wrong with the access rules.
@@ -54,6 +59,24 @@ pub enum AccessFault {
         path: PathBuf,
         /// Why not.
         source: io::Error,
+    },
+    /// A user or group that the system does not know.
+    #[error("{key}: there is no {kind} named {name:?}; expected a {kind}'s name or number")]
+    Nobody {
+        /// The setting.
+        key: &'static str,
+        /// `user` or `group`.
+        kind: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// One file is given without the other.
+    #[error("{given} is set and {missing} not; TLS needs both a certificate and its key")]
+    Incomplete {
+        /// The setting that is there.
+        given: &'static str,
+        /// What is missing.
+        missing: &'static str,
     },
     /// Other machines would get in without a key.
     #[error(
@@ -90,10 +113,14 @@ pub fn rules_of(settings: &Settings, environment: &Environment) -> Result<Rules,
     if keys.is_none() && !settings.allow_unauthenticated_lan {
         faults.extend(open_doors(settings, environment));
     }
+    let peers = Peers::of(settings, &mut faults);
+    let tls = tls::of(settings, &mut faults);
     if !faults.is_empty() {
         return Err(AccessError { faults });
     }
+    let hosts = if keys.is_some() { Hosts::default() } else { Hosts::of(settings) };
     Ok(Rules {
+        refuses_pages: keys.is_none(),
         keys: keys.map(Keys::new),
         metrics: match settings.metrics_access {
             MetricsAccess::Open => Class::Open,
@@ -102,6 +129,10 @@ pub fn rules_of(settings: &Settings, environment: &Environment) -> Result<Rules,
         },
         anonymous: Scope::Use,
         unix_needs_key: settings.socket_require_key,
+        peers,
+        hosts,
+        cors: Cors::of(settings),
+        tls,
         ..Rules::default()
     })
 }
@@ -118,13 +149,13 @@ fn keys_path(settings: &Settings, environment: &Environment) -> Option<PathBuf> 
 
 /// Addresses that other machines can reach.
 fn open_doors(settings: &Settings, environment: &Environment) -> Vec<AccessFault> {
-    let passed = environment.passed.iter().filter(|address| !address.ip().is_loopback());
-    let mut faults: Vec<AccessFault> = passed
-        .map(|address| AccessFault::OpenToNetwork {
-            address: address.to_string(),
-            by: " (from the service manager)",
-        })
-        .collect();
+    let reached = |addresses: &[SocketAddr], by| -> Vec<AccessFault> {
+        let open = addresses.iter().filter(|address| !address.ip().is_loopback());
+        open.map(|address| AccessFault::OpenToNetwork { address: address.to_string(), by })
+            .collect()
+    };
+    let mut faults = reached(&environment.passed, " (from the service manager)");
+    faults.extend(reached(&environment.bound, " (in force until a restart)"));
     // A TCP socket of the service manager's takes the place of the settings' address.
     if let Some(address) = settings.listen.as_ref().filter(|_| environment.passed.is_empty())
         && !address.is_loopback()

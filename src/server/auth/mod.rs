@@ -4,22 +4,33 @@
 //! request reads them once. A route has a [`Class`], a caller a [`Scope`]; [`admit`] joins them.
 
 mod admit;
+mod cors;
 mod edit;
+mod hosts;
 mod keys;
 mod limits;
 mod load;
+mod peers;
+mod tls;
 
 pub use edit::{KeysFile, KeysFileError};
 pub use keys::{Key, KeyLine, Limits, Scope};
 pub use load::{AccessError, AccessFault, Environment, rules_of};
 
-pub(super) use admit::{Admission, admit};
+pub(super) use admit::{Admission, Parts, admit};
+pub(super) use cors::preflight;
 
 use std::sync::Arc;
 
+use hyper::{HeaderMap, Request};
+use tokio_rustls::rustls::ServerConfig;
+
 use super::caller::Caller;
 use crate::engine::CallerId;
+use cors::Cors;
+use hosts::Hosts;
 use keys::Keys;
+use peers::Peers;
 
 /// How closely a route is guarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +56,17 @@ pub struct Rules {
     anonymous: Scope,
     /// Whether users by the Unix socket need a key, too.
     unix_needs_key: bool,
+    /// Who may use the Unix socket.
+    peers: Peers,
+    /// By which names TCP may be called.
+    hosts: Hosts,
+    /// Which web pages may ask.
+    cors: Cors,
+    /// Whether other web pages are refused outright, and not only kept from reading answers: where
+    /// no key protects what asking costs.
+    refuses_pages: bool,
+    /// TLS for TCP.
+    tls: Option<Arc<ServerConfig>>,
     /// This process's user, who is an administrator on the Unix socket as root is.
     own_uid: u32,
 }
@@ -57,6 +79,11 @@ impl Default for Rules {
             metrics: Class::Use,
             anonymous: Scope::Admin,
             unix_needs_key: false,
+            peers: Peers::default(),
+            hosts: Hosts::default(),
+            cors: Cors::default(),
+            refuses_pages: false,
+            tls: None,
             own_uid: crate::os::effective_uid(),
         }
     }
@@ -66,6 +93,21 @@ impl Rules {
     /// The guard of `/metrics`.
     pub(super) fn metrics(&self) -> Class {
         self.metrics
+    }
+
+    /// TLS for connections by TCP, if there is to be any.
+    pub(super) fn tls(&self) -> Option<Arc<ServerConfig>> {
+        self.tls.clone()
+    }
+
+    /// Whether the request asks, for a web page that may use the API, whether it may.
+    pub(super) fn is_preflight<B>(&self, request: &Request<B>) -> bool {
+        self.cors.is_preflight(request)
+    }
+
+    /// Headers that let an admitted web page read the answer to a request with `headers`.
+    pub(super) fn permission(&self, headers: &HeaderMap) -> HeaderMap {
+        self.cors.permission(headers)
     }
 
     /// Whether access by TCP needs a key.

@@ -1,0 +1,120 @@
+//! TLS from the files that the settings name. The cryptography is ring's.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
+use tokio_rustls::rustls::{self, RootCertStore, ServerConfig};
+
+use super::load::AccessFault;
+use crate::settings::Settings;
+
+/// TLS as the settings ask for it; `None` for plain HTTP. What is wrong goes to `faults`.
+pub(super) fn of(settings: &Settings, faults: &mut Vec<AccessFault>) -> Option<Arc<ServerConfig>> {
+    let cert = settings.tls_cert_file.as_deref();
+    let key = settings.tls_key_file.as_deref();
+    let ca = settings.tls_client_ca_file.as_deref();
+    let (Some(cert), Some(key)) = (cert, key) else {
+        for (path, given, missing) in [
+            (cert, "tls_cert_file", "tls_key_file"),
+            (key, "tls_key_file", "tls_cert_file"),
+            (ca, "tls_client_ca_file", "tls_cert_file and tls_key_file"),
+        ] {
+            if path.is_some() {
+                faults.push(AccessFault::Incomplete { given, missing });
+            }
+        }
+        return None;
+    };
+    // Each file is looked at, so that every fault is told.
+    let chain = certificates("tls_cert_file", cert);
+    let key_der = PrivateKeyDer::from_pem_file(key)
+        .map_err(|error| unreadable("tls_key_file", key, error, "a private key"));
+    let roots = ca.map(|ca| certificates("tls_client_ca_file", ca).map(|found| (ca, found)));
+    let mut keep = |fault| faults.push(fault);
+    let chain = chain.map_err(&mut keep).ok();
+    let key_der = key_der.map_err(&mut keep).ok();
+    let roots = roots.transpose().map_err(&mut keep).ok();
+    build((cert, chain?), (key, key_der?), roots?).map_err(keep).ok()
+}
+
+type Chain = Vec<CertificateDer<'static>>;
+
+fn build(
+    (cert, chain): (&Path, Chain),
+    (key, key_der): (&Path, PrivateKeyDer<'static>),
+    roots: Option<(&Path, Chain)>,
+) -> Result<Arc<ServerConfig>, AccessFault> {
+    let provider = Arc::new(ring::default_provider());
+    let unusable = |name: &'static str, path: &Path, reason: String| AccessFault::File {
+        key: name,
+        path: path.to_owned(),
+        source: io::Error::new(io::ErrorKind::InvalidData, reason),
+    };
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| unusable("tls_cert_file", cert, error.to_string()))?;
+    let builder = match roots {
+        None => builder.with_no_client_auth(),
+        Some((path, roots)) => {
+            let verifier = client_verifier(roots, provider)
+                .map_err(|reason| unusable("tls_client_ca_file", path, reason))?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let mut config = builder.with_single_cert(chain, key_der).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => unusable(
+            "tls_key_file",
+            key,
+            format!("it is not the key of the certificate in {}", cert.display()),
+        ),
+        error => unusable("tls_cert_file", cert, error.to_string()),
+    })?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+fn client_verifier(
+    roots: Chain,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, String> {
+    let mut store = RootCertStore::empty();
+    for root in roots {
+        store.add(root).map_err(|error| error.to_string())?;
+    }
+    WebPkiClientVerifier::builder_with_provider(Arc::new(store), provider)
+        .build()
+        .map_err(|error: VerifierBuilderError| error.to_string())
+}
+
+fn certificates(key: &'static str, path: &Path) -> Result<Chain, AccessFault> {
+    let what = "a certificate";
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+    let chain: Chain = read.map_err(|error| unreadable(key, path, error, what))?;
+    if chain.is_empty() {
+        return Err(unreadable(key, path, rustls::pki_types::pem::Error::NoItemsFound, what));
+    }
+    Ok(chain)
+}
+
+fn unreadable(
+    key: &'static str,
+    path: &Path,
+    error: rustls::pki_types::pem::Error,
+    expected: &str,
+) -> AccessFault {
+    use rustls::pki_types::pem::Error;
+    let source = match error {
+        Error::Io(error) => error,
+        Error::NoItemsFound => io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("there is none in it; expected {expected} in PEM's format"),
+        ),
+        error => io::Error::new(io::ErrorKind::InvalidData, format!("not PEM: {error}")),
+    };
+    AccessFault::File { key, path: path.to_owned(), source }
+}
