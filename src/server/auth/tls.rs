@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
+use tokio_rustls::rustls::crypto::{CryptoProvider, ring::default_provider};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
@@ -49,7 +49,7 @@ fn build(
     (key, key_der): (&Path, PrivateKeyDer<'static>),
     roots: Option<(&Path, Chain)>,
 ) -> Result<Arc<ServerConfig>, AccessFault> {
-    let provider = Arc::new(ring::default_provider());
+    let provider = Arc::new(default_provider());
     let unusable = |name: &'static str, path: &Path, reason: String| AccessFault::File {
         key: name,
         path: path.to_owned(),
