@@ -74,6 +74,7 @@ pub fn connect(address: SocketAddr, authority: &Authority, identity: Option<&Ide
     let client = ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
     let stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_nodelay(true).unwrap();
     StreamOwned::new(client, stream)
 }
 
