@@ -235,6 +235,10 @@ pub(super) struct ChatArgs {
     /// The daemon's TCP address, as http://HOST:PORT
     #[arg(long, value_name = "URL", value_hint = ValueHint::Url)]
     pub(super) url: Option<String>,
+    /// The daemon's API key, where it asks for one. Better given by the variable: others on this
+    /// machine may see the command line
+    #[arg(long, value_name = "KEY", env = "PHI4D_API_KEY", hide_env_values = true)]
+    pub(super) api_key: Option<String>,
     /// Instructions that hold for the whole conversation
     #[arg(long, value_name = "TEXT")]
     pub(super) system: Option<String>,

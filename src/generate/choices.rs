@@ -150,7 +150,7 @@ impl Choices {
     ///
     /// # Errors
     /// If the engine failed before the end of one.
-    pub async fn collect(mut self) -> Result<(Vec<Answer>, Usage), GenerateError> {
+    pub async fn collect(&mut self) -> Result<(Vec<Answer>, Usage), GenerateError> {
         let mut texts: Vec<Parts> = self.generations.iter().map(|_| Parts::default()).collect();
         let mut all: Vec<Option<Answer>> = vec![None; texts.len()];
         // Side by side: one that nobody reads would be parked.

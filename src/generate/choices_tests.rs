@@ -46,7 +46,7 @@ async fn copies_are_what_their_seeds_give_alone_and_share_the_prompt() {
     let prompts = vec![Prompt::Tokens((1..200).collect()), Prompt::Tokens(vec![7, 8, 9])];
     let copies = Copies { wanted: 3, made: 3 };
     let request = request(Parameters::default());
-    let choices = generator.start_all(prompts.clone(), &request, copies).await.unwrap();
+    let mut choices = generator.start_all(prompts.clone(), &request, copies).await.unwrap();
     assert_eq!(choices.prompt_tokens(), 202);
     assert_eq!(choices.prompts().map(<[u32]>::len).collect::<Vec<_>>(), [199, 3]);
     let (answers, usage) = choices.collect().await.unwrap();
@@ -69,7 +69,7 @@ async fn a_stream_of_copies_says_what_the_whole_answers_say() {
     let copies = Copies { wanted: 2, made: 2 };
     let request = request(Parameters::default());
     let prompts = vec![Prompt::Tokens(vec![5, 6]), Prompt::Tokens(vec![9])];
-    let whole = generator.start_all(prompts.clone(), &request, copies).await.unwrap();
+    let mut whole = generator.start_all(prompts.clone(), &request, copies).await.unwrap();
     let (answers, usage) = whole.collect().await.unwrap();
     let mut choices = generator.start_all(prompts, &request, copies).await.unwrap();
     let mut texts = vec![TextDelta::default(); 4];
@@ -96,7 +96,7 @@ async fn best_of_gives_out_the_likeliest_per_token() {
     let all = Copies { wanted: 4, made: 4 };
     let mut scored = request.clone();
     scored.parameters.top_logprobs = Some(0);
-    let every = generator.start_all(prompts.clone(), &scored, all).await.unwrap();
+    let mut every = generator.start_all(prompts.clone(), &scored, all).await.unwrap();
     let (every, _) = every.collect().await.unwrap();
     let best = every.iter().max_by(|a, b| likelihood(a).total_cmp(&likelihood(b))).unwrap();
     let one = Copies { wanted: 1, made: 4 };

@@ -131,10 +131,6 @@ impl Exchange {
     }
 
     pub(super) fn made_tokens(&self, tokens: usize) {
-        self.completion_tokens.fetch_add(tokens, Ordering::Relaxed);
-    }
-
-    pub(super) fn made_tokens_in_all(&self, tokens: usize) {
         self.completion_tokens.store(tokens, Ordering::Relaxed);
     }
 

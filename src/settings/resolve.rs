@@ -14,8 +14,8 @@ use super::words::as_shown;
 /// The file that is read if it exists and no other is named.
 pub const DEFAULT_FILE: &str = "/etc/phi4d/phi4d.toml";
 
-/// The variable that names the settings file; the command line reads it.
-const FILE_VARIABLE: &str = "PHI4D_CONFIG";
+/// Variables of the command line: the settings file, and the key of `phi4d chat`.
+const OTHER_VARIABLES: &[&str] = &["PHI4D_CONFIG", "PHI4D_API_KEY"];
 
 /// Where settings come from.
 #[derive(Debug, Clone, Default)]
@@ -128,7 +128,7 @@ fn default_layer() -> Layer {
 fn environment_layer(environment: &BTreeMap<String, String>, warnings: &mut Vec<String>) -> Layer {
     let mut values = Map::new();
     for (name, value) in environment {
-        if !name.starts_with("PHI4D_") || name == FILE_VARIABLE {
+        if !name.starts_with("PHI4D_") || OTHER_VARIABLES.contains(&name.as_str()) {
             continue;
         }
         let known = DEFINITIONS.iter().find(|definition| definition.environment() == *name);

@@ -67,3 +67,56 @@ fn a_minutes_tokens_are_counted_by_usage() {
     assert!((1..=60).contains(&wait), "{wait} s");
     assert_eq!(ask(&daemon.tcp(), "GET", "/v1/models", Some(&metered)).status, 200);
 }
+
+#[test]
+fn tokens_count_by_whichever_api_they_were_made() {
+    let chat = json!([{ "role": "user", "content": "hello" }]);
+    let requests = [
+        ("/v1/completions", json!({ "prompt": "hello", "max_tokens": 8 })),
+        ("/v1/chat/completions", json!({ "messages": chat, "max_tokens": 8 })),
+        ("/v1/responses", json!({ "input": "hello", "max_output_tokens": 16 })),
+        ("/v1/messages", json!({ "messages": chat, "max_tokens": 8, "model": "demo" })),
+        ("/api/chat", json!({ "model": "demo", "messages": chat })),
+        ("/api/generate", json!({ "model": "demo", "prompt": "hello" })),
+    ];
+    let setup = Setup::new();
+    let file = keys_file(&setup);
+    let keys: Vec<String> = (0..requests.len())
+        .map(|index| add_key(&file, &[&format!("k{index}"), "--tokens-per-minute", "1"]))
+        .collect();
+    let daemon = setup.with(&["--api-keys-file", file.to_str().unwrap()]).start();
+    for (key, (path, body)) in keys.iter().zip(&requests) {
+        let token = bearer(key);
+        let headers = [("Content-Type", "application/json"), ("Authorization", token.as_str())];
+        let ask = || daemon.tcp().request("POST", path, &headers, body.to_string().as_bytes());
+        let first = ask();
+        assert_eq!(first.status, 200, "{path}: {}", first.text());
+        let second = wait_for("the charge", || Some(ask()).filter(|answer| answer.status != 200));
+        assert_eq!(second.status, 429, "{path}: {}", second.text());
+        assert!(retry_after(&second) >= 60, "{path}");
+    }
+}
+
+#[test]
+fn what_was_made_for_a_client_that_left_counts() {
+    let setup = Setup::new();
+    let file = keys_file(&setup);
+    let key = add_key(&file, &["leaver", "--tokens-per-minute", "60"]);
+    let daemon = setup.with(&["--api-keys-file", file.to_str().unwrap()]).start();
+    let token = bearer(&key);
+    let headers = [("Content-Type", "application/json"), ("Authorization", token.as_str())];
+    let body = json!({ "prompt": "a", "max_tokens": 3000, "ignore_eos": true }).to_string();
+    let whole = daemon.tcp().send("POST", "/v1/completions", &headers, body.as_bytes());
+    let made = || daemon.unix().get("/metrics").text();
+    let tokens = |page: &str| {
+        let line = page.lines().find(|line| line.starts_with("phi4d_generation_tokens_total"));
+        line.and_then(|line| line.split(' ').nth(1)?.parse::<f64>().ok()).unwrap_or_default()
+    };
+    wait_for("more than a minute's tokens", || (tokens(&made()) > 120.0).then_some(()));
+    drop(whole);
+    let short = json!({ "prompt": "a", "max_tokens": 1 });
+    let refused = wait_for("the charge", || {
+        Some(post(&daemon.tcp(), &key, &short)).filter(|answer| answer.status == 429)
+    });
+    assert!(retry_after(&refused) > 30, "{}", refused.text());
+}

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper::{Method, Request, Response};
 use serde_json::{Map, Value, json};
 
@@ -19,6 +19,8 @@ use super::events::Events;
 pub(super) struct Conversation {
     messages: Vec<Value>,
     parameters: Map<String, Value>,
+    /// What the Authorization header says.
+    authorization: Option<String>,
 }
 
 impl Conversation {
@@ -34,7 +36,8 @@ impl Conversation {
         put("top_p", arguments.top_p.map(Value::from));
         put("max_tokens", arguments.max_tokens.map(Value::from));
         put("seed", arguments.seed.map(Value::from));
-        Self { messages, parameters }
+        let authorization = arguments.api_key.as_ref().map(|key| format!("Bearer {key}"));
+        Self { messages, parameters, authorization }
     }
 
     /// Adds the user's turn.
@@ -86,14 +89,18 @@ impl Stream {
         conversation: &Conversation,
     ) -> Result<Self, Fatal> {
         let mut sender = endpoint.connect().await?;
-        let request = Request::builder()
+        let mut request = Request::builder();
+        if let Some(authorization) = &conversation.authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        let request = request
             .method(Method::POST)
             .uri("/v1/chat/completions")
             .header(HOST, endpoint.host())
             .header(CONTENT_TYPE, "application/json")
             .header(ACCEPT, "text/event-stream")
             .body(Body::new(Bytes::from(conversation.request().to_string())))
-            .map_err(|error| Fatal::Internal(error.to_string()))?;
+            .map_err(|_| Fatal::Usage("the API key has characters that no key has".to_owned()))?;
         let response =
             sender.send_request(request).await.map_err(|error| endpoint.unreachable(&error))?;
         if !response.status().is_success() {

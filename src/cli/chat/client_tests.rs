@@ -7,6 +7,7 @@ fn conversation() -> Conversation {
     let mut conversation = Conversation::new(&ChatArgs {
         socket: None,
         url: None,
+        api_key: Some("sk-1".to_owned()),
         system: Some("be brief".to_owned()),
         temperature: Some(0.0),
         top_p: None,
@@ -58,6 +59,7 @@ async fn streams_an_answer_and_sends_the_conversation() {
     assert_eq!(answer.as_deref(), Ok("Hello"));
     let (head, body) = sent.split_once("\r\n\r\n").unwrap();
     assert!(head.starts_with("POST /v1/chat/completions HTTP/1.1\r\n"), "{head}");
+    assert!(head.contains("authorization: Bearer sk-1\r\n"), "{head}");
     assert!(head.to_ascii_lowercase().contains("host: localhost"), "{head}");
     let body: Value = serde_json::from_str(body).unwrap();
     assert_eq!(

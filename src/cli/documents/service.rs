@@ -5,8 +5,12 @@ use clap_mangen::roff::{Roff, roman};
 use super::roff_text::{entry, exit_status, heading, paragraph, see_also, title};
 
 /// Units and what each is for. A test holds this to the folder `systemd/`.
-const UNITS: [(&str, &str); 3] = [
+const UNITS: [(&str, &str); 4] = [
     ("phi4d.service", "The daemon. It is started when its model has loaded and it can answer."),
+    (
+        "phi4d@.service",
+        "Further daemons, one a model; the name after the @ is that of its settings.",
+    ),
     ("phi4d.socket", "The Unix socket /run/phi4d/phi4d.sock, which stays over restarts."),
     ("phi4d-http.socket", "TCP on loopback. Off unless enabled."),
 ];
@@ -17,7 +21,11 @@ const SIGNALS: [(&str, &str); 3] = [
         "No new connections or requests; answers in progress go on for at most drain_timeout_s; \
          kept prompts are saved; the daemon ends with code 0. A second signal ends the wait.",
     ),
-    ("SIGHUP", "This version reads its settings only at the start, and says so in the log."),
+    (
+        "SIGHUP",
+        "Settings, keys and certificates are read again, all or nothing, while requests go on; the \
+         log names what is wrong, and what needs a restart. \"systemctl reload\" sends it.",
+    ),
     ("SIGABRT", "Sent by systemd when the engine has made no progress for WatchdogSec."),
 ];
 

@@ -196,10 +196,9 @@ pub(super) async fn answer_in<V: Voice>(
     let choices = started.map_err(|error| asked.names.rename(error))?;
     exchange.read_prompt(choices.prompt_tokens());
     voice.begin(app, &choices);
-    let running = Running { app: app.clone(), choices };
+    let running = Running { app: app.clone(), exchange: Arc::clone(exchange), choices };
     if asked.delivery == Delivery::Whole {
         let (answers, usage) = running.collect(|| voice.prompt_read()).await?;
-        exchange.made_tokens_in_all(usage.completion_tokens);
         let reply = json(StatusCode::OK, voice.whole(answers, usage));
         return Ok(telling_ignored(reply, &asked.ignored));
     }
@@ -225,7 +224,6 @@ async fn stream<V: Voice>(mut running: Running, voice: &mut V, out: &Events, exc
         let usage = running.choices.usage();
         match delta {
             Ok(Delta::Text(delta)) => {
-                exchange.made_tokens(delta.tokens.len());
                 out.send(voice.text(index, delta, usage)).await;
             }
             Ok(Delta::Finished(finished)) => {
@@ -239,7 +237,6 @@ async fn stream<V: Voice>(mut running: Running, voice: &mut V, out: &Events, exc
         }
     }
     let usage = running.choices.usage();
-    exchange.made_tokens_in_all(usage.completion_tokens);
     out.send(voice.close(usage)).await;
     exchange.ended("complete");
 }
@@ -247,7 +244,15 @@ async fn stream<V: Voice>(mut running: Running, voice: &mut V, out: &Events, exc
 /// Answers in the making that fail when the daemon's drain limit has passed.
 struct Running {
     app: App,
+    exchange: Arc<Exchange>,
     choices: Choices,
+}
+
+impl Drop for Running {
+    /// Told at any end, that of a client which leaves included: what was made counts.
+    fn drop(&mut self) {
+        self.exchange.made_tokens(self.choices.usage().completion_tokens);
+    }
 }
 
 impl Running {
