@@ -3,6 +3,7 @@
 
 mod added;
 mod answer;
+mod budget;
 mod choices;
 mod detokenize;
 mod error;

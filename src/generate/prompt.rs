@@ -55,6 +55,11 @@ impl PromptReader {
         })
     }
 
+    /// How functions are told to the model.
+    pub(super) fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
     /// The tokenizer.
     pub(super) fn tokenizer(&self) -> &Arc<Tokenizer> {
         &self.tokenizer

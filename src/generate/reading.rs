@@ -2,12 +2,17 @@
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 
-use super::request::{Prompt, TextDelta, TokenDelta};
+use super::budget::ThoughtBudget;
+use super::error::GenerateError;
+use super::request::{Parameters, Prompt, TextDelta, TokenDelta};
 use super::thought::{self, Said, ThoughtReader};
 use super::tokenizer::Tokenizer;
 use super::tools::parse::{self, CallReader, Piece};
 use super::tools::{CallDelta, CallStart};
+use super::validate::invalid;
+use crate::engine::TokenMask;
 
 /// Tokens at a prompt's end in which a thought's opener is looked for.
 const TAIL: usize = 16;
@@ -21,6 +26,8 @@ pub(super) struct Reading {
     names: Vec<String>,
     /// At most one call is wanted.
     single: bool,
+    /// Most tokens of thought.
+    budget: Option<u64>,
 }
 
 impl Reading {
@@ -31,7 +38,38 @@ impl Reading {
             thought: !chat.reasoning.in_text,
             names: chat.tools.offered().iter().map(|tool| tool.name.clone()).collect(),
             single: chat.tools.single,
+            budget: chat.reasoning.budget,
         }
+    }
+
+    /// Refuses parameters that may forbid the tokens which end a thought.
+    pub(super) fn check_company(&self, given: &Parameters) -> Result<(), GenerateError> {
+        let others = [
+            ("bad_words", !given.bad_words.is_empty()),
+            ("allowed_token_ids", given.allowed_token_ids.is_some()),
+        ];
+        match others.iter().find(|(_, given)| *given) {
+            Some((field, _)) if self.budget.is_some() => {
+                let value = "a value beside a budget of thought";
+                let accepted = "none with thinking_token_budget or reasoning_effort";
+                Err(invalid(*field, value, accepted))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// `mask` with the thought's budget kept to.
+    pub(super) fn budgeted(
+        &self,
+        mask: Option<Box<dyn TokenMask>>,
+        tokenizer: &Arc<Tokenizer>,
+        prompt: &[u32],
+        vocab_size: usize,
+    ) -> Option<Box<dyn TokenMask>> {
+        let Some(most) = self.budget else { return mask };
+        let opened = opens_thought(tokenizer, prompt);
+        let tokenizer = Arc::clone(tokenizer);
+        Some(Box::new(ThoughtBudget::new(tokenizer, mask, most, opened, vocab_size)))
     }
 
     /// The tags' tokens, where they are control tokens, which else yield no text.
@@ -46,15 +84,16 @@ impl Reading {
 
     /// The reader of the answer to a prompt of these tokens.
     pub(super) fn reader(&self, tokenizer: &Tokenizer, prompt: &[u32]) -> AnswerReader {
-        let thought = self.thought.then(|| {
-            // Some templates begin the thought for the model.
-            let last = &prompt[prompt.len().saturating_sub(TAIL)..];
-            let tail = tokenizer.vocabulary().spell(last);
-            ThoughtReader::new(tail.trim_end().ends_with(thought::OPENER))
-        });
+        let thought = self.thought.then(|| ThoughtReader::new(opens_thought(tokenizer, prompt)));
         let calls = (!self.names.is_empty()).then(|| CallReader::new(self.names.clone()));
         AnswerReader::new(thought, calls, self.single)
     }
+}
+
+/// Whether a prompt begins the thought for the model, as some templates do.
+fn opens_thought(tokenizer: &Tokenizer, prompt: &[u32]) -> bool {
+    let last = &prompt[prompt.len().saturating_sub(TAIL)..];
+    tokenizer.vocabulary().spell(last).trim_end().ends_with(thought::OPENER)
 }
 
 /// Reads one answer.

@@ -9,10 +9,10 @@ use tokio::time::Instant;
 
 use super::error::{GenerateError, TextLoadError};
 use super::generation::Generation;
-use super::grammar::Grammars;
+use super::grammar::{Grammars, Turn};
 use super::prompt::PromptReader;
 use super::reading::Reading;
-use super::request::{Prompt, Request, Side};
+use super::request::{Constraint, Prompt, Request, Side};
 use super::stream::TextStream;
 use super::{grammar, validate, words};
 use crate::engine::{self, Job};
@@ -121,13 +121,15 @@ impl Generator {
             let value = "a number, but the model's graph gives logits for one position only";
             return Err(validate::invalid("prompt_logprobs", value, "null with this model"));
         }
-        grammar::check_company(parameters)?;
+        let reading = Reading::of(&request.prompt);
+        let turn = self.turn(&request.prompt, parameters.constraint.as_ref())?;
+        grammar::check_company(parameters, turn.constraint.as_ref())?;
+        reading.check_company(parameters)?;
         let deadline = checked.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let longest = match parameters.truncate_prompt_tokens {
             None => limits.context_tokens,
             Some(_) => usize::MAX,
         };
-        let reading = Reading::of(&request.prompt);
         let mut prompt = self.reader.read(request.prompt, longest, deadline).await?;
         if let Some(most) = parameters.truncate_prompt_tokens {
             let fits = limits.context_tokens.saturating_sub(1);
@@ -135,11 +137,9 @@ impl Generator {
             truncate(&mut prompt, most, parameters.truncation_side);
         }
         let max_tokens = validate::room(prompt.len(), limits.context_tokens, checked.max_tokens)?;
-        let mask = match &parameters.constraint {
-            Some(constraint) => Some(self.grammars.mask(constraint, deadline).await?),
-            None => None,
-        };
+        let mask = self.grammars.mask_of_turn(&turn, deadline).await?;
         let tokenizer = self.reader.tokenizer();
+        let mask = reading.budgeted(mask, tokenizer, &prompt, limits.vocab_size);
         let answer = reading.reader(tokenizer, &prompt);
         let prompt_tokens = prompt.len();
         let prompt_ids: Arc<[u32]> = prompt.as_slice().into();
@@ -164,6 +164,14 @@ impl Generator {
         let timer = self.metrics.as_ref().map(timer);
         let generation = Generation::new(events, prompt_ids, text, answer, timer);
         Ok(generation.telling_prompt(checked.prompt_logprobs.is_some()))
+    }
+
+    /// What may answer `prompt`, where the request wants `given` of it.
+    fn turn(&self, prompt: &Prompt, given: Option<&Constraint>) -> Result<Turn, GenerateError> {
+        match prompt {
+            Prompt::Chat(chat) => Turn::of_chat(chat, self.reader.dialect(), given),
+            _ => Ok(Turn { constraint: given.cloned(), parts: Vec::new() }),
+        }
     }
 
     /// The token ids that `prompt` is read as, without running it.

@@ -59,6 +59,12 @@ impl ThoughtReader {
         self.found
     }
 
+    /// What is still to come of the closer, where a thought is open: all of it, or the rest of
+    /// what has begun.
+    pub(super) fn rest_of_closer(&self) -> &'static str {
+        &CLOSER[begun(&self.held, CLOSER)..]
+    }
+
     /// Takes some more text.
     pub(super) fn push(&mut self, text: &str) -> Vec<Said> {
         let mut said = Vec::new();

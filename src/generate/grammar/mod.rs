@@ -11,6 +11,7 @@ mod schema;
 mod spelling;
 #[cfg(test)]
 mod tests;
+mod turn;
 mod worker;
 
 use std::sync::{Arc, OnceLock};
@@ -21,6 +22,7 @@ use tokio::time::{Instant, timeout_at};
 
 use self::compile::Compiler;
 use self::keep::Kept;
+pub(super) use self::turn::Turn;
 use super::error::GenerateError;
 use super::request::{Constraint, Parameters};
 use super::tokenizer::Tokenizer;
@@ -89,6 +91,25 @@ impl Grammars {
         Ok(Box::new(mask))
     }
 
+    /// The mask of a model's turn; `None` leaves it free.
+    ///
+    /// # Errors
+    /// As [`Self::mask`], naming the schema at fault.
+    pub(super) async fn mask_of_turn(
+        self: &Arc<Self>,
+        turn: &Turn,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Box<dyn TokenMask>>, GenerateError> {
+        let Some(constraint) = &turn.constraint else { return Ok(None) };
+        let made = self.mask(constraint, deadline).await;
+        if let Err(GenerateError::InvalidField { .. }) = made {
+            for part in &turn.parts {
+                self.mask(part, deadline).await?;
+            }
+        }
+        made.map(Some)
+    }
+
     fn compiler(&self) -> Result<&Compiler, GenerateError> {
         let made =
             self.compiler.get_or_init(|| Compiler::new(&self.tokenizer, &self.eos_token_ids));
@@ -97,8 +118,11 @@ impl Grammars {
 }
 
 /// Refuses parameters that may leave a form no token to go on with.
-pub(super) fn check_company(given: &Parameters) -> Result<(), GenerateError> {
-    let Some(constraint) = &given.constraint else { return Ok(()) };
+pub(super) fn check_company(
+    given: &Parameters,
+    constraint: Option<&Constraint>,
+) -> Result<(), GenerateError> {
+    let Some(constraint) = constraint else { return Ok(()) };
     let others = [
         ("ignore_eos", given.ignore_eos),
         ("min_tokens", given.min_tokens.is_some_and(|least| least > 0)),

@@ -12,7 +12,7 @@ use super::super::tokenizer::Markup;
 use super::*;
 use crate::engine::Progress;
 
-fn demo() -> Grammars {
+pub(super) fn demo() -> Grammars {
     let tokenizer = Tokenizer::load(&demo_folder().join("tokenizer.json")).unwrap();
     let ends = ["<|im_end|>", "<|endoftext|>"]
         .map(|name| tokenizer.added().iter().find(|token| token.content == name).unwrap().id);
@@ -25,7 +25,7 @@ fn compile(grammars: &Grammars, form: Form) -> Result<mask::GrammarMask, Generat
 }
 
 /// Token ids that a mask allows now.
-fn allowed(mask: &mut dyn TokenMask) -> Vec<u32> {
+pub(super) fn allowed(mask: &mut dyn TokenMask) -> Vec<u32> {
     let words = mask.allowed().unwrap();
     (0..)
         .zip(words)
@@ -36,7 +36,12 @@ fn allowed(mask: &mut dyn TokenMask) -> Vec<u32> {
 }
 
 /// Draws up to `most` tokens; the text, and whether it came to an end.
-fn draw(grammars: &Grammars, mask: &mut dyn TokenMask, most: usize, seed: u64) -> (String, bool) {
+pub(super) fn draw(
+    grammars: &Grammars,
+    mask: &mut dyn TokenMask,
+    most: usize,
+    seed: u64,
+) -> (String, bool) {
     let vocabulary = grammars.tokenizer.vocabulary();
     let mut bytes = Vec::new();
     let mut state = seed;

@@ -14,6 +14,7 @@ use super::super::added::AddedTokens;
 use super::super::jinja::python_json;
 use super::super::request::{Chat, Message, Role};
 use super::super::template::{ChatTemplate, Turn};
+use super::super::thought;
 use super::{Tool, ToolCall, ToolChoice, Tools};
 
 const PROBE: &str = "probe1357";
@@ -32,6 +33,8 @@ pub(in crate::generate) struct Dialect {
     no_system: bool,
     /// The tokenizer has tokens that calls stand between.
     call_tokens: bool,
+    /// The template asks for a thought.
+    thinks: bool,
 }
 
 impl Tools {
@@ -64,12 +67,33 @@ impl Dialect {
             tool_turns: shows(turn("tool", PROBE, None)),
             no_system: !shows(turn("system", PROBE, None)),
             call_tokens: Self::TOKENS.iter().all(|name| has(name)),
+            thinks: template.is_some_and(|template| template.source().contains(thought::OPENER)),
         }
     }
 
+    #[cfg(test)]
+    pub(in crate::generate) fn that_thinks() -> Self {
+        Self { thinks: true, ..Self::default() }
+    }
+
+    #[cfg(test)]
+    pub(in crate::generate) fn with_call_tokens() -> Self {
+        Self { call_tokens: true, ..Self::default() }
+    }
+
     /// What calls stand between.
-    pub(super) fn marks(self) -> [&'static str; 2] {
+    pub(in crate::generate) fn marks(self) -> [&'static str; 2] {
         if self.call_tokens { Self::TOKENS } else { Self::TAGS }
+    }
+
+    /// Whether [`Self::marks`] are tokens, which no text spells.
+    pub(in crate::generate) fn has_call_tokens(self) -> bool {
+        self.call_tokens
+    }
+
+    /// Whether the model is asked to think before it answers.
+    pub(in crate::generate) fn thinks(self) -> bool {
+        self.thinks
     }
 
     /// A conversation as the template takes it. Every text that came with the request goes through

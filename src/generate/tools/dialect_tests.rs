@@ -55,6 +55,7 @@ fn chat() -> Chat {
                 description: Some("Now".to_owned()),
                 parameters: parameters.as_object().unwrap().clone(),
                 strict: false,
+                place: String::new(),
             }],
             ..Tools::default()
         },
@@ -72,12 +73,18 @@ const LIST: &str = "[{\"name\": \"weather\", \"description\": \"Now\", \"paramet
 
 #[test]
 fn a_folder_s_dialect_is_what_its_template_and_tokens_do() {
-    let placed =
-        Dialect { tools_placed: true, tool_turns: true, no_system: false, call_tokens: true };
+    let placed = Dialect {
+        tools_placed: true,
+        tool_turns: true,
+        no_system: false,
+        call_tokens: true,
+        thinks: false,
+    };
     assert_eq!(mini(), placed);
     assert_eq!(dialect(PHI4, &["<|im_end|>"]), Dialect::default());
     let own = Dialect { no_system: true, ..Dialect::default() };
     assert_eq!(dialect(OWN_SYSTEM, &[]), own);
+    assert!(dialect("{{ 'Begin with <think>.' }}", &[]).thinks());
 }
 
 #[test]

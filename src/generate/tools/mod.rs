@@ -34,6 +34,8 @@ pub struct Tool {
     pub parameters: Map<String, Json>,
     /// Hold every call to the schema.
     pub strict: bool,
+    /// Where the schema stands in the request, for messages.
+    pub place: String,
 }
 
 /// Whether the model calls a function.

@@ -12,7 +12,7 @@ use super::call::{CallScan, Step};
 use super::scan::is_blank;
 
 /// What opens a block.
-const OPENERS: [&str; 3] = ["<|tool_call|>", "<tool_call>", FUNCTOOLS];
+pub(in crate::generate) const OPENERS: [&str; 3] = ["<|tool_call|>", "<tool_call>", FUNCTOOLS];
 /// What closes it. The last opener has none.
 const CLOSERS: [&str; 2] = ["<|/tool_call|>", "</tool_call>"];
 /// Openers and closers that tokenizers may have as tokens.

@@ -12,6 +12,7 @@ mod parameters;
 mod responses;
 mod stream;
 mod tokens;
+mod tools;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -83,9 +83,10 @@ impl WireTool {
         };
         check_name(&name, &format!("{place}.name"))?;
         let parameters = function.parameters.unwrap_or_default();
-        check_parameters(&parameters, &format!("{place}.parameters"))?;
+        let place = format!("{place}.parameters");
+        check_parameters(&parameters, &place)?;
         let strict = function.strict.unwrap_or(false);
-        Ok(Tool { name, description: function.description, parameters, strict })
+        Ok(Tool { name, description: function.description, parameters, strict, place })
     }
 }
 

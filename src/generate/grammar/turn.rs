@@ -1,0 +1,205 @@
+//! What a model's turn in a chat may be: a call where one is forced, arguments by their schema, an
+//! answer in its form or a call in its place, and a thought before them.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value as Json, json};
+
+use super::super::error::GenerateError;
+use super::super::request::{Chat, Constraint, Form};
+use super::super::thought;
+use super::super::tools::parse::OPENERS;
+use super::super::tools::{Dialect, Tool, ToolChoice};
+use super::schema;
+
+/// What holds a turn, and what it was made from.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(in crate::generate) struct Turn {
+    /// `None` leaves the turn free.
+    pub(in crate::generate) constraint: Option<Constraint>,
+    /// The schemas within the constraint's grammar, each under its own name, to find out which of
+    /// them is at fault.
+    pub(in crate::generate) parts: Vec<Constraint>,
+}
+
+/// What a turn without calls may be.
+#[derive(Debug, Clone, Copy)]
+enum Content<'a> {
+    Free,
+    /// JSON by a schema.
+    Json(&'a Json),
+}
+
+impl Turn {
+    /// The turn that answers `chat`, where the request wants `given` of its text.
+    ///
+    /// # Errors
+    /// A schema that can't be kept to, by its place.
+    pub(in crate::generate) fn of_chat(
+        chat: &Chat,
+        dialect: Dialect,
+        given: Option<&Constraint>,
+    ) -> Result<Self, GenerateError> {
+        let any_object = json!({"type": "object"});
+        let offered = chat.tools.offered();
+        let forced = match &chat.tools.choice {
+            ToolChoice::Required => !offered.is_empty(),
+            ToolChoice::Named(_) => true,
+            ToolChoice::Auto | ToolChoice::None => false,
+        };
+        let content = match given.map(|given| &given.form) {
+            None => Some(Content::Free),
+            Some(Form::JsonObject) => Some(Content::Json(&any_object)),
+            Some(Form::JsonSchema(schema)) => Some(Content::Json(schema)),
+            Some(_) => None,
+        };
+        let plain = Self { constraint: given.cloned(), parts: Vec::new() };
+        let content = match content {
+            _ if forced => None,
+            Some(Content::Free) if !offered.iter().any(|tool| tool.strict) => return Ok(plain),
+            Some(Content::Json(_)) if offered.is_empty() && !dialect.thinks() => return Ok(plain),
+            // Other forms are kept to as they are, which leaves no room for calls.
+            None => return Ok(plain),
+            content => content,
+        };
+        let mut grammar = Grammar { dialect, text: String::new(), parts: Vec::new() };
+        if let (Some(Content::Json(schema)), Some(given)) = (content, given) {
+            grammar.part(schema.clone(), &given.field)?;
+        }
+        let callable = offered.iter().filter(|tool| match &chat.tools.choice {
+            ToolChoice::Named(name) => tool.name == *name,
+            _ => true,
+        });
+        let callable: Vec<&Tool> = callable.collect();
+        if !callable.is_empty() {
+            grammar.calls(&callable, forced, chat.tools.single)?;
+        }
+        grammar.start(content, !callable.is_empty());
+        let field = match given {
+            Some(given) if !forced => given.field.clone(),
+            _ if forced => "tool_choice".to_owned(),
+            _ => "tools".to_owned(),
+        };
+        let constraint = Some(Constraint { form: Form::Lark(grammar.text), field });
+        Ok(Self { constraint, parts: grammar.parts })
+    }
+}
+
+/// A grammar in the making.
+struct Grammar {
+    dialect: Dialect,
+    text: String,
+    parts: Vec<Constraint>,
+}
+
+impl Grammar {
+    /// Checks a schema and notes it.
+    fn part(&mut self, schema: Json, place: &str) -> Result<(), GenerateError> {
+        schema::check(&schema, place)?;
+        self.parts.push(Constraint { form: Form::JsonSchema(schema), field: place.to_owned() });
+        Ok(())
+    }
+
+    fn line(&mut self, line: &str) {
+        self.text.push_str(line);
+        self.text.push('\n');
+    }
+
+    /// A list of calls. Arguments keep to their schema where the tool is strict or `forced`.
+    fn calls(&mut self, tools: &[&Tool], forced: bool, single: bool) -> Result<(), GenerateError> {
+        let mut names = String::new();
+        for (index, tool) in tools.iter().enumerate() {
+            let schema = if forced || tool.strict {
+                let schema = arguments(tool);
+                self.part(schema.clone(), &tool.place)?;
+                schema
+            } else {
+                json!({"type": "object"})
+            };
+            let head = json!(format!("{{\"name\": {}, \"arguments\": ", json!(tool.name)));
+            self.line(&format!("call_{index}: {head} arguments_{index} \"}}\""));
+            self.line(&format!("arguments_{index}: %json {}", schema::prepared(&schema)));
+            let or = if index == 0 { "" } else { " | " };
+            // Writing to a string can't fail.
+            let _ = write!(names, "{or}call_{index}");
+        }
+        self.line(&format!("call: {names}"));
+        let more = if single { "" } else { " (\", \" call)*" };
+        self.line(&format!("list: \"[\" call{more} \"]\""));
+        Ok(())
+    }
+
+    fn start(&mut self, content: Option<Content<'_>>, calls: bool) {
+        let [open, close] = self.dialect.marks().map(|mark| {
+            if self.dialect.has_call_tokens() { mark.to_owned() } else { json!(mark).to_string() }
+        });
+        match content {
+            None => self.thought_and(&format!("{open} list {close}")),
+            Some(Content::Json(schema)) => {
+                self.line(&format!("content: %json {}", schema::prepared(schema)));
+                let calls = if calls { format!(" | {open} list {close}") } else { String::new() };
+                self.thought_and(&format!("(content{calls})"));
+            }
+            // Text that looks like a call would be read as one. The text that leads up to a call
+            // ends with the opener, where that is text.
+            Some(Content::Free) if self.dialect.has_call_tokens() => {
+                self.line(&format!("start: TEXT? ({open} list {close})?"));
+                self.line(&format!("TEXT: /(?s:.+)/ & ~/{}/", holds(&OPENERS)));
+            }
+            Some(Content::Free) => {
+                let opener = self.dialect.marks()[0];
+                let others: Vec<&str> = OPENERS.into_iter().filter(|o| *o != opener).collect();
+                self.line(&format!("start: TEXT? | lead list {close}"));
+                self.line(&format!("TEXT: /(?s:.+)/ & ~/{}/", holds(&OPENERS)));
+                self.line(&format!("lead[suffix={open}]: LEAD"));
+                self.line(&format!("LEAD: /(?s:.*)/ & ~/{}/", holds(&others)));
+            }
+        }
+    }
+
+    /// The start: `rest`, and a thought before it if the model is asked to think.
+    fn thought_and(&mut self, rest: &str) {
+        if !self.dialect.thinks() {
+            return self.line(&format!("start: {rest}"));
+        }
+        self.line(&format!("start: (thought BLANKS?)? {rest}"));
+        self.line(&format!(
+            "thought[suffix={}]: /{}(?s:.*)/",
+            json!(thought::CLOSER),
+            thought::OPENER
+        ));
+        self.line("BLANKS: /[ \\n]{1,4}/");
+    }
+}
+
+/// A regular expression for texts that hold one of `texts`.
+fn holds(texts: &[&str]) -> String {
+    let escaped: Vec<String> = texts.iter().map(|text| escape(text)).collect();
+    format!("(?s:.*)({})(?s:.*)", escaped.join("|"))
+}
+
+/// A text as a regular expression between slashes.
+fn escape(text: &str) -> String {
+    let special = |c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '<' && c != '>';
+    text.chars().fold(String::new(), |mut escaped, c| {
+        if special(c) {
+            escaped.push('\\');
+        }
+        escaped.push(c);
+        escaped
+    })
+}
+
+/// The schema of a tool's arguments, which are an object in any case.
+fn arguments(tool: &Tool) -> Json {
+    if tool.parameters.is_empty() {
+        return json!({"type": "object", "properties": {}, "additionalProperties": false});
+    }
+    let mut schema = tool.parameters.clone();
+    schema.entry("type").or_insert_with(|| json!("object"));
+    Json::Object(schema)
+}
+
+#[cfg(test)]
+#[path = "turn_tests.rs"]
+mod tests;
