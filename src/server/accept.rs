@@ -89,8 +89,9 @@ async fn accept_all(app: &App, listeners: &[Listener], connections: &mut JoinSet
                         connections.spawn(serve_tcp(app.clone(), stream));
                     }
                     Accepted::Unix(stream) => {
-                        let origin = Origin::of_unix(&stream);
-                        connections.spawn(serve_connection(app.clone(), origin, stream));
+                        if let Some(origin) = Origin::of_unix(&stream) {
+                            connections.spawn(serve_connection(app.clone(), origin, stream));
+                        }
                     }
                 }
             }

@@ -42,10 +42,11 @@ impl Origin {
         Self { caller, peer: None, groups: OnceCell::new(), transport: "tcp" }
     }
 
-    pub(super) fn of_unix(stream: &UnixStream) -> Self {
-        let peer = Peer::of(stream).ok();
-        let caller = peer.map_or(Caller::Unknown, |peer| Caller::User(peer.uid));
-        Self { caller, peer, groups: OnceCell::new(), transport: "unix" }
+    /// `None` if the kernel does not say who is there: nobody that rules could be held to.
+    pub(super) fn of_unix(stream: &UnixStream) -> Option<Self> {
+        let peer = Peer::of(stream).ok()?;
+        let (caller, groups) = (Caller::User(peer.uid), OnceCell::new());
+        Some(Self { caller, peer: Some(peer), groups, transport: "unix" })
     }
 
     /// The kind of socket, as metrics name it.

@@ -173,6 +173,28 @@ fn ready_is_said_when_requests_are_answered_and_not_before() {
 }
 
 #[test]
+fn a_reload_asked_for_while_loading_follows_once_it_is_ready() {
+    let (setup, pipe, graph) = stuck_loading();
+    let file = setup.folder.path().join("phi4d.toml");
+    std::fs::write(&file, "metrics_access = \"admin\"\n").unwrap();
+    let setup = setup.with(&["--config", file.to_str().unwrap()]);
+    let mut daemon = Launched::new(setup);
+    daemon.wait_message("STATUS=loading copy");
+    std::fs::write(&file, "metrics_access = \"nobody\"\n").unwrap();
+    daemon.signal("HUP");
+    std::fs::write(pipe, graph).unwrap();
+    // Bad settings do not stop what has begun with good ones.
+    let refused = "READY=1|STATUS=serving copy by the old settings; the new ones were refused";
+    daemon.wait_message(refused);
+    let messages = daemon.messages();
+    assert_eq!(messages[..2], ["STATUS=loading copy", "READY=1|STATUS=serving copy"]);
+    assert!(messages[2].starts_with("RELOADING=1|MONOTONIC_USEC="), "{messages:?}");
+    assert_eq!(messages[3..], [refused]);
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait_end().code(), Some(0));
+}
+
+#[test]
 fn told_to_stop_while_loading_it_ends_without_having_been_ready() {
     for name in ["TERM", "INT"] {
         let (setup, pipe, graph) = stuck_loading();
