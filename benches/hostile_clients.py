@@ -90,7 +90,7 @@ def rate(path: str, tokens: int) -> float:
             if b"data: " in part:
                 last = time.perf_counter()
                 first = first or last
-    return tokens / (last - first)
+    return tokens / max(last - first, 1e-9)
 
 
 def ask_health(path: str, per_second: int, stop: threading.Event, asked: list) -> None:
@@ -193,7 +193,7 @@ def crowds(arguments) -> None:
         limit = ["--max-connections", str(arguments.connections), "--queue-per-caller", "128"]
         daemon, path, port = start(arguments, folder, *limit)
         rate(path, 16)
-        for kind in ["idle", "slow heads", "slow bodies", "half-closed", "served"]:
+        for kind in arguments.kinds.split(","):
             for _ in range(3):
                 peak, stop = [held(daemon.pid)], threading.Event()
                 watch = threading.Thread(target=lambda: [peak.append(held(daemon.pid)) for _ in iter(lambda: stop.wait(0.2), True)])
@@ -219,6 +219,7 @@ def main() -> None:
     parser.add_argument("--phi4d", default="target/release/phi4d")
     parser.add_argument("--model", default="models/demo")
     parser.add_argument("--connections", type=int, default=10_000)
+    parser.add_argument("--kinds", default="idle,slow heads,slow bodies,half-closed,served")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--only", choices=["disturbance", "crowds"])

@@ -295,7 +295,8 @@ impl Args for SettingsArgs {
             .value_parser(clap::value_parser!(PathBuf))
             .value_hint(ValueHint::FilePath)
             .help(format!(
-                "Settings file, which must exist; {DROP_INS}/*.toml beside it are read after it. \
+                "Settings file, which must exist; {DROP_INS}/*.toml beside phi4d.toml, or NAME.{DROP_INS}/*.toml \
+                 beside NAME.toml, are read after it. \
                  Default: {DEFAULT_FILE} if it exists"
             ));
         command.arg(config).args(DEFINITIONS.iter().map(flag))

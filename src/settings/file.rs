@@ -10,8 +10,17 @@ use super::error::Fault;
 use super::resolve::Inputs;
 use super::table::DEFINITIONS;
 
-/// The folder beside the settings file whose `*.toml` files are read after it, by name.
+/// The folder beside `phi4d.toml` whose `*.toml` files are read after it, by name. Another file's is
+/// `NAME.conf.d`, so that the daemons of one machine do not read each other's.
 pub const DROP_INS: &str = "conf.d";
+
+/// The folder of `file`'s drop-ins.
+fn drop_in_folder(file: &Path) -> PathBuf {
+    match file.file_stem() {
+        Some(stem) if stem != "phi4d" => file.with_extension(DROP_INS),
+        _ => file.with_file_name(DROP_INS),
+    }
+}
 
 /// The values of the file and of each drop-in, in the order in which later ones win.
 pub(super) fn layers(inputs: &Inputs, faults: &mut Vec<Fault>) -> Vec<Map<String, Value>> {
@@ -35,9 +44,9 @@ pub(super) fn layers(inputs: &Inputs, faults: &mut Vec<Fault>) -> Vec<Map<String
     layers
 }
 
-/// `*.toml` in the folder beside `file`, sorted by name; hidden ones are left out.
+/// `*.toml` in the folder that belongs to `file`, sorted by name; hidden ones are left out.
 fn drop_ins(file: &Path, faults: &mut Vec<Fault>) -> Vec<PathBuf> {
-    let folder = file.with_file_name(DROP_INS);
+    let folder = drop_in_folder(file);
     let entries = match std::fs::read_dir(&folder) {
         Ok(entries) => entries,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
@@ -172,6 +181,18 @@ mod tests {
         assert_eq!(origin(&resolved, "slots"), place("conf.d/20-b.toml:1"));
         assert_eq!(origin(&resolved, "queue"), place("conf.d/10-a.toml:3"));
         assert_eq!(origin(&resolved, "threads"), place("phi4d.toml:5"));
+    }
+
+    #[test]
+    fn daemons_of_one_machine_have_drop_ins_of_their_own() {
+        for (file, folder) in [
+            ("/etc/phi4d/phi4d.toml", "/etc/phi4d/conf.d"),
+            ("/srv/a/phi4d.toml", "/srv/a/conf.d"),
+            ("/etc/phi4d/mini.toml", "/etc/phi4d/mini.conf.d"),
+            ("mini", "mini.conf.d"),
+        ] {
+            assert_eq!(drop_in_folder(Path::new(file)), Path::new(folder));
+        }
     }
 
     #[test]

@@ -10,10 +10,11 @@ const HEAD: &str = "\
 # Settings of phi4d. Made by `phi4d config render`; every line below that begins
 # with #KEY shows the default, so that this file changes nothing as it stands.
 #
-# What is set here gives way to the files conf.d/*.toml beside this one (in the
-# order of their names), to environment variables (PHI4D_ and the key in
-# capitals) and to flags (-- and the key with dashes). `phi4d config show` tells
-# each value that is in force and where it came from.
+# What is set here gives way to the files conf.d/*.toml beside phi4d.toml (for
+# NAME.toml: NAME.conf.d/*.toml) in the order of their names, to environment
+# variables (PHI4D_ and the key in capitals) and to flags (-- and the key with
+# dashes). `phi4d config show` tells each value that is in force and where it
+# came from.
 ";
 
 /// `config/phi4d.toml`: every key with its text, unit, range and default.

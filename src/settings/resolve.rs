@@ -20,7 +20,8 @@ const OTHER_VARIABLES: &[&str] = &["PHI4D_CONFIG", "PHI4D_API_KEY"];
 /// Where settings come from.
 #[derive(Debug, Clone, Default)]
 pub struct Inputs {
-    /// A file that must exist. The folder `conf.d` beside it holds its drop-ins.
+    /// A file that must exist. `conf.d` beside `phi4d.toml`, or
+    /// `NAME.conf.d` beside another file, holds its drop-ins.
     pub file: Option<PathBuf>,
     /// A file that is read if it exists and `file` is not given. Its drop-ins are read either way.
     pub default_file: Option<PathBuf>,

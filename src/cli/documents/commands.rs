@@ -75,7 +75,7 @@ fn environment_and_files(roff: &mut Roff) {
     entry(
         roff,
         &format!("{}/*.toml", folder.display()),
-        "More settings, read after the file in the order of their names. A file that is named by \
-         --config has its own such folder beside it.",
+        "More settings, read after the file in the order of their names. A file NAME.toml that is \
+         named by --config has its own in NAME.conf.d beside it.",
     );
 }

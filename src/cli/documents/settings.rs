@@ -15,7 +15,8 @@ pub(super) fn page() -> String {
     heading(&mut roff, "DESCRIPTION");
     roff.text([roman(
         "TOML files of lines KEY = VALUE. They change the defaults; the files in conf.d are read \
-         after phi4d.toml, in the order of their names, and later ones win. Environment variables \
+         after phi4d.toml (those in NAME.conf.d after NAME.toml), in the order of their names, and \
+         later ones win. Environment variables \
          and flags of the command line win over all files. Unknown keys and values that are not \
          accepted are refused, all at once, with the file and line of each.",
     )]);
