@@ -10,6 +10,7 @@ Prefill is of the exported graph: give exports made with --prune-lm-head, as phi
 """
 
 import argparse
+import json
 import os
 import statistics
 import time
@@ -48,12 +49,11 @@ class Variant:
         self.session = ort.InferenceSession(str(Path(folder) / "model.onnx"), options,
                                             providers=["CPUExecutionProvider"])
         self.loaded = time.perf_counter() - began
+        decoder = json.loads((Path(folder) / "genai_config.json").read_text())["model"]["decoder"]
         self.caches = {}
         for value in self.session.get_inputs():
             if value.name.startswith("past"):
-                shape = (max(WIDTHS), value.shape[1], CONTEXT, self.session.get_outputs()[1].shape[3])
-                if isinstance(shape[3], str):
-                    shape = (*shape[:3], 128)
+                shape = (max(WIDTHS), value.shape[1], CONTEXT, decoder["head_size"])
                 self.caches[value.name] = np.zeros(shape, dtype=np.float32)
         self.times: dict[str, list[float]] = {}
 

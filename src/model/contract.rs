@@ -21,6 +21,9 @@ pub(super) struct Contract {
     pub(super) logits: TensorElementType,
     /// Which positions logits are given for.
     pub(super) positions: Positions,
+    /// Whether there is the input [`TAIL_INPUT`], which an export that gives the last position only
+    /// gets too, though it makes no difference there.
+    pub(super) takes_tail: bool,
     /// Name of the position input, where there is one.
     pub(super) position_ids: Option<String>,
 }
@@ -154,6 +157,7 @@ impl Check {
             kv: kv?,
             logits,
             positions,
+            takes_tail: has(TAIL_INPUT),
             position_ids: has_positions.then_some(position_ids),
         })
     }

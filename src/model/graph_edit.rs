@@ -268,6 +268,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::model::{LoadOptions, Provider, load};
 
     fn demo() -> Vec<u8> {
         std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo/model.onnx")).unwrap()
@@ -280,6 +281,100 @@ mod tests {
         assert!(edited.len() > model.len() && edited.len() < model.len() + 1024);
         let contains = |text: &str| edited.windows(text.len()).any(|at| at == text.as_bytes());
         assert!(contains(TAIL_INPUT) && contains("Slice"));
+    }
+
+    /// `model` as the builder's `prune_lm_head` makes it: logits of the last position only.
+    fn pruned(model: &[u8]) -> Vec<u8> {
+        let message = |fields: &[(u64, &[u8])]| {
+            let mut bytes = Vec::new();
+            fields.iter().for_each(|(number, content)| put_bytes(&mut bytes, *number, content));
+            bytes
+        };
+        let names: [&[u8]; 3] = [b"last", b"ends", b"axes"];
+        let mut graph = Vec::new();
+        for field in Fields::new(model).map(Result::unwrap) {
+            let Value::Bytes(whole) = field.value else { continue };
+            if field.number != MODEL_GRAPH {
+                continue;
+            }
+            for field in Fields::new(whole).map(Result::unwrap) {
+                let Value::Bytes(bytes) = field.value else { continue };
+                let product = (field.number == GRAPH_NODE).then(|| Product::read(bytes, "logits"));
+                if let Some(product) = product.and_then(|read| read.unwrap()) {
+                    let [last, ends, axes] = names.map(|name| (NODE_INPUT, name));
+                    put_bytes(
+                        &mut graph,
+                        GRAPH_NODE,
+                        &message(&[
+                            (NODE_INPUT, product.hidden),
+                            last,
+                            ends,
+                            axes,
+                            (NODE_OUTPUT, b"pruned"),
+                            (NODE_OP_TYPE, b"Slice"),
+                        ]),
+                    );
+                    put_bytes(&mut graph, GRAPH_NODE, &with_first_input(bytes, "pruned").unwrap());
+                } else if field.number == 12 && bytes.windows(6).any(|part| part == b"logits") {
+                    // [batch, 1, 1024] of float.
+                    let mut element = Vec::new();
+                    put_number(&mut element, 1, 1);
+                    let size = |size| {
+                        let mut bytes = Vec::new();
+                        put_number(&mut bytes, 1, size);
+                        bytes
+                    };
+                    let batch = message(&[(2, b"batch_size")]);
+                    let shape = message(&[(1, &batch), (1, &size(1)), (1, &size(1024))]);
+                    element.extend(message(&[(2, &shape)]));
+                    let info = message(&[(1, b"logits"), (2, &message(&[(1, &element)]))]);
+                    put_bytes(&mut graph, 12, &info);
+                } else {
+                    graph.extend_from_slice(field.raw);
+                }
+            }
+        }
+        for (name, value) in ["last", "ends", "axes"].into_iter().zip([-1, i64::MAX, 1]) {
+            put_bytes(&mut graph, GRAPH_INITIALIZER, &int64_tensor(name, value));
+        }
+        let mut edited = Vec::new();
+        for field in Fields::new(model).map(Result::unwrap) {
+            if field.number == MODEL_GRAPH {
+                put_bytes(&mut edited, MODEL_GRAPH, &graph);
+            } else {
+                edited.extend_from_slice(field.raw);
+            }
+        }
+        edited
+    }
+
+    #[test]
+    fn an_export_of_the_last_position_only_loads_and_gives_the_same() {
+        let whole = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo");
+        let folder = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(whole).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+            }
+        }
+        std::fs::write(folder.path().join("model.onnx"), pruned(&demo())).unwrap();
+        let logits = |folder: &std::path::Path| {
+            let options = LoadOptions {
+                folder: folder.into(),
+                provider: Provider::Cpu,
+                threads: 1,
+                slots: 2,
+                context_tokens: 64,
+                max_prefill_tokens: 16,
+                runtime_library: None,
+            };
+            let mut runner = load(&options).unwrap().runner;
+            let mut values = runner.prefill(0, 0, &[1, 2, 3, 4], 1).unwrap().row(0).to_vec();
+            values.extend(runner.decode(0, &[5], &[4]).unwrap().row(0));
+            values
+        };
+        assert_eq!(logits(folder.path()), logits(whole.as_ref()));
     }
 
     #[test]

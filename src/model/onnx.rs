@@ -151,7 +151,7 @@ impl OnnxRunner {
             binding.input(past, tensor()?)?;
             binding.output(present, tensor()?)?;
         }
-        if self.shape.positions == Positions::Tail {
+        if self.contract.takes_tail {
             let int = TensorElementType::Int64;
             let tail = Tensor::new(&self.info, &self.buffers.tail, 0, &[1], int)?;
             binding.input(TAIL_INPUT, tail)?;
