@@ -1,6 +1,8 @@
-//! Times bare steps of a model: decode at several widths and prefill at several lengths.
+//! Times bare steps of a model: decode at several widths and prefill at several lengths. Beside them,
+//! in turns: how fast the machine reads memory, which decode at batch 1 can't outrun.
 //!
 //! `cargo bench --bench steps -- MODEL_FOLDER [PROMPT_TOKENS ...]`; the demo model without a folder.
+//! `OWN_KERNELS=0` has ONNX Runtime's kernels do the int4 products.
 //! Rounds of the different shapes take turns, so that a noisy machine disturbs all alike; medians
 //! are printed.
 
@@ -18,6 +20,8 @@ use phi4d::model::{LoadOptions, Provider, Runner, load};
 
 const WIDTHS: [usize; 4] = [1, 2, 4, 8];
 const PAST: usize = 64;
+/// More than caches hold.
+const READ_BYTES: usize = 256 << 20;
 
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
@@ -44,6 +48,7 @@ fn main() {
         slots: WIDTHS[WIDTHS.len() - 1],
         context_tokens: 4096,
         max_prefill_tokens: chunk,
+        own_kernels: std::env::var("OWN_KERNELS").as_deref() != Ok("0"),
         runtime_library: None,
     };
     let began = Instant::now();
@@ -55,13 +60,17 @@ fn main() {
         runner.prefill(slot, 0, &tokens[..PAST], 1).expect("a step");
     }
     let mut decode = vec![Vec::new(); WIDTHS.len()];
+    let memory = vec![1_u64; READ_BYTES / size_of::<u64>()];
+    let mut reads = Vec::new();
     for position in PAST..PAST + 40 {
+        reads.push(READ_BYTES as f64 / read(&memory) / 1e9);
         for (times, width) in decode.iter_mut().zip(WIDTHS) {
             let began = Instant::now();
             runner.decode(0, &tokens[..width], &vec![position; width]).expect("a step");
             times.push(began.elapsed().as_secs_f64());
         }
     }
+    println!("memory read: {:.1} GB/s", median(reads));
     let base = median(decode[0].clone());
     for (times, width) in decode.into_iter().zip(WIDTHS) {
         let seconds = median(times);
@@ -83,6 +92,25 @@ fn main() {
             length as f64 / seconds
         );
     }
+}
+
+/// Seconds in which all cores together read `memory`.
+fn read(memory: &[u64]) -> f64 {
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        for part in memory.chunks(memory.len().div_ceil(threads)) {
+            scope.spawn(move || {
+                // Several sums, so that none waits for the one before.
+                let mut sums = [0_u64; 32];
+                for numbers in part.as_chunks::<32>().0 {
+                    sums.iter_mut().zip(numbers).for_each(|(sum, number)| *sum ^= number);
+                }
+                std::hint::black_box(sums);
+            });
+        }
+    });
+    began.elapsed().as_secs_f64()
 }
 
 fn prefill(runner: &mut dyn Runner, tokens: &[u32], chunk: usize) -> f64 {

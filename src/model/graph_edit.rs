@@ -7,6 +7,8 @@
 //! The graph is protocol-buffer wire format (onnx.proto, ONNX 1.x). Only the fields on the way to
 //! the edit are taken apart; all others are copied as they are.
 
+use super::wire::{Damaged, Fields, Value, put_bytes, put_number};
+
 /// Name of the input that the edit adds: int64 `[1]`, minus the number of last positions wanted.
 pub(super) const TAIL_INPUT: &str = "phi4d.logits_tail";
 
@@ -29,11 +31,6 @@ const NODE_NAME: u64 = 3;
 const NODE_OP_TYPE: u64 = 4;
 /// `TensorProto.DataType.INT64`.
 const INT64: u64 = 7;
-
-/// The bytes are no ONNX model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the graph file is damaged at byte {0} of a message")]
-pub(super) struct Damaged(usize);
 
 /// The model `bytes` with a slice before the product that makes `logits`; `None` where `logits`
 /// comes from something else, in which case the model is best run as it is.
@@ -160,109 +157,6 @@ fn int64_input(name: &str) -> Vec<u8> {
     info
 }
 
-fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    loop {
-        let byte = value.to_le_bytes()[0];
-        value >>= 7;
-        if value == 0 {
-            out.push(byte & 0x7f);
-            return;
-        }
-        out.push(byte | 0x80);
-    }
-}
-
-fn put_number(out: &mut Vec<u8>, number: u64, value: u64) {
-    put_varint(out, number << 3);
-    put_varint(out, value);
-}
-
-fn put_bytes(out: &mut Vec<u8>, number: u64, bytes: &[u8]) {
-    put_varint(out, number << 3 | 2);
-    put_varint(out, bytes.len() as u64);
-    out.extend_from_slice(bytes);
-}
-
-/// One field of a message.
-#[derive(Debug, Clone, Copy)]
-struct Field<'a> {
-    number: u64,
-    value: Value<'a>,
-    /// The field as it stands, tag included.
-    raw: &'a [u8],
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Value<'a> {
-    /// A string, a byte string, or a message.
-    Bytes(&'a [u8]),
-    /// Anything else.
-    Other,
-}
-
-/// The fields of a message, in order.
-struct Fields<'a> {
-    message: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Fields<'a> {
-    fn new(message: &'a [u8]) -> Self {
-        Self { message, at: 0 }
-    }
-
-    fn varint(&mut self) -> Option<u64> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = *self.message.get(self.at)?;
-            self.at += 1;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Some(value);
-            }
-        }
-        None
-    }
-
-    fn skip(&mut self, count: u64) -> Option<&'a [u8]> {
-        let end = self.at.checked_add(usize::try_from(count).ok()?)?;
-        let bytes = self.message.get(self.at..end)?;
-        self.at = end;
-        Some(bytes)
-    }
-
-    fn field(&mut self) -> Option<Field<'a>> {
-        let start = self.at;
-        let tag = self.varint()?;
-        let value = match tag & 7 {
-            0 => self.varint().map(|_| Value::Other)?,
-            1 => self.skip(8).map(|_| Value::Other)?,
-            2 => {
-                let length = self.varint()?;
-                Value::Bytes(self.skip(length)?)
-            }
-            5 => self.skip(4).map(|_| Value::Other)?,
-            _ => return None,
-        };
-        Some(Field { number: tag >> 3, value, raw: &self.message[start..self.at] })
-    }
-}
-
-impl<'a> Iterator for Fields<'a> {
-    type Item = Result<Field<'a>, Damaged>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.at == self.message.len() {
-            return None;
-        }
-        let field = self.field().ok_or(Damaged(self.at));
-        if field.is_err() {
-            self.at = self.message.len();
-        }
-        Some(field)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -367,6 +261,7 @@ mod tests {
                 slots: 2,
                 context_tokens: 64,
                 max_prefill_tokens: 16,
+                own_kernels: true,
                 runtime_library: None,
             };
             let mut runner = load(&options).unwrap().runner;
@@ -392,13 +287,6 @@ mod tests {
             let _ = slice_logits(&bytes, "logits");
             let model = demo();
             let _ = slice_logits(&model[..cut.min(model.len())], "logits");
-        }
-
-        #[test]
-        fn numbers_read_back(value in any::<u64>()) {
-            let mut bytes = Vec::new();
-            put_varint(&mut bytes, value);
-            prop_assert_eq!(Fields::new(&bytes).varint(), Some(value));
         }
     }
 }

@@ -11,6 +11,8 @@ use super::error::LoadError;
 use super::genai_config::GenaiConfig;
 use super::onnx::OnnxRunner;
 use super::prepare;
+#[cfg(target_arch = "x86_64")]
+use super::products;
 use super::provider::Provider;
 use super::runner::{Interrupt, Runner};
 use super::session;
@@ -32,6 +34,8 @@ pub struct LoadOptions {
     pub context_tokens: usize,
     /// The most tokens of one prefill step.
     pub max_prefill_tokens: usize,
+    /// Whether int4 products may be done by phi4d's own kernel, where model and processor fit it.
+    pub own_kernels: bool,
     /// ONNX Runtime's shared library; `None` looks for it (see [`super::library_search_path`]).
     pub runtime_library: Option<PathBuf>,
 }
@@ -75,10 +79,7 @@ pub fn load_cancellable(options: &LoadOptions, cancel: &LoadCancel) -> Result<Lo
 
 fn load_unless_cancelled(options: &LoadOptions, cancel: &LoadCancel) -> Result<Loaded, LoadError> {
     let source = Source::read(&options.folder)?;
-    let session = match prepare::load(&source, options, cancel)? {
-        Some(session) => session,
-        None => open(&source, options, cancel)?,
-    };
+    let session = session(&source, options, cancel)?;
     let contract = contract::check(&session, &source.config, &source.path)?;
     let shape = Shape::new(&source.config, &contract, options);
     let mut runner = OnnxRunner::new(session, &source.config, contract, shape)?;
@@ -89,6 +90,23 @@ fn load_unless_cancelled(options: &LoadOptions, cancel: &LoadCancel) -> Result<L
         config: source.config,
         fingerprint: source.fingerprint,
     })
+}
+
+/// The session: with the own operator where it does, else of what was prepared, else of the graph as
+/// it was exported.
+fn session(
+    source: &Source,
+    options: &LoadOptions,
+    cancel: &LoadCancel,
+) -> Result<Session, LoadError> {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(graph) = products::graph(source, options)? {
+        return products::open(source, &graph, options, cancel);
+    }
+    match prepare::load(source, options, cancel)? {
+        Some(session) => Ok(session),
+        None => open(source, options, cancel),
+    }
 }
 
 /// Loads the exported graph.

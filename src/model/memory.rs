@@ -2,13 +2,14 @@
 #![expect(unsafe_code, reason = "tensors are bound to raw memory that ONNX Runtime writes")]
 
 use std::ffi::c_void;
+use std::fs::File;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::ptr::NonNull;
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 use nix::unistd::{SysconfVar, sysconf};
 
 /// Anonymous memory of fixed size. Pages that nobody has touched take no memory; they read as 0.
@@ -41,6 +42,7 @@ impl Plain for f32 {}
 impl Plain for i64 {}
 impl Plain for half::f16 {}
 impl Plain for half::bf16 {}
+impl Plain for super::int4::Unit {}
 
 impl Mapping {
     /// Reserves `bytes` bytes of address space.
@@ -206,6 +208,81 @@ impl Drop for Mapping {
         // SAFETY: exactly what was mapped, and the last owner is going: tensors own a share.
         let _ = unsafe { munmap(self.start, self.bytes) };
     }
+}
+
+/// A whole file in memory, read as it is touched.
+#[derive(Debug)]
+pub(super) struct FileMapping {
+    start: NonNull<c_void>,
+    bytes: usize,
+}
+
+// SAFETY: memory that nobody writes belongs to the process, not to a thread.
+unsafe impl Send for FileMapping {}
+// SAFETY: as above.
+unsafe impl Sync for FileMapping {}
+
+impl FileMapping {
+    pub(super) fn new(file: &File) -> std::io::Result<Self> {
+        let bytes = usize::try_from(file.metadata()?.len()).map_err(std::io::Error::other)?;
+        let length = NonZeroUsize::new(bytes).ok_or(std::io::ErrorKind::UnexpectedEof)?;
+        let flags = MapFlags::MAP_PRIVATE;
+        // SAFETY: a new mapping at an address of the kernel's choice. That nobody shortens the file
+        // while it is used is as with the model's own files, which ONNX Runtime maps.
+        let start = unsafe { mmap(None, length, ProtFlags::PROT_READ, flags, file, 0) }?;
+        Ok(Self { start, bytes })
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        // SAFETY: the mapping is so large and lives as long as `self`; nobody writes to it.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast(), self.bytes) }
+    }
+
+    /// `count` values from the byte `offset` on.
+    ///
+    /// # Panics
+    /// If they are not within the file, or not aligned.
+    pub(super) fn slice<T: Plain>(&self, offset: usize, count: usize) -> &[T] {
+        let bytes = &self.bytes()[offset..][..count * size_of::<T>()];
+        assert!(bytes.as_ptr().cast::<T>().is_aligned());
+        // SAFETY: aligned, within the file, and of a type that any bytes are a value of.
+        unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), count) }
+    }
+}
+
+impl Drop for FileMapping {
+    fn drop(&mut self) {
+        // SAFETY: whoever borrowed from it is gone.
+        let _ = unsafe { munmap(self.start, self.bytes) };
+    }
+}
+
+/// Lets go of the whole pages of `bytes`, a constant tensor, if they are a file's: they leave this
+/// process's memory, and are read again if they are wanted. Memory of other kinds stays.
+pub(super) fn forget_file_pages(bytes: &[u8]) {
+    let page = page_bytes();
+    let start = (bytes.as_ptr() as usize).next_multiple_of(page);
+    let end = (bytes.as_ptr() as usize + bytes.len()) / page * page;
+    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };
+    if start >= end || !maps.lines().any(|line| is_file(line, start..end)) {
+        return;
+    }
+    let Some(address) = NonNull::new(start as *mut c_void) else { return };
+    // SAFETY: pages of a file read the same afterwards, since nobody writes to a constant.
+    let _ = unsafe { madvise(address, end - start, MmapAdvise::MADV_DONTNEED) };
+}
+
+/// Whether a line of `/proc/self/maps` is of a file's private mapping with all of `range` in it.
+fn is_file(line: &str, range: Range<usize>) -> bool {
+    let mut parts = line.split_ascii_whitespace();
+    let (Some(place), Some(access)) = (parts.next(), parts.next()) else { return false };
+    let file = parts.nth(2).is_some_and(|inode| inode != "0");
+    let hex = |text| usize::from_str_radix(text, 16).ok();
+    let within = place.split_once('-').is_some_and(|(from, to)| {
+        hex(from).is_some_and(|from| from <= range.start)
+            && hex(to).is_some_and(|to| range.end <= to)
+    });
+    file && within && access.ends_with('p')
 }
 
 #[cfg(test)]

@@ -10,10 +10,18 @@ mod error;
 pub(crate) mod fake;
 mod genai_config;
 mod graph_edit;
+#[cfg(target_arch = "x86_64")]
+mod int4;
 mod load;
 mod memory;
 mod onnx;
 mod prepare;
+#[cfg(target_arch = "x86_64")]
+mod products;
+#[cfg(target_arch = "x86_64")]
+mod products_edit;
+#[cfg(target_arch = "x86_64")]
+mod products_store;
 mod provider;
 mod runner;
 mod runtime;
@@ -22,6 +30,7 @@ mod source;
 mod tensors;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 pub use cancel::LoadCancel;
 pub use error::{LoadError, RunError};

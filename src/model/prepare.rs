@@ -1,5 +1,6 @@
 //! Does the work of loading ahead: the graph optimised, and the weights laid out as the processor's
-//! kernels want them, in a file that ONNX Runtime maps instead of copying.
+//! kernels want them, in a file that is mapped instead of copied: our own kernels' layout where they
+//! do the products, else ONNX Runtime's.
 //!
 //! The result lies in a folder of its own in the model's folder. It is good for the same model
 //! files, the same ONNX Runtime and the same kind of processor, which its stamp says; without a
@@ -15,6 +16,10 @@ use ort::session::builder::SessionBuilder;
 use super::cancel::LoadCancel;
 use super::error::LoadError;
 use super::load::LoadOptions;
+#[cfg(target_arch = "x86_64")]
+use super::products;
+#[cfg(target_arch = "x86_64")]
+use super::products_store::Store;
 use super::session;
 use super::source::Source;
 
@@ -56,13 +61,21 @@ pub fn prepare(options: &LoadOptions) -> Result<PathBuf, LoadError> {
 }
 
 fn write_into(folder: &Path, source: &Source, options: &LoadOptions) -> Result<(), LoadError> {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(graph) = products::graph(source, options)? {
+        products::lay_out(folder, source, &graph, options)?;
+        return write_stamp(folder, &stamp(source, &graph));
+    }
     let mut builder = with_output(session::exported(options)?, folder)
         .map_err(|error| LoadError::Session(error.to_string()))?;
     let session = builder.commit_from_memory(&source.graph);
     drop(session.map_err(|error| source.invalid(&error))?);
-    let stamp = folder.join(STAMP);
-    fs::write(&stamp, self::stamp(source))
-        .map_err(|error| LoadError::Write { path: stamp, source: error })
+    write_stamp(folder, &stamp(source, &source.graph))
+}
+
+fn write_stamp(folder: &Path, stamp: &str) -> Result<(), LoadError> {
+    let path = folder.join(STAMP);
+    fs::write(&path, stamp).map_err(|source| LoadError::Write { path, source })
 }
 
 /// Lets a session write what it made of the model into `folder`.
@@ -86,12 +99,8 @@ pub(super) fn load(
     let Ok(stamp) = fs::read_to_string(folder.join(STAMP)) else { return Ok(None) };
     // Loads ONNX Runtime, whose build the stamp names.
     let mut builder = session::prepared(options)?;
-    if stamp != self::stamp(source) {
-        log::warn!(
-            folder:% = folder.display();
-            "what was prepared is of other model files, another ONNX Runtime or another kind \
-             of processor; `phi4d prepare` makes it anew"
-        );
+    if stamp != self::stamp(source, &source.graph) {
+        warn_of_another(&folder);
         return Ok(None);
     }
     cancel.reach(builder.canceler());
@@ -107,11 +116,37 @@ pub(super) fn load(
     }
 }
 
-/// Says for what a prepared model is good.
-fn stamp(source: &Source) -> String {
+/// The weights that [`prepare`] laid out for the own operator in `graph`, if they fit the model and
+/// this machine. `None` where they do not, or are damaged; the log says so.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn laid_out(source: &Source, graph: &[u8]) -> Option<Store> {
+    let folder = source.folder.join(PREPARED_FOLDER);
+    let stamp = fs::read_to_string(folder.join(STAMP)).ok()?;
+    if stamp != self::stamp(source, graph) {
+        warn_of_another(&folder);
+        return None;
+    }
+    let store = Store::open(&folder.join(products::LAID_OUT));
+    store
+        .inspect_err(|error| {
+            log::warn!(folder:% = folder.display(); "what was prepared can't be loaded: {error}");
+        })
+        .ok()
+}
+
+fn warn_of_another(folder: &Path) {
+    log::warn!(
+        folder:% = folder.display();
+        "what was prepared is of other model files, another ONNX Runtime, another kind of \
+         processor or other kernels; `phi4d prepare` makes it anew"
+    );
+}
+
+/// Says for what a prepared model is good: `graph` is the one loaded.
+fn stamp(source: &Source, graph: &[u8]) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&source.fingerprint);
-    hasher.update(&source.graph);
+    hasher.update(graph);
     hasher.update(ort::info().as_bytes());
     hasher.update(processor().as_bytes());
     hasher.finalize().to_string()

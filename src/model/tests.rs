@@ -17,6 +17,7 @@ fn options(slots: usize) -> LoadOptions {
         slots,
         context_tokens: 0,
         max_prefill_tokens: 64,
+        own_kernels: true,
         runtime_library: None,
     }
 }
@@ -185,10 +186,10 @@ fn copy_of_demo() -> tempfile::TempDir {
     folder
 }
 
-#[test]
-fn a_prepared_model_gives_the_same_and_is_used_only_where_it_fits() {
+/// Prepares a copy of the demo model, whose large part is then the file `weights`, and damages it.
+fn prepared_gives_the_same(own_kernels: bool, weights: &str, damaged: &str) {
     let folder = copy_of_demo();
-    let options = LoadOptions { folder: folder.path().into(), ..options(1) };
+    let options = LoadOptions { folder: folder.path().into(), own_kernels, ..options(1) };
     let tokens = prompt(3, 40);
     let logits = || {
         let mut runner = load(&options).unwrap().runner;
@@ -196,16 +197,47 @@ fn a_prepared_model_gives_the_same_and_is_used_only_where_it_fits() {
     };
     let plain = logits();
     let made = prepare(&options).unwrap();
-    assert!(made.join("model.onnx.data").is_file());
+    assert!(made.join(weights).is_file());
     assert_eq!(logits(), plain);
     // Made anew over itself; nothing else is left in the folder.
     prepare(&options).unwrap();
     assert!(!folder.path().join("prepared.new").exists());
+    // What is prepared for other kernels is not used.
+    let others = LoadOptions { own_kernels: !own_kernels, ..options.clone() };
+    assert!(load(&others).is_ok());
     // With weights that can't be read, and with another's stamp, the export is loaded.
-    std::fs::write(made.join("model.onnx"), b"nonsense").unwrap();
+    std::fs::write(made.join(damaged), b"nonsense").unwrap();
     assert_eq!(logits(), plain);
     std::fs::write(made.join("stamp"), "another").unwrap();
     assert_eq!(logits(), plain);
+}
+
+#[test]
+fn a_prepared_model_gives_the_same_and_is_used_only_where_it_fits() {
+    prepared_gives_the_same(false, "model.onnx.data", "model.onnx");
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn weights_laid_out_ahead_give_the_same_and_are_used_only_where_they_fit() {
+    if super::int4::available() {
+        prepared_gives_the_same(true, "int4", "int4");
+    }
+}
+
+#[test]
+fn own_kernels_give_what_the_runtimes_give_but_for_rounding() {
+    let run = |own_kernels| {
+        let mut runner = load(&LoadOptions { own_kernels, ..options(1) }).unwrap().runner;
+        let mut logits = runner.prefill(0, 0, &prompt(5, 37), 1).unwrap().row(0).to_vec();
+        logits.extend(runner.decode(0, &[7], &[37]).unwrap().row(0));
+        logits
+    };
+    let (own, runtimes) = (run(true), run(false));
+    let most = runtimes.iter().fold(0.0_f32, |most, logit| most.max(logit.abs()));
+    let off = own.iter().zip(&runtimes).map(|(own, other)| (own - other).abs()).fold(0.0, f32::max);
+    // Either is as far from single precision as they are from each other: activations are int8.
+    assert!(off < 0.04 * most, "off by {off} of {most}");
 }
 
 /// Loads a damaged copy of the demo folder.

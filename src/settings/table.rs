@@ -37,6 +37,11 @@ define_settings! {
     /// process may use.
     threads: usize = "0", whole::<usize>(0, 1024), "threads";
 
+    /// Multiply int4 weights by phi4d's own kernel, where the processor has AVX-512 VNNI and
+    /// the export is of blocks of 32 at accuracy level 4, as the published ones are. Off:
+    /// ONNX Runtime's kernels, which give the same but for rounding.
+    own_kernels: bool = "true", Switch;
+
     /// ONNX Runtime's shared library. Empty: searched for in ../lib/phi4d/ beside the
     /// program, in /usr/lib/phi4d/, in .runtime/ under the current folder and the
     /// folders above the program, then by the system's loader.

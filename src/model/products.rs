@@ -1,0 +1,200 @@
+//! phi4d's own operator for products with int4 weights, and where the laid-out weights are.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use ort::operator::{
+    ComputeContext, Kernel, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput,
+};
+use ort::session::Session;
+use ort::session::builder::SessionBuilder;
+use ort::value::{DynTensorValueType, TensorElementType};
+
+use super::cancel::LoadCancel;
+use super::error::LoadError;
+use super::int4::{self, BLOCK, COLUMNS, Results, Rounded};
+use super::load::LoadOptions;
+use super::memory::forget_file_pages;
+use super::prepare;
+use super::products_edit::{self, DOMAIN, OPERATOR};
+use super::products_store::{Store, Weights, lock};
+use super::provider::Provider;
+use super::session;
+use super::source::Source;
+
+/// The file of laid-out weights in the folder of what was prepared.
+pub(super) const LAID_OUT: &str = "int4";
+
+/// Parts that a product is cut into for the threads: many more than there are threads, so that they
+/// end together.
+const SHARES: usize = 48;
+
+/// The graph with the own operator in it; `None` where that is not to be, or does nothing.
+pub(super) fn graph(source: &Source, options: &LoadOptions) -> Result<Option<Vec<u8>>, LoadError> {
+    if !options.own_kernels || options.provider != Provider::Cpu || !int4::available() {
+        return Ok(None);
+    }
+    products_edit::edit(&source.graph).map_err(|damage| LoadError::Invalid {
+        path: source.path.clone(),
+        reason: damage.to_string(),
+    })
+}
+
+/// Loads `graph`, which has the own operator in it, with what was prepared if that fits.
+pub(super) fn open(
+    source: &Source,
+    graph: &[u8],
+    options: &LoadOptions,
+    cancel: &LoadCancel,
+) -> Result<Session, LoadError> {
+    // Loads ONNX Runtime, whose build a stamp names.
+    let builder = session::exported(options)?;
+    let store = Arc::new(prepare::laid_out(source, graph).unwrap_or_default());
+    commit(builder, source, graph, &store, cancel)
+}
+
+/// Lays out the weights of `graph` and writes them into `folder`.
+pub(super) fn lay_out(
+    folder: &Path,
+    source: &Source,
+    graph: &[u8],
+    options: &LoadOptions,
+) -> Result<(), LoadError> {
+    let builder = session::exported(options)?;
+    let store = Arc::default();
+    drop(commit(builder, source, graph, &store, &LoadCancel::default())?);
+    let path = folder.join(LAID_OUT);
+    store.write(&path).map_err(|source| LoadError::Write { path, source })
+}
+
+fn commit(
+    builder: SessionBuilder,
+    source: &Source,
+    graph: &[u8],
+    store: &Arc<Store>,
+    cancel: &LoadCancel,
+) -> Result<Session, LoadError> {
+    let operators = domain(store).map_err(|error| LoadError::Session(error.to_string()))?;
+    let mut builder =
+        builder.with_operators(operators).map_err(|error| LoadError::Session(error.to_string()))?;
+    cancel.reach(builder.canceler());
+    if cancel.is_cancelled() {
+        return Err(LoadError::Cancelled);
+    }
+    builder.commit_from_memory(graph).map_err(|error| source.invalid(&error))
+}
+
+/// The operator's domain, for a session whose weights are in `store`.
+fn domain(store: &Arc<Store>) -> ort::Result<OperatorDomain> {
+    OperatorDomain::new(DOMAIN)?.add(Int4Product { store: Arc::clone(store) })
+}
+
+/// Inputs as those of `MatMulNBits`: activations, levels `[n, k / 32, 16]`, scales `[n, k / 32]`.
+struct Int4Product {
+    store: Arc<Store>,
+}
+
+impl Operator for Int4Product {
+    type Kernel<'attr> = ProductKernel;
+
+    fn name(&self) -> &str {
+        OPERATOR
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        [TensorElementType::Float32, TensorElementType::Uint8, TensorElementType::Float32]
+            .map(OperatorInput::required)
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        [OperatorOutput::required(TensorElementType::Float32)]
+    }
+
+    fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> ort::Result<ProductKernel> {
+        let size = |name: &str| {
+            let size = context.get::<i64>(name).and_then(|size| usize::try_from(size).ok());
+            size.ok_or_else(|| ort::Error::new(format!("{OPERATOR} has no size {name}")))
+        };
+        let (k, n) = (size("K")?, size("N")?);
+        let inputs = context.inputs()?;
+        let name = inputs.get(1).map_or("", |input| input.name());
+        let weights = self.store.weights(name, int4::units(k, n), || {
+            let levels = context.constant_input::<DynTensorValueType>(1)?;
+            let scales = context.constant_input::<DynTensorValueType>(2)?;
+            let (_, levels) = levels.try_extract_tensor::<u8>()?;
+            let (_, scales) = scales.try_extract_tensor::<f32>()?;
+            if !int4::fits(k, n) || levels.len() * 2 != k * n || scales.len() * BLOCK != k * n {
+                return Err(ort::Error::new(format!("{name} is not of {n} columns by {k} rows")));
+            }
+            let packed = int4::pack(levels, scales, k, n);
+            // They are not read again, and would be in memory twice.
+            forget_file_pages(levels);
+            Ok(packed)
+        })?;
+        Ok(ProductKernel { store: Arc::clone(&self.store), weights, k, n })
+    }
+}
+
+struct ProductKernel {
+    store: Arc<Store>,
+    weights: Weights,
+    k: usize,
+    n: usize,
+}
+
+impl Kernel for ProductKernel {
+    fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
+        let missing = || ort::Error::new(format!("{OPERATOR} has no tensor"));
+        let input = context.input(0)?.ok_or_else(missing)?;
+        let (shape, activations) = input.try_extract_tensor::<f32>()?;
+        let mut shape = shape.to_vec();
+        let (k, n) = (self.k, self.n);
+        match shape.last_mut() {
+            Some(last) if *last == k as i64 => *last = n as i64,
+            _ => return Err(ort::Error::new(format!("{OPERATOR} takes rows of {k}"))),
+        }
+        let mut output = context.output(0, shape)?.ok_or_else(missing)?;
+        let (_, results) = output.try_extract_tensor_mut::<f32>()?;
+        let mut rounded = lock(&self.store.rounded);
+        self.round(context, activations, &mut rounded)?;
+        let (rounded, units) = (&rounded[..], self.weights.units());
+        let results = Results::new(results, n);
+        let groups = n / COLUMNS;
+        let share = groups.div_ceil(SHARES);
+        let shares = groups.div_ceil(share);
+        context.par_for(shares, shares, |index| {
+            let first = index * share;
+            int4::product(units, rounded, k, first..(first + share).min(groups), &results);
+        })
+    }
+}
+
+impl ProductKernel {
+    /// Rounds the activations, on all threads where there are many.
+    fn round(
+        &self,
+        context: &ComputeContext,
+        activations: &[f32],
+        rounded: &mut Vec<Rounded>,
+    ) -> ort::Result<()> {
+        const ROWS: usize = 8;
+        rounded.clear();
+        rounded.resize(activations.len() / BLOCK, Rounded::default());
+        let factor = self.weights.factor();
+        let rows = activations.len() / self.k;
+        if rows <= ROWS {
+            int4::round(activations, factor, rounded);
+            return Ok(());
+        }
+        let parts: Vec<_> = activations
+            .chunks(ROWS * self.k)
+            .zip(rounded.chunks_mut(ROWS * self.k / BLOCK))
+            .map(Mutex::new)
+            .collect();
+        context.par_for(parts.len(), parts.len(), |index| {
+            let mut part = lock(&parts[index]);
+            let (activations, rounded) = &mut *part;
+            int4::round(activations, factor, rounded);
+        })
+    }
+}
