@@ -85,7 +85,7 @@ const RULES: &[Rule] = &[
     Rule {
         layer: "model",
         ours: &["telemetry"],
-        crates: &["ort", "ndarray", "half", "nix", "serde", "serde_json", "blake3"],
+        crates: &["ort", "ndarray", "half", "nix", "serde", "serde_json", "blake3", "phi4d_int4"],
     },
     Rule { layer: "settings", ours: &[], crates: &["config", "serde", "strsim", "toml"] },
     Rule {

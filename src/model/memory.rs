@@ -40,9 +40,11 @@ pub(super) fn page_bytes() -> usize {
 pub(super) trait Plain: Copy {}
 impl Plain for f32 {}
 impl Plain for i64 {}
+impl Plain for u8 {}
 impl Plain for half::f16 {}
 impl Plain for half::bf16 {}
-impl Plain for super::int4::Unit {}
+#[cfg(target_arch = "x86_64")]
+impl Plain for phi4d_int4::Unit {}
 
 impl Mapping {
     /// Reserves `bytes` bytes of address space.
@@ -257,12 +259,13 @@ impl Drop for FileMapping {
     }
 }
 
-/// Lets go of the whole pages of `bytes`, a constant tensor, if they are a file's: they leave this
+/// Lets go of the whole pages of `constant`, a constant tensor, if they are a file's: they leave this
 /// process's memory, and are read again if they are wanted. Memory of other kinds stays.
-pub(super) fn forget_file_pages(bytes: &[u8]) {
+pub(super) fn forget_file_pages<T: Plain>(constant: &[T]) {
     let page = page_bytes();
-    let start = (bytes.as_ptr() as usize).next_multiple_of(page);
-    let end = (bytes.as_ptr() as usize + bytes.len()) / page * page;
+    let place = constant.as_ptr() as usize;
+    let (start, end) = (place.next_multiple_of(page), place + size_of_val(constant));
+    let end = end / page * page;
     let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };
     if start >= end || !maps.lines().any(|line| is_file(line, start..end)) {
         return;

@@ -10,8 +10,6 @@ mod error;
 pub(crate) mod fake;
 mod genai_config;
 mod graph_edit;
-#[cfg(target_arch = "x86_64")]
-mod int4;
 mod load;
 mod memory;
 mod onnx;

@@ -12,7 +12,6 @@ use ort::value::{DynTensorValueType, TensorElementType};
 
 use super::cancel::LoadCancel;
 use super::error::LoadError;
-use super::int4::{self, BLOCK, COLUMNS, Results, Rounded};
 use super::load::LoadOptions;
 use super::memory::forget_file_pages;
 use super::prepare;
@@ -21,6 +20,7 @@ use super::products_store::{Store, Weights, lock};
 use super::provider::Provider;
 use super::session;
 use super::source::Source;
+use phi4d_int4::{self as int4, BLOCK, COLUMNS, Results, Rounded};
 
 /// The file of laid-out weights in the folder of what was prepared.
 pub(super) const LAID_OUT: &str = "int4";
@@ -129,6 +129,7 @@ impl Operator for Int4Product {
             let packed = int4::pack(levels, scales, k, n);
             // They are not read again, and would be in memory twice.
             forget_file_pages(levels);
+            forget_file_pages(scales);
             Ok(packed)
         })?;
         Ok(ProductKernel { store: Arc::clone(&self.store), weights, k, n })

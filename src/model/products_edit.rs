@@ -3,8 +3,8 @@
 
 use std::collections::HashSet;
 
-use super::int4;
 use super::wire::{Damaged, Fields, Value, put_bytes, put_number};
+use phi4d_int4 as int4;
 
 /// The operator's domain and name.
 pub(super) const DOMAIN: &str = "phi4d";

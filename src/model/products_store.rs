@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::int4::{self, Packed, Rounded, Unit};
 use super::memory::FileMapping;
+use phi4d_int4::{self as int4, Packed, Rounded, Unit};
 
 /// Alignment of the weights in the file.
 const ALIGNMENT: usize = 4096;

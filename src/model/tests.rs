@@ -220,7 +220,7 @@ fn a_prepared_model_gives_the_same_and_is_used_only_where_it_fits() {
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn weights_laid_out_ahead_give_the_same_and_are_used_only_where_they_fit() {
-    if super::int4::available() {
+    if phi4d_int4::available() {
         prepared_gives_the_same(true, "int4", "int4");
     }
 }

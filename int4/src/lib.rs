@@ -6,6 +6,7 @@
 //! where ONNX Runtime's kernel reads 6. Activations are rounded to int8 a block of 32, as there.
 //!
 //! A row's result does not depend on the rows beside it, nor on the number of threads.
+#![cfg(target_arch = "x86_64")]
 #![expect(unsafe_code, reason = "vector loads and stores, and calls that need processor features")]
 
 use std::arch::x86_64::{
@@ -23,9 +24,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use half::f16;
 
 /// Weights that share a scale.
-pub(super) const BLOCK: usize = 32;
+pub const BLOCK: usize = 32;
 /// Columns whose weights lie together.
-pub(super) const COLUMNS: usize = 16;
+pub const COLUMNS: usize = 16;
 /// Weights of a column in a [`Unit`].
 const DEPTH: usize = 2 * BLOCK;
 /// How far ahead weights are fetched, in units. Without it eight rows take twice as long: the
@@ -37,7 +38,7 @@ const PANEL_BYTES: usize = 384 << 10;
 /// Sixteen columns of two blocks: nine cache lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C, align(64))]
-pub(super) struct Unit {
+pub struct Unit {
     /// `[block][column]`, half precision.
     scales: [[u16; COLUMNS]; 2],
     /// `[block and quarter][column, 4]`: the low half of a byte is a weight of the quarter's first
@@ -46,40 +47,42 @@ pub(super) struct Unit {
 }
 
 /// Whether this processor has what [`product`] needs.
-pub(super) fn available() -> bool {
+pub fn available() -> bool {
     is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512vnni")
 }
 
 /// Whether weights of `k` rows and `n` columns can be laid out.
-pub(super) fn fits(k: usize, n: usize) -> bool {
+pub fn fits(k: usize, n: usize) -> bool {
     k > 0 && n > 0 && k.is_multiple_of(DEPTH) && n.is_multiple_of(COLUMNS)
 }
 
 /// Units of weights of `k` rows and `n` columns.
-pub(super) fn units(k: usize, n: usize) -> usize {
+pub fn units(k: usize, n: usize) -> usize {
     k / DEPTH * (n / COLUMNS)
 }
 
 /// The bytes of `units`.
-pub(super) fn bytes(units: &[Unit]) -> &[u8] {
+pub fn bytes(units: &[Unit]) -> &[u8] {
     // SAFETY: whole numbers without gaps between them.
     unsafe { std::slice::from_raw_parts(units.as_ptr().cast(), size_of_val(units)) }
 }
 
 /// Weights laid out, and what their scales are to be multiplied with.
 #[derive(Debug, PartialEq)]
-pub(super) struct Packed {
-    pub(super) units: Vec<Unit>,
-    pub(super) factor: f32,
+pub struct Packed {
+    /// Groups of sixteen columns, and in each all rows.
+    pub units: Vec<Unit>,
+    /// Brings results back to size: scales are stored larger or smaller by its inverse.
+    pub factor: f32,
 }
 
 /// Lays out `levels` `[n, k / 32, 16]` and `scales` `[n, k / 32]`.
 ///
 /// # Panics
 /// If they are not so large, or the sizes do not [fit](fits).
-pub(super) fn pack(levels: &[u8], scales: &[f32], k: usize, n: usize) -> Packed {
+pub fn pack(levels: &[u8], scales: &[f32], k: usize, n: usize) -> Packed {
     assert!(fits(k, n) && levels.len() == k * n / 2 && scales.len() == k * n / BLOCK);
     // Half precision has few small numbers: the largest scale is brought near its upper end.
     let most = scales.iter().fold(0.0_f32, |most, scale| most.max(scale.abs()));
@@ -129,7 +132,7 @@ fn pack_column(units: &mut [Unit], column: usize, levels: &[u8], scales: &[f32],
 
 /// 32 activations rounded to int8.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Rounded {
+pub struct Rounded {
     /// Four to a number.
     levels: [i32; BLOCK / 4],
     scale: f32,
@@ -141,7 +144,7 @@ pub(super) struct Rounded {
 ///
 /// # Panics
 /// If the processor can't, or `rounded` is not a 32nd as long.
-pub(super) fn round(activations: &[f32], factor: f32, rounded: &mut [Rounded]) {
+pub fn round(activations: &[f32], factor: f32, rounded: &mut [Rounded]) {
     assert!(available());
     let (blocks, rest) = activations.as_chunks::<BLOCK>();
     assert!(rest.is_empty() && blocks.len() == rounded.len());
@@ -170,7 +173,7 @@ fn round_block(block: &[f32; BLOCK], factor: f32) -> Rounded {
 
 /// Where results go: `[rows, n]`, of which each thread writes columns of its own.
 #[derive(Debug)]
-pub(super) struct Results<'a> {
+pub struct Results<'a> {
     start: *mut f32,
     length: usize,
     n: usize,
@@ -186,7 +189,8 @@ unsafe impl Send for Results<'_> {}
 unsafe impl Sync for Results<'_> {}
 
 impl<'a> Results<'a> {
-    pub(super) fn new(results: &'a mut [f32], n: usize) -> Self {
+    /// Results with `n` columns.
+    pub fn new(results: &'a mut [f32], n: usize) -> Self {
         Self {
             start: results.as_mut_ptr(),
             length: results.len(),
@@ -202,7 +206,7 @@ impl<'a> Results<'a> {
 ///
 /// # Panics
 /// If the processor can't, the sizes do not fit each other, or a group was done before.
-pub(super) fn product(
+pub fn product(
     units: &[Unit],
     rounded: &[Rounded],
     k: usize,
