@@ -231,3 +231,25 @@ fn prompts_are_scored_as_answers_are() {
     let chat = daemon.tcp().chat("What is 12+7?", &json!({ "prompt_logprobs": 1 }));
     assert!(chat["prompt_logprobs"].as_array().unwrap().len() > 5, "{chat}");
 }
+
+#[test]
+fn stop_strings_control_tokens_and_times_are_told_where_they_are_asked_for() {
+    let daemon = Daemon::start();
+    let ask = |more: Value| {
+        let mut body = json!({ "prompt": "12+7=", "temperature": 0, "max_tokens": 12 });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        daemon.tcp().post("/v1/completions", &body).json()
+    };
+    let text = |answer: &Value| answer["choices"][0]["text"].as_str().unwrap().to_owned();
+    let cut = text(&ask(json!({ "stop": "9" })));
+    let whole = text(&ask(json!({ "stop": "9", "include_stop_str_in_output": true })));
+    assert_eq!(whole, format!("{cut}9"));
+    let hidden = text(&ask(json!({ "ignore_eos": true })));
+    let shown = text(&ask(json!({ "ignore_eos": true, "skip_special_tokens": false })));
+    assert!(shown.contains("<|") && !hidden.contains("<|"), "{hidden:?} {shown:?}");
+    let answer = ask(json!({ "timings_per_token": true }));
+    let timings = &answer["timings"];
+    assert_eq!(timings["predicted_n"], answer["usage"]["completion_tokens"]);
+    assert!(timings["prompt_ms"].as_f64().unwrap() > 0.0, "{timings}");
+    assert!(ask(json!({}))["timings"].is_null());
+}

@@ -188,6 +188,8 @@ impl Choices {
         for (index, generation) in self.generations.iter().enumerate() {
             let usage = generation.usage();
             sum.completion_tokens += usage.completion_tokens;
+            sum.reading = sum.reading.max(usage.reading);
+            sum.answering = sum.answering.max(usage.answering);
             sum.reasoning_tokens += usage.reasoning_tokens;
             if index % self.copies.made == 0 {
                 sum.prompt_tokens += usage.prompt_tokens;

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 
@@ -24,6 +25,9 @@ pub struct Generation {
     text: TextStream,
     answer: AnswerReader,
     usage: Usage,
+    /// When the prompt was begun, and when the first token came.
+    begun: Option<Instant>,
+    first: Option<Instant>,
     /// What the last events came to: pieces of the answer, and the end.
     ready: VecDeque<Result<Delta, GenerateError>>,
     timer: Option<RequestTimer>,
@@ -40,8 +44,18 @@ impl Generation {
     ) -> Self {
         let usage = Usage { prompt_tokens: prompt_ids.len(), ..Usage::default() };
         let ready = VecDeque::new();
-        let events = Some(events);
-        Self { events, prompt_ids, prompt_logprobs: None, text, answer, usage, ready, timer }
+        Self {
+            events: Some(events),
+            prompt_ids,
+            prompt_logprobs: None,
+            text,
+            answer,
+            usage,
+            begun: None,
+            first: None,
+            ready,
+            timer,
+        }
     }
 
     /// The same, with the log-probabilities of the prompt's tokens if `wanted`.
@@ -131,15 +145,7 @@ impl Generation {
     }
 
     fn take(&mut self, event: Event) {
-        if let Some(timer) = &mut self.timer {
-            match &event {
-                Event::Started { cached_tokens } => {
-                    timer.started(*cached_tokens, std::time::Instant::now());
-                }
-                Event::Token(_) => timer.token(std::time::Instant::now()),
-                Event::Prompt(_) | Event::Finished(_) | Event::Failed(_) => {}
-            }
-        }
+        self.note_time(&event, Instant::now());
         match event {
             Event::Started { cached_tokens } => self.usage.cached_tokens = cached_tokens,
             Event::Prompt(tokens) => self.prompt_logprobs.get_or_insert_default().extend(tokens),
@@ -166,6 +172,26 @@ impl Generation {
                 self.end(Ok(if stopped { Finish::Stop } else { reason }));
             }
             Event::Failed(error) => self.end(Err(error.into())),
+        }
+    }
+
+    fn note_time(&mut self, event: &Event, now: Instant) {
+        match event {
+            Event::Started { cached_tokens } => {
+                self.begun = Some(now);
+                if let Some(timer) = &mut self.timer {
+                    timer.started(*cached_tokens, now);
+                }
+            }
+            Event::Token(_) => {
+                let first = *self.first.get_or_insert(now);
+                self.usage.reading = first.duration_since(self.begun.unwrap_or(first));
+                self.usage.answering = now.duration_since(first);
+                if let Some(timer) = &mut self.timer {
+                    timer.token(now);
+                }
+            }
+            Event::Prompt(_) | Event::Finished(_) | Event::Failed(_) => {}
         }
     }
 
@@ -199,7 +225,7 @@ impl Generation {
                 Ok(_) => Ending::Stop,
                 Err(_) => Ending::Error,
             };
-            timer.ended(ending, self.usage.completion_tokens, std::time::Instant::now());
+            timer.ended(ending, self.usage.completion_tokens, Instant::now());
         }
         self.ready
             .push_back(how.map(|reason| Delta::Finished(Finished { reason, usage: self.usage })));

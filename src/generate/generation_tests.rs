@@ -1,10 +1,15 @@
 use super::super::fixtures::demo_folder;
 use super::super::reading::Reading;
+use super::super::request::Parameters;
 use super::super::tokenizer::{Markup, Tokenizer};
 use super::*;
 use crate::engine::{JobError, Token};
 
 const IM_END: u32 = 1009;
+
+fn stopping(stops: &[String]) -> Parameters {
+    Parameters { stop: stops.to_vec(), ..Parameters::default() }
+}
 
 /// A generation fed by hand.
 fn scripted(stops: &[&str]) -> (mpsc::Sender<Event>, Generation, Arc<Tokenizer>) {
@@ -12,7 +17,7 @@ fn scripted(stops: &[&str]) -> (mpsc::Sender<Event>, Generation, Arc<Tokenizer>)
     let path = demo_folder().join("tokenizer.json");
     let tokenizer = Arc::new(Tokenizer::load(&path).unwrap());
     let stops: Vec<String> = stops.iter().map(ToString::to_string).collect();
-    let text = TextStream::new(Arc::clone(&tokenizer), &stops, 0);
+    let text = TextStream::new(Arc::clone(&tokenizer), &stopping(&stops), 0);
     let answer = Reading::default().reader(&tokenizer, &[]);
     let generation = Generation::new(events, Arc::new([1, 2, 3]), text, answer, None);
     (sender, generation, tokenizer)
@@ -48,8 +53,13 @@ async fn events_that_are_ready_come_as_one_piece() {
         completion_tokens: count + 1,
         ..Usage::default()
     };
-    let finished = Finished { reason: Finish::Stop, usage };
-    assert_eq!(generation.next().await, Some(Ok(Delta::Finished(finished))));
+    let Some(Ok(Delta::Finished(Finished { reason: Finish::Stop, usage: took }))) =
+        generation.next().await
+    else {
+        panic!("the end is missing")
+    };
+    let Usage { reading, answering, .. } = took;
+    assert_eq!(took, Usage { reading, answering, ..usage });
     assert_eq!(generation.next().await, None);
     assert!(sender.is_closed());
 }

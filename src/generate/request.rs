@@ -189,6 +189,10 @@ pub struct Parameters {
     pub stop: Vec<String>,
     /// Further tokens that end the output.
     pub stop_token_ids: Vec<u32>,
+    /// The stop string that ends the output is part of it.
+    pub include_stop: bool,
+    /// Control tokens are spelt out in the output.
+    pub spell_special: bool,
     /// Go on past the model's end-of-sequence tokens.
     pub ignore_eos: bool,
     /// Report log-probabilities with this many alternatives (0 to 20).
@@ -334,4 +338,8 @@ pub struct Usage {
     pub completion_tokens: usize,
     /// Tokens of those that were the model's thought, if it was told apart.
     pub reasoning_tokens: usize,
+    /// From when the prompt was begun to the first token of the answer.
+    pub reading: Duration,
+    /// From the first token of the answer to the last.
+    pub answering: Duration,
 }

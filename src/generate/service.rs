@@ -158,7 +158,7 @@ impl Generator {
             deadline: deadline.map(Instant::into_std),
             events: sender,
         })?;
-        let text = TextStream::new(Arc::clone(tokenizer), &parameters.stop, least_tokens)
+        let text = TextStream::new(Arc::clone(tokenizer), parameters, least_tokens)
             .spelling(reading.spelt(tokenizer));
         let timer = |metrics: &Metrics| metrics.request(arrived, prompt_tokens).traced(self.trace);
         let timer = self.metrics.as_ref().map(timer);

@@ -72,6 +72,8 @@ async fn a_request_gives_the_model_s_text_and_its_usage() {
         prompt_tokens: prompt.len(),
         cached_tokens: 0,
         completion_tokens: 12,
+        reading: answer.finished.usage.reading,
+        answering: answer.finished.usage.answering,
         ..Usage::default()
     };
     assert_eq!(answer.finished, Finished { reason: Finish::Length, usage });

@@ -9,6 +9,8 @@
 #[derive(Debug)]
 pub(super) struct StopMatcher {
     patterns: Vec<Pattern>,
+    /// Whether the stop string itself is given out.
+    included: bool,
     /// Text taken and not given out: the longest beginning of a stop string that ends it.
     held: String,
 }
@@ -54,19 +56,21 @@ impl Pattern {
 
 impl StopMatcher {
     /// Watches for `stops`. Empty strings are ignored: they would match anywhere.
-    pub(super) fn new(stops: &[String]) -> Self {
+    pub(super) fn new(stops: &[String], included: bool) -> Self {
         Self {
             patterns: stops
                 .iter()
                 .filter(|stop| !stop.is_empty())
                 .map(|stop| Pattern::new(stop))
                 .collect(),
+            included,
             held: String::new(),
         }
     }
 
     /// Takes `text` and appends what is certain to be no part of a stop string to `out`. Returns
-    /// true if a stop string came up: nothing of it or of `text` after it is given out.
+    /// true if a stop string came up: nothing of `text` after it is given out, nor the stop string
+    /// unless it is to be included.
     pub(super) fn push(&mut self, text: &str, out: &mut String) -> bool {
         if self.patterns.is_empty() {
             out.push_str(text);
@@ -82,7 +86,8 @@ impl StopMatcher {
                 }
             }
             if stop_length > 0 {
-                out.push_str(&self.held[..before + index + 1 - stop_length]);
+                let end = before + index + 1;
+                out.push_str(&self.held[..if self.included { end } else { end - stop_length }]);
                 self.held.clear();
                 self.patterns.iter_mut().for_each(|p| p.matched = 0);
                 return true;
@@ -109,7 +114,17 @@ mod tests {
     use proptest::prelude::*;
 
     fn matcher(stops: &[&str]) -> StopMatcher {
-        StopMatcher::new(&stops.iter().map(ToString::to_string).collect::<Vec<_>>())
+        StopMatcher::new(&stops.iter().map(ToString::to_string).collect::<Vec<_>>(), false)
+    }
+
+    #[test]
+    fn the_stop_string_is_given_out_where_it_is_asked_for() {
+        let stops = ["END".to_owned(), "ND!".to_owned()];
+        let mut matcher = StopMatcher::new(&stops, true);
+        let mut out = String::new();
+        assert!(!matcher.push("the E", &mut out));
+        assert!(matcher.push("ND! and more", &mut out));
+        assert_eq!(out, "the END");
     }
 
     /// The rule, over the whole text: least end, then least start.
@@ -170,7 +185,7 @@ mod tests {
             let chosen: Vec<usize> = cuts.iter().map(|c| bounds[c.index(bounds.len())]).collect();
             bounds = chosen.into_iter().chain([0, text.len()]).collect();
             bounds.sort_unstable();
-            let mut matcher = StopMatcher::new(&stops);
+            let mut matcher = StopMatcher::new(&stops, false);
             let mut out = String::new();
             let mut stopped = false;
             for pair in bounds.windows(2) {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::detokenize::Detokenizer;
-use super::request::{Logprobs, TextDelta, TokenDelta};
+use super::request::{Logprobs, Parameters, TextDelta, TokenDelta};
 use super::stop::StopMatcher;
 use super::tokenizer::Tokenizer;
 use crate::engine::{Token, TokenLogprobs};
@@ -16,6 +16,8 @@ use crate::engine::{Token, TokenLogprobs};
 #[derive(Debug)]
 pub(super) struct TextStream {
     tokenizer: Arc<Tokenizer>,
+    /// Whether all control tokens are spelt out.
+    spell_all: bool,
     detokenizer: Detokenizer,
     stops: StopMatcher,
     /// Tokens yet to come before stop strings are looked for.
@@ -33,12 +35,14 @@ pub(super) struct TextStream {
 }
 
 impl TextStream {
-    /// A stream that ends at any of `stops` that begins after the first `least_tokens` tokens.
-    pub(super) fn new(tokenizer: Arc<Tokenizer>, stops: &[String], least_tokens: usize) -> Self {
+    /// A stream that ends at any of the given stop strings that begins after the first
+    /// `least_tokens` tokens.
+    pub(super) fn new(tokenizer: Arc<Tokenizer>, given: &Parameters, least_tokens: usize) -> Self {
         Self {
             tokenizer,
+            spell_all: given.spell_special,
             detokenizer: Detokenizer::default(),
-            stops: StopMatcher::new(stops),
+            stops: StopMatcher::new(&given.stop, given.include_stop),
             unstopped: least_tokens,
             decoded: 0,
             given: 0,
@@ -61,7 +65,7 @@ impl TextStream {
         self.waiting.push_back((described, self.decoded));
         let mut fresh = String::new();
         let vocabulary = self.tokenizer.vocabulary();
-        let bytes = if self.spelt.contains(&token.id) {
+        let bytes = if self.spell_all || self.spelt.contains(&token.id) {
             vocabulary.bytes(token.id)
         } else {
             vocabulary.text_bytes(token.id)

@@ -7,6 +7,10 @@ use crate::engine::TokenLogprobs;
 
 const IM_END: u32 = 1009;
 
+fn stopping(stops: &[String]) -> Parameters {
+    Parameters { stop: stops.to_vec(), ..Parameters::default() }
+}
+
 fn demo() -> Arc<Tokenizer> {
     Arc::new(Tokenizer::load(&demo_folder().join("tokenizer.json")).unwrap())
 }
@@ -27,7 +31,7 @@ fn run(
     stops: &[String],
     take_after: impl Fn(usize) -> bool,
 ) -> (TextDelta, bool) {
-    let mut stream = TextStream::new(Arc::clone(tokenizer), stops, 0);
+    let mut stream = TextStream::new(Arc::clone(tokenizer), &stopping(stops), 0);
     let mut whole = TextDelta::default();
     let mut add = |delta: Option<TextDelta>| {
         let delta = delta.unwrap_or_default();
@@ -75,7 +79,7 @@ fn tokens_come_with_the_first_of_their_text() {
     // The demo's vocabulary has no whole crab: four tokens of a byte each.
     let crab = ids(&tokenizer, "🦀");
     assert_eq!(crab.len(), 4);
-    let mut stream = TextStream::new(Arc::clone(&tokenizer), &["STOP".to_owned()], 0);
+    let mut stream = TextStream::new(Arc::clone(&tokenizer), &stopping(&["STOP".to_owned()]), 0);
     for (index, &id) in crab.iter().enumerate() {
         assert!(!stream.push(&token(id)));
         let delta = stream.take();
@@ -120,7 +124,7 @@ fn a_stop_string_of_a_broken_character_is_found_at_the_end() {
 fn log_probabilities_keep_their_tokens_bytes() {
     let tokenizer = demo();
     let id = ids(&tokenizer, "a")[0];
-    let mut stream = TextStream::new(tokenizer, &[], 0);
+    let mut stream = TextStream::new(tokenizer, &stopping(&[]), 0);
     let logprobs = TokenLogprobs { chosen: -0.5, top: vec![(id, -0.5), (IM_END, -1.0)] };
     stream.push(&Token { id, logprobs: Some(logprobs) });
     let delta = stream.take().unwrap();

@@ -14,6 +14,7 @@ use crate::server::error::ApiError;
 use crate::server::reply::Reply;
 use crate::server::wire::chat::{ChatChunk, ChatCompletion, ChatRequest};
 use crate::server::wire::common::{Delivery, Envelope, to_json};
+use crate::server::wire::timings::timed;
 
 /// Answers a conversation.
 pub(crate) async fn create(
@@ -33,6 +34,7 @@ pub(crate) async fn create(
         envelope: envelope(app, "chatcmpl", object),
         logprobs: chat.parameters.top_logprobs.is_some(),
         token_ids: chat.return_token_ids,
+        timings: chat.timings,
         reasoning: chat.include_reasoning,
         delivery: chat.delivery,
         prompt: None,
@@ -52,6 +54,8 @@ struct ChatShape {
     envelope: Envelope,
     logprobs: bool,
     token_ids: bool,
+    /// Whether the times are told.
+    timings: bool,
     /// Whether the model's thought is shown.
     reasoning: bool,
     delivery: Delivery,
@@ -71,7 +75,8 @@ impl Shape for ChatShape {
             answers.iter_mut().for_each(|answer| answer.reasoning.clear());
         }
         let prompt = self.prompt.as_deref();
-        to_json(&ChatCompletion::new(&self.envelope, answers, usage, self.logprobs, prompt))
+        let body = ChatCompletion::new(&self.envelope, answers, usage, self.logprobs, prompt);
+        timed(&body, usage, self.timings)
     }
 
     fn start(&mut self, index: usize, usage: Usage) -> Option<String> {
@@ -89,14 +94,15 @@ impl Shape for ChatShape {
         if says_nothing && (delta.tokens.is_empty() || !shows_tokens) {
             return None;
         }
-        let usage = self.delivery.chunk_usage(usage);
+        let told = self.delivery.chunk_usage(usage);
         let with = [self.logprobs, self.token_ids];
-        Some(to_json(&ChatChunk::text(&self.envelope, usage, index, delta, with)))
+        let body = ChatChunk::text(&self.envelope, told, index, delta, with);
+        Some(timed(&body, usage, self.timings))
     }
 
     fn end(&mut self, index: usize, reason: Finish, usage: Usage) -> String {
-        let usage = self.delivery.chunk_usage(usage);
-        to_json(&ChatChunk::end(&self.envelope, usage, index, reason))
+        let told = self.delivery.chunk_usage(usage);
+        timed(&ChatChunk::end(&self.envelope, told, index, reason), usage, self.timings)
     }
 
     fn usage(&self, usage: Usage) -> Option<String> {

@@ -15,6 +15,7 @@ use crate::server::reply::Reply;
 use crate::server::wire::common::{Delivery, Envelope, to_json};
 use crate::server::wire::completions::{Completion, CompletionRequest, Piece};
 use crate::server::wire::logprobs::PromptLogprobs;
+use crate::server::wire::timings::timed;
 
 /// Continues a text.
 pub(crate) async fn create(
@@ -30,6 +31,7 @@ pub(crate) async fn create(
         envelope: envelope(app, "cmpl", Completion::OBJECT),
         logprobs: completion.parameters.top_logprobs.is_some(),
         token_ids: completion.return_token_ids,
+        timings: completion.timings,
         echo: completion.echo,
         prompt_logprobs: completion.prompt_logprobs,
         delivery: completion.delivery,
@@ -53,6 +55,8 @@ struct CompletionShape {
     envelope: Envelope,
     logprobs: bool,
     token_ids: bool,
+    /// Whether the times are told.
+    timings: bool,
     echo: bool,
     prompt_logprobs: bool,
     delivery: Delivery,
@@ -76,9 +80,10 @@ impl CompletionShape {
     }
 
     fn chunk(&mut self, piece: Piece, usage: Usage) -> String {
-        let usage = self.delivery.chunk_usage(usage);
+        let told = self.delivery.chunk_usage(usage);
         let offset = self.characters.get_mut(piece.index).filter(|_| self.logprobs);
-        to_json(&Completion::chunk(&self.envelope, usage, piece, offset, self.token_ids))
+        let body = Completion::chunk(&self.envelope, told, piece, offset, self.token_ids);
+        timed(&body, usage, self.timings)
     }
 }
 
@@ -110,7 +115,7 @@ impl Shape for CompletionShape {
         };
         let pieces = answers.into_iter().enumerate().map(piece).collect();
         let with = [self.logprobs, self.token_ids];
-        to_json(&Completion::whole(&self.envelope, pieces, usage, with))
+        timed(&Completion::whole(&self.envelope, pieces, usage, with), usage, self.timings)
     }
 
     fn start(&mut self, index: usize, usage: Usage) -> Option<String> {
@@ -133,8 +138,9 @@ impl Shape for CompletionShape {
 
     fn end(&mut self, index: usize, reason: Finish, usage: Usage) -> String {
         let piece = Piece { index, finish: Some(reason), ..Piece::default() };
-        let usage = self.delivery.chunk_usage(usage);
-        to_json(&Completion::chunk(&self.envelope, usage, piece, None, false))
+        let told = self.delivery.chunk_usage(usage);
+        let body = Completion::chunk(&self.envelope, told, piece, None, false);
+        timed(&body, usage, self.timings)
     }
 
     fn usage(&self, usage: Usage) -> Option<String> {

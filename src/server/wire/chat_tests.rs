@@ -186,6 +186,7 @@ fn finished() -> Finished {
             cached_tokens: 1,
             completion_tokens: 2,
             reasoning_tokens: 1,
+            ..Usage::default()
         },
     }
 }

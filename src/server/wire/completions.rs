@@ -40,6 +40,8 @@ pub(crate) struct CompletionRequest {
     pub(crate) prompt_logprobs: bool,
     /// Whether prompts and answers are wanted as token ids, too.
     pub(crate) return_token_ids: bool,
+    /// Whether the times are wanted.
+    pub(crate) timings: bool,
     /// Names of fields that nobody read.
     pub(crate) ignored: Vec<String>,
 }
@@ -55,6 +57,7 @@ struct CompletionFields {
     echo: Option<bool>,
     suffix: Option<String>,
     return_token_ids: Option<bool>,
+    timings_per_token: Option<bool>,
 }
 
 impl CompletionRequest {
@@ -113,6 +116,7 @@ impl CompletionRequest {
             echo,
             prompt_logprobs,
             return_token_ids: fields.return_token_ids.unwrap_or(false),
+            timings: fields.timings_per_token.unwrap_or(false),
             ignored: ignored(body, &known)?,
         })
     }

@@ -20,6 +20,7 @@ pub(super) mod slots;
 mod steering;
 #[cfg(test)]
 mod tests;
+pub(super) mod timings;
 pub(super) mod tokens;
 mod tools;
 mod unsupported;

@@ -25,6 +25,8 @@ pub(crate) struct SteeringFields {
     truncate_prompt_tokens: Option<Integer>,
     truncation_side: Option<String>,
     cache_salt: Option<String>,
+    include_stop_str_in_output: Option<bool>,
+    skip_special_tokens: Option<bool>,
     prompt_logprobs: Option<Integer>,
     priority: Option<Integer>,
 }
@@ -69,6 +71,8 @@ impl SteeringFields {
             .prompt_logprobs
             .map(|count| count.fit("prompt_logprobs", "an integer from 0 to 20"))
             .transpose()?;
+        parameters.include_stop = self.include_stop_str_in_output == Some(true);
+        parameters.spell_special = self.skip_special_tokens == Some(false);
         parameters.cache_salt = self.cache_salt.filter(|salt| !salt.is_empty());
         parameters.priority = self
             .priority
@@ -148,7 +152,8 @@ mod tests {
             "dry_multiplier": 0.8, "dry_base": 2, "dry_allowed_length": 3,
             "dry_penalty_last_n": -1, "dry_sequence_breakers": ["."], "min_tokens": 4,
             "bad_words": ["x"], "allowed_token_ids": [5, 6], "truncate_prompt_tokens": 7,
-            "truncation_side": "right", "cache_salt": "s", "priority": -2
+            "truncation_side": "right", "cache_salt": "s", "priority": -2,
+            "include_stop_str_in_output": true, "skip_special_tokens": false, "prompt_logprobs": 3
         }));
         let expected = Parameters {
             top_n_sigma: Some(1.0),
@@ -169,6 +174,9 @@ mod tests {
             truncation_side: Side::Right,
             cache_salt: Some("s".to_owned()),
             priority: -2,
+            include_stop: true,
+            spell_special: true,
+            prompt_logprobs: Some(3),
             ..Parameters::default()
         };
         assert_eq!(parsed.unwrap(), expected);

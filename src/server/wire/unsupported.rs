@@ -46,10 +46,6 @@ fn is_false(value: &Value) -> bool {
     value == false
 }
 
-fn is_true(value: &Value) -> bool {
-    value == true
-}
-
 fn is_none_word(value: &Value) -> bool {
     value == "none"
 }
@@ -59,8 +55,6 @@ const EVERYWHERE: &[Unsupported] = &[
     field("service_tier", |v| v == "auto" || v == "default", "\"auto\" or \"default\""),
     field("dynatemp_range", is_zero, "0"),
     field("mirostat", is_zero, "0"),
-    field("include_stop_str_in_output", is_false, "false"),
-    field("skip_special_tokens", is_true, "true"),
     field("use_beam_search", is_false, "false"),
     field("length_penalty", is_one, "1"),
     field("return_tokens_as_token_ids", is_false, "false"),
