@@ -13,7 +13,9 @@ pub(super) fn feed(manager: &Arc<Manager>, engine: Handle) {
     let Some(interval) = manager.watchdog() else { return };
     let manager = Arc::clone(manager);
     tokio::spawn(async move {
-        let mut tick = tokio::time::interval(half(interval));
+        // The first look comes after a while: an engine that just began has not moved yet.
+        let first = tokio::time::Instant::now() + half(interval);
+        let mut tick = tokio::time::interval_at(first, half(interval));
         let mut progress = Progress::default();
         loop {
             tick.tick().await;

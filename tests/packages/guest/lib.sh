@@ -41,6 +41,9 @@ expect() { # VALUE COMMAND...
     [ "$got" = "$want" ] || fail "$* gives '$got', not '$want'"
 }
 
+# Whether the service's journal has these words.
+says() { [[ $(journalctl --unit=phi4d --no-pager) == *"$1"* ]]; }
+
 no_failed_units() {
     local failed
     failed=$(systemctl list-units --failed --plain --no-legend)
