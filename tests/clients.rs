@@ -92,6 +92,27 @@ fn the_openai_node_sdk() {
     });
 }
 
+const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,\
+                      response_schema_conformance";
+
+/// What the document promises: no fault of the server's, no status and no shape but those in it.
+#[test]
+fn schemathesis_finds_nothing_that_the_openapi_document_does_not_tell() {
+    let schemathesis = installed("venv/bin/schemathesis");
+    let daemon = Daemon::start();
+    output(
+        Command::new(schemathesis)
+            .arg("run")
+            .arg(format!("http://{}/openapi.json", daemon.address()))
+            .args(["--checks", CHECKS])
+            .args(["--phases", "examples,fuzzing", "--max-examples", "15", "--seed", "7"])
+            .args(["--max-time", "60", "--request-timeout", "30", "--no-color"])
+            .env("SCHEMATHESIS_HOOKS", script("openapi_hooks.py"))
+            .current_dir(daemon.setup.folder.path()),
+    );
+    assert!(daemon.wait_idle()["finished"].as_u64() > Some(20));
+}
+
 #[test]
 fn curl() {
     let found = Command::new("curl").arg("--version").output();

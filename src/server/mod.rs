@@ -18,6 +18,8 @@ mod conn;
 mod error;
 mod guard;
 mod handlers;
+#[cfg(test)]
+mod openapi;
 mod reply;
 mod route;
 mod secure;

@@ -14,7 +14,8 @@ use super::caller::Origin;
 use super::error::ApiError;
 use super::guard::CatchPanic;
 use super::handlers::{
-    anthropic, chat, completions, health, metrics, models, ollama, responses, slots, tokens,
+    anthropic, chat, completions, health, metrics, models, ollama, openapi, responses, slots,
+    tokens,
 };
 use super::reply::{Reply, failure, permitted, sealed};
 use super::wire::error::Dialect;
@@ -39,13 +40,14 @@ pub(super) enum Route {
     Responses,
     Messages,
     CountTokens,
+    OpenApi,
     Health,
     Ready,
     Metrics,
 }
 
 /// What leads to each route: a path, or the beginning of one that ends in a name.
-const PATHS: &[(&str, Route)] = &[
+pub(super) const PATHS: &[(&str, Route)] = &[
     ("/v1/chat/completions", Route::Chat),
     ("/v1/completions", Route::Completions),
     ("/v1/chat/completions/render", Route::Render),
@@ -65,6 +67,7 @@ const PATHS: &[(&str, Route)] = &[
     ("/api/ps", Route::OllamaPs),
     ("/api/version", Route::OllamaVersion),
     ("/slots", Route::Slots),
+    ("/openapi.json", Route::OpenApi),
     ("/health", Route::Health),
     ("/ready", Route::Ready),
     ("/metrics", Route::Metrics),
@@ -100,7 +103,8 @@ impl Route {
             | Self::OllamaShow
             | Self::OllamaTags
             | Self::OllamaPs
-            | Self::OllamaVersion => Class::Use,
+            | Self::OllamaVersion
+            | Self::OpenApi => Class::Use,
             Self::Slots => Class::Admin,
             Self::Health | Self::Ready => Class::Open,
             Self::Metrics => rules.metrics(),
@@ -122,6 +126,7 @@ impl Route {
                 | Self::OllamaTags
                 | Self::OllamaPs
                 | Self::OllamaVersion
+                | Self::OpenApi
                 | Self::Health
                 | Self::Ready
                 | Self::Metrics
@@ -216,6 +221,7 @@ async fn dispatch(
         Route::Responses => responses::create(app, request, exchange).await,
         Route::Messages => anthropic::create(app, request, exchange).await,
         Route::CountTokens => anthropic::count_tokens(app, request, exchange).await,
+        Route::OpenApi => Ok(openapi::get()),
         Route::Health => Ok(health::get(app)),
         Route::Ready => Ok(health::ready(app)),
         Route::Metrics => Ok(metrics::get(app)),

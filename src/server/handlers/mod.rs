@@ -9,6 +9,7 @@ pub(super) mod health;
 pub(super) mod metrics;
 pub(super) mod models;
 pub(super) mod ollama;
+pub(super) mod openapi;
 pub(super) mod responses;
 pub(super) mod slots;
 pub(super) mod tokens;

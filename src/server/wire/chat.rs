@@ -41,6 +41,7 @@ pub(crate) struct ChatRequest {
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct ChatFields {
     model: Option<String>,
     messages: Option<List<Object<WireMessage>>>,
@@ -131,8 +132,23 @@ fn top_logprobs(asked: Option<bool>, top: Option<Integer>) -> Result<Option<u64>
     }
 }
 
+/// The fields that are read, for the OpenAPI document.
+#[cfg(test)]
+pub(crate) fn field_schemas(generator: &mut schemars::SchemaGenerator) -> Vec<schemars::Schema> {
+    vec![
+        generator.subschema_for::<SamplingFields>(),
+        generator.subschema_for::<SteeringFields>(),
+        generator.subschema_for::<FormFields>(),
+        generator.subschema_for::<ChatFields>(),
+        generator.subschema_for::<ToolFields>(),
+        generator.subschema_for::<ReasoningFields>(),
+        generator.subschema_for::<StreamFields>(),
+    ]
+}
+
 /// `chat.completion`.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct ChatCompletion<'a> {
     #[serde(flatten)]
     envelope: &'a Envelope,
@@ -145,6 +161,7 @@ pub(crate) struct ChatCompletion<'a> {
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct Choice {
     index: usize,
     message: AnswerMessage,
@@ -155,6 +172,7 @@ struct Choice {
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct AnswerMessage {
     role: &'static str,
     /// Null where there is nothing but calls.
@@ -168,6 +186,7 @@ struct AnswerMessage {
 
 /// The model's thought under both names that clients know it by.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct Thought {
     reasoning_content: String,
     reasoning: String,
@@ -223,6 +242,7 @@ impl<'a> ChatCompletion<'a> {
 
 /// `chat.completion.chunk`.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct ChatChunk<'a> {
     #[serde(flatten)]
     envelope: &'a Envelope,
@@ -235,6 +255,7 @@ pub(crate) struct ChatChunk<'a> {
 }
 
 #[derive(Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct ChunkChoice {
     index: usize,
     delta: DeltaMessage,
@@ -245,6 +266,7 @@ struct ChunkChoice {
 }
 
 #[derive(Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct DeltaMessage {
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<&'static str>,

@@ -209,12 +209,14 @@ fn items<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(mut sequence: A) -> Result
 
 /// Whether and how to stream.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct StreamFields {
     stream: Option<bool>,
     stream_options: Option<Object<StreamOptions>>,
 }
 
 #[derive(Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct StreamOptions {
     include_usage: Option<bool>,
     continuous_usage_stats: Option<bool>,
@@ -273,6 +275,7 @@ impl StreamFields {
 
 /// OpenAI's usage object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct WireUsage {
     prompt_tokens: usize,
     completion_tokens: usize,
@@ -282,11 +285,13 @@ pub(crate) struct WireUsage {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct PromptTokensDetails {
     cached_tokens: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct CompletionTokensDetails {
     reasoning_tokens: usize,
 }
@@ -342,6 +347,7 @@ pub(crate) fn finish_reason(finish: Finish) -> &'static str {
 
 /// What all chunks and answers of one request say about where they come from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Envelope {
     pub(crate) id: String,
     pub(crate) object: &'static str,

@@ -47,6 +47,7 @@ pub(crate) struct CompletionRequest {
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct CompletionFields {
     model: Option<String>,
     prompt: Option<Value>,
@@ -189,6 +190,7 @@ fn single(field: &str, given: Value, parse_special: bool) -> Result<Prompt, ApiE
 
 /// `text_completion`, whole or a chunk of one.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Completion<'a> {
     #[serde(flatten)]
     envelope: &'a Envelope,
@@ -199,6 +201,7 @@ pub(crate) struct Completion<'a> {
 }
 
 #[derive(Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct Choice {
     text: String,
     index: usize,
@@ -276,6 +279,18 @@ impl<'a> Completion<'a> {
         let usage = ChunkUsage::Known(WireUsage::from(usage));
         Self { envelope, choices: Vec::new(), usage }
     }
+}
+
+/// The fields that are read, for the OpenAPI document.
+#[cfg(test)]
+pub(crate) fn field_schemas(generator: &mut schemars::SchemaGenerator) -> Vec<schemars::Schema> {
+    vec![
+        generator.subschema_for::<SamplingFields>(),
+        generator.subschema_for::<SteeringFields>(),
+        generator.subschema_for::<FormFields>(),
+        generator.subschema_for::<CompletionFields>(),
+        generator.subschema_for::<StreamFields>(),
+    ]
 }
 
 #[cfg(test)]

@@ -6,11 +6,13 @@ use super::common::to_json;
 use crate::server::error::ApiError;
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct ErrorEnvelope<'a> {
     error: ErrorObject<'a>,
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct ErrorObject<'a> {
     message: &'a str,
     #[serde(rename = "type")]
@@ -54,12 +56,26 @@ impl Dialect {
     }
 }
 
+/// The shape of a fault, for the OpenAPI document.
+#[cfg(test)]
+impl Dialect {
+    pub(crate) fn schema(self, generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        match self {
+            Self::OpenAi => generator.subschema_for::<ErrorEnvelope<'_>>(),
+            Self::Ollama => generator.subschema_for::<OllamaError<'_>>(),
+            Self::Anthropic => generator.subschema_for::<AnthropicError<'_>>(),
+        }
+    }
+}
+
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct OllamaError<'a> {
     error: &'a str,
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct AnthropicError<'a> {
     #[serde(rename = "type")]
     kind: &'static str,
@@ -67,6 +83,7 @@ struct AnthropicError<'a> {
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct AnthropicErrorObject<'a> {
     #[serde(rename = "type")]
     kind: &'static str,

@@ -10,6 +10,7 @@ use crate::server::error::ApiError;
 
 /// The fields of a request, at most one of which may be given.
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct FormFields {
     response_format: Option<Object<ResponseFormat>>,
     json_schema: Option<Value>,
@@ -22,6 +23,7 @@ pub(crate) struct FormFields {
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct ResponseFormat {
     #[serde(rename = "type")]
     kind: Option<String>,
@@ -31,12 +33,14 @@ struct ResponseFormat {
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct NamedSchema {
     name: Option<String>,
     schema: Option<Value>,
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct StructuredOutputs {
     json: Option<Value>,
     json_object: Option<bool>,

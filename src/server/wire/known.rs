@@ -24,6 +24,7 @@ const NOTED: &[&str] = &[
 ];
 
 #[derive(Debug, serde::Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct StrictField {
     strict: Option<bool>,
 }

@@ -16,12 +16,14 @@ fn finite(logprob: f32) -> f32 {
 
 /// `choices[].logprobs` of chat.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct ChatLogprobs {
     content: Vec<ChatToken>,
     refusal: Option<()>,
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct ChatToken {
     #[serde(flatten)]
     token: TokenText,
@@ -29,6 +31,7 @@ struct ChatToken {
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct TokenText {
     token: String,
     logprob: f32,
@@ -67,6 +70,7 @@ impl ChatLogprobs {
 
 /// `choices[].logprobs` of completions.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct CompletionLogprobs {
     tokens: Vec<String>,
     /// Null for the first token of a prompt.
@@ -79,13 +83,15 @@ pub(crate) struct CompletionLogprobs {
 /// vLLM's `prompt_logprobs`: for each token of the prompt its alternatives and itself by id; null for
 /// the first.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct PromptLogprobs(Vec<Option<PromptPlace>>);
 
 #[derive(Debug)]
-struct PromptPlace(Vec<(u32, PromptEntry)>);
+pub(super) struct PromptPlace(Vec<(u32, PromptEntry)>);
 
 #[derive(Debug, Serialize)]
-struct PromptEntry {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct PromptEntry {
     logprob: f32,
     rank: usize,
     decoded_token: String,
@@ -122,7 +128,7 @@ impl PromptLogprobs {
 
 /// Texts and their log-probabilities as a JSON object, in order.
 #[derive(Debug)]
-struct TopTokens(Vec<(String, f32)>);
+pub(super) struct TopTokens(Vec<(String, f32)>);
 
 impl Serialize for TopTokens {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -11,6 +11,7 @@ const ROLES: &str = "\"system\", \"developer\", \"user\", \"assistant\" or \"too
 const CONTENT: &str = "a string, or a list of {\"type\": \"text\", \"text\": …}";
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) struct WireMessage {
     role: Option<String>,
     content: Option<TextOr<Object<Part>>>,
@@ -21,6 +22,7 @@ pub(super) struct WireMessage {
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct Part {
     #[serde(rename = "type")]
     kind: Option<String>,
@@ -28,6 +30,7 @@ struct Part {
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct WireCall {
     id: Option<String>,
     #[serde(rename = "type")]
@@ -36,6 +39,7 @@ struct WireCall {
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct WireCalled {
     name: Option<String>,
     arguments: Option<String>,

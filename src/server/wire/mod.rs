@@ -16,6 +16,8 @@ pub(super) mod ollama;
 mod reasoning;
 pub(super) mod responses;
 pub(super) mod sampling;
+#[cfg(test)]
+mod schemas;
 pub(super) mod slots;
 mod steering;
 #[cfg(test)]

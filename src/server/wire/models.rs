@@ -6,6 +6,7 @@ use crate::engine::Stats;
 
 /// One model.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Model<'a> {
     pub(crate) id: &'a str,
     pub(crate) object: &'static str,
@@ -16,6 +17,7 @@ pub(crate) struct Model<'a> {
 
 /// All models.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct ModelList<'a> {
     pub(crate) object: &'static str,
     pub(crate) data: [Model<'a>; 1],
@@ -23,6 +25,7 @@ pub(crate) struct ModelList<'a> {
 
 /// Whether requests are taken.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Readiness {
     /// `ready`, `not ready` or `draining`.
     pub(crate) status: &'static str,
@@ -30,6 +33,7 @@ pub(crate) struct Readiness {
 
 /// The daemon's state and the engine's counters.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Health<'a> {
     /// `ok` or `draining`.
     pub(crate) status: &'static str,

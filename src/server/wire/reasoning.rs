@@ -8,6 +8,7 @@ use crate::server::error::ApiError;
 
 /// The fields about the model's thought.
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) struct ReasoningFields {
     reasoning_effort: Option<String>,
     thinking_token_budget: Option<Integer>,

@@ -11,6 +11,7 @@ use crate::server::error::ApiError;
 
 /// How to choose tokens and when to stop, under all accepted names.
 #[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct SamplingFields {
     max_tokens: Option<Integer>,
     max_completion_tokens: Option<Integer>,

@@ -7,6 +7,7 @@ use crate::engine::{CallerId, Live, State};
 /// One slot, or a request that waits for one, in llama.cpp's shape as far as it goes: numbers,
 /// never text.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Slot {
     /// `null` while waiting.
     id: Option<usize>,
@@ -21,6 +22,7 @@ pub(crate) struct Slot {
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct SlotRequest {
     caller: String,
     priority: i32,

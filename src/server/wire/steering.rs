@@ -9,6 +9,7 @@ use crate::server::error::ApiError;
 
 /// What steers the sampler and the queue.
 #[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct SteeringFields {
     top_n_sigma: Option<Number>,
     typical_p: Option<Number>,

@@ -25,6 +25,7 @@ pub(crate) struct TokenizeRequest {
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct TextFields {
     model: Option<String>,
     prompt: Option<String>,
@@ -34,6 +35,7 @@ struct TextFields {
 
 /// What no conversation has.
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct OutputFields {
     return_token_strs: Option<bool>,
     with_pieces: Option<bool>,
@@ -87,6 +89,7 @@ impl TokenizeRequest {
 
 /// The answer to a [`TokenizeRequest`].
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Tokenized {
     pub(crate) count: usize,
     pub(crate) max_model_len: usize,
@@ -97,6 +100,7 @@ pub(crate) struct Tokenized {
 
 /// A token as an id, or with its text.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub(crate) enum WireToken {
     Id(u32),
@@ -105,6 +109,7 @@ pub(crate) enum WireToken {
 
 /// A token's text, or its bytes where they are no whole characters.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub(crate) enum Piece {
     Text(String),
@@ -117,6 +122,12 @@ impl Piece {
     }
 }
 
+/// The fields that are read beside a chat request's, for the OpenAPI document.
+#[cfg(test)]
+pub(crate) fn field_schemas(generator: &mut schemars::SchemaGenerator) -> Vec<schemars::Schema> {
+    vec![generator.subschema_for::<OutputFields>(), generator.subschema_for::<TextFields>()]
+}
+
 /// Tokens to text.
 #[derive(Debug)]
 pub(crate) struct DetokenizeRequest {
@@ -127,7 +138,8 @@ pub(crate) struct DetokenizeRequest {
 }
 
 #[derive(Debug, Deserialize)]
-struct DetokenizeFields {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct DetokenizeFields {
     model: Option<String>,
     tokens: Option<List<Integer>>,
 }
@@ -152,6 +164,7 @@ impl DetokenizeRequest {
 
 /// The answer to a [`DetokenizeRequest`], under vLLM's name and llama.cpp's.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Detokenized {
     pub(crate) prompt: String,
     pub(crate) content: String,
@@ -159,6 +172,7 @@ pub(crate) struct Detokenized {
 
 /// What the model would read of a conversation.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Rendered {
     /// The text, special tokens spelt out.
     pub(crate) prompt: String,

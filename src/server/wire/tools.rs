@@ -21,6 +21,7 @@ const CHOICES: &str = "\"none\", \"auto\", \"required\", {\"type\": \"function\"
 
 /// The fields about functions.
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) struct ToolFields {
     tools: Option<List<Object<WireTool>>>,
     tool_choice: Option<Value>,
@@ -28,6 +29,7 @@ pub(super) struct ToolFields {
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct WireTool {
     #[serde(rename = "type")]
     kind: Option<String>,
@@ -35,6 +37,7 @@ struct WireTool {
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct WireFunction {
     name: Option<String>,
     description: Option<String>,
@@ -203,6 +206,7 @@ fn allowed(tools: &mut Tools, given: &Value) -> Result<ToolChoice, ApiError> {
 
 /// A call in a whole answer.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) struct AnswerCall {
     id: String,
     #[serde(rename = "type")]
@@ -211,6 +215,7 @@ pub(super) struct AnswerCall {
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct AnswerCalled {
     name: String,
     arguments: String,
@@ -225,6 +230,7 @@ impl From<ToolCall> for AnswerCall {
 
 /// A piece of a call in a chunk.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) struct ChunkCall {
     index: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -235,6 +241,7 @@ pub(super) struct ChunkCall {
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct ChunkCalled {
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,

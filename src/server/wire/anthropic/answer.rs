@@ -7,6 +7,7 @@ use crate::generate::{Answer, Finish, Usage};
 
 /// A part of an answer.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum Block {
     Text { text: String },
@@ -16,6 +17,7 @@ pub(crate) enum Block {
 
 /// A message: a whole answer, or the beginning of a streamed one.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Whole<'a> {
     id: &'a str,
     #[serde(rename = "type")]
@@ -30,6 +32,7 @@ pub(crate) struct Whole<'a> {
 
 /// Tokens read and made. Those that were cached are counted apart.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct MessageUsage {
     input_tokens: usize,
     cache_creation_input_tokens: usize,
@@ -101,12 +104,14 @@ pub(crate) fn stop_reason(finish: Finish, stop: Option<&str>) -> &'static str {
 
 /// `POST /v1/messages/count_tokens`.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Counted {
     pub(crate) input_tokens: usize,
 }
 
 /// One event of a stream.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum Event<'a> {
     MessageStart { message: Whole<'a> },
@@ -119,6 +124,7 @@ pub(crate) enum Event<'a> {
 
 /// Some more of a block.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "type")]
 pub(crate) enum Delta {
     #[serde(rename = "text_delta")]
@@ -131,6 +137,7 @@ pub(crate) enum Delta {
 
 /// Why a message ended.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Stopped<'a> {
     pub(crate) stop_reason: &'static str,
     pub(crate) stop_sequence: Option<&'a str>,

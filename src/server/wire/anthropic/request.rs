@@ -24,6 +24,7 @@ const NAMES: Names = &[
 const BLOCKS: &str = "\"text\", \"tool_use\", \"tool_result\" or \"thinking\"";
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct MessagesFields {
     model: Option<String>,
     max_tokens: Option<Integer>,
@@ -43,6 +44,7 @@ struct MessagesFields {
 
 /// What is read by the model.
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct PromptFields {
     system: Option<TextOr<Object<Block>>>,
     messages: Option<List<Object<Turn>>>,
@@ -57,12 +59,14 @@ struct PromptFields {
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct Turn {
     role: Option<String>,
     content: Option<TextOr<Object<Block>>>,
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct Block {
     #[serde(rename = "type")]
     kind: Option<String>,
@@ -75,6 +79,7 @@ struct Block {
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct WireTool {
     #[serde(rename = "type")]
     kind: Option<String>,
@@ -85,6 +90,7 @@ struct WireTool {
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct ToolChoice {
     #[serde(rename = "type")]
     kind: Option<String>,
@@ -93,6 +99,7 @@ struct ToolChoice {
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct Thinking {
     #[serde(rename = "type")]
     kind: Option<String>,
@@ -100,12 +107,14 @@ struct Thinking {
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct OutputConfig {
     effort: Option<String>,
     format: Option<Object<OutputFormat>>,
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct OutputFormat {
     #[serde(rename = "type")]
     kind: Option<String>,
@@ -165,6 +174,12 @@ impl CountRequest {
     pub(crate) fn parse(body: &Value) -> Result<Self, ApiError> {
         MessagesRequest::read(body, false).map(Self)
     }
+}
+
+/// The fields that are read, for the OpenAPI document.
+#[cfg(test)]
+pub(crate) fn field_schemas(generator: &mut schemars::SchemaGenerator) -> Vec<schemars::Schema> {
+    vec![generator.subschema_for::<MessagesFields>(), generator.subschema_for::<PromptFields>()]
 }
 
 impl PromptFields {
@@ -319,6 +334,7 @@ fn texts(blocks: Vec<Object<Block>>, place: &str) -> Result<String, ApiError> {
 
 fn result_text(content: Option<Value>, place: &str) -> Result<String, ApiError> {
     #[derive(Deserialize)]
+    #[cfg_attr(test, derive(schemars::JsonSchema))]
     struct Wrapped {
         content: TextOr<Object<Block>>,
     }

@@ -16,6 +16,7 @@ pub(crate) enum Kind {
 
 /// One line of an answer, or a whole answer.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Line<'a> {
     model: &'a str,
     created_at: String,
@@ -29,6 +30,7 @@ pub(crate) struct Line<'a> {
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(untagged)]
 enum Said {
     Chat {
@@ -42,6 +44,7 @@ enum Said {
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct AnswerMessage {
     role: &'static str,
     content: String,
@@ -52,12 +55,14 @@ struct AnswerMessage {
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct AnswerCall {
     id: String,
     function: AnswerFunction,
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct AnswerFunction {
     index: usize,
     name: String,
@@ -66,6 +71,7 @@ struct AnswerFunction {
 
 /// What an answer took.
 #[derive(Debug, Clone, Copy, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Figures {
     total_duration: u64,
     load_duration: u64,
@@ -139,6 +145,7 @@ pub(crate) fn done_reason(finish: Finish) -> &'static str {
 
 /// `GET /api/version`.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Version {
     /// The version of Ollama's API that is spoken.
     pub(crate) version: &'static str,
@@ -147,12 +154,14 @@ pub(crate) struct Version {
 
 /// `GET /api/tags` and `GET /api/ps`.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Models<T> {
     pub(crate) models: [T; 1],
 }
 
 /// A model, as `/api/tags` has it.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct TaggedModel<'a> {
     pub(crate) name: &'a str,
     pub(crate) model: &'a str,
@@ -165,6 +174,7 @@ pub(crate) struct TaggedModel<'a> {
 
 /// A model, as `/api/ps` has it.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct LoadedModel<'a> {
     #[serde(flatten)]
     pub(crate) model: TaggedModel<'a>,
@@ -175,6 +185,7 @@ pub(crate) struct LoadedModel<'a> {
 
 /// What kind of model it is.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Details {
     parent_model: &'static str,
     format: &'static str,
@@ -206,6 +217,7 @@ pub(crate) struct ShowFacts {
 
 /// `POST /api/show`.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Shown {
     license: &'static str,
     modelfile: &'static str,
@@ -218,6 +230,7 @@ pub(crate) struct Shown {
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct ModelInfo {
     #[serde(rename = "general.architecture")]
     architecture: &'static str,

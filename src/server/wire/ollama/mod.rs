@@ -8,3 +8,6 @@ pub(crate) use answer::{
     done_reason,
 };
 pub(crate) use request::{GenerateTask, OllamaChat, OllamaGenerate, ShowRequest};
+
+#[cfg(test)]
+pub(crate) use request::field_schemas;

@@ -68,6 +68,7 @@ const SAME: &[&str] = &[
 
 /// The fields of both requests.
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct SharedFields {
     model: Option<String>,
     stream: Option<bool>,
@@ -84,12 +85,14 @@ struct SharedFields {
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct ChatFields {
     messages: Option<List<Object<OllamaMessage>>>,
     tools: Option<Value>,
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct OllamaMessage {
     role: Option<String>,
     content: Option<String>,
@@ -101,18 +104,21 @@ struct OllamaMessage {
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct OllamaCall {
     id: Option<String>,
     function: Option<Object<OllamaFunction>>,
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct OllamaFunction {
     name: Option<String>,
     arguments: Option<Value>,
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct GenerateFields {
     prompt: Option<String>,
     suffix: Option<String>,
@@ -153,6 +159,19 @@ pub(crate) enum GenerateTask {
     Chat(Box<ChatRequest>),
     /// What follows a text as it stands, or what fits between two.
     Text(Box<CompletionRequest>),
+}
+
+/// The fields that are read, for the OpenAPI document.
+#[cfg(test)]
+pub(crate) fn field_schemas(
+    kind: super::Kind,
+    generator: &mut schemars::SchemaGenerator,
+) -> Vec<schemars::Schema> {
+    let own = match kind {
+        super::Kind::Chat => generator.subschema_for::<ChatFields>(),
+        super::Kind::Generate => generator.subschema_for::<GenerateFields>(),
+    };
+    vec![generator.subschema_for::<SharedFields>(), own]
 }
 
 impl OllamaChat {
@@ -358,6 +377,7 @@ fn no_images(images: Option<&Value>, field: &str) -> Result<(), ApiError> {
 
 /// `POST /api/show`.
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct ShowRequest {
     model: Option<String>,
     name: Option<String>,

@@ -7,6 +7,7 @@ use crate::generate::Usage;
 
 /// How far an item or a response is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Status {
     InProgress,
@@ -17,6 +18,7 @@ pub(crate) enum Status {
 
 /// One item of a response.
 #[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum Item {
     Reasoning { id: String, status: Status, summary: [(); 0], content: Vec<Part> },
@@ -26,6 +28,7 @@ pub(crate) enum Item {
 
 /// One part of an item.
 #[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum Part {
     OutputText { text: String, annotations: [(); 0], logprobs: [(); 0] },
@@ -50,6 +53,7 @@ impl Item {
 
 /// A response.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Response<'a> {
     pub(crate) id: &'a str,
     pub(crate) object: &'static str,
@@ -71,18 +75,21 @@ pub(crate) struct Response<'a> {
 
 /// Why a response failed.
 #[derive(Debug, Clone, Copy, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Failure<'a> {
     pub(crate) code: &'a str,
     pub(crate) message: &'a str,
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct IncompleteDetails {
     reason: &'static str,
 }
 
 /// Tokens read and made.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct ResponseUsage {
     input_tokens: usize,
     input_tokens_details: InputDetails,
@@ -92,11 +99,13 @@ pub(crate) struct ResponseUsage {
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct InputDetails {
     cached_tokens: usize,
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct OutputDetails {
     reasoning_tokens: usize,
 }
@@ -154,6 +163,7 @@ impl<'a> Response<'a> {
 
 /// What an event says, beside its number.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "type")]
 pub(crate) enum Event<'a> {
     #[serde(rename = "response.created")]

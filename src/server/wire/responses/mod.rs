@@ -5,3 +5,6 @@ mod request;
 
 pub(crate) use answer::{Event, Failure, Item, Part, Response, Status};
 pub(crate) use request::ResponsesRequest;
+
+#[cfg(test)]
+pub(crate) use request::field_schemas;

@@ -22,6 +22,7 @@ const ITEMS: &str = "\"message\", \"function_call\", \"function_call_output\" or
 
 /// Fields that become fields of the chat request.
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct AskedFields {
     model: Option<String>,
     input: Option<TextOr<Object<InputItem>>>,
@@ -39,6 +40,7 @@ struct AskedFields {
 
 /// Fields that are refused, or from which nothing follows.
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct OtherFields {
     previous_response_id: Option<Value>,
     conversation: Option<Value>,
@@ -67,12 +69,14 @@ struct OtherFields {
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct TextFields {
     format: Option<Object<FormatFields>>,
     verbosity: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct FormatFields {
     #[serde(rename = "type")]
     kind: Option<String>,
@@ -82,11 +86,13 @@ struct FormatFields {
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct ReasoningFields {
     effort: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct WireTool {
     #[serde(rename = "type")]
     kind: Option<String>,
@@ -97,6 +103,7 @@ struct WireTool {
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct InputItem {
     #[serde(rename = "type")]
     kind: Option<String>,
@@ -109,6 +116,7 @@ struct InputItem {
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct InputPart {
     #[serde(rename = "type")]
     kind: Option<String>,
@@ -143,6 +151,12 @@ impl ResponsesRequest {
         let chat = ChatRequest::parse(&body).map_err(|error| renaming.tell(error))?;
         Ok(Self { chat, renaming, ignored, echo })
     }
+}
+
+/// The fields that are read, for the OpenAPI document.
+#[cfg(test)]
+pub(crate) fn field_schemas(generator: &mut schemars::SchemaGenerator) -> Vec<schemars::Schema> {
+    vec![generator.subschema_for::<AskedFields>(), generator.subschema_for::<OtherFields>()]
 }
 
 /// The request's fields that an answer has, too, with what stands for those that were not given.
