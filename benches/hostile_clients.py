@@ -116,6 +116,9 @@ def disturbance(arguments) -> None:
         for stream in streams:
             stream.sendall(request(chat(2000, stream=True, logprobs=True, top_logprobs=20)))
         wait_until_parked(beside_path)
+        beside = daemons[1][0].pid
+        shares = [share_of_a_core(beside, beside_path, per_second) for per_second in (0, 200)]
+        print(f"of a core: {shares[0]:.1%} with 50 streams that nobody reads, {shares[1]:.1%} with health, too")
         for path in (alone_path, beside_path):
             rate(path, 16)
         for _ in range(arguments.rounds):
@@ -134,6 +137,26 @@ def disturbance(arguments) -> None:
         for daemon, _, _ in daemons:
             daemon.kill()
             daemon.wait()
+
+
+def processor_seconds(pid: int) -> float:
+    with open(f"/proc/{pid}/stat") as stat:
+        fields = stat.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def share_of_a_core(pid: int, path: str, per_second: int) -> float:
+    """What a daemon takes while nobody is answered, beside so many requests of health a second."""
+    stop, asked = threading.Event(), []
+    asking = threading.Thread(target=ask_health, args=(path, per_second, stop, asked))
+    before, begun = processor_seconds(pid), time.monotonic()
+    if per_second:
+        asking.start()
+    time.sleep(10)
+    stop.set()
+    if per_second:
+        asking.join()
+    return (processor_seconds(pid) - before) / (time.monotonic() - begun)
 
 
 def health(path: str) -> dict:
