@@ -19,8 +19,9 @@ import onnxruntime
 
 URL, FOLDER = sys.argv[1], pathlib.Path(sys.argv[2])
 
-#: Logits of two ways to compute the same differ by less (int8 activations are rounded).
-NOISE = 0.1
+#: Logits of two ways to compute the same differ by less: activations are rounded to int8, each
+#: kernel its way.
+NOISE = 0.25
 
 CONFIG = json.loads((FOLDER / "genai_config.json").read_text())["model"]
 ENDS = CONFIG["eos_token_id"]
