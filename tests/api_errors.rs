@@ -524,7 +524,9 @@ fn a_body_that_does_not_tell_its_length_is_counted_as_it_comes() {
     let daemon = Setup::new().with(&["--max-body-bytes", "65536"]).start();
     for client in [daemon.tcp(), daemon.unix()] {
         let mut connection = client.connect();
-        let head = format!("POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n");
+        let head = format!(
+            "POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+        );
         let chunk = format!("1000\r\n{}\r\n", " ".repeat(0x1000));
         let sent = head + &chunk.repeat(17) + "0\r\n\r\n";
         // The daemon may refuse before it has read all.

@@ -38,11 +38,35 @@ fn output(command: &mut Command) -> String {
 const QUESTION: &str = "What is 12+7?";
 const PROMPT: &str = "12+7=";
 
+/// A function that the SDKs offer.
+fn tools() -> Value {
+    let parameters = json!({
+        "type": "object",
+        "properties": {
+            "a": { "type": "integer", "minimum": 0, "maximum": 99 },
+            "unit": { "enum": ["one", "two"] }
+        },
+        "required": ["a", "unit"],
+        "additionalProperties": false
+    });
+    let function = json!({ "name": "add_up", "description": "Adds.", "parameters": parameters, "strict": true });
+    json!([{ "type": "function", "function": function }])
+}
+
 /// What every client must report: what plain requests are answered.
 fn expected(daemon: &Daemon) -> Value {
     let chat = daemon.tcp().chat(QUESTION, &json!({}));
     let body = json!({ "prompt": PROMPT, "temperature": 0, "max_tokens": 8 });
     let completion = daemon.tcp().post("/v1/completions", &body).json();
+    let body = json!({
+        "messages": [{ "role": "user", "content": QUESTION }], "temperature": 0, "tools": tools(),
+        "tool_choice": "required", "parallel_tool_calls": false
+    });
+    let called = daemon.tcp().post("/v1/chat/completions", &body).json();
+    let function = &called["choices"][0]["message"]["tool_calls"][0]["function"];
+    let arguments: Value = serde_json::from_str(function["arguments"].as_str().unwrap()).unwrap();
+    assert!(arguments["a"].as_u64().unwrap() < 100, "{called}");
+    let call = json!(["add_up", function["arguments"]]);
     let choice = &chat["choices"][0];
     let (text, finish) = (&choice["message"]["content"], &choice["finish_reason"]);
     let tokens = &chat["usage"]["completion_tokens"];
@@ -51,6 +75,8 @@ fn expected(daemon: &Daemon) -> Value {
         "model": "demo",
         "chat": text, "chat_finish": finish, "chat_tokens": tokens,
         "stream": text, "stream_finish": finish, "stream_tokens": tokens,
+        "call": call, "call_finish": "tool_calls", "call_streamed": call, "call_done": true,
+        "followed": "assistant",
         "completion": completion["choices"][0]["text"],
         "error": "NotFoundError", "error_status": 404, "error_code": "model_not_found",
     })
@@ -61,14 +87,21 @@ fn sdk(command: impl Fn() -> Command) {
     let daemon = Daemon::start();
     let expected = expected(&daemon);
     let url = format!("http://{}/v1", daemon.address());
+    let command = || {
+        let mut command = command();
+        command.env("TOOLS", tools().to_string());
+        command
+    };
     let over_tcp = output(command().arg(url));
     assert_eq!(serde_json::from_str::<Value>(&over_tcp).unwrap(), expected);
     // The URL is not where this daemon listens, so that only the socket can lead to it.
     let over_unix = output(command().arg("http://localhost/v1").arg(daemon.socket()));
     assert_eq!(serde_json::from_str::<Value>(&over_unix).unwrap(), expected);
-    // The models list and the refusal are no jobs; the other three of each run are, and the two
-    // plain requests.
-    assert_eq!(daemon.wait_idle()["finished"], 8);
+    // The models list and the refusal are no jobs; the other six of each run are, and the three
+    // plain requests. Where one call is wanted, the job is given up behind it or has just ended.
+    let counters = daemon.wait_idle();
+    let ended = |name: &str| counters[name].as_u64().unwrap();
+    assert_eq!(ended("finished") + ended("cancelled"), 15, "{counters}");
 }
 
 #[test]

@@ -1,4 +1,5 @@
-// One chat, one streamed chat, one completion and one error by the OpenAI SDK; prints the answers as JSON.
+// One chat, one streamed chat, one call of a function and its result, one completion and one error by
+// the OpenAI SDK; prints the answers as JSON.
 //
 //     openai_sdk.mjs URL [SOCKET]
 //
@@ -30,6 +31,28 @@ const stream = await client.chat.completions.create({
 });
 const chunks = [];
 for await (const chunk of stream) chunks.push(chunk);
+
+const asked = {
+  model,
+  messages,
+  temperature: 0,
+  tools: JSON.parse(process.env.TOOLS),
+  tool_choice: "required",
+  parallel_tool_calls: false,
+};
+const called = (await client.chat.completions.create(asked)).choices[0];
+const call = called.message.tool_calls[0];
+const calls = client.chat.completions.stream(asked);
+let callDone = false;
+calls.on("tool_calls.function.arguments.done", () => (callDone = true));
+const callStreamed = (await calls.finalChatCompletion()).choices[0].message.tool_calls[0];
+const followed = await client.chat.completions.create({
+  ...asked,
+  messages: [...messages, called.message, { role: "tool", tool_call_id: call.id, content: "19" }],
+  tool_choice: "auto",
+  max_tokens: 8,
+});
+
 const completion = await client.completions.create({
   model,
   prompt: "12+7=",
@@ -54,6 +77,11 @@ console.log(
     stream: choices.map((choice) => choice.delta.content ?? "").join(""),
     stream_finish: choices.at(-1).finish_reason,
     stream_tokens: chunks.at(-1).usage.completion_tokens,
+    call: [call.function.name, call.function.arguments],
+    call_finish: called.finish_reason,
+    call_streamed: [callStreamed.function.name, callStreamed.function.arguments],
+    call_done: callDone,
+    followed: followed.choices[0].message.role,
     completion: completion.choices[0].text,
     error: error.constructor.name,
     error_status: error.status,

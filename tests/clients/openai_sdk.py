@@ -1,9 +1,11 @@
-"""One chat, one streamed chat, one completion and one error by the OpenAI SDK; prints the answers as JSON.
+"""One chat, one streamed chat, one call of a function and its result, one completion and one error by
+the OpenAI SDK; prints the answers as JSON.
 
     openai_sdk.py URL [SOCKET]
 """
 
 import json
+import os
 import sys
 
 import httpx2
@@ -26,6 +28,19 @@ stream = client.chat.completions.create(
     stream_options={"include_usage": True},
 )
 chunks = list(stream)
+
+tools = json.loads(os.environ["TOOLS"])
+asked = {"model": model, "messages": messages, "temperature": 0, "tools": tools, "tool_choice": "required"}
+asked["parallel_tool_calls"] = False
+called = client.chat.completions.create(**asked).choices[0]
+call = called.message.tool_calls[0]
+with client.chat.completions.stream(**asked) as events:
+    call_events = [e.type for e in events if e.type.startswith("tool_calls")]
+    call_streamed = events.get_final_completion().choices[0].message.tool_calls[0]
+result = {"role": "tool", "tool_call_id": call.id, "content": "19"}
+asked |= {"messages": [*messages, called.message, result], "tool_choice": "auto"}
+followed = client.chat.completions.create(**asked, max_tokens=8).choices[0].message
+
 completion = client.completions.create(model=model, prompt="12+7=", temperature=0, max_tokens=8)
 try:
     client.chat.completions.create(model="other", messages=messages)
@@ -44,6 +59,11 @@ print(
             "stream": "".join(c.choices[0].delta.content or "" for c in chunks if c.choices),
             "stream_finish": [c.choices[0].finish_reason for c in chunks if c.choices][-1],
             "stream_tokens": chunks[-1].usage.completion_tokens,
+            "call": [call.function.name, call.function.arguments],
+            "call_finish": called.finish_reason,
+            "call_streamed": [call_streamed.function.name, call_streamed.function.arguments],
+            "call_done": call_events[-1] == "tool_calls.function.arguments.done",
+            "followed": followed.role,
             "completion": completion.choices[0].text,
             "error": type(error).__name__,
             "error_status": error.status_code,
