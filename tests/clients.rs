@@ -1,5 +1,6 @@
-//! Programs that people have talk to the daemon, over TCP and over the Unix socket: the OpenAI SDKs
-//! for Python and Node.js, and curl. `tests/clients/setup` installs them.
+//! Programs that people have talk to the daemon: the OpenAI SDKs for Python and Node.js and curl, over
+//! TCP and over the Unix socket; Anthropic's SDK, Ollama's package, LiteLLM, the AI SDK, schemathesis.
+//! `tests/clients/setup` installs them.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -123,6 +124,74 @@ fn the_openai_node_sdk() {
         command.arg(script("openai_sdk.mjs")).current_dir(packages.parent().unwrap());
         command
     });
+}
+
+/// Whether `told` is the object of two numbers that every client asks for.
+fn is_sum(told: &Value) -> bool {
+    let fields = told.as_object().unwrap();
+    let number = |name: &str| fields.get(name).and_then(Value::as_u64).is_some_and(|n| n < 100);
+    fields.len() == 2 && number("a") && number("b")
+}
+
+/// Runs a script whose client speaks any of the APIs; it tells texts, forced calls and JSON answers.
+fn client(program: &str, name: &str, folder: &Path) -> Value {
+    let program = installed(program);
+    let daemon = Daemon::start();
+    let expected = expected(&daemon);
+    let mut command = Command::new(program);
+    command
+        .arg(script(name))
+        .arg(format!("http://{}", daemon.address()))
+        .env("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .current_dir(folder);
+    let told: Value = serde_json::from_str(&output(&mut command)).unwrap();
+    for text in ["chat", "stream", "generated"] {
+        assert!(told.get(text).is_none_or(|found| *found == expected["chat"]), "{text}: {told}");
+    }
+    for call in ["call", "response_call"] {
+        assert!(told.get(call).is_none_or(|name| name == "add"), "{call}: {told}");
+    }
+    let objects =
+        ["arguments", "streamed_arguments", "form", "response_arguments", "response_form"];
+    for object in objects {
+        assert!(told.get(object).is_none_or(is_sum), "{object}: {told}");
+    }
+    assert_eq!(told["arguments"], told["streamed_arguments"], "{told}");
+    daemon.wait_idle();
+    told
+}
+
+fn python_client(name: &str) -> Value {
+    client("venv/bin/python", name, &script(""))
+}
+
+#[test]
+fn the_openai_python_sdk_with_tools_forms_and_responses() {
+    assert_eq!(python_client("openai_more.py")["error"], "previous_response_id");
+}
+
+#[test]
+fn the_anthropic_python_sdk() {
+    assert_eq!(python_client("anthropic_sdk.py")["error"], "not_found_error");
+}
+
+#[test]
+fn the_ollama_python_package() {
+    let told = python_client("ollama_sdk.py");
+    assert_eq!((&told["error"], &told["after"]), (&json!(404), &json!(true)));
+}
+
+#[test]
+fn litellm() {
+    assert_eq!(python_client("litellm_sdk.py")["error"], 404);
+}
+
+#[test]
+fn the_ai_sdk_for_node() {
+    let packages = installed("node_modules");
+    let told = client("venv/bin/node", "ai_sdk.mjs", packages.parent().unwrap());
+    assert_eq!(told["error"], 404);
 }
 
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,\
