@@ -58,7 +58,7 @@ def measure(arguments: argparse.Namespace, share: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/phi4d.sock"
         command = [arguments.phi4d, "serve", "--model", arguments.model, "--socket", path, "--listen", "off",
-                   "--prefill-share", str(share), "--log-level", "warn", "--draft-tokens", "0"]
+                   "--prefill-share", str(share), "--log-level", "warn", "--draft-tokens", "0", "--drain-timeout-s", "0"]
         environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1", "PHI4D_REQUEST_TIMEOUT_S": "0"}
         daemon = subprocess.Popen(command, env=environment)
         try:
