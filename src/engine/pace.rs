@@ -32,6 +32,8 @@ pub struct Pace {
     decode: Average,
     /// Seconds for a step over so many tokens of one sequence; index 0 is one token.
     widths: Vec<Average>,
+    /// Seconds of decode steps that are to come before the next chunk.
+    owed: f64,
 }
 
 impl Pace {
@@ -45,6 +47,7 @@ impl Pace {
             token: Average::default(),
             decode: Average::default(),
             widths: vec![Average::default(); widths.max(1)],
+            owed: 0.0,
         }
     }
 
@@ -53,11 +56,22 @@ impl Pace {
         #[expect(clippy::cast_precision_loss, reason = "chunks are far below 2^52 tokens")]
         let tokens = tokens.max(1) as f64;
         self.token.add(took.as_secs_f64() / tokens);
+        // What was decoded beyond the last debt counts, up to this one.
+        let pay = took.as_secs_f64() * (1.0 - self.share) / self.share;
+        self.owed = self.owed.clamp(-pay, 0.0) + pay;
+    }
+
+    /// Whether sequences that decode are to have the next turn too: the smallest chunk takes about as
+    /// long as a step, which is more than a small share of the time for one step each.
+    #[must_use]
+    pub fn prefill_waits(&self) -> bool {
+        self.owed > 0.0
     }
 
     /// Notes a decode step over `rows` sequences.
     pub fn decoded(&mut self, rows: usize, took: Duration) {
         self.decode.add(took.as_secs_f64());
+        self.owed -= took.as_secs_f64();
         if rows == 1 {
             self.widths[0].add(took.as_secs_f64());
         }
@@ -69,6 +83,7 @@ impl Pace {
             width.add(took.as_secs_f64());
         }
         self.decode.add(took.as_secs_f64());
+        self.owed -= took.as_secs_f64();
     }
 
     /// Tokens for the next chunk. While others decode, as many as take prefill's share of the time.
@@ -140,6 +155,28 @@ mod tests {
         assert_eq!(greedy.chunk(true), 100);
         pace.decoded(1, MS);
         assert!(pace.chunk(true) >= LEAST_CHUNK);
+    }
+
+    #[test]
+    fn prefill_waits_until_decoding_has_had_its_share() {
+        let mut pace = Pace::new(0.2, 256, 8);
+        assert!(!pace.prefill_waits());
+        let (mut prefill, mut decode) = (0, 0);
+        for _ in 0..200 {
+            if pace.prefill_waits() {
+                pace.decoded(2, 30 * MS);
+                decode += 30;
+            } else {
+                pace.prefilled(4, 40 * MS);
+                prefill += 40;
+            }
+        }
+        assert!((f64::from(prefill) / f64::from(prefill + decode) - 0.2).abs() < 0.01);
+        // A long chunk in a time without others is not paid for by all that came before.
+        pace.prefilled(256, 1000 * MS);
+        pace.prefilled(256, 1000 * MS);
+        pace.decoded(2, 4001 * MS);
+        assert!(!pace.prefill_waits());
     }
 
     #[test]

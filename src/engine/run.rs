@@ -244,7 +244,7 @@ impl Core {
             }
         }
         let chunk = self.pace.chunk(decoding > 0);
-        match self.scheduler.plan(&candidates, chunk) {
+        match self.scheduler.plan(&candidates, chunk, self.pace.prefill_waits()) {
             StepPlan::Idle if candidates.is_empty() => {}
             StepPlan::Idle => std::thread::sleep(PARKED_POLL),
             StepPlan::Prefill { row, tokens } => self.prefill(row, tokens),

@@ -50,14 +50,18 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// Plans one step over `live`, which is in row order. A prefill takes up to `chunk` tokens.
-    pub fn plan(&mut self, live: &[Candidate], chunk: usize) -> StepPlan {
+    /// Plans one step over `live`, which is in row order. A prefill takes up to `chunk` tokens; if it
+    /// `waits`, decoding sequences that are ready have its turn.
+    pub fn plan(&mut self, live: &[Candidate], chunk: usize, waits: bool) -> StepPlan {
         let prefill = || Self::prefill(live, chunk);
         if let Some(from) = self.decode_from {
             if let Some(step) = self.decode(live, from) {
                 return step;
             }
             self.decode_from = None;
+            if waits && let Some(step) = self.decode(live, 0) {
+                return step;
+            }
             // The decode turn is over; a prefill, if any, has the next.
             return prefill().or_else(|| self.decode(live, 0)).unwrap_or(StepPlan::Idle);
         }
@@ -111,7 +115,7 @@ mod tests {
         let mut parked = decoding(1);
         parked.ready = false;
         let live = [decoding(0), parked, decoding(2), prefilling(3, 10)];
-        let steps: Vec<StepPlan> = (0..6).map(|_| scheduler.plan(&live, 4)).collect();
+        let steps: Vec<StepPlan> = (0..6).map(|_| scheduler.plan(&live, 4, false)).collect();
         let turn = [
             StepPlan::Decode { first: 0, rows: 1 },
             StepPlan::Decode { first: 2, rows: 1 },
@@ -121,19 +125,30 @@ mod tests {
     }
 
     #[test]
+    fn a_prefill_that_waits_lets_decoding_go_on_but_not_idle() {
+        let mut scheduler = Scheduler::default();
+        let mut live = [decoding(0), prefilling(1, 10)];
+        for _ in 0..5 {
+            assert_eq!(scheduler.plan(&live, 4, true), StepPlan::Decode { first: 0, rows: 1 });
+        }
+        live[0].ready = false;
+        assert_eq!(scheduler.plan(&live, 4, true), StepPlan::Prefill { row: 1, tokens: 4 });
+    }
+
+    #[test]
     fn neighbours_decode_together() {
         let live = [decoding(0), decoding(1), decoding(2)];
         let mut scheduler = Scheduler::default();
         for _ in 0..3 {
-            assert_eq!(scheduler.plan(&live, 4), StepPlan::Decode { first: 0, rows: 3 });
+            assert_eq!(scheduler.plan(&live, 4, false), StepPlan::Decode { first: 0, rows: 3 });
         }
     }
 
     #[test]
     fn nothing_ready_is_idle() {
         let parked = Candidate { ready: false, ..decoding(0) };
-        assert_eq!(Scheduler::default().plan(&[parked], 4), StepPlan::Idle);
-        assert_eq!(Scheduler::default().plan(&[], 4), StepPlan::Idle);
+        assert_eq!(Scheduler::default().plan(&[parked], 4, false), StepPlan::Idle);
+        assert_eq!(Scheduler::default().plan(&[], 4, false), StepPlan::Idle);
     }
 
     /// Applies a step to the live sequences, and checks that it was allowed.
@@ -180,7 +195,7 @@ mod tests {
             let mut advanced = std::collections::BTreeSet::new();
             // Each turn of decode steps (at most one a row) lets one prefill chunk through.
             for _ in 0..(work + 1) * (live.len() + 1) {
-                let step = scheduler.plan(&live, chunk);
+                let step = scheduler.plan(&live, chunk, false);
                 let any_ready = live.iter().any(|candidate| candidate.ready);
                 prop_assert_eq!(step == StepPlan::Idle, !any_ready);
                 advanced.extend(apply(&mut live, step, chunk));
