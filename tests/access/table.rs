@@ -34,6 +34,7 @@ const ROUTES: &[(&str, &str, Class)] = &[
     ("GET", "/api/tags", Class::Use),
     ("GET", "/api/ps", Class::Use),
     ("GET", "/api/version", Class::Use),
+    ("GET", "/openapi.json", Class::Use),
     ("GET", "/slots", Class::Admin),
 ];
 
