@@ -255,3 +255,28 @@ fn conversations_keep_their_turns() {
     let cached = second["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
     assert!(cached >= first["usage"]["prompt_tokens"].as_u64().unwrap() - 1, "{second}");
 }
+
+#[test]
+fn messages_name_the_stop_sequence_that_ended_them() {
+    let daemon = Daemon::start();
+    let ask = |stops: Value, stream: bool| {
+        let body = json!({
+            "model": "demo", "max_tokens": 32, "temperature": 0, "stop_sequences": stops,
+            "stream": stream, "messages": [{"role": "user", "content": "What is 12+7?"}]
+        });
+        daemon.tcp().post("/v1/messages", &body)
+    };
+    let plain = ask(json!([]), false).json();
+    assert_eq!(
+        (&plain["stop_reason"], &plain["stop_sequence"]),
+        (&json!("end_turn"), &Value::Null)
+    );
+    let text = plain["content"][0]["text"].as_str().unwrap();
+    let last: String = text.chars().last().into_iter().collect();
+    let stopped = ask(json!(["never said", last]), false).json();
+    assert_eq!(stopped["stop_reason"], "stop_sequence", "{stopped}");
+    assert_eq!(stopped["stop_sequence"], json!(last));
+    let events = ask(json!([last]), true).text();
+    let told = format!("{{\"stop_reason\":\"stop_sequence\",\"stop_sequence\":{}}}", json!(last));
+    assert!(events.contains(&told), "{events}");
+}

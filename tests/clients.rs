@@ -39,9 +39,9 @@ fn output(command: &mut Command) -> String {
 const QUESTION: &str = "What is 12+7?";
 const PROMPT: &str = "12+7=";
 
-/// A function that the SDKs offer.
-fn tools() -> Value {
-    let parameters = json!({
+/// What a function takes, and what an answer may have to be.
+fn schema() -> Value {
+    json!({
         "type": "object",
         "properties": {
             "a": { "type": "integer", "minimum": 0, "maximum": 99 },
@@ -49,8 +49,20 @@ fn tools() -> Value {
         },
         "required": ["a", "unit"],
         "additionalProperties": false
+    })
+}
+
+/// An answer by the schema.
+fn form() -> Value {
+    let named = json!({ "name": "sum", "schema": schema(), "strict": true });
+    json!({ "type": "json_schema", "json_schema": named })
+}
+
+/// A function that the SDKs offer.
+fn tools() -> Value {
+    let function = json!({
+        "name": "add_up", "description": "Adds.", "parameters": schema(), "strict": true
     });
-    let function = json!({ "name": "add_up", "description": "Adds.", "parameters": parameters, "strict": true });
     json!([{ "type": "function", "function": function }])
 }
 
@@ -68,6 +80,10 @@ fn expected(daemon: &Daemon) -> Value {
     let arguments: Value = serde_json::from_str(function["arguments"].as_str().unwrap()).unwrap();
     assert!(arguments["a"].as_u64().unwrap() < 100, "{called}");
     let call = json!(["add_up", function["arguments"]]);
+    let held = daemon.tcp().chat(QUESTION, &json!({ "response_format": form() }));
+    let form = &held["choices"][0]["message"]["content"];
+    let sum: Value = serde_json::from_str(form.as_str().unwrap()).unwrap();
+    assert!(sum["a"].as_u64().unwrap() < 100, "{held}");
     let choice = &chat["choices"][0];
     let (text, finish) = (&choice["message"]["content"], &choice["finish_reason"]);
     let tokens = &chat["usage"]["completion_tokens"];
@@ -77,7 +93,7 @@ fn expected(daemon: &Daemon) -> Value {
         "chat": text, "chat_finish": finish, "chat_tokens": tokens,
         "stream": text, "stream_finish": finish, "stream_tokens": tokens,
         "call": call, "call_finish": "tool_calls", "call_streamed": call, "call_done": true,
-        "followed": "assistant",
+        "followed": "assistant", "form": form, "form_streamed": form,
         "completion": completion["choices"][0]["text"],
         "error": "NotFoundError", "error_status": 404, "error_code": "model_not_found",
     })
@@ -90,7 +106,7 @@ fn sdk(command: impl Fn() -> Command) {
     let url = format!("http://{}/v1", daemon.address());
     let command = || {
         let mut command = command();
-        command.env("TOOLS", tools().to_string());
+        command.env("TOOLS", tools().to_string()).env("FORM", form().to_string());
         command
     };
     let over_tcp = output(command().arg(url));
@@ -98,11 +114,11 @@ fn sdk(command: impl Fn() -> Command) {
     // The URL is not where this daemon listens, so that only the socket can lead to it.
     let over_unix = output(command().arg("http://localhost/v1").arg(daemon.socket()));
     assert_eq!(serde_json::from_str::<Value>(&over_unix).unwrap(), expected);
-    // The models list and the refusal are no jobs; the other six of each run are, and the three
+    // The models list and the refusal are no jobs; the other eight of each run are, and the four
     // plain requests. Where one call is wanted, the job is given up behind it or has just ended.
     let counters = daemon.wait_idle();
     let ended = |name: &str| counters[name].as_u64().unwrap();
-    assert_eq!(ended("finished") + ended("cancelled"), 15, "{counters}");
+    assert_eq!(ended("finished") + ended("cancelled"), 20, "{counters}");
 }
 
 #[test]

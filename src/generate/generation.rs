@@ -227,8 +227,10 @@ impl Generation {
             };
             timer.ended(ending, self.usage.completion_tokens, Instant::now());
         }
-        self.ready
-            .push_back(how.map(|reason| Delta::Finished(Finished { reason, usage: self.usage })));
+        self.ready.push_back(how.map(|reason| {
+            let stop = self.text.stopped_by().filter(|_| reason == Finish::Stop);
+            Delta::Finished(Finished { reason, stop, usage: self.usage })
+        }));
     }
 }
 

@@ -53,7 +53,7 @@ async fn events_that_are_ready_come_as_one_piece() {
         completion_tokens: count + 1,
         ..Usage::default()
     };
-    let Some(Ok(Delta::Finished(Finished { reason: Finish::Stop, usage: took }))) =
+    let Some(Ok(Delta::Finished(Finished { reason: Finish::Stop, stop: None, usage: took }))) =
         generation.next().await
     else {
         panic!("the end is missing")

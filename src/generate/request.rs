@@ -312,6 +312,8 @@ pub struct Logprobs {
 pub struct Finished {
     /// Why it ended.
     pub reason: Finish,
+    /// The place of the stop string that ended it, among the request's.
+    pub stop: Option<usize>,
     /// What it took.
     pub usage: Usage,
 }

@@ -76,7 +76,7 @@ async fn a_request_gives_the_model_s_text_and_its_usage() {
         answering: answer.finished.usage.answering,
         ..Usage::default()
     };
-    assert_eq!(answer.finished, Finished { reason: Finish::Length, usage });
+    assert_eq!(answer.finished, Finished { reason: Finish::Length, stop: None, usage });
 }
 
 #[tokio::test]

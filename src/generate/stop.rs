@@ -11,6 +11,8 @@ pub(super) struct StopMatcher {
     patterns: Vec<Pattern>,
     /// Whether the stop string itself is given out.
     included: bool,
+    /// Which stop string came up.
+    hit: Option<usize>,
     /// Text taken and not given out: the longest beginning of a stop string that ends it.
     held: String,
 }
@@ -18,6 +20,8 @@ pub(super) struct StopMatcher {
 /// A stop string and how far it has matched (Knuth, Morris, Pratt).
 #[derive(Debug)]
 struct Pattern {
+    /// Its place among the stop strings that were given.
+    place: usize,
     bytes: Vec<u8>,
     /// `borders[i]`: length of the longest proper prefix of the first `i + 1` bytes that is also
     /// their suffix.
@@ -26,7 +30,7 @@ struct Pattern {
 }
 
 impl Pattern {
-    fn new(text: &str) -> Self {
+    fn new(place: usize, text: &str) -> Self {
         let bytes = text.as_bytes().to_vec();
         let mut borders = vec![0; bytes.len()];
         let mut length = 0;
@@ -39,7 +43,7 @@ impl Pattern {
             }
             borders[index] = length;
         }
-        Self { bytes, borders, matched: 0 }
+        Self { place, bytes, borders, matched: 0 }
     }
 
     /// Takes the text's next byte; true if it completes the stop string.
@@ -60,9 +64,11 @@ impl StopMatcher {
         Self {
             patterns: stops
                 .iter()
-                .filter(|stop| !stop.is_empty())
-                .map(|stop| Pattern::new(stop))
+                .enumerate()
+                .filter(|(_, stop)| !stop.is_empty())
+                .map(|(place, stop)| Pattern::new(place, stop))
                 .collect(),
+            hit: None,
             included,
             held: String::new(),
         }
@@ -81,8 +87,9 @@ impl StopMatcher {
         for (index, byte) in text.bytes().enumerate() {
             let mut stop_length = 0;
             for pattern in &mut self.patterns {
-                if pattern.advance(byte) {
-                    stop_length = stop_length.max(pattern.bytes.len());
+                if pattern.advance(byte) && pattern.bytes.len() > stop_length {
+                    stop_length = pattern.bytes.len();
+                    self.hit = Some(pattern.place);
                 }
             }
             if stop_length > 0 {
@@ -99,6 +106,11 @@ impl StopMatcher {
         out.push_str(&self.held[..given]);
         self.held.drain(..given);
         false
+    }
+
+    /// The place of the stop string that came up, among those that were given.
+    pub(super) fn hit(&self) -> Option<usize> {
+        self.hit
     }
 
     /// Ends the stream: gives out what was held back.
@@ -124,7 +136,7 @@ mod tests {
         let mut out = String::new();
         assert!(!matcher.push("the E", &mut out));
         assert!(matcher.push("ND! and more", &mut out));
-        assert_eq!(out, "the END");
+        assert_eq!((out.as_str(), matcher.hit()), ("the END", Some(0)));
     }
 
     /// The rule, over the whole text: least end, then least start.

@@ -80,6 +80,11 @@ impl TextStream {
         self.read(&fresh)
     }
 
+    /// The place of the stop string that came up, among those that were given.
+    pub(super) fn stopped_by(&self) -> Option<usize> {
+        self.stops.hit()
+    }
+
     /// The text that became free since the last call, with its tokens.
     pub(super) fn take(&mut self) -> Option<TextDelta> {
         if self.text.is_empty() {

@@ -1,5 +1,5 @@
-// One chat, one streamed chat, one call of a function and its result, one completion and one error by
-// the OpenAI SDK; prints the answers as JSON.
+// One chat, one streamed chat, one call of a function and its result, one answer by a JSON Schema, one
+// completion and one error by the OpenAI SDK; prints the answers as JSON.
 //
 //     openai_sdk.mjs URL [SOCKET]
 //
@@ -53,6 +53,11 @@ const followed = await client.chat.completions.create({
   max_tokens: 8,
 });
 
+const held = { model, messages, temperature: 0, response_format: JSON.parse(process.env.FORM) };
+const form = await client.chat.completions.create(held);
+const formStream = client.chat.completions.stream(held);
+const formStreamed = (await formStream.finalChatCompletion()).choices[0].message.content;
+
 const completion = await client.completions.create({
   model,
   prompt: "12+7=",
@@ -82,6 +87,8 @@ console.log(
     call_streamed: [callStreamed.function.name, callStreamed.function.arguments],
     call_done: callDone,
     followed: followed.choices[0].message.role,
+    form: form.choices[0].message.content,
+    form_streamed: formStreamed,
     completion: completion.choices[0].text,
     error: error.constructor.name,
     error_status: error.status,

@@ -41,6 +41,11 @@ result = {"role": "tool", "tool_call_id": call.id, "content": "19"}
 asked |= {"messages": [*messages, called.message, result], "tool_choice": "auto"}
 followed = client.chat.completions.create(**asked, max_tokens=8).choices[0].message
 
+held = {"model": model, "messages": messages, "temperature": 0, "response_format": json.loads(os.environ["FORM"])}
+form = client.chat.completions.create(**held).choices[0].message.content
+with client.chat.completions.stream(**held) as events:
+    form_streamed = events.get_final_completion().choices[0].message.content
+
 completion = client.completions.create(model=model, prompt="12+7=", temperature=0, max_tokens=8)
 try:
     client.chat.completions.create(model="other", messages=messages)
@@ -64,6 +69,8 @@ print(
             "call_streamed": [call_streamed.function.name, call_streamed.function.arguments],
             "call_done": call_events[-1] == "tool_calls.function.arguments.done",
             "followed": followed.role,
+            "form": form,
+            "form_streamed": form_streamed,
             "completion": completion.choices[0].text,
             "error": type(error).__name__,
             "error_status": error.status_code,

@@ -33,6 +33,7 @@ pub(crate) async fn create(
         model: app.options().model_name.clone(),
         blocks: 0,
         open: None,
+        stops: chat.parameters.stop.clone(),
     };
     let asked = Asked { ignored, ..Asked::from(chat) };
     answer_in(app, asked, exchange, voice).await.map_err(|error| renaming.tell(error))
@@ -67,6 +68,8 @@ struct MessageVoice {
     /// Blocks begun so far.
     blocks: usize,
     open: Option<Open>,
+    /// The stop sequences that were given.
+    stops: Vec<String>,
 }
 
 impl MessageVoice {
@@ -93,6 +96,11 @@ impl MessageVoice {
         }
     }
 
+    /// The stop sequence that ended the answer.
+    fn stop(&self, finished: Finished) -> Option<&str> {
+        self.stops.get(finished.stop?).map(String::as_str)
+    }
+
     fn text_block(&mut self) -> String {
         self.open(Open::Text, || Block::Text { text: String::new() })
     }
@@ -110,7 +118,10 @@ impl Voice for MessageVoice {
 
     fn whole(&mut self, answers: Vec<Answer>, usage: Usage) -> String {
         // One answer was asked for.
-        let message = |answer| Whole::new(&self.id, &self.model, answer, None, usage);
+        let message = |answer: Answer| {
+            let stop = self.stop(answer.finished);
+            Whole::new(&self.id, &self.model, answer, stop, usage)
+        };
         answers.into_iter().map(message).map(|message| to_json(&message)).collect()
     }
 
@@ -151,8 +162,9 @@ impl Voice for MessageVoice {
         // A message has at least one block, as in whole answers.
         let mut events = if self.blocks == 0 { self.text_block() } else { String::new() };
         events.push_str(&self.close_block());
-        let delta =
-            Stopped { stop_reason: stop_reason(finished.reason, None), stop_sequence: None };
+        let stop_sequence = self.stop(finished);
+        let stop_reason = stop_reason(finished.reason, stop_sequence);
+        let delta = Stopped { stop_reason, stop_sequence };
         events + &framed(&Event::MessageDelta { delta, usage: usage.into() })
     }
 

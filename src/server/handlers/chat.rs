@@ -14,6 +14,7 @@ use crate::server::error::ApiError;
 use crate::server::reply::Reply;
 use crate::server::wire::chat::{ChatChunk, ChatCompletion, ChatRequest};
 use crate::server::wire::common::{Delivery, Envelope, to_json};
+use crate::server::wire::logprobs::name_by_ids;
 use crate::server::wire::timings::timed;
 
 /// Answers a conversation.
@@ -34,6 +35,7 @@ pub(crate) async fn create(
         envelope: envelope(app, "chatcmpl", object),
         logprobs: chat.parameters.top_logprobs.is_some(),
         token_ids: chat.return_token_ids,
+        by_id: chat.tokens_by_id,
         timings: chat.timings,
         reasoning: chat.include_reasoning,
         delivery: chat.delivery,
@@ -54,6 +56,8 @@ struct ChatShape {
     envelope: Envelope,
     logprobs: bool,
     token_ids: bool,
+    /// Whether log-probabilities name tokens by their ids.
+    by_id: bool,
     /// Whether the times are told.
     timings: bool,
     /// Whether the model's thought is shown.
@@ -74,6 +78,9 @@ impl Shape for ChatShape {
         if !self.reasoning {
             answers.iter_mut().for_each(|answer| answer.reasoning.clear());
         }
+        if self.by_id {
+            answers.iter_mut().for_each(|answer| name_by_ids(&mut answer.tokens));
+        }
         let prompt = self.prompt.as_deref();
         let body = ChatCompletion::new(&self.envelope, answers, usage, self.logprobs, prompt);
         timed(&body, usage, self.timings)
@@ -87,6 +94,9 @@ impl Shape for ChatShape {
     fn text(&mut self, index: usize, mut delta: TextDelta, usage: Usage) -> Option<String> {
         if !self.reasoning {
             delta.reasoning.clear();
+        }
+        if self.by_id {
+            name_by_ids(&mut delta.tokens);
         }
         let shows_tokens = self.logprobs || self.token_ids;
         let says_nothing =

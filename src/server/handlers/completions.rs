@@ -14,7 +14,7 @@ use crate::server::error::ApiError;
 use crate::server::reply::Reply;
 use crate::server::wire::common::{Delivery, Envelope, to_json};
 use crate::server::wire::completions::{Completion, CompletionRequest, Piece};
-use crate::server::wire::logprobs::PromptLogprobs;
+use crate::server::wire::logprobs::{PromptLogprobs, name_by_ids};
 use crate::server::wire::timings::timed;
 
 /// Continues a text.
@@ -31,6 +31,7 @@ pub(crate) async fn create(
         envelope: envelope(app, "cmpl", Completion::OBJECT),
         logprobs: completion.parameters.top_logprobs.is_some(),
         token_ids: completion.return_token_ids,
+        by_id: completion.tokens_by_id,
         timings: completion.timings,
         echo: completion.echo,
         prompt_logprobs: completion.prompt_logprobs,
@@ -55,6 +56,8 @@ struct CompletionShape {
     envelope: Envelope,
     logprobs: bool,
     token_ids: bool,
+    /// Whether log-probabilities name tokens by their ids.
+    by_id: bool,
     /// Whether the times are told.
     timings: bool,
     echo: bool,
@@ -99,7 +102,11 @@ impl Shape for CompletionShape {
     }
 
     fn whole(&mut self, answers: Vec<Answer>, usage: Usage) -> String {
-        let piece = |(index, answer): (usize, Answer)| {
+        let piece = |(index, mut answer): (usize, Answer)| {
+            if self.by_id {
+                let prompt = answer.prompt.iter_mut().map(|prompt| &mut prompt.token);
+                name_by_ids(answer.tokens.iter_mut().chain(prompt));
+            }
             let text = match self.echo_of(index) {
                 Some(echo) => format!("{echo}{}", answer.text),
                 None => answer.text,
@@ -128,7 +135,10 @@ impl Shape for CompletionShape {
         Some(self.chunk(Piece { index, delta, prompt_token_ids, ..Piece::default() }, usage))
     }
 
-    fn text(&mut self, index: usize, delta: TextDelta, usage: Usage) -> Option<String> {
+    fn text(&mut self, index: usize, mut delta: TextDelta, usage: Usage) -> Option<String> {
+        if self.by_id {
+            name_by_ids(&mut delta.tokens);
+        }
         let shows_tokens = self.logprobs || self.token_ids;
         if delta.text.is_empty() && (delta.tokens.is_empty() || !shows_tokens) {
             return None;

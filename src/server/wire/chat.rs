@@ -32,6 +32,8 @@ pub(crate) struct ChatRequest {
     pub(crate) copies: Copies,
     /// Whether prompt and answers are wanted as token ids, too.
     pub(crate) return_token_ids: bool,
+    /// Whether log-probabilities name tokens by their ids.
+    pub(crate) tokens_by_id: bool,
     /// Whether the times are wanted.
     pub(crate) timings: bool,
     /// Whether the model's thought is shown where it is told apart.
@@ -52,6 +54,7 @@ struct ChatFields {
     continue_final_message: Option<bool>,
     chat_template_kwargs: Option<Map<String, Value>>,
     return_token_ids: Option<bool>,
+    return_tokens_as_token_ids: Option<bool>,
     timings_per_token: Option<bool>,
 }
 
@@ -102,6 +105,7 @@ impl ChatRequest {
             delivery,
             copies: copies(fields.n, None)?,
             return_token_ids: fields.return_token_ids.unwrap_or(false),
+            tokens_by_id: fields.return_tokens_as_token_ids.unwrap_or(false),
             timings: fields.timings_per_token.unwrap_or(false),
             ignored: ignored(body, &known)?,
         })

@@ -181,6 +181,7 @@ fn envelope(object: &'static str) -> Envelope {
 fn finished() -> Finished {
     Finished {
         reason: Finish::Length,
+        stop: None,
         usage: Usage {
             prompt_tokens: 4,
             cached_tokens: 1,

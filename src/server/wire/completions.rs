@@ -40,6 +40,8 @@ pub(crate) struct CompletionRequest {
     pub(crate) prompt_logprobs: bool,
     /// Whether prompts and answers are wanted as token ids, too.
     pub(crate) return_token_ids: bool,
+    /// Whether log-probabilities name tokens by their ids.
+    pub(crate) tokens_by_id: bool,
     /// Whether the times are wanted.
     pub(crate) timings: bool,
     /// Names of fields that nobody read.
@@ -58,6 +60,7 @@ struct CompletionFields {
     echo: Option<bool>,
     suffix: Option<String>,
     return_token_ids: Option<bool>,
+    return_tokens_as_token_ids: Option<bool>,
     timings_per_token: Option<bool>,
 }
 
@@ -117,6 +120,7 @@ impl CompletionRequest {
             echo,
             prompt_logprobs,
             return_token_ids: fields.return_token_ids.unwrap_or(false),
+            tokens_by_id: fields.return_tokens_as_token_ids.unwrap_or(false),
             timings: fields.timings_per_token.unwrap_or(false),
             ignored: ignored(body, &known)?,
         })

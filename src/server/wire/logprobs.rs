@@ -14,6 +14,17 @@ fn finite(logprob: f32) -> f32 {
     if logprob.is_finite() { logprob } else { IMPOSSIBLE }
 }
 
+/// Names the tokens by their ids instead of their texts, as vLLM does.
+pub(crate) fn name_by_ids<'t>(tokens: impl IntoIterator<Item = &'t mut TokenDelta>) {
+    let name = |id: u32| format!("token_id:{id}").into_bytes();
+    for token in tokens {
+        token.bytes = name(token.id);
+        for (id, bytes, _) in token.logprobs.iter_mut().flat_map(|logprobs| &mut logprobs.top) {
+            *bytes = name(*id);
+        }
+    }
+}
+
 /// `choices[].logprobs` of chat.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -223,6 +234,11 @@ mod tests {
             ]
         }]});
         assert_eq!(to_value(ChatLogprobs::new(&tokens)).unwrap(), expected);
+        let mut tokens = tokens;
+        name_by_ids(&mut tokens);
+        let named = to_value(ChatLogprobs::new(&tokens)).unwrap();
+        assert_eq!(named["content"][0]["token"], "token_id:1");
+        assert_eq!(named["content"][0]["top_logprobs"][1]["token"], "token_id:0");
     }
 
     #[test]

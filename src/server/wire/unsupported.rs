@@ -57,7 +57,6 @@ const EVERYWHERE: &[Unsupported] = &[
     field("mirostat", is_zero, "0"),
     field("use_beam_search", is_false, "false"),
     field("length_penalty", is_one, "1"),
-    field("return_tokens_as_token_ids", is_false, "false"),
 ];
 
 const CHAT: &[Unsupported] = &[
