@@ -98,7 +98,7 @@ pub(super) struct PullArgs {
     /// What to call it here. Default: by its repository
     #[arg(long, value_name = "NAME", value_parser = model_name)]
     pub(super) name: Option<String>,
-    /// Where models are published, for anything but a URL. Default: https://huggingface.co
+    /// Where models are published, for anything but a URL. Default: `https://huggingface.co`
     #[arg(long, value_name = "URL", env = "HF_ENDPOINT", value_hint = ValueHint::Url)]
     pub(super) endpoint: Option<String>,
     /// File with an access token. Default: the token in HF_TOKEN, if there is one

@@ -92,7 +92,7 @@ define_settings! {
     allowed_hosts: Vec<String> = "", Words { placeholder: "NAMES", accepted: "hosts' names" };
 
     /// Web pages that may use the API from a browser, by their origin, such as
-    /// https://chat.example.org; * is any. Empty: none.
+    /// `https://chat.example.org`; * is any. Empty: none.
     cors_origins: Vec<String> = "", Words { placeholder: "ORIGINS", accepted: "origins" };
 
     /// Path of the API's Unix socket. off: none. default: phi4d.sock in

@@ -1,6 +1,6 @@
 //! Functions that the model may call: how they are told to it, and how its calls are read.
 //!
-//! Models differ in how they were taught to do this. The [`Dialect`](dialect::Dialect) is read off
+//! Models differ in how they were taught to do this. The [`Dialect`] is read off
 //! the model folder, never off a name.
 
 mod call;

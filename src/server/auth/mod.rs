@@ -1,7 +1,7 @@
 //! Who may do what: the rules, and the one check of a request against them.
 //!
 //! [`Rules`] are made whole from the settings ([`rules_of`]) and replaced whole on a reload; a
-//! request reads them once. A route has a [`Class`], a caller a [`Scope`]; [`admit`] joins them.
+//! request reads them once. A route has a [`Class`], a caller a [`Scope`]; [`admit()`] joins them.
 
 mod admit;
 mod cors;
