@@ -51,7 +51,8 @@ no_failed_units() {
 }
 
 # Asks for a long answer, reads its beginning, and the rest once FILE.go is there. It is longer than
-# what the sockets between hold, so it is under way until then. $client is who reads.
+# what the sockets and pipes between hold (each token comes with its alternatives, 1 to 2 kB), so it is
+# under way until then, however fast the model is. $client is who reads.
 begin_stream() { # FILE
     rm -f "$1" "$1.go"
     stream "$1" &
@@ -59,7 +60,8 @@ begin_stream() { # FILE
     within 10 under_way "$1"
 }
 stream() {
-    post "{$question,\"stream\":true,\"ignore_eos\":true,\"max_tokens\":1500}" --no-buffer | {
+    local long='"stream":true,"ignore_eos":true,"max_tokens":1500,"logprobs":true,"top_logprobs":20'
+    post "{$question,$long}" --no-buffer | {
         local line
         for _ in {1..20}; do
             read -r line
