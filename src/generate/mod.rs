@@ -26,6 +26,7 @@ mod tools;
 mod validate;
 mod vocabulary;
 mod words;
+mod workers;
 
 pub use answer::Answer;
 pub use choices::{Choices, Copies};

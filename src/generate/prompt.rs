@@ -3,11 +3,9 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::{Map, Value as Json};
-use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::error::{GenerateError, TextLoadError};
 use super::request::{Chat, Prompt};
@@ -15,17 +13,11 @@ use super::template::ChatTemplate;
 use super::tokenizer::{EncodeError, Markup, Tokenizer};
 use super::tools::Dialect;
 use super::validate::invalid;
+use super::workers::{Undone, Workers};
 
 /// Prompts of up to this many bytes are tokenised where they are: about 1 ms (measured: 0.5 to 1
 /// second for a mebibyte of any text, however odd).
 const INLINE_BYTES: usize = 2048;
-
-/// Long prompts tokenised at once. Few, for they compete with the model for the processor.
-const WORKERS: usize = 2;
-
-/// How long a long prompt waits for a worker (or until its deadline, if that is sooner) before
-/// it fails with [`GenerateError::TokenizerBusy`].
-const WORKER_WAIT: Duration = Duration::from_secs(10);
 
 /// Characters that stand for "what follows is no special token" while a template is rendered.
 const GUARDS: std::ops::RangeInclusive<char> = '\u{E000}'..='\u{F8FF}';
@@ -38,7 +30,7 @@ pub(super) struct PromptReader {
     dialect: Dialect,
     /// What an empty text prompt is read as.
     bos_token_id: u32,
-    workers: Arc<Semaphore>,
+    workers: Workers,
 }
 
 impl PromptReader {
@@ -51,7 +43,7 @@ impl PromptReader {
             tokenizer,
             template,
             bos_token_id,
-            workers: Arc::new(Semaphore::new(WORKERS)),
+            workers: Workers::default(),
         })
     }
 
@@ -81,20 +73,12 @@ impl PromptReader {
         if byte_length(&prompt) <= INLINE_BYTES {
             return self.read_now(&prompt, context_tokens);
         }
-        let patience = Instant::now() + WORKER_WAIT;
-        let until = deadline.map_or(patience, |deadline| deadline.min(patience));
-        let permit = timeout_at(until, Arc::clone(&self.workers).acquire_owned())
-            .await
-            .map_err(|_| GenerateError::TokenizerBusy)?
-            .map_err(|e| GenerateError::Tokenizer(e.to_string()))?;
         let reader = Arc::clone(self);
-        // The permit goes with the work: a caller that goes away does not end it.
-        let work = tokio::task::spawn_blocking(move || {
-            let result = reader.read_now(&prompt, context_tokens);
-            drop(permit);
-            result
-        });
-        work.await.map_err(|e| GenerateError::Tokenizer(e.to_string()))?
+        let work = move || reader.read_now(&prompt, context_tokens);
+        self.workers.run(deadline, work).await.map_err(|undone| match undone {
+            Undone::Busy => GenerateError::TokenizerBusy,
+            Undone::Failed(reason) => GenerateError::Tokenizer(reason),
+        })?
     }
 
     /// As [`Self::read`], on this thread.

@@ -3,6 +3,7 @@ use serde_json::Value;
 
 use super::super::fixtures::{demo_folder, golden_cases, phi4_folder};
 use super::super::request::{Message, Role};
+use super::super::workers::WORKERS;
 use super::*;
 
 const IM_START: u32 = 1008;
@@ -203,7 +204,7 @@ async fn long_prompts_wait_for_a_worker_until_their_deadline() {
     assert_eq!(ids, plain(&reader, &long));
 
     let all = u32::try_from(WORKERS).unwrap();
-    let busy = Arc::clone(&reader.workers).acquire_many_owned(all).await.unwrap();
+    let busy = Arc::clone(&reader.workers.0).acquire_many_owned(all).await.unwrap();
     let refused = reader.read(prompt(), 4096, Some(Instant::now())).await;
     assert_eq!(refused, Err(GenerateError::TokenizerBusy));
     let short = Prompt::Text { text: "short".into(), parse_special: false };
@@ -217,7 +218,7 @@ async fn long_prompts_wait_for_a_worker_until_their_deadline() {
     assert!(!waiting.is_finished());
     drop(busy);
     assert_eq!(waiting.await.unwrap().unwrap(), ids);
-    assert_eq!(reader.workers.available_permits(), WORKERS);
+    assert_eq!(reader.workers.0.available_permits(), WORKERS);
 }
 
 #[test]

@@ -15,10 +15,8 @@ mod turn;
 mod worker;
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
-use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use self::compile::Compiler;
 use self::keep::Kept;
@@ -27,14 +25,8 @@ use super::error::GenerateError;
 use super::request::{Constraint, Parameters};
 use super::tokenizer::Tokenizer;
 use super::validate::invalid;
+use super::workers::{Undone, Workers};
 use crate::engine::TokenMask;
-
-/// Grammars compiled at once. Few, for they compete with the model for the processor.
-const WORKERS: usize = 2;
-
-/// How long a grammar waits for its turn before the request fails with
-/// [`GenerateError::GrammarsBusy`], or until its deadline, if that is sooner.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// All that turns forms into masks, for one tokenizer.
 #[derive(Debug)]
@@ -42,7 +34,7 @@ pub(super) struct Grammars {
     tokenizer: Arc<Tokenizer>,
     /// Tokens that end an output; at least one.
     eos_token_ids: Vec<u32>,
-    turns: Arc<Semaphore>,
+    workers: Workers,
     /// Made when the first form is asked for: it takes some tenths of a second at Phi-4's
     /// vocabulary.
     compiler: OnceLock<Result<Compiler, String>>,
@@ -54,7 +46,7 @@ impl Grammars {
         Self {
             tokenizer,
             eos_token_ids,
-            turns: Arc::new(Semaphore::new(WORKERS)),
+            workers: Workers::default(),
             compiler: OnceLock::new(),
             kept: Kept::default(),
         }
@@ -72,22 +64,17 @@ impl Grammars {
         if let Some(mask) = self.kept.get(&constraint.form) {
             return Ok(Box::new(mask));
         }
-        let patience = Instant::now() + PATIENCE;
-        let until = deadline.map_or(patience, |deadline| deadline.min(patience));
-        let turn = timeout_at(until, Arc::clone(&self.turns).acquire_owned())
-            .await
-            .map_err(|_| GenerateError::GrammarsBusy)?
-            .map_err(|error| GenerateError::Grammar(error.to_string()))?;
         let grammars = Arc::clone(self);
         let constraint = constraint.clone();
-        // The turn goes with the work: a caller that goes away does not end it.
-        let work = tokio::task::spawn_blocking(move || {
+        let work = move || {
             let mask = grammars.compiler()?.compile(&constraint)?;
             grammars.kept.put(constraint.form, mask.fresh_copy());
-            drop(turn);
             Ok::<_, GenerateError>(mask)
-        });
-        let mask = work.await.map_err(|error| GenerateError::Grammar(error.to_string()))??;
+        };
+        let mask = self.workers.run(deadline, work).await.map_err(|undone| match undone {
+            Undone::Busy => GenerateError::GrammarsBusy,
+            Undone::Failed(reason) => GenerateError::Grammar(reason),
+        })??;
         Ok(Box::new(mask))
     }
 

@@ -41,15 +41,7 @@ pub(crate) async fn create(
         delivery: chat.delivery,
         prompt: None,
     };
-    let asked = Asked {
-        prompts: vec![chat.prompt],
-        copies: chat.copies,
-        parameters: chat.parameters,
-        names: chat.names,
-        delivery: chat.delivery,
-        ignored: chat.ignored,
-    };
-    answer(app, asked, exchange, shape).await
+    answer(app, Asked::from(chat), exchange, shape).await
 }
 
 struct ChatShape {

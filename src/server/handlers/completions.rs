@@ -41,15 +41,7 @@ pub(crate) async fn create(
         echoes: Vec::new(),
         characters: Vec::new(),
     };
-    let asked = Asked {
-        prompts: completion.prompts,
-        copies: completion.copies,
-        parameters: completion.parameters,
-        names: completion.names,
-        delivery: completion.delivery,
-        ignored: completion.ignored,
-    };
-    answer(app, asked, exchange, shape).await
+    answer(app, Asked::from(completion), exchange, shape).await
 }
 
 struct CompletionShape {
