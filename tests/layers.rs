@@ -85,7 +85,17 @@ const RULES: &[Rule] = &[
     Rule {
         layer: "model",
         ours: &["telemetry"],
-        crates: &["ort", "ndarray", "half", "nix", "serde", "serde_json", "blake3", "phi4d_int4"],
+        crates: &[
+            "ort",
+            "ndarray",
+            "half",
+            "nix",
+            "windows_sys",
+            "serde",
+            "serde_json",
+            "blake3",
+            "phi4d_int4",
+        ],
     },
     Rule { layer: "settings", ours: &[], crates: &["config", "serde", "strsim", "toml"] },
     Rule {
@@ -105,7 +115,7 @@ const RULES: &[Rule] = &[
             "nix",
         ],
     },
-    Rule { layer: "os", ours: &[], crates: &["nix", "tokio"] },
+    Rule { layer: "os", ours: &[], crates: &["nix", "tokio", "windows_sys"] },
     Rule {
         layer: "telemetry",
         ours: &[],
@@ -179,19 +189,24 @@ fn violations_are_found() {
     }
 }
 
-/// The crates of `[dependencies]`, as they are spelt in code.
+/// The crates that the program is built of, as they are spelt in code.
 fn dependencies() -> BTreeSet<String> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
     let text = fs::read_to_string(manifest).expect("Cargo.toml is readable");
-    let names: BTreeSet<String> = text
-        .lines()
-        .skip_while(|line| *line != "[dependencies]")
-        .skip(1)
-        .take_while(|line| !line.starts_with('['))
-        .filter_map(|line| line.split_once('='))
-        .map(|(name, _)| name.trim().replace('-', "_"))
-        .collect();
-    assert!(names.contains("ort"), "[dependencies] not understood: {names:?}");
+    let mut names = BTreeSet::new();
+    let mut within = false;
+    for line in text.lines() {
+        if let Some(section) = line.strip_prefix('[') {
+            // Those of a system, too: [target.'cfg(unix)'.dependencies].
+            within = section == "dependencies]" || section.ends_with(".dependencies]");
+        } else if let Some((name, _)) = line.split_once('=').filter(|_| within) {
+            names.insert(name.trim().replace('-', "_"));
+        }
+    }
+    assert!(
+        names.contains("ort") && names.contains("nix"),
+        "[dependencies] not understood: {names:?}"
+    );
     names
 }
 

@@ -13,7 +13,12 @@ use super::error::LoadError;
 pub const LIBRARY_NAME: &str = if cfg!(windows) { "onnxruntime.dll" } else { "libonnxruntime.so" };
 
 /// Where a packaged library lies, beside the places found from the executable.
-const PACKAGED: [&str; 2] = ["/usr/lib/phi4d", "/usr/local/lib/phi4d"];
+#[cfg(unix)]
+const PACKAGED: &[&str] = &["/usr/lib/phi4d", "/usr/local/lib/phi4d"];
+/// Windows has no place for it but the program's own folder. The system's own library, which its
+/// loader would find, is an old one.
+#[cfg(windows)]
+const PACKAGED: &[&str] = &[];
 
 const HINT: &str = "install ONNX Runtime 1.24 or newer by packaging/get-onnxruntime, or name the \
                     library by the setting runtime_library";
@@ -31,21 +36,23 @@ const TELEMETRY: &str = "ORT_DISABLE_TELEMETRY";
 /// Turns the library's telemetry off. To be called first thing in the program: where other threads
 /// run already it does nothing, and loading the library is refused unless the environment has it.
 pub fn disable_telemetry() {
-    let alone = std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1);
-    if alone {
+    let alone = || std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1);
+    if cfg!(windows) || alone() {
         // SAFETY: this is the process's only thread, so that no other reads the environment
-        // meanwhile.
+        // meanwhile; Windows keeps readers and writers apart by itself.
         unsafe { std::env::set_var(TELEMETRY, "1") };
     }
 }
 
-/// The places looked at for the library, in order: `../lib/phi4d` from the executable, the packaged
-/// folders, and `.runtime` in the current folder and above the executable (a source checkout).
+/// The places looked at for the library, in order: on Windows beside the executable; `../lib/phi4d`
+/// from it, the packaged folders, and `.runtime` in the current folder and above the executable (a
+/// source checkout).
 #[must_use]
 pub fn search_path() -> Vec<PathBuf> {
     let executable = std::env::current_exe().ok();
     let folder = executable.as_deref().and_then(Path::parent);
     let mut places = Vec::new();
+    places.extend(folder.filter(|_| cfg!(windows)).map(Path::to_path_buf));
     places.extend(folder.and_then(Path::parent).map(|prefix| prefix.join("lib/phi4d")));
     places.extend(PACKAGED.iter().map(PathBuf::from));
     places.extend(std::env::current_dir().ok().map(|current| current.join(".runtime")));

@@ -1,16 +1,25 @@
 //! Memory that tensors lie in: reserved whole, committed as it is touched, given back on request.
 #![expect(unsafe_code, reason = "tensors are bound to raw memory that ONNX Runtime writes")]
 
+#[cfg(unix)]
+mod unix;
+#[cfg(windows)]
+mod windows;
+
 use std::ffi::c_void;
 use std::fs::File;
-use std::num::NonZeroUsize;
+use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
 
-use nix::errno::Errno;
-use nix::libc;
-use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
-use nix::unistd::{SysconfVar, sysconf};
+#[cfg(unix)]
+use unix as system;
+#[cfg(windows)]
+use windows as system;
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use system::forget_file_pages;
+pub(super) use system::page_bytes;
 
 /// Anonymous memory of fixed size. Pages that nobody has touched take no memory; they read as 0.
 ///
@@ -30,12 +39,6 @@ unsafe impl Send for Mapping {}
 // writing are unsafe functions whose callers guarantee that they alone do it.
 unsafe impl Sync for Mapping {}
 
-/// Bytes of the system's memory pages.
-pub(super) fn page_bytes() -> usize {
-    let size = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
-    size.and_then(|size| usize::try_from(size).ok()).unwrap_or(4096)
-}
-
 /// A type whose every bit pattern is a value.
 pub(super) trait Plain: Copy {}
 impl Plain for f32 {}
@@ -48,19 +51,9 @@ impl Plain for phi4d_int4::Unit {}
 
 impl Mapping {
     /// Reserves `bytes` bytes of address space.
-    pub(super) fn reserve(bytes: usize) -> std::io::Result<Self> {
-        let length = NonZeroUsize::new(bytes).unwrap_or(NonZeroUsize::MIN);
-        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
-        // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no memory
-        // that anything else uses.
-        let start = unsafe { mmap_anonymous(None, length, protection, flags) }?;
-        let mapping = Self { start, bytes: length.get(), page: page_bytes() };
-        // A huge page would commit 2 MiB where a short sequence needs a few KiB, in each head of
-        // each layer. Kernels without huge pages refuse the advice, which is as good.
-        // SAFETY: the range is this mapping.
-        let _ = unsafe { madvise(start, mapping.bytes, MmapAdvise::MADV_NOHUGEPAGE) };
-        Ok(mapping)
+    pub(super) fn reserve(bytes: usize) -> io::Result<Self> {
+        let bytes = bytes.max(1);
+        Ok(Self { start: system::reserve(bytes)?, bytes, page: page_bytes() })
     }
 
     /// The address `offset` bytes into the mapping.
@@ -74,7 +67,7 @@ impl Mapping {
         unsafe { self.start.byte_add(offset) }
     }
 
-    /// Gives the whole pages within `range` back to the system; they read as 0 from then on.
+    /// Gives the whole pages within `range` back to the system; they hold nothing from then on.
     ///
     /// # Safety
     /// Nobody may hold a reference into the range, and no run may be using it.
@@ -85,9 +78,8 @@ impl Mapping {
             return;
         }
         let address = self.address(start, end - start);
-        // SAFETY: whole pages within this mapping, which the caller says nobody uses. A refusal
-        // leaves the pages as they are, which costs memory and nothing else.
-        let _ = unsafe { madvise(address, end - start, MmapAdvise::MADV_DONTNEED) };
+        // SAFETY: whole pages within this mapping, which the caller says nobody uses.
+        unsafe { system::discard(address, end - start) };
     }
 
     /// Exchanges the pages of two ranges of `bytes` bytes, by way of a third whose pages are free:
@@ -107,9 +99,9 @@ impl Mapping {
         [a, b]: [usize; 2],
         spare: usize,
         bytes: usize,
-    ) -> Result<(), Errno> {
+    ) -> io::Result<()> {
         if [a, b, spare, bytes].iter().any(|offset| offset % self.page != 0) {
-            return Err(Errno::EINVAL);
+            return Err(io::ErrorKind::InvalidInput.into());
         }
         self.move_pages(a, spare, bytes)?;
         if let Err(error) = self.move_pages(b, a, bytes) {
@@ -123,13 +115,11 @@ impl Mapping {
     }
 
     /// Moves the pages of one range to another, whose own are given up. The first is left empty.
-    fn move_pages(&self, from: usize, to: usize, bytes: usize) -> Result<(), Errno> {
+    fn move_pages(&self, from: usize, to: usize, bytes: usize) -> io::Result<()> {
         let (old, new) = (self.address(from, bytes), self.address(to, bytes));
-        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
-        // SAFETY: both ranges are whole pages of this anonymous private mapping, do not overlap,
-        // and stay mapped (DONTUNMAP); the callers see to it that nobody uses them.
-        let moved = unsafe { libc::mremap(old.as_ptr(), bytes, bytes, flags, new.as_ptr()) };
-        if moved == libc::MAP_FAILED { Err(Errno::last()) } else { Ok(()) }
+        // SAFETY: both ranges are whole pages of this mapping and do not overlap; the callers see
+        // to it that nobody uses them.
+        unsafe { system::move_pages(old, new, bytes) }
     }
 
     /// Copies `bytes` bytes from one range to another that does not overlap it.
@@ -208,7 +198,7 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: exactly what was mapped, and the last owner is going: tensors own a share.
-        let _ = unsafe { munmap(self.start, self.bytes) };
+        unsafe { system::free(self.start, self.bytes) };
     }
 }
 
@@ -225,14 +215,14 @@ unsafe impl Send for FileMapping {}
 unsafe impl Sync for FileMapping {}
 
 impl FileMapping {
-    pub(super) fn new(file: &File) -> std::io::Result<Self> {
-        let bytes = usize::try_from(file.metadata()?.len()).map_err(std::io::Error::other)?;
-        let length = NonZeroUsize::new(bytes).ok_or(std::io::ErrorKind::UnexpectedEof)?;
-        let flags = MapFlags::MAP_PRIVATE;
-        // SAFETY: a new mapping at an address of the kernel's choice. That nobody shortens the file
-        // while it is used is as with the model's own files, which ONNX Runtime maps.
-        let start = unsafe { mmap(None, length, ProtFlags::PROT_READ, flags, file, 0) }?;
-        Ok(Self { start, bytes })
+    /// Maps `file`. That nobody shortens it while it is used is as with the model's own files, which
+    /// ONNX Runtime maps.
+    pub(super) fn new(file: &File) -> io::Result<Self> {
+        let bytes = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+        if bytes == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(Self { start: system::map_file(file, bytes)?, bytes })
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
@@ -254,38 +244,9 @@ impl FileMapping {
 
 impl Drop for FileMapping {
     fn drop(&mut self) {
-        // SAFETY: whoever borrowed from it is gone.
-        let _ = unsafe { munmap(self.start, self.bytes) };
+        // SAFETY: what was mapped; whoever borrowed from it is gone.
+        unsafe { system::unmap_file(self.start, self.bytes) };
     }
-}
-
-/// Lets go of the whole pages of `constant`, a constant tensor, if they are a file's: they leave this
-/// process's memory, and are read again if they are wanted. Memory of other kinds stays.
-pub(super) fn forget_file_pages<T: Plain>(constant: &[T]) {
-    let page = page_bytes();
-    let place = constant.as_ptr() as usize;
-    let (start, end) = (place.next_multiple_of(page), place + size_of_val(constant));
-    let end = end / page * page;
-    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };
-    if start >= end || !maps.lines().any(|line| is_file(line, start..end)) {
-        return;
-    }
-    let Some(address) = NonNull::new(start as *mut c_void) else { return };
-    // SAFETY: pages of a file read the same afterwards, since nobody writes to a constant.
-    let _ = unsafe { madvise(address, end - start, MmapAdvise::MADV_DONTNEED) };
-}
-
-/// Whether a line of `/proc/self/maps` is of a file's private mapping with all of `range` in it.
-fn is_file(line: &str, range: Range<usize>) -> bool {
-    let mut parts = line.split_ascii_whitespace();
-    let (Some(place), Some(access)) = (parts.next(), parts.next()) else { return false };
-    let file = parts.nth(2).is_some_and(|inode| inode != "0");
-    let hex = |text| usize::from_str_radix(text, 16).ok();
-    let within = place.split_once('-').is_some_and(|(from, to)| {
-        hex(from).is_some_and(|from| from <= range.start)
-            && hex(to).is_some_and(|to| range.end <= to)
-    });
-    file && within && access.ends_with('p')
 }
 
 #[cfg(test)]
@@ -293,7 +254,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reserved_memory_reads_zero_takes_values_and_can_be_given_back() {
+    fn reserved_memory_takes_values_and_can_be_given_back() {
         let mapping = Mapping::reserve(1 << 20).unwrap();
         let page = mapping.page / size_of::<i64>();
         // SAFETY: no reference is held and nothing runs.
@@ -307,43 +268,30 @@ mod tests {
         // SAFETY: nobody writes while the slice lives.
         let values = unsafe { mapping.read::<i64>(4 * page) };
         assert_eq!(values[page - 1], page as i64);
-        assert!(values[page..3 * page].iter().all(|&value| value == 0));
         assert_eq!(values[3 * page], 3 * page as i64 + 1);
     }
 
     #[test]
-    fn pages_are_exchanged_whole_and_bytes_as_well() {
-        let page = page_bytes();
-        let mapping = Mapping::reserve(5 * page).unwrap();
-        let at = page / size_of::<i64>();
+    fn bytes_are_exchanged_and_copied() {
+        let mapping = Mapping::reserve(64).unwrap();
         // SAFETY: no reference is held and nothing runs.
-        unsafe { mapping.write((0..4 * at).map(|i| i as i64 + 1)) };
-        let read = |place: usize| -> i64 {
-            // SAFETY: nobody writes while the slice lives, which is till this returns.
-            let values: &[i64] = unsafe { mapping.read(5 * at) };
-            values[place]
-        };
-        let before: Vec<i64> = (0..5).map(|index| read(index * at)).collect();
+        unsafe { mapping.write([1_i64, 2, 3, 4].into_iter()) };
         // SAFETY: no reference is held and nothing runs.
-        unsafe { mapping.exchange([0, 2 * page], 4 * page, page) }.unwrap();
-        assert_eq!([read(0), read(2 * at), read(4 * at)], [before[2], before[0], 0]);
-        assert_eq!([read(at), read(3 * at)], [before[1], before[3]]);
+        unsafe { mapping.exchange_bytes(0, 16, 8) };
         // SAFETY: no reference is held and nothing runs.
-        unsafe { mapping.exchange_bytes(0, 2 * page, 8) };
-        assert_eq!([read(0), read(2 * at), read(1)], [before[0], before[2], before[2] + 1]);
-        // SAFETY: no reference is held and nothing runs.
-        unsafe { mapping.copy(page, 3 * page, 8) };
-        assert_eq!([read(at), read(3 * at)], [before[1], before[1]]);
-        // SAFETY: no reference is held and nothing runs.
-        let crooked = unsafe { mapping.exchange([8, 2 * page], 4 * page, page) };
-        assert_eq!(crooked, Err(Errno::EINVAL));
+        unsafe { mapping.copy(8, 24, 8) };
+        // SAFETY: nobody writes while the slice lives.
+        assert_eq!(unsafe { mapping.read::<i64>(4) }, [3, 2, 1, 2]);
     }
 
     #[test]
-    fn far_more_than_the_machine_has_can_be_reserved() {
-        // 1 TiB: committed memory does not change with it.
-        let mapping = Mapping::reserve(1 << 40).unwrap();
-        assert_eq!(mapping.bytes, 1 << 40);
+    fn a_file_is_mapped_whole() {
+        let mut file = tempfile::tempfile().unwrap();
+        assert!(FileMapping::new(&file).is_err(), "nothing to map");
+        io::Write::write_all(&mut file, &[1, 0, 2, 0, 3]).unwrap();
+        let mapping = FileMapping::new(&file).unwrap();
+        assert_eq!(mapping.bytes(), [1, 0, 2, 0, 3]);
+        assert_eq!(mapping.slice::<u8>(2, 3), [2, 0, 3]);
     }
 
     #[test]
