@@ -43,7 +43,7 @@ fn main() {
     let chunk = 512;
     let options = LoadOptions {
         folder,
-        provider: Provider::Cpu,
+        provider: Provider::Cpu.into(),
         threads: 0,
         slots: WIDTHS[WIDTHS.len() - 1],
         context_tokens: 4096,

@@ -76,11 +76,7 @@ pub(super) fn start_cancellable(
 pub(super) fn load_options(settings: &Settings, folder: &Path) -> model::LoadOptions {
     model::LoadOptions {
         folder: PathBuf::from(folder),
-        provider: match settings.provider {
-            settings::Provider::Cpu => model::Provider::Cpu,
-            settings::Provider::Cuda => model::Provider::Cuda,
-            settings::Provider::DirectMl => model::Provider::DirectMl,
-        },
+        provider: provider_settings(settings),
         threads: match settings.threads {
             0 => os::physical_cores(),
             threads => threads,
@@ -90,6 +86,21 @@ pub(super) fn load_options(settings: &Settings, folder: &Path) -> model::LoadOpt
         max_prefill_tokens: settings.prefill_chunk_tokens,
         own_kernels: settings.own_kernels,
         runtime_library: settings.runtime_library.clone(),
+    }
+}
+
+pub(super) fn provider_settings(settings: &Settings) -> model::ProviderSettings {
+    model::ProviderSettings {
+        provider: match settings.provider {
+            settings::Provider::Auto => model::Provider::Auto,
+            settings::Provider::Cpu => model::Provider::Cpu,
+            settings::Provider::Cuda => model::Provider::Cuda,
+            settings::Provider::DirectMl => model::Provider::DirectMl,
+            settings::Provider::WebGpu => model::Provider::WebGpu,
+            settings::Provider::Plugin => model::Provider::Plugin,
+        },
+        library: settings.provider_library.clone(),
+        options: settings.provider_options.clone(),
     }
 }
 

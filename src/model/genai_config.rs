@@ -1,5 +1,6 @@
 //! Reads `genai_config.json`, which the model builder writes beside every export.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
@@ -52,6 +53,27 @@ pub struct DecoderSection {
     pub inputs: InputNames,
     /// Names of the graph's outputs.
     pub outputs: OutputNames,
+    /// What the model builder would have a session be.
+    #[serde(default)]
+    pub session_options: SessionOptions,
+}
+
+impl DecoderSection {
+    /// The providers that it was exported for, as the model builder calls them (`cuda`, `dml`,
+    /// `webgpu`); none for the CPU.
+    #[must_use]
+    pub fn made_for(&self) -> Vec<String> {
+        let names = self.session_options.provider_options.iter().flat_map(BTreeMap::keys);
+        names.map(|name| name.to_ascii_lowercase()).collect()
+    }
+}
+
+/// The file's `session_options` of a graph.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+pub struct SessionOptions {
+    /// Providers by name, each with its options.
+    #[serde(default)]
+    pub provider_options: Vec<BTreeMap<String, serde::de::IgnoredAny>>,
 }
 
 /// Names of the graph's inputs; `%d` stands for a layer's number.

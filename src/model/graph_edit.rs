@@ -256,7 +256,7 @@ mod tests {
         let logits = |folder: &std::path::Path| {
             let options = LoadOptions {
                 folder: folder.into(),
-                provider: Provider::Cpu,
+                provider: Provider::Cpu.into(),
                 threads: 1,
                 slots: 2,
                 context_tokens: 64,

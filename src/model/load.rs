@@ -13,7 +13,7 @@ use super::onnx::OnnxRunner;
 use super::prepare;
 #[cfg(target_arch = "x86_64")]
 use super::products;
-use super::provider::Provider;
+use super::provider::{self, Chosen, ProviderSettings};
 use super::runner::{Interrupt, Runner};
 use super::session;
 use super::source::Source;
@@ -25,7 +25,7 @@ pub struct LoadOptions {
     /// The model folder.
     pub folder: PathBuf,
     /// Where to run it.
-    pub provider: Provider,
+    pub provider: ProviderSettings,
     /// Threads of a step; 0 takes as many as the process may use.
     pub threads: usize,
     /// Sequences that can be live at once.
@@ -79,7 +79,8 @@ pub fn load_cancellable(options: &LoadOptions, cancel: &LoadCancel) -> Result<Lo
 
 fn load_unless_cancelled(options: &LoadOptions, cancel: &LoadCancel) -> Result<Loaded, LoadError> {
     let source = Source::read(&options.folder)?;
-    let session = session(&source, options, cancel)?;
+    let chosen = choose(&source, options)?;
+    let session = session(&source, options, &chosen, cancel)?;
     let contract = contract::check(&session, &source.config, &source.path)?;
     let shape = Shape::new(&source.config, &contract, options);
     let mut runner = OnnxRunner::new(session, &source.config, contract, shape)?;
@@ -92,26 +93,47 @@ fn load_unless_cancelled(options: &LoadOptions, cancel: &LoadCancel) -> Result<L
     })
 }
 
+/// The provider for the model, which the log tells.
+pub(super) fn choose(source: &Source, options: &LoadOptions) -> Result<Chosen, LoadError> {
+    let made_for = source.config.model.decoder.made_for();
+    let library = options.runtime_library.as_deref();
+    let chosen = provider::choose(&options.provider, &made_for, library)?;
+    log::info!(
+        provider = chosen.provider().as_str(), name = chosen.name(), reason = chosen.reason();
+        "chose where the model runs"
+    );
+    Ok(chosen)
+}
+
 /// The session: with the own operator where it does, else of what was prepared, else of the graph as
-/// it was exported.
+/// it was exported. The first two are of the CPU's kernels.
 fn session(
     source: &Source,
     options: &LoadOptions,
+    chosen: &Chosen,
     cancel: &LoadCancel,
 ) -> Result<Session, LoadError> {
+    if !chosen.is_cpu() {
+        return open(source, options, chosen, cancel);
+    }
     #[cfg(target_arch = "x86_64")]
     if let Some(graph) = products::graph(source, options)? {
         return products::open(source, &graph, options, cancel);
     }
     match prepare::load(source, options, cancel)? {
         Some(session) => Ok(session),
-        None => open(source, options, cancel),
+        None => open(source, options, chosen, cancel),
     }
 }
 
 /// Loads the exported graph.
-fn open(source: &Source, options: &LoadOptions, cancel: &LoadCancel) -> Result<Session, LoadError> {
-    let mut builder = session::exported(options)?;
+fn open(
+    source: &Source,
+    options: &LoadOptions,
+    chosen: &Chosen,
+    cancel: &LoadCancel,
+) -> Result<Session, LoadError> {
+    let mut builder = chosen.register(session::exported(options)?)?;
     cancel.reach(builder.canceler());
     if cancel.is_cancelled() {
         return Err(LoadError::Cancelled);

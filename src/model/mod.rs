@@ -37,6 +37,6 @@ pub use genai_config::{
 };
 pub use load::{LoadOptions, Loaded, load, load_cancellable};
 pub use prepare::{PREPARED_FOLDER, prepare};
-pub use provider::{Provider, UnknownProvider};
+pub use provider::{OptionFault, Provider, ProviderSettings, UnknownProvider};
 pub use runner::{Interrupt, Logits, ModelLimits, Runner};
 pub use runtime::{LIBRARY_NAME, disable_telemetry, search_path as library_search_path};

@@ -15,7 +15,7 @@ use ort::session::builder::SessionBuilder;
 
 use super::cancel::LoadCancel;
 use super::error::LoadError;
-use super::load::LoadOptions;
+use super::load::{LoadOptions, choose};
 #[cfg(target_arch = "x86_64")]
 use super::products;
 #[cfg(target_arch = "x86_64")]
@@ -41,6 +41,14 @@ const SAVE_PREPACKED: &str = "session.save_external_prepacked_constant_initializ
 /// As loading; or if the folder can't be written.
 pub fn prepare(options: &LoadOptions) -> Result<PathBuf, LoadError> {
     let source = Source::read(&options.folder)?;
+    let chosen = choose(&source, options)?;
+    if !chosen.is_cpu() {
+        return Err(LoadError::Provider {
+            provider: chosen.provider().to_string(),
+            reason: "what can be prepared is for the CPU only, and the model would not run there"
+                .into(),
+        });
+    }
     let folder = source.folder.join(PREPARED_FOLDER);
     let beside = source.folder.join(format!("{PREPARED_FOLDER}.new"));
     let write = |path: &Path| {

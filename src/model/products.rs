@@ -17,7 +17,6 @@ use super::memory::forget_file_pages;
 use super::prepare;
 use super::products_edit::{self, DOMAIN, OPERATOR};
 use super::products_store::{Store, Weights, lock};
-use super::provider::Provider;
 use super::session;
 use super::source::Source;
 use phi4d_int4::{self as int4, BLOCK, COLUMNS, Results, Rounded};
@@ -29,9 +28,10 @@ pub(super) const LAID_OUT: &str = "int4";
 /// end together.
 const SHARES: usize = 48;
 
-/// The graph with the own operator in it; `None` where that is not to be, or does nothing.
+/// The graph with the own operator in it, for the CPU; `None` where that is not to be, or does
+/// nothing.
 pub(super) fn graph(source: &Source, options: &LoadOptions) -> Result<Option<Vec<u8>>, LoadError> {
-    if !options.own_kernels || options.provider != Provider::Cpu || !int4::available() {
+    if !options.own_kernels || !int4::available() {
         return Ok(None);
     }
     products_edit::edit(&source.graph).map_err(|damage| LoadError::Invalid {

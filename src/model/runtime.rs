@@ -25,6 +25,9 @@ const HINT: &str = "install ONNX Runtime 1.24 or newer by packaging/get-onnxrunt
 
 static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
 
+/// Where the loaded library lies; only its name if the system's loader found it.
+static LOADED: OnceLock<PathBuf> = OnceLock::new();
+
 /// Held while the environment is made: ONNX Runtime keeps the first one's logger for good, so a
 /// second one must never be made and dropped.
 static MAKING: Mutex<()> = Mutex::new(());
@@ -92,8 +95,31 @@ pub(super) fn load(explicit: Option<&Path>) -> Result<&'static Environment, Load
         .build()
         .map_err(|error| runtime(error.to_string()))?;
     environment.set_log_level(LogLevel::Warning);
-    log::info!(library:% = path.display(); "loaded ONNX Runtime");
+    log::info!(library:% = path.display(), version = version_of(&path); "loaded ONNX Runtime");
+    let path = std::path::absolute(&path).ok().filter(|path| path.is_file()).unwrap_or(path);
+    LOADED.get_or_init(|| path.canonicalize().unwrap_or(path));
     Ok(ENVIRONMENT.get_or_init(|| environment))
+}
+
+/// The folder of the loaded library, links followed: where its provider libraries are.
+pub(super) fn folder() -> &'static Path {
+    LOADED.get().and_then(|path| path.parent()).unwrap_or(Path::new(""))
+}
+
+/// The file `name` in the loaded library's folder, if it is there.
+pub(super) fn beside(name: &str) -> Option<PathBuf> {
+    Some(folder().join(name)).filter(|path| path.is_file())
+}
+
+/// The loaded library's version, such as 1.32.
+pub(super) fn version() -> String {
+    LOADED.get().map_or_else(|| "unknown version".into(), |path| version_of(path))
+}
+
+/// The version of the library at `path`. Loads it.
+fn version_of(path: &Path) -> String {
+    let minor = ort::util::probe(path);
+    minor.map_or_else(|| "unknown version".into(), |minor| format!("1.{minor}"))
 }
 
 /// Hands ONNX Runtime's messages to our log.

@@ -14,7 +14,7 @@ use super::runtime;
 const WEIGHTS_FOLDER: &str = "session.model_external_initializers_file_folder_path";
 
 /// Options for a graph as it was exported, loaded from memory, whose weights lie in the model's
-/// folder.
+/// folder. As for all options here, another provider than the CPU is yet to be registered.
 pub(super) fn exported(options: &LoadOptions) -> Result<SessionBuilder, LoadError> {
     build(options, GraphOptimizationLevel::All, Some(&options.folder))
 }
@@ -34,7 +34,7 @@ fn build(
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         threads => threads,
     };
-    let builder = Session::builder(environment)
+    Session::builder(environment)
         .and_then(|builder| {
             let builder = builder
                 .with_optimization_level(level)?
@@ -49,6 +49,5 @@ fn build(
                 None => Ok(builder),
             }
         })
-        .map_err(|error| LoadError::Session(error.to_string()))?;
-    options.provider.register(builder)
+        .map_err(|error| LoadError::Session(error.to_string()))
 }

@@ -12,7 +12,7 @@ fn demo() -> PathBuf {
 fn options(slots: usize) -> LoadOptions {
     LoadOptions {
         folder: demo(),
-        provider: Provider::Cpu,
+        provider: Provider::Cpu.into(),
         threads: 1,
         slots,
         context_tokens: 0,
@@ -303,7 +303,7 @@ fn every_difference_from_the_contract_is_named() {
 
 #[test]
 fn a_provider_that_cannot_be_used_is_an_error() {
-    let error = load(&LoadOptions { provider: Provider::Cuda, ..options(1) }).unwrap_err();
+    let error = load(&LoadOptions { provider: Provider::Cuda.into(), ..options(1) }).unwrap_err();
     assert!(matches!(error, LoadError::Provider { .. }), "{error}");
 }
 

@@ -9,6 +9,7 @@ mod define;
 mod error;
 mod file;
 mod kind;
+mod pairs;
 mod render;
 mod resolve;
 mod socket;

@@ -145,3 +145,18 @@ fn the_model_is_called_by_its_folder_unless_it_is_named() {
     let named = resolve(&named.inputs).unwrap();
     assert_eq!(named.settings.served_model_name(), "house");
 }
+
+#[test]
+fn provider_options_are_a_table_in_files_and_a_text_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("phi4d.toml");
+    std::fs::write(&file, "slots = 2\n[provider_options]\nDevice = 1\ntf32 = false\n").unwrap();
+    let from_file = Inputs { file: Some(file), ..Inputs::default() };
+    let pairs = |inputs: &Inputs| {
+        let pairs = resolve(inputs).unwrap().settings.provider_options;
+        pairs.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()
+    };
+    assert_eq!(pairs(&from_file), ["Device=1", "tf32=false"]);
+    let flags = vec![("provider_options".to_owned(), "graphs=true".to_owned())];
+    assert_eq!(pairs(&Inputs { flags, ..from_file }), ["graphs=true"]);
+}

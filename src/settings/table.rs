@@ -11,6 +11,7 @@ use super::kind::{
     Choice, Kind, Listen, Mode, Number, OptionalName, OptionalPath, OptionalUrl, Seconds,
     SecondsOrNone, Socket, Switch, whole,
 };
+use super::pairs::Pairs;
 use super::socket::SocketSetting;
 use super::value::{ListenAddress, LogFormat, MetricsAccess, Provider};
 use super::words::Words;
@@ -23,14 +24,31 @@ define_settings! {
     /// The name that the API calls the model by. Empty: the folder's name.
     model_name: Option<String> = "", OptionalName;
 
-    /// Where the model runs. Only cpu works in this release.
-    provider: Provider = "cpu", Choice {
+    /// Where the model runs. auto: of cuda, directml and webgpu the first that can be used,
+    /// for a model that was exported for GPUs; else the cpu. plugin: what provider_library
+    /// brings. One that is named and can't be used is an error.
+    provider: Provider = "auto", Choice {
         placeholder: "PROVIDER",
         options: &[
+            ("auto", Provider::Auto),
             ("cpu", Provider::Cpu),
             ("cuda", Provider::Cuda),
             ("directml", Provider::DirectMl),
+            ("webgpu", Provider::WebGpu),
+            ("plugin", Provider::Plugin),
         ],
+    };
+
+    /// Library of an execution provider that ONNX Runtime can load. Empty: the provider's
+    /// own, from ONNX Runtime's folder.
+    provider_library: Option<PathBuf> = "",
+        OptionalPath { placeholder: "FILE", accepted: "a file's path, or empty" };
+
+    /// Options of the provider: device (its number) for all but cpu; for cuda also
+    /// memory_limit_bytes, arena (next_power_of_two, same_as_requested), tf32 and graphs
+    /// (true, false); for webgpu and plugin whatever they know by themselves.
+    provider_options: Vec<(String, String)> = "", Pairs {
+        placeholder: "OPTIONS", accepted: "options",
     };
 
     /// Threads that run the model. 0: as many as there are physical cores that this

@@ -6,24 +6,18 @@ use std::net::{IpAddr, Ipv6Addr};
 /// Where the model's steps run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Provider {
+    /// What this machine has and the model was exported for.
+    Auto,
     /// ONNX Runtime's CPU kernels.
     Cpu,
     /// NVIDIA GPUs.
     Cuda,
     /// Windows GPUs.
     DirectMl,
-}
-
-impl Provider {
-    /// The name that the settings know it by.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Cpu => "cpu",
-            Self::Cuda => "cuda",
-            Self::DirectMl => "directml",
-        }
-    }
+    /// GPUs by WebGPU.
+    WebGpu,
+    /// What a provider library brings.
+    Plugin,
 }
 
 /// Where log lines go and how they look.

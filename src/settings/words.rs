@@ -3,6 +3,7 @@
 use config::ValueKind;
 
 use super::kind::{Kind, as_typed};
+use super::pairs;
 
 /// Words without white space or commas: a list, or a text with commas between them.
 pub(super) struct Words {
@@ -41,9 +42,10 @@ impl Kind for Words {
     }
 }
 
-/// A value as it would be typed, where lists are texts with commas.
+/// A value as it would be typed, where lists and tables are texts with commas.
 pub(super) fn as_shown(raw: &ValueKind) -> Option<String> {
     match raw {
+        ValueKind::Table(_) => pairs::as_shown(raw),
         ValueKind::Array(values) => {
             let words: Option<Vec<String>> =
                 values.iter().map(|value| as_typed(&value.kind)).collect();

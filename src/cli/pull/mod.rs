@@ -93,8 +93,8 @@ fn variant(choice: VariantChoice) -> Variant {
         VariantChoice::Auto => {}
     }
     let settings = resolve(&ambient_inputs(std::env::var_os("PHI4D_CONFIG").map(Into::into)));
-    let provider = settings.map_or(Provider::Cpu, |resolved| resolved.settings.provider);
-    if provider != Provider::Cpu {
+    let provider = settings.map_or(Provider::Auto, |resolved| resolved.settings.provider);
+    if !matches!(provider, Provider::Cpu | Provider::Auto) {
         return Variant::Gpu;
     }
     if Path::new(NVIDIA_DEVICE).exists() {

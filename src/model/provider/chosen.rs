@@ -1,0 +1,192 @@
+//! The provider that is used, as sessions need it.
+
+use std::path::Path;
+
+use ort::device::Device;
+use ort::environment::Environment;
+use ort::ep::{ArbitrarilyConfigurableExecutionProvider as _, CUDA, DirectML};
+use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
+use ort::session::builder::SessionBuilder;
+
+use super::options::{self, Options};
+use super::{Provider, ProviderSettings, auto, cuda, directml, plugin};
+use crate::model::error::LoadError;
+use crate::model::runtime;
+
+/// A provider that can be used, by all that can be known before a session is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::model) struct Chosen {
+    /// Which; never [`Provider::Auto`].
+    provider: Provider,
+    /// Why it was taken, where that was left open.
+    reason: String,
+    way: Way,
+}
+
+/// How a session comes to the provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Every session has it.
+    Cpu,
+    /// ONNX Runtime was built with it.
+    BuiltInCuda(Options),
+    /// ONNX Runtime was built with it.
+    BuiltInDirectMl(Options),
+    /// Device `index` of those of the provider called `name`, which a library brought.
+    Plugin { name: String, index: usize, options: Vec<(String, String)> },
+}
+
+/// The provider to use for a model whose export names the providers in `made_for`.
+///
+/// Loads ONNX Runtime, and the provider's library where it is in one of its own.
+///
+/// # Errors
+/// If the one asked for can't be used: what is missing and what to do.
+pub(in crate::model) fn choose(
+    settings: &ProviderSettings,
+    made_for: &[String],
+    runtime_library: Option<&Path>,
+) -> Result<Chosen, LoadError> {
+    let environment = runtime::load(runtime_library)?;
+    let chosen = match settings.provider {
+        Provider::Auto => auto::choose(settings, made_for, environment)?,
+        provider => Chosen::of(settings, provider, environment)?,
+    };
+    Ok(chosen)
+}
+
+impl Chosen {
+    /// `provider`, which is not [`Provider::Auto`], with the options of `settings`.
+    pub(super) fn of(
+        settings: &ProviderSettings,
+        provider: Provider,
+        environment: &'static Environment,
+    ) -> Result<Self, LoadError> {
+        let options = options::parse(settings).map_err(|faults| {
+            let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+            settings.provider.refused(faults.join("; "))
+        })?;
+        let library = settings.library.as_deref();
+        let way = match provider {
+            Provider::Cpu | Provider::Auto => Way::Cpu,
+            Provider::Cuda => cuda::way(library, options, environment)?,
+            Provider::DirectMl => directml::way(library, options, environment)?,
+            Provider::WebGpu | Provider::Plugin => {
+                plugin::way(provider, library, &options, environment)?
+            }
+        };
+        Ok(Self { provider, reason: "asked for".into(), way })
+    }
+
+    /// The CPU, for the reason given.
+    pub(super) fn cpu(reason: String) -> Self {
+        Self { provider: Provider::Cpu, reason, way: Way::Cpu }
+    }
+
+    pub(super) fn because(self, reason: &str) -> Self {
+        Self { reason: reason.into(), ..self }
+    }
+
+    /// Which provider it is; never [`Provider::Auto`].
+    pub(in crate::model) fn provider(&self) -> Provider {
+        self.provider
+    }
+
+    /// Why it was taken.
+    pub(in crate::model) fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// Whether the model runs on the CPU, with its memory in the host's.
+    pub(in crate::model) fn is_cpu(&self) -> bool {
+        self.way == Way::Cpu
+    }
+
+    /// The provider's name within ONNX Runtime.
+    pub(in crate::model) fn name(&self) -> &str {
+        match &self.way {
+            Way::Cpu => "CPUExecutionProvider",
+            Way::BuiltInCuda(_) => "CUDAExecutionProvider",
+            Way::BuiltInDirectMl(_) => "DmlExecutionProvider",
+            Way::Plugin { name, .. } => name,
+        }
+    }
+
+    /// Registers the provider with a session to be built.
+    ///
+    /// # Errors
+    /// If ONNX Runtime can't start it.
+    pub(in crate::model) fn register(
+        &self,
+        builder: SessionBuilder,
+    ) -> Result<SessionBuilder, LoadError> {
+        let registered = match &self.way {
+            Way::Cpu => return Ok(builder),
+            Way::BuiltInCuda(options) => {
+                let pairs = options.for_cuda();
+                let cuda = pairs.iter().fold(CUDA::default(), |cuda, (name, value)| {
+                    cuda.with_arbitrary_config(name, value)
+                });
+                builder.with_execution_providers([cuda.build().error_on_failure()])
+            }
+            Way::BuiltInDirectMl(options) => {
+                let device = directml::device_id(options).map_err(|why| self.refused(&why))?;
+                let directml = DirectML::default().with_device_id(device);
+                builder.with_execution_providers([directml.build().error_on_failure()])
+            }
+            Way::Plugin { name, options, .. } => {
+                let options: Vec<(String, String)> = options
+                    .iter()
+                    .map(|(key, value)| (format!("{name}.{key}"), value.clone()))
+                    .collect();
+                builder.with_devices([self.plugin_device()?], Some(&options))
+            }
+        };
+        registered.map_err(|error| {
+            let error = error.to_string();
+            self.refused(&match self.provider {
+                Provider::Cuda => cuda::explained(&error),
+                _ => error,
+            })
+        })
+    }
+
+    /// The device's memory, for the session's allocator: [`None`] where it is the host's.
+    ///
+    /// # Errors
+    /// If the provider does not say.
+    #[expect(dead_code, reason = "the KV cache in device memory takes it up")]
+    pub(in crate::model) fn memory(&self) -> Result<Option<MemoryInfo<'static>>, LoadError> {
+        let built_in = |device, id| {
+            MemoryInfo::new(device, id, AllocatorType::Device, MemoryType::Default)
+                .map(Some)
+                .map_err(|error| self.refused(&error.to_string()))
+        };
+        match &self.way {
+            Way::Cpu => Ok(None),
+            Way::BuiltInCuda(options) => {
+                built_in(AllocationDevice::CUDA, i32::try_from(options.device).unwrap_or(i32::MAX))
+            }
+            Way::BuiltInDirectMl(_) => built_in(AllocationDevice::DIRECTML, 0),
+            Way::Plugin { .. } => plugin::memory(self.plugin_device()?)
+                .map(Some)
+                .ok_or_else(|| self.refused("it does not say which memory its device has")),
+        }
+    }
+
+    /// The device of a plugin.
+    fn plugin_device(&self) -> Result<Device<'static>, LoadError> {
+        let Way::Plugin { name, index, .. } = &self.way else {
+            return Err(self.refused("its device is not listed"));
+        };
+        let environment = runtime::load(None)?;
+        plugin::devices(environment, name)
+            .into_iter()
+            .nth(*index)
+            .ok_or_else(|| self.refused("its device is gone"))
+    }
+
+    fn refused(&self, reason: &str) -> LoadError {
+        self.provider.refused(reason)
+    }
+}

@@ -1,0 +1,88 @@
+//! NVIDIA GPUs. ONNX Runtime built for them loads the provider's library itself; for others it is
+//! a plugin.
+
+use std::error::Error as _;
+use std::path::Path;
+
+use ort::environment::Environment;
+use ort::ep::{CUDA, ExecutionProvider as _};
+
+use super::chosen::Way;
+use super::options::Options;
+use super::{Provider, plugin};
+use crate::model::error::LoadError;
+use crate::model::runtime;
+
+/// The provider's file.
+const LIBRARY: &str = if cfg!(windows) {
+    "onnxruntime_providers_cuda.dll"
+} else {
+    "libonnxruntime_providers_cuda.so"
+};
+
+/// The driver's library, which comes with the driver and with nothing else.
+const DRIVER: &str = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
+
+/// Device files of GPUs: of the driver, of Windows' subsystem for Linux, of Jetson boards.
+const NODES: [&str; 4] = ["/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg", "/dev/nvgpu"];
+
+/// The way to CUDA, after a look at all that it needs.
+pub(super) fn way(
+    library: Option<&Path>,
+    options: Options,
+    environment: &'static Environment,
+) -> Result<Way, LoadError> {
+    let built_in = CUDA::is_available().unwrap_or(false);
+    let beside = runtime::beside(LIBRARY);
+    let library = match library {
+        Some(library) => Some(library.to_path_buf()),
+        None if beside.is_none() => return Err(Provider::Cuda.refused(missing_library())),
+        None if built_in => None,
+        None => beside,
+    };
+    driver().map_err(|why| Provider::Cuda.refused(why))?;
+    match library {
+        None => Ok(Way::BuiltInCuda(options)),
+        Some(library) => {
+            let passed = options.for_cuda();
+            plugin::open(Provider::Cuda, &library, &options, passed, environment)
+        }
+    }
+}
+
+fn missing_library() -> String {
+    format!(
+        "its library {LIBRARY} is not beside ONNX Runtime ({}); the Python package onnxruntime-gpu \
+         has both, of one version: name its {} by runtime_library",
+        runtime::folder().display(),
+        runtime::LIBRARY_NAME,
+    )
+}
+
+/// Whether the driver and a device are there.
+fn driver() -> Result<(), String> {
+    ort::util::preload_dylib(DRIVER).map_err(|error| {
+        let error = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+        format!(
+            "the NVIDIA driver's library {DRIVER} can't be loaded ({error}); install the driver \
+             (Debian: nvidia-driver and libcuda1), in a container pass the GPU in"
+        )
+    })?;
+    if cfg!(unix) && !NODES.iter().any(|node| Path::new(node).exists()) {
+        return Err(format!(
+            "there is no NVIDIA device: none of {} is there; load the driver's kernel module, and \
+             under systemd let the unit see it (PrivateDevices=no and DeviceAllow=)",
+            NODES.join(", ")
+        ));
+    }
+    Ok(())
+}
+
+/// Says what ONNX Runtime's message means where it is one of libraries that are missing.
+pub(super) fn explained(error: &str) -> String {
+    let missing = ["libcudnn", "libcublas", "libcudart", "libcufft", "libcurand", "libnvrtc"];
+    if missing.iter().any(|name| error.contains(name)) {
+        return format!("CUDA or cuDNN is missing or of another version: {error}");
+    }
+    error.to_owned()
+}

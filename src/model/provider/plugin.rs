@@ -1,0 +1,152 @@
+//! Providers that come as a library of their own, which ONNX Runtime loads when asked to.
+#![expect(unsafe_code, reason = "a device's memory is asked for by the C API")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use ort::AsPointer as _;
+use ort::device::Device;
+use ort::environment::Environment;
+use ort::memory::MemoryInfo;
+
+use super::Provider;
+use super::chosen::Way;
+use super::options::Options;
+use crate::model::error::LoadError;
+use crate::model::runtime;
+
+/// The names of the providers that each library brought. ONNX Runtime refuses to load one twice.
+static REGISTERED: Mutex<BTreeMap<PathBuf, Vec<String>>> = Mutex::new(BTreeMap::new());
+
+/// The file of the WebGPU provider.
+const WEBGPU: &str = if cfg!(windows) {
+    "onnxruntime_providers_webgpu.dll"
+} else {
+    "libonnxruntime_providers_webgpu.so"
+};
+
+/// The way to the provider in `library`, or the WebGPU one beside ONNX Runtime.
+pub(super) fn way(
+    provider: Provider,
+    library: Option<&Path>,
+    options: &Options,
+    environment: &'static Environment,
+) -> Result<Way, LoadError> {
+    let library = match (library, provider) {
+        (Some(library), _) => library.to_path_buf(),
+        (None, Provider::WebGpu) => runtime::beside(WEBGPU).ok_or_else(|| {
+            provider.refused(format!(
+                "its library {WEBGPU} is not beside ONNX Runtime ({}); the Python package \
+                 onnxruntime-ep-webgpu has it: put it there, or name it by provider_library",
+                runtime::folder().display()
+            ))
+        })?,
+        (None, _) => {
+            return Err(provider.refused("it needs the setting provider_library, a library's path"));
+        }
+    };
+    open(provider, &library, options, options.others.clone(), environment)
+}
+
+/// The way to a device of the provider in `library`. `passed` are the options that it is given.
+pub(super) fn open(
+    provider: Provider,
+    library: &Path,
+    options: &Options,
+    passed: Vec<(String, String)>,
+    environment: &'static Environment,
+) -> Result<Way, LoadError> {
+    let names = register(provider, library, environment)?;
+    let Some(name) = names.first() else {
+        return Err(provider.refused(format!(
+            "{} found no device that it can use{}",
+            library.display(),
+            no_device_hint(provider)
+        )));
+    };
+    let index = usize::try_from(options.device).unwrap_or(usize::MAX);
+    let count = devices(environment, name).len();
+    if index >= count {
+        return Err(provider.refused(format!(
+            "provider_options.device is {index}, and {name} has {count} device{}, counted from 0",
+            if count == 1 { "" } else { "s" }
+        )));
+    }
+    Ok(Way::Plugin { name: name.clone(), index, options: passed })
+}
+
+fn no_device_hint(provider: Provider) -> &'static str {
+    match provider {
+        Provider::WebGpu if cfg!(target_os = "linux") => {
+            "; it needs a GPU under /sys/class/drm and a Vulkan driver (Debian: mesa-vulkan-drivers)"
+        }
+        Provider::Cuda => "; it needs an NVIDIA GPU and its driver",
+        _ => "",
+    }
+}
+
+/// Lets ONNX Runtime load the library, and tells the names of the providers with devices that it
+/// brought.
+fn register(
+    provider: Provider,
+    library: &Path,
+    environment: &'static Environment,
+) -> Result<Vec<String>, LoadError> {
+    let refused = |what: &dyn std::fmt::Display| {
+        provider.refused(format!("provider library {}: {what}", library.display()))
+    };
+    // A relative path is the system loader's to look up, in places that are not meant.
+    let path = std::path::absolute(library).map_err(|error| refused(&error))?;
+    std::fs::File::open(&path).map_err(|error| refused(&error))?;
+    let mut registered = REGISTERED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(names) = registered.get(&path) {
+        return Ok(names.clone());
+    }
+    let before = environment.devices().count();
+    environment
+        .register_ep_library(path.to_string_lossy(), &path)
+        .map_err(|error| refused(&explained(&error.to_string())))?;
+    let mut names = Vec::new();
+    // New devices are listed after the known ones.
+    for device in environment.devices().skip(before) {
+        let name = device.ep().map_err(|error| refused(&error))?;
+        if !names.iter().any(|known| known == name) {
+            names.push(name.to_owned());
+        }
+    }
+    log::info!(library:% = path.display(), providers = names.join(" "); "loaded a provider library");
+    registered.insert(path, names.clone());
+    Ok(names)
+}
+
+/// Says what ONNX Runtime's message means where it is one of versions.
+fn explained(error: &str) -> String {
+    if error.contains("API version") || error.contains("api version") {
+        return format!(
+            "it is made for another version of ONNX Runtime than the {} that is loaded: {error}",
+            runtime::version()
+        );
+    }
+    error.to_owned()
+}
+
+/// The devices of the provider called `name`.
+pub(super) fn devices(environment: &'static Environment, name: &str) -> Vec<Device<'static>> {
+    environment.devices().filter(|device| device.ep().is_ok_and(|ep| ep == name)).collect()
+}
+
+/// The memory of a device; `None` if its provider does not say.
+pub(super) fn memory(device: Device<'static>) -> Option<MemoryInfo<'static>> {
+    let kind = ort::sys::OrtDeviceMemoryType::OrtDeviceMemoryType_DEFAULT;
+    // SAFETY: the device is one that the environment lists, and that lives as long as the program.
+    let info = unsafe { (ort::api().EpDevice_MemoryInfo)(device.ptr(), kind) };
+    if info.is_null() {
+        // The crate's accessor panics where there is none.
+        return None;
+    }
+    // What it gives is the environment's and must not be copied (ONNX Runtime makes copies only of
+    // memory that it knows by name), but is lent no longer than this pointer lives: so that does.
+    let device: &'static Device<'static> = Box::leak(Box::new(device));
+    Some(device.memory_info(false))
+}
