@@ -15,6 +15,9 @@
 pub mod cli;
 pub mod engine;
 pub mod fetch;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod generate;
 pub mod model;
 pub mod os;

@@ -8,6 +8,8 @@ mod check;
 mod config;
 mod documents;
 mod exit;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod key;
 mod output;
 mod prepare;

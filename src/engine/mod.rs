@@ -6,6 +6,8 @@
 mod door;
 mod draft;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod handle;
 mod kv;
 mod look;

@@ -32,7 +32,7 @@ pub struct Store {
 
 /// Why a file was not taken.
 #[derive(Debug, thiserror::Error)]
-enum Refused {
+pub(super) enum Refused {
     #[error("{0}")]
     Io(#[from] io::Error),
     #[error("it is no prefix file of this version")]
@@ -156,7 +156,18 @@ fn read_file<S>(
 ) -> Result<bool, Refused> {
     let file = File::open(path)?;
     let size = file.metadata()?.len();
-    let mut source = Hashed::new(BufReader::new(file));
+    take_up(BufReader::new(file), size, store, cache, runner)
+}
+
+/// Takes up the `size` bytes of a file. Returns whether there was room for it.
+pub(super) fn take_up<S>(
+    source: impl Read,
+    size: u64,
+    store: &Store,
+    cache: &mut Cache<S>,
+    runner: &mut dyn Runner,
+) -> Result<bool, Refused> {
+    let mut source = Hashed::new(source);
     let header = read_header(&mut source, store)?;
     let limits = runner.limits();
     // The size tells before anything is reserved whether the counts can be right.
@@ -164,7 +175,7 @@ fn read_file<S>(
         .tokens
         .checked_mul(4 + limits.kv_bytes_per_token as u64)
         .and_then(|bytes| bytes.checked_add(FRAME_BYTES));
-    if expected != Some(size) {
+    if expected != Some(size) || header.tokens == 0 {
         return Err(Refused::Damaged);
     }
     let count = usize::try_from(header.tokens).map_err(|_| Refused::Damaged)?;

@@ -33,7 +33,7 @@ struct Revision {
 }
 
 #[derive(Debug, Deserialize)]
-struct Entry {
+pub(super) struct Entry {
     #[serde(rename = "type")]
     kind: String,
     path: String,
@@ -69,8 +69,17 @@ pub(super) async fn files(
     commit: &str,
     variant: Variant,
 ) -> Result<(String, Vec<RemoteFile>), FetchError> {
-    let entries = tree(client, source, commit).await?;
-    let folder = choose(source, &entries, variant)?;
+    listed(&tree(client, source, commit).await?, source, commit, variant)
+}
+
+/// The folder that fits, and its files, of the repository's `entries`.
+pub(super) fn listed(
+    entries: &[Entry],
+    source: &Source,
+    commit: &str,
+    variant: Variant,
+) -> Result<(String, Vec<RemoteFile>), FetchError> {
+    let folder = choose(source, entries, variant)?;
     let prefix = if folder.is_empty() { String::new() } else { format!("{folder}/") };
     let resolve = format!("{}/resolve/{commit}", source.repository);
     let mut files = Vec::new();
@@ -112,7 +121,7 @@ async fn tree(client: &Client, source: &Source, commit: &str) -> Result<Vec<Entr
 }
 
 /// The next page's URL in a `Link` header.
-fn next_page(link: &str) -> Option<&str> {
+pub(super) fn next_page(link: &str) -> Option<&str> {
     let next = link.split(',').find(|part| part.contains("rel=\"next\""))?;
     next.split_once('<')?.1.split_once('>').map(|(url, _)| url)
 }

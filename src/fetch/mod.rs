@@ -7,6 +7,8 @@ mod client;
 mod digest;
 mod download;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod hub;
 mod models;
 mod names;

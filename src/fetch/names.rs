@@ -91,6 +91,9 @@ impl Source {
         if variant == Variant::Gpu && !source.name.ends_with("-gpu") {
             source.name.push_str("-gpu");
         }
+        if !is_name(&source.name) {
+            return Err(refused());
+        }
         Ok(source)
     }
 
@@ -107,7 +110,8 @@ impl Source {
         }
         self.folder = (!rest.is_empty()).then(|| rest.join("/"));
         let name = parts[1].trim_end_matches("-onnx").to_ascii_lowercase();
-        is_name(&name).then(|| self.name = name)
+        self.name = name;
+        Some(())
     }
 }
 
@@ -166,6 +170,9 @@ mod tests {
     fn a_gpu_has_its_own_folder_and_name() {
         let source = Source::parse("phi-4", None, Variant::Gpu).unwrap();
         assert_eq!(source.name, "phi-4-gpu");
+        let long = format!("me/{}", "m".repeat(97));
+        assert!(Source::parse(&long, None, Variant::Cpu).is_ok());
+        assert!(Source::parse(&long, None, Variant::Gpu).is_err());
         assert!(Variant::Gpu.fits("gpu/gpu-int4-rtn-block-32"));
         assert!(!Variant::Gpu.fits("cpu_and_mobile/cpu-int4-rtn-block-32-acc-level-4"));
         assert!(Variant::Cpu.fits("cpu_and_mobile/cpu-int4-rtn-block-32-acc-level-4"));

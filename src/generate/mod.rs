@@ -9,6 +9,8 @@ mod detokenize;
 mod error;
 #[cfg(test)]
 mod fixtures;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod generation;
 mod grammar;
 mod jinja;

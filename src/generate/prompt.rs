@@ -37,14 +37,22 @@ impl PromptReader {
     /// Loads the tokenizer and chat template of a model folder.
     pub(super) fn load(folder: &Path, bos_token_id: u32) -> Result<Self, TextLoadError> {
         let tokenizer = Arc::new(Tokenizer::load(&folder.join("tokenizer.json"))?);
-        let template = ChatTemplate::load(folder)?;
-        Ok(Self {
+        Ok(Self::new(tokenizer, ChatTemplate::load(folder)?, bos_token_id))
+    }
+
+    /// A reader with this tokenizer and this template.
+    pub(super) fn new(
+        tokenizer: Arc<Tokenizer>,
+        template: Option<ChatTemplate>,
+        bos_token_id: u32,
+    ) -> Self {
+        Self {
             dialect: Dialect::of(template.as_ref(), tokenizer.added()),
             tokenizer,
             template,
             bos_token_id,
             workers: Workers::default(),
-        })
+        }
     }
 
     /// How functions are told to the model.

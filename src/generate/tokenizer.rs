@@ -58,7 +58,8 @@ impl Tokenizer {
             .map_err(|reason| TextLoadError::Invalid { path: path.to_owned(), reason })
     }
 
-    fn from_json(json: &[u8]) -> Result<Self, String> {
+    /// Reads the content of tokenizer.json.
+    pub(super) fn from_json(json: &[u8]) -> Result<Self, String> {
         let mut root: Value = serde_json::from_slice(json).map_err(|e| e.to_string())?;
         check_decoder(&root["decoder"])?;
         let has_normalizer = !root["normalizer"].is_null();

@@ -63,6 +63,7 @@ impl FakeRunner {
     }
 
     /// The token that greedy decoding chooses after `tokens`.
+    #[cfg(test)]
     pub(crate) fn next_token(tokens: &[u32], vocab_size: usize) -> u32 {
         let row = Self::row(tokens, vocab_size);
         (0..)

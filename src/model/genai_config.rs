@@ -1,8 +1,6 @@
 //! Reads `genai_config.json`, which the model builder writes beside every export.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::BufReader;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -137,12 +135,18 @@ impl GenaiConfig {
     /// If it can't be read, lacks a field, or holds numbers that no model has.
     pub fn read(folder: &Path) -> Result<Self, LoadError> {
         let path = folder.join(FILE_NAME);
-        let file =
-            File::open(&path).map_err(|source| LoadError::Read { path: path.clone(), source })?;
-        let invalid = |reason: String| LoadError::Invalid { path: path.clone(), reason };
-        let config: Self = serde_json::from_reader(BufReader::new(file))
-            .map_err(|error| invalid(error.to_string()))?;
-        config.check().map_err(invalid)?;
+        match std::fs::read(&path) {
+            Ok(json) => {
+                Self::from_json(&json).map_err(|reason| LoadError::Invalid { path, reason })
+            }
+            Err(source) => Err(LoadError::Read { path, source }),
+        }
+    }
+
+    /// Reads the file's content.
+    pub(super) fn from_json(json: &[u8]) -> Result<Self, String> {
+        let config: Self = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+        config.check()?;
         Ok(config)
     }
 

@@ -6,8 +6,10 @@ mod binding;
 mod cancel;
 mod contract;
 mod error;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod fake;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod genai_config;
 mod graph_edit;
 mod load;

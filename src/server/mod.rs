@@ -16,6 +16,8 @@ mod body;
 mod caller;
 mod conn;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod guard;
 mod handlers;
 #[cfg(test)]

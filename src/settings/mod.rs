@@ -8,6 +8,8 @@
 mod define;
 mod error;
 mod file;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod kind;
 mod pairs;
 mod render;

@@ -88,7 +88,7 @@ fn collect(folder: &Path, into: &mut Vec<PathBuf>) {
     }
 }
 
-/// Modules declared as `#[cfg(test)] mod NAME;`, as paths below `src/` without `.rs`.
+/// Modules declared as `#[cfg(test)] mod NAME;` or the like, as paths below `src/` without `.rs`.
 fn test_modules(files: &[SourceFile]) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for file in files {
@@ -205,7 +205,7 @@ fn character_end(bytes: &[u8], start: usize) -> Option<usize> {
     (bytes.get(end) == Some(&b'\'')).then_some(end + 1)
 }
 
-/// Blanks items marked `#[cfg(test)]`.
+/// Blanks items marked `#[cfg(test)]` or `#[cfg(any(test, fuzzing))]`.
 fn blank_test_items(clean: &str) -> String {
     let mut out = clean.as_bytes().to_vec();
     for (start, end) in test_items(clean) {
@@ -221,7 +221,12 @@ fn blank_test_items(clean: &str) -> String {
 fn test_items(clean: &str) -> Vec<(usize, usize)> {
     let mut found = Vec::new();
     let mut from = 0;
-    while let Some(at) = clean[from..].find("#[cfg(test)]").map(|at| from + at) {
+    // What the fuzzer runs is test code, too.
+    let next = |from: usize| {
+        let marks = ["#[cfg(test)]", "#[cfg(any(test, fuzzing))]"];
+        marks.iter().filter_map(|mark| clean[from..].find(mark).map(|at| from + at)).min()
+    };
+    while let Some(at) = next(from) {
         let end = item_end(clean, at);
         found.push((at, end));
         from = end;

@@ -69,7 +69,7 @@ fn message(role: &str, content: &str) -> Value {
 
 /// Something of an answer.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Piece {
+pub(in crate::cli) enum Piece {
     Text(String),
     End,
 }
@@ -131,7 +131,7 @@ impl Stream {
 }
 
 /// What an event says; `None` if nothing that is shown.
-fn read_event(data: &str) -> Result<Option<Piece>, Fatal> {
+pub(in crate::cli) fn read_event(data: &str) -> Result<Option<Piece>, Fatal> {
     if data == "[DONE]" {
         return Ok(Some(Piece::End));
     }

@@ -3,7 +3,7 @@
 //! In a terminal, lines are edited and Ctrl-C stops an answer, not the program. Piped, each line
 //! of the input is one turn, and the end of the input the end of the program.
 
-mod client;
+pub(super) mod client;
 pub(super) mod endpoint;
 pub(super) mod events;
 mod input;

@@ -11,6 +11,8 @@ mod scan;
 use serde_json::{Map, Value as Json};
 
 pub(super) use self::dialect::Dialect;
+#[cfg(any(test, fuzzing))]
+pub(super) use self::scan::value_in as call_json_end;
 
 /// Functions that the model may call in a conversation, and how.
 #[derive(Debug, Clone, Default, PartialEq)]

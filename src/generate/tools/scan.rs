@@ -205,6 +205,22 @@ pub(super) fn is_blank(c: char) -> bool {
     matches!(c, ' ' | '\n' | '\r' | '\t')
 }
 
+/// How many bytes the value at the beginning of `text` takes, and what of it is handed on; `None` if
+/// it is wrong or never whole.
+#[cfg(any(test, fuzzing))]
+pub(in crate::generate) fn value_in(text: &str) -> Option<(usize, String)> {
+    let mut scan = JsonScan::new();
+    let mut out = String::new();
+    for (at, c) in text.char_indices() {
+        match scan.push(c, &mut out) {
+            Scan::Open => {}
+            Scan::Whole => return Some((at + c.len_utf8(), out)),
+            Scan::Wrong => return None,
+        }
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -213,16 +229,7 @@ mod tests {
 
     /// How many characters the value takes, and its text; `None` if it is wrong or never whole.
     fn scan(text: &str) -> Option<(usize, String)> {
-        let mut scan = JsonScan::new();
-        let mut out = String::new();
-        for (index, c) in text.chars().enumerate() {
-            match scan.push(c, &mut out) {
-                Scan::Open => {}
-                Scan::Whole => return Some((index + 1, out)),
-                Scan::Wrong => return None,
-            }
-        }
-        None
+        value_in(text).map(|(length, out)| (text[..length].chars().count(), out))
     }
 
     fn any_json() -> impl Strategy<Value = Value> {

@@ -1,0 +1,37 @@
+//! What must hold of a stream of events, whatever the daemon sends.
+
+use super::chat::events::Events;
+
+/// `CUT BYTES`: the events are those of the whole, however the bytes are cut, and no part of one
+/// that has not ended is given.
+pub fn events(data: &[u8]) {
+    let Some((&first, bytes)) = data.split_first() else { return };
+    let whole = Events::default().push(bytes);
+    let mut events = Events::default();
+    let size = usize::from(first & 15) + 1;
+    let given: Vec<String> = bytes.chunks(size).flat_map(|part| events.push(part)).collect();
+    assert_eq!(given, whole);
+    assert_eq!(whole, expected(bytes));
+    for event in &whole {
+        let _ = super::chat::client::read_event(event);
+    }
+}
+
+/// By the rules, over the whole: lines; an empty one ends an event; fields called `data` are its
+/// lines.
+fn expected(bytes: &[u8]) -> Vec<String> {
+    let ended = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+    let mut lines = Vec::new();
+    let mut events = Vec::new();
+    for line in bytes[..ended].split_inclusive(|&byte| byte == b'\n') {
+        let line = String::from_utf8_lossy(&line[..line.len() - 1]).into_owned();
+        let line = line.trim_end_matches('\r');
+        if line.is_empty() && !lines.is_empty() {
+            events.push(std::mem::take(&mut lines).join("\n"));
+        }
+        if let Some(data) = line.strip_prefix("data:") {
+            lines.push(data.strip_prefix(' ').unwrap_or(data).to_owned());
+        }
+    }
+    events
+}

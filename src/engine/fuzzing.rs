@@ -1,0 +1,53 @@
+//! What must hold of files with cached prefixes, whatever their bytes.
+
+use std::path::PathBuf;
+
+use super::kv::{Cache, Sizes};
+use super::persist::{Store, take_up};
+use crate::model::Runner as _;
+use crate::model::fake::FakeRunner;
+
+const FINGERPRINT: [u8; 32] = [7; 32];
+
+const SIZES: Sizes =
+    Sizes { rows: 4, max_live: 1, row_tokens: 64, block_tokens: 4, budget_tokens: 256 };
+
+/// A prefix file, with the frame and the hash that fit where the first byte is odd: it is taken up
+/// as it is written, or refused and nothing is left of it.
+pub fn prefix_file(data: &[u8]) {
+    let Some((&kind, rest)) = data.split_first() else { return };
+    let mut file = Vec::new();
+    if kind & 1 == 1 {
+        file.extend_from_slice(b"phi4dKV1");
+        file.extend_from_slice(&FINGERPRINT);
+        file.extend_from_slice(rest);
+        let hash = blake3::hash(&file);
+        file.extend_from_slice(hash.as_bytes());
+    } else {
+        file.extend_from_slice(rest);
+    }
+    let store = Store { folder: PathBuf::new(), bytes: u64::MAX, fingerprint: FINGERPRINT };
+    let mut runner = FakeRunner::new(FakeRunner::small_limits(SIZES.rows)).0;
+    let mut cache: Cache<()> = Cache::new(SIZES);
+    let taken = take_up(file.as_slice(), file.len() as u64, &store, &mut cache, &mut runner);
+    let held: Vec<_> =
+        cache.cached_prefixes().map(|(row, scope, tokens)| (row, scope, tokens.to_vec())).collect();
+    if matches!(taken, Ok(true)) {
+        assert_eq!(kind & 1, 1, "a hash by chance");
+        let [(row, scope, tokens)] = held.as_slice() else { unreachable!("{held:?}") };
+        let number = |at: usize| rest[at..].first_chunk().copied().map(u64::from_le_bytes);
+        assert_eq!(number(0), Some(*scope));
+        assert_eq!(number(8), Some(tokens.len() as u64));
+        let ids = rest[24..].chunks_exact(4).take(tokens.len());
+        assert!(ids.zip(tokens).all(|(bytes, token)| bytes == token.to_le_bytes()));
+        let mut payload = Vec::new();
+        assert!(runner.export(*row, tokens.len(), &mut payload).is_ok());
+        assert_eq!(payload.len(), tokens.len() * 8);
+        assert_eq!(24 + tokens.len() * 12, rest.len());
+    } else {
+        assert_eq!(held, []);
+    }
+    // All memory can still be had.
+    let prompt = vec![1; SIZES.row_tokens - 1];
+    assert!(cache.admit(&prompt, 1).is_some());
+}

@@ -1,0 +1,55 @@
+//! What must hold of names, URLs and listings of models, whoever wrote them.
+
+use std::path::{Component, Path};
+
+use super::hub::{Entry, listed, next_page};
+use super::names::{Source, Variant, is_name};
+use super::url::Url;
+use crate::fuzzing::split;
+
+/// Whether a path stays below the folder that it is joined to.
+fn stays_below(path: &str) -> bool {
+    Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
+}
+
+fn check_url(url: &Url) {
+    let written = url.to_string();
+    assert!(written.bytes().all(|byte| byte.is_ascii_graphic()), "{written:?}");
+    assert_eq!(Url::parse(&written).ok().as_ref(), Some(url), "{written}");
+    assert!(url.target().starts_with('/'));
+    let below = url.below("a/../ü b");
+    assert!(below.is_same_origin(url) && Url::parse(&below.to_string()).is_ok(), "{below}");
+}
+
+/// `MODEL ␞ ENDPOINT ␞ LINK ␞ LISTING`: whatever is taken, files land in the model's folder under
+/// plain names and come from the endpoint; URLs read back as they are written.
+pub fn pull(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let (given, rest) = split(text);
+    let (endpoint, rest) = split(rest);
+    let (link, listing) = split(rest);
+    if let Ok(url) = Url::parse(endpoint) {
+        check_url(&url);
+        if let Some(Ok(next)) = next_page(link).map(|next| url.join(next)) {
+            check_url(&next);
+        }
+    }
+    for variant in [Variant::Cpu, Variant::Gpu] {
+        let endpoint = (!endpoint.is_empty()).then_some(endpoint);
+        let Ok(source) = Source::parse(given, endpoint, variant) else { continue };
+        check_url(&source.endpoint);
+        assert!(is_name(&source.name) && stays_below(&source.name), "{source:?}");
+        assert_eq!(source.repository.split('/').count(), 2, "{source:?}");
+        assert!(stays_below(&source.repository) && stays_below(&source.revision), "{source:?}");
+        assert!(source.folder.as_deref().is_none_or(stays_below), "{source:?}");
+        let Ok(entries) = serde_json::from_str::<Vec<Entry>>(listing) else { continue };
+        let Ok((_, files)) = listed(&entries, &source, "0123abcd", variant) else { continue };
+        for file in files {
+            assert!(is_name(&file.name) || file.name.len() > 100, "{file:?}");
+            assert!(stays_below(&file.name) && !file.name.contains('/'), "{file:?}");
+            assert!(file.url.is_same_origin(&source.endpoint), "{file:?}");
+            assert!(file.expected.is_sane());
+            check_url(&file.url);
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! What must hold of a model folder's files, whatever their bytes.
+
+use std::path::Path;
+
+use super::genai_config::{GenaiConfig, layer_name};
+use super::graph_edit;
+#[cfg(target_arch = "x86_64")]
+use super::products_edit;
+use super::wire::Fields;
+
+/// `genai_config.json`: what is taken names a file of the folder, counts that memory can be planned
+/// by, and tokens of the vocabulary.
+pub fn genai_config(data: &[u8]) {
+    let Ok(config) = GenaiConfig::from_json(data) else { return };
+    let model = &config.model;
+    let decoder = &model.decoder;
+    let folder = Path::new("/folder");
+    let path = folder.join(&decoder.filename);
+    assert_eq!(path.parent(), Some(folder), "{path:?}");
+    let token_bytes = decoder.num_hidden_layers * decoder.num_key_value_heads * decoder.head_size;
+    assert!(token_bytes > 0 && token_bytes.checked_mul(model.context_length).is_some());
+    for token in model.eos_token_id.to_vec().into_iter().chain(model.bos_token_id) {
+        assert!((token as usize) < model.vocab_size);
+    }
+    let pattern = &decoder.inputs.past_key_names;
+    assert!(!pattern.contains("%d") || layer_name(pattern, 3) != layer_name(pattern, 4));
+}
+
+/// Whether the message and, in it, every field of this number can be read.
+fn is_whole(message: &[u8], inner: u64) -> bool {
+    Fields::new(message).all(|field| {
+        field.is_ok_and(|field| match field.value {
+            super::wire::Value::Bytes(bytes) if field.number == inner => {
+                Fields::new(bytes).all(|field| field.is_ok())
+            }
+            _ => true,
+        })
+    })
+}
+
+/// The graph's file: both edits refuse it or leave a message that can be read, which has grown by
+/// little. The product is replaced once.
+pub fn graph(data: &[u8]) {
+    const GRAPH: u64 = 7;
+    let sliced = graph_edit::slice_logits(data, "logits");
+    if let Ok(Some(edited)) = sliced {
+        assert!(is_whole(&edited, GRAPH), "{edited:?}");
+        assert!(edited.len() <= data.len() * 2 + 1024);
+    }
+    #[cfg(target_arch = "x86_64")]
+    if let Ok(Some(edited)) = products_edit::edit(data) {
+        assert!(is_whole(&edited, GRAPH), "{edited:?}");
+        assert_eq!(products_edit::edit(&edited), Ok(None), "replaced twice");
+    }
+}

@@ -1,0 +1,207 @@
+//! What must hold of requests, whatever their bytes.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Bytes;
+use hyper::{Request, StatusCode};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+use super::error::ApiError;
+use super::wire::anthropic::{CountRequest, MessagesRequest};
+use super::wire::chat::ChatRequest;
+use super::wire::completions::CompletionRequest;
+use super::wire::error::Dialect;
+use super::wire::ollama;
+use super::wire::responses::ResponsesRequest;
+use super::wire::tokens::{DetokenizeRequest, TokenizeRequest};
+use super::{App, ServerOptions, body, serve};
+use crate::engine::{self, Engine};
+use crate::fuzzing::split;
+use crate::generate::{Generator, GeneratorOptions};
+use crate::model::ModelLimits;
+use crate::model::fake::FakeRunner;
+use crate::os::Listener;
+
+/// A body of every surface: it is read, or refused with a 400 that names a field of the client's.
+pub fn bodies(data: &[u8]) {
+    let Ok(body) = body::parse(data).map_err(|error| check_fault(&error)) else { return };
+    let faults = [
+        ChatRequest::parse(&body).err(),
+        CompletionRequest::parse(&body).err(),
+        ResponsesRequest::parse(&body).err(),
+        MessagesRequest::parse(&body).err(),
+        CountRequest::parse(&body).err(),
+        ollama::OllamaChat::parse(&body).err(),
+        ollama::OllamaGenerate::parse(&body).err(),
+        ollama::ShowRequest::parse(&body).err(),
+        DetokenizeRequest::parse(&body).err(),
+        TokenizeRequest::parse(body).err(),
+    ];
+    faults.iter().flatten().for_each(check_fault);
+}
+
+fn check_fault(error: &ApiError) {
+    assert_eq!(error.status, StatusCode::BAD_REQUEST, "{error:?}");
+    assert!(error.message.len() < 1000, "{error:?}");
+    if let Some(param) = &error.param {
+        assert!(error.message.starts_with(param.as_str()), "{error:?}");
+    }
+    for dialect in [Dialect::OpenAi, Dialect::Ollama, Dialect::Anthropic] {
+        check_told(dialect, &dialect.fault(error));
+    }
+}
+
+/// Whether a failed request's body is what clients of the surface read.
+fn check_told(dialect: Dialect, body: &str) {
+    let fault: Value = serde_json::from_str(body).unwrap_or_default();
+    let message = match dialect {
+        Dialect::Ollama => &fault["error"],
+        Dialect::OpenAi | Dialect::Anthropic => &fault["error"]["message"],
+    };
+    assert!(message.as_str().is_some_and(|text| !text.is_empty()), "{body}");
+}
+
+/// A server over the fake runner and the demo model's tokenizer.
+struct Daemon {
+    runtime: Runtime,
+    socket: PathBuf,
+    app: App,
+    _stop: watch::Sender<bool>,
+    _engine: Engine,
+}
+
+static DAEMON: LazyLock<Option<Mutex<Daemon>>> = LazyLock::new(|| Daemon::start().map(Mutex::new));
+
+impl Daemon {
+    fn start() -> Option<Self> {
+        let limits = ModelLimits {
+            vocab_size: 1024,
+            context_tokens: 256,
+            max_prefill_tokens: 64,
+            ..FakeRunner::small_limits(8)
+        };
+        let (runner, control) = FakeRunner::new(limits);
+        let options = engine::Options { max_running: 4, queue: 16, ..engine::Options::default() };
+        let engine = engine::start(Box::new(runner), Arc::clone(&control) as _, options).ok()?;
+        let options = GeneratorOptions {
+            eos_token_ids: vec![1001, 1009],
+            bos_token_id: 1001,
+            default_temperature: 0.0,
+            default_top_p: 1.0,
+            request_timeout: Some(Duration::from_secs(5)),
+        };
+        let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
+        let generator = Generator::load(&demo, engine.handle(), options).ok()?;
+        let app = App::new(generator, ServerOptions::new("phi-4-test", 1_700_000_000));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+        let socket =
+            std::env::temp_dir().join(format!("phi4d-fuzzing-{}.sock", std::process::id()));
+        let _ = std::fs::remove_file(&socket);
+        let (stop, stopped) = watch::channel(false);
+        runtime.block_on(async {
+            let listener = UnixListener::bind(&socket).ok()?;
+            let listeners = vec![Listener::Unix(listener)];
+            tokio::spawn(serve(app.clone(), listeners, stopped, Duration::from_secs(1)));
+            Some(())
+        })?;
+        Some(Self { runtime, socket, app, _stop: stop, _engine: engine })
+    }
+
+    /// Bytes as they are, and then the end of what the client has to say.
+    async fn send_raw(&self, bytes: &[u8]) -> std::io::Result<()> {
+        let mut stream = UnixStream::connect(&self.socket).await?;
+        // The server may have ended the connection before it has read all.
+        let _ = stream.write_all(bytes).await;
+        let _ = stream.shutdown().await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        assert!(answer.is_empty() || answer.starts_with(b"HTTP/1."), "{answer:?}");
+        Ok(())
+    }
+
+    /// A request's answer: status, type and body.
+    async fn ask(&self, head: &str, body: &str) -> Option<(StatusCode, String, String)> {
+        let mut lines = head.lines();
+        let (method, path) = lines.next()?.split_once(' ')?;
+        let mut request = Request::builder().method(method).uri(path).header("host", "localhost");
+        for (name, value) in lines.filter_map(|line| line.split_once(": ")) {
+            // The client's own framing.
+            if !["host", "content-length", "transfer-encoding", "connection", "upgrade", "expect"]
+                .contains(&name.to_ascii_lowercase().as_str())
+            {
+                request = request.header(name, value);
+            }
+        }
+        let request = request.body(Full::new(Bytes::from(body.to_owned()))).ok()?;
+        if request.method() == hyper::Method::CONNECT {
+            return None;
+        }
+        let stream = hyper_util::rt::TokioIo::new(UnixStream::connect(&self.socket).await.ok()?);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.ok()?;
+        let connection = tokio::spawn(connection);
+        let answer = sender.send_request(request).await.ok()?;
+        let (head, body) = answer.into_parts();
+        let kind = head.headers.get("content-type").map(|kind| kind.as_bytes().to_vec());
+        let kind = String::from_utf8(kind.unwrap_or_default()).ok()?;
+        let whole = body.collect().await;
+        assert!(whole.is_ok(), "an answer broke off: {whole:?}");
+        let body = String::from_utf8(whole.ok()?.to_bytes().to_vec()).ok()?;
+        connection.abort();
+        Some((head.status, kind, body))
+    }
+
+    /// Waits until what was asked for has ended in the engine.
+    fn settle(&self) {
+        loop {
+            let stats = self.app.generator().stats();
+            if stats.waiting == 0 && stats.running == 0 {
+                let ended = stats.finished + stats.cancelled + stats.failed;
+                assert_eq!(stats.accepted, ended, "{stats:?}");
+                return;
+            }
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// A request in `METHOD PATH, HEADER LINES ␞ BODY`, or, behind `raw`, a connection's bytes: there is
+/// one whole answer of a kind that clients know, never a 500, and the engine counts every end.
+pub fn http(data: &[u8]) {
+    let Some(daemon) = DAEMON.as_ref() else { unreachable!("the test's daemon starts") };
+    let daemon = daemon.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some(bytes) = data.strip_prefix(b"raw") {
+        assert!(daemon.runtime.block_on(daemon.send_raw(bytes)).is_ok());
+        return daemon.settle();
+    }
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let (head, body) = split(text);
+    let answer = daemon.runtime.block_on(daemon.ask(head, body));
+    daemon.settle();
+    let Some((status, kind, answer)) = answer else { return };
+    assert_ne!(status, StatusCode::INTERNAL_SERVER_ERROR, "{answer}");
+    let path = head.split(' ').nth(1).unwrap_or_default();
+    if head.starts_with("HEAD ") {
+        assert_eq!(answer, "");
+    } else if status.is_client_error() || status.is_server_error() {
+        if kind.starts_with("application/json") {
+            check_told(Dialect::of(path.split('?').next().unwrap_or_default()), &answer);
+        }
+    } else if kind.starts_with("text/event-stream") {
+        assert!(answer.ends_with("\n\n"), "{answer}");
+        for data in answer.lines().filter_map(|line| line.strip_prefix("data: ")) {
+            let whole = data == "[DONE]" || serde_json::from_str::<Value>(data).is_ok();
+            assert!(whole, "{data}");
+        }
+    } else if kind.starts_with("application/x-ndjson") {
+        assert!(answer.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{answer}");
+    } else if kind.starts_with("application/json") {
+        assert!(serde_json::from_str::<Value>(&answer).is_ok(), "{answer}");
+    }
+}
