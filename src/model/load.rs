@@ -13,7 +13,7 @@ use super::onnx::OnnxRunner;
 use super::prepare;
 #[cfg(target_arch = "x86_64")]
 use super::products;
-use super::provider::{self, Chosen, ProviderSettings};
+use super::provider::{self, Chosen, Placement, Provider, ProviderSettings};
 use super::runner::{Interrupt, Runner};
 use super::session;
 use super::source::Source;
@@ -48,6 +48,12 @@ pub struct Loaded {
     pub interrupt: Arc<dyn Interrupt>,
     /// Its configuration.
     pub config: GenaiConfig,
+    /// Where it runs, by the provider's name in the settings.
+    pub provider: Provider,
+    /// Why it runs there.
+    pub reason: String,
+    /// Which of its nodes run where.
+    pub placement: Placement,
     /// Differs between models, and between versions of one model's files.
     pub fingerprint: [u8; 32],
 }
@@ -81,6 +87,8 @@ fn load_unless_cancelled(options: &LoadOptions, cancel: &LoadCancel) -> Result<L
     let source = Source::read(&options.folder)?;
     let chosen = choose(&source, options)?;
     let session = session(&source, options, &chosen, cancel)?;
+    let placement = Placement::of(&session);
+    placement.log(&chosen);
     let contract = contract::check(&session, &source.config, &source.path)?;
     let shape = Shape::new(&source.config, &contract, options);
     let mut runner = OnnxRunner::new(session, &source.config, contract, shape)?;
@@ -89,6 +97,9 @@ fn load_unless_cancelled(options: &LoadOptions, cancel: &LoadCancel) -> Result<L
         interrupt: runner.interrupt(),
         runner: Box::new(runner),
         config: source.config,
+        provider: chosen.provider(),
+        reason: chosen.reason().to_owned(),
+        placement,
         fingerprint: source.fingerprint,
     })
 }

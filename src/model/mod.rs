@@ -39,6 +39,6 @@ pub use genai_config::{
 };
 pub use load::{LoadOptions, Loaded, load, load_cancellable};
 pub use prepare::{PREPARED_FOLDER, prepare};
-pub use provider::{OptionFault, Provider, ProviderSettings, UnknownProvider};
+pub use provider::{OptionFault, Placement, Provider, ProviderSettings, UnknownProvider};
 pub use runner::{Interrupt, Logits, ModelLimits, Runner};
 pub use runtime::{LIBRARY_NAME, disable_telemetry, search_path as library_search_path};

@@ -7,6 +7,7 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
 use super::error::LoadError;
 use super::load::LoadOptions;
+use super::provider::RECORD;
 use super::runtime;
 
 /// Session option that says where a graph loaded from memory has its weights
@@ -41,7 +42,8 @@ fn build(
                 .with_intra_threads(threads)?
                 .with_inter_threads(1)?
                 // Every step has other shapes: a pattern of memory for each would only pile up.
-                .with_memory_pattern(false)?;
+                .with_memory_pattern(false)?
+                .with_config_entry(RECORD, "1")?;
             match weights {
                 Some(folder) => {
                     Ok(builder.with_config_entry(WEIGHTS_FOLDER, folder.to_string_lossy())?)

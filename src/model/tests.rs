@@ -314,3 +314,12 @@ fn a_load_that_was_cancelled_says_so() {
     let error = load_cancellable(&options(1), &cancel).unwrap_err();
     assert!(matches!(error, LoadError::Cancelled), "{error}");
 }
+
+#[test]
+fn a_session_tells_where_its_nodes_run() {
+    let loaded = load(&LoadOptions { own_kernels: false, ..options(1) }).unwrap();
+    assert_eq!(loaded.provider, Provider::Cpu);
+    let layers = loaded.config.model.decoder.num_hidden_layers;
+    let heavy = loaded.placement.heavy_on_cpu();
+    assert!(heavy.contains(&("GroupQueryAttention", layers)), "{heavy:?}");
+}

@@ -13,6 +13,9 @@ use super::{Provider, ProviderSettings, auto, cuda, directml, plugin};
 use crate::model::error::LoadError;
 use crate::model::runtime;
 
+/// What ONNX Runtime calls the CPU's.
+pub(super) const CPU_NAME: &str = "CPUExecutionProvider";
+
 /// A provider that can be used, by all that can be known before a session is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::model) struct Chosen {
@@ -105,7 +108,7 @@ impl Chosen {
     /// The provider's name within ONNX Runtime.
     pub(in crate::model) fn name(&self) -> &str {
         match &self.way {
-            Way::Cpu => "CPUExecutionProvider",
+            Way::Cpu => CPU_NAME,
             Way::BuiltInCuda(_) => "CUDAExecutionProvider",
             Way::BuiltInDirectMl(_) => "DmlExecutionProvider",
             Way::Plugin { name, .. } => name,

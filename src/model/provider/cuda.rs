@@ -9,7 +9,7 @@ use ort::ep::{CUDA, ExecutionProvider as _};
 
 use super::chosen::Way;
 use super::options::Options;
-use super::{Provider, plugin};
+use super::{Provider, plugin, version};
 use crate::model::error::LoadError;
 use crate::model::runtime;
 
@@ -38,9 +38,10 @@ pub(super) fn way(
         Some(library) => Some(library.to_path_buf()),
         None if beside.is_none() => return Err(Provider::Cuda.refused(missing_library())),
         None if built_in => None,
-        None => beside,
+        None => beside.clone(),
     };
-    driver().map_err(|why| Provider::Cuda.refused(why))?;
+    let fits = of_this_version(library.as_deref().or(beside.as_deref()));
+    fits.and_then(|()| driver()).map_err(|why| Provider::Cuda.refused(why))?;
     match library {
         None => Ok(Way::BuiltInCuda(options)),
         Some(library) => {
@@ -57,6 +58,23 @@ fn missing_library() -> String {
         runtime::folder().display(),
         runtime::LIBRARY_NAME,
     )
+}
+
+/// Whether the provider library is of ONNX Runtime's own version, where it has one in it.
+fn of_this_version(library: Option<&Path>) -> Result<(), String> {
+    let Some(library) = library else { return Ok(()) };
+    let refused =
+        |what: &dyn std::fmt::Display| format!("provider library {}: {what}", library.display());
+    let found = version::of_library(library).map_err(|error| refused(&error))?;
+    let loaded = runtime::version();
+    match found {
+        Some(found) if !version::fits(&found, &loaded) => Err(refused(&format!(
+            "it is of version {found}, and the ONNX Runtime that is loaded ({}) of {loaded}; take \
+             both from one release of the Python package onnxruntime-gpu",
+            runtime::folder().display()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Whether the driver and a device are there.

@@ -8,7 +8,9 @@ mod chosen;
 mod cuda;
 mod directml;
 mod options;
+mod placement;
 mod plugin;
+mod version;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -18,6 +20,8 @@ use super::error::LoadError;
 
 pub(super) use chosen::{Chosen, choose};
 pub use options::OptionFault;
+pub use placement::Placement;
+pub(super) use placement::RECORD;
 
 /// Which provider is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
