@@ -113,6 +113,7 @@ const RULES: &[Rule] = &[
             "serde",
             "serde_json",
             "nix",
+            "fs4",
         ],
     },
     Rule { layer: "os", ours: &[], crates: &["nix", "tokio", "windows_sys"] },

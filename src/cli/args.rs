@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use clap::{Arg, ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::exit::Fatal;
-use crate::settings::{DEFAULT_FILE, DEFINITIONS, DROP_INS, Definition, Inputs, Resolved, resolve};
+use crate::settings::{
+    DEFAULT_FILE, DEFINITIONS, DROP_INS, Definition, Inputs, Resolved, default_file, resolve,
+};
 
 /// Serves Microsoft Phi-4 through ONNX Runtime, with an OpenAI-compatible API.
 #[derive(Debug, Parser)]
@@ -280,7 +282,7 @@ pub(super) fn ambient_inputs(file: Option<PathBuf>) -> Inputs {
     let text = |value: std::ffi::OsString| value.to_string_lossy().into_owned();
     Inputs {
         file,
-        default_file: Some(PathBuf::from(DEFAULT_FILE)),
+        default_file: Some(default_file()),
         environment: std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect(),
         ..Inputs::default()
     }

@@ -13,7 +13,11 @@ mod hub;
 mod models;
 mod names;
 mod pull;
+#[cfg(unix)]
+mod unix;
 mod url;
+#[cfg(windows)]
+mod windows;
 
 pub use client::Client;
 pub use error::FetchError;

@@ -1,17 +1,18 @@
 //! A folder of models: what is in it, room for another, and the step by which that appears whole.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, Flock, FlockArg, RenameFlags, renameat2};
-use nix::sys::statvfs::statvfs;
 use serde::{Deserialize, Serialize};
 
 use super::error::FetchError;
 use super::hub::CONFIG;
 use super::names::is_name;
+#[cfg(unix)]
+use super::unix as system;
+#[cfg(windows)]
+use super::windows as system;
 
 /// Begins the names of folders whose model is not whole yet.
 const PARTIAL: &str = ".partial-";
@@ -54,7 +55,7 @@ pub struct Models {
 pub(super) struct Staging {
     pub(super) folder: PathBuf,
     target: PathBuf,
-    _lock: Flock<File>,
+    lock: File,
 }
 
 impl Models {
@@ -134,11 +135,11 @@ impl Models {
         fs::create_dir_all(&folder).map_err(failed("make"))?;
         let lock = folder.join(".lock");
         let file = File::create(&lock).map_err(FetchError::file("make", &lock))?;
-        let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => lock,
-            Err((_, Errno::EWOULDBLOCK)) => return Err(FetchError::Busy { folder }),
-            Err((_, errno)) => return Err(FetchError::file("lock", lock)(errno.into())),
-        };
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(FetchError::Busy { folder }),
+            Err(TryLockError::Error(error)) => return Err(FetchError::file("lock", lock)(error)),
+        }
         if read_origin(&folder).as_ref() != Some(origin) {
             for entry in fs::read_dir(&folder).map_err(failed("read"))?.filter_map(Result::ok) {
                 if entry.file_name() != ".lock" {
@@ -150,14 +151,13 @@ impl Models {
             let text = serde_json::to_vec_pretty(origin).unwrap_or_default();
             fs::write(&path, text).map_err(FetchError::file("write", &path))?;
         }
-        Ok(Staging { target: self.folder(name), folder, _lock: lock })
+        Ok(Staging { target: self.folder(name), folder, lock: file })
     }
 
     /// That so many bytes fit beside what is there.
     pub(super) fn check_space(&self, wanted: u64) -> Result<(), FetchError> {
         let failed = FetchError::file("look at", &self.root);
-        let disk = statvfs(&self.root).map_err(|errno| failed(errno.into()))?;
-        let free = disk.blocks_available().saturating_mul(disk.fragment_size());
+        let free = system::free_bytes(&self.root).map_err(failed)?;
         if free < wanted {
             return Err(FetchError::NoSpace { folder: self.root.clone(), free, wanted });
         }
@@ -170,12 +170,13 @@ impl Staging {
     pub(super) fn finish(self) -> Result<PathBuf, FetchError> {
         let lock = self.folder.join(".lock");
         fs::remove_file(&lock).map_err(FetchError::file("remove", &lock))?;
+        // Where open files hold their folder fast, it could not be renamed.
+        drop(self.lock);
         sync(&self.folder)?;
-        let rename = |flags| renameat2(AT_FDCWD, &self.folder, AT_FDCWD, &self.target, flags);
         if self.target.exists() {
             // The old one goes when the new one has its name.
-            rename(RenameFlags::RENAME_EXCHANGE)
-                .map_err(|errno| FetchError::file("replace", &self.target)(errno.into()))?;
+            system::exchange(&self.folder, &self.target)
+                .map_err(FetchError::file("replace", &self.target))?;
             fs::remove_dir_all(&self.folder).map_err(FetchError::file("remove", &self.folder))?;
         } else {
             fs::rename(&self.folder, &self.target)
@@ -189,8 +190,7 @@ impl Staging {
 }
 
 fn sync(folder: &Path) -> Result<(), FetchError> {
-    let synced = File::open(folder).and_then(|folder| folder.sync_all());
-    synced.map_err(FetchError::file("write", folder))
+    system::sync(folder).map_err(FetchError::file("write", folder))
 }
 
 fn read_origin(folder: &Path) -> Option<Origin> {

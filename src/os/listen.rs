@@ -1,8 +1,10 @@
-//! Listening sockets.
+//! Listening sockets, and why there are none.
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+
+use super::system::{UnixListener, path_of};
 
 /// A socket that accepts connections.
 #[derive(Debug)]
@@ -10,7 +12,7 @@ pub enum Listener {
     /// TCP, for the LAN.
     Tcp(tokio::net::TcpListener),
     /// A Unix socket, for programs on this machine.
-    Unix(tokio::net::UnixListener),
+    Unix(UnixListener),
 }
 
 impl Listener {
@@ -28,10 +30,7 @@ impl Listener {
     pub fn unix_path(&self) -> Option<PathBuf> {
         match self {
             Self::Tcp(_) => None,
-            Self::Unix(listener) => {
-                let address = listener.local_addr().ok()?;
-                address.as_pathname().map(ToOwned::to_owned)
-            }
+            Self::Unix(listener) => path_of(listener),
         }
     }
 }
@@ -79,6 +78,29 @@ pub enum BindError {
         action: &'static str,
         /// What the system said.
         source: io::Error,
+    },
+}
+
+/// Why the sockets that were passed can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ActivationError {
+    /// A variable is not what the protocol says.
+    #[error("socket activation: {name}={value:?} is not what a service manager sets")]
+    Variable {
+        /// The variable.
+        name: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// A descriptor is no socket that this program can accept connections from.
+    #[error("socket activation: socket {name:?} (descriptor {fd}): {reason}")]
+    Socket {
+        /// Its name in LISTEN_FDNAMES.
+        name: String,
+        /// Its number.
+        fd: i32,
+        /// Why not.
+        reason: String,
     },
 }
 

@@ -1,28 +1,29 @@
 //! What the operating system gives: sockets, signals, service notifications, cores,
 //! memory.
+//!
+//! Each system has a module with the same names; what it does not have is there, too, and says so
+//! or does nothing.
 
-mod activation;
-mod cores;
 mod listen;
-mod memory;
-mod notify;
 mod peer;
-mod replace;
-mod signals;
+mod signal;
+mod state;
+#[cfg(unix)]
 mod unix;
+#[cfg(windows)]
+mod windows;
 
-pub use activation::{ActivationError, activated_listeners};
-pub use cores::physical_cores;
-pub use listen::{BindError, Listener, bind_tcp};
-pub use memory::spare_memory;
-pub use notify::{Notifier, State};
-pub use peer::{Peer, group_id, groups_of, host_name, user_id};
-pub use replace::{FolderLock, replace_file};
-pub use signals::{Signal, Signals};
-pub use unix::{SocketFile, bind_unix};
+#[cfg(unix)]
+use unix as system;
+#[cfg(windows)]
+use windows as system;
 
-/// The user that this process acts as.
-#[must_use]
-pub fn effective_uid() -> u32 {
-    nix::unistd::geteuid().as_raw()
-}
+pub use listen::{ActivationError, BindError, Listener, bind_tcp};
+pub use peer::Peer;
+pub use signal::Signal;
+pub use state::State;
+pub use system::{
+    FolderLock, Notifier, Signals, SocketFile, UnixListener, UnixStream, activated_listeners,
+    bind_unix, effective_uid, group_id, groups_of, host_name, is_open_to_all, owner,
+    physical_cores, replace_file, spare_memory, user_id,
+};

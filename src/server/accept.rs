@@ -5,7 +5,7 @@ use std::io;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -13,7 +13,7 @@ use super::app::{App, Phase};
 use super::caller::Origin;
 use super::conn::serve_connection;
 use super::secure::serve_tcp;
-use crate::os::Listener;
+use crate::os::{Listener, UnixStream};
 
 /// How long to leave accepting alone when the system has no descriptors or memory for it.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

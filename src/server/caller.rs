@@ -4,11 +4,11 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 
 use crate::engine::CallerId;
-use crate::os::Peer;
+use crate::os::{Peer, UnixStream};
 
 /// The other end of a connection. All connections of one caller share its place in the queue.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,6 +5,7 @@
 //! command line's flags, `config/phi4d.toml` and the refusals are all made from it. Settings are
 //! resolved once; every fault is reported together, and nothing later can hold an invalid value.
 
+mod absent;
 mod define;
 mod error;
 mod file;
@@ -23,7 +24,7 @@ pub use define::Definition;
 pub use error::{Fault, SettingsError};
 pub use file::DROP_INS;
 pub use render::{render_file, render_resolved};
-pub use resolve::{DEFAULT_FILE, Entry, Inputs, Resolved, resolve};
+pub use resolve::{DEFAULT_FILE, Entry, Inputs, Resolved, default_file, resolve};
 pub use socket::{SocketSetting, client_socket_candidates};
 pub use table::{DEFINITIONS, Settings};
 pub use value::{ListenAddress, LogFormat, MetricsAccess, Provider};

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use config::{Config, ConfigError, Map, Source, Value};
 
+use super::absent;
 use super::define::Reader;
 use super::error::{Fault, SettingsError};
 use super::file;
@@ -12,7 +13,18 @@ use super::table::{DEFINITIONS, Settings};
 use super::words::as_shown;
 
 /// The file that is read if it exists and no other is named.
-pub const DEFAULT_FILE: &str = "/etc/phi4d/phi4d.toml";
+pub const DEFAULT_FILE: &str =
+    if cfg!(windows) { "phi4d.toml beside the program" } else { "/etc/phi4d/phi4d.toml" };
+
+/// Where [`DEFAULT_FILE`] is. Windows has no folder for settings that only an administrator can make,
+/// and settings name libraries to be loaded: there it is the program's own.
+#[must_use]
+pub fn default_file() -> PathBuf {
+    if cfg!(windows) {
+        return std::env::current_exe().unwrap_or_default().with_file_name("phi4d.toml");
+    }
+    PathBuf::from(DEFAULT_FILE)
+}
 
 /// Variables of the command line: the settings file, and the key of `phi4d chat`.
 const OTHER_VARIABLES: &[&str] = &["PHI4D_CONFIG", "PHI4D_API_KEY"];
@@ -97,6 +109,9 @@ pub fn resolve(inputs: &Inputs) -> Result<Resolved, SettingsError> {
     let mut reader = Reader { values: &values, faults };
     let settings = Settings::read(&mut reader);
     let mut faults = reader.faults;
+    if cfg!(windows) {
+        faults.extend(absent::faults_on_windows(&values));
+    }
     for key in &inputs.required {
         if is_empty(&values, key) {
             faults.push(Fault::Missing { key });
@@ -152,7 +167,7 @@ fn is_empty(values: &Map<String, Value>, key: &str) -> bool {
     values.get(key).and_then(|value| as_shown(&value.kind)).is_some_and(|text| text.is_empty())
 }
 
-fn origin_of(values: &Map<String, Value>, key: &str) -> String {
+pub(super) fn origin_of(values: &Map<String, Value>, key: &str) -> String {
     values.get(key).and_then(Value::origin).unwrap_or("default").to_owned()
 }
 

@@ -18,11 +18,12 @@ const SYSTEM_SOCKET: &str = "/run/phi4d/phi4d.sock";
 impl SocketSetting {
     /// The path to listen on, for user `uid` in an environment that `lookup` reads: systemd's
     /// runtime folder, the user's runtime folder, root's `/run/phi4d`, or a folder in `/tmp` that
-    /// carries the user's number.
+    /// carries the user's number. On Windows there is none.
     #[must_use]
     pub fn path(&self, lookup: impl Fn(&str) -> Option<String>, uid: u32) -> Option<PathBuf> {
         match self {
             Self::Off => None,
+            Self::Default if cfg!(windows) => None,
             Self::At(path) => Some(path.clone()),
             Self::Default => Some(default_path(lookup, uid)),
         }

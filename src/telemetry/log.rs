@@ -5,9 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use ::log::{LevelFilter, Log, Metadata, Record, set_boxed_logger, set_max_level};
-use systemd_journal_logger::{JournalLog, connected_to_journal};
 
+#[cfg(unix)]
+use super::journal::{connected_to_journal, journal};
 use super::line;
+#[cfg(not(unix))]
+use super::no_journal::{connected_to_journal, journal};
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +51,7 @@ pub fn init(format: Format, level: LevelFilter) -> std::io::Result<Target> {
         Format::Auto => Target::Text,
     };
     let sink: Box<dyn Log> = match target {
-        Target::Journal => Box::new(JournalLog::empty()?.with_syslog_identifier("phi4d".into())),
+        Target::Journal => journal()?,
         Target::Text => Box::new(Stderr { write: line::text }),
         Target::Json => Box::new(Stderr { write: line::json }),
     };

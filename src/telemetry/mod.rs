@@ -1,8 +1,12 @@
 //! Telemetry: the log, to the journal or to standard error, the metrics and the traces.
 
+#[cfg(unix)]
+mod journal;
 mod line;
 mod log;
 mod metrics;
+#[cfg(not(unix))]
+mod no_journal;
 mod trace;
 
 pub use line::timestamp;

@@ -1,17 +1,16 @@
 //! Where the daemon is, and a connection to it.
 
 use std::fmt;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::rt::{Read, Write};
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 
 use super::super::args::{ChatArgs, ambient_inputs};
 use super::super::exit::Fatal;
-use crate::os::effective_uid;
+use crate::os::{UnixStream, effective_uid, owner};
 use crate::settings::{ListenAddress, SocketSetting, client_socket_candidates, resolve};
 
 /// The daemon's address.
@@ -49,6 +48,10 @@ impl Endpoint {
         match settings.map(|settings| (settings.socket, settings.listen)) {
             Some((SocketSetting::At(path), _)) => Ok(Self::Unix(path)),
             Some((SocketSetting::Off, Some(address))) => Ok(Self::Tcp(address)),
+            // Where there are no Unix sockets, the default is none.
+            Some((SocketSetting::Default, Some(address))) if cfg!(windows) => {
+                Ok(Self::Tcp(address))
+            }
             _ => Ok(Self::Unix(default_socket())),
         }
     }
@@ -115,7 +118,8 @@ fn default_socket() -> PathBuf {
 /// Whether a socket is there. In /tmp anyone could have put one, so that only one's own counts.
 fn is_usable(path: &Path, own: u32) -> bool {
     std::fs::metadata(path).is_ok_and(|metadata| {
-        !path.starts_with("/tmp") || metadata.uid() == own || metadata.uid() == 0
+        let owner = owner(&metadata);
+        !path.starts_with("/tmp") || owner == Some(own) || owner == Some(0)
     })
 }
 

@@ -76,7 +76,8 @@ fn bytes(count: u64) -> String {
 fn models(arguments: &ModelsArgs) -> Models {
     let own = || {
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-        let data = set("XDG_DATA_HOME").map(PathBuf::from);
+        let data = set("XDG_DATA_HOME").or_else(|| set("LOCALAPPDATA").filter(|_| cfg!(windows)));
+        let data = data.map(PathBuf::from);
         let data = data.or_else(|| Some(Path::new(&set("HOME")?).join(".local/share")));
         data.filter(|_| effective_uid() != 0).map(|data| data.join("phi4d/models"))
     };

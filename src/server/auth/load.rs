@@ -2,7 +2,6 @@
 
 use std::io::{self, Read as _};
 use std::net::SocketAddr;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::cors::Cors;
@@ -10,6 +9,7 @@ use super::hosts::Hosts;
 use super::keys::{KeyLine, Keys, parse};
 use super::peers::Peers;
 use super::{Class, Rules, Scope, tls};
+use crate::os;
 use crate::settings::{MetricsAccess, Settings};
 
 /// The name of the service manager's credential that holds keys.
@@ -181,7 +181,7 @@ fn read_bounded(path: &Path) -> io::Result<String> {
     let file = std::fs::File::open(path)?;
     let found = file.metadata()?;
     let refused = |reason: &str| io::Error::new(io::ErrorKind::InvalidData, reason.to_owned());
-    if found.is_file() && found.mode() & 0o002 != 0 {
+    if found.is_file() && os::is_open_to_all(&found) {
         return Err(refused("everyone may write it; expected a mode such as 0640"));
     }
     let mut text = String::new();

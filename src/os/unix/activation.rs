@@ -14,36 +14,13 @@ use nix::sys::socket::{
     AddressFamily, SockType, SockaddrLike as _, SockaddrStorage, getsockname, getsockopt, sockopt,
 };
 
-use super::listen::Listener;
+use super::super::listen::{ActivationError, Listener};
 
 /// The first descriptor that a service manager passes.
 const FIRST: RawFd = 3;
 
 /// More sockets than any unit of ours passes; a larger number is a mistake.
 const MOST: i32 = 64;
-
-/// Why the sockets that were passed can't be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ActivationError {
-    /// A variable is not what the protocol says.
-    #[error("socket activation: {name}={value:?} is not what a service manager sets")]
-    Variable {
-        /// The variable.
-        name: &'static str,
-        /// Its value.
-        value: String,
-    },
-    /// A descriptor is no socket that this program can accept connections from.
-    #[error("socket activation: socket {name:?} (descriptor {fd}): {reason}")]
-    Socket {
-        /// Its name in LISTEN_FDNAMES.
-        name: String,
-        /// Its number.
-        fd: RawFd,
-        /// Why not.
-        reason: String,
-    },
-}
 
 /// The sockets that the service manager passed to this process with their names (`unknown` where
 /// there is none); none if it passed none. Descriptors are handed out once: a second call returns

@@ -16,7 +16,13 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket,
 };
 
-use super::listen::{BindError, Listener};
+use super::super::listen::{BindError, Listener};
+
+/// The path that a listener's socket has, if it has one.
+pub fn path_of(listener: &tokio::net::UnixListener) -> Option<PathBuf> {
+    let address = listener.local_addr().ok()?;
+    address.as_pathname().map(ToOwned::to_owned)
+}
 
 /// Removes the socket's file when dropped, unless another process has put its own there since.
 #[derive(Debug)]

@@ -10,22 +10,7 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-/// One thing to tell the service manager.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum State {
-    /// Requests can be served; also the end of a reload.
-    Ready,
-    /// The settings are being read again.
-    Reloading,
-    /// The daemon is going down.
-    Stopping,
-    /// One line for `systemctl status`.
-    Status(String),
-    /// The start or stop takes this much longer from now.
-    ExtendTimeout(Duration),
-    /// The daemon is alive.
-    Watchdog,
-}
+use super::super::state::State;
 
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

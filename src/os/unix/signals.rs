@@ -5,28 +5,7 @@ use std::io;
 
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 
-/// A signal that arrived.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Signal {
-    /// SIGTERM: stop, letting answers in progress end.
-    Terminate,
-    /// SIGINT: the same from a terminal.
-    Interrupt,
-    /// SIGHUP: read the settings again.
-    Hangup,
-}
-
-impl Signal {
-    /// The signal's name.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Terminate => "SIGTERM",
-            Self::Interrupt => "SIGINT",
-            Self::Hangup => "SIGHUP",
-        }
-    }
-}
+use super::super::signal::Signal;
 
 /// The process's handlers. From their making on, these signals no longer end the process.
 #[derive(Debug)]

@@ -1,0 +1,41 @@
+//! Linux: Unix sockets, socket activation and notification as systemd has them, signals.
+
+mod activation;
+mod cores;
+mod memory;
+mod notify;
+mod peer;
+mod replace;
+mod signals;
+mod socket;
+
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt as _;
+
+pub use activation::activated_listeners;
+pub use cores::physical_cores;
+pub use memory::spare_memory;
+pub use notify::Notifier;
+pub use peer::{group_id, groups_of, host_name, user_id};
+pub use replace::{FolderLock, replace_file};
+pub use signals::Signals;
+pub use socket::{SocketFile, bind_unix, path_of};
+pub use tokio::net::{UnixListener, UnixStream};
+
+/// The user that this process acts as.
+#[must_use]
+pub fn effective_uid() -> u32 {
+    nix::unistd::geteuid().as_raw()
+}
+
+/// The user that a file belongs to.
+#[must_use]
+pub fn owner(metadata: &Metadata) -> Option<u32> {
+    Some(metadata.uid())
+}
+
+/// Whether a file's mode lets everyone write it.
+#[must_use]
+pub fn is_open_to_all(metadata: &Metadata) -> bool {
+    metadata.mode() & 0o002 != 0
+}

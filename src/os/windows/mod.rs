@@ -1,0 +1,100 @@
+//! Windows: TCP and Ctrl-C. There are no Unix sockets, no service manager that speaks systemd's
+//! protocols, and no users by number.
+
+mod machine;
+mod replace;
+mod signals;
+mod socket;
+
+use std::fs::Metadata;
+use std::io;
+use std::time::Duration;
+
+pub use machine::{physical_cores, spare_memory};
+pub use replace::{FolderLock, replace_file};
+pub use signals::Signals;
+pub use socket::{SocketFile, UnixListener, UnixStream, bind_unix, path_of};
+
+use super::listen::{ActivationError, Listener};
+use super::peer::Peer;
+use super::state::State;
+
+/// Tells nobody: there is no service manager to be told.
+#[derive(Debug)]
+pub struct Notifier;
+
+impl Notifier {
+    /// Reads nothing.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn from_environment(_lookup: impl Fn(&str) -> Option<String>) -> io::Result<Self> {
+        Ok(Self)
+    }
+
+    /// No service manager waits.
+    #[must_use]
+    pub fn watchdog(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Does nothing.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn send(&self, _states: &[State]) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// No sockets are passed.
+///
+/// # Errors
+/// Never.
+pub fn activated_listeners(
+    _lookup: impl Fn(&str) -> Option<String>,
+) -> Result<Vec<(String, Listener)>, ActivationError> {
+    Ok(Vec::new())
+}
+
+/// A number that no user has.
+#[must_use]
+pub fn effective_uid() -> u32 {
+    u32::MAX
+}
+
+/// Users have no numbers.
+#[must_use]
+pub fn user_id(_name: &str) -> Option<u32> {
+    None
+}
+
+/// Groups have no numbers.
+#[must_use]
+pub fn group_id(_name: &str) -> Option<u32> {
+    None
+}
+
+/// None: no socket has a peer.
+#[must_use]
+pub fn groups_of(_peer: Peer) -> Vec<u32> {
+    Vec::new()
+}
+
+/// This machine's name.
+#[must_use]
+pub fn host_name() -> Option<String> {
+    std::env::var("COMPUTERNAME").ok().filter(|name| !name.is_empty())
+}
+
+/// Owners have no numbers.
+#[must_use]
+pub fn owner(_metadata: &Metadata) -> Option<u32> {
+    None
+}
+
+/// Access is ruled by lists that metadata does not show: not known, so not said.
+#[must_use]
+pub fn is_open_to_all(_metadata: &Metadata) -> bool {
+    false
+}
