@@ -20,7 +20,7 @@ use super::queue::Queue;
 use super::sampler::Scratch;
 use super::scheduler::{Scheduler, StepPlan};
 use super::sequence::Sequence;
-use crate::model::{Interrupt, ModelLimits, Runner};
+use crate::model::{Interrupt, ModelLimits, Rotary, Runner};
 
 /// How long to wait before looking again whether a parked sequence's receiver has room. The
 /// channel tells nobody, and this is far below what a reader of the stream could notice.
@@ -235,12 +235,14 @@ impl Core {
         let now = Instant::now();
         self.drop_departed(now);
         self.admit(now);
+        self.restart_outgrown();
         let decoding = self.cache.decoding();
         let mut candidates = Vec::with_capacity(self.cache.live());
         for row in 0..self.cache.live() {
             let cached = self.cache.tokens(row).len();
             if let Some(sequence) = self.cache.sequence_mut(row) {
-                candidates.push(sequence.candidate(row, cached, row < decoding, now));
+                let state = (cached, row < decoding);
+                candidates.push(sequence.candidate(row, state, &self.limits, now));
             }
         }
         let chunk = self.pace.chunk(decoding > 0);
@@ -330,7 +332,8 @@ impl Core {
     /// Gives rows to waiting sequences, in the queue's order, as long as they fit.
     fn admit(&mut self, now: Instant) {
         while let Some(next) = self.waiting.next(now) {
-            let admission = self.cache.admit(next.tokens(), next.cache_scope());
+            let scope = next.cache_scope(self.limits.rotary(next.tokens().len()));
+            let admission = self.cache.admit(next.tokens(), scope);
             let Some(admission) = admission else { return };
             self.do_actions();
             let Some((ticket, mut sequence)) = self.waiting.take(now) else { return };
@@ -340,6 +343,21 @@ impl Core {
             self.cache.place(admission, sequence);
             counters.running.fetch_add(1, Ordering::AcqRel);
             self.shared.door.leave(ticket.caller);
+        }
+    }
+
+    /// Has sequences read anew that have outgrown the rotary table which turned their keys. They
+    /// keep their rows.
+    fn restart_outgrown(&mut self) {
+        // Downwards, since restarting moves rows that were seen already.
+        for row in (0..self.cache.decoding_short()).rev() {
+            let Some(sequence) = self.cache.sequence(row) else { continue };
+            let rotary = self.limits.rotary(sequence.tokens().len());
+            if rotary == Rotary::Long {
+                let scope = sequence.cache_scope(rotary);
+                self.cache.restart(row, scope);
+                self.do_actions();
+            }
         }
     }
 

@@ -6,6 +6,8 @@
 //! rows; the cache keeps decoding rows together, so that is one step unless a reader is slow. How
 //! large the chunk is beside decoding sequences is [`super::pace`]'s to say.
 
+use crate::model::Rotary;
+
 /// A live sequence as the scheduler sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Candidate {
@@ -17,6 +19,8 @@ pub struct Candidate {
     pub pending: usize,
     /// Whether it has read its prompt and adds a token a step.
     pub decodes: bool,
+    /// The rotary table of its keys, which all sequences of a step have in common.
+    pub rotary: Rotary,
     /// Whether there is room for the events of a step.
     pub ready: bool,
 }
@@ -76,22 +80,21 @@ impl Scheduler {
         Some(StepPlan::Prefill { row: next.row, tokens: next.pending.min(chunk.max(1)) })
     }
 
-    /// The first run of neighbouring ready rows at or after `from`.
+    /// The first run of neighbouring ready rows of one rotary table at or after `from`.
     fn decode(&mut self, live: &[Candidate], from: usize) -> Option<StepPlan> {
         let mut run = live
             .iter()
-            .filter(|candidate| candidate.row >= from && candidate.ready && candidate.decodes)
-            .map(|candidate| candidate.row);
+            .filter(|candidate| candidate.row >= from && candidate.ready && candidate.decodes);
         let first = run.next()?;
-        let mut end = first + 1;
-        for row in run {
-            if row != end {
+        let mut end = first.row + 1;
+        for next in run {
+            if next.row != end || next.rotary != first.rotary {
                 break;
             }
             end += 1;
         }
         self.decode_from = Some(end);
-        Some(StepPlan::Decode { first, rows: end - first })
+        Some(StepPlan::Decode { first: first.row, rows: end - first.row })
     }
 }
 
@@ -102,11 +105,12 @@ mod tests {
     use super::*;
 
     fn decoding(row: usize) -> Candidate {
-        Candidate { row, arrival: row as u64, pending: 1, decodes: true, ready: true }
+        let rotary = Rotary::Short;
+        Candidate { row, arrival: row as u64, pending: 1, decodes: true, rotary, ready: true }
     }
 
     fn prefilling(row: usize, pending: usize) -> Candidate {
-        Candidate { row, arrival: row as u64, pending, decodes: false, ready: true }
+        Candidate { pending, decodes: false, ..decoding(row) }
     }
 
     #[test]
@@ -142,6 +146,20 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(scheduler.plan(&live, 4, false), StepPlan::Decode { first: 0, rows: 3 });
         }
+    }
+
+    #[test]
+    fn rows_of_two_rotary_tables_decode_apart_in_one_turn() {
+        let mut live = [decoding(0), decoding(1), decoding(2), prefilling(3, 10)];
+        live[2].rotary = Rotary::Long;
+        let mut scheduler = Scheduler::default();
+        let steps: Vec<StepPlan> = (0..3).map(|_| scheduler.plan(&live, 4, false)).collect();
+        let turn = [
+            StepPlan::Decode { first: 0, rows: 2 },
+            StepPlan::Decode { first: 2, rows: 1 },
+            StepPlan::Prefill { row: 3, tokens: 4 },
+        ];
+        assert_eq!(steps, turn);
     }
 
     #[test]
@@ -187,6 +205,7 @@ mod tests {
                     arrival: (row * 7 % 5) as u64,
                     pending: if decodes { 1 } else { pending },
                     decodes,
+                    rotary: Rotary::Short,
                     ready,
                 })
                 .collect();

@@ -10,10 +10,13 @@ use super::message::{Event, FinishReason, Job, JobError, Progress, Token};
 use super::queue::Ticket;
 use super::sampler::{self, Choice, Sampler};
 use super::scheduler::Candidate;
-use crate::model::Logits;
+use crate::model::{Logits, ModelLimits, Rotary};
 
 /// Events that a plain step may send for one sequence: a part of the prompt, a token and the end.
 const EVENTS_PER_STEP: usize = 3;
+
+/// Keeps what the long rotary table turned apart from what the short one did, within one scope.
+const LONG_SCOPE: u64 = 0x6c6f_6e67_2072_6f70;
 
 /// One job.
 #[derive(Debug)]
@@ -75,8 +78,13 @@ impl Sequence {
         self.ticket
     }
 
-    pub(super) fn cache_scope(&self) -> u64 {
-        self.cache_scope
+    /// Rows of this scope alone may share tokens with the sequence while its keys are turned by
+    /// `rotary`.
+    pub(super) fn cache_scope(&self, rotary: Rotary) -> u64 {
+        match rotary {
+            Rotary::Short => self.cache_scope,
+            Rotary::Long => self.cache_scope ^ LONG_SCOPE,
+        }
     }
 
     /// Prompt and output so far.
@@ -164,13 +172,13 @@ impl Sequence {
         }
     }
 
-    /// How the scheduler sees the sequence in `row`, which holds `cached` of its tokens. Notes
-    /// whether the receiver has room.
+    /// How the scheduler sees the sequence in `row`, which holds `cached` of its tokens and decodes
+    /// or not. Notes whether the receiver has room.
     pub(super) fn candidate(
         &mut self,
         row: usize,
-        cached: usize,
-        decodes: bool,
+        (cached, decodes): (usize, bool),
+        limits: &ModelLimits,
         now: Instant,
     ) -> Candidate {
         let ready = self.events.capacity() >= EVENTS_PER_STEP;
@@ -184,6 +192,7 @@ impl Sequence {
             arrival: self.arrival,
             pending: self.tokens.len() - cached,
             decodes,
+            rotary: limits.rotary(self.tokens.len()),
             ready,
         }
     }

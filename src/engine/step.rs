@@ -9,7 +9,7 @@ use super::message::{FinishReason, JobError};
 use super::run::Core;
 use super::sampler::Scratch;
 use super::sequence::Sequence;
-use crate::model::{Logits, RunError};
+use crate::model::{Logits, Rotary, RunError};
 
 /// Rows of logits that a step of a reported prompt gives at most; each is as long as the vocabulary.
 const MOST_ROWS: usize = 64;
@@ -29,6 +29,8 @@ impl Core {
         let rows = if reports { count } else { 1 };
         let tokens = sequence.tokens()[held..held + count].to_vec();
         let complete = held + count == sequence.tokens().len();
+        let rotary = self.limits.rotary(sequence.tokens().len());
+        self.runner.turn_by(rotary);
         let began = Instant::now();
         let result = self.runner.prefill(row, held, &tokens, rows);
         let counters = &self.shared.counters;
@@ -52,7 +54,7 @@ impl Core {
             }
         };
         let goes_on = complete && matches!(outcome, Ok(None));
-        let row = if goes_on { self.cache.promote(row) } else { row };
+        let row = if goes_on { self.cache.promote(row, rotary) } else { row };
         self.do_actions();
         self.settle(row, outcome);
     }
@@ -66,14 +68,18 @@ impl Core {
                 return;
             }
         }
+        let mut rotary = Rotary::Short;
         let mut tokens = Vec::with_capacity(rows);
         let mut past = Vec::with_capacity(rows);
         for row in first..first + rows {
             let held = self.cache.tokens(row).len();
             let Some(sequence) = self.cache.sequence(row) else { return };
+            // The plan has rows of one table.
+            rotary = self.limits.rotary(sequence.tokens().len());
             tokens.push(sequence.tokens()[held]);
             past.push(held);
         }
+        self.runner.turn_by(rotary);
         let began = Instant::now();
         let result = self.runner.decode(first, &tokens, &past);
         let counters = &self.shared.counters;
@@ -110,6 +116,9 @@ impl Core {
         let guesses = alone && self.limits.many_rows && !sequence.sampler().is_seeded();
         let most = if guesses { self.options.draft_tokens } else { 0 };
         let most = most.min(sequence.draft_room()).min(self.limits.max_prefill_tokens - 1);
+        // Positions past the switch of rotary tables are not this table's to compute.
+        let left = self.limits.rotary_switch.and_then(|s| s.checked_sub(sequence.tokens().len()));
+        let most = most.min(left.unwrap_or(most));
         if most == 0 {
             return self.decode(row, 1);
         }
@@ -148,6 +157,7 @@ impl Core {
         let Some(sequence) = self.cache.sequence(row) else { return };
         let mut tokens = vec![sequence.tokens()[held]];
         tokens.extend_from_slice(guess);
+        self.runner.turn_by(self.limits.rotary(sequence.tokens().len()));
         let began = Instant::now();
         let result = self.runner.prefill(row, held, &tokens, tokens.len());
         let counters = &self.shared.counters;

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use tokio::sync::mpsc;
 
 mod masks;
+mod rotary;
 
 use super::*;
 use crate::model::fake::{FakeControl, FakeRunner};

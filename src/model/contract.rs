@@ -11,6 +11,7 @@ use ort::value::{Outlet, TensorElementType, ValueType};
 use super::error::LoadError;
 use super::genai_config::{GenaiConfig, layer_name};
 use super::graph_edit::TAIL_INPUT;
+use super::rotary_edit::LONG_INPUT;
 
 /// What a checked session's tensors are like.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub(super) struct Contract {
     /// Whether there is the input [`TAIL_INPUT`], which an export that gives the last position only
     /// gets too, though it makes no difference there.
     pub(super) takes_tail: bool,
+    /// Whether there is the input [`LONG_INPUT`].
+    pub(super) takes_rotary: bool,
     /// Name of the position input, where there is one.
     pub(super) position_ids: Option<String>,
 }
@@ -88,8 +91,8 @@ impl Check {
         let ins = Side { name: "input", outlets: session.inputs() };
         let outs = Side { name: "output", outlets: session.outputs() };
         let ids = [Open("batch"), Open("sequence")];
-        let mut expected =
-            vec![inputs.input_ids.clone(), inputs.attention_mask.clone(), TAIL_INPUT.into()];
+        let mut expected = vec![inputs.input_ids.clone(), inputs.attention_mask.clone()];
+        expected.extend([TAIL_INPUT, LONG_INPUT].map(String::from));
         self.tensor(ins, &inputs.input_ids, &INTS, &ids);
         let mask = [Open("batch"), Open("total")];
         self.tensor(ins, &inputs.attention_mask, &INTS, &mask);
@@ -158,6 +161,7 @@ impl Check {
             logits,
             positions,
             takes_tail: has(TAIL_INPUT),
+            takes_rotary: has(LONG_INPUT),
             position_ids: has_positions.then_some(position_ids),
         })
     }

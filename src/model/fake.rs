@@ -8,14 +8,19 @@ use std::time::Duration;
 use ndarray::{Array2, ArrayView1};
 
 use super::error::RunError;
-use super::runner::{Interrupt, Logits, ModelLimits, Runner};
+use super::runner::{Interrupt, Logits, ModelLimits, Rotary, Runner};
+
+/// Marks a cached token that the long rotary table turned.
+const LONG: u32 = 1 << 31;
 
 /// A runner whose logits depend on every token that a slot holds, in order, as a real model's do.
 /// It panics where it is asked for what [`Runner`] forbids.
 #[derive(Debug)]
 pub(crate) struct FakeRunner {
     limits: ModelLimits,
+    /// What each slot holds: a token, marked by [`LONG`] where the long table turned it.
     slots: Vec<Vec<u32>>,
+    rotary: Rotary,
     logits: Array2<f32>,
     control: Arc<FakeControl>,
 }
@@ -46,7 +51,8 @@ impl FakeRunner {
         let slots = vec![Vec::new(); limits.slots];
         let rows = limits.slots.max(limits.max_prefill_tokens);
         let logits = Array2::zeros((rows, limits.vocab_size));
-        (Self { limits, slots, logits, control: Arc::clone(&control) }, control)
+        let rotary = Rotary::Short;
+        (Self { limits, slots, rotary, logits, control: Arc::clone(&control) }, control)
     }
 
     /// Small limits that tests can reach.
@@ -59,6 +65,7 @@ impl FakeRunner {
             many_rows: true,
             kv_bytes_per_token: 8,
             kv_block_tokens: 4,
+            rotary_switch: None,
         }
     }
 
@@ -70,6 +77,12 @@ impl FakeRunner {
             .zip(&row)
             .fold((0, f32::MIN), |best, (i, &x)| if x > best.1 { (i, x) } else { best })
             .0
+    }
+
+    /// As [`Self::next_token`] where the long rotary table turns the tokens.
+    pub(crate) fn next_token_by_long(tokens: &[u32], vocab_size: usize) -> u32 {
+        let marked: Vec<u32> = tokens.iter().map(|token| token | LONG).collect();
+        Self::next_token(&marked, vocab_size)
     }
 
     fn row(tokens: &[u32], vocab_size: usize) -> Vec<f32> {
@@ -104,9 +117,13 @@ impl FakeRunner {
         let held = &mut self.slots[slot];
         assert!(past <= held.len(), "slot {slot} holds {} tokens, not {past}", held.len());
         held.truncate(past);
-        held.extend_from_slice(tokens);
+        assert!(tokens.iter().all(|&token| (token as usize) < self.limits.vocab_size));
+        let mark = if self.rotary == Rotary::Long { LONG } else { 0 };
+        held.extend(tokens.iter().map(|token| token | mark));
         assert!(held.len() <= self.limits.context_tokens, "slot {slot} overflows");
-        assert!(held.iter().all(|&token| (token as usize) < self.limits.vocab_size));
+        assert!(held.iter().all(|token| token & LONG == mark), "slot {slot} mixes rotary tables");
+        let least = self.limits.rotary(held.len());
+        assert!(least == Rotary::Short || mark == LONG, "slot {slot} outgrows its rotary table");
     }
 
     /// A row of logits for each prefix given by its slot and length.
@@ -116,7 +133,7 @@ impl FakeRunner {
             let prefix = &self.slots[slot][..length];
             let mut values = Self::row(prefix, self.limits.vocab_size);
             if self.control.repeat.load(Ordering::Acquire) && length >= 3 {
-                values[prefix[length - 3] as usize] += 20.0;
+                values[(prefix[length - 3] & !LONG) as usize] += 20.0;
             }
             self.logits.row_mut(row).assign(&ArrayView1::from(&values));
             rows = row + 1;
@@ -128,6 +145,10 @@ impl FakeRunner {
 impl Runner for FakeRunner {
     fn limits(&self) -> &ModelLimits {
         &self.limits
+    }
+
+    fn turn_by(&mut self, rotary: Rotary) {
+        self.rotary = rotary;
     }
 
     fn prefill(
@@ -183,7 +204,8 @@ impl Runner for FakeRunner {
         for _ in 0..tokens {
             let mut bytes = [0; 8];
             source.read_exact(&mut bytes)?;
-            self.slots[slot].push(bytes[0].into());
+            let [a, b, c, d, ..] = bytes;
+            self.slots[slot].push(u32::from_le_bytes([a, b, c, d]));
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use super::genai_config::{GenaiConfig, layer_name};
 use super::graph_edit;
 #[cfg(target_arch = "x86_64")]
 use super::products_edit;
+use super::rotary_edit;
 use super::wire::Fields;
 
 /// `genai_config.json`: what is taken names a file of the folder, counts that memory can be planned
@@ -38,7 +39,7 @@ fn is_whole(message: &[u8], inner: u64) -> bool {
     })
 }
 
-/// The graph's file: both edits refuse it or leave a message that can be read, which has grown by
+/// The graph's file: all edits refuse it or leave a message that can be read, which has grown by
 /// little. The product is replaced once.
 pub fn graph(data: &[u8]) {
     const GRAPH: u64 = 7;
@@ -46,6 +47,10 @@ pub fn graph(data: &[u8]) {
     if let Ok(Some(edited)) = sliced {
         assert!(is_whole(&edited, GRAPH), "{edited:?}");
         assert!(edited.len() <= data.len() * 2 + 1024);
+    }
+    if let Ok(Some(edited)) = rotary_edit::choose_by_input(data, None) {
+        assert!(is_whole(&edited.model, GRAPH), "{edited:?}");
+        assert!(edited.model.len() <= data.len() * 2 + 1024);
     }
     #[cfg(target_arch = "x86_64")]
     if let Ok(Some(edited)) = products_edit::edit(data) {

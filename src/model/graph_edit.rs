@@ -21,14 +21,14 @@ const AXES: &str = "phi4d.tail_axes";
 const PRODUCTS: [&str; 2] = ["MatMulNBits", "MatMul"];
 
 // Field numbers of onnx.proto's messages.
-const MODEL_GRAPH: u64 = 7;
-const GRAPH_NODE: u64 = 1;
-const GRAPH_INITIALIZER: u64 = 5;
-const GRAPH_INPUT: u64 = 11;
-const NODE_INPUT: u64 = 1;
-const NODE_OUTPUT: u64 = 2;
-const NODE_NAME: u64 = 3;
-const NODE_OP_TYPE: u64 = 4;
+pub(super) const MODEL_GRAPH: u64 = 7;
+pub(super) const GRAPH_NODE: u64 = 1;
+pub(super) const GRAPH_INITIALIZER: u64 = 5;
+pub(super) const GRAPH_INPUT: u64 = 11;
+pub(super) const NODE_INPUT: u64 = 1;
+pub(super) const NODE_OUTPUT: u64 = 2;
+pub(super) const NODE_NAME: u64 = 3;
+pub(super) const NODE_OP_TYPE: u64 = 4;
 /// `TensorProto.DataType.INT64`.
 const INT64: u64 = 7;
 

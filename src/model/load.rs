@@ -90,7 +90,10 @@ fn load_unless_cancelled(options: &LoadOptions, cancel: &LoadCancel) -> Result<L
     let placement = Placement::of(&session);
     placement.log(&chosen);
     let contract = contract::check(&session, &source.config, &source.path)?;
-    let shape = Shape::new(&source.config, &contract, options);
+    let shape = Shape {
+        rotary_switch: source.rotary_switch,
+        ..Shape::new(&source.config, &contract, options)
+    };
     let mut runner = OnnxRunner::new(session, &source.config, contract, shape)?;
     try_out(&mut runner, &source.path)?;
     Ok(Loaded {

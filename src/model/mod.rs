@@ -23,6 +23,7 @@ mod products_edit;
 #[cfg(target_arch = "x86_64")]
 mod products_store;
 mod provider;
+mod rotary_edit;
 mod runner;
 mod runtime;
 mod session;
@@ -40,5 +41,5 @@ pub use genai_config::{
 pub use load::{LoadOptions, Loaded, load, load_cancellable};
 pub use prepare::{PREPARED_FOLDER, prepare};
 pub use provider::{OptionFault, Placement, Provider, ProviderSettings, UnknownProvider};
-pub use runner::{Interrupt, Logits, ModelLimits, Runner};
+pub use runner::{Interrupt, Logits, ModelLimits, Rotary, Runner};
 pub use runtime::{LIBRARY_NAME, disable_telemetry, search_path as library_search_path};

@@ -16,7 +16,8 @@ use super::contract::{Contract, Positions};
 use super::error::{LoadError, RunError};
 use super::genai_config::GenaiConfig;
 use super::graph_edit::TAIL_INPUT;
-use super::runner::{Interrupt, Logits, ModelLimits, Runner};
+use super::rotary_edit::LONG_INPUT;
+use super::runner::{Interrupt, Logits, ModelLimits, Rotary, Runner};
 use super::tensors::{Buffers, Names, Shape};
 
 /// Decode masks grow by this many positions at a time, so that the mask is bound anew once in as
@@ -74,6 +75,7 @@ pub(super) struct OnnxRunner {
     limits: ModelLimits,
     buffers: Buffers,
     terminator: Arc<Terminator>,
+    rotary: Rotary,
     /// Logits as single precision, where the model's are not.
     converted: Vec<f32>,
 }
@@ -114,6 +116,7 @@ impl OnnxRunner {
                 options: RunOptions::new().map_err(ort)?,
                 interrupted: AtomicBool::new(false),
             }),
+            rotary: Rotary::Short,
             converted: Vec::new(),
             contract,
             shape,
@@ -155,6 +158,11 @@ impl OnnxRunner {
             let int = TensorElementType::Int64;
             let tail = Tensor::new(&self.info, &self.buffers.tail, 0, &[1], int)?;
             binding.input(TAIL_INPUT, tail)?;
+        }
+        if self.contract.takes_rotary {
+            let bool = TensorElementType::Bool;
+            let long = Tensor::new(&self.info, &self.buffers.long_rotary, 0, &[], bool)?;
+            binding.input(LONG_INPUT, long)?;
         }
         Ok(BoundRange { binding, sequence: 0, positions: 0, total: 0 })
     }
@@ -219,6 +227,9 @@ impl OnnxRunner {
         }
         // SAFETY: as above.
         unsafe { self.buffers.tail.write(std::iter::once(-(step.tail as i64))) };
+        let long = u8::from(self.rotary == Rotary::Long);
+        // SAFETY: as above.
+        unsafe { self.buffers.long_rotary.write(std::iter::once(long)) };
         // SAFETY: as above.
         unsafe { self.buffers.mask.write((0..past.len() * total).map(attended)) };
         let range = self.bind(step).map_err(|error| RunError::Runtime(error.to_string()))?;
@@ -273,6 +284,10 @@ impl Runner for OnnxRunner {
         &self.limits
     }
 
+    fn turn_by(&mut self, rotary: Rotary) {
+        self.rotary = rotary;
+    }
+
     fn prefill(
         &mut self,
         slot: usize,
@@ -294,7 +309,11 @@ impl Runner for OnnxRunner {
         past: &[usize],
     ) -> Result<Logits<'_>, RunError> {
         let longest = past.iter().max().map_or(0, |past| past + 1);
-        let total = longest.next_multiple_of(MASK_STEP).min(self.shape.context);
+        // The short rotary table has a row for each token up to the switch, and a mask may not be
+        // wider than the table is long.
+        let short = self.shape.rotary_switch.filter(|_| self.rotary == Rotary::Short);
+        let widest = short.unwrap_or(usize::MAX).min(self.shape.context);
+        let total = longest.next_multiple_of(MASK_STEP).min(widest);
         let step = Step { first, rows: tokens.len(), sequence: 1, tail: 1, total };
         self.run(step, tokens, past)?;
         self.logits(step)

@@ -22,6 +22,31 @@ pub struct ModelLimits {
     pub kv_bytes_per_token: usize,
     /// Tokens of a slot in the smallest piece of memory that is committed or given back.
     pub kv_block_tokens: usize,
+    /// The most tokens of a sequence whose keys are turned by the short rotary table, where the
+    /// model has two (Phi-4-mini). Keys and values of one table mean nothing to the other, so a
+    /// sequence that grows past this is read anew.
+    pub rotary_switch: Option<usize>,
+}
+
+/// Which of a model's rotary tables turns a sequence's keys; models with one have the short one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rotary {
+    /// Of sequences up to [`ModelLimits::rotary_switch`].
+    Short,
+    /// Of longer ones, from their first token on.
+    Long,
+}
+
+impl ModelLimits {
+    /// The table for a sequence of `tokens` tokens.
+    #[must_use]
+    pub fn rotary(&self, tokens: usize) -> Rotary {
+        if self.rotary_switch.is_some_and(|most| tokens > most) {
+            Rotary::Long
+        } else {
+            Rotary::Short
+        }
+    }
 }
 
 /// Rows of logits, `[rows, vocab]`: one for each sequence of a decode step, or for each of the last
@@ -70,6 +95,11 @@ impl<'a> Logits<'a> {
 pub trait Runner: Send {
     /// The model's fixed limits.
     fn limits(&self) -> &ModelLimits;
+
+    /// Chooses the rotary table of the steps that follow; [`Rotary::Short`] before the first call.
+    /// All slots of a step must have been filled by the same, and no slot grows past
+    /// [`ModelLimits::rotary_switch`] by the short one.
+    fn turn_by(&mut self, rotary: Rotary);
 
     /// Runs `tokens` as positions `past..past + tokens.len()` of `slot`, whose first `past`
     /// positions must already be cached, and returns the logits of the last `rows` of them, a row

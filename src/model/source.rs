@@ -8,6 +8,7 @@ use std::time::UNIX_EPOCH;
 use super::error::LoadError;
 use super::genai_config::GenaiConfig;
 use super::graph_edit;
+use super::rotary_edit;
 
 /// A model folder, read but for its weights.
 #[derive(Debug)]
@@ -21,6 +22,9 @@ pub(super) struct Source {
     /// The graph to load: the file's, edited to give the logits of the last positions only where it
     /// gives all.
     pub(super) graph: Vec<u8>,
+    /// The most tokens of a sequence for which the model uses its first rotary table, where it has
+    /// two. The graph then takes the choice as an input.
+    pub(super) rotary_switch: Option<usize>,
     /// Differs between models, and between versions of one model's files.
     pub(super) fingerprint: [u8; 32],
 }
@@ -35,12 +39,19 @@ impl Source {
         let path = folder.join(&config.model.decoder.filename);
         let graph = read_graph(&path)?;
         let fingerprint = fingerprint(&graph, &path);
-        let edited =
-            graph_edit::slice_logits(&graph, &config.model.decoder.outputs.logits).map_err(
-                |damage| LoadError::Invalid { path: path.clone(), reason: damage.to_string() },
-            )?;
+        let invalid = |reason: String| LoadError::Invalid { path: path.clone(), reason };
+        let decoder = &config.model.decoder;
+        let edited = graph_edit::slice_logits(&graph, &decoder.outputs.logits)
+            .map_err(|damage| invalid(damage.to_string()))?;
         let graph = edited.unwrap_or(graph);
-        Ok(Self { folder: folder.into(), path, config, graph, fingerprint })
+        let position_ids = decoder.inputs.position_ids.as_deref();
+        let chosen = rotary_edit::choose_by_input(&graph, position_ids)
+            .map_err(|refused| invalid(refused.to_string()))?;
+        let (graph, rotary_switch) = match chosen {
+            Some(edited) => (edited.model, Some(edited.short_tokens)),
+            None => (graph, None),
+        };
+        Ok(Self { folder: folder.into(), path, config, graph, rotary_switch, fingerprint })
     }
 
     /// The model's file is not one that ONNX Runtime loads.

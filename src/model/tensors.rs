@@ -27,6 +27,8 @@ pub(super) struct Shape {
     pub(super) kv_bytes: usize,
     pub(super) logits_bytes: usize,
     pub(super) positions: Positions,
+    /// As [`ModelLimits::rotary_switch`].
+    pub(super) rotary_switch: Option<usize>,
 }
 
 fn float_bytes(element: TensorElementType) -> usize {
@@ -55,6 +57,7 @@ impl Shape {
             kv_bytes,
             logits_bytes: float_bytes(contract.logits),
             positions: contract.positions,
+            rotary_switch: None,
         }
     }
 
@@ -82,6 +85,7 @@ impl Shape {
             many_rows: self.positions != Positions::Last,
             kv_bytes_per_token: 2 * self.layers * self.heads * self.position_bytes(),
             kv_block_tokens: page_bytes().div_ceil(self.position_bytes()),
+            rotary_switch: self.rotary_switch,
         }
     }
 }
@@ -129,6 +133,8 @@ pub(super) struct Buffers {
     pub(super) mask: Arc<Mapping>,
     /// `[1]`, i64: minus the positions that logits are wanted for.
     pub(super) tail: Arc<Mapping>,
+    /// One boolean: whether the long rotary table is used.
+    pub(super) long_rotary: Arc<Mapping>,
     /// `[rows, positions, vocab]`.
     pub(super) logits: Arc<Mapping>,
     /// Each `[slots, heads, capacity, head_size]`, and room for one slot more, by way of which
@@ -149,6 +155,7 @@ impl Buffers {
             positions: reserve(tokens * size_of::<i64>())?,
             mask: reserve(shape.slots * shape.context * size_of::<i64>())?,
             tail: reserve(size_of::<i64>())?,
+            long_rotary: reserve(1)?,
             logits: reserve(tokens * shape.vocab * shape.logits_bytes)?,
             cache: (0..2 * shape.layers)
                 .map(|_| reserve((shape.slots + 1) * shape.slot_bytes()))

@@ -87,6 +87,12 @@ impl<'a> Iterator for Fields<'a> {
     }
 }
 
+/// The whole numbers of a packed field, up to the first that is cut.
+pub(super) fn numbers(packed: &[u8]) -> impl Iterator<Item = u64> {
+    let mut fields = Fields::new(packed);
+    std::iter::from_fn(move || fields.varint())
+}
+
 fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     loop {
         let byte = value.to_le_bytes()[0];

@@ -4,7 +4,7 @@
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::model::{Logits, ModelLimits, RunError, Runner};
+use crate::model::{Logits, ModelLimits, Rotary, RunError, Runner};
 
 /// The loaded model.
 pub(super) type Inner = Arc<Mutex<Box<dyn Runner>>>;
@@ -53,6 +53,10 @@ fn copy(logits: Logits<'_>, into: &mut Vec<f32>) {
 impl Runner for Shared {
     fn limits(&self) -> &ModelLimits {
         &self.limits
+    }
+
+    fn turn_by(&mut self, rotary: Rotary) {
+        lock(&self.inner).turn_by(rotary);
     }
 
     fn prefill(

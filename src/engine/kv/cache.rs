@@ -1,6 +1,7 @@
 //! The rows of the KV cache and the sequences that run in them.
 
 use super::prefix::{self, Reuse, Seen};
+use crate::model::Rotary;
 
 /// Tokens of growth that admission leaves room for at most, so that a sequence is not admitted only
 /// to be put back at once.
@@ -71,8 +72,9 @@ struct Row<S> {
     sequence: Option<S>,
 }
 
-/// The rows, in this order: those that decode, those that prefill, and those without a sequence
-/// (cached prefixes and empty ones). So one decode step covers neighbouring rows.
+/// The rows, in this order: those that decode by the short rotary table, those that decode by the
+/// long one, those that prefill, and those without a sequence (cached prefixes and empty ones). So
+/// one decode step covers neighbouring rows.
 ///
 /// Invariants: rows `..live` and no others have a sequence; the tokens of all rows and what is
 /// reserved for live ones, in whole blocks, stay within the budget.
@@ -80,6 +82,7 @@ struct Row<S> {
 pub struct Cache<S> {
     sizes: Sizes,
     rows: Vec<Row<S>>,
+    decoding_short: usize,
     decoding: usize,
     live: usize,
     clock: u64,
@@ -94,6 +97,7 @@ impl<S> Cache<S> {
         Self {
             rows: (0..sizes.rows.max(sizes.max_live)).map(|_| row()).collect(),
             sizes,
+            decoding_short: 0,
             decoding: 0,
             live: 0,
             clock: 0,
@@ -104,6 +108,12 @@ impl<S> Cache<S> {
     /// What is to be done with the memory since the last call.
     pub fn take_actions(&mut self) -> Vec<Action> {
         std::mem::take(&mut self.actions)
+    }
+
+    /// Rows that decode by the short rotary table: `0..decoding_short()`.
+    #[must_use]
+    pub fn decoding_short(&self) -> usize {
+        self.decoding_short
     }
 
     /// Rows that decode: `0..decoding()`.
@@ -218,23 +228,50 @@ impl<S> Cache<S> {
         debug_assert!(row.tokens.len() <= row.reserved, "grow was not asked");
     }
 
-    /// Moves the live `row`, which has read its prompt, to those that decode. Returns its new row.
-    pub fn promote(&mut self, row: usize) -> usize {
+    /// Moves the live `row`, which has read its prompt, to those that decode by the table that it
+    /// was read by. Returns its new row.
+    pub fn promote(&mut self, row: usize, rotary: Rotary) -> usize {
         debug_assert!((self.decoding..self.live).contains(&row));
-        self.swap(row, self.decoding);
+        let long = self.decoding;
+        self.swap(row, long);
         self.decoding += 1;
-        self.decoding - 1
+        if rotary == Rotary::Long {
+            return long;
+        }
+        self.swap(long, self.decoding_short);
+        self.decoding_short += 1;
+        self.decoding_short - 1
     }
 
-    /// Takes the sequence out of the live `row`, and keeps the row's tokens as a cached prefix if
-    /// `keep` is set. Rows behind it may move; those before it stay.
-    pub fn retire(&mut self, row: usize, keep: bool) -> Option<S> {
+    /// Drops what the live `row` holds, for its sequence to be read anew under `scope`. Rows
+    /// behind it may move; those before it stay. Returns its new row.
+    pub fn restart(&mut self, row: usize, scope: u64) -> usize {
+        let row = self.leave_decoding(row);
+        self.clear(row);
+        self.rows[row].scope = scope;
+        row
+    }
+
+    /// Moves the live `row`, if it decodes, to those that prefill. Returns its new row.
+    fn leave_decoding(&mut self, row: usize) -> usize {
         let mut row = row;
+        if row < self.decoding_short {
+            self.decoding_short -= 1;
+            self.swap(row, self.decoding_short);
+            row = self.decoding_short;
+        }
         if row < self.decoding {
             self.decoding -= 1;
             self.swap(row, self.decoding);
             row = self.decoding;
         }
+        row
+    }
+
+    /// Takes the sequence out of the live `row`, and keeps the row's tokens as a cached prefix if
+    /// `keep` is set. Rows behind it may move; those before it stay.
+    pub fn retire(&mut self, row: usize, keep: bool) -> Option<S> {
+        let row = self.leave_decoding(row);
         self.live -= 1;
         self.swap(row, self.live);
         let row = self.live;
@@ -388,6 +425,7 @@ impl<S> Cache<S> {
             assert!(index < self.live || row.reserved == 0, "row {index} keeps a reservation");
             assert!(row.tokens.len() <= self.sizes.row_tokens, "row {index} overflows");
         }
+        assert!(self.decoding_short <= self.decoding);
         assert!(self.decoding <= self.live && self.live <= self.sizes.max_live);
         assert!(self.used() <= self.budget(), "{} of {} blocks", self.used(), self.budget());
     }

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::Rotary;
 
 /// The memory as the actions leave it: what each row holds.
 struct Memory(Vec<Vec<u32>>);
@@ -68,6 +69,7 @@ impl World {
 
     /// Reads some of a sequence's tokens, as a step does, then adds one.
     fn step(&mut self, row: usize, count: usize) {
+        let rotary = if count.is_multiple_of(3) { Rotary::Long } else { Rotary::Short };
         let held = self.cache.tokens(row).len();
         let (tokens, _) = self.cache.sequence(row).unwrap();
         let next = tokens[held..tokens.len().min(held + count)].to_vec();
@@ -80,11 +82,26 @@ impl World {
         self.cache.extend(row, &next);
         self.memory.0[row].extend_from_slice(&next);
         let complete = held + next.len() == self.cache.sequence(row).unwrap().0.len();
-        let row =
-            if complete && row >= self.cache.decoding() { self.cache.promote(row) } else { row };
+        let row = if complete && row >= self.cache.decoding() {
+            self.cache.promote(row, rotary)
+        } else {
+            row
+        };
         if complete && held + next.len() < self.sizes.row_tokens {
             self.cache.sequence_mut(row).unwrap().0.push(1);
         }
+        self.settle();
+    }
+
+    /// Has the row's sequence read anew, in the other scope.
+    fn restart(&mut self, row: usize) {
+        let mut whose = self.cache.sequence(row).unwrap().clone();
+        whose.1 ^= 1;
+        let before = self.cache.decoding();
+        let at = self.cache.restart(row, whose.1);
+        assert_eq!(self.cache.decoding(), before - usize::from(row < before));
+        assert!(at >= self.cache.decoding() && self.cache.tokens(at).is_empty());
+        *self.cache.sequence_mut(at).unwrap() = whose;
         self.settle();
     }
 
@@ -99,6 +116,7 @@ impl World {
 enum Operation {
     Admit { prompt: Vec<u32>, scope: u64 },
     Step { which: usize, count: usize },
+    Restart { which: usize },
     Retire { which: usize, keep: bool },
 }
 
@@ -112,6 +130,7 @@ fn operation() -> impl Strategy<Value = Operation> {
             scope,
         }),
         5 => (0usize..8, 1usize..40).prop_map(|(which, count)| Operation::Step { which, count }),
+        1 => (0usize..8).prop_map(|which| Operation::Restart { which }),
         2 => (0usize..8, any::<bool>())
             .prop_map(|(which, keep)| Operation::Retire { which, keep }),
     ]
@@ -140,6 +159,7 @@ proptest! {
             match operation {
                 Operation::Admit { prompt, scope } => world.admit(prompt, scope),
                 Operation::Step { which, count } if live > 0 => world.step(which % live, count),
+                Operation::Restart { which } if live > 0 => world.restart(which % live),
                 Operation::Retire { which, keep } if live > 0 => world.retire(which % live, keep),
                 _ => {}
             }

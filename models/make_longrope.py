@@ -1,0 +1,132 @@
+"""Makes models/longrope and models/golden/longrope.json: a tiny model with Phi-4-mini's two rotary caches.
+
+Random weights (fixed seed) in single precision, exported by the onnxruntime-genai model builder. Phi-4-mini switches
+from its short to its long rotary factors past 4,096 tokens, this model past 64. Needs models/requirements.txt.
+
+The golden tokens come from ONNX Runtime alone, without any cache: each token from one run over all tokens before it,
+which is what a cache that is computed anew at the switch has to equal. `kept` is what a cache that is kept across
+the switch gives instead, to show that the difference can be seen.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the import: the library writes into HOME otherwise
+
+import numpy as np
+import onnxruntime
+
+MODELS = Path(__file__).resolve().parent
+OUT = MODELS / "longrope"
+GOLDEN = MODELS / "golden" / "longrope.json"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+MODEL_FILES = ("model.onnx", "model.onnx.data", "genai_config.json")
+LIMIT, CONTEXT, HEAD, KV_HEADS, SEED = 64, 512, 32, 2, 5
+#: Other kernels round differently, so a golden output must not hang on a near tie.
+LEAST_MARGIN = 0.02
+#: Prompt lengths: far below the switch, at it, and past it.
+LENGTHS = (1, 20, 40, 60, 63, 64, 65, 80, 200)
+TOKENS = 80
+
+Cache = dict[str, np.ndarray]
+
+
+def checkpoint(folder: Path) -> None:
+    import torch
+    from transformers import Phi3Config, Phi3ForCausalLM
+
+    torch.manual_seed(SEED)
+    pairs = HEAD // 4  # half of a head is rotated, in pairs; the kernel wants a multiple of 8
+    factors = {"short_factor": [1 + 0.02 * i for i in range(pairs)], "long_factor": [1.6**i for i in range(pairs)]}
+    config = Phi3Config(
+        vocab_size=1024, hidden_size=4 * HEAD, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=KV_HEADS, max_position_embeddings=CONTEXT, original_max_position_embeddings=LIMIT,
+        rms_norm_eps=1e-5, rope_theta=10000.0, partial_rotary_factor=0.5, tie_word_embeddings=True,
+        rope_scaling={"type": "longrope", **factors}, sliding_window=None, bos_token_id=1001, eos_token_id=1009,
+        pad_token_id=1001,
+    )
+    model = Phi3ForCausalLM(config)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.dim() == 2:
+                # Spread so that the text does not settle on one token.
+                weight.normal_(0, 0.4 if "embed" in name else 4 / weight.shape[1] ** 0.5)
+    model.save_pretrained(folder)
+    for name in TOKENIZER_FILES:
+        shutil.copy(MODELS / "demo" / name, folder / name)
+
+
+def export() -> None:
+    OUT.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        source, output, cache = (Path(scratch) / name for name in ("checkpoint", "out", "cache"))
+        source.mkdir()
+        checkpoint(source)
+        subprocess.run(
+            [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(source), "-o", str(output),
+             "-p", "fp32", "-e", "cpu", "-c", str(cache)],
+            check=True,
+        )
+        for name in MODEL_FILES:
+            shutil.copy(output / name, OUT / name)
+
+
+class Model:
+    def __init__(self) -> None:
+        self.session = onnxruntime.InferenceSession(str(OUT / "model.onnx"), providers=["CPUExecutionProvider"])
+        self.outputs = [output.name for output in self.session.get_outputs()]
+        self.past = [entry.name for entry in self.session.get_inputs() if entry.name.startswith("past")]
+
+    def run(self, tokens: list[int], cache: Cache | None, width: int) -> tuple[np.ndarray, Cache]:
+        """The last position's logits, and the cache with these tokens in it. `width` counts all tokens."""
+        feeds = {"input_ids": np.array([tokens], dtype=np.int64), "attention_mask": np.ones((1, width), dtype=np.int64)}
+        empty = np.zeros((1, KV_HEADS, 0, HEAD), dtype=np.float32)
+        feeds |= cache or {name: empty for name in self.past}
+        results = dict(zip(self.outputs, self.session.run(None, feeds), strict=True))
+        return results["logits"][0, -1], {n: results[n.replace("past_key_values", "present")] for n in self.past}
+
+    def greedy(self, prompt: list[int], keep: bool) -> tuple[list[int], float]:
+        tokens, least, cache = list(prompt), float("inf"), None
+        for _ in range(TOKENS):
+            if keep and cache is not None:
+                logits, cache = self.run(tokens[-1:], cache, len(tokens))
+            else:
+                logits, cache = self.run(tokens, None, len(tokens))
+            second, best = np.partition(logits, -2)[-2:]
+            least = min(least, float(best - second))
+            tokens.append(int(logits.argmax()))
+        return tokens[len(prompt):], least
+
+
+def case(model: Model, rng: np.random.Generator, length: int) -> dict[str, Any]:
+    while True:
+        prompt = [int(token) for token in rng.integers(0, 1000, length)]
+        tokens, margin = model.greedy(prompt, keep=False)
+        if margin < LEAST_MARGIN:
+            continue
+        kept, _ = model.greedy(prompt, keep=True)
+        same = next((i for i, pair in enumerate(zip(tokens, kept, strict=True)) if pair[0] != pair[1]), TOKENS)
+        return {"prompt_tokens": prompt, "tokens": tokens, "kept": kept, "same_if_kept": same,
+                "min_margin": round(margin, 4)}
+
+
+def main() -> None:
+    export()
+    model, rng = Model(), np.random.default_rng(SEED)
+    cases = [case(model, rng, length) for length in LENGTHS]
+    text = ",\n".join(json.dumps(entry) for entry in cases)
+    GOLDEN.write_text(f'{{"switch": {LIMIT}, "cases": [\n{text}\n]}}\n')
+    for entry in cases:
+        print(len(entry["prompt_tokens"]), entry["min_margin"], entry["same_if_kept"])
+
+
+if __name__ == "__main__":
+    main()
