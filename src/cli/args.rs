@@ -29,6 +29,8 @@ pub(super) enum Command {
     Serve(SettingsArgs),
     /// Check the settings and the model without serving
     Check(SettingsArgs),
+    /// Tell what the model in a folder is, what would run it and how much memory it takes
+    Inspect(InspectArgs),
     /// Talk to the daemon in the terminal; piped, answer each line of the input
     Chat(ChatArgs),
     /// Do the work of loading a model ahead, for faster starts and less memory
@@ -188,6 +190,23 @@ pub(super) struct KeyFileArgs {
     /// The keys file, whatever the settings say
     #[arg(long, value_name = "FILE")]
     pub(super) api_keys_file: Option<PathBuf>,
+}
+
+/// What to look at.
+#[derive(Debug, Args)]
+pub(super) struct InspectArgs {
+    /// The model's folder. Default: the settings' model
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(super) folder: Option<PathBuf>,
+    /// Load the model, too, and tell which of its nodes run where
+    #[arg(long)]
+    pub(super) nodes: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    /// The settings under which it would run
+    #[command(flatten)]
+    pub(super) settings: SettingsArgs,
 }
 
 /// What to measure.

@@ -10,8 +10,10 @@ mod documents;
 mod exit;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod inspect;
 mod key;
 mod output;
+mod plan;
 mod prepare;
 mod pull;
 mod reload;
@@ -44,6 +46,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Serve(settings) => serve::run(settings),
         Command::Check(settings) => check::run(settings),
         Command::Chat(chat) => chat::run(chat),
+        Command::Inspect(arguments) => inspect::run(arguments),
         Command::Prepare(settings) => prepare::run(settings),
         Command::Bench(bench) => bench::run(bench),
         Command::Key(command) => key::run(command),

@@ -13,6 +13,7 @@ mod fixtures;
 pub mod fuzzing;
 mod generation;
 mod grammar;
+mod inspect;
 mod jinja;
 mod prompt;
 mod reading;
@@ -34,6 +35,7 @@ pub use answer::Answer;
 pub use choices::{Choices, Copies};
 pub use error::{GenerateError, TextLoadError};
 pub use generation::Generation;
+pub use inspect::{TextFacts, inspect_text};
 pub use request::{
     Chat, Constraint, Delta, DryParameters, Ending, Finish, Finished, Form, Logprobs, Message,
     Parameters, Prompt, PromptToken, Reasoning, Request, Role, Side, TextDelta, TokenDelta, Usage,

@@ -6,12 +6,14 @@ mod binding;
 mod cancel;
 mod contract;
 mod error;
+mod facts;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fake;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod genai_config;
 mod graph_edit;
+mod inspect;
 mod load;
 mod memory;
 mod onnx;
@@ -35,8 +37,14 @@ mod wire;
 
 pub use cancel::LoadCancel;
 pub use error::{LoadError, RunError};
+pub use facts::{
+    DeviceFacts, ProviderFacts, RuntimeFacts, has_own_kernel, provider_facts, runtime_facts,
+};
 pub use genai_config::{
     DecoderSection, GenaiConfig, InputNames, ModelSection, OneOrMany, OutputNames,
+};
+pub use inspect::{
+    Attention, Export, Quantised, Shape as ExportShape, TensorInfo, WeightFile, inspect,
 };
 pub use load::{LoadOptions, Loaded, load, load_cancellable};
 pub use prepare::{PREPARED_FOLDER, prepare};

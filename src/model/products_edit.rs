@@ -48,6 +48,18 @@ pub(super) fn edit(bytes: &[u8]) -> Result<Option<Vec<u8>>, Damaged> {
     Ok((replaced > 0).then_some(edited))
 }
 
+/// How many nodes of the model `bytes` [`edit`] replaces.
+pub(super) fn count(bytes: &[u8]) -> Result<usize, Damaged> {
+    let mut count = 0;
+    for field in Fields::new(bytes) {
+        let field = field?;
+        if let (MODEL_GRAPH, Value::Bytes(graph)) = (field.number, field.value) {
+            count += edit_graph(graph)?.1;
+        }
+    }
+    Ok(count)
+}
+
 /// The edited graph, and how many nodes were replaced.
 fn edit_graph(graph: &[u8]) -> Result<(Vec<u8>, usize), Damaged> {
     let constants = float_constants(graph)?;

@@ -101,6 +101,11 @@ pub(super) fn load(explicit: Option<&Path>) -> Result<&'static Environment, Load
     Ok(ENVIRONMENT.get_or_init(|| environment))
 }
 
+/// The loaded library, links followed; only its name if the system's loader found it.
+pub(super) fn library() -> PathBuf {
+    LOADED.get().cloned().unwrap_or_default()
+}
+
 /// The folder of the loaded library, links followed: where its provider libraries are.
 pub(super) fn folder() -> &'static Path {
     LOADED.get().and_then(|path| path.parent()).unwrap_or(Path::new(""))

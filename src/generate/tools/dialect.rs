@@ -91,6 +91,16 @@ impl Dialect {
         self.call_tokens
     }
 
+    /// Whether the template places functions.
+    pub(in crate::generate) fn places_tools(self) -> bool {
+        self.tools_placed
+    }
+
+    /// Whether the template drops system turns.
+    pub(in crate::generate) fn drops_system(self) -> bool {
+        self.no_system
+    }
+
     /// Whether the model is asked to think before it answers.
     pub(in crate::generate) fn thinks(self) -> bool {
         self.thinks

@@ -1,0 +1,196 @@
+//! What was found, for people and for programs.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use super::Findings;
+use crate::cli::plan::bytes;
+use crate::generate::TextFacts;
+use crate::model::{Export, Placement, TensorInfo};
+
+/// Lines of a name and what is told of it.
+pub(super) fn text(found: &Findings) -> String {
+    let export = &found.export;
+    let mut lines = vec![("folder", found.folder.display().to_string())];
+    lines.extend(model_lines(export));
+    match &found.text {
+        Ok(facts) => lines.extend(text_lines(facts)),
+        Err(error) => lines.push(("tokenizer", format!("not usable: {error}"))),
+    }
+    match &found.runs.provider {
+        Ok((provider, reason)) => lines.push(("runs on", format!("{provider}: {reason}"))),
+        Err(error) => lines.push(("runs on", format!("nothing here: {error}"))),
+    }
+    lines.push(("kernels", found.runs.kernels.clone()));
+    lines.extend(found.plan.lines().into_iter().filter(|(name, _)| *name != "weights"));
+    if let Some(placement) = &found.placement {
+        lines.extend(nodes(placement).into_iter().map(|line| ("nodes", line)));
+    }
+    let mut text = String::new();
+    let warnings = warnings(found).into_iter().map(|warning| ("warning", warning));
+    for (name, value) in lines.into_iter().chain(warnings) {
+        // Writing to a String can't fail.
+        let _ = writeln!(text, "{name:<11}{value}");
+    }
+    text
+}
+
+fn model_lines(export: &Export) -> Vec<(&'static str, String)> {
+    let model = &export.model;
+    let mut lines = vec![
+        (
+            "model",
+            format!(
+                "{}: {} layers, {} KV heads of {}, vocabulary of {}, context of {} tokens",
+                model.architecture,
+                model.layers,
+                model.kv_heads,
+                model.head_size,
+                model.vocabulary,
+                model.context
+            ),
+        ),
+        ("made by", export.producer.clone()),
+        (
+            "made for",
+            match export.made_for.as_slice() {
+                [] => "cpu".to_owned(),
+                names => names.join(", "),
+            },
+        ),
+    ];
+    lines.extend(export.inputs.iter().map(|input| ("input", tensor(input))));
+    lines.extend(export.outputs.iter().map(|output| ("output", tensor(output))));
+    lines.extend(export.cache.iter().map(|cache| ("cache", tensor(cache))));
+    if let Some(attention) = &export.attention {
+        let attributes: Vec<String> =
+            attention.attributes.iter().map(|(name, value)| format!("{name} {value}")).collect();
+        let text = format!("{} {}: {}", attention.nodes, attention.operator, attributes.join(", "));
+        lines.push(("attention", text));
+    }
+    for kind in &export.quantised {
+        let zero_points = if kind.zero_points { "with" } else { "without" };
+        lines.push((
+            "products",
+            format!(
+                "{} of {} bits in blocks of {}, {zero_points} zero points, accuracy \
+                 level {}",
+                kind.nodes, kind.bits, kind.block, kind.accuracy_level
+            ),
+        ));
+    }
+    lines.push(("graph", format!("{}, {}", export.graph.display(), bytes(export.graph_bytes))));
+    for file in &export.weights {
+        lines.push(("weights", format!("{}, {}", file.path.display(), bytes(file.needed))));
+    }
+    lines
+}
+
+fn tensor(info: &TensorInfo) -> String {
+    format!("{} {} [{}]", info.name, info.element, info.shape.join(", "))
+}
+
+fn text_lines(facts: &TextFacts) -> Vec<(&'static str, String)> {
+    let template = match facts.template_bytes {
+        None => "none: chats are refused".to_owned(),
+        Some(bytes) => {
+            let mut parts = vec![format!("{bytes} bytes")];
+            let functions = if facts.places_functions { "placed by it" } else { "told in words" };
+            parts.push(format!(
+                "functions {functions}, calls between {} and {}",
+                facts.call_marks[0], facts.call_marks[1]
+            ));
+            if facts.drops_system {
+                parts.push("has a system turn of its own".into());
+            }
+            if facts.thinks {
+                parts.push("asks for a thought".into());
+            }
+            parts.join("; ")
+        }
+    };
+    let tokenizer = format!(
+        "{} tokens, {} of them added: {}",
+        facts.tokens,
+        facts.added,
+        shown(&facts.special)
+    );
+    vec![("tokenizer", tokenizer), ("template", template)]
+}
+
+/// The first few names of a list.
+fn shown(names: &[String]) -> String {
+    const FEW: usize = 6;
+    let text = names.iter().take(FEW).map(String::as_str).collect::<Vec<_>>().join(" ");
+    if names.len() > FEW { format!("{text} …") } else { text }
+}
+
+/// Lines of a provider and its nodes.
+fn nodes(placement: &Placement) -> Vec<String> {
+    let line = |(provider, nodes): (&String, &std::collections::BTreeMap<String, usize>)| {
+        let nodes: Vec<String> =
+            nodes.iter().map(|(operator, count)| format!("{count} {operator}")).collect();
+        format!("{provider}: {}", nodes.join(", "))
+    };
+    placement.nodes.iter().map(line).collect()
+}
+
+/// Everything that speaks against the folder.
+fn warnings(found: &Findings) -> Vec<String> {
+    let mut warnings = found.export.damage();
+    warnings.extend(found.runs.warnings.iter().cloned());
+    let on_device =
+        matches!(found.runs.provider, Ok((provider, _)) if provider != crate::model::Provider::Cpu);
+    if let (Some(placement), true) = (&found.placement, on_device) {
+        let heavy = placement.heavy_on_cpu();
+        let heavy: Vec<String> =
+            heavy.iter().map(|(operator, count)| format!("{count} {operator}")).collect();
+        if !heavy.is_empty() {
+            warnings.push(format!("heavy nodes run on the CPU: {}", heavy.join(", ")));
+        }
+    }
+    if let Ok(facts) = &found.text
+        && facts.tokens > found.export.model.vocabulary
+    {
+        warnings.push(format!(
+            "the tokenizer knows {} tokens and the model {}: it is another model's",
+            facts.tokens, found.export.model.vocabulary
+        ));
+    }
+    warnings
+}
+
+pub(super) fn json(found: &Findings) -> String {
+    let text = match &found.text {
+        Ok(facts) => json!({
+            "tokens": facts.tokens,
+            "added_tokens": facts.added,
+            "special_tokens": facts.special,
+            "template_bytes": facts.template_bytes,
+            "template_places_functions": facts.places_functions,
+            "template_drops_system": facts.drops_system,
+            "template_thinks": facts.thinks,
+            "call_marks": facts.call_marks,
+        }),
+        Err(error) => json!({ "fault": error.to_string() }),
+    };
+    let provider = match &found.runs.provider {
+        Ok((provider, reason)) => json!({ "provider": provider.as_str(), "reason": reason }),
+        Err(fault) => json!({ "fault": fault }),
+    };
+    let placement =
+        found.placement.as_ref().map_or(Value::Null, |placement| json!(placement.nodes));
+    let value = json!({
+        "folder": found.folder,
+        "export": found.export,
+        "weight_bytes": found.export.weight_bytes(),
+        "text": text,
+        "runs": provider,
+        "kernels": found.runs.kernels,
+        "memory": found.plan,
+        "nodes": placement,
+        "warnings": warnings(found),
+    });
+    format!("{value:#}\n")
+}

@@ -1,0 +1,70 @@
+//! What a model folder's tokenizer and chat template are.
+
+use std::path::Path;
+
+use super::error::TextLoadError;
+use super::template::ChatTemplate;
+use super::tokenizer::Tokenizer;
+use super::tools::Dialect;
+
+/// Facts of the files that turn conversations into tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TextFacts {
+    /// Tokens that the tokenizer knows, added ones included.
+    pub tokens: usize,
+    /// Added tokens.
+    pub added: usize,
+    /// Of these, those that stand for something else than text.
+    pub special: Vec<String>,
+    /// Bytes of the chat template; `None` where the folder has none.
+    pub template_bytes: Option<usize>,
+    /// Whether the template places functions, and so the model was taught them.
+    pub places_functions: bool,
+    /// What calls of functions stand between.
+    pub call_marks: [&'static str; 2],
+    /// Whether the template drops system turns, for one of its own.
+    pub drops_system: bool,
+    /// Whether the template asks for a thought before the answer.
+    pub thinks: bool,
+}
+
+/// Reads the tokenizer and the template of `folder`.
+///
+/// # Errors
+/// If a file is missing or is not what this program can use.
+pub fn inspect_text(folder: &Path) -> Result<TextFacts, TextLoadError> {
+    let tokenizer = Tokenizer::load(&folder.join("tokenizer.json"))?;
+    let template = ChatTemplate::load(folder)?;
+    let added = tokenizer.added();
+    let dialect = Dialect::of(template.as_ref(), added);
+    Ok(TextFacts {
+        tokens: tokenizer.vocabulary().len(),
+        added: added.iter().count(),
+        special: added
+            .iter()
+            .filter(|token| token.special)
+            .map(|token| token.content.clone())
+            .collect(),
+        template_bytes: template.as_ref().map(|template| template.source().len()),
+        places_functions: dialect.places_tools(),
+        call_marks: dialect.marks(),
+        drops_system: dialect.drops_system(),
+        thinks: dialect.thinks(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_demo_folder_is_phi_4s() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
+        let facts = inspect_text(&folder).unwrap();
+        assert!(facts.special.iter().any(|token| token == "<|im_start|>"), "{facts:?}");
+        assert!(facts.added >= facts.special.len());
+        assert!(facts.template_bytes.is_some_and(|bytes| bytes > 0));
+        assert!(!facts.places_functions && !facts.thinks && !facts.drops_system);
+        assert_eq!(facts.call_marks, ["<tool_call>", "</tool_call>"]);
+    }
+}

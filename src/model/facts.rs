@@ -1,0 +1,100 @@
+//! What there is to run a model on, for those who ask without loading one.
+
+use std::path::{Path, PathBuf};
+
+use super::error::LoadError;
+use super::provider::{self, Provider, ProviderSettings};
+use super::runtime;
+
+/// ONNX Runtime as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuntimeFacts {
+    /// The library, links followed; only its name if the system's loader found it.
+    pub library: PathBuf,
+    /// Its version, such as `1.32`.
+    pub version: String,
+    /// Devices that it knows, each with the provider that drives it.
+    pub devices: Vec<DeviceFacts>,
+}
+
+/// A device as ONNX Runtime tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceFacts {
+    /// The provider's name within ONNX Runtime.
+    pub provider: String,
+    /// Who made the device.
+    pub vendor: String,
+    /// `CPU`, `GPU` or `NPU`.
+    pub kind: String,
+}
+
+/// Loads ONNX Runtime and tells what it is.
+///
+/// # Errors
+/// [`LoadError::Runtime`], saying what to install.
+pub fn runtime_facts(library: Option<&Path>) -> Result<RuntimeFacts, LoadError> {
+    let environment = runtime::load(library)?;
+    let devices = environment.devices().map(|device| {
+        let hardware = device.hardware_device();
+        DeviceFacts {
+            provider: device.ep().unwrap_or("unknown").to_owned(),
+            vendor: hardware.vendor().unwrap_or("unknown").to_owned(),
+            kind: format!("{:?}", hardware.ty()),
+        }
+    });
+    let devices = devices.collect();
+    Ok(RuntimeFacts { library: runtime::library(), version: runtime::version(), devices })
+}
+
+/// The provider that a model would run on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProviderFacts {
+    /// Which; never [`Provider::Auto`].
+    pub provider: Provider,
+    /// Its name within ONNX Runtime.
+    pub name: String,
+    /// Why it would be taken.
+    pub reason: String,
+}
+
+/// The provider that a model whose export names the providers in `made_for` would run on.
+///
+/// # Errors
+/// As loading a model: if the one asked for can't be used.
+pub fn provider_facts(
+    settings: &ProviderSettings,
+    made_for: &[String],
+    library: Option<&Path>,
+) -> Result<ProviderFacts, LoadError> {
+    let chosen = provider::choose(settings, made_for, library)?;
+    Ok(ProviderFacts {
+        provider: chosen.provider(),
+        name: chosen.name().to_owned(),
+        reason: chosen.reason().to_owned(),
+    })
+}
+
+/// Whether this processor has what phi4d's own kernel needs.
+#[must_use]
+pub fn has_own_kernel() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return phi4d_int4::available();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cpu_is_a_device_and_what_a_model_for_it_runs_on() {
+        let facts = runtime_facts(None).unwrap();
+        assert!(facts.version.starts_with("1."), "{facts:?}");
+        assert!(facts.devices.iter().any(|device| device.kind == "CPU"), "{facts:?}");
+        let auto = ProviderSettings::from(Provider::Auto);
+        let chosen = provider_facts(&auto, &[], None).unwrap();
+        assert_eq!(chosen.provider, Provider::Cpu);
+        assert!(chosen.reason.contains("exported for the CPU"));
+    }
+}

@@ -1,0 +1,214 @@
+//! What an export is, read from its folder without its weights and without ONNX Runtime.
+
+mod graph;
+mod sizes;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::error::LoadError;
+use super::genai_config::GenaiConfig;
+
+pub use graph::{Attention, Quantised, TensorInfo};
+pub use sizes::WeightFile;
+
+/// An export: what its configuration and its graph say.
+#[derive(Debug, Clone, Serialize)]
+pub struct Export {
+    /// The configuration's part.
+    pub model: Shape,
+    /// The program that wrote the graph, with its version, as it calls itself.
+    pub producer: String,
+    /// The providers that it was exported for, as the model builder calls them; none for the CPU.
+    pub made_for: Vec<String>,
+    /// Inputs but for the cache.
+    pub inputs: Vec<TensorInfo>,
+    /// Outputs but for the cache.
+    pub outputs: Vec<TensorInfo>,
+    /// The first layer's cached keys, where there is a cache; the other layers' are alike.
+    pub cache: Option<TensorInfo>,
+    /// Bytes of the cache for each token, over all layers.
+    pub kv_bytes_per_token: u64,
+    /// Nodes of the graph by their operator.
+    pub operators: BTreeMap<String, usize>,
+    /// The attention operator.
+    pub attention: Option<Attention>,
+    /// Kinds of products with quantised weights.
+    pub quantised: Vec<Quantised>,
+    /// Products with quantised weights that phi4d's own kernel does.
+    pub own_products: usize,
+    /// The files of the weights.
+    pub weights: Vec<WeightFile>,
+    /// Bytes of weights that are in the graph's file itself.
+    pub inner_weights: u64,
+    /// The graph's file.
+    pub graph: PathBuf,
+    /// Its size.
+    pub graph_bytes: u64,
+}
+
+/// The model's shape, by its configuration.
+#[derive(Debug, Clone, Serialize)]
+pub struct Shape {
+    /// Architecture, such as `phi3`.
+    pub architecture: String,
+    /// Layers.
+    pub layers: usize,
+    /// Key-value heads of a layer.
+    pub kv_heads: usize,
+    /// Values in a head's key or value.
+    pub head_size: usize,
+    /// Tokens that prompt and answer may have together.
+    pub context: usize,
+    /// Tokens in the vocabulary.
+    pub vocabulary: usize,
+    /// Tokens that end an answer.
+    pub end_tokens: Vec<u32>,
+}
+
+impl Export {
+    /// Bytes of all weights, as the graph names them.
+    #[must_use]
+    pub fn weight_bytes(&self) -> u64 {
+        self.inner_weights + self.weights.iter().map(|file| file.needed).sum::<u64>()
+    }
+
+    /// What is wrong with the files of the weights.
+    #[must_use]
+    pub fn damage(&self) -> Vec<String> {
+        self.weights.iter().filter_map(WeightFile::damage).collect()
+    }
+}
+
+/// Reads what `folder` holds. Missing and truncated weights are no error: see [`Export::damage`].
+///
+/// # Errors
+/// If the configuration or the graph is missing or is not what it should be.
+pub fn inspect(folder: &Path) -> Result<Export, LoadError> {
+    let config = GenaiConfig::read(folder)?;
+    let path = folder.join(&config.model.decoder.filename);
+    let bytes =
+        std::fs::read(&path).map_err(|source| LoadError::Read { path: path.clone(), source })?;
+    let graph = graph::read(&bytes)
+        .map_err(|damage| LoadError::Invalid { path: path.clone(), reason: damage.to_string() })?;
+    let cache_names = |name: &str| {
+        let decoder = &config.model.decoder;
+        let (ins, outs) = (&decoder.inputs, &decoder.outputs);
+        [
+            &ins.past_key_names,
+            &ins.past_value_names,
+            &outs.present_key_names,
+            &outs.present_value_names,
+        ]
+        .iter()
+        .any(|pattern| is_layer_of(name, pattern))
+    };
+    let (cached, inputs): (Vec<_>, Vec<_>) =
+        graph.inputs.into_iter().partition(|input| cache_names(&input.name));
+    let outputs = graph.outputs.into_iter().filter(|output| !cache_names(&output.name)).collect();
+    let decoder = &config.model.decoder;
+    let kv_bytes_per_token = cached
+        .iter()
+        .map(|tensor| {
+            sizes::bytes_per_token(tensor, decoder.num_key_value_heads, decoder.head_size)
+        })
+        .sum();
+    Ok(Export {
+        producer: graph.producer,
+        made_for: decoder.made_for(),
+        inputs,
+        outputs,
+        cache: cached.into_iter().next(),
+        kv_bytes_per_token,
+        operators: graph.operators,
+        attention: graph.attention,
+        quantised: graph.quantised,
+        own_products: own_products(&bytes),
+        weights: sizes::weight_files(folder, graph.external),
+        inner_weights: graph.inner_weights,
+        graph_bytes: bytes.len() as u64,
+        graph: path,
+        model: Shape {
+            architecture: config.model.architecture.clone(),
+            layers: decoder.num_hidden_layers,
+            kv_heads: decoder.num_key_value_heads,
+            head_size: decoder.head_size,
+            context: config.model.context_length,
+            vocabulary: config.model.vocab_size,
+            end_tokens: config.model.eos_token_id.to_vec(),
+        },
+    })
+}
+
+/// Whether `name` is `pattern` with a number in the place of `%d`.
+fn is_layer_of(name: &str, pattern: &str) -> bool {
+    let Some((before, after)) = pattern.split_once("%d") else { return name == pattern };
+    let number = name.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
+    number.is_some_and(|number| {
+        !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+    })
+}
+
+/// Products of the graph that phi4d's own kernel does, whatever this processor is.
+#[cfg(target_arch = "x86_64")]
+fn own_products(graph: &[u8]) -> usize {
+    super::products_edit::count(graph).unwrap_or(0)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn own_products(_graph: &[u8]) -> usize {
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn demo() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo")
+    }
+
+    #[test]
+    fn the_demo_model_is_told_as_it_was_exported() {
+        let export = inspect(&demo()).unwrap();
+        assert_eq!(
+            (export.model.layers, export.model.kv_heads, export.model.head_size),
+            (4, 2, 32)
+        );
+        // Single precision: 2 (keys, values) x 4 layers x 2 heads x 32 x 4 bytes.
+        assert_eq!(export.kv_bytes_per_token, 2048);
+        assert_eq!(export.cache.as_ref().unwrap().element, "float32");
+        assert_eq!(export.attention.as_ref().unwrap().operator, "GroupQueryAttention");
+        let products: usize = export.quantised.iter().map(|kind| kind.nodes).sum();
+        assert_eq!(products, export.operators["MatMulNBits"]);
+        assert!(export.quantised.iter().all(|kind| (kind.bits, kind.block) == (4, 32)));
+        assert!(export.own_products > 0 && export.own_products <= products);
+        assert!(export.inputs.iter().any(|input| input.name == "input_ids"));
+        assert_eq!(export.outputs.len(), 1);
+        assert_eq!(export.damage(), Vec::<String>::new());
+        let on_disk = std::fs::metadata(demo().join("model.onnx.data")).unwrap().len();
+        assert_eq!(export.weights[0].bytes, Some(on_disk));
+        assert!(export.weight_bytes() > on_disk / 2);
+    }
+
+    #[test]
+    fn missing_and_truncated_weights_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["genai_config.json", "model.onnx"] {
+            std::fs::copy(demo().join(name), folder.path().join(name)).unwrap();
+        }
+        let damage = || inspect(folder.path()).unwrap().damage();
+        assert!(damage()[0].contains("model.onnx.data is missing"), "{:?}", damage());
+        std::fs::write(folder.path().join("model.onnx.data"), [0; 1000]).unwrap();
+        assert!(damage()[0].contains("is truncated: it has 1000 bytes"), "{:?}", damage());
+    }
+
+    #[test]
+    fn names_of_layers_are_known_by_their_pattern() {
+        assert!(is_layer_of("past.12.key", "past.%d.key"));
+        assert!(!is_layer_of("past..key", "past.%d.key"));
+        assert!(!is_layer_of("past.x.key", "past.%d.key"));
+    }
+}

@@ -1,0 +1,88 @@
+//! `phi4d inspect` on the demo model and on damaged copies of it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "tests may stop where something is wrong"
+)]
+
+mod common;
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn inspect(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_phi4d"))
+        .args(["inspect", "--log-level", "error"])
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env_clear()
+        .output()
+        .unwrap()
+}
+
+fn json(arguments: &[&str]) -> Value {
+    let output = inspect(&[&["--json"], arguments].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn the_demo_model_is_told_for_people_and_for_programs() {
+    let output = inspect(&["models/demo"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+    for part in [
+        "phi3: 4 layers, 2 KV heads of 32",
+        "GroupQueryAttention: do_rotary 1",
+        "of 4 bits in blocks of 32, without zero points",
+        "runs on    cpu: the model was exported for the CPU",
+        "2.0 KiB a token",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+    assert!(!text.contains("warning"), "{text}");
+    let value = json(&["models/demo", "--slots", "3", "--context-tokens", "100", "--nodes"]);
+    assert_eq!(value["runs"]["provider"], "cpu");
+    assert_eq!(value["memory"]["kv_bytes_full"], 3 * 100 * 2048);
+    assert_eq!(value["export"]["attention"]["operator"], "GroupQueryAttention");
+    assert_eq!(value["nodes"]["CPUExecutionProvider"]["GroupQueryAttention"], 4);
+    assert_eq!(value["text"]["template_thinks"], false);
+    assert_eq!(value["warnings"], serde_json::json!([]));
+}
+
+/// A copy of the demo model.
+fn copy(folder: &Path) {
+    for entry in std::fs::read_dir(common::demo_folder()).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
+    }
+}
+
+#[test]
+fn damaged_folders_are_told_and_a_missing_one_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    copy(folder.path());
+    let path = folder.path().to_str().unwrap();
+    let weights = std::fs::File::options().write(true).open(folder.path().join("model.onnx.data"));
+    weights.unwrap().set_len(1 << 20).unwrap();
+    std::fs::write(folder.path().join("tokenizer.json"), "{").unwrap();
+    let value = json(&[path]);
+    let warning = value["warnings"][0].as_str().unwrap();
+    assert!(warning.contains("model.onnx.data is truncated"), "{warning}");
+    assert!(value["text"]["fault"].as_str().unwrap().contains("tokenizer.json"), "{value}");
+    let output = inspect(&["/nowhere"]);
+    assert_eq!(output.status.code(), Some(66));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.starts_with("phi4d: cannot read /nowhere/genai_config.json"), "{text}");
+}
+
+#[test]
+fn a_provider_that_is_not_there_is_told_and_no_error() {
+    let value = json(&["models/demo", "--provider", "webgpu"]);
+    let fault = value["runs"]["fault"].as_str().unwrap();
+    assert!(fault.contains("onnxruntime-ep-webgpu"), "{fault}");
+}
