@@ -43,7 +43,10 @@ const CODES: [(Code, &str); 11] = [
     (Code::Internal, "The program failed in a way it should not."),
     (Code::Os, "The system refused something, such as a TCP address or memory."),
     (Code::CannotCreate, "The Unix socket can't be made; for pull: the model is there already."),
-    (Code::Io, "Input or output failed."),
+    (
+        Code::Io,
+        "Input or output failed, such as of a model's file that was cut short while in use.",
+    ),
     (
         Code::Protocol,
         "For chat and pull: the other side refused a request, or what it sent is wrong.",

@@ -8,13 +8,13 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::args::SettingsArgs;
-use super::exit::Fatal;
+use super::exit::{Code, Fatal};
 use super::reload::Reloader;
 use super::start::{self, Started};
 use super::traces::Exporter;
 use super::watchdog;
 use crate::engine::Engine;
-use crate::model::LoadCancel;
+use crate::model::{self, LoadCancel};
 use crate::os::{self, Listener, Notifier, Signal, Signals, SocketFile, State};
 use crate::server::{self, App, DrainOutcome, Environment, ServerOptions};
 use crate::settings::{Resolved, Settings};
@@ -51,6 +51,7 @@ async fn serve(arguments: &SettingsArgs, resolved: &Resolved) -> Result<(), Fata
     let settings = &resolved.settings;
     let system = |action| move |source| Fatal::System { action, source };
     let mut signals = Signals::install().map_err(system("install signal handlers"))?;
+    model::end_on_lost_file(Code::Io as u8).map_err(system("install signal handlers"))?;
     let notifier = Notifier::from_environment(variable);
     let manager = Arc::new(Manager(notifier.map_err(system("speak to the service manager"))?));
     let passed = os::activated_listeners(variable)?;
@@ -72,6 +73,7 @@ async fn serve(arguments: &SettingsArgs, resolved: &Resolved) -> Result<(), Fata
     let options = ServerOptions { tracer, ..server_options(settings, name.clone())? };
     let app = App::new(started.generator, options);
     app.enforce(rules);
+    cut_on_lost_file(&app);
     let reloader = Reloader::new(arguments, environment, &app, resolved);
     let (stop, stopped) = watch::channel(false);
     let drain = settings.drain_timeout_s;
@@ -224,6 +226,39 @@ async fn load(
     }
 }
 
+/// Tells clients of it when a file of the model can't be read any more: the engine's thread is halted
+/// then, and the process is about to end.
+fn cut_on_lost_file(app: &App) {
+    let app = app.clone();
+    tokio::spawn(async move {
+        let mut tick = tokio::time::interval(ENGINE_TICK);
+        while !model::is_file_lost() {
+            tick.tick().await;
+        }
+        log::error!("a file of the model can't be read any more; ending all requests");
+        app.cut();
+    });
+}
+
+/// As many connections as the settings allow, if the process may have so many descriptors open.
+fn most_connections(settings: &Settings) -> usize {
+    match os::room_for_connections() {
+        Ok(room) if room < settings.max_connections => {
+            log::warn!(
+                "max_connections = {} is more than the limit of open files (RLIMIT_NOFILE) has room \
+                 for; taking {room} at once",
+                settings.max_connections
+            );
+            room
+        }
+        Ok(_) => settings.max_connections,
+        Err(error) => {
+            log::warn!("cannot tell how many files may be open: {error}");
+            settings.max_connections
+        }
+    }
+}
+
 fn server_options(settings: &Settings, name: String) -> Result<ServerOptions, Fatal> {
     let folder = start::model_folder(settings)?;
     let made = std::fs::metadata(folder.join("genai_config.json"))
@@ -232,7 +267,7 @@ fn server_options(settings: &Settings, name: String) -> Result<ServerOptions, Fa
     let created = made.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     Ok(ServerOptions {
         max_body_bytes: settings.max_body_bytes,
-        max_connections: settings.max_connections,
+        max_connections: most_connections(settings),
         header_timeout: settings.header_timeout_s,
         body_timeout: settings.body_timeout_s,
         write_timeout: settings.slow_client_timeout_s,

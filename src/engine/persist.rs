@@ -16,6 +16,9 @@ use super::kv::{Action, Cache};
 const MAGIC: &[u8; 8] = b"phi4dKV1";
 const EXTENSION: &str = "kv";
 
+/// Of a file that is being written.
+const UNFINISHED: &str = "new";
+
 /// The bytes around tokens, keys and values: magic, fingerprint, three numbers, hash.
 const FRAME_BYTES: u64 = 8 + 32 + 3 * 8 + 32;
 
@@ -49,7 +52,11 @@ pub(super) enum Refused {
 /// If the folder or a file can't be written; files written before stay.
 pub(super) fn save<S>(store: &Store, cache: &Cache<S>, runner: &dyn Runner) -> io::Result<usize> {
     fs::create_dir_all(&store.folder)?;
-    let old = files(&store.folder)?;
+    let old = files(&store.folder, EXTENSION)?;
+    // What a process that was killed left half-written.
+    for path in files(&store.folder, UNFINISHED)? {
+        fs::remove_file(path)?;
+    }
     let mut written = Vec::new();
     let mut left = store.bytes;
     for (row, scope, tokens) in cache.cached_prefixes() {
@@ -60,7 +67,7 @@ pub(super) fn save<S>(store: &Store, cache: &Cache<S>, runner: &dyn Runner) -> i
         }
         left -= size;
         let path = store.folder.join(format!("prefix-{:04}.{EXTENSION}", written.len()));
-        let beside = path.with_extension("new");
+        let beside = path.with_extension(UNFINISHED);
         let header = Header { scope, tokens: tokens.len() as u64, payload: payload as u64 };
         let result = write_file(&beside, store, &header, |sink| {
             for token in tokens {
@@ -83,7 +90,7 @@ pub(super) fn save<S>(store: &Store, cache: &Cache<S>, runner: &dyn Runner) -> i
 /// Puts the prefixes of `store` back into `cache` and the runner's memory, as far as they fit.
 /// Returns how many.
 pub(super) fn load<S>(store: &Store, cache: &mut Cache<S>, runner: &mut dyn Runner) -> usize {
-    let paths = match files(&store.folder) {
+    let paths = match files(&store.folder, EXTENSION) {
         Ok(paths) => paths,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return 0,
         Err(error) => {
@@ -107,12 +114,12 @@ pub(super) fn load<S>(store: &Store, cache: &mut Cache<S>, runner: &mut dyn Runn
     taken
 }
 
-/// The folder's prefix files in order of name.
-fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+/// The folder's files of a kind in order of name.
+fn files(folder: &Path, extension: &str) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == EXTENSION) {
+        if path.extension().is_some_and(|its| its == extension) {
             paths.push(path);
         }
     }
@@ -347,7 +354,7 @@ mod tests {
         // What is no longer cached is removed, and so is what was half written.
         let (fewer, runner) = filled(&prompts[..1]);
         save(&store(folder.path()), &fewer, &runner).unwrap();
-        assert_eq!(files(&store(folder.path()).folder).unwrap().len(), 1);
+        assert_eq!(files(&store(folder.path()).folder, EXTENSION).unwrap().len(), 1);
     }
 
     #[test]
@@ -366,7 +373,7 @@ mod tests {
         save(&store(folder.path()), &old, &old_runner).unwrap();
         let other = Store { fingerprint: [8; 32], ..store(folder.path()) };
         assert_eq!(load(&other, &mut cache(), &mut runner()), 0);
-        assert_eq!(files(&other.folder).unwrap().len(), 1);
+        assert_eq!(files(&other.folder, EXTENSION).unwrap().len(), 1);
     }
 
     proptest! {
@@ -380,7 +387,7 @@ mod tests {
             let store = store(folder.path());
             let (old, old_runner) = filled(&[(0..9).collect()]);
             save(&store, &old, &old_runner).unwrap();
-            let path = files(&store.folder).unwrap().remove(0);
+            let path = files(&store.folder, EXTENSION).unwrap().remove(0);
             let mut bytes = std::fs::read(&path).unwrap();
             let place = place.index(bytes.len());
             bytes[place] ^= flip;

@@ -15,6 +15,7 @@ mod genai_config;
 mod graph_edit;
 mod inspect;
 mod load;
+mod lost_file;
 mod memory;
 mod onnx;
 mod prepare;
@@ -47,6 +48,7 @@ pub use inspect::{
     Attention, Export, Quantised, Shape as ExportShape, TensorInfo, WeightFile, inspect,
 };
 pub use load::{LoadOptions, Loaded, load, load_cancellable};
+pub use lost_file::{end_on_lost_file, is_file_lost};
 pub use prepare::{PREPARED_FOLDER, prepare};
 pub use provider::{OptionFault, Placement, Provider, ProviderSettings, UnknownProvider};
 pub use runner::{Interrupt, Logits, ModelLimits, Rotary, Runner};

@@ -25,5 +25,5 @@ pub use state::State;
 pub use system::{
     FolderLock, Notifier, Signals, SocketFile, UnixListener, UnixStream, activated_listeners,
     bind_unix, effective_uid, group_id, groups_of, host_name, is_open_to_all, owner,
-    physical_cores, replace_file, spare_memory, user_id,
+    physical_cores, replace_file, room_for_connections, spare_memory, user_id,
 };

@@ -125,6 +125,12 @@ impl App {
         self.inner.phase.send_replace(phase);
     }
 
+    /// Takes no more requests, and ends those that run with an error: nothing can answer them any
+    /// more.
+    pub fn cut(&self) {
+        self.enter(Phase::Cutting);
+    }
+
     /// Waits until the daemon has come to `phase` or a later one.
     pub(super) async fn reached(&self, phase: Phase) {
         let mut watched = self.inner.phase.subscribe();

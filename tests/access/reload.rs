@@ -152,6 +152,33 @@ fn certificates_are_renewed_while_connections_go_on() {
     assert_eq!(get(&mut open).unwrap(), 200, "the old connection goes on");
 }
 
+/// An expired certificate is served, since the fault may be the clock's, and told of.
+#[test]
+fn an_expired_certificate_is_told_of_and_another_renewal_mends_it() {
+    let setup = Setup::new();
+    let folder = setup.folder.path().to_owned();
+    let authority = Authority::new();
+    let identity = authority.sign(&folder, "server");
+    let arguments = tls::arguments(&identity);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut daemon = setup.with(&arguments).start();
+    let mut open = tls::connect(daemon.address(), &authority, None);
+    let get = |stream: &mut _| tls::ask(stream, "GET", "/v1/models", None).map(|it| it.status);
+    assert_eq!(get(&mut open).unwrap(), 200);
+    assert!(!daemon.log.text().contains("has expired"));
+
+    authority.sign_until(&folder, "server", 2001);
+    reload(&mut daemon);
+    wait_for("the warning", || daemon.log.text().contains("has expired; clients").then_some(()));
+    let refused = get(&mut tls::connect(daemon.address(), &authority, None)).unwrap_err();
+    assert!(refused.to_string().contains("certificate expired"), "{refused}");
+    assert_eq!(get(&mut open).unwrap(), 200);
+
+    authority.sign(&folder, "server");
+    reload(&mut daemon);
+    assert_eq!(get(&mut tls::connect(daemon.address(), &authority, None)).unwrap(), 200);
+}
+
 /// Asks until told to stop, on new connections and on one that stays; counts what succeeded.
 fn load(client: &Client, key: &str, stop: &AtomicBool, answered: &AtomicUsize) {
     let token = bearer(key);

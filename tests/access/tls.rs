@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -41,8 +41,14 @@ impl Authority {
 
     /// A certificate for localhost, in files that begin with `name`.
     pub fn sign(&self, folder: &Path, name: &str) -> Identity {
+        self.sign_until(folder, name, 4000)
+    }
+
+    /// As [`Authority::sign`], valid up to the beginning of a year.
+    pub fn sign_until(&self, folder: &Path, name: &str, year: i32) -> Identity {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params.not_after = date_time_ymd(year, 1, 1);
         let cert = params.signed_by(&key, &self.0).unwrap();
         let (cert_path, key_path) =
             (folder.join(format!("{name}.pem")), folder.join(format!("{name}.key")));
@@ -185,6 +191,48 @@ fn a_handshake_that_never_ends_is_given_up_and_holds_up_nobody() {
     }
     let took = begun.elapsed();
     assert!((Duration::from_secs(1)..Duration::from_secs(20)).contains(&took), "{took:?}");
+}
+
+/// Whatever breaks on one connection breaks that one, leaves nothing open and is not logged loudly.
+#[test]
+fn handshakes_and_records_that_break_off_are_forgotten() {
+    let setup = Setup::new();
+    let authority = Authority::new();
+    let identity = authority.sign(setup.folder.path(), "server");
+    let daemon = with(setup, &arguments(&identity)).start();
+    let address = daemon.address();
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", daemon.id())).unwrap().count();
+    let before = open();
+    let mut kept = connect(address, &authority, None);
+    assert_eq!(ask(&mut kept, "GET", "/v1/models", None).unwrap().status, 200);
+    // What a client says first, to be cut anywhere.
+    let mut hello = Vec::new();
+    connect(address, &authority, None).conn.write_tls(&mut hello).unwrap();
+    for cut in (1..hello.len()).step_by(hello.len() / 12) {
+        TcpStream::connect(address).unwrap().write_all(&hello[..cut]).unwrap();
+    }
+    // Whole, and then nothing, noise, or a record of another kind.
+    for next in [&[][..], &[0; 300], b"GET / HTTP/1.1\r\n\r\n", &[21, 3, 3, 0, 2, 2, 40]] {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(&hello).unwrap();
+        stream.read_exact(&mut [0; 5]).unwrap();
+        stream.write_all(next).unwrap();
+    }
+    // Within an established connection, and within a request.
+    for sent in ["", "GET /v1/models HTTP/1.1\r\nHo"] {
+        let mut stream = connect(address, &authority, None);
+        assert_eq!(ask(&mut stream, "GET", "/health", None).unwrap().status, 200);
+        stream.write_all(sent.as_bytes()).unwrap();
+        stream.flush().unwrap();
+        stream.sock.write_all(&[0; 100]).unwrap();
+        let mut rest = Vec::new();
+        let _ = stream.sock.read_to_end(&mut rest);
+    }
+    assert_eq!(ask(&mut kept, "GET", "/v1/models", None).unwrap().status, 200);
+    drop(kept);
+    super::common::wait_for("all to be closed", || (open() <= before).then_some(()));
+    let log = daemon.log.text();
+    assert!(!log.contains(" ERROR ") && !log.contains(" WARN "), "{log}");
 }
 
 #[test]

@@ -65,6 +65,8 @@ pub struct Setup {
     pub environment: Vec<(String, String)>,
     pub model: PathBuf,
     pub listen: String,
+    /// A command that the daemon's is given to, and that becomes the daemon by `exec`.
+    pub wrapper: Vec<String>,
 }
 
 impl Setup {
@@ -76,6 +78,7 @@ impl Setup {
             environment: Vec::new(),
             model: demo_folder(),
             listen: "127.0.0.1:0".to_owned(),
+            wrapper: Vec::new(),
         }
     }
 
@@ -103,6 +106,12 @@ impl Setup {
         self
     }
 
+    /// Starts the daemon by a command that gets the daemon's as further arguments and becomes it.
+    pub fn within(mut self, wrapper: &[&str]) -> Self {
+        self.wrapper = wrapper.iter().map(ToString::to_string).collect();
+        self
+    }
+
     /// The Unix socket's path.
     pub fn socket(&self) -> PathBuf {
         self.folder.path().join("phi4d.sock")
@@ -110,8 +119,11 @@ impl Setup {
 
     /// The command, with nothing of this machine's settings in its environment.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_phi4d"));
+        let program = env!("CARGO_BIN_EXE_phi4d").to_owned();
+        let words: Vec<&String> = self.wrapper.iter().chain([&program]).collect();
+        let mut command = Command::new(words[0]);
         command
+            .args(&words[1..])
             .arg("serve")
             .args(["--listen", &self.listen, "--threads", "1"])
             .args(["--model".as_ref(), self.model.as_os_str()])
@@ -139,17 +151,27 @@ impl Setup {
 
     /// Starts the daemon and waits until it is ready.
     pub fn start(self) -> Daemon {
+        self.start_with_log(Stdio::piped())
+    }
+
+    /// As [`Setup::start`], with standard error elsewhere; [`Daemon::log`] then stays empty.
+    pub fn start_with_log(self, log: Stdio) -> Daemon {
         let notify_path = self.folder.path().join("notify.sock");
+        // A predecessor's, where the setup is used again.
+        let _ = std::fs::remove_file(&notify_path);
         let notify = UnixDatagram::bind(&notify_path).unwrap();
         notify.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut child = self
             .command()
             .env("NOTIFY_SOCKET", &notify_path)
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
+            .stderr(log)
             .spawn()
             .unwrap();
-        let log = Log::follow(child.stderr.take().unwrap());
+        let log = match child.stderr.take() {
+            Some(stream) => Log::follow(stream),
+            None => Log::follow(std::io::empty()),
+        };
         let mut daemon = Daemon { child, log, notify, setup: self, ended: None };
         daemon.wait_notified("READY=1");
         daemon
@@ -258,6 +280,16 @@ impl Daemon {
     /// The counters in `/health`.
     pub fn health(&self) -> Value {
         self.unix().get("/health").json()
+    }
+
+    /// Waits until nothing runs or waits, and checks that every request that was accepted has ended
+    /// in one way: accepted = finished + cancelled + failed. Returns these four.
+    pub fn ends(&self) -> [u64; 4] {
+        let health = self.wait_idle();
+        let names = ["accepted", "finished", "cancelled", "failed"];
+        let counts = names.map(|name| health[name].as_u64().unwrap());
+        assert_eq!(counts[0], counts[1..].iter().sum::<u64>(), "{health}");
+        counts
     }
 
     /// Waits until `/health` shows nothing running or waiting, and returns it.

@@ -2,6 +2,7 @@
 
 mod activation;
 mod cores;
+mod descriptors;
 mod memory;
 mod notify;
 mod peer;
@@ -14,6 +15,7 @@ use std::os::unix::fs::MetadataExt as _;
 
 pub use activation::activated_listeners;
 pub use cores::physical_cores;
+pub use descriptors::room_for_connections;
 pub use memory::spare_memory;
 pub use notify::Notifier;
 pub use peer::{group_id, groups_of, host_name, user_id};

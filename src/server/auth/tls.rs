@@ -4,11 +4,12 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use tokio_rustls::rustls::client::verify_server_cert_signed_by_trust_anchor;
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring::default_provider};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
-use tokio_rustls::rustls::{self, RootCertStore, ServerConfig};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use tokio_rustls::rustls::server::{ParsedCertificate, VerifierBuilderError, WebPkiClientVerifier};
+use tokio_rustls::rustls::{self, CertificateError, RootCertStore, ServerConfig};
 
 use super::load::AccessFault;
 use crate::settings::Settings;
@@ -50,6 +51,7 @@ fn build(
     roots: Option<(&Path, Chain)>,
 ) -> Result<Arc<ServerConfig>, AccessFault> {
     let provider = Arc::new(default_provider());
+    warn_of_dates(cert, &chain, &provider);
     let unusable = |name: &'static str, path: &Path, reason: String| AccessFault::File {
         key: name,
         path: path.to_owned(),
@@ -76,6 +78,35 @@ fn build(
     })?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// Says so where the certificate is of no use at this time. It is served all the same: the clock may
+/// be wrong, and no TLS at all helps nobody.
+fn warn_of_dates(path: &Path, chain: &Chain, provider: &CryptoProvider) {
+    let Some(parsed) = chain.first().and_then(|first| ParsedCertificate::try_from(first).ok())
+    else {
+        return;
+    };
+    // Dates are looked at first; without roots, nothing passes what comes after.
+    let checked = verify_server_cert_signed_by_trust_anchor(
+        &parsed,
+        &RootCertStore::empty(),
+        &[],
+        UnixTime::now(),
+        provider.signature_verification_algorithms.all,
+    );
+    let Err(rustls::Error::InvalidCertificate(fault)) = checked else { return };
+    let said = match fault {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "has expired",
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "is not valid yet"
+        }
+        _ => return,
+    };
+    log::warn!(
+        "tls_cert_file: the certificate in {} {said}; clients will refuse it",
+        path.display()
+    );
 }
 
 fn client_verifier(

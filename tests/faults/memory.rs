@@ -1,0 +1,99 @@
+//! Not as much memory as is wanted.
+
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use serde_json::json;
+
+use crate::common::{Setup, wait_for};
+use crate::{cache, prompts};
+
+#[test]
+fn too_little_address_space_ends_the_start_with_one_clear_line() {
+    let mut refused = 0;
+    // In KiB; with little more than the program itself, and with nearly enough.
+    for limit in [200_000, 250_000, 300_000, 400_000, 500_000, 600_000, 700_000] {
+        let script = format!("ulimit -v {limit} && exec \"$@\"");
+        let setup = Setup::new().within(&["sh", "-c", &script, "sh"]);
+        let notify_path = setup.folder.path().join("notify.sock");
+        let notify = UnixDatagram::bind(&notify_path).unwrap();
+        notify.set_nonblocking(true).unwrap();
+        let setup = setup.with(&["--log-level", "error"]);
+        let mut command = setup.command();
+        command.env("NOTIFY_SOCKET", &notify_path).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        // It may be enough, too; then it comes up.
+        let ended = wait_for("an end or a start", || {
+            let mut text = [0; 4096];
+            let told = notify.recv(&mut text).unwrap_or(0);
+            let ready = text[..told].starts_with(b"READY=1");
+            child.try_wait().unwrap().map(Some).or(ready.then_some(None))
+        });
+        child.kill().unwrap();
+        let said = child.wait_with_output().unwrap().stderr;
+        let said = String::from_utf8(said).unwrap();
+        let Some(status) = ended else { continue };
+        refused += 1;
+        assert!(matches!(status.code(), Some(69..=71)), "{limit} KiB: {status} {said}");
+        assert!(said.starts_with("phi4d: ") && said.lines().count() == 1, "{limit} KiB: {said}");
+    }
+    assert!(refused > 3, "{refused} limits were too low");
+}
+
+/// A memory cgroup of either version, removed when dropped. `None`, with a word on standard error,
+/// where this user can make none.
+struct Group {
+    folder: PathBuf,
+    limit: &'static str,
+}
+
+impl Group {
+    fn new() -> Option<Self> {
+        let root = Path::new("/sys/fs/cgroup");
+        let name = format!("phi4d-test-{}", std::process::id());
+        for (folder, limit) in [
+            (root.join(&name), "memory.max"),
+            (root.join("memory").join(&name), "memory.limit_in_bytes"),
+        ] {
+            if fs::create_dir(&folder).is_ok() {
+                if folder.join(limit).exists() {
+                    return Some(Self { folder, limit });
+                }
+                let _ = fs::remove_dir(&folder);
+            }
+        }
+        eprintln!("skipped: this user can make no memory cgroup");
+        None
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // The last process may be on its way out.
+        wait_for("the empty group to go", || fs::remove_dir(&self.folder).ok());
+    }
+}
+
+#[test]
+fn a_cgroups_limit_is_kept_by_giving_up_prefixes_not_by_being_killed() {
+    const LIMIT: usize = 192 << 20;
+    let Some(group) = Group::new() else { return };
+    fs::write(group.folder.join(group.limit), LIMIT.to_string()).unwrap();
+    let procs = group.folder.join("cgroup.procs");
+    let script = format!("echo $$ >{} && exec \"$@\"", procs.display());
+    // Far more prefixes than the limit holds.
+    let setup = Setup::new().within(&["sh", "-c", &script, "sh"]);
+    let daemon = setup.with(&["--prefix-slots", "64"]).start();
+    let budget = daemon.health()["kv_budget_tokens"].as_u64().unwrap();
+    let prompts = prompts(30, 3500);
+    assert!(budget < 30 * 3500, "{budget} tokens: the limit is no limit");
+    cache(&daemon.unix(), &prompts);
+    assert_eq!(daemon.ends(), [30, 30, 0, 0]);
+    let held = daemon.health()["kv_tokens"].as_u64().unwrap();
+    assert!(held <= budget && held > budget / 2, "{held} of {budget}");
+    let answer = daemon.tcp().chat("What is 12+7?", &json!({}));
+    assert_eq!(answer["choices"][0]["message"]["content"], "19");
+    drop(daemon);
+}
