@@ -6,6 +6,9 @@ from its short to its long rotary factors past 4,096 tokens, this model past 64.
 The golden tokens come from ONNX Runtime alone, without any cache: each token from one run over all tokens before it,
 which is what a cache that is computed anew at the switch has to equal. `kept` is what a cache that is kept across
 the switch gives instead, to show that the difference can be seen.
+
+`int8.onnx` and `int4.onnx` are the builder's graphs for quantised caches over the same weights. Their golden tokens
+(`int8` and `int4`) come from past and present in memory of their own, read anew at the switch.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from typing import Any
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the import: the library writes into HOME otherwise
 
 import numpy as np
+import onnx
 import onnxruntime
 
 MODELS = Path(__file__).resolve().parent
@@ -35,6 +39,9 @@ LEAST_MARGIN = 0.02
 #: Prompt lengths: far below the switch, at it, and past it.
 LENGTHS = (1, 20, 40, 60, 63, 64, 65, 80, 200)
 TOKENS = 80
+
+#: Schemes of quantised caches, with the range that a scale maps to.
+SCHEMES = {"int8": ("int8_per_tensor", 127), "int4": ("int4_per_channel", 7)}
 
 Cache = dict[str, np.ndarray]
 
@@ -64,39 +71,79 @@ def checkpoint(folder: Path) -> None:
         shutil.copy(MODELS / "demo" / name, folder / name)
 
 
+def run_builder(source: Path, output: Path, *extra: str) -> None:
+    options = ["--extra_options", *extra] if extra else []
+    subprocess.run(
+        [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(source), "-o", str(output),
+         "-p", "fp32", "-e", "cpu", "-c", str(output / "cache"), *options],
+        check=True,
+    )
+
+
 def export() -> None:
     OUT.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        source, output, cache = (Path(scratch) / name for name in ("checkpoint", "out", "cache"))
+        source, output = Path(scratch) / "checkpoint", Path(scratch) / "out"
         source.mkdir()
         checkpoint(source)
-        subprocess.run(
-            [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(source), "-o", str(output),
-             "-p", "fp32", "-e", "cpu", "-c", str(cache)],
-            check=True,
-        )
+        run_builder(source, output)
         for name in MODEL_FILES:
             shutil.copy(output / name, OUT / name)
+        for name in SCHEMES:
+            quantised(name, source, Path(scratch) / name)
+
+
+def quantised(name: str, source: Path, output: Path) -> None:
+    """The graph for a quantised cache, with its scales inside and the weights where the plain graph has them."""
+    output.mkdir()
+    scales = output / "scales.json"
+    scales.write_text(json.dumps({"scales": calibrated(name)}))
+    run_builder(source, output, f"kv_cache_quant_scheme={SCHEMES[name][0]}", f"kv_cache_scale_file={scales}")
+    graph = onnx.load(output / "model.onnx", load_external_data=False)
+    plain = onnx.load(OUT / "model.onnx", load_external_data=False)
+    places = {weight.name: weight for weight in plain.graph.initializer}
+    for weight in graph.graph.initializer:
+        if weight.name in places:
+            weight.CopyFrom(places[weight.name])
+        else:
+            onnx.external_data_helper.load_external_data_for_tensor(weight, str(output))
+            weight.data_location = onnx.TensorProto.DEFAULT
+            del weight.external_data[:]
+    (OUT / f"{name}.onnx").write_bytes(graph.SerializeToString())
+
+
+def calibrated(name: str) -> dict[str, list[list[float]]]:
+    """Scales from what the plain graph caches for random tokens."""
+    scheme, most = SCHEMES[name]
+    tokens = [int(token) for token in np.random.default_rng(SEED).integers(0, 1000, CONTEXT // 2)]
+    _, cache = Model().run(tokens, None, len(tokens))
+    axes = (0, 2) if scheme.endswith("channel") else None
+    parts = {part: [n for n in cache if n.endswith(part)] for part in ("key", "value")}
+    return {f"{part[0]}_scales": [(np.abs(cache[n]).max(axis=axes) / most).flatten().tolist() for n in names]
+            for part, names in parts.items()}
 
 
 class Model:
-    def __init__(self) -> None:
-        self.session = onnxruntime.InferenceSession(str(OUT / "model.onnx"), providers=["CPUExecutionProvider"])
+    def __init__(self, name: str = "model") -> None:
+        self.session = onnxruntime.InferenceSession(str(OUT / f"{name}.onnx"), providers=["CPUExecutionProvider"])
         self.outputs = [output.name for output in self.session.get_outputs()]
         self.past = [entry.name for entry in self.session.get_inputs() if entry.name.startswith("past")]
+        element = {"model": np.float32, "int8": np.int8, "int4": np.uint8}[name]
+        # Two 4-bit values share a byte.
+        self.empty = np.zeros((1, KV_HEADS, 0, HEAD // 2 if name == "int4" else HEAD), dtype=element)
 
     def run(self, tokens: list[int], cache: Cache | None, width: int) -> tuple[np.ndarray, Cache]:
         """The last position's logits, and the cache with these tokens in it. `width` counts all tokens."""
         feeds = {"input_ids": np.array([tokens], dtype=np.int64), "attention_mask": np.ones((1, width), dtype=np.int64)}
-        empty = np.zeros((1, KV_HEADS, 0, HEAD), dtype=np.float32)
-        feeds |= cache or {name: empty for name in self.past}
+        feeds |= cache or {name: self.empty for name in self.past}
         results = dict(zip(self.outputs, self.session.run(None, feeds), strict=True))
         return results["logits"][0, -1], {n: results[n.replace("past_key_values", "present")] for n in self.past}
 
-    def greedy(self, prompt: list[int], keep: bool) -> tuple[list[int], float]:
+    def greedy(self, prompt: list[int], keep: bool, anew: int = 0) -> tuple[list[int], float]:
+        """`keep` keeps the cache from token to token, but for the `anew`-th, where all tokens are read anew."""
         tokens, least, cache = list(prompt), float("inf"), None
         for _ in range(TOKENS):
-            if keep and cache is not None:
+            if keep and cache is not None and len(tokens) != anew:
                 logits, cache = self.run(tokens[-1:], cache, len(tokens))
             else:
                 logits, cache = self.run(tokens, None, len(tokens))
@@ -118,12 +165,24 @@ def case(model: Model, rng: np.random.Generator, length: int) -> dict[str, Any]:
                 "min_margin": round(margin, 4)}
 
 
+def quantised_case(model: Model, rng: np.random.Generator, length: int) -> dict[str, Any]:
+    while True:
+        prompt = [int(token) for token in rng.integers(0, 1000, length)]
+        tokens, margin = model.greedy(prompt, keep=True, anew=LIMIT + 1)
+        if margin >= LEAST_MARGIN:
+            return {"prompt_tokens": prompt, "tokens": tokens, "min_margin": round(margin, 4)}
+
+
 def main() -> None:
     export()
     model, rng = Model(), np.random.default_rng(SEED)
     cases = [case(model, rng, length) for length in LENGTHS]
     text = ",\n".join(json.dumps(entry) for entry in cases)
-    GOLDEN.write_text(f'{{"switch": {LIMIT}, "cases": [\n{text}\n]}}\n')
+    parts = [f'"switch": {LIMIT}', f'"cases": [\n{text}\n]']
+    for name in SCHEMES:
+        text = ",\n".join(json.dumps(quantised_case(Model(name), rng, length)) for length in (1, 20, 60, 100))
+        parts.append(f'"{name}": [\n{text}\n]')
+    GOLDEN.write_text("{" + ", ".join(parts) + "}\n")
     for entry in cases:
         print(len(entry["prompt_tokens"]), entry["min_margin"], entry["same_if_kept"])
 

@@ -11,6 +11,7 @@ use ort::value::{Outlet, TensorElementType, ValueType};
 use super::error::LoadError;
 use super::genai_config::{GenaiConfig, layer_name};
 use super::graph_edit::TAIL_INPUT;
+use super::kv_format;
 use super::rotary_edit::LONG_INPUT;
 
 /// What a checked session's tensors are like.
@@ -74,6 +75,14 @@ struct Side<'a> {
     outlets: &'a [Outlet],
 }
 
+impl Side<'_> {
+    /// The element type of the tensor `name`, where there is one.
+    fn element(&self, name: &str) -> Option<TensorElementType> {
+        let outlet = self.outlets.iter().find(|outlet| outlet.name() == name)?;
+        outlet.dtype().tensor_type()
+    }
+}
+
 /// What one dimension must be.
 #[derive(Debug, Clone, Copy)]
 enum Dimension {
@@ -105,12 +114,15 @@ impl Check {
             expected.push(position_ids.clone());
         }
 
-        let cache = [
-            Open("batch"),
-            Fixed("num_key_value_heads", model.decoder.num_key_value_heads),
-            Open("positions"),
-            Fixed("head_size", model.decoder.head_size),
-        ];
+        let (heads, head) = (model.decoder.num_key_value_heads, model.decoder.head_size);
+        let cache = |element: TensorElementType| {
+            [
+                Open("batch"),
+                Fixed("num_key_value_heads", heads),
+                Open("positions"),
+                Fixed("head_size", kv_format::elements(element, head)),
+            ]
+        };
         let mut kv = None;
         for layer in 0..model.decoder.num_hidden_layers {
             for (side, pattern) in [
@@ -120,7 +132,8 @@ impl Check {
                 (outs, &outputs.present_value_names),
             ] {
                 let name = layer_name(pattern, layer);
-                let element = self.tensor(side, &name, &FLOATS, &cache);
+                let stored = side.element(&name).unwrap_or(TensorElementType::Float32);
+                let element = self.tensor(side, &name, &kv_format::STORED, &cache(stored));
                 if let (Some(first), Some(this)) = (kv, element)
                     && first != this
                 {

@@ -14,6 +14,7 @@ pub mod fuzzing;
 mod genai_config;
 mod graph_edit;
 mod inspect;
+mod kv_format;
 mod load;
 mod lost_file;
 mod memory;

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use ort::value::TensorElementType;
-
 use super::contract::{Contract, Positions};
 use super::error::LoadError;
 use super::genai_config::{GenaiConfig, layer_name};
+use super::kv_format;
 use super::load::LoadOptions;
 use super::memory::{Mapping, page_bytes};
 use super::runner::ModelLimits;
@@ -22,6 +21,7 @@ pub(super) struct Shape {
     pub(super) prefill: usize,
     pub(super) layers: usize,
     pub(super) heads: usize,
+    /// Elements that a head's key or value is stored in.
     pub(super) head_size: usize,
     pub(super) vocab: usize,
     pub(super) kv_bytes: usize,
@@ -31,10 +31,6 @@ pub(super) struct Shape {
     pub(super) rotary_switch: Option<usize>,
 }
 
-fn float_bytes(element: TensorElementType) -> usize {
-    if element == TensorElementType::Float32 { 4 } else { 2 }
-}
-
 impl Shape {
     pub(super) fn new(config: &GenaiConfig, contract: &Contract, options: &LoadOptions) -> Self {
         let model = &config.model;
@@ -42,8 +38,8 @@ impl Shape {
             0 => model.context_length,
             tokens => tokens.min(model.context_length),
         };
-        let head_size = model.decoder.head_size;
-        let kv_bytes = float_bytes(contract.kv);
+        let head_size = kv_format::elements(contract.kv, model.decoder.head_size);
+        let kv_bytes = kv_format::bytes(contract.kv);
         let block = page_bytes().div_ceil(head_size * kv_bytes);
         Self {
             slots: options.slots.max(1),
@@ -55,7 +51,7 @@ impl Shape {
             head_size,
             vocab: model.vocab_size,
             kv_bytes,
-            logits_bytes: float_bytes(contract.logits),
+            logits_bytes: kv_format::bytes(contract.logits),
             positions: contract.positions,
             rotary_switch: None,
         }

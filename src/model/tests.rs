@@ -123,27 +123,59 @@ fn a_slot_ignores_what_it_held_before_and_can_be_released() {
     assert_eq!(runner.prefill(0, 0, &tokens, 1).unwrap().row(0), fresh);
 }
 
+/// The folder of the model with `graph`, whose weights are `longrope`'s.
+fn with_graph(graph: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let models = demo().parent().unwrap().join("longrope");
+    for (from, to) in [
+        (graph, "model.onnx"),
+        ("model.onnx.data", "model.onnx.data"),
+        ("genai_config.json", "genai_config.json"),
+    ] {
+        std::fs::copy(models.join(from), folder.path().join(to)).unwrap();
+    }
+    folder
+}
+
+#[test]
+fn quantised_caches_are_known_by_their_tensors_and_take_so_much_less() {
+    for (graph, share) in [("model.onnx", 1), ("int8.onnx", 4), ("int4.onnx", 8)] {
+        let folder = with_graph(graph);
+        let options = LoadOptions { folder: folder.path().into(), ..options(3) };
+        let mut runner = load(&options).unwrap().runner;
+        let limits = runner.limits().clone();
+        // 2 layers, keys and values, 2 heads of 32 values, 4 bytes each.
+        assert_eq!(limits.kv_bytes_per_token, 2 * 2 * 2 * 32 * 4 / share, "{graph}");
+        assert_eq!(limits.kv_block_tokens, 32 * share);
+        check_moves(&mut runner);
+    }
+}
+
 #[test]
 fn slots_are_exchanged_copied_written_out_and_read_back() {
-    let mut runner = loaded(3).runner;
+    check_moves(&mut loaded(3).runner);
+}
+
+/// Exchanges, copies, writes out and reads back the first of three slots.
+fn check_moves(runner: &mut Box<dyn Runner>) {
     let (short, long) = (prompt(3, 20), prompt(5, 60));
     let next = |runner: &mut Box<dyn Runner>, slot: usize, past: usize| {
         runner.decode(slot, &[11], &[past]).unwrap().row(0).to_vec()
     };
     runner.prefill(0, 0, &short, 1).unwrap();
     runner.prefill(1, 0, &long, 1).unwrap();
-    let expected = [next(&mut runner, 0, 20), next(&mut runner, 1, 60)];
+    let expected = [next(runner, 0, 20), next(runner, 1, 60)];
     runner.swap([0, 1], [20, 60]);
-    assert_eq!([next(&mut runner, 1, 20), next(&mut runner, 0, 60)], expected);
+    assert_eq!([next(runner, 1, 20), next(runner, 0, 60)], expected);
     runner.copy(0, 2, 60);
-    assert_eq!(next(&mut runner, 2, 60), expected[1]);
-    assert_eq!(next(&mut runner, 0, 60), expected[1]);
+    assert_eq!(next(runner, 2, 60), expected[1]);
+    assert_eq!(next(runner, 0, 60), expected[1]);
     let mut bytes = Vec::new();
     runner.export(1, 20, &mut bytes).unwrap();
     assert_eq!(bytes.len(), 20 * runner.limits().kv_bytes_per_token);
     runner.release(1, 0);
     runner.import(0, 20, &mut bytes.as_slice()).unwrap();
-    assert_eq!(next(&mut runner, 0, 20), expected[0]);
+    assert_eq!(next(runner, 0, 20), expected[0]);
     assert!(runner.import(0, 21, &mut bytes.as_slice()).is_err());
 }
 
