@@ -30,29 +30,50 @@ fn blocks(page: &Page) -> Vec<Block> {
     page.blocks().unwrap_or_else(|error| panic!("{error}"))
 }
 
-#[test]
-fn every_block_is_run_or_says_why_not() {
+/// Blocks of a page that nobody runs and that do not say why.
+fn unexplained(page: &Page) -> Vec<String> {
+    let blocks = match page.blocks() {
+        Ok(blocks) => blocks,
+        Err(error) => return vec![error],
+    };
     let mut faults = Vec::new();
-    for page in pages() {
-        for line in page.indented_code() {
-            faults.push(format!("{}: fence this code, so that it is run", page.at(line)));
+    for line in page.indented_code() {
+        faults.push(format!("{}: fence this code, so that it is run", page.at(line)));
+    }
+    for block in blocks {
+        let (at, language) = (page.at(block.line), block.language.as_str());
+        let known = SHOWN.contains(&language) || RUN.contains(&language);
+        if block.fate == Fate::Run && !known {
+            faults.push(format!("{at}: a block of `{language}` needs `<!-- not run: WHY -->`"));
         }
-        for block in page.blocks().unwrap_or_else(|error| {
-            faults.push(error);
-            Vec::new()
-        }) {
-            let language = block.language.as_str();
-            let known = SHOWN.contains(&language) || RUN.contains(&language);
-            if block.fate == Fate::Run && !known {
-                let at = page.at(block.line);
-                faults.push(format!("{at}: a block of `{language}` needs `<!-- not run: WHY -->`"));
-            }
-            if block.fate == Fate::AsRoot && language != "sh" {
-                faults.push(format!("{}: only sh is run as root", page.at(block.line)));
-            }
+        if block.fate == Fate::AsRoot && language != "sh" {
+            faults.push(format!("{at}: only sh is run as root"));
         }
     }
+    faults
+}
+
+#[test]
+fn every_block_is_run_or_says_why_not() {
+    let faults: Vec<String> = pages().iter().flat_map(unexplained).collect();
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn a_block_without_its_reason_is_found() {
+    let page = |text: &str| Page { path: "page.md".into(), text: text.to_owned() };
+    let faults = |text: &str| unexplained(&page(text));
+    let yaml = "```yaml\na: b\n```\n";
+    assert_eq!(faults(yaml).len(), 1);
+    assert_eq!(faults(&format!("<!-- not run: it is shown only -->\n{yaml}")), [""; 0]);
+    assert_eq!(faults(&format!("<!-- not run: -->\n{yaml}")).len(), 1);
+    assert_eq!(faults(&format!("<!-- as root -->\n{yaml}")).len(), 1);
+    assert_eq!(faults("Do this:\n\n    rm -r x\n").len(), 1);
+    assert_eq!(faults("<!-- as root -->\n\nText.\n").len(), 1);
+    let marked = page("<!-- prints: 19 -->\n```sh\n# Not a heading\nexpr 12 + 7\n```\n");
+    let blocks = blocks(&marked);
+    assert_eq!((blocks[0].prints.as_slice(), blocks[0].line), (&["19".to_owned()][..], 2));
+    assert_eq!(marked.anchors().len(), 0);
 }
 
 #[test]
@@ -120,7 +141,6 @@ impl Reader {
         // Refused requests are failures, and nothing hangs.
         let options = "fail-with-body\nsilent\nshow-error\nmax-time = 60\n";
         fs::write(home.join(".curlrc"), options).unwrap();
-        fs::write(home.join("etc/phi4d.toml"), "model = \"/usr/share/phi4d/demo\"\n").unwrap();
         let reader = Self { daemon, home, clients };
         let settings = reader.text("model = \"/usr/share/phi4d/demo\"\n");
         fs::write(reader.home.join("etc/phi4d.toml"), settings).unwrap();
