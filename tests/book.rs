@@ -118,6 +118,52 @@ fn links_lead_somewhere() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
+/// What a page of HTML leads to below the book's folder: page, and heading or nothing.
+fn local_links(html: &str) -> Vec<(String, String)> {
+    let links = html.split("href=\"").skip(1).filter_map(|part| part.split('"').next());
+    links
+        .filter(|link| !link.contains("://") && !link.starts_with("mailto:"))
+        .map(|link| link.split_once('#').unwrap_or((link, "")))
+        .map(|(page, heading)| (page.to_owned(), heading.to_owned()))
+        .collect()
+}
+
+/// Where `tests/clients/setup` puts programs.
+fn clients() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("clients")
+}
+
+#[test]
+fn mdbook_builds_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let book = folder.path().join("book");
+    let mut command = Command::new(clients().join("venv/bin/mdbook"));
+    command.arg("build").arg(root().join("docs")).arg("--dest-dir").arg(&book);
+    let output = command.output().expect("run tests/clients/setup");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !said.contains("WARN"), "{said}");
+
+    let read = |page: &str| fs::read_to_string(book.join(page)).unwrap();
+    assert!(read("architecture.html").contains("id=\"birds-eye\""), "it is not included");
+    let mut faults = Vec::new();
+    for page in pages().iter().filter(|page| page.path.starts_with("docs")) {
+        let name = page.path.file_stem().unwrap().to_str().unwrap();
+        if name == "SUMMARY" {
+            continue;
+        }
+        let this = format!("{name}.html");
+        for (target, heading) in local_links(&read(&this)) {
+            let target = if target.is_empty() { &this } else { &target };
+            let there = book.join(target).is_file()
+                && (heading.is_empty() || read(target).contains(&format!("id=\"{heading}\"")));
+            if !there {
+                faults.push(format!("{this}: {target}#{heading}"));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "links that lead nowhere:\n{}", faults.join("\n"));
+}
+
 /// Who follows a page: a daemon, and a folder that stands for the machine.
 struct Reader {
     daemon: Daemon,
@@ -127,8 +173,7 @@ struct Reader {
 
 impl Reader {
     fn new() -> Self {
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
-        let clients = target.join("clients");
+        let clients = clients();
         assert!(clients.join("venv").exists(), "run tests/clients/setup");
         let daemon = Daemon::start();
         let home = daemon.setup.folder.path().join("reader");
