@@ -35,7 +35,6 @@ pub(super) struct Shared {
     limits: ModelLimits,
     slots: usize,
     interrupt: Arc<dyn Interrupt>,
-    draining: AtomicBool,
     looks: Arc<Semaphore>,
     pub(super) stopping: AtomicBool,
     pub(super) crashed: AtomicBool,
@@ -54,7 +53,6 @@ impl Shared {
             limits,
             slots,
             interrupt,
-            draining: AtomicBool::new(false),
             looks: Arc::new(Semaphore::new(LOOKS)),
             stopping: AtomicBool::new(false),
             crashed: AtomicBool::new(false),
@@ -62,31 +60,17 @@ impl Shared {
             counters: Counters::default(),
         }
     }
-
-    /// Counts every job that has not ended as failed: their channels are gone.
-    pub(super) fn fail_all_open(&self) {
-        let open = self.door.empty() + self.counters.running.swap(0, Ordering::AcqRel);
-        self.counters.failed.fetch_add(open as u64, Ordering::AcqRel);
-    }
 }
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("counters", &self.counters).finish_non_exhaustive()
+        f.debug_struct("Shared").field("door", &self.door).finish_non_exhaustive()
     }
 }
 
-/// Counts of jobs and tokens. Handles write `accepted`; the rest is written by the engine's thread.
-///
-/// A job is counted at its new place before it leaves the old one, and readers look in the order
-/// that jobs move, so that a job in motion may be seen twice and never nowhere.
+/// Counts of tokens and steps, written by the engine's thread. Jobs are counted by the [`Door`].
 #[derive(Debug, Default)]
 pub(super) struct Counters {
-    accepted: AtomicU64,
-    pub(super) running: AtomicUsize,
-    pub(super) finished: AtomicU64,
-    pub(super) cancelled: AtomicU64,
-    pub(super) failed: AtomicU64,
     pub(super) preempted: AtomicU64,
     pub(super) prompt_tokens: AtomicU64,
     pub(super) cached_prompt_tokens: AtomicU64,
@@ -107,8 +91,8 @@ impl Counters {
     }
 }
 
-/// The engine's counters at one moment. Once nothing runs or waits, `accepted` equals
-/// `finished + cancelled + failed`.
+/// The engine's counters. At every moment `accepted` equals
+/// `waiting + running + finished + cancelled + failed`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Sequences that can run at once.
@@ -162,24 +146,15 @@ impl Handle {
     /// [`SubmitError::ShuttingDown`] while draining, [`SubmitError::Stopped`] if the engine's
     /// thread has ended.
     pub fn submit(&self, job: Job) -> Result<(), SubmitError> {
-        if self.shared.draining.load(Ordering::Acquire) {
-            return Err(SubmitError::ShuttingDown);
-        }
         // A job that can never be admitted would wait for ever.
         let (prompt_tokens, context_tokens) = (job.prompt.len(), self.limits().context_tokens);
         if prompt_tokens == 0 || prompt_tokens >= context_tokens {
             return Err(SubmitError::PromptLength { prompt_tokens, context_tokens });
         }
         let caller = job.caller;
-        self.shared.door.enter(caller)?;
-        self.shared.counters.accepted.fetch_add(1, Ordering::AcqRel);
-        if self.commands.try_send(Command::Run(Box::new(job))).is_err() {
-            // The channel holds all that may wait, so it is closed: the engine has ended.
-            self.shared.counters.accepted.fetch_sub(1, Ordering::AcqRel);
-            self.shared.door.leave(caller);
-            return Err(SubmitError::Stopped);
-        }
-        Ok(())
+        let command = Command::Run(Box::new(job));
+        // The channel holds all that may wait, so where it refuses the engine has ended.
+        self.shared.door.enter(caller, || self.commands.try_send(command).is_ok())
     }
 
     /// The model's limits, as the engine uses them: `context_tokens` is what one sequence may
@@ -195,14 +170,15 @@ impl Handle {
         let counters = &self.shared.counters;
         let total = |counter: &AtomicU64| counter.load(Ordering::Acquire);
         let gauge = |counter: &AtomicUsize| counter.load(Ordering::Acquire);
+        let jobs = self.shared.door.counts();
         Stats {
             slots: self.shared.slots,
-            waiting: self.shared.door.waiting(),
-            running: gauge(&counters.running),
-            accepted: total(&counters.accepted),
-            finished: total(&counters.finished),
-            cancelled: total(&counters.cancelled),
-            failed: total(&counters.failed),
+            waiting: jobs.waiting,
+            running: jobs.running,
+            accepted: jobs.accepted,
+            finished: jobs.finished,
+            cancelled: jobs.cancelled,
+            failed: jobs.failed,
             preempted: total(&counters.preempted),
             prompt_tokens: total(&counters.prompt_tokens),
             cached_prompt_tokens: total(&counters.cached_prompt_tokens),
@@ -228,13 +204,13 @@ impl Handle {
 
     /// Takes no more jobs from now on; those accepted run to their end.
     pub fn drain(&self) {
-        self.shared.draining.store(true, Ordering::Release);
+        self.shared.door.close(SubmitError::ShuttingDown);
     }
 
-    /// Whether [`Handle::drain`] was called.
+    /// Whether no more jobs are taken: [`Handle::drain`] was called, or the engine has ended.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.shared.draining.load(Ordering::Acquire)
+        self.shared.door.is_closed()
     }
 
     /// Whether the engine's thread panicked.

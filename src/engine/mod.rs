@@ -20,6 +20,10 @@ mod sampler;
 mod scheduler;
 mod sequence;
 mod step;
+/// Locks, by a name that `tests/door` has its own for.
+mod sync {
+    pub(super) use std::sync::{Mutex, MutexGuard};
+}
 #[cfg(test)]
 mod tests;
 

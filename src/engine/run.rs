@@ -2,14 +2,15 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
 
-use super::door::Bounds;
+use super::door::{Bounds, End};
+use super::error::SubmitError;
 use super::handle::{Command, Counters, Handle, Shared};
 use super::kv::{Action, Cache, Sizes};
 use super::look::{LOOKS, look};
@@ -137,7 +138,7 @@ pub fn start(
     let thread = std::thread::Builder::new().name("phi4d-engine".into()).spawn(move || {
         let shared = Arc::clone(&core.shared);
         if catch_unwind(AssertUnwindSafe(|| core.run())).is_err() {
-            shared.fail_all_open();
+            shared.door.abandon();
             shared.crashed.store(true, Ordering::Release);
         }
     })?;
@@ -308,7 +309,7 @@ impl Core {
         for row in (0..self.cache.live()).rev() {
             let Some(sequence) = self.cache.sequence(row) else { continue };
             if sequence.is_abandoned() {
-                drop(self.retire(row, true, |counters| &counters.cancelled));
+                drop(self.retire(row, true, End::Cancelled));
             } else if let Some(error) = sequence.overdue(now, slow_client) {
                 self.fail(row, true, error);
             }
@@ -317,13 +318,10 @@ impl Core {
 
     /// Ends a waiting sequence that is abandoned or overdue.
     fn leave_queue(&mut self, sequence: Sequence, now: Instant) {
-        let counters = &self.shared.counters;
         let caller = sequence.ticket().caller;
         let error = sequence.overdue(now, self.options.slow_client_timeout);
-        let abandoned = sequence.is_abandoned();
-        let end = if abandoned { &counters.cancelled } else { &counters.failed };
-        end.fetch_add(1, Ordering::AcqRel);
-        self.shared.door.leave(caller);
+        let end = if sequence.is_abandoned() { End::Cancelled } else { End::Failed };
+        self.shared.door.end_waiting(caller, end);
         if let Some(error) = error {
             sequence.fail(error);
         }
@@ -337,12 +335,10 @@ impl Core {
             let Some(admission) = admission else { return };
             self.do_actions();
             let Some((ticket, mut sequence)) = self.waiting.take(now) else { return };
-            let counters = &self.shared.counters;
-            Counters::add(&counters.cached_prompt_tokens, admission.cached);
+            Counters::add(&self.shared.counters.cached_prompt_tokens, admission.cached);
             sequence.start(admission.cached);
             self.cache.place(admission, sequence);
-            counters.running.fetch_add(1, Ordering::AcqRel);
-            self.shared.door.leave(ticket.caller);
+            self.shared.door.start(ticket.caller);
         }
     }
 
@@ -388,34 +384,26 @@ impl Core {
         let Some(sequence) = self.cache.retire(row, true) else { return };
         self.do_actions();
         let ticket = sequence.ticket();
-        self.shared.door.enter_again(ticket.caller);
-        self.shared.counters.running.fetch_sub(1, Ordering::AcqRel);
+        self.shared.door.put_back(ticket.caller);
         Counters::add(&self.shared.counters.preempted, 1);
         self.waiting.put_back(ticket, sequence);
     }
 
     pub(super) fn fail(&mut self, row: usize, keep: bool, error: JobError) {
-        if let Some(sequence) = self.retire(row, keep, |counters| &counters.failed) {
+        if let Some(sequence) = self.retire(row, keep, End::Failed) {
             sequence.fail(error);
         }
     }
 
     /// Takes the sequence out of `row` and counts how it ended; only then is its receiver told, so
     /// that whoever hears of an end finds it counted. `keep` keeps the row's tokens as a prefix.
-    pub(super) fn retire(
-        &mut self,
-        row: usize,
-        keep: bool,
-        end: fn(&Counters) -> &AtomicU64,
-    ) -> Option<Sequence> {
+    pub(super) fn retire(&mut self, row: usize, keep: bool, end: End) -> Option<Sequence> {
         // Its scope is its own, so that its tokens could never be found again.
         let keep = keep && !self.cache.sequence(row)?.reports_prompt();
         let sequence = self.cache.retire(row, keep)?;
         self.do_actions();
         self.publish();
-        let counters = &self.shared.counters;
-        end(counters).fetch_add(1, Ordering::AcqRel);
-        counters.running.fetch_sub(1, Ordering::AcqRel);
+        self.shared.door.end_running(end);
         Some(sequence)
     }
 
@@ -440,14 +428,15 @@ impl Core {
         for row in (0..self.cache.live()).rev() {
             self.fail(row, true, error.clone());
         }
+        // What was accepted is in the channel; nothing comes in behind this.
+        self.shared.door.close(SubmitError::Stopped);
         self.commands.close();
         while let Ok(command) = self.commands.try_recv() {
             // That it is told to stop once more changes nothing.
             let _ = self.take_command(command);
         }
         for sequence in self.waiting.remove(|_| true) {
-            self.shared.counters.failed.fetch_add(1, Ordering::AcqRel);
-            self.shared.door.leave(sequence.ticket().caller);
+            self.shared.door.end_waiting(sequence.ticket().caller, End::Failed);
             sequence.fail(error.clone());
         }
     }

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use super::door::End;
 use super::draft::{self, Guess};
 use super::handle::Counters;
 use super::message::{FinishReason, JobError};
@@ -193,7 +194,7 @@ impl Core {
         match outcome {
             Ok(None) => {}
             Ok(Some(reason)) => {
-                if let Some(sequence) = self.retire(row, true, |counters| &counters.finished) {
+                if let Some(sequence) = self.retire(row, true, End::Finished) {
                     sequence.finish(reason);
                 }
             }

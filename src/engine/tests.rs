@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use tokio::sync::mpsc;
 
+mod door;
 mod masks;
 mod rotary;
 

@@ -1,0 +1,81 @@
+//! Jobs are counted once, whoever submits, looks and stops at the same time.
+
+use super::*;
+use crate::engine::door::{Bounds, Door, End};
+
+#[test]
+fn both_bounds_hold_and_leaving_makes_room() {
+    let door = Door::new(Bounds { total: 3, per_caller: 2 });
+    let enter = |caller| door.enter(CallerId(caller), || true);
+    assert_eq!((enter(1), enter(1)), (Ok(()), Ok(())));
+    assert_eq!(enter(1), Err(SubmitError::CallerFull { limit: 2 }));
+    assert_eq!(enter(2), Ok(()));
+    assert_eq!(enter(2), Err(SubmitError::Full { limit: 3 }));
+    door.start(CallerId(1));
+    assert_eq!(enter(2), Ok(()));
+    door.put_back(CallerId(1));
+    door.end_waiting(CallerId(2), End::Cancelled);
+    assert_eq!((door.counts().accepted, door.counts().waiting), (4, 3));
+}
+
+fn balanced(stats: &Stats) -> bool {
+    let inside = (stats.waiting + stats.running) as u64;
+    stats.accepted == inside + stats.finished + stats.cancelled + stats.failed
+}
+
+/// Submits from several threads, some of whose receivers go at once, until the engine has stopped;
+/// returns how many were accepted and how many of them heard of no end.
+fn crowd(handle: &Handle) -> (u64, u64) {
+    let submitter = |number: u32| {
+        let handle = handle.clone();
+        std::thread::spawn(move || {
+            let (mut accepted, mut unheard) = (0, 0);
+            for turn in 0.. {
+                let (job, mut events) = job(&[number, turn % 50], 3, 64);
+                match handle.submit(Job { caller: CallerId(number.into()), ..job }) {
+                    Ok(()) => accepted += 1,
+                    Err(SubmitError::ShuttingDown | SubmitError::Stopped) => break,
+                    Err(_) => {
+                        std::thread::yield_now();
+                        continue;
+                    }
+                }
+                if turn % 3 != 0 && wait(&mut events).1.is_none() {
+                    unheard += 1;
+                }
+            }
+            (accepted, unheard)
+        })
+    };
+    let submitters: Vec<_> = (0..3).map(submitter).collect();
+    let results = submitters.into_iter().map(|thread| thread.join().unwrap());
+    results.fold((0, 0), |sum, more| (sum.0 + more.0, sum.1 + more.1))
+}
+
+#[test]
+fn every_look_finds_each_job_once_while_the_engine_is_stopped_or_panics() {
+    for panics in [false, true] {
+        for _ in 0..10 {
+            let (engine, control) = engine();
+            let handle = engine.handle();
+            let watcher = std::thread::spawn({
+                let handle = handle.clone();
+                move || {
+                    while handle.stats().finished < 200 {
+                        assert!(balanced(&handle.stats()), "{:?}", handle.stats());
+                    }
+                    if panics {
+                        control.panic_next.store(true, Ordering::Release);
+                    }
+                    let _ = engine.stop();
+                }
+            });
+            let (accepted, unheard) = crowd(&handle);
+            watcher.join().unwrap();
+            let stats = handle.stats();
+            assert_settled(&stats);
+            assert_eq!(stats.accepted, accepted, "{stats:?}");
+            assert!(panics || unheard == 0, "{unheard} receivers were forgotten");
+        }
+    }
+}
