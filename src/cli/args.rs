@@ -31,6 +31,8 @@ pub(super) enum Command {
     Check(SettingsArgs),
     /// Tell what the model in a folder is, what would run it and how much memory it takes
     Inspect(InspectArgs),
+    /// Look over hardware, settings, model and installation, and tell what is wrong
+    Doctor(DoctorArgs),
     /// Talk to the daemon in the terminal; piped, answer each line of the input
     Chat(ChatArgs),
     /// Do the work of loading a model ahead, for faster starts and less memory
@@ -205,6 +207,20 @@ pub(super) struct InspectArgs {
     #[arg(long)]
     pub(super) json: bool,
     /// The settings under which it would run
+    #[command(flatten)]
+    pub(super) settings: SettingsArgs,
+}
+
+/// How to look.
+#[derive(Debug, Args)]
+pub(super) struct DoctorArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Leave the measurement of the memory's speed out
+    #[arg(long)]
+    pub(super) no_speed: bool,
+    /// The settings to look at
     #[command(flatten)]
     pub(super) settings: SettingsArgs,
 }

@@ -16,6 +16,7 @@ use crate::settings::SettingsError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Code {
     Ok = 0,
+    Unwell = 1,
     Usage = 64,
     Data = 65,
     NoInput = 66,
@@ -28,8 +29,9 @@ pub(super) enum Code {
     Settings = 78,
 }
 
-const CODES: [(Code, &str); 11] = [
+const CODES: [(Code, &str); 12] = [
     (Code::Ok, "The command did its work; for serve: the daemon was told to stop and did."),
+    (Code::Unwell, "For doctor: it found faults, which it told."),
     (Code::Usage, "The command line is wrong."),
     (Code::Data, "A file of the model's folder is damaged or does not fit the contract."),
     (
@@ -95,6 +97,9 @@ pub(super) enum Fatal {
     /// A model can't be fetched, told of or removed.
     #[error(transparent)]
     Fetch(#[from] FetchError),
+    /// The doctor found faults, and told them.
+    #[error("faults found: {0}; each is told above with what to do")]
+    Unwell(usize),
     /// A part of the program ended that should not have.
     #[error("internal error: {0}")]
     Internal(String),
@@ -149,6 +154,7 @@ impl Fatal {
     pub(super) fn code(&self) -> Code {
         match self {
             Self::Usage(_) => Code::Usage,
+            Self::Unwell(_) => Code::Unwell,
             Self::Settings(_)
             | Self::NothingToListenOn
             | Self::Access(_)

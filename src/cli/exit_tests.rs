@@ -34,6 +34,7 @@ fn other_errors() -> Vec<(Fatal, u8)> {
     let settings = SettingsError { faults: vec![Fault::Missing { key: "model" }] };
     vec![
         (Fatal::Usage(text()), 64),
+        (Fatal::Unwell(2), 1),
         (settings.into(), 78),
         (Fatal::NothingToListenOn, 78),
         (AccessError { faults: vec![open] }.into(), 78),

@@ -6,6 +6,7 @@ mod bench;
 mod chat;
 mod check;
 mod config;
+mod doctor;
 mod documents;
 mod exit;
 #[cfg(any(test, fuzzing))]
@@ -46,6 +47,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Serve(settings) => serve::run(settings),
         Command::Check(settings) => check::run(settings),
         Command::Chat(chat) => chat::run(chat),
+        Command::Doctor(arguments) => doctor::run(arguments),
         Command::Inspect(arguments) => inspect::run(arguments),
         Command::Prepare(settings) => prepare::run(settings),
         Command::Bench(bench) => bench::run(bench),

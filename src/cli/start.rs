@@ -128,7 +128,7 @@ pub(super) fn engine_options(settings: &Settings, fingerprint: [u8; 32]) -> engi
 }
 
 /// Where prefixes are kept, if they are.
-fn prefix_store(settings: &Settings) -> Option<PathBuf> {
+pub(super) fn prefix_store(settings: &Settings) -> Option<PathBuf> {
     if settings.prefix_store_bytes == 0 || settings.prefix_slots == 0 {
         return None;
     }

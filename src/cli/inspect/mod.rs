@@ -14,7 +14,7 @@ use crate::generate::{TextFacts, TextLoadError, inspect_text};
 use crate::model::{self, Export, Placement};
 use crate::os;
 use crate::settings::Settings;
-use runs::Runs;
+pub(super) use runs::Runs;
 
 /// Everything that was found out.
 struct Findings {
@@ -30,7 +30,6 @@ struct Findings {
 pub(super) fn run(arguments: &InspectArgs) -> Result<(), Fatal> {
     let required: &[_] = if arguments.folder.is_some() { &[] } else { &["model"] };
     let resolved = arguments.settings.resolve(required)?;
-    start::start_log(&resolved)?;
     let mut settings = resolved.settings;
     if let Some(folder) = &arguments.folder {
         settings.model = Some(folder.clone());

@@ -1,6 +1,6 @@
 //! Reads what is of interest out of a graph's file (onnx.proto, ONNX 1.x).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::Serialize;
 
@@ -19,6 +19,7 @@ const NODE_OPERATOR: u64 = 4;
 const NODE_ATTRIBUTE: u64 = 5;
 const ATTRIBUTE_NAME: u64 = 1;
 const ATTRIBUTE_INT: u64 = 3;
+const TENSOR_NAME: u64 = 8;
 const TENSOR_RAW: u64 = 9;
 const TENSOR_EXTERNAL: u64 = 13;
 const VALUE_NAME: u64 = 1;
@@ -101,6 +102,13 @@ pub(super) struct Graph {
     /// Files of weights by name, each with where the last of its tensors ends.
     pub(super) external: BTreeMap<String, u64>,
     pub(super) inner_weights: u64,
+    /// Bytes of weights of which a step reads single rows: tables that only `Gather` looks up.
+    pub(super) tables: u64,
+    /// Bytes of each initializer.
+    sizes: HashMap<String, u64>,
+    /// Inputs of operators that look up rows, and of all others.
+    looked_up: HashSet<String>,
+    read_whole: HashSet<String>,
 }
 
 pub(super) fn read(bytes: &[u8]) -> Result<Graph, Damaged> {
@@ -116,6 +124,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<Graph, Damaged> {
             _ => {}
         }
     }
+    let tables = graph.looked_up.difference(&graph.read_whole);
+    graph.tables = tables.filter_map(|name| graph.sizes.get(name)).sum();
     graph.producer = format!("{producer} {version}").trim().to_owned();
     Ok(graph)
 }
@@ -138,16 +148,25 @@ impl Graph {
 
     fn node(&mut self, bytes: &[u8]) -> Result<(), Damaged> {
         let (mut operator, mut inputs) = (String::new(), Vec::new());
+        let mut names = Vec::new();
         let mut attributes = BTreeMap::new();
         for field in Fields::new(bytes) {
             let field = field?;
             let Value::Bytes(value) = field.value else { continue };
             match field.number {
                 NODE_OPERATOR => operator = text(value),
-                NODE_INPUT => inputs.push(!value.is_empty()),
+                NODE_INPUT => {
+                    inputs.push(!value.is_empty());
+                    names.push(text(value));
+                }
                 NODE_ATTRIBUTE => attributes.extend(whole_attribute(value)?),
                 _ => {}
             }
+        }
+        if operator.starts_with("Gather") {
+            self.looked_up.extend(names);
+        } else {
+            self.read_whole.extend(names);
         }
         if operator == "MatMulNBits" {
             self.quantised_product(&attributes, inputs.get(3) == Some(&true));
@@ -187,21 +206,28 @@ impl Graph {
     /// Counts an initializer, in this file or in another.
     fn weights(&mut self, bytes: &[u8]) -> Result<(), Damaged> {
         let mut entries = BTreeMap::new();
+        let (mut name, mut size) = (String::new(), 0);
         for field in Fields::new(bytes) {
             let field = field?;
             let Value::Bytes(value) = field.value else { continue };
             match field.number {
-                TENSOR_RAW => self.inner_weights += value.len() as u64,
+                TENSOR_NAME => name = text(value),
+                TENSOR_RAW => {
+                    size = value.len() as u64;
+                    self.inner_weights += size;
+                }
                 TENSOR_EXTERNAL => entries.extend([pair(value)?]),
                 _ => {}
             }
         }
         if let Some(location) = entries.remove("location") {
             let number = |name: &str| entries.get(name).and_then(|text| text.parse::<u64>().ok());
-            let end = number("offset").unwrap_or(0).saturating_add(number("length").unwrap_or(0));
+            size = number("length").unwrap_or(0);
+            let end = number("offset").unwrap_or(0).saturating_add(size);
             let last = self.external.entry(location).or_default();
             *last = end.max(*last);
         }
+        self.sizes.insert(name, size);
         Ok(())
     }
 }

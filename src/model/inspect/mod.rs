@@ -41,6 +41,8 @@ pub struct Export {
     pub own_products: usize,
     /// The files of the weights.
     pub weights: Vec<WeightFile>,
+    /// Bytes of weights of which a step reads single rows only, such as the table of embeddings.
+    pub table_bytes: u64,
     /// Bytes of weights that are in the graph's file itself.
     pub inner_weights: u64,
     /// The graph's file.
@@ -73,6 +75,12 @@ impl Export {
     #[must_use]
     pub fn weight_bytes(&self) -> u64 {
         self.inner_weights + self.weights.iter().map(|file| file.needed).sum::<u64>()
+    }
+
+    /// Bytes of weights that each decode step reads.
+    #[must_use]
+    pub fn step_bytes(&self) -> u64 {
+        self.weight_bytes().saturating_sub(self.table_bytes)
     }
 
     /// What is wrong with the files of the weights.
@@ -127,6 +135,7 @@ pub fn inspect(folder: &Path) -> Result<Export, LoadError> {
         quantised: graph.quantised,
         own_products: own_products(&bytes),
         weights: sizes::weight_files(folder, graph.external),
+        table_bytes: graph.tables,
         inner_weights: graph.inner_weights,
         graph_bytes: bytes.len() as u64,
         graph: path,
@@ -191,6 +200,8 @@ mod tests {
         let on_disk = std::fs::metadata(demo().join("model.onnx.data")).unwrap().len();
         assert_eq!(export.weights[0].bytes, Some(on_disk));
         assert!(export.weight_bytes() > on_disk / 2);
+        // The table of embeddings: 1024 rows of 256 in single precision.
+        assert_eq!(export.table_bytes, 1024 * 256 * 4);
     }
 
     #[test]

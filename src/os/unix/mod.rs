@@ -3,6 +3,7 @@
 mod activation;
 mod cores;
 mod descriptors;
+mod files;
 mod memory;
 mod notify;
 mod peer;
@@ -16,6 +17,7 @@ use std::os::unix::fs::MetadataExt as _;
 pub use activation::activated_listeners;
 pub use cores::physical_cores;
 pub use descriptors::room_for_connections;
+pub use files::{barrier, free_disk};
 pub use memory::spare_memory;
 pub use notify::Notifier;
 pub use peer::{group_id, groups_of, host_name, user_id};

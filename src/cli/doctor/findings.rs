@@ -1,0 +1,136 @@
+//! What the checks found.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+/// How grave a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Level {
+    /// As it should be.
+    Good,
+    /// Worth knowing.
+    Note,
+    /// To be mended.
+    Fault,
+}
+
+impl Level {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Good => "ok",
+            Self::Note => "note",
+            Self::Fault => "FAULT",
+        }
+    }
+}
+
+/// One finding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Finding {
+    check: &'static str,
+    level: Level,
+    text: String,
+    /// What to do about it; empty where there is nothing to do.
+    mend: String,
+}
+
+/// All findings, in the order of the checks, with figures for programs.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    list: Vec<Finding>,
+    figures: serde_json::Map<String, Value>,
+}
+
+impl Findings {
+    /// Adds what is as it should be.
+    pub(super) fn good(&mut self, check: &'static str, text: impl Into<String>) {
+        self.add(check, Level::Good, text.into(), String::new());
+    }
+
+    /// Adds what is worth knowing, and what could be done.
+    pub(super) fn note(
+        &mut self,
+        check: &'static str,
+        text: impl Into<String>,
+        mend: impl Into<String>,
+    ) {
+        self.add(check, Level::Note, text.into(), mend.into());
+    }
+
+    /// Adds what is to be mended, and how.
+    pub(super) fn fault(
+        &mut self,
+        check: &'static str,
+        text: impl Into<String>,
+        mend: impl Into<String>,
+    ) {
+        self.add(check, Level::Fault, text.into(), mend.into());
+    }
+
+    /// Adds a figure that only programs are told.
+    pub(super) fn figure(&mut self, name: &str, value: Value) {
+        self.figures.insert(name.to_owned(), value);
+    }
+
+    fn add(&mut self, check: &'static str, level: Level, text: String, mend: String) {
+        self.list.push(Finding { check, level, text, mend });
+    }
+
+    pub(super) fn faults(&self) -> usize {
+        self.list.iter().filter(|finding| finding.level == Level::Fault).count()
+    }
+
+    pub(super) fn text(&self) -> String {
+        let mut text = String::new();
+        for finding in &self.list {
+            let level = finding.level.as_str();
+            // Writing to a String can't fail.
+            let _ = writeln!(text, "{level:<6}{:<10}{}", finding.check, finding.text);
+            if !finding.mend.is_empty() {
+                let _ = writeln!(text, "{:16}-> {}", "", finding.mend);
+            }
+        }
+        text
+    }
+
+    pub(super) fn json(&self) -> String {
+        let list: Vec<Value> = self
+            .list
+            .iter()
+            .map(|finding| {
+                json!({
+                    "check": finding.check,
+                    "level": finding.level.as_str().to_lowercase(),
+                    "text": finding.text,
+                    "mend": finding.mend,
+                })
+            })
+            .collect();
+        let value = json!({ "faults": self.faults(), "findings": list, "figures": self.figures });
+        format!("{value:#}\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_are_counted_and_told_with_what_to_do() {
+        let mut findings = Findings::default();
+        findings.good("memory", "enough");
+        findings.fault("state", "not there", "make it");
+        findings.note("speed", "slow", "");
+        findings.figure("cores", json!(2));
+        assert_eq!(findings.faults(), 1);
+        assert_eq!(
+            findings.text(),
+            "ok    memory    enough\nFAULT state     not there\n                -> make it\nnote  \
+             speed     slow\n"
+        );
+        let value: Value = serde_json::from_str(&findings.json()).unwrap();
+        assert_eq!(value["findings"][1]["level"], "fault");
+        assert_eq!(value["figures"]["cores"], 2);
+    }
+}

@@ -1,0 +1,162 @@
+//! `phi4d doctor`: well and unwell installations.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "tests may stop where something is wrong"
+)]
+
+mod common;
+
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Command;
+
+use common::Setup;
+use serde_json::Value;
+
+/// The exit code and what was told, of a doctor with nothing of this machine's settings.
+fn doctor(folder: &Path, arguments: &[&str]) -> (i32, Value) {
+    let socket = folder.join("phi4d.sock");
+    let output = Command::new(env!("CARGO_BIN_EXE_phi4d"))
+        .args(["doctor", "--json", "--socket", socket.to_str().unwrap()])
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env_clear()
+        .output()
+        .unwrap();
+    let told = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+        panic!("{error}: {}", String::from_utf8_lossy(&output.stderr));
+    });
+    (output.status.code().unwrap(), told)
+}
+
+const WELL: [&str; 4] = ["--model", "models/demo", "--listen", "127.0.0.1:0"];
+
+/// What a check's faults say, each with what to do.
+fn faults(told: &Value, check: &str) -> Vec<String> {
+    let findings = told["findings"].as_array().unwrap();
+    let faults = findings.iter().filter(|one| one["level"] == "fault" && one["check"] == check);
+    faults
+        .map(|fault| {
+            let mend = fault["mend"].as_str().unwrap();
+            assert!(!mend.is_empty(), "{fault} does not say what to do");
+            format!("{} -> {mend}", fault["text"].as_str().unwrap())
+        })
+        .collect()
+}
+
+#[track_caller]
+fn assert_fault(told: &Value, check: &str, part: &str) {
+    let faults = faults(told, check);
+    assert!(faults.iter().any(|text| text.contains(part)), "{part:?} is not in {faults:?}");
+}
+
+#[test]
+fn a_whole_installation_is_well_and_tells_its_figures() {
+    let folder = tempfile::tempdir().unwrap();
+    let (code, told) = doctor(folder.path(), &WELL);
+    assert_eq!((code, &told["faults"]), (0, &Value::from(0)), "{told:#}");
+    let figures = &told["figures"];
+    assert_eq!(figures["provider"], "cpu");
+    assert_eq!(figures["memory"]["kv_bytes_per_token"], 2048);
+    assert!(figures["runtime_version"].as_str().unwrap().starts_with("1."));
+    let rate = figures["read_bytes_per_second"].as_f64().unwrap();
+    let step = figures["step_bytes"].as_f64().unwrap();
+    let expected = figures["expected_tokens_per_second"].as_f64().unwrap();
+    assert!((expected - 0.75 * rate / step).abs() < 1e-6 * expected, "{figures}");
+}
+
+#[test]
+fn every_fault_is_told_with_what_to_do_and_the_code_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    // Nobody takes the doctor's call: it is given up after a while.
+    let (code, told) = doctor(
+        folder.path(),
+        &[
+            "--no-speed",
+            "--model",
+            "/nowhere",
+            "--listen",
+            &address,
+            "--max-connections",
+            "999999",
+            "--provider",
+            "webgpu",
+            "--api-keys-file",
+            "/nowhere/keys",
+        ],
+    );
+    assert_eq!(code, 1);
+    assert_fault(&told, "model", "/nowhere/genai_config.json");
+    assert_fault(&told, "sockets", "is taken by another program");
+    assert_fault(&told, "limits", "max_connections is 999999");
+    assert_fault(&told, "provider", "onnxruntime-ep-webgpu");
+    assert_fault(&told, "access", "/nowhere/keys");
+    assert_eq!(told["faults"], 5, "{told:#}");
+}
+
+#[test]
+fn damaged_models_wrong_settings_and_a_missing_runtime_are_faults() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model");
+    std::fs::create_dir(&model).unwrap();
+    for entry in std::fs::read_dir(common::demo_folder()).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), model.join(entry.file_name())).unwrap();
+    }
+    let weights = std::fs::File::options().write(true).open(model.join("model.onnx.data"));
+    weights.unwrap().set_len(4096).unwrap();
+    std::fs::remove_file(model.join("tokenizer_config.json")).unwrap();
+    let (code, told) = doctor(
+        folder.path(),
+        &[
+            "--no-speed",
+            "--model",
+            model.to_str().unwrap(),
+            "--listen",
+            "off",
+            "--runtime-library",
+            "/nowhere/lib.so",
+            "--provider-options",
+            "speed=9",
+        ],
+    );
+    assert_eq!(code, 1);
+    assert_fault(&told, "model", "is truncated");
+    assert_fault(&told, "model", "tokenizer_config.json");
+    assert_fault(&told, "runtime", "/nowhere/lib.so");
+    assert_fault(&told, "settings", "provider_options.speed");
+    let (code, told) = doctor(folder.path(), &["--slots", "0"]);
+    assert_eq!(code, 1);
+    assert_fault(&told, "settings", "slots = \"0\"");
+}
+
+#[test]
+fn a_state_folder_that_cannot_be_written_is_a_fault() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "x").unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let store = file.join("prefixes");
+    let store = store.to_str().unwrap();
+    let (code, told) =
+        doctor(folder.path(), &[&WELL[..], &["--no-speed", "--prefix-store", store]].concat());
+    assert_eq!(code, 1);
+    assert_fault(&told, "state", "is not a folder");
+}
+
+#[test]
+fn a_running_daemon_is_known_for_one() {
+    let daemon = Setup::new().start();
+    let folder = tempfile::tempdir().unwrap();
+    let address = daemon.address().to_string();
+    let (code, told) =
+        doctor(folder.path(), &["--no-speed", "--model", "models/demo", "--listen", &address]);
+    assert_eq!(code, 0, "{told:#}");
+    assert!(told.to_string().contains("a phi4d serves on TCP"), "{told:#}");
+}
