@@ -38,7 +38,7 @@ fn may(metadata: &Metadata, wanted: u32, uid: u32, gids: &[u32]) -> bool {
 pub fn free_disk(path: &Path) -> Option<u64> {
     let there = path.ancestors().find(|path| path.exists())?;
     let facts = nix::sys::statvfs::statvfs(there).ok()?;
-    Some(u64::from(facts.blocks_available()) * u64::from(facts.fragment_size()))
+    Some(facts.blocks_available() * facts.fragment_size())
 }
 
 #[cfg(test)]
