@@ -48,6 +48,7 @@ fn main() {
         slots: WIDTHS[WIDTHS.len() - 1],
         context_tokens: 4096,
         max_prefill_tokens: chunk,
+        kv_cache_bytes: 0,
         own_kernels: std::env::var("OWN_KERNELS").as_deref() != Ok("0"),
         runtime_library: None,
     };

@@ -84,6 +84,7 @@ pub(super) fn load_options(settings: &Settings, folder: &Path) -> model::LoadOpt
         slots: settings.slots + settings.prefix_slots,
         context_tokens: settings.context_tokens,
         max_prefill_tokens: settings.prefill_chunk_tokens,
+        kv_cache_bytes: settings.kv_cache_bytes,
         own_kernels: settings.own_kernels,
         runtime_library: settings.runtime_library.clone(),
     }

@@ -50,7 +50,11 @@ pub(super) enum Refused {
 ///
 /// # Errors
 /// If the folder or a file can't be written; files written before stay.
-pub(super) fn save<S>(store: &Store, cache: &Cache<S>, runner: &dyn Runner) -> io::Result<usize> {
+pub(super) fn save<S>(
+    store: &Store,
+    cache: &Cache<S>,
+    runner: &mut dyn Runner,
+) -> io::Result<usize> {
     fs::create_dir_all(&store.folder)?;
     let old = files(&store.folder, EXTENSION)?;
     // What a process that was killed left half-written.
@@ -334,8 +338,8 @@ mod tests {
     fn prefixes_come_back_with_their_memory_and_their_order() {
         let folder = tempfile::tempdir().unwrap();
         let prompts = [(0..9).collect(), (20..33).collect(), (40..45).collect::<Vec<u32>>()];
-        let (mut old, old_runner) = filled(&prompts);
-        assert_eq!(save(&store(folder.path()), &old, &old_runner).unwrap(), 3);
+        let (mut old, mut old_runner) = filled(&prompts);
+        assert_eq!(save(&store(folder.path()), &old, &mut old_runner).unwrap(), 3);
         let (mut new, mut new_runner) = (cache(), runner());
         assert_eq!(load(&store(folder.path()), &mut new, &mut new_runner), 3);
         assert_eq!(held(&new), held(&old));
@@ -352,25 +356,25 @@ mod tests {
         }
         assert_eq!(logits[0], logits[1]);
         // What is no longer cached is removed, and so is what was half written.
-        let (fewer, runner) = filled(&prompts[..1]);
-        save(&store(folder.path()), &fewer, &runner).unwrap();
+        let (fewer, mut runner) = filled(&prompts[..1]);
+        save(&store(folder.path()), &fewer, &mut runner).unwrap();
         assert_eq!(files(&store(folder.path()).folder, EXTENSION).unwrap().len(), 1);
     }
 
     #[test]
     fn only_what_fits_on_disk_is_kept() {
         let folder = tempfile::tempdir().unwrap();
-        let (cache, runner) = filled(&[(0..20).collect(), (30..40).collect()]);
+        let (cache, mut runner) = filled(&[(0..20).collect(), (30..40).collect()]);
         let bytes = FRAME_BYTES + 10 * (4 + 8);
         let small = Store { bytes, ..store(folder.path()) };
-        assert_eq!(save(&small, &cache, &runner).unwrap(), 1);
+        assert_eq!(save(&small, &cache, &mut runner).unwrap(), 1);
     }
 
     #[test]
     fn a_foreign_file_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
-        let (old, old_runner) = filled(&[(0..9).collect()]);
-        save(&store(folder.path()), &old, &old_runner).unwrap();
+        let (old, mut old_runner) = filled(&[(0..9).collect()]);
+        save(&store(folder.path()), &old, &mut old_runner).unwrap();
         let other = Store { fingerprint: [8; 32], ..store(folder.path()) };
         assert_eq!(load(&other, &mut cache(), &mut runner()), 0);
         assert_eq!(files(&other.folder, EXTENSION).unwrap().len(), 1);
@@ -385,8 +389,8 @@ mod tests {
         ) {
             let folder = tempfile::tempdir().unwrap();
             let store = store(folder.path());
-            let (old, old_runner) = filled(&[(0..9).collect()]);
-            save(&store, &old, &old_runner).unwrap();
+            let (old, mut old_runner) = filled(&[(0..9).collect()]);
+            save(&store, &old, &mut old_runner).unwrap();
             let path = files(&store.folder, EXTENSION).unwrap().remove(0);
             let mut bytes = std::fs::read(&path).unwrap();
             let place = place.index(bytes.len());

@@ -221,7 +221,7 @@ impl Core {
         while self.turn().is_ok() {}
         self.fail_all(&JobError::ShuttingDown);
         if let Some(store) = &self.options.store {
-            match persist::save(store, &self.cache, self.runner.as_ref()) {
+            match persist::save(store, &self.cache, self.runner.as_mut()) {
                 Ok(count) => log::info!(count; "kept cached prefixes"),
                 Err(error) => {
                     log::warn!("cannot keep prefixes in {}: {error}", store.folder.display());

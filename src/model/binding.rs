@@ -6,7 +6,7 @@
 #![expect(unsafe_code, reason = "calls the C API on raw pointers")]
 
 use std::collections::HashMap;
-use std::ffi::CString;
+use std::ffi::{CString, c_void};
 use std::ptr::{NonNull, null_mut};
 use std::sync::Arc;
 
@@ -15,13 +15,21 @@ use ort::memory::MemoryInfo;
 use ort::session::{NoSelectedOutputs, RunOptions, Session};
 use ort::value::TensorElementType;
 
+use super::device::{self, DeviceBlock};
 use super::memory::Mapping;
 
-/// A tensor that lies in a [`Mapping`], which it keeps alive.
+/// What a tensor lies in.
+#[derive(Debug)]
+enum Memory {
+    Host { _mapping: Arc<Mapping> },
+    Device { _block: Arc<DeviceBlock> },
+}
+
+/// A tensor that lies in memory of ours, which it keeps alive.
 #[derive(Debug)]
 pub(super) struct Tensor {
     value: NonNull<ort::sys::OrtValue>,
-    _memory: Arc<Mapping>,
+    _memory: Memory,
 }
 
 // SAFETY: an OrtValue over foreign memory is bound to no thread.
@@ -39,28 +47,66 @@ impl Tensor {
         shape: &[usize],
         element: TensorElementType,
     ) -> ort::Result<Self> {
-        let unsized_element = || ort::Error::new(format!("{element} has no size"));
-        let count = shape.iter().product();
-        let bytes = element.byte_size(count).ok_or_else(unsized_element)?;
+        let bytes = byte_size(shape, element)?;
         let data = memory.address(offset, bytes);
-        let shape: Vec<i64> = shape.iter().map(|&size| size as i64).collect();
-        let mut value = null_mut();
-        // SAFETY: `data` are `bytes` bytes of `memory`, which the tensor keeps alive; `shape` and
-        // `value` live through the call.
-        check(unsafe {
-            (ort::api().CreateTensorWithDataAsOrtValue)(
-                info.ptr(),
-                data.as_ptr(),
-                bytes,
-                shape.as_ptr(),
-                shape.len(),
-                element.into(),
-                &raw mut value,
-            )
-        })?;
-        let value = made(value)?;
-        Ok(Self { value, _memory: Arc::clone(memory) })
+        // SAFETY: `data` are `bytes` bytes of `memory`, which the tensor keeps alive.
+        let value = unsafe { over(info.ptr(), data, bytes, shape, element) }?;
+        Ok(Self { value, _memory: Memory::Host { _mapping: Arc::clone(memory) } })
     }
+
+    /// A tensor of `shape` at the beginning of a device's memory.
+    ///
+    /// # Panics
+    /// If the data would not lie within the block.
+    pub(super) fn on_device(
+        block: &Arc<DeviceBlock>,
+        shape: &[usize],
+        element: TensorElementType,
+    ) -> ort::Result<Self> {
+        let bytes = byte_size(shape, element)?;
+        assert!(bytes <= block.bytes(), "{bytes} of {}", block.bytes());
+        // SAFETY: the block has at least `bytes` bytes, and the tensor keeps it alive.
+        let value = unsafe { over(block.info(), block.handle(), bytes, shape, element) }?;
+        Ok(Self { value, _memory: Memory::Device { _block: Arc::clone(block) } })
+    }
+
+    /// The value, for calls that read it.
+    pub(super) fn value(&self) -> *const ort::sys::OrtValue {
+        self.value.as_ptr()
+    }
+}
+
+fn byte_size(shape: &[usize], element: TensorElementType) -> ort::Result<usize> {
+    let unsized_element = || ort::Error::new(format!("{element} has no size"));
+    element.byte_size(shape.iter().product()).ok_or_else(unsized_element)
+}
+
+/// A tensor over foreign memory.
+///
+/// # Safety
+/// `data` must be `bytes` bytes of the memory that `info` describes, for as long as the value lives.
+unsafe fn over(
+    info: *const ort::sys::OrtMemoryInfo,
+    data: NonNull<c_void>,
+    bytes: usize,
+    shape: &[usize],
+    element: TensorElementType,
+) -> ort::Result<NonNull<ort::sys::OrtValue>> {
+    let shape: Vec<i64> = shape.iter().map(|&size| size as i64).collect();
+    let mut value = null_mut();
+    // SAFETY: the caller answers for `data`; `shape` and `value` live through the call.
+    check(unsafe {
+        (ort::api().CreateTensorWithDataAsOrtValue)(
+            info,
+            data.as_ptr(),
+            bytes,
+            shape.as_ptr(),
+            shape.len(),
+            element.into(),
+            &raw mut value,
+        )
+    })?;
+    made(value)
 }
 
 impl Drop for Tensor {
@@ -78,6 +124,8 @@ pub(super) struct Binding {
     session: Arc<Session>,
     /// What is bound, by name: the binding reads and writes their memory at every run.
     bound: HashMap<CString, Tensor>,
+    /// Host memory that goes to a bound device tensor of the same name before each run.
+    uploads: HashMap<CString, Tensor>,
 }
 
 // SAFETY: a binding is used by one thread at a time, since running takes it by `&mut`.
@@ -90,7 +138,12 @@ impl Binding {
         // SAFETY: the session lives through the call, which only reads it.
         check(unsafe { (ort::api().CreateIoBinding)(session.ptr().cast_mut(), &raw mut binding) })?;
         let binding = made(binding)?;
-        Ok(Self { binding, session: Arc::clone(session), bound: HashMap::new() })
+        Ok(Self {
+            binding,
+            session: Arc::clone(session),
+            bound: HashMap::new(),
+            uploads: HashMap::new(),
+        })
     }
 
     /// Binds `tensor` to the input `name`, in place of what was bound to it.
@@ -100,7 +153,15 @@ impl Binding {
         check(unsafe {
             (ort::api().BindInput)(self.binding.as_ptr(), name.as_ptr(), tensor.value.as_ptr())
         })?;
+        self.uploads.remove(&name);
         self.bound.insert(name, tensor);
+        Ok(())
+    }
+
+    /// Binds `device` to the input `name`, and copies what is in `host` into it before each run.
+    pub(super) fn upload(&mut self, name: &str, host: Tensor, device: Tensor) -> ort::Result<()> {
+        self.input(name, device)?;
+        self.uploads.insert(c_string(name)?, host);
         Ok(())
     }
 
@@ -124,6 +185,10 @@ impl Binding {
         &mut self,
         options: &RunOptions<NoSelectedOutputs>,
     ) -> ort::Result<()> {
+        let uploads = self.uploads.iter();
+        let pairs = uploads.filter_map(|(name, host)| Some((host, self.bound.get(name)?)));
+        // SAFETY: by the caller's word nobody else uses the tensors.
+        unsafe { device::copy_all(pairs) }?;
         // SAFETY: all three pointers are live; the caller answers for the tensors' memory. Running
         // does not change the session.
         check(unsafe {
@@ -145,13 +210,13 @@ impl Drop for Binding {
 }
 
 /// Turns a status into a result.
-fn check(status: ort::sys::OrtStatusPtr) -> ort::Result<()> {
+pub(super) fn check(status: ort::sys::OrtStatusPtr) -> ort::Result<()> {
     // SAFETY: only called with what a call of the C API returned, once.
     unsafe { ort::Error::result_from_status(status) }
 }
 
 /// Refuses the null that a call which succeeded never gives.
-fn made<T>(pointer: *mut T) -> ort::Result<NonNull<T>> {
+pub(super) fn made<T>(pointer: *mut T) -> ort::Result<NonNull<T>> {
     NonNull::new(pointer).ok_or_else(|| ort::Error::new("ONNX Runtime made nothing"))
 }
 

@@ -66,6 +66,7 @@ impl FakeRunner {
             kv_bytes_per_token: 8,
             kv_block_tokens: 4,
             rotary_switch: None,
+            kv_growth: crate::model::KvGrowth::Own,
         }
     }
 
@@ -191,7 +192,7 @@ impl Runner for FakeRunner {
         self.slots[to] = self.slots[from][..tokens].to_vec();
     }
 
-    fn export(&self, slot: usize, tokens: usize, sink: &mut dyn Write) -> io::Result<()> {
+    fn export(&mut self, slot: usize, tokens: usize, sink: &mut dyn Write) -> io::Result<()> {
         assert_eq!(self.limits.kv_bytes_per_token, 8);
         for &token in &self.slots[slot][..tokens] {
             sink.write_all(&u64::from(token).to_le_bytes())?;

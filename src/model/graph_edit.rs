@@ -261,6 +261,7 @@ mod tests {
                 slots: 2,
                 context_tokens: 64,
                 max_prefill_tokens: 16,
+                kv_cache_bytes: 0,
                 own_kernels: true,
                 runtime_library: None,
             };

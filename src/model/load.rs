@@ -34,6 +34,9 @@ pub struct LoadOptions {
     pub context_tokens: usize,
     /// The most tokens of one prefill step.
     pub max_prefill_tokens: usize,
+    /// Bytes for the KV cache, where it is in a device's memory; 0 takes a default. In the host's
+    /// memory, the engine keeps to its budget alone.
+    pub kv_cache_bytes: usize,
     /// Whether int4 products may be done by phi4d's own kernel, where model and processor fit it.
     pub own_kernels: bool,
     /// ONNX Runtime's shared library; `None` looks for it (see [`super::library_search_path`]).
@@ -85,17 +88,7 @@ pub fn load_cancellable(options: &LoadOptions, cancel: &LoadCancel) -> Result<Lo
 
 fn load_unless_cancelled(options: &LoadOptions, cancel: &LoadCancel) -> Result<Loaded, LoadError> {
     let source = Source::read(&options.folder)?;
-    let chosen = choose(&source, options)?;
-    let session = session(&source, options, &chosen, cancel)?;
-    let placement = Placement::of(&session);
-    placement.log(&chosen);
-    let contract = contract::check(&session, &source.config, &source.path)?;
-    let shape = Shape {
-        rotary_switch: source.rotary_switch,
-        ..Shape::new(&source.config, &contract, options)
-    };
-    let mut runner = OnnxRunner::new(session, &source.config, contract, shape)?;
-    try_out(&mut runner, &source.path)?;
+    let (runner, chosen, placement) = runner(&source, options, cancel)?;
     Ok(Loaded {
         interrupt: runner.interrupt(),
         runner: Box::new(runner),
@@ -105,6 +98,27 @@ fn load_unless_cancelled(options: &LoadOptions, cancel: &LoadCancel) -> Result<L
         placement,
         fingerprint: source.fingerprint,
     })
+}
+
+/// A runner of the model in `source` that has run once, and where it runs.
+pub(super) fn runner(
+    source: &Source,
+    options: &LoadOptions,
+    cancel: &LoadCancel,
+) -> Result<(OnnxRunner, Chosen, Placement), LoadError> {
+    let chosen = choose(source, options)?;
+    let session = session(source, options, &chosen, cancel)?;
+    let placement = Placement::of(&session);
+    placement.log(&chosen);
+    let contract = contract::check(&session, &source.config, &source.path)?;
+    let shape = Shape {
+        rotary_switch: source.rotary_switch,
+        ..Shape::new(&source.config, &contract, options)
+    };
+    let new_session = || chosen.register(session::exported(options)?);
+    let mut runner = OnnxRunner::new(session, &source.config, contract, shape, &new_session)?;
+    try_out(&mut runner, &source.path)?;
+    Ok((runner, chosen, placement))
 }
 
 /// The provider for the model, which the log tells.

@@ -3,8 +3,13 @@
 //! Its door is [`load()`], which gives a [`Runner`]. Nothing here knows sequences or requests.
 
 mod binding;
+mod bindings;
+mod cache;
 mod cancel;
 mod contract;
+mod device;
+#[cfg(test)]
+mod device_tests;
 mod error;
 mod facts;
 #[cfg(any(test, fuzzing))]
@@ -52,5 +57,5 @@ pub use load::{LoadOptions, Loaded, load, load_cancellable};
 pub use lost_file::{end_on_lost_file, is_file_lost};
 pub use prepare::{PREPARED_FOLDER, prepare};
 pub use provider::{OptionFault, Placement, Provider, ProviderSettings, UnknownProvider};
-pub use runner::{Interrupt, Logits, ModelLimits, Rotary, Runner};
+pub use runner::{Interrupt, KvGrowth, Logits, ModelLimits, Rotary, Runner, alike_positions};
 pub use runtime::{LIBRARY_NAME, disable_telemetry, search_path as library_search_path};

@@ -1,7 +1,6 @@
 //! The runner over ONNX Runtime: binds the KV cache in place and runs steps.
 #![expect(unsafe_code, reason = "reads and writes memory that is bound to the session")]
 
-use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,33 +11,20 @@ use ort::session::{NoSelectedOutputs, RunOptions, Session};
 use ort::value::TensorElementType;
 
 use super::binding::{Binding, Tensor};
+use super::bindings::{Bindings, BoundRange, Range};
+use super::cache::{Cache, DeviceCache, HostCache, NewSession, Set};
 use super::contract::{Contract, Positions};
+use super::device::DeviceAllocator;
 use super::error::{LoadError, RunError};
 use super::genai_config::GenaiConfig;
 use super::graph_edit::TAIL_INPUT;
 use super::rotary_edit::LONG_INPUT;
 use super::runner::{Interrupt, Logits, ModelLimits, Rotary, Runner};
-use super::tensors::{Buffers, Names, Shape};
+use super::tensors::{Buffers, Input, Names, Shape};
 
 /// Decode masks grow by this many positions at a time, so that the mask is bound anew once in as
 /// many steps. Positions past a row's own length are masked out.
 const MASK_STEP: usize = 64;
-
-/// Bindings kept for reuse. There is one for each range of slots that a step has covered; beyond
-/// this many (only with very many slots) they are made anew.
-const MAX_BINDINGS: usize = 128;
-
-/// A binding to a range of slots, and the sizes it is bound for.
-#[derive(Debug)]
-struct BoundRange {
-    binding: Binding,
-    /// Tokens of each row.
-    sequence: usize,
-    /// Positions of each row that logits are given for.
-    positions: usize,
-    /// Width of the mask.
-    total: usize,
-}
 
 /// Cuts steps short.
 struct Terminator {
@@ -62,11 +48,11 @@ impl Interrupt for Terminator {
 }
 
 /// Runs a decoder export by ONNX Runtime, with the KV cache in place: the same memory is past and
-/// present, one row of it for each slot.
+/// present.
 #[derive(Debug)]
 pub(super) struct OnnxRunner {
     // Bindings before the session they belong to.
-    bindings: HashMap<(usize, usize), BoundRange>,
+    bindings: Bindings,
     session: Arc<Session>,
     info: MemoryInfo<'static>,
     names: Names,
@@ -74,17 +60,19 @@ pub(super) struct OnnxRunner {
     shape: Shape,
     limits: ModelLimits,
     buffers: Buffers,
+    cache: Cache,
     terminator: Arc<Terminator>,
     rotary: Rotary,
     /// Logits as single precision, where the model's are not.
     converted: Vec<f32>,
+    /// Logits in the order of the slots, where a device's rows have another.
+    seated: Vec<f32>,
 }
 
-/// One step: `rows` slots from `first`, `sequence` tokens each, `total` attended to at most.
+/// One step: a range of rows, `sequence` tokens each, `total` attended to at most.
 #[derive(Debug, Clone, Copy)]
 struct Step {
-    first: usize,
-    rows: usize,
+    range: Range,
     sequence: usize,
     /// Positions at the end of each row that logits are wanted for.
     tail: usize,
@@ -92,16 +80,34 @@ struct Step {
 }
 
 impl OnnxRunner {
+    /// A runner of `session`. `new_session` is how others are made on the same provider.
     pub(super) fn new(
         session: Session,
         config: &GenaiConfig,
         contract: Contract,
         shape: Shape,
+        new_session: NewSession<'_>,
     ) -> Result<Self, LoadError> {
         let ort = |error: ort::Error| LoadError::Session(error.to_string());
+        let session = Arc::new(session);
+        let names = Names::new(config, &contract);
+        // Where the session wants its keys and values is where they are kept.
+        let (past, _) = &names.cache[0];
+        let mut limits = shape.limits();
+        let cache = match DeviceAllocator::for_input(&session, past).map_err(ort)? {
+            None => Cache::Host(HostCache::reserve(&shape)?),
+            Some(allocator) => {
+                let budget = limits.on_device(shape.device_kv_bytes);
+                let cache = DeviceCache::new(allocator, new_session, &shape, budget)?;
+                log::info!(
+                    memory = cache.memory_name(), kv_cache_bytes = budget;
+                    "the KV cache is in device memory"
+                );
+                Cache::Device(Box::new(cache))
+            }
+        };
         Ok(Self {
-            bindings: HashMap::new(),
-            session: Arc::new(session),
+            bindings: Bindings::default(),
             info: MemoryInfo::new(
                 AllocationDevice::CPU,
                 0,
@@ -109,91 +115,122 @@ impl OnnxRunner {
                 MemoryType::Default,
             )
             .map_err(ort)?,
-            names: Names::new(config, &contract),
-            buffers: Buffers::reserve(&shape)?,
-            limits: shape.limits(),
+            buffers: Buffers::new(&shape, &names, &contract, &session)?,
+            session,
+            names,
+            cache,
+            limits,
             terminator: Arc::new(Terminator {
                 options: RunOptions::new().map_err(ort)?,
                 interrupted: AtomicBool::new(false),
             }),
             rotary: Rotary::Short,
             converted: Vec::new(),
+            seated: Vec::new(),
             contract,
             shape,
         })
+    }
+
+    /// Bindings made so far, and how often the cache's memory was laid out, by where it is.
+    #[cfg(test)]
+    pub(super) fn work_done(&self) -> (u64, Option<u64>) {
+        let laid = match &self.cache {
+            Cache::Host(_) => None,
+            Cache::Device(cache) => Some(cache.laid()),
+        };
+        (self.bindings.made(), laid)
     }
 
     pub(super) fn interrupt(&self) -> Arc<dyn Interrupt> {
         Arc::clone(&self.terminator) as _
     }
 
-    /// Makes sure that the step's slots are bound with its sizes.
+    /// Makes sure that the step's rows are bound with its sizes.
     fn bind(&mut self, step: Step) -> ort::Result<&mut BoundRange> {
-        let key = (step.first, step.rows);
-        if self.bindings.len() >= MAX_BINDINGS && !self.bindings.contains_key(&key) {
-            self.bindings.clear();
-        }
-        if !self.bindings.contains_key(&key) {
-            let range = self.bind_cache(step.first, step.rows)?;
-            self.bindings.insert(key, range);
-        }
-        // Taken out and put back, so that a binding which fails half-way is not used again.
-        let missing = || ort::Error::new("a binding that was just made is gone");
-        let mut range = self.bindings.remove(&key).ok_or_else(missing)?;
-        self.bind_sizes(&mut range, step)?;
-        Ok(self.bindings.entry(key).insert_entry(range).into_mut())
+        let mut bindings = std::mem::take(&mut self.bindings);
+        let bound =
+            bindings.take(step.range, || self.bind_cache(step.range)).and_then(|mut bound| {
+                self.bind_sizes(&mut bound, step)?;
+                Ok(bound)
+            });
+        self.bindings = bindings;
+        Ok(self.bindings.keep(step.range, bound?))
     }
 
-    /// A binding with the cache of `rows` slots from `first` as past and present.
-    fn bind_cache(&self, first: usize, rows: usize) -> ort::Result<BoundRange> {
+    /// A binding with the cache of a range of rows as past and present.
+    fn bind_cache(&self, range: Range) -> ort::Result<BoundRange> {
         let mut binding = Binding::new(&self.session)?;
-        let dimensions = [rows, self.shape.heads, self.shape.capacity, self.shape.head_size];
-        let offset = first * self.shape.slot_bytes();
-        for ((past, present), memory) in self.names.cache.iter().zip(&self.buffers.cache) {
-            let tensor = || Tensor::new(&self.info, memory, offset, &dimensions, self.contract.kv);
+        let (heads, size, kv) = (self.shape.heads, self.shape.head_size, self.contract.kv);
+        for (index, (past, present)) in self.names.cache.iter().enumerate() {
+            let tensor = || match &self.cache {
+                Cache::Host(cache) => {
+                    let dimensions = [range.rows, heads, self.shape.capacity, size];
+                    let offset = range.first * self.shape.slot_bytes();
+                    Tensor::new(&self.info, &cache.memory()[index], offset, &dimensions, kv)
+                }
+                Cache::Device(cache) => {
+                    let (blocks, capacity) = cache.tensors(range.set);
+                    Tensor::on_device(&blocks[index], &[range.rows, heads, capacity, size], kv)
+                }
+            };
             binding.input(past, tensor()?)?;
             binding.output(present, tensor()?)?;
         }
         if self.contract.takes_tail {
-            let int = TensorElementType::Int64;
-            let tail = Tensor::new(&self.info, &self.buffers.tail, 0, &[1], int)?;
-            binding.input(TAIL_INPUT, tail)?;
+            let tail = &self.buffers.tail;
+            self.bind_input(&mut binding, TAIL_INPUT, tail, &[1])?;
         }
         if self.contract.takes_rotary {
-            let bool = TensorElementType::Bool;
-            let long = Tensor::new(&self.info, &self.buffers.long_rotary, 0, &[], bool)?;
-            binding.input(LONG_INPUT, long)?;
+            let long = &self.buffers.long_rotary;
+            self.bind_input(&mut binding, LONG_INPUT, long, &[])?;
         }
-        Ok(BoundRange { binding, sequence: 0, positions: 0, total: 0 })
+        Ok(BoundRange::new(binding))
+    }
+
+    /// Binds an input where the session wants it.
+    fn bind_input(
+        &self,
+        binding: &mut Binding,
+        name: &str,
+        input: &Input,
+        dimensions: &[usize],
+    ) -> ort::Result<()> {
+        let element = input.element;
+        let host = Tensor::new(&self.info, &input.memory, 0, dimensions, element)?;
+        match &input.device {
+            None => binding.input(name, host),
+            Some(block) => {
+                binding.upload(name, host, Tensor::on_device(block, dimensions, element)?)
+            }
+        }
     }
 
     /// Binds ids, positions, mask and logits where their sizes have changed.
-    fn bind_sizes(&self, range: &mut BoundRange, step: Step) -> ort::Result<()> {
-        let Step { rows, sequence, total, .. } = step;
-        let int = TensorElementType::Int64;
-        let tensor = |memory, dimensions: &[usize], element| {
-            Tensor::new(&self.info, memory, 0, dimensions, element)
-        };
-        if range.sequence != sequence {
-            let ids = tensor(&self.buffers.ids, &[rows, sequence], int)?;
-            range.binding.input(&self.names.input_ids, ids)?;
+    fn bind_sizes(&self, bound: &mut BoundRange, step: Step) -> ort::Result<()> {
+        let Step { range: Range { rows, .. }, sequence, total, .. } = step;
+        let binding = &mut bound.binding;
+        if bound.sequence != sequence {
+            let dimensions = [rows, sequence];
+            self.bind_input(binding, &self.names.input_ids, &self.buffers.ids, &dimensions)?;
             if let Some(name) = &self.names.position_ids {
-                let positions = tensor(&self.buffers.positions, &[rows, sequence], int)?;
-                range.binding.input(name, positions)?;
+                self.bind_input(binding, name, &self.buffers.positions, &dimensions)?;
             }
-            range.sequence = sequence;
+            bound.sequence = sequence;
         }
         let positions = self.logit_positions(step);
-        if range.positions != positions {
+        if bound.positions != positions {
+            // In host memory: ONNX Runtime brings them there from a device.
             let dimensions = [rows, positions, self.shape.vocab];
-            let logits = tensor(&self.buffers.logits, &dimensions, self.contract.logits)?;
-            range.binding.output(&self.names.logits, logits)?;
-            range.positions = positions;
+            let memory = &self.buffers.logits;
+            let logits = Tensor::new(&self.info, memory, 0, &dimensions, self.contract.logits)?;
+            binding.output(&self.names.logits, logits)?;
+            bound.positions = positions;
         }
-        if range.total != total {
-            let mask = tensor(&self.buffers.mask, &[rows, total], int)?;
-            range.binding.input(&self.names.attention_mask, mask)?;
-            range.total = total;
+        if bound.total != total {
+            let mask = &self.buffers.mask;
+            self.bind_input(binding, &self.names.attention_mask, mask, &[rows, total])?;
+            bound.total = total;
         }
         Ok(())
     }
@@ -220,21 +257,21 @@ impl OnnxRunner {
         let attended = |index: usize| i64::from(index % total < past[index / total] + sequence);
         // SAFETY: no reference into the buffers outlives a call (results of earlier steps borrow
         // `self`), and no run is going on, since running takes `&mut self` on one thread.
-        unsafe { self.buffers.ids.write(ids) };
+        unsafe { self.buffers.ids.memory.write(ids) };
         if self.names.position_ids.is_some() {
             // SAFETY: as above.
-            unsafe { self.buffers.positions.write((0..tokens.len()).map(position)) };
+            unsafe { self.buffers.positions.memory.write((0..tokens.len()).map(position)) };
         }
         // SAFETY: as above.
-        unsafe { self.buffers.tail.write(std::iter::once(-(step.tail as i64))) };
+        unsafe { self.buffers.tail.memory.write(std::iter::once(-(step.tail as i64))) };
         let long = u8::from(self.rotary == Rotary::Long);
         // SAFETY: as above.
-        unsafe { self.buffers.long_rotary.write(std::iter::once(long)) };
+        unsafe { self.buffers.long_rotary.memory.write(std::iter::once(long)) };
         // SAFETY: as above.
-        unsafe { self.buffers.mask.write((0..past.len() * total).map(attended)) };
-        let range = self.bind(step).map_err(|error| RunError::Runtime(error.to_string()))?;
+        unsafe { self.buffers.mask.memory.write((0..past.len() * total).map(attended)) };
+        let bound = self.bind(step).map_err(|error| RunError::Runtime(error.to_string()))?;
         // SAFETY: as above; `&mut self` is held until the run is over.
-        unsafe { range.binding.run(&terminator.options) }.map_err(|error| {
+        unsafe { bound.binding.run(&terminator.options) }.map_err(|error| {
             if terminator.interrupted.load(Ordering::Acquire) {
                 RunError::Interrupted
             } else {
@@ -247,9 +284,9 @@ impl OnnxRunner {
     fn logits(&mut self, step: Step) -> Result<Logits<'_>, RunError> {
         let positions = self.logit_positions(step);
         let vocab = self.shape.vocab;
-        let count = step.rows * positions * vocab;
+        let count = step.range.rows * positions * vocab;
         // A step has one row or one token a row, so what is wanted lies at the end, together.
-        let skipped = if step.rows == 1 { positions - step.tail } else { 0 };
+        let skipped = if step.range.rows == 1 { positions - step.tail } else { 0 };
         match self.contract.logits {
             TensorElementType::Float16 => {
                 // SAFETY: the run is over and nothing writes while this copies.
@@ -270,6 +307,76 @@ impl OnnxRunner {
                 Logits::from_rows(&values[skipped * vocab..], vocab)
             }
         }
+    }
+}
+
+/// Steps on a device, whose tensors do not begin at any slot.
+impl OnnxRunner {
+    /// The rows for a step over one slot's positions `past..end`.
+    fn seat_one(&mut self, slot: usize, past: usize, end: usize) -> Result<Range, RunError> {
+        match &mut self.cache {
+            Cache::Host(_) => Ok(Range { set: Set::Rows, first: slot, rows: 1 }),
+            Cache::Device(cache) => {
+                cache.seat_one(slot, past, end, &mut self.bindings)?;
+                Ok(Range { set: Set::Bench, first: 0, rows: 1 })
+            }
+        }
+    }
+
+    /// Slots from `first` on hold so many positions.
+    fn wrote(&mut self, first: usize, ends: &[usize]) {
+        if let Cache::Device(cache) = &mut self.cache {
+            for (slot, &end) in (first..).zip(ends) {
+                cache.wrote(slot, end);
+            }
+        }
+    }
+
+    /// One token for each of several slots, which lie in rows of any order with others between. The
+    /// others write a token behind what they hold, which nothing ever reads.
+    fn decode_seated(
+        &mut self,
+        first: usize,
+        tokens: &[u32],
+        past: &[usize],
+    ) -> Result<Logits<'_>, RunError> {
+        let widest = self.widest();
+        let Cache::Device(cache) = &mut self.cache else {
+            return Err(RunError::Runtime("only a device's rows are seated".into()));
+        };
+        let seats = cache.seat(first, past, widest, &mut self.bindings)?;
+        let range = Range { set: Set::Rows, first: 0, rows: seats.past.len() };
+        let mut ids = vec![0; seats.past.len()];
+        for (&row, &token) in seats.rows.iter().zip(tokens) {
+            ids[row] = token;
+        }
+        let step = self.decode_step(range, &seats.past);
+        self.run(step, &ids, &seats.past)?;
+        let ends: Vec<usize> = past.iter().map(|past| past + 1).collect();
+        self.wrote(first, &ends);
+        let vocab = self.shape.vocab;
+        let mut values = std::mem::take(&mut self.seated);
+        values.clear();
+        let logits = self.logits(step)?;
+        for &row in &seats.rows {
+            values.extend_from_slice(logits.row(row));
+        }
+        self.seated = values;
+        Logits::from_rows(&self.seated, vocab)
+    }
+
+    /// A step of one token for each row, of which the longest has so many positions with it.
+    fn decode_step(&self, range: Range, past: &[usize]) -> Step {
+        let longest = past.iter().max().map_or(0, |past| past + 1);
+        let total = longest.next_multiple_of(MASK_STEP).min(self.widest());
+        Step { range, sequence: 1, tail: 1, total }
+    }
+
+    /// Width of the widest mask. The short rotary table has a row for each token up to the switch,
+    /// and a mask may not be wider than the table is long.
+    fn widest(&self) -> usize {
+        let short = self.shape.rotary_switch.filter(|_| self.rotary == Rotary::Short);
+        short.unwrap_or(usize::MAX).min(self.shape.context)
     }
 }
 
@@ -295,10 +402,12 @@ impl Runner for OnnxRunner {
         tokens: &[u32],
         rows: usize,
     ) -> Result<Logits<'_>, RunError> {
+        let end = past + tokens.len();
+        let range = self.seat_one(slot, past, end)?;
         // The attention takes a mask as wide as what is attended to for the start of a prompt.
-        let total = past + tokens.len();
-        let step = Step { first: slot, rows: 1, sequence: tokens.len(), tail: rows, total };
+        let step = Step { range, sequence: tokens.len(), tail: rows, total: end };
         self.run(step, tokens, &[past])?;
+        self.wrote(slot, &[end]);
         self.logits(step)
     }
 
@@ -308,87 +417,38 @@ impl Runner for OnnxRunner {
         tokens: &[u32],
         past: &[usize],
     ) -> Result<Logits<'_>, RunError> {
-        let longest = past.iter().max().map_or(0, |past| past + 1);
-        // The short rotary table has a row for each token up to the switch, and a mask may not be
-        // wider than the table is long.
-        let short = self.shape.rotary_switch.filter(|_| self.rotary == Rotary::Short);
-        let widest = short.unwrap_or(usize::MAX).min(self.shape.context);
-        let total = longest.next_multiple_of(MASK_STEP).min(widest);
-        let step = Step { first, rows: tokens.len(), sequence: 1, tail: 1, total };
+        if let Cache::Device(_) = self.cache
+            && tokens.len() > 1
+        {
+            return self.decode_seated(first, tokens, past);
+        }
+        let range = match self.cache {
+            Cache::Host(_) => Range { set: Set::Rows, first, rows: tokens.len() },
+            Cache::Device(_) => self.seat_one(first, past[0], past[0] + 1)?,
+        };
+        let step = self.decode_step(range, past);
         self.run(step, tokens, past)?;
+        self.wrote(first, &[past[0] + 1]);
         self.logits(step)
     }
 
     fn swap(&mut self, slots: [usize; 2], tokens: [usize; 2]) {
-        let bytes = self.shape.slot_bytes();
-        let places = slots.map(|slot| slot * bytes);
-        let spare = self.shape.slots * bytes;
-        for memory in &self.buffers.cache {
-            // SAFETY: nothing runs, and no reference into the cache is ever made.
-            if unsafe { memory.exchange(places, spare, bytes) }.is_ok() {
-                continue;
-            }
-            // Systems that can't move pages: exchange the bytes that are in use.
-            let used = tokens[0].max(tokens[1]) * self.shape.position_bytes();
-            for head in 0..self.shape.heads {
-                let [a, b] = places.map(|place| place + head * self.shape.head_bytes());
-                // SAFETY: as above.
-                unsafe { memory.exchange_bytes(a, b, used) };
-            }
-        }
+        self.cache.swap(slots, tokens);
     }
 
     fn copy(&mut self, from: usize, to: usize, tokens: usize) {
-        let [from, to] = [from, to].map(|slot| slot * self.shape.slot_bytes());
-        let used = tokens * self.shape.position_bytes();
-        for memory in &self.buffers.cache {
-            for head in 0..self.shape.heads {
-                let start = head * self.shape.head_bytes();
-                // SAFETY: nothing runs, and no reference into the cache is ever made.
-                unsafe { memory.copy(from + start, to + start, used) };
-            }
-        }
+        self.cache.copy(from, to, tokens, &mut self.bindings);
     }
 
-    fn export(&self, slot: usize, tokens: usize, sink: &mut dyn Write) -> io::Result<()> {
-        let used = tokens * self.shape.position_bytes();
-        for memory in &self.buffers.cache {
-            for head in 0..self.shape.heads {
-                let start = slot * self.shape.slot_bytes() + head * self.shape.head_bytes();
-                // SAFETY: nothing runs, and a run can't begin while this borrows `self`.
-                sink.write_all(unsafe { memory.bytes(start, used) })?;
-            }
-        }
-        Ok(())
+    fn export(&mut self, slot: usize, tokens: usize, sink: &mut dyn Write) -> io::Result<()> {
+        self.cache.export(slot, tokens, sink, &mut self.bindings)
     }
 
     fn import(&mut self, slot: usize, tokens: usize, source: &mut dyn Read) -> io::Result<()> {
-        let used = tokens * self.shape.position_bytes();
-        for memory in &self.buffers.cache {
-            for head in 0..self.shape.heads {
-                let start = slot * self.shape.slot_bytes() + head * self.shape.head_bytes();
-                // SAFETY: nothing runs, and no other reference into the cache exists.
-                source.read_exact(unsafe { memory.bytes_mut(start, used) })?;
-            }
-        }
-        Ok(())
+        self.cache.import(slot, tokens, source, &mut self.bindings)
     }
 
     fn release(&mut self, slot: usize, keep: usize) {
-        let head_bytes = self.shape.head_bytes();
-        let start = slot * self.shape.slot_bytes();
-        let kept = keep * self.shape.position_bytes();
-        for memory in &self.buffers.cache {
-            if kept == 0 {
-                // SAFETY: nothing runs, and no reference into the cache is ever made.
-                unsafe { memory.release(start..start + self.shape.slot_bytes()) };
-                continue;
-            }
-            for head in 0..self.shape.heads {
-                let head_start = start + head * head_bytes;
-                // SAFETY: as above.
-                unsafe { memory.release(head_start + kept..head_start + head_bytes) };
-            }
-        }
+        self.cache.release(slot, keep);
     }
 }

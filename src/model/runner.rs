@@ -26,6 +26,8 @@ pub struct ModelLimits {
     /// model has two (Phi-4-mini). Keys and values of one table mean nothing to the other, so a
     /// sequence that grows past this is read anew.
     pub rotary_switch: Option<usize>,
+    /// How much memory the slots take together.
+    pub kv_growth: KvGrowth,
 }
 
 /// Which of a model's rotary tables turns a sequence's keys; models with one have the short one.
@@ -47,6 +49,41 @@ impl ModelLimits {
             Rotary::Short
         }
     }
+
+    /// Makes these the limits of a cache in a device's memory of `bytes`, or of a default where they
+    /// are 0. Returns how many bytes those are.
+    pub(super) fn on_device(&mut self, bytes: usize) -> usize {
+        /// How much memory a device has is not to be had from ONNX Runtime. This much is of use on
+        /// any device that a model of billions of weights fits.
+        const DEFAULT: usize = 4 << 30;
+        let one = 2 * self.context_tokens * self.kv_bytes_per_token;
+        let budget_bytes = if bytes == 0 { one.max(DEFAULT) } else { bytes };
+        self.kv_block_tokens = 1;
+        self.kv_growth = KvGrowth::Alike { budget_bytes };
+        budget_bytes
+    }
+}
+
+/// How much memory slots take for the tokens that they hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvGrowth {
+    /// Each takes its own, in whole blocks: the host's memory.
+    Own,
+    /// All that hold a token take the same, for [`alike_positions`] of the longest, and one more
+    /// is kept beside them: a device's memory.
+    Alike {
+        /// Bytes for all of it.
+        budget_bytes: usize,
+    },
+}
+
+/// Positions that each slot has memory for where all have the same, if the longest holds `tokens`
+/// of at most `context`.
+#[must_use]
+pub fn alike_positions(tokens: usize, context: usize) -> usize {
+    /// A power of two, so that what is moved on growth is never more than what was written.
+    const LEAST: usize = 256;
+    tokens.max(LEAST).next_power_of_two().min(context.max(1))
 }
 
 /// Rows of logits, `[rows, vocab]`: one for each sequence of a decode step, or for each of the last
@@ -141,7 +178,7 @@ pub trait Runner: Send {
     ///
     /// # Errors
     /// What the sink says.
-    fn export(&self, slot: usize, tokens: usize, sink: &mut dyn Write) -> io::Result<()>;
+    fn export(&mut self, slot: usize, tokens: usize, sink: &mut dyn Write) -> io::Result<()>;
 
     /// Fills the first `tokens` positions of `slot` with what [`Runner::export`] wrote.
     ///

@@ -127,6 +127,11 @@ fn version_of(path: &Path) -> String {
     minor.map_or_else(|| "unknown version".into(), |minor| format!("1.{minor}"))
 }
 
+/// The library's environment, once it is loaded.
+pub(super) fn loaded() -> Option<&'static Environment> {
+    ENVIRONMENT.get()
+}
+
 /// Hands ONNX Runtime's messages to our log.
 fn forward_log(level: LogLevel, category: &str, _id: &str, place: &str, message: &str) {
     let level = match level {

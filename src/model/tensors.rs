@@ -2,13 +2,19 @@
 
 use std::sync::Arc;
 
+use ort::session::Session;
+use ort::value::TensorElementType;
+
 use super::contract::{Contract, Positions};
+use super::device::{DeviceAllocator, DeviceBlock};
 use super::error::LoadError;
 use super::genai_config::{GenaiConfig, layer_name};
+use super::graph_edit::TAIL_INPUT;
 use super::kv_format;
 use super::load::LoadOptions;
 use super::memory::{Mapping, page_bytes};
-use super::runner::ModelLimits;
+use super::rotary_edit::LONG_INPUT;
+use super::runner::{KvGrowth, ModelLimits};
 
 /// Sizes of the tensors.
 #[derive(Debug, Clone)]
@@ -19,6 +25,8 @@ pub(super) struct Shape {
     /// Tokens that a slot has address space for: whole pages in each head.
     pub(super) capacity: usize,
     pub(super) prefill: usize,
+    /// Bytes for the cache where it is in a device's memory; 0 for a default.
+    pub(super) device_kv_bytes: usize,
     pub(super) layers: usize,
     pub(super) heads: usize,
     /// Elements that a head's key or value is stored in.
@@ -46,6 +54,7 @@ impl Shape {
             context,
             capacity: context.next_multiple_of(block),
             prefill: options.max_prefill_tokens.clamp(1, context),
+            device_kv_bytes: options.kv_cache_bytes,
             layers: model.decoder.num_hidden_layers,
             heads: model.decoder.num_key_value_heads,
             head_size,
@@ -55,6 +64,11 @@ impl Shape {
             positions: contract.positions,
             rotary_switch: None,
         }
+    }
+
+    /// Tensors that the cache consists of.
+    pub(super) fn cache_tensors(&self) -> usize {
+        2 * self.layers
     }
 
     /// Bytes of one slot's keys (or values) in one layer.
@@ -82,6 +96,7 @@ impl Shape {
             kv_bytes_per_token: 2 * self.layers * self.heads * self.position_bytes(),
             kv_block_tokens: page_bytes().div_ceil(self.position_bytes()),
             rotary_switch: self.rotary_switch,
+            kv_growth: KvGrowth::Own,
         }
     }
 }
@@ -118,44 +133,74 @@ impl Names {
     }
 }
 
+/// Small values that a step reads.
+#[derive(Debug)]
+pub(super) struct Input {
+    pub(super) element: TensorElementType,
+    /// Where they are written.
+    pub(super) memory: Arc<Mapping>,
+    /// Where the session reads them, if that is not there.
+    pub(super) device: Option<Arc<DeviceBlock>>,
+}
+
+impl Input {
+    /// Room for `count` values of at most eight bytes, for the session's input `name`, if it has one.
+    fn new(
+        session: &Arc<Session>,
+        name: Option<&str>,
+        element: TensorElementType,
+        count: usize,
+    ) -> Result<Self, LoadError> {
+        let bytes = count * size_of::<i64>();
+        let memory = reserve(bytes)?;
+        let Some(name) = name else { return Ok(Self { element, memory, device: None }) };
+        let allocator = DeviceAllocator::for_input(session, name);
+        let device = allocator.and_then(|allocator| {
+            allocator.map(|allocator| Arc::new(allocator).allocate(bytes)).transpose()
+        });
+        let device = device.map_err(|error| LoadError::Session(error.to_string()))?;
+        Ok(Self { element, memory, device })
+    }
+}
+
+fn reserve(bytes: usize) -> Result<Arc<Mapping>, LoadError> {
+    Mapping::reserve(bytes).map(Arc::new).map_err(|source| LoadError::Memory { bytes, source })
+}
+
 /// Memory that a step reads and writes beside the cache.
 #[derive(Debug)]
 pub(super) struct Buffers {
-    /// `[rows, sequence]`, i64.
-    pub(super) ids: Arc<Mapping>,
-    /// `[rows, sequence]`, i64.
-    pub(super) positions: Arc<Mapping>,
-    /// `[rows, total]`, i64.
-    pub(super) mask: Arc<Mapping>,
-    /// `[1]`, i64: minus the positions that logits are wanted for.
-    pub(super) tail: Arc<Mapping>,
+    /// `[rows, sequence]`.
+    pub(super) ids: Input,
+    /// `[rows, sequence]`.
+    pub(super) positions: Input,
+    /// `[rows, total]`.
+    pub(super) mask: Input,
+    /// `[1]`: minus the positions that logits are wanted for.
+    pub(super) tail: Input,
     /// One boolean: whether the long rotary table is used.
-    pub(super) long_rotary: Arc<Mapping>,
-    /// `[rows, positions, vocab]`.
+    pub(super) long_rotary: Input,
+    /// `[rows, positions, vocab]`, in the host's memory.
     pub(super) logits: Arc<Mapping>,
-    /// Each `[slots, heads, capacity, head_size]`, and room for one slot more, by way of which
-    /// slots are exchanged.
-    pub(super) cache: Vec<Arc<Mapping>>,
 }
 
 impl Buffers {
-    pub(super) fn reserve(shape: &Shape) -> Result<Self, LoadError> {
-        let reserve = |bytes| {
-            Mapping::reserve(bytes)
-                .map(Arc::new)
-                .map_err(|source| LoadError::Memory { bytes, source })
-        };
+    pub(super) fn new(
+        shape: &Shape,
+        names: &Names,
+        contract: &Contract,
+        session: &Arc<Session>,
+    ) -> Result<Self, LoadError> {
         let tokens = shape.prefill.max(shape.slots);
+        let input = |name, count| Input::new(session, name, TensorElementType::Int64, count);
+        let long_rotary = contract.takes_rotary.then_some(LONG_INPUT);
         Ok(Self {
-            ids: reserve(tokens * size_of::<i64>())?,
-            positions: reserve(tokens * size_of::<i64>())?,
-            mask: reserve(shape.slots * shape.context * size_of::<i64>())?,
-            tail: reserve(size_of::<i64>())?,
-            long_rotary: reserve(1)?,
+            ids: input(Some(&names.input_ids), tokens)?,
+            positions: input(names.position_ids.as_deref(), tokens)?,
+            mask: input(Some(&names.attention_mask), shape.slots * shape.context)?,
+            tail: input(contract.takes_tail.then_some(TAIL_INPUT), 1)?,
+            long_rotary: Input::new(session, long_rotary, TensorElementType::Bool, 1)?,
             logits: reserve(tokens * shape.vocab * shape.logits_bytes)?,
-            cache: (0..2 * shape.layers)
-                .map(|_| reserve((shape.slots + 1) * shape.slot_bytes()))
-                .collect::<Result<_, _>>()?,
         })
     }
 }

@@ -17,6 +17,7 @@ fn options(slots: usize) -> LoadOptions {
         slots,
         context_tokens: 0,
         max_prefill_tokens: 64,
+        kv_cache_bytes: 0,
         own_kernels: true,
         runtime_library: None,
     }

@@ -90,7 +90,7 @@ impl Runner for Shared {
         lock(&self.inner).copy(from, to, tokens);
     }
 
-    fn export(&self, slot: usize, tokens: usize, sink: &mut dyn Write) -> io::Result<()> {
+    fn export(&mut self, slot: usize, tokens: usize, sink: &mut dyn Write) -> io::Result<()> {
         lock(&self.inner).export(slot, tokens, sink)
     }
 

@@ -5,7 +5,6 @@ use std::path::Path;
 use ort::device::Device;
 use ort::environment::Environment;
 use ort::ep::{ArbitrarilyConfigurableExecutionProvider as _, CUDA, DirectML};
-use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::builder::SessionBuilder;
 
 use super::options::{self, Options};
@@ -152,29 +151,6 @@ impl Chosen {
                 _ => error,
             })
         })
-    }
-
-    /// The device's memory, for the session's allocator: [`None`] where it is the host's.
-    ///
-    /// # Errors
-    /// If the provider does not say.
-    #[expect(dead_code, reason = "the KV cache in device memory takes it up")]
-    pub(in crate::model) fn memory(&self) -> Result<Option<MemoryInfo<'static>>, LoadError> {
-        let built_in = |device, id| {
-            MemoryInfo::new(device, id, AllocatorType::Device, MemoryType::Default)
-                .map(Some)
-                .map_err(|error| self.refused(&error.to_string()))
-        };
-        match &self.way {
-            Way::Cpu => Ok(None),
-            Way::BuiltInCuda(options) => {
-                built_in(AllocationDevice::CUDA, i32::try_from(options.device).unwrap_or(i32::MAX))
-            }
-            Way::BuiltInDirectMl(_) => built_in(AllocationDevice::DIRECTML, 0),
-            Way::Plugin { .. } => plugin::memory(self.plugin_device()?)
-                .map(Some)
-                .ok_or_else(|| self.refused("it does not say which memory its device has")),
-        }
     }
 
     /// The device of a plugin.

@@ -1,14 +1,11 @@
 //! Providers that come as a library of their own, which ONNX Runtime loads when asked to.
-#![expect(unsafe_code, reason = "a device's memory is asked for by the C API")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use ort::AsPointer as _;
 use ort::device::Device;
 use ort::environment::Environment;
-use ort::memory::MemoryInfo;
 
 use super::Provider;
 use super::chosen::Way;
@@ -134,19 +131,4 @@ fn explained(error: &str) -> String {
 /// The devices of the provider called `name`.
 pub(super) fn devices(environment: &'static Environment, name: &str) -> Vec<Device<'static>> {
     environment.devices().filter(|device| device.ep().is_ok_and(|ep| ep == name)).collect()
-}
-
-/// The memory of a device; `None` if its provider does not say.
-pub(super) fn memory(device: Device<'static>) -> Option<MemoryInfo<'static>> {
-    let kind = ort::sys::OrtDeviceMemoryType::OrtDeviceMemoryType_DEFAULT;
-    // SAFETY: the device is one that the environment lists, and that lives as long as the program.
-    let info = unsafe { (ort::api().EpDevice_MemoryInfo)(device.ptr(), kind) };
-    if info.is_null() {
-        // The crate's accessor panics where there is none.
-        return None;
-    }
-    // What it gives is the environment's and must not be copied (ONNX Runtime makes copies only of
-    // memory that it knows by name), but is lent no longer than this pointer lives: so that does.
-    let device: &'static Device<'static> = Box::leak(Box::new(device));
-    Some(device.memory_info(false))
 }

@@ -1,0 +1,126 @@
+//! The KV cache in the host's memory: reserved whole, committed as tokens are written, and exchanged
+//! by moving pages.
+#![expect(unsafe_code, reason = "reads and writes memory that is bound to the session")]
+
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+use crate::model::error::LoadError;
+use crate::model::memory::Mapping;
+use crate::model::tensors::Shape;
+
+/// Keys and values of all layers in host memory.
+#[derive(Debug)]
+pub(in crate::model) struct HostCache {
+    /// Each `[slots, heads, capacity, head_size]`, and room for one slot more, by way of which
+    /// slots are exchanged.
+    memory: Vec<Arc<Mapping>>,
+    shape: Shape,
+}
+
+impl HostCache {
+    /// Reserves address space for all slots.
+    pub(in crate::model) fn reserve(shape: &Shape) -> Result<Self, LoadError> {
+        let bytes = (shape.slots + 1) * shape.slot_bytes();
+        let reserve = |_| {
+            Mapping::reserve(bytes)
+                .map(Arc::new)
+                .map_err(|source| LoadError::Memory { bytes, source })
+        };
+        let memory = (0..shape.cache_tensors()).map(reserve).collect::<Result<_, _>>()?;
+        Ok(Self { memory, shape: shape.clone() })
+    }
+
+    /// The memory of each tensor, in the order of the names.
+    pub(in crate::model) fn memory(&self) -> &[Arc<Mapping>] {
+        &self.memory
+    }
+
+    /// Exchanges two slots, which hold `tokens` positions each.
+    pub(in crate::model) fn swap(&mut self, slots: [usize; 2], tokens: [usize; 2]) {
+        let bytes = self.shape.slot_bytes();
+        let places = slots.map(|slot| slot * bytes);
+        let spare = self.shape.slots * bytes;
+        for memory in &self.memory {
+            // SAFETY: nothing runs, and no reference into the cache is ever made.
+            if unsafe { memory.exchange(places, spare, bytes) }.is_ok() {
+                continue;
+            }
+            // Systems that can't move pages: exchange the bytes that are in use.
+            let used = tokens[0].max(tokens[1]) * self.shape.position_bytes();
+            for head in 0..self.shape.heads {
+                let [a, b] = places.map(|place| place + head * self.shape.head_bytes());
+                // SAFETY: as above.
+                unsafe { memory.exchange_bytes(a, b, used) };
+            }
+        }
+    }
+
+    /// Copies the first `tokens` positions of slot `from` to slot `to`.
+    pub(in crate::model) fn copy(&mut self, from: usize, to: usize, tokens: usize) {
+        let [from, to] = [from, to].map(|slot| slot * self.shape.slot_bytes());
+        let used = tokens * self.shape.position_bytes();
+        for memory in &self.memory {
+            for head in 0..self.shape.heads {
+                let start = head * self.shape.head_bytes();
+                // SAFETY: nothing runs, and no reference into the cache is ever made.
+                unsafe { memory.copy(from + start, to + start, used) };
+            }
+        }
+    }
+
+    /// Writes the first `tokens` positions of `slot`, head by head of each tensor.
+    pub(in crate::model) fn export(
+        &self,
+        slot: usize,
+        tokens: usize,
+        sink: &mut dyn Write,
+    ) -> io::Result<()> {
+        let used = tokens * self.shape.position_bytes();
+        for memory in &self.memory {
+            for head in 0..self.shape.heads {
+                let start = slot * self.shape.slot_bytes() + head * self.shape.head_bytes();
+                // SAFETY: nothing runs, and a run can't begin while this borrows `self`.
+                sink.write_all(unsafe { memory.bytes(start, used) })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what [`HostCache::export`] wrote.
+    pub(in crate::model) fn import(
+        &mut self,
+        slot: usize,
+        tokens: usize,
+        source: &mut dyn Read,
+    ) -> io::Result<()> {
+        let used = tokens * self.shape.position_bytes();
+        for memory in &self.memory {
+            for head in 0..self.shape.heads {
+                let start = slot * self.shape.slot_bytes() + head * self.shape.head_bytes();
+                // SAFETY: nothing runs, and no other reference into the cache exists.
+                source.read_exact(unsafe { memory.bytes_mut(start, used) })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the memory of `slot`'s positions from `keep` on back to the system.
+    pub(in crate::model) fn release(&mut self, slot: usize, keep: usize) {
+        let head_bytes = self.shape.head_bytes();
+        let start = slot * self.shape.slot_bytes();
+        let kept = keep * self.shape.position_bytes();
+        for memory in &self.memory {
+            if kept == 0 {
+                // SAFETY: nothing runs, and no reference into the cache is ever made.
+                unsafe { memory.release(start..start + self.shape.slot_bytes()) };
+                continue;
+            }
+            for head in 0..self.shape.heads {
+                let head_start = start + head * head_bytes;
+                // SAFETY: as above.
+                unsafe { memory.release(head_start + kept..head_start + head_bytes) };
+            }
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Memory of a device, by the session's allocator for it.
+//!
+//! What the allocator gives is a handle: on some devices an address, on others (WebGPU, DirectML) an
+//! object that stands for the memory. So nothing here or above ever counts on from one: a tensor
+//! begins where a block begins.
+#![expect(unsafe_code, reason = "calls the C API on raw pointers")]
+
+use std::ffi::{CStr, c_void};
+use std::ptr::{NonNull, null, null_mut};
+use std::sync::Arc;
+
+use ort::AsPointer;
+use ort::session::Session;
+
+use super::binding::{Tensor, check, made};
+use super::runtime;
+
+/// Allocates memory where a session wants one of its inputs.
+#[derive(Debug)]
+pub(super) struct DeviceAllocator {
+    allocator: NonNull<ort::sys::OrtAllocator>,
+    info: NonNull<ort::sys::OrtMemoryInfo>,
+    name: String,
+    /// Owns the memory that the allocator gives out.
+    _session: Arc<Session>,
+}
+
+// SAFETY: used by the thread that owns the runner alone; which thread that is does not matter.
+unsafe impl Send for DeviceAllocator {}
+// SAFETY: as above.
+unsafe impl Sync for DeviceAllocator {}
+
+impl DeviceAllocator {
+    /// The allocator for the memory in which `session` wants its input `name`; `None` where that is
+    /// the host's.
+    pub(super) fn for_input(session: &Arc<Session>, name: &str) -> ort::Result<Option<Self>> {
+        let Some(info) = input_memory(session, name)? else { return Ok(None) };
+        let mut allocator = null_mut();
+        // SAFETY: both pointers are live, and the session owns the second.
+        check(unsafe {
+            (ort::api().CreateAllocator)(session.ptr(), info.as_ptr(), &raw mut allocator)
+        })?;
+        let allocator = made(allocator)?;
+        let name = memory_name(info)?;
+        Ok(Some(Self { allocator, info, name, _session: Arc::clone(session) }))
+    }
+
+    /// What ONNX Runtime calls the memory.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A block of `bytes` bytes, whatever they hold.
+    ///
+    /// # Errors
+    /// If the device has not as much.
+    pub(super) fn allocate(self: &Arc<Self>, bytes: usize) -> ort::Result<Arc<DeviceBlock>> {
+        let mut handle = null_mut();
+        // SAFETY: the allocator is live.
+        check(unsafe {
+            (ort::api().AllocatorAlloc)(self.allocator.as_ptr(), bytes, &raw mut handle)
+        })?;
+        let handle = made(handle)?;
+        Ok(Arc::new(DeviceBlock { handle, bytes, allocator: Arc::clone(self) }))
+    }
+}
+
+impl Drop for DeviceAllocator {
+    fn drop(&mut self) {
+        // SAFETY: made by `for_input`, released once, after the blocks, which hold a share of it.
+        unsafe { (ort::api().ReleaseAllocator)(self.allocator.as_ptr()) };
+    }
+}
+
+/// Memory of a device.
+#[derive(Debug)]
+pub(super) struct DeviceBlock {
+    handle: NonNull<c_void>,
+    bytes: usize,
+    allocator: Arc<DeviceAllocator>,
+}
+
+// SAFETY: as with the allocator; the handle is never followed here.
+unsafe impl Send for DeviceBlock {}
+// SAFETY: as above.
+unsafe impl Sync for DeviceBlock {}
+
+impl DeviceBlock {
+    /// The address, or what stands for it.
+    pub(super) fn handle(&self) -> NonNull<c_void> {
+        self.handle
+    }
+
+    /// Its size.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Which memory it is.
+    pub(super) fn info(&self) -> *const ort::sys::OrtMemoryInfo {
+        self.allocator.info.as_ptr()
+    }
+}
+
+impl Drop for DeviceBlock {
+    fn drop(&mut self) {
+        let allocator = self.allocator.allocator.as_ptr();
+        // SAFETY: made by this allocator, freed once; tensors over it hold a share of it.
+        let status = unsafe { (ort::api().AllocatorFree)(allocator, self.handle.as_ptr()) };
+        if let Err(error) = check(status) {
+            log::warn!("memory of the device could not be given back: {error}");
+        }
+    }
+}
+
+/// The memory in which `session` wants its input `name`; `None` where that is the host's.
+fn input_memory(
+    session: &Session,
+    name: &str,
+) -> ort::Result<Option<NonNull<ort::sys::OrtMemoryInfo>>> {
+    let inputs = session.inputs();
+    let missing = || ort::Error::new(format!("there is no input {name}"));
+    let place = inputs.iter().position(|input| input.name() == name).ok_or_else(missing)?;
+    let mut infos = vec![null(); inputs.len()];
+    // SAFETY: the array has room for each input.
+    check(unsafe {
+        (ort::api().SessionGetMemoryInfoForInputs)(session.ptr(), infos.as_mut_ptr(), infos.len())
+    })?;
+    let info = made(infos[place].cast_mut())?;
+    let mut device = ort::sys::OrtMemoryInfoDeviceType::OrtMemoryInfoDeviceType_CPU;
+    // SAFETY: the session owns what it has just given.
+    unsafe { (ort::api().MemoryInfoGetDeviceType)(info.as_ptr(), &raw mut device) };
+    let host = device == ort::sys::OrtMemoryInfoDeviceType::OrtMemoryInfoDeviceType_CPU;
+    Ok((!host).then_some(info))
+}
+
+fn memory_name(info: NonNull<ort::sys::OrtMemoryInfo>) -> ort::Result<String> {
+    let mut name = null();
+    // SAFETY: the session owns `info`, and so the text.
+    check(unsafe { (ort::api().MemoryInfoGetName)(info.as_ptr(), &raw mut name) })?;
+    let name = made(name.cast_mut())?;
+    // SAFETY: a text that ends with a zero, owned by `info`.
+    Ok(unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned())
+}
+
+/// Copies each pair's first tensor to its second, of the same size, wherever they are.
+///
+/// # Errors
+/// If ONNX Runtime has no way between the two memories.
+///
+/// # Safety
+/// Nobody else may use the tensors' memory.
+pub(super) unsafe fn copy_all<'a>(
+    pairs: impl Iterator<Item = (&'a Tensor, &'a Tensor)>,
+) -> ort::Result<()> {
+    let (from, mut to): (Vec<_>, Vec<_>) =
+        pairs.map(|(from, to)| (from.value(), to.value())).unzip();
+    if from.is_empty() {
+        return Ok(());
+    }
+    let environment = runtime::loaded().ok_or_else(|| ort::Error::new("nothing is loaded"))?;
+    // SAFETY: all values are live, and both arrays of the same length; by the caller's word nobody
+    // else uses the memory.
+    check(unsafe {
+        (ort::api().CopyTensors)(
+            environment.ptr().cast_mut(),
+            from.as_ptr(),
+            to.as_mut_ptr(),
+            null_mut(),
+            from.len(),
+        )
+    })
+}
