@@ -46,7 +46,8 @@ pub fn graph(data: &[u8]) {
     let sliced = graph_edit::slice_logits(data, "logits");
     if let Ok(Some(edited)) = sliced {
         assert!(is_whole(&edited, GRAPH), "{edited:?}");
-        assert!(edited.len() <= data.len() * 2 + 1024);
+        // Some 300 bytes for each graph in it, of which a file has one.
+        assert!(edited.len() <= data.len() * 32);
     }
     if let Ok(Some(edited)) = rotary_edit::choose_by_input(data, None) {
         assert!(is_whole(&edited.model, GRAPH), "{edited:?}");
