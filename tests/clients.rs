@@ -204,6 +204,21 @@ fn litellm() {
 }
 
 #[test]
+fn litellms_router_goes_round_a_daemon_that_is_not_there() {
+    let daemon = Daemon::start();
+    let gone = {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        taken.local_addr().unwrap()
+    };
+    let mut command = Command::new(installed("venv/bin/python"));
+    command.arg(script("litellm_router.py")).current_dir(env!("CARGO_MANIFEST_DIR"));
+    command.args([format!("http://{}", daemon.address()), format!("http://{gone}")]);
+    command.env("LITELLM_LOCAL_MODEL_COST_MAP", "True").env("PYTHONDONTWRITEBYTECODE", "1");
+    let told: Value = serde_json::from_str(&output(&mut command)).unwrap();
+    assert_eq!(told, json!(vec!["19"; 8]));
+}
+
+#[test]
 fn the_ai_sdk_for_node() {
     let packages = installed("node_modules");
     let told = client("venv/bin/node", "ai_sdk.mjs", packages.parent().unwrap());

@@ -35,7 +35,7 @@ fn connections_beyond_the_limit_of_open_files_wait_outside() {
     let limit = ["sh", "-c", "ulimit -n 80 && exec \"$@\"", "sh"];
     let daemon = Setup::new().within(&limit).with(&["--header-timeout-s", IDLE]).start();
     let told = "taking 40 at once";
-    assert!(daemon.log.text().contains(told), "{}", daemon.log.text());
+    wait_for("the warning", || daemon.log.text().contains(told).then_some(()));
     let client = daemon.tcp();
     let mut first = client.connect();
     health(&mut first);
