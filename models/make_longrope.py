@@ -9,6 +9,10 @@ the switch gives instead, to show that the difference can be seen.
 
 `int8.onnx` and `int4.onnx` are the builder's graphs for quantised caches over the same weights. Their golden tokens
 (`int8` and `int4`) come from past and present in memory of their own, read anew at the switch.
+
+`paged.onnx` is the builder's graph with PagedAttention over the same weights, in single precision and with its
+attention in the domain of the tests' own operator, since ONNX Runtime has it for devices only. `paged.json` is its
+genai_config.json. It has to give the same tokens as the plain graph.
 """
 
 from __future__ import annotations
@@ -43,6 +47,11 @@ TOKENS = 80
 #: Schemes of quantised caches, with the range that a scale maps to.
 SCHEMES = {"int8": ("int8_per_tensor", 127), "int4": ("int4_per_channel", 7)}
 
+#: Positions in a block of the paged graph. The builder wants the switch at a block's end.
+BLOCK = 16
+#: Where the tests register an operator of PagedAttention's contract.
+TEST_DOMAIN = "phi4d.test"
+
 Cache = dict[str, np.ndarray]
 
 
@@ -71,11 +80,11 @@ def checkpoint(folder: Path) -> None:
         shutil.copy(MODELS / "demo" / name, folder / name)
 
 
-def run_builder(source: Path, output: Path, *extra: str) -> None:
+def run_builder(source: Path, output: Path, *extra: str, provider: str = "cpu", precision: str = "fp32") -> None:
     options = ["--extra_options", *extra] if extra else []
     subprocess.run(
         [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(source), "-o", str(output),
-         "-p", "fp32", "-e", "cpu", "-c", str(output / "cache"), *options],
+         "-p", precision, "-e", provider, "-c", str(output / "cache"), *options],
         check=True,
     )
 
@@ -91,6 +100,7 @@ def export() -> None:
             shutil.copy(output / name, OUT / name)
         for name in SCHEMES:
             quantised(name, source, Path(scratch) / name)
+        paged(source, Path(scratch) / "paged")
 
 
 def quantised(name: str, source: Path, output: Path) -> None:
@@ -110,6 +120,42 @@ def quantised(name: str, source: Path, output: Path) -> None:
             weight.data_location = onnx.TensorProto.DEFAULT
             del weight.external_data[:]
     (OUT / f"{name}.onnx").write_bytes(graph.SerializeToString())
+
+
+def paged(source: Path, output: Path) -> None:
+    run_builder(source, output, "use_paged_attention=true", f"paged_block_size={BLOCK}", provider="cuda",
+                precision="fp16")
+    model = onnx.load(output / "model.onnx", load_external_data=False)
+    graph = model.graph
+    places = {weight.name: weight for weight in onnx.load(OUT / "model.onnx", load_external_data=False).graph.initializer}
+    for weight in graph.initializer:
+        weight.CopyFrom(places[weight.name])
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        single(value.type.tensor_type)
+    for node in graph.node:
+        if node.op_type == "PagedAttention":
+            node.domain = TEST_DOMAIN
+    exact_tables(graph)
+    model.opset_import.append(onnx.helper.make_opsetid(TEST_DOMAIN, 1))
+    (OUT / "paged.onnx").write_bytes(model.SerializeToString())
+    shutil.copy(output / "genai_config.json", OUT / "paged.json")
+
+
+def single(tensor_type: onnx.TypeProto.Tensor) -> None:
+    if tensor_type.elem_type == onnx.TensorProto.FLOAT16:
+        tensor_type.elem_type = onnx.TensorProto.FLOAT
+
+
+def exact_tables(graph: onnx.GraphProto) -> None:
+    """The plain graph's rotary tables in place of those that were rounded to half precision."""
+    plain = onnx.load(OUT / "model.onnx", load_external_data=False).graph
+    exact = {branch.name: branch for branch in branches(plain)}
+    for branch in branches(graph):
+        branch.CopyFrom(exact[branch.name])
+
+
+def branches(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
+    return [attribute.g for node in graph.node if node.op_type == "If" for attribute in node.attribute]
 
 
 def calibrated(name: str) -> dict[str, list[list[float]]]:

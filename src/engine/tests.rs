@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 mod door;
 mod masks;
+mod paged;
 mod rotary;
 
 use super::*;

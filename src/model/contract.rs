@@ -43,9 +43,9 @@ pub(super) enum Positions {
     Tail,
 }
 
-const FLOATS: [TensorElementType; 3] =
+pub(super) const FLOATS: [TensorElementType; 3] =
     [TensorElementType::Float32, TensorElementType::Float16, TensorElementType::Bfloat16];
-const INTS: [TensorElementType; 1] = [TensorElementType::Int64];
+pub(super) const INTS: [TensorElementType; 1] = [TensorElementType::Int64];
 
 /// Checks `session`, loaded from `path`, against the contract with `config`'s names and shape.
 ///
@@ -56,26 +56,43 @@ pub(super) fn check(
     config: &GenaiConfig,
     path: &Path,
 ) -> Result<Contract, LoadError> {
-    let mut check = Check { differences: Vec::new() };
+    let mut check = Check::default();
     let contract = check.all(session, config);
-    match contract {
-        Some(contract) if check.differences.is_empty() => Ok(contract),
-        _ => Err(LoadError::Contract { path: path.into(), differences: check.differences }),
-    }
+    check.end(contract, path)
 }
 
-struct Check {
+/// Gathers what differs.
+#[derive(Debug, Default)]
+pub(super) struct Check {
     differences: Vec<String>,
 }
 
 /// One side of the session.
 #[derive(Debug, Clone, Copy)]
-struct Side<'a> {
+pub(super) struct Side<'a> {
     name: &'static str,
     outlets: &'a [Outlet],
 }
 
-impl Side<'_> {
+impl<'a> Side<'a> {
+    pub(super) fn inputs(session: &'a Session) -> Self {
+        Self { name: "input", outlets: session.inputs() }
+    }
+
+    pub(super) fn outputs(session: &'a Session) -> Self {
+        Self { name: "output", outlets: session.outputs() }
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.outlets.iter().any(|outlet| outlet.name() == name)
+    }
+
+    /// The declared shape of the tensor `name`, where there is one.
+    pub(super) fn shape(&self, name: &str) -> Option<&'a [i64]> {
+        let outlet = self.outlets.iter().find(|outlet| outlet.name() == name)?;
+        outlet.dtype().tensor_shape().map(|shape| &shape[..])
+    }
+
     /// The element type of the tensor `name`, where there is one.
     fn element(&self, name: &str) -> Option<TensorElementType> {
         let outlet = self.outlets.iter().find(|outlet| outlet.name() == name)?;
@@ -85,7 +102,7 @@ impl Side<'_> {
 
 /// What one dimension must be.
 #[derive(Debug, Clone, Copy)]
-enum Dimension {
+pub(super) enum Dimension {
     /// Left open by the model: it takes any size.
     Open(&'static str),
     /// Exactly this, for the reason named.
@@ -97,8 +114,7 @@ impl Check {
         use Dimension::{Fixed, Open};
         let model = &config.model;
         let (inputs, outputs) = (&model.decoder.inputs, &model.decoder.outputs);
-        let ins = Side { name: "input", outlets: session.inputs() };
-        let outs = Side { name: "output", outlets: session.outputs() };
+        let (ins, outs) = (Side::inputs(session), Side::outputs(session));
         let ids = [Open("batch"), Open("sequence")];
         let mut expected = vec![inputs.input_ids.clone(), inputs.attention_mask.clone()];
         expected.extend([TAIL_INPUT, LONG_INPUT].map(String::from));
@@ -107,55 +123,18 @@ impl Check {
         self.tensor(ins, &inputs.attention_mask, &INTS, &mask);
 
         let position_ids = inputs.position_ids.clone().unwrap_or_else(|| "position_ids".into());
-        let has = |name: &str| session.inputs().iter().any(|input| input.name() == name);
+        let has = |name: &str| ins.has(name);
         let has_positions = has(&position_ids);
         if has_positions {
             self.tensor(ins, &position_ids, &INTS, &ids);
             expected.push(position_ids.clone());
         }
 
-        let (heads, head) = (model.decoder.num_key_value_heads, model.decoder.head_size);
-        let cache = |element: TensorElementType| {
-            [
-                Open("batch"),
-                Fixed("num_key_value_heads", heads),
-                Open("positions"),
-                Fixed("head_size", kv_format::elements(element, head)),
-            ]
-        };
-        let mut kv = None;
-        for layer in 0..model.decoder.num_hidden_layers {
-            for (side, pattern) in [
-                (ins, &inputs.past_key_names),
-                (ins, &inputs.past_value_names),
-                (outs, &outputs.present_key_names),
-                (outs, &outputs.present_value_names),
-            ] {
-                let name = layer_name(pattern, layer);
-                let stored = side.element(&name).unwrap_or(TensorElementType::Float32);
-                let element = self.tensor(side, &name, &kv_format::STORED, &cache(stored));
-                if let (Some(first), Some(this)) = (kv, element)
-                    && first != this
-                {
-                    self.differences.push(format!(
-                        "{} {name} is {this}, other keys and values are {first}",
-                        side.name
-                    ));
-                }
-                kv = kv.or(element);
-                if side.name == ins.name {
-                    expected.push(name);
-                }
-            }
-        }
-        for input in session.inputs() {
-            if !expected.iter().any(|name| name == input.name()) {
-                self.differences.push(format!(
-                    "input {} is not one that this program knows how to fill",
-                    input.name()
-                ));
-            }
-        }
+        let heads = Fixed("num_key_value_heads", model.decoder.num_key_value_heads);
+        let kv = self.cache(session, config, &mut expected, |head| {
+            [Open("batch"), heads, Open("positions"), head]
+        });
+        self.unknown(ins, &expected);
 
         let shape = [Open("batch"), Open("sequence"), Fixed("vocab_size", model.vocab_size)];
         let logits = self.tensor(outs, &outputs.logits, &FLOATS, &shape)?;
@@ -179,8 +158,70 @@ impl Check {
         })
     }
 
+    /// Checks keys and values, whose dimensions are `dimensions` of a head's stored elements, adds
+    /// the inputs to `expected`, and returns their element type.
+    pub(super) fn cache(
+        &mut self,
+        session: &Session,
+        config: &GenaiConfig,
+        expected: &mut Vec<String>,
+        dimensions: impl Fn(Dimension) -> [Dimension; 4],
+    ) -> Option<TensorElementType> {
+        let decoder = &config.model.decoder;
+        let (inputs, outputs) = (&decoder.inputs, &decoder.outputs);
+        let (ins, outs) = (Side::inputs(session), Side::outputs(session));
+        let mut kv = None;
+        for layer in 0..decoder.num_hidden_layers {
+            for (side, pattern) in [
+                (ins, &inputs.past_key_names),
+                (ins, &inputs.past_value_names),
+                (outs, &outputs.present_key_names),
+                (outs, &outputs.present_value_names),
+            ] {
+                let name = layer_name(pattern, layer);
+                let stored = side.element(&name).unwrap_or(TensorElementType::Float32);
+                let head = kv_format::elements(stored, decoder.head_size);
+                let dimensions = dimensions(Dimension::Fixed("head_size", head));
+                let element = self.tensor(side, &name, &kv_format::STORED, &dimensions);
+                if let (Some(first), Some(this)) = (kv, element)
+                    && first != this
+                {
+                    self.differences.push(format!(
+                        "{} {name} is {this}, other keys and values are {first}",
+                        side.name
+                    ));
+                }
+                kv = kv.or(element);
+                if side.name == ins.name {
+                    expected.push(name);
+                }
+            }
+        }
+        kv
+    }
+
+    /// Notes inputs that are not `expected`.
+    pub(super) fn unknown(&mut self, inputs: Side<'_>, expected: &[String]) {
+        for input in inputs.outlets {
+            if !expected.iter().any(|name| name == input.name()) {
+                self.differences.push(format!(
+                    "input {} is not one that this program knows how to fill",
+                    input.name()
+                ));
+            }
+        }
+    }
+
+    /// The contract found, if nothing differs.
+    pub(super) fn end<T>(self, contract: Option<T>, path: &Path) -> Result<T, LoadError> {
+        match contract {
+            Some(contract) if self.differences.is_empty() => Ok(contract),
+            _ => Err(LoadError::Contract { path: path.into(), differences: self.differences }),
+        }
+    }
+
     /// Checks one tensor and returns its element type.
-    fn tensor(
+    pub(super) fn tensor(
         &mut self,
         side: Side<'_>,
         name: &str,

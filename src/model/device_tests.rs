@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::cancel::LoadCancel;
-use super::load::runner;
+use super::load::{opened, rows_runner};
 use super::onnx::OnnxRunner;
 use super::source::Source;
 use super::{LoadOptions, Provider, ProviderSettings, Runner};
@@ -32,8 +32,9 @@ fn options(provider: Provider, slots: usize) -> LoadOptions {
 
 fn load(options: &LoadOptions) -> OnnxRunner {
     let source = Source::read(&options.folder).unwrap();
-    let loaded = runner(&source, options, &LoadCancel::default());
-    loaded.unwrap_or_else(|error| panic!("{error}")).0
+    let loaded = opened(&source, options, &LoadCancel::default())
+        .and_then(|opened| rows_runner(opened.session, &source, options, &opened.chosen));
+    loaded.unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn on_device(slots: usize) -> OnnxRunner {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::genai_config::{GenaiConfig, layer_name};
-use super::graph_edit;
+use super::graph_edit::{self, Wanted};
 #[cfg(target_arch = "x86_64")]
 use super::products_edit;
 use super::rotary_edit;
@@ -43,15 +43,18 @@ fn is_whole(message: &[u8], inner: u64) -> bool {
 /// little. The product is replaced once.
 pub fn graph(data: &[u8]) {
     const GRAPH: u64 = 7;
-    let sliced = graph_edit::slice_logits(data, "logits");
-    if let Ok(Some(edited)) = sliced {
-        assert!(is_whole(&edited, GRAPH), "{edited:?}");
-        // Some 300 bytes for each graph in it, of which a file has one.
-        assert!(edited.len() <= data.len() * 32);
+    // Some 300 bytes for each graph in it, of which a file has one.
+    let most = data.len() * 32;
+    for wanted in [Wanted::Last, Wanted::Named] {
+        if let Ok(Some(edited)) = graph_edit::choose_logits(data, "logits", wanted) {
+            assert!(is_whole(&edited, GRAPH), "{edited:?}");
+            assert!(edited.len() <= most);
+        }
     }
+    let _ = graph_edit::has_input(data, "block_table");
     if let Ok(Some(edited)) = rotary_edit::choose_by_input(data, None) {
         assert!(is_whole(&edited.model, GRAPH), "{edited:?}");
-        assert!(edited.model.len() <= data.len() * 2 + 1024);
+        assert!(edited.model.len() <= most);
     }
     #[cfg(target_arch = "x86_64")]
     if let Ok(Some(edited)) = products_edit::edit(data) {

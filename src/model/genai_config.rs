@@ -15,6 +15,9 @@ pub const FILE_NAME: &str = "genai_config.json";
 pub struct GenaiConfig {
     /// The model's shape, tokens and tensor names.
     pub model: ModelSection,
+    /// What the export fixes of how it is run.
+    #[serde(default)]
+    pub engine: EngineSection,
 }
 
 /// The file's `model` object.
@@ -79,7 +82,8 @@ pub struct SessionOptions {
 pub struct InputNames {
     /// Token ids, `[batch, sequence]`.
     pub input_ids: String,
-    /// 1 for each token to attend to, `[batch, total]`.
+    /// 1 for each token to attend to, `[batch, total]`; exports with a paged cache have none.
+    #[serde(default = "InputNames::attention_mask")]
     pub attention_mask: String,
     /// Positions, `[batch, sequence]`, where the export has them.
     #[serde(default)]
@@ -88,6 +92,67 @@ pub struct InputNames {
     pub past_key_names: String,
     /// Cached values.
     pub past_value_names: String,
+    /// Of exports with a paged cache.
+    #[serde(flatten)]
+    pub paged: PagedNames,
+}
+
+impl InputNames {
+    fn attention_mask() -> String {
+        "attention_mask".into()
+    }
+}
+
+/// Names of the inputs that exports with a paged cache have beside the others.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct PagedNames {
+    /// The blocks of each sequence, `[batch, most]`.
+    pub block_table: String,
+    /// Where each sequence's tokens begin, and where the last one's end, `[batch + 1]`.
+    pub cumulative_sequence_lengths: String,
+    /// Cached positions of each sequence, `[batch]`.
+    pub past_sequence_lengths: String,
+    /// Bounds of the lengths, `[2]` or `[3]`, where the export takes them.
+    pub attention_metadata: String,
+    /// Tokens that logits are wanted for, `[rows]`, where the export takes them.
+    pub logits_indices: String,
+}
+
+impl Default for PagedNames {
+    fn default() -> Self {
+        Self {
+            block_table: "block_table".into(),
+            cumulative_sequence_lengths: "cumulative_sequence_lengths".into(),
+            past_sequence_lengths: "past_sequence_lengths".into(),
+            attention_metadata: "attention_metadata".into(),
+            logits_indices: "logits_indices".into(),
+        }
+    }
+}
+
+/// The file's `engine` object.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+pub struct EngineSection {
+    /// How sequences share a paged cache.
+    #[serde(default)]
+    pub dynamic_batching: DynamicBatching,
+}
+
+/// The file's `engine.dynamic_batching` object.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+pub struct DynamicBatching {
+    /// Positions in a block of the cache.
+    #[serde(default)]
+    pub block_size: Option<usize>,
+}
+
+impl DynamicBatching {
+    /// Positions in a block of the cache: what the model builder takes where nothing is said.
+    #[must_use]
+    pub fn block_tokens(&self) -> usize {
+        self.block_size.unwrap_or(256)
+    }
 }
 
 /// Names of the graph's outputs; `%d` stands for a layer's number.
@@ -155,6 +220,11 @@ impl GenaiConfig {
         let decoder = &model.decoder;
         let counts = [
             ("model.context_length", model.context_length, 1 << 24),
+            (
+                "engine.dynamic_batching.block_size",
+                self.engine.dynamic_batching.block_tokens(),
+                1 << 20,
+            ),
             ("model.vocab_size", model.vocab_size, 1 << 24),
             ("model.decoder.head_size", decoder.head_size, 1 << 14),
             ("model.decoder.num_hidden_layers", decoder.num_hidden_layers, 1 << 12),

@@ -4,6 +4,9 @@
 //! quarter of a prefill's work. A `Slice` before that product leaves the last positions only, as
 //! many as a new graph input says.
 //!
+//! Exports with a paged cache have the tokens of all sequences in one row; there a `Gather` takes
+//! those that a new graph input names.
+//!
 //! The graph is protocol-buffer wire format (onnx.proto, ONNX 1.x). Only the fields on the way to
 //! the edit are taken apart; all others are copied as they are.
 
@@ -11,6 +14,10 @@ use super::wire::{Damaged, Fields, Value, put_bytes, put_number};
 
 /// Name of the input that the edit adds: int64 `[1]`, minus the number of last positions wanted.
 pub(super) const TAIL_INPUT: &str = "phi4d.logits_tail";
+
+/// Name of the input that the edit adds to an export with a paged cache: int64 `[rows]`, the tokens
+/// whose logits are wanted.
+pub(super) const ROWS_INPUT: &str = "phi4d.logits_rows";
 
 /// Name of the tensor between the slice and the product.
 const TAIL_HIDDEN: &str = "phi4d.tail_hidden";
@@ -32,16 +39,53 @@ pub(super) const NODE_OP_TYPE: u64 = 4;
 /// `TensorProto.DataType.INT64`.
 const INT64: u64 = 7;
 
-/// The model `bytes` with a slice before the product that makes `logits`; `None` where `logits`
+/// How the wanted positions are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// By their number, from the end of each row: [`TAIL_INPUT`].
+    Last,
+    /// By their places among all tokens: [`ROWS_INPUT`].
+    Named,
+}
+
+/// Whether the model has a graph input `name`.
+pub(super) fn has_input(bytes: &[u8], name: &str) -> Result<bool, Damaged> {
+    for graph in fields_of(bytes, MODEL_GRAPH)? {
+        for input in fields_of(graph, GRAPH_INPUT)? {
+            if fields_of(input, 1)?.first() == Some(&name.as_bytes()) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// The contents of a message's fields `number`.
+fn fields_of(message: &[u8], number: u64) -> Result<Vec<&[u8]>, Damaged> {
+    let mut contents = Vec::new();
+    for field in Fields::new(message) {
+        let field = field?;
+        if let (Value::Bytes(bytes), true) = (field.value, field.number == number) {
+            contents.push(bytes);
+        }
+    }
+    Ok(contents)
+}
+
+/// The model `bytes` with a choice of positions before the product that makes `logits`; `None` where `logits`
 /// comes from something else, in which case the model is best run as it is.
-pub(super) fn slice_logits(bytes: &[u8], logits: &str) -> Result<Option<Vec<u8>>, Damaged> {
+pub(super) fn choose_logits(
+    bytes: &[u8],
+    logits: &str,
+    wanted: Wanted,
+) -> Result<Option<Vec<u8>>, Damaged> {
     let mut edited = Vec::with_capacity(bytes.len() + 1024);
     let mut found = false;
     for field in Fields::new(bytes) {
         let field = field?;
         match field.value {
             Value::Bytes(graph) if field.number == MODEL_GRAPH => {
-                let Some(graph) = edit_graph(graph, logits)? else { return Ok(None) };
+                let Some(graph) = edit_graph(graph, logits, wanted)? else { return Ok(None) };
                 found = true;
                 put_bytes(&mut edited, MODEL_GRAPH, &graph);
             }
@@ -51,7 +95,7 @@ pub(super) fn slice_logits(bytes: &[u8], logits: &str) -> Result<Option<Vec<u8>>
     Ok(found.then_some(edited))
 }
 
-fn edit_graph(graph: &[u8], logits: &str) -> Result<Option<Vec<u8>>, Damaged> {
+fn edit_graph(graph: &[u8], logits: &str, wanted: Wanted) -> Result<Option<Vec<u8>>, Damaged> {
     let mut edited = Vec::with_capacity(graph.len() + 1024);
     let mut found = false;
     for field in Fields::new(graph) {
@@ -65,15 +109,26 @@ fn edit_graph(graph: &[u8], logits: &str) -> Result<Option<Vec<u8>>, Damaged> {
             continue;
         };
         found = true;
-        put_bytes(&mut edited, GRAPH_NODE, &slice_node(product.hidden));
+        put_bytes(&mut edited, GRAPH_NODE, &choosing_node(product.hidden, wanted));
         put_bytes(&mut edited, GRAPH_NODE, &with_first_input(node, TAIL_HIDDEN)?);
     }
     if !found {
         return Ok(None);
     }
-    put_bytes(&mut edited, GRAPH_INITIALIZER, &int64_tensor(ENDS, i64::MAX));
-    put_bytes(&mut edited, GRAPH_INITIALIZER, &int64_tensor(AXES, 1));
-    put_bytes(&mut edited, GRAPH_INPUT, &int64_input(TAIL_INPUT));
+    match wanted {
+        Wanted::Last => {
+            put_bytes(&mut edited, GRAPH_INITIALIZER, &int64_tensor(ENDS, i64::MAX));
+            put_bytes(&mut edited, GRAPH_INITIALIZER, &int64_tensor(AXES, 1));
+            let mut one = Vec::new();
+            put_number(&mut one, 1, 1);
+            put_bytes(&mut edited, GRAPH_INPUT, &int64_input(TAIL_INPUT, &one));
+        }
+        Wanted::Named => {
+            let mut any = Vec::new();
+            put_bytes(&mut any, 2, ROWS_INPUT.as_bytes());
+            put_bytes(&mut edited, GRAPH_INPUT, &int64_input(ROWS_INPUT, &any));
+        }
+    }
     Ok(Some(edited))
 }
 
@@ -118,14 +173,19 @@ fn with_first_input(node: &[u8], name: &str) -> Result<Vec<u8>, Damaged> {
     Ok(edited)
 }
 
-fn slice_node(hidden: &[u8]) -> Vec<u8> {
+fn choosing_node(hidden: &[u8], wanted: Wanted) -> Vec<u8> {
     let mut node = Vec::new();
-    for input in [hidden, TAIL_INPUT.as_bytes(), ENDS.as_bytes(), AXES.as_bytes()] {
-        put_bytes(&mut node, NODE_INPUT, input);
+    let (operator, inputs): (&[u8], &[&str]) = match wanted {
+        Wanted::Last => (b"Slice", &[TAIL_INPUT, ENDS, AXES]),
+        Wanted::Named => (b"Gather", &[ROWS_INPUT]),
+    };
+    put_bytes(&mut node, NODE_INPUT, hidden);
+    for input in inputs {
+        put_bytes(&mut node, NODE_INPUT, input.as_bytes());
     }
     put_bytes(&mut node, NODE_OUTPUT, TAIL_HIDDEN.as_bytes());
     put_bytes(&mut node, NODE_NAME, TAIL_HIDDEN.as_bytes());
-    put_bytes(&mut node, NODE_OP_TYPE, b"Slice");
+    put_bytes(&mut node, NODE_OP_TYPE, operator);
     node
 }
 
@@ -139,18 +199,16 @@ fn int64_tensor(name: &str, value: i64) -> Vec<u8> {
     tensor
 }
 
-/// A `ValueInfoProto`: int64 `[1]`.
-fn int64_input(name: &str) -> Vec<u8> {
+/// A `ValueInfoProto`: int64 of one dimension.
+fn int64_input(name: &str, dimension: &[u8]) -> Vec<u8> {
     let message = |number: u64, content: &[u8]| {
         let mut bytes = Vec::new();
         put_bytes(&mut bytes, number, content);
         bytes
     };
-    let mut size = Vec::new();
-    put_number(&mut size, 1, 1);
     let mut tensor_type = Vec::new();
     put_number(&mut tensor_type, 1, INT64);
-    put_bytes(&mut tensor_type, 2, &message(1, &size));
+    put_bytes(&mut tensor_type, 2, &message(1, dimension));
     let mut info = Vec::new();
     put_bytes(&mut info, 1, name.as_bytes());
     put_bytes(&mut info, 2, &message(1, &tensor_type));
@@ -171,7 +229,7 @@ mod tests {
     #[test]
     fn only_the_graph_grows_and_the_slice_is_there() {
         let model = demo();
-        let edited = slice_logits(&model, "logits").unwrap().unwrap();
+        let edited = choose_logits(&model, "logits", Wanted::Last).unwrap().unwrap();
         assert!(edited.len() > model.len() && edited.len() < model.len() + 1024);
         let contains = |text: &str| edited.windows(text.len()).any(|at| at == text.as_bytes());
         assert!(contains(TAIL_INPUT) && contains("Slice"));
@@ -275,8 +333,8 @@ mod tests {
 
     #[test]
     fn another_producer_leaves_the_model_alone() {
-        assert_eq!(slice_logits(&demo(), "present.0.key").unwrap(), None);
-        assert_eq!(slice_logits(&[], "logits").unwrap(), None);
+        assert_eq!(choose_logits(&demo(), "present.0.key", Wanted::Last).unwrap(), None);
+        assert_eq!(choose_logits(&[], "logits", Wanted::Named).unwrap(), None);
     }
 
     proptest! {
@@ -285,9 +343,9 @@ mod tests {
             bytes in prop::collection::vec(any::<u8>(), 0..200),
             cut in 0usize..30_000,
         ) {
-            let _ = slice_logits(&bytes, "logits");
+            let _ = choose_logits(&bytes, "logits", Wanted::Named);
             let model = demo();
-            let _ = slice_logits(&model[..cut.min(model.len())], "logits");
+            let _ = choose_logits(&model[..cut.min(model.len())], "logits", Wanted::Last);
         }
     }
 }

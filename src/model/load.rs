@@ -10,6 +10,7 @@ use super::contract;
 use super::error::LoadError;
 use super::genai_config::GenaiConfig;
 use super::onnx::OnnxRunner;
+use super::paged::{self, PagedRunner};
 use super::prepare;
 #[cfg(target_arch = "x86_64")]
 use super::products;
@@ -88,10 +89,21 @@ pub fn load_cancellable(options: &LoadOptions, cancel: &LoadCancel) -> Result<Lo
 
 fn load_unless_cancelled(options: &LoadOptions, cancel: &LoadCancel) -> Result<Loaded, LoadError> {
     let source = Source::read(&options.folder)?;
-    let (runner, chosen, placement) = runner(&source, options, cancel)?;
+    let Opened { session, chosen, placement } = opened(&source, options, cancel)?;
+    let (mut runner, interrupt): (Box<dyn Runner>, _) = if paged::is_paged(&session, &source.config)
+    {
+        let runner = PagedRunner::new(session, &source, options)?;
+        let interrupt = runner.interrupt();
+        (Box::new(runner), interrupt)
+    } else {
+        let runner = rows_runner(session, &source, options, &chosen)?;
+        let interrupt = runner.interrupt();
+        (Box::new(runner), interrupt)
+    };
+    try_out(runner.as_mut(), &source.path)?;
     Ok(Loaded {
-        interrupt: runner.interrupt(),
-        runner: Box::new(runner),
+        interrupt,
+        runner,
         config: source.config,
         provider: chosen.provider(),
         reason: chosen.reason().to_owned(),
@@ -100,25 +112,40 @@ fn load_unless_cancelled(options: &LoadOptions, cancel: &LoadCancel) -> Result<L
     })
 }
 
-/// A runner of the model in `source` that has run once, and where it runs.
-pub(super) fn runner(
+/// A session, and where it runs.
+pub(super) struct Opened {
+    pub(super) session: Session,
+    pub(super) chosen: Chosen,
+    placement: Placement,
+}
+
+/// A session of the model in `source`, on the provider that fits.
+pub(super) fn opened(
     source: &Source,
     options: &LoadOptions,
     cancel: &LoadCancel,
-) -> Result<(OnnxRunner, Chosen, Placement), LoadError> {
+) -> Result<Opened, LoadError> {
     let chosen = choose(source, options)?;
     let session = session(source, options, &chosen, cancel)?;
     let placement = Placement::of(&session);
     placement.log(&chosen);
+    Ok(Opened { session, chosen, placement })
+}
+
+/// A runner of a session whose cache is rows of a tensor.
+pub(super) fn rows_runner(
+    session: Session,
+    source: &Source,
+    options: &LoadOptions,
+    chosen: &Chosen,
+) -> Result<OnnxRunner, LoadError> {
     let contract = contract::check(&session, &source.config, &source.path)?;
     let shape = Shape {
         rotary_switch: source.rotary_switch,
         ..Shape::new(&source.config, &contract, options)
     };
     let new_session = || chosen.register(session::exported(options)?);
-    let mut runner = OnnxRunner::new(session, &source.config, contract, shape, &new_session)?;
-    try_out(&mut runner, &source.path)?;
-    Ok((runner, chosen, placement))
+    OnnxRunner::new(session, &source.config, contract, shape, &new_session)
 }
 
 /// The provider for the model, which the log tells.
@@ -162,6 +189,11 @@ fn open(
     cancel: &LoadCancel,
 ) -> Result<Session, LoadError> {
     let mut builder = chosen.register(session::exported(options)?)?;
+    #[cfg(test)]
+    {
+        builder = paged::stand_in::register(builder)
+            .map_err(|error| LoadError::Session(error.to_string()))?;
+    }
     cancel.reach(builder.canceler());
     if cancel.is_cancelled() {
         return Err(LoadError::Cancelled);
@@ -171,7 +203,7 @@ fn open(
 
 /// Runs one token, to find now what the graph leaves open and its operators check only when they
 /// run, such as the size of a head.
-fn try_out(runner: &mut OnnxRunner, path: &Path) -> Result<(), LoadError> {
+fn try_out(runner: &mut dyn Runner, path: &Path) -> Result<(), LoadError> {
     let contract = |difference: String| LoadError::Contract {
         path: path.into(),
         differences: vec![difference],

@@ -21,9 +21,11 @@ mod graph_edit;
 mod inspect;
 mod kv_format;
 mod load;
+mod logits;
 mod lost_file;
 mod memory;
 mod onnx;
+mod paged;
 mod prepare;
 #[cfg(target_arch = "x86_64")]
 mod products;
@@ -38,8 +40,9 @@ mod runtime;
 mod session;
 mod source;
 mod tensors;
+mod terminator;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod wire;
 
 pub use cancel::LoadCancel;

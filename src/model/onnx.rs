@@ -3,12 +3,9 @@
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use half::{bf16, f16};
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
-use ort::session::{NoSelectedOutputs, RunOptions, Session};
-use ort::value::TensorElementType;
+use ort::session::Session;
 
 use super::binding::{Binding, Tensor};
 use super::bindings::{Bindings, BoundRange, Range};
@@ -18,34 +15,15 @@ use super::device::DeviceAllocator;
 use super::error::{LoadError, RunError};
 use super::genai_config::GenaiConfig;
 use super::graph_edit::TAIL_INPUT;
+use super::logits;
 use super::rotary_edit::LONG_INPUT;
 use super::runner::{Interrupt, Logits, ModelLimits, Rotary, Runner};
 use super::tensors::{Buffers, Input, Names, Shape};
+use super::terminator::Terminator;
 
 /// Decode masks grow by this many positions at a time, so that the mask is bound anew once in as
 /// many steps. Positions past a row's own length are masked out.
 const MASK_STEP: usize = 64;
-
-/// Cuts steps short.
-struct Terminator {
-    options: RunOptions<NoSelectedOutputs>,
-    interrupted: AtomicBool,
-}
-
-impl std::fmt::Debug for Terminator {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Terminator").field(&self.interrupted).finish()
-    }
-}
-
-impl Interrupt for Terminator {
-    fn interrupt(&self) {
-        self.interrupted.store(true, Ordering::Release);
-        if let Err(error) = self.options.terminate() {
-            log::warn!("the running step could not be cut short: {error}");
-        }
-    }
-}
 
 /// Runs a decoder export by ONNX Runtime, with the KV cache in place: the same memory is past and
 /// present.
@@ -120,10 +98,7 @@ impl OnnxRunner {
             names,
             cache,
             limits,
-            terminator: Arc::new(Terminator {
-                options: RunOptions::new().map_err(ort)?,
-                interrupted: AtomicBool::new(false),
-            }),
+            terminator: Arc::new(Terminator::new().map_err(ort)?),
             rotary: Rotary::Short,
             converted: Vec::new(),
             seated: Vec::new(),
@@ -247,11 +222,9 @@ impl OnnxRunner {
     /// Fills the inputs and runs the step. `tokens` holds `sequence` ids for each row, and `past`
     /// the cached positions of each row.
     fn run(&mut self, step: Step, tokens: &[u32], past: &[usize]) -> Result<(), RunError> {
-        if self.terminator.interrupted.load(Ordering::Acquire) {
-            return Err(RunError::Interrupted);
-        }
-        let Step { sequence, total, .. } = step;
         let terminator = Arc::clone(&self.terminator);
+        let options = terminator.options()?;
+        let Step { sequence, total, .. } = step;
         let ids = tokens.iter().map(|&token| i64::from(token));
         let position = |index: usize| (past[index / sequence] + index % sequence) as i64;
         let attended = |index: usize| i64::from(index % total < past[index / total] + sequence);
@@ -271,42 +244,18 @@ impl OnnxRunner {
         unsafe { self.buffers.mask.memory.write((0..past.len() * total).map(attended)) };
         let bound = self.bind(step).map_err(|error| RunError::Runtime(error.to_string()))?;
         // SAFETY: as above; `&mut self` is held until the run is over.
-        unsafe { bound.binding.run(&terminator.options) }.map_err(|error| {
-            if terminator.interrupted.load(Ordering::Acquire) {
-                RunError::Interrupted
-            } else {
-                RunError::Runtime(error.to_string())
-            }
-        })
+        unsafe { bound.binding.run(options) }.map_err(|error| terminator.reason(&error))
     }
 
     /// The logits of the last `tail` positions of each of the step's rows.
     fn logits(&mut self, step: Step) -> Result<Logits<'_>, RunError> {
         let positions = self.logit_positions(step);
-        let vocab = self.shape.vocab;
-        let count = step.range.rows * positions * vocab;
         // A step has one row or one token a row, so what is wanted lies at the end, together.
         let skipped = if step.range.rows == 1 { positions - step.tail } else { 0 };
-        match self.contract.logits {
-            TensorElementType::Float16 => {
-                // SAFETY: the run is over and nothing writes while this copies.
-                let values = unsafe { self.buffers.logits.read::<f16>(count) };
-                convert(&values[skipped * vocab..], &mut self.converted);
-                Logits::from_rows(&self.converted, vocab)
-            }
-            TensorElementType::Bfloat16 => {
-                // SAFETY: as above.
-                let values = unsafe { self.buffers.logits.read::<bf16>(count) };
-                convert(&values[skipped * vocab..], &mut self.converted);
-                Logits::from_rows(&self.converted, vocab)
-            }
-            _ => {
-                // SAFETY: the run is over, and the next can't begin while the result borrows
-                // `self`.
-                let values = unsafe { self.buffers.logits.read::<f32>(count) };
-                Logits::from_rows(&values[skipped * vocab..], vocab)
-            }
-        }
+        let place = [skipped, step.range.rows * positions - skipped, self.shape.vocab];
+        let (memory, element) = (&self.buffers.logits, self.contract.logits);
+        // SAFETY: the run is over, and the next can't begin while the result borrows `self`.
+        unsafe { logits::rows(memory, element, place, &mut self.converted) }
     }
 }
 
@@ -378,12 +327,6 @@ impl OnnxRunner {
         let short = self.shape.rotary_switch.filter(|_| self.rotary == Rotary::Short);
         short.unwrap_or(usize::MAX).min(self.shape.context)
     }
-}
-
-/// Fills `converted` with `values` in single precision.
-fn convert<T: Copy + Into<f32>>(values: &[T], converted: &mut Vec<f32>) {
-    converted.clear();
-    converted.extend(values.iter().map(|&value| value.into()));
 }
 
 impl Runner for OnnxRunner {

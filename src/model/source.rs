@@ -7,8 +7,9 @@ use std::time::UNIX_EPOCH;
 
 use super::error::LoadError;
 use super::genai_config::GenaiConfig;
-use super::graph_edit;
+use super::graph_edit::{self, Wanted};
 use super::rotary_edit;
+use super::wire::Damaged;
 
 /// A model folder, read but for its weights.
 #[derive(Debug)]
@@ -39,18 +40,8 @@ impl Source {
         let path = folder.join(&config.model.decoder.filename);
         let graph = read_graph(&path)?;
         let fingerprint = fingerprint(&graph, &path);
-        let invalid = |reason: String| LoadError::Invalid { path: path.clone(), reason };
-        let decoder = &config.model.decoder;
-        let edited = graph_edit::slice_logits(&graph, &decoder.outputs.logits)
-            .map_err(|damage| invalid(damage.to_string()))?;
-        let graph = edited.unwrap_or(graph);
-        let position_ids = decoder.inputs.position_ids.as_deref();
-        let chosen = rotary_edit::choose_by_input(&graph, position_ids)
-            .map_err(|refused| invalid(refused.to_string()))?;
-        let (graph, rotary_switch) = match chosen {
-            Some(edited) => (edited.model, Some(edited.short_tokens)),
-            None => (graph, None),
-        };
+        let (graph, rotary_switch) = edited(graph, &config)
+            .map_err(|reason| LoadError::Invalid { path: path.clone(), reason })?;
         Ok(Self { folder: folder.into(), path, config, graph, rotary_switch, fingerprint })
     }
 
@@ -58,6 +49,29 @@ impl Source {
     pub(super) fn invalid(&self, error: &ort::Error) -> LoadError {
         LoadError::Invalid { path: self.path.clone(), reason: error.to_string() }
     }
+}
+
+/// The graph with its edits, and the length at which it would have changed its rotary table.
+fn edited(graph: Vec<u8>, config: &GenaiConfig) -> Result<(Vec<u8>, Option<usize>), String> {
+    let inputs = &config.model.decoder.inputs;
+    let logits = &config.model.decoder.outputs.logits;
+    let damaged = |damage: Damaged| damage.to_string();
+    let has = |name: &str| graph_edit::has_input(&graph, name).map_err(damaged);
+    let chosen = if has(&inputs.paged.logits_indices)? {
+        None
+    } else if has(&inputs.paged.block_table)? {
+        graph_edit::choose_logits(&graph, logits, Wanted::Named).map_err(damaged)?
+    } else {
+        graph_edit::choose_logits(&graph, logits, Wanted::Last).map_err(damaged)?
+    };
+    let graph = chosen.unwrap_or(graph);
+    let position_ids = inputs.position_ids.as_deref();
+    let chosen = rotary_edit::choose_by_input(&graph, position_ids)
+        .map_err(|refused| refused.to_string())?;
+    Ok(match chosen {
+        Some(edited) => (edited.model, Some(edited.short_tokens)),
+        None => (graph, None),
+    })
 }
 
 /// Reads the graph, and finds missing weights early, where ONNX Runtime's message would not say

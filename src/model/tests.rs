@@ -9,7 +9,7 @@ fn demo() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo")
 }
 
-fn options(slots: usize) -> LoadOptions {
+pub(crate) fn options(slots: usize) -> LoadOptions {
     LoadOptions {
         folder: demo(),
         provider: Provider::Cpu.into(),
@@ -28,11 +28,11 @@ fn loaded(slots: usize) -> Loaded {
     load(&options(slots)).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn prompt(seed: u32, length: usize) -> Vec<u32> {
+pub(super) fn prompt(seed: u32, length: usize) -> Vec<u32> {
     (0..).map(|i| (seed * 31 + i * 7) % 900).take(length).collect()
 }
 
-fn close(left: &[f32], right: &[f32], tolerance: f32) -> bool {
+pub(super) fn close(left: &[f32], right: &[f32], tolerance: f32) -> bool {
     left.len() == right.len() && left.iter().zip(right).all(|(a, b)| (a - b).abs() <= tolerance)
 }
 
@@ -124,14 +124,14 @@ fn a_slot_ignores_what_it_held_before_and_can_be_released() {
     assert_eq!(runner.prefill(0, 0, &tokens, 1).unwrap().row(0), fresh);
 }
 
-/// The folder of the model with `graph`, whose weights are `longrope`'s.
-fn with_graph(graph: &str) -> tempfile::TempDir {
+/// The folder of the model with `graph` and `config`, whose weights are `longrope`'s.
+pub(crate) fn with_graph(graph: &str, config: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let models = demo().parent().unwrap().join("longrope");
     for (from, to) in [
         (graph, "model.onnx"),
         ("model.onnx.data", "model.onnx.data"),
-        ("genai_config.json", "genai_config.json"),
+        (config, "genai_config.json"),
     ] {
         std::fs::copy(models.join(from), folder.path().join(to)).unwrap();
     }
@@ -141,7 +141,7 @@ fn with_graph(graph: &str) -> tempfile::TempDir {
 #[test]
 fn quantised_caches_are_known_by_their_tensors_and_take_so_much_less() {
     for (graph, share) in [("model.onnx", 1), ("int8.onnx", 4), ("int4.onnx", 8)] {
-        let folder = with_graph(graph);
+        let folder = with_graph(graph, "genai_config.json");
         let options = LoadOptions { folder: folder.path().into(), ..options(3) };
         let mut runner = load(&options).unwrap().runner;
         let limits = runner.limits().clone();
@@ -158,7 +158,7 @@ fn slots_are_exchanged_copied_written_out_and_read_back() {
 }
 
 /// Exchanges, copies, writes out and reads back the first of three slots.
-fn check_moves(runner: &mut Box<dyn Runner>) {
+pub(super) fn check_moves(runner: &mut Box<dyn Runner>) {
     let (short, long) = (prompt(3, 20), prompt(5, 60));
     let next = |runner: &mut Box<dyn Runner>, slot: usize, past: usize| {
         runner.decode(slot, &[11], &[past]).unwrap().row(0).to_vec()

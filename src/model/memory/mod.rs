@@ -42,6 +42,7 @@ unsafe impl Sync for Mapping {}
 /// A type whose every bit pattern is a value.
 pub(super) trait Plain: Copy {}
 impl Plain for f32 {}
+impl Plain for i32 {}
 impl Plain for i64 {}
 impl Plain for u8 {}
 impl Plain for half::f16 {}
