@@ -17,6 +17,7 @@ const LIVE: &[&str] = &[
     "tls_client_ca_file",
     "allowed_hosts",
     "cors_origins",
+    "web_page",
     "socket_allow_users",
     "socket_allow_groups",
     "socket_require_key",

@@ -70,6 +70,12 @@ impl Origin {
         self.groups.get_or_init(look).await
     }
 
+    /// Whether it is on this machine.
+    pub(super) fn is_local(&self) -> bool {
+        let by_loopback = matches!(&self.caller, Caller::Address(address) if address.is_loopback());
+        self.peer.is_some() || by_loopback
+    }
+
     /// Who the kernel says it is; `None` over TCP.
     pub(super) fn peer(&self) -> Option<Peer> {
         self.peer

@@ -22,6 +22,7 @@ mod guard;
 mod handlers;
 #[cfg(test)]
 mod openapi;
+mod page;
 mod reply;
 mod route;
 mod secure;

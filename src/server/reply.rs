@@ -75,6 +75,18 @@ pub(super) fn json(status: StatusCode, body: String) -> Reply {
     reply(status, "application/json", content)
 }
 
+/// A file that is part of the program.
+pub(super) fn file(content_type: &'static str, bytes: &'static [u8]) -> Reply {
+    reply(StatusCode::OK, content_type, Content::Whole(Some(Bytes::from_static(bytes))))
+}
+
+/// What the client has is still so.
+pub(super) fn not_modified() -> Reply {
+    let mut reply = Response::new(ReplyBody { content: Content::Whole(None), exchange: None });
+    *reply.status_mut() = StatusCode::NOT_MODIFIED;
+    reply
+}
+
 /// A text in the format `content_type`.
 pub(super) fn text(content_type: &'static str, body: String) -> Reply {
     reply(StatusCode::OK, content_type, Content::Whole(Some(Bytes::from(body))))

@@ -17,6 +17,7 @@ use super::handlers::{
     anthropic, chat, completions, health, metrics, models, ollama, openapi, responses, slots,
     tokens,
 };
+use super::page;
 use super::reply::{Reply, failure, permitted, sealed};
 use super::wire::error::Dialect;
 
@@ -44,6 +45,8 @@ pub(super) enum Route {
     Health,
     Ready,
     Metrics,
+    Page,
+    PageFile,
 }
 
 /// What leads to each route: a path, or the beginning of one that ends in a name.
@@ -71,6 +74,8 @@ pub(super) const PATHS: &[(&str, Route)] = &[
     ("/health", Route::Health),
     ("/ready", Route::Ready),
     ("/metrics", Route::Metrics),
+    ("/", Route::Page),
+    ("/page/{id}", Route::PageFile),
 ];
 
 /// What stands for a name at the end of a path.
@@ -107,13 +112,19 @@ impl Route {
             | Self::OpenApi => Class::Use,
             Self::Slots => Class::Admin,
             Self::Health | Self::Ready => Class::Open,
+            Self::Page | Self::PageFile => Class::Page,
             Self::Metrics => rules.metrics(),
         }
     }
 
+    /// Whether it is of the web page, and not of the API.
+    pub(super) fn is_page(self) -> bool {
+        matches!(self, Self::Page | Self::PageFile)
+    }
+
     /// Whether it is answered while the daemon drains.
     fn outlives_serving(self) -> bool {
-        matches!(self, Self::Health | Self::Ready | Self::Metrics | Self::Slots)
+        matches!(self, Self::Health | Self::Ready | Self::Metrics | Self::Slots) || self.is_page()
     }
 
     /// Whether it is read; the others are asked with a body.
@@ -130,6 +141,8 @@ impl Route {
                 | Self::Health
                 | Self::Ready
                 | Self::Metrics
+                | Self::Page
+                | Self::PageFile
         )
     }
 
@@ -177,11 +190,13 @@ async fn dispatch(
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
     let path = request.uri().path().to_owned();
-    let Some((pattern, route)) = Route::find(&path) else {
+    let rules = app.rules();
+    let found =
+        Route::find(&path).filter(|(_, route)| !route.is_page() || rules.shows_page(origin));
+    let Some((pattern, route)) = found else {
         return Err(ApiError::unknown_url(request.method(), &path));
     };
     exchange.routed(pattern);
-    let rules = app.rules();
     if rules.is_preflight(&request) {
         return Ok(permitted(preflight(request.headers(), route.allow_header())));
     }
@@ -225,6 +240,8 @@ async fn dispatch(
         Route::Health => Ok(health::get(app)),
         Route::Ready => Ok(health::ready(app)),
         Route::Metrics => Ok(metrics::get(app)),
+        Route::Page | Route::PageFile => page::get(&path, request.headers())
+            .ok_or_else(|| ApiError::unknown_url(request.method(), &path)),
     }
 }
 
@@ -269,7 +286,9 @@ mod tests {
             ("/v1/models/microsoft/phi-4", Some(Route::Model)),
             ("/v1/models/microsoft%2Fphi-4", Some(Route::Model)),
             ("/metrics", Some(Route::Metrics)),
-            ("/", None),
+            ("/", Some(Route::Page)),
+            ("/page/vendor/a.js", Some(Route::PageFile)),
+            ("/page/", None),
             ("/v1/models/", None),
             ("/v1/chat/completions/", None),
             ("/V1/models", None),

@@ -13,7 +13,7 @@ use super::kind::{
 };
 use super::pairs::Pairs;
 use super::socket::SocketSetting;
-use super::value::{ListenAddress, LogFormat, MetricsAccess, Provider};
+use super::value::{ListenAddress, LogFormat, MetricsAccess, Provider, WebPage};
 use super::words::Words;
 
 define_settings! {
@@ -112,6 +112,13 @@ define_settings! {
     /// Web pages that may use the API from a browser, by their origin, such as
     /// `https://chat.example.org`; * is any. Empty: none.
     cors_origins: Vec<String> = "", Words { placeholder: "ORIGINS", accepted: "origins" };
+
+    /// Whether there is a web page to chat by, at /. auto: for browsers on this machine, and on
+    /// others where there are API keys. on: for everyone who reaches the API. off: for nobody.
+    web_page: WebPage = "auto", Choice {
+        placeholder: "WHEN",
+        options: &[("auto", WebPage::Auto), ("on", WebPage::On), ("off", WebPage::Off)],
+    };
 
     /// Path of the API's Unix socket. off: none. default: phi4d.sock in
     /// $RUNTIME_DIRECTORY (under systemd), else in $XDG_RUNTIME_DIR, else

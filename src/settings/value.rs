@@ -44,6 +44,17 @@ pub enum MetricsAccess {
     Admin,
 }
 
+/// Who gets the web page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WebPage {
+    /// This machine, and where there are API keys others, too.
+    Auto,
+    /// Anyone who reaches the socket.
+    On,
+    /// Nobody.
+    Off,
+}
+
 /// A TCP address to listen on: a host's name or address, and a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenAddress {

@@ -52,6 +52,9 @@ pub(in crate::server) async fn admit(
         return Ok(anonymous());
     }
     check_way(rules, origin, request).await?;
+    if class == Class::Page {
+        return Ok(anonymous());
+    }
     let headers = request.headers;
     let key =
         rules.keys.as_ref().and_then(|keys| given_keys(headers).find_map(|given| keys.find(given)));
@@ -120,7 +123,7 @@ fn with_key(key: &LiveKey, class: Class) -> Result<Admission, ApiError> {
                 Exceeded::Tokens(limit, wait) => ApiError::key_tokens(&key.name, limit, wait),
             })?)
         }
-        Class::Open | Class::Use | Class::Admin => None,
+        Class::Open | Class::Page | Class::Use | Class::Admin => None,
     };
     Ok(Admission { caller: Caller::Key(Arc::clone(&key.name)), lease })
 }

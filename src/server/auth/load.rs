@@ -132,6 +132,7 @@ pub fn rules_of(settings: &Settings, environment: &Environment) -> Result<Rules,
         peers,
         hosts,
         cors: Cors::of(settings),
+        page: settings.web_page,
         tls,
         ..Rules::default()
     })

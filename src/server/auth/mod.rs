@@ -25,8 +25,9 @@ use std::sync::Arc;
 use hyper::{HeaderMap, Request};
 use tokio_rustls::rustls::ServerConfig;
 
-use super::caller::Caller;
+use super::caller::{Caller, Origin};
 use crate::engine::CallerId;
+use crate::settings::WebPage;
 use cors::Cors;
 use hosts::Hosts;
 use keys::Keys;
@@ -37,6 +38,9 @@ use peers::Peers;
 pub(super) enum Class {
     /// Anyone who reaches the socket.
     Open,
+    /// Anyone who comes by a way that is allowed, with a key or without: a browser has none when it
+    /// asks for a page.
+    Page,
     /// Anyone with access.
     Use,
     /// The same, counted against the key's limits.
@@ -62,6 +66,8 @@ pub struct Rules {
     hosts: Hosts,
     /// Which web pages may ask.
     cors: Cors,
+    /// Who gets our own web page.
+    page: WebPage,
     /// Whether other web pages are refused outright, and not only kept from reading answers: where
     /// no key protects what asking costs.
     refuses_pages: bool,
@@ -82,6 +88,7 @@ impl Default for Rules {
             peers: Peers::default(),
             hosts: Hosts::default(),
             cors: Cors::default(),
+            page: WebPage::Auto,
             refuses_pages: false,
             tls: None,
             own_uid: crate::os::effective_uid(),
@@ -93,6 +100,15 @@ impl Rules {
     /// The guard of `/metrics`.
     pub(super) fn metrics(&self) -> Class {
         self.metrics
+    }
+
+    /// Whether there is a web page for whoever is at `origin`.
+    pub(super) fn shows_page(&self, origin: &Origin) -> bool {
+        match self.page {
+            WebPage::Off => false,
+            WebPage::On => true,
+            WebPage::Auto => self.need_key() || origin.is_local(),
+        }
     }
 
     /// TLS for connections by TCP, if there is to be any.

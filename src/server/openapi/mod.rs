@@ -40,7 +40,7 @@ fn document() -> Value {
     let mut schemas = Schemas::new();
     let notes = notes();
     let mut paths: BTreeMap<&str, Value> = BTreeMap::new();
-    for (path, route) in PATHS {
+    for (path, route) in PATHS.iter().filter(|(_, route)| !route.is_page()) {
         let operation = operation(*route, &mut schemas);
         let method = if operation.asked.is_some() { "post" } else { "get" };
         let written = written(path, operation, &notes);

@@ -1,0 +1,73 @@
+//! The web page in a real Chromium, by Playwright, with the real daemon behind it. What is done there
+//! stands in `tests/page`; `tests/page/setup` installs what it needs. Screenshots are left in
+//! `target/page/screenshots`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests may stop where something is wrong"
+)]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::{Daemon, Setup};
+
+/// What the setup installed in `target`.
+fn installed(what: &str) -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    let path = target.join(what);
+    assert!(path.exists(), "{} is missing; run tests/page/setup", path.display());
+    path
+}
+
+/// Runs a script of `tests/page` on the daemon's page.
+fn browse(script: &str, daemon: &Daemon, arguments: &[&str]) {
+    let folder = installed("page/node_modules");
+    let folder = folder.parent().unwrap();
+    let shots = folder.join("screenshots");
+    std::fs::create_dir_all(&shots).unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/page").join(script);
+    let output = Command::new(installed("clients/venv/bin/node"))
+        .arg(script)
+        .arg(format!("http://{}", daemon.address()))
+        .args(arguments)
+        .env("SCREENSHOTS", shots)
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let failed = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}\n{failed}");
+}
+
+#[test]
+fn chats() {
+    browse("chat.mjs", &Daemon::start(), &[]);
+}
+
+#[test]
+fn answers_are_laid_out() {
+    browse("render.mjs", &Daemon::start(), &[]);
+}
+
+#[test]
+fn looks_and_ways() {
+    browse("look.mjs", &Daemon::start(), &[]);
+}
+
+#[test]
+fn keys() {
+    let setup = Setup::new();
+    let file = setup.folder.path().join("api-keys");
+    let made = Command::new(env!("CARGO_BIN_EXE_phi4d"))
+        .args(["key", "add", "browser", "--api-keys-file"])
+        .arg(&file)
+        .output()
+        .unwrap();
+    let key = String::from_utf8(made.stdout).unwrap();
+    let daemon = setup.with(&["--api-keys-file", file.to_str().unwrap()]).start();
+    browse("key.mjs", &daemon, &[key.trim()]);
+}

@@ -1,0 +1,112 @@
+// A real browser for the page's tests, and answers made up where the model's own won't do.
+//
+// Packages are looked up beside the current folder, not beside this file.
+import { createRequire } from "node:module";
+import { readFileSync } from "node:fs";
+import { pathToFileURL } from "node:url";
+import assert from "node:assert/strict";
+
+const require = createRequire(pathToFileURL(`${process.cwd()}/`));
+const { chromium } = require("playwright-core");
+const AXE = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
+
+export const base = process.argv[2];
+export const SHOTS = process.env.SCREENSHOTS ?? null;
+
+const FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+  "--disable-background-networking", "--disable-component-update", "--disable-sync"];
+
+/** Runs tests one after another, each with a context of its own; ends the program with their result. */
+export async function run(tests, options = {}) {
+  const browser = await chromium.launch({ executablePath: "/usr/bin/chromium", args: FLAGS });
+  let failed = 0;
+  for (const [name, test] of Object.entries(tests)) {
+    const context = await browser.newContext({ viewport: { width: 1200, height: 860 }, reducedMotion: "reduce", ...options });
+    context.setDefaultTimeout(30_000);
+    const page = await context.newPage();
+    const errors = [];
+    page.on("pageerror", (error) => errors.push(error.message));
+    page.on("dialog", (dialog) => {
+      errors.push(`a dialog: ${dialog.message()}`);
+      dialog.dismiss();
+    });
+    await page.addInitScript(() => {
+      globalThis.refused = [];
+      document.addEventListener("securitypolicyviolation", (event) => globalThis.refused.push(`${event.violatedDirective} ${event.blockedURI}`));
+    });
+    try {
+      await test(page, context);
+      assert.deepEqual(errors, [], "no script of the page fails");
+      assert.deepEqual(await page.evaluate(() => globalThis.refused), [], "nothing against the policy is tried");
+      console.log(`ok ${name}`);
+    } catch (error) {
+      failed += 1;
+      console.log(`FAILED ${name}: ${error.stack}`);
+      if (SHOTS) await page.screenshot({ path: `${SHOTS}/failed-${failed}.png` }).catch(() => {});
+    }
+    await context.close();
+  }
+  await browser.close();
+  process.exit(failed === 0 ? 0 : 1);
+}
+
+/** Opens the page and waits until it knows the model. */
+export async function open(page) {
+  await page.goto(`${base}/`);
+  await page.waitForSelector("#model:not(:empty)");
+}
+
+/** Sets parameters by their fields. */
+export async function set(page, fields) {
+  await page.click("#tune");
+  await page.evaluate(() => { document.querySelector(".more").open = true; });
+  for (const [name, text] of Object.entries(fields)) {
+    if (name === "reasoning_effort") await page.selectOption(`#p-${name}`, text);
+    else await page.fill(`#p-${name}`, text);
+  }
+  await page.click("#parameters footer .solid");
+}
+
+/** Asks, and waits for the end of the answer. */
+export async function ask(page, text) {
+  await page.fill("#question", text);
+  await page.press("#question", "Enter");
+  await ended(page);
+}
+
+export async function ended(page) {
+  await page.waitForSelector("#stop", { state: "hidden" });
+  await page.waitForSelector(".message.assistant:last-child[data-state=done]");
+}
+
+export const answers = (page) => page.$$eval(".message.assistant", (all) => all.map((one) => one.querySelector(":scope .prose:not(.thought-text)").textContent));
+
+const chunk = (delta, finish = null) => ({ choices: [{ index: 0, delta, finish_reason: finish }] });
+
+/** Answers all questions with this thought and text, and keeps what was asked. */
+export async function answering(page, { thought = "", content = "", finish = "stop" }) {
+  const asked = [];
+  const pieces = [chunk({ role: "assistant", content: "" })];
+  if (thought) pieces.push(chunk({ reasoning_content: thought }));
+  for (const piece of content.match(/[\s\S]{1,40}/g) ?? []) pieces.push(chunk({ content: piece }));
+  pieces.push(chunk({}, finish), { choices: [], usage: { completion_tokens: 42 } });
+  const body = pieces.map((piece) => `data: ${JSON.stringify(piece)}\n\n`).join("");
+  await page.route("**/v1/chat/completions", (route) => {
+    asked.push(route.request().postDataJSON());
+    return route.fulfill({ status: 200, contentType: "text/event-stream", body: `${body}data: [DONE]\n\n` });
+  });
+  return asked;
+}
+
+/** What axe-core finds wrong, in words. It is run by the debugger, which the page's policy does not hold. */
+export async function faults(page) {
+  await page.evaluate(AXE);
+  const found = await page.evaluate(() => globalThis.axe.run(document, {
+    runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
+  }));
+  return found.violations.map((one) => `${one.id}: ${one.nodes.map((node) => `${node.target} ${node.failureSummary}`).join("; ")}`);
+}
+
+export async function shot(page, name) {
+  if (SHOTS) await page.screenshot({ path: `${SHOTS}/${name}.png` });
+}
