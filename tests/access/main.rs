@@ -11,6 +11,7 @@ mod common;
 mod hosts;
 mod keys;
 mod limits;
+mod page;
 mod peers;
 mod reload;
 mod table;

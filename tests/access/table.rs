@@ -7,6 +7,8 @@ use super::{ask, verdict, with_keys};
 #[derive(Clone, Copy, PartialEq)]
 pub enum Class {
     Open,
+    /// With a key or without, by a way that is allowed.
+    Page,
     Use,
     Generate,
     Admin,
@@ -36,6 +38,8 @@ const ROUTES: &[(&str, &str, Class)] = &[
     ("GET", "/api/version", Class::Use),
     ("GET", "/openapi.json", Class::Use),
     ("GET", "/slots", Class::Admin),
+    ("GET", "/", Class::Page),
+    ("GET", "/page/main.js", Class::Page),
 ];
 
 #[test]
@@ -44,7 +48,12 @@ fn every_route_is_in_the_table() {
     let paths = source.split("const PATHS").nth(1).unwrap().split("];").next().unwrap();
     let mut count = 0;
     for path in paths.lines().filter_map(|line| line.trim().strip_prefix("(\"")) {
-        let path = path.split('"').next().unwrap().replace("{id}", "demo");
+        let path = path
+            .split('"')
+            .next()
+            .unwrap()
+            .replace("/page/{id}", "/page/main.js")
+            .replace("{id}", "demo");
         let known = |(_, known, _): &&(&str, &str, Class)| *known == path;
         assert!(path == "/metrics" || ROUTES.iter().any(|route| known(&route)), "{path}");
         count += 1;
@@ -77,6 +86,7 @@ pub fn check_by(ask: impl Fn(&str, &str) -> Response, may: May, metrics: Class) 
         let let_in = if method == "POST" && !loads { 400 } else { 200 };
         let expected = match (class, may) {
             (Class::Open, _) | (_, May::Administrate) => let_in,
+            (Class::Page, May::Nothing | May::Use) => 200,
             (_, May::Nothing) => 401,
             (_, May::Denied) => 403,
             (Class::Admin, May::Use) => 403,

@@ -6,7 +6,7 @@ import { answers, ask, base, ended, open, run, set } from "./browser.mjs";
 
 const QUESTION = "What is 12+7?";
 /** Fields by which the model goes on and on. */
-const LONG = { more: '{"ignore_eos": true}', max_tokens: "3000", temperature: "0" };
+const LONG = { more: '{"ignore_eos": true}', temperature: "0" };
 
 const health = async () => (await fetch(`${base}/health`)).json();
 
@@ -75,12 +75,18 @@ await run({
   async "the button stops, too, and an answer that is made anew takes the old one's place"(page) {
     await open(page);
     await set(page, LONG);
+    await page.evaluate(() => {
+      new MutationObserver((_, observer) => {
+        if (!document.querySelector(".message.assistant[data-state=running]")) return;
+        observer.disconnect();
+        document.getElementById("stop").click();
+      }).observe(document.getElementById("messages"), { childList: true, subtree: true, attributes: true });
+    });
     await page.fill("#question", QUESTION);
     await page.click("#send");
-    await page.waitForSelector(".message.assistant[data-state=running]");
-    await page.click("#stop");
+    await page.waitForSelector("text=Stopped.");
     await ended(page);
-    await set(page, { more: "", max_tokens: "" });
+    await set(page, { more: "" });
     const bodies = watch(page);
     await page.click('[aria-label="Answer again"]');
     await page.waitForSelector(".note", { state: "detached" });

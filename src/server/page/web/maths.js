@@ -1,6 +1,6 @@
 // Mathematics by KaTeX, which is loaded when the first formula comes.
 
-import { el } from "./dom.js";
+import { el, reachScrollers } from "./dom.js";
 
 let katex = null;
 let loading = null;
@@ -29,7 +29,10 @@ export function math(tex, display) {
   if (katex) set(node, tex, display);
   else {
     node.append(el("code", {}, tex));
-    load().then(() => set(node, tex, display), () => {});
+    load().then(() => {
+      set(node, tex, display);
+      if (node.parentElement) reachScrollers(node.parentElement);
+    }, () => {});
   }
   return node;
 }

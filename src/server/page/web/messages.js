@@ -158,6 +158,7 @@ export class Messages {
   constructor(chat) {
     this.chat = chat;
     this.list = byId("messages");
+    document.fonts.addEventListener("loadingdone", () => reachScrollers(this.list));
     window.addEventListener("resize", () => reachScrollers(this.list));
     window.addEventListener("scroll", () => this.#latest(), { passive: true });
     byId("latest").addEventListener("click", () => this.follow(true));
