@@ -15,7 +15,7 @@
 pub mod cli;
 pub mod engine;
 pub mod fetch;
-#[cfg(any(test, fuzzing))]
+#[cfg(all(unix, any(test, fuzzing)))]
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod generate;

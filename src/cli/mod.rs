@@ -9,7 +9,7 @@ mod config;
 mod doctor;
 mod documents;
 mod exit;
-#[cfg(any(test, fuzzing))]
+#[cfg(all(unix, any(test, fuzzing)))]
 pub mod fuzzing;
 mod inspect;
 mod key;

@@ -6,7 +6,7 @@
 mod door;
 mod draft;
 mod error;
-#[cfg(any(test, fuzzing))]
+#[cfg(all(unix, any(test, fuzzing)))]
 pub mod fuzzing;
 mod handle;
 mod kv;

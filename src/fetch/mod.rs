@@ -7,7 +7,7 @@ mod client;
 mod digest;
 mod download;
 mod error;
-#[cfg(any(test, fuzzing))]
+#[cfg(all(unix, any(test, fuzzing)))]
 pub mod fuzzing;
 mod hub;
 mod models;

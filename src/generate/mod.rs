@@ -9,7 +9,7 @@ mod detokenize;
 mod error;
 #[cfg(test)]
 mod fixtures;
-#[cfg(any(test, fuzzing))]
+#[cfg(all(unix, any(test, fuzzing)))]
 pub mod fuzzing;
 mod generation;
 mod grammar;

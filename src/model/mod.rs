@@ -14,7 +14,7 @@ mod error;
 mod facts;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fake;
-#[cfg(any(test, fuzzing))]
+#[cfg(all(unix, any(test, fuzzing)))]
 pub mod fuzzing;
 mod genai_config;
 mod graph_edit;

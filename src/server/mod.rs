@@ -16,7 +16,7 @@ mod body;
 mod caller;
 mod conn;
 mod error;
-#[cfg(any(test, fuzzing))]
+#[cfg(all(unix, any(test, fuzzing)))]
 pub mod fuzzing;
 mod guard;
 mod handlers;
@@ -29,6 +29,7 @@ mod secure;
 mod sse;
 mod stall;
 #[cfg(test)]
+#[cfg(unix)]
 mod tests;
 mod wire;
 

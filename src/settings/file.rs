@@ -177,7 +177,10 @@ mod tests {
         let resolved = resolved.unwrap();
         let settings = &resolved.settings;
         assert_eq!((settings.slots, settings.queue, settings.threads), (3, 2, 1));
-        let place = |name: &str| folder.path().join(name).display().to_string();
+        let place = |name: &str| {
+            let name = name.replace('/', std::path::MAIN_SEPARATOR_STR);
+            folder.path().join(name).display().to_string()
+        };
         assert_eq!(origin(&resolved, "slots"), place("conf.d/20-b.toml:1"));
         assert_eq!(origin(&resolved, "queue"), place("conf.d/10-a.toml:3"));
         assert_eq!(origin(&resolved, "threads"), place("phi4d.toml:5"));
@@ -208,7 +211,10 @@ mod tests {
             ("conf.d/a.toml", "\n\nslots = 0\n"),
             ("conf.d/b.toml", "slots = \n"),
         ]);
-        let place = |name: &str| folder.path().join(name).display().to_string();
+        let place = |name: &str| {
+            let name = name.replace('/', std::path::MAIN_SEPARATOR_STR);
+            folder.path().join(name).display().to_string()
+        };
         let messages = resolved.unwrap_err();
         assert_eq!(messages.len(), 3, "{messages:?}");
         let unknown =

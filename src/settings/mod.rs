@@ -9,7 +9,7 @@ mod absent;
 mod define;
 mod error;
 mod file;
-#[cfg(any(test, fuzzing))]
+#[cfg(all(unix, any(test, fuzzing)))]
 pub mod fuzzing;
 mod kind;
 mod pairs;

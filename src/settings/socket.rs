@@ -63,6 +63,7 @@ mod tests {
         }
     }
 
+    #[cfg(unix)]
     #[test]
     fn the_default_follows_who_runs_the_program() {
         let systemd = ("RUNTIME_DIRECTORY", "/run/phi4d:/run/other");

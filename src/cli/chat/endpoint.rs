@@ -56,7 +56,7 @@ impl Endpoint {
         }
     }
 
-    fn from_url(url: &str) -> Result<Self, Fatal> {
+    pub(super) fn from_url(url: &str) -> Result<Self, Fatal> {
         let refused = || {
             Fatal::Usage(format!(
                 "--url = {url:?} is not accepted; expected http://HOST:PORT without a path"

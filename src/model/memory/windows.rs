@@ -10,9 +10,9 @@ use std::ptr::{NonNull, null};
 
 use windows_sys::Win32::Foundation::CloseHandle;
 use windows_sys::Win32::System::Memory::{
-    CreateFileMappingW, DiscardVirtualMemory, FILE_MAP_READ, MEM_COMMIT, MEM_RELEASE, MEM_RESERVE,
+    CreateFileMappingW, FILE_MAP_READ, MEM_COMMIT, MEM_RELEASE, MEM_RESERVE, MEM_RESET,
     MEMORY_MAPPED_VIEW_ADDRESS, MapViewOfFile, PAGE_READONLY, PAGE_READWRITE, UnmapViewOfFile,
-    VirtualAlloc, VirtualFree,
+    VirtualAlloc, VirtualFree, VirtualUnlock,
 };
 
 use super::Plain;
@@ -45,7 +45,10 @@ pub(super) unsafe fn free(start: NonNull<c_void>, _bytes: usize) {
 /// Whole pages of one allocation, which nobody uses.
 pub(super) unsafe fn discard(start: NonNull<c_void>, bytes: usize) {
     // SAFETY: by the caller's word.
-    unsafe { DiscardVirtualMemory(start.as_ptr(), bytes) };
+    unsafe { VirtualAlloc(start.as_ptr(), bytes, MEM_RESET, PAGE_READWRITE) };
+    // Pages that were not locked leave the working set by this.
+    // SAFETY: by the caller's word.
+    unsafe { VirtualUnlock(start.as_ptr(), bytes) };
 }
 
 /// Windows moves no pages.

@@ -65,6 +65,7 @@ fn every_fault_is_told_at_once() {
     assert!(found[0].contains("api_keys_file") && found[0].contains("missing"), "{found:?}");
 }
 
+#[cfg(unix)]
 #[test]
 fn a_file_that_everyone_may_write_is_refused() {
     use std::os::unix::fs::PermissionsExt as _;
