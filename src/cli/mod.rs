@@ -13,6 +13,8 @@ mod exit;
 pub mod fuzzing;
 mod inspect;
 mod key;
+#[cfg(unix)]
+mod model_files;
 mod output;
 mod plan;
 mod prepare;

@@ -74,6 +74,9 @@ async fn serve(arguments: &SettingsArgs, resolved: &Resolved) -> Result<(), Fata
     let app = App::new(started.generator, options);
     app.enforce(rules);
     cut_on_lost_file(&app);
+    // Where files can be written to that are mapped.
+    #[cfg(unix)]
+    super::model_files::watch(start::model_folder(settings)?);
     let reloader = Reloader::new(arguments, environment, &app, resolved);
     let (stop, stopped) = watch::channel(false);
     let drain = settings.drain_timeout_s;

@@ -118,3 +118,18 @@ fn ticks(daemon: &Daemon) -> u64 {
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
+
+/// The unit starts the daemon again after faults that another start may mend, and not after others.
+#[test]
+fn the_service_manager_is_told_what_a_restart_may_mend() {
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/phi4d.service");
+    let unit = std::fs::read_to_string(unit).unwrap();
+    assert!(unit.contains("\nRestart=on-failure\n"), "signals and codes count as failures");
+    let line =
+        unit.lines().find_map(|line| line.strip_prefix("RestartPreventExitStatus=")).unwrap();
+    let codes: Vec<i32> = line.split(' ').map(|code| code.parse().unwrap()).collect();
+    // The engine's panic, what the system refused, a file that was lost.
+    assert!([70, 71, 74].iter().all(|code| !codes.contains(code)), "{codes:?}");
+    // Damaged or missing files, wrong settings.
+    assert!([65, 66, 78].iter().all(|code| codes.contains(code)), "{codes:?}");
+}

@@ -68,6 +68,23 @@ fn files_replaced_by_renaming_or_removed_change_nothing_until_a_restart() {
     assert_eq!(daemon.wait_end().code(), Some(0));
 }
 
+#[test]
+fn files_written_to_in_place_are_told_of() {
+    let daemon = serving_a_copy(&[]);
+    let weights = daemon.setup.model.join("model.onnx.data");
+    let mut bytes = fs::read(&weights).unwrap();
+    // Unlike what was there, and as long.
+    bytes.reverse();
+    fs::write(&weights, bytes).unwrap();
+    let said = format!("{} was written to while it is in use", weights.display());
+    wait_for("the error in the log", || {
+        // It serves on: nothing tells it which answers are wrong.
+        assert_eq!(daemon.health()["status"], "ok");
+        daemon.log.text().contains(&said).then_some(())
+    });
+    assert_eq!(daemon.log.text().matches(&said).count(), 1);
+}
+
 /// Nobody's file: what the signal does elsewhere.
 #[test]
 fn the_same_signal_by_hand_kills() {
