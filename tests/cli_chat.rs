@@ -97,6 +97,29 @@ fn chat_answers_each_line_and_remembers_what_was_said() {
 }
 
 #[test]
+fn run_asks_what_is_given_and_what_is_piped_and_says_the_answer_alone() {
+    const USAGE: i32 = 64;
+    let daemon = Daemon::start();
+    let socket = daemon.socket();
+    let place = ["--temperature", "0", "--socket", socket.to_str().unwrap()];
+    for (given, input, asked) in [
+        (Some("What is 12+7?"), "", "What is 12+7?"),
+        (None, "What is 12+7?\n", "What is 12+7?"),
+        (Some("Add these."), "12\n7\n", "Add these.\n\n12\n7"),
+    ] {
+        let (answer, _) = plain(&daemon, &json!([turn("user", asked)]));
+        let mut command = phi4d(&["run"]);
+        let output = piped(command.args(given).args(place), input);
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(said(&output), (format!("{answer}\n").as_str(), ""), "{asked}");
+    }
+    let output = piped(phi4d(&["run"]).args(place), " \n");
+    assert_eq!((output.status.code(), said(&output).0), (Some(USAGE), ""));
+    let output = piped(phi4d(&["run", "--socket", "/nowhere/s"]).arg("hello"), "");
+    assert_eq!((output.status.code(), said(&output).0), (Some(UNAVAILABLE), ""));
+}
+
+#[test]
 fn chat_finds_the_daemon_by_its_settings_and_sends_the_system_message() {
     let daemon = Daemon::start();
     let messages = json!([turn("system", "You are a pirate."), turn("user", "What is 20+22?")]);

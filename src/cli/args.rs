@@ -35,6 +35,8 @@ pub(super) enum Command {
     Doctor(DoctorArgs),
     /// Talk to the daemon in the terminal; piped, answer each line of the input
     Chat(ChatArgs),
+    /// Ask the daemon one question; the answer alone goes to standard output
+    Run(RunArgs),
     /// Do the work of loading a model ahead, for faster starts and less memory
     Prepare(SettingsArgs),
     /// Measure a model, bare and through the daemon
@@ -291,6 +293,16 @@ pub(super) struct ChatArgs {
     /// Equal seeds give equal answers to equal conversations
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(super) seed: Option<i64>,
+}
+
+/// One question.
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    /// The question. What is piped in follows it, or is the question where this is left out
+    #[arg(value_name = "PROMPT")]
+    pub(super) prompt: Option<String>,
+    #[command(flatten)]
+    pub(super) chat: ChatArgs,
 }
 
 /// Settings from the command line: every key of the table has its flag.

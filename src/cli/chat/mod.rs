@@ -10,7 +10,7 @@ mod input;
 
 use std::io::{IsTerminal as _, Write as _};
 
-use super::args::ChatArgs;
+use super::args::{ChatArgs, RunArgs};
 use super::exit::Fatal;
 use client::{Conversation, Piece, Stream};
 use endpoint::Endpoint;
@@ -55,6 +55,30 @@ pub(super) fn run(arguments: &ChatArgs) -> Result<(), Fatal> {
             Err(fatal) => return Err(fatal),
         }
     }
+}
+
+/// `phi4d run`: one question, from the command line, standard input or both; its answer, and the end.
+pub(super) fn once(arguments: &RunArgs) -> Result<(), Fatal> {
+    let piped = match std::io::stdin().is_terminal() {
+        true => String::new(),
+        false => std::io::read_to_string(std::io::stdin()).map_err(Fatal::Input)?,
+    };
+    let given = arguments.prompt.as_deref().unwrap_or_default().trim();
+    let parts: Vec<&str> =
+        [given, piped.trim()].into_iter().filter(|part| !part.is_empty()).collect();
+    if parts.is_empty() {
+        return Err(Fatal::Usage(
+            "there is no question; expected is one as an argument or on standard input".to_owned(),
+        ));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Fatal::System { action: "start the network", source })?;
+    let endpoint = Endpoint::choose(&arguments.chat)?;
+    let mut conversation = Conversation::new(&arguments.chat);
+    conversation.ask(&parts.join("\n\n"));
+    runtime.block_on(take_turn(&endpoint, &conversation, false)).map(drop)
 }
 
 fn eprint_line(text: &str) {
