@@ -18,6 +18,7 @@ def parser(description: str) -> ArgumentParser:
     made.add_argument("--rounds", type=int, default=3)
     made.add_argument("--tokens", type=int, default=24, help="of each answer")
     made.add_argument("--widest", type=int, default=8, help="the widest batch of phi4d's decode steps")
+    made.add_argument("--settings", default="", metavar="FLAGS", help="further flags of phi4d, such as '--provider cuda'")
     made.add_argument("--under", default="", metavar="COMMAND",
                       help="what each program is started by, such as 'taskset -c 0,1'")
     return made
@@ -38,7 +39,7 @@ def phi4d(arguments: Namespace, prompts: list[int], past: int) -> dict[str, floa
     command += ["--prompts", ",".join(map(str, prompts)), "--tokens", str(arguments.tokens)]
     command += ["--conversation", "16", "--past", str(past), "--widest", str(arguments.widest)]
     command += ["--prefill-chunk-tokens", str(CHUNK), "--context-tokens", "4096"]
-    return json.loads(run(arguments, command))
+    return json.loads(run(arguments, command + shlex.split(arguments.settings)))
 
 
 class Table:

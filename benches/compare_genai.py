@@ -5,7 +5,8 @@
 
 Needs onnxruntime-genai and numpy (models/requirements.txt has the versions). Each round starts each
 program anew: genai's Generator (prefill of a prompt, then greedy tokens at batch 1), then
-`phi4d bench` (bare steps and the daemon). Prints medians over the rounds and their ratios.
+`phi4d bench` (bare steps and the daemon). Prints medians over the rounds and their ratios. With --batches, several
+equal sequences at once, too.
 """
 
 import json
@@ -19,6 +20,7 @@ import numpy as np
 import onnxruntime_genai as og
 
 folder, prompts, tokens = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
+batches = json.loads(sys.argv[4])
 config = og.Config(folder)
 model = og.Model(config)
 result = {}
@@ -43,6 +45,23 @@ for length in prompts:
         # The last prompt's stand: what phi4d is measured at.
         result["decode_ms"] = float(np.median(times))
     del generator
+for batch in batches:
+    params = og.GeneratorParams(model)
+    length = prompts[-1]
+    params.set_search_options(max_length=length + tokens + 8, do_sample=False, batch_size=batch)
+    generator = og.Generator(model, params)
+    generator.append_tokens(np.tile(random.integers(0, 900, size=(1, length), dtype=np.int32), (batch, 1)))
+    generator.generate_next_token()
+    times = []
+    for _ in range(tokens):
+        if generator.is_done():
+            break
+        began = time.perf_counter()
+        generator.generate_next_token()
+        times.append((time.perf_counter() - began) * 1e3)
+    if times:
+        result[f"decode_{batch}_ms"] = float(np.median(times))
+    del generator
 print(json.dumps(result))
 """
 
@@ -50,17 +69,22 @@ print(json.dumps(result))
 def main() -> None:
     parser = compare.parser(__doc__)
     parser.add_argument("--prompts", default="128,512")
+    parser.add_argument("--batches", default="", help="widths of decode steps to compare, of 2, 4 and 8")
     arguments = parser.parse_args()
+    batches = [int(text) for text in arguments.batches.split(",") if text]
     prompts = [int(text) for text in arguments.prompts.split(",")]
     theirs, ours = [], []
     for number in range(arguments.rounds):
         print(f"round {number + 1}", file=sys.stderr)
         command = [sys.executable, "-c", CHILD, arguments.model, json.dumps(prompts), str(arguments.tokens)]
+        command.append(json.dumps(batches))
         theirs.append(json.loads(compare.run(arguments, command)))
         # Decode after as many tokens as genai's generator holds.
         ours.append(compare.phi4d(arguments, prompts, prompts[-1]))
     table = compare.Table("genai", theirs, ours)
     table.row("decode, batch 1, ms a token", "decode_ms", "decode_1")
+    for batch in batches:
+        table.row(f"decode, batch {batch}, ms a step", f"decode_{batch}_ms", f"decode_{batch}")
     for length in prompts:
         table.row(f"prefill of {length}, ms", f"prefill_{length}_ms", f"prefill_{length}")
 

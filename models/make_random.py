@@ -2,8 +2,9 @@
 """Writes a model folder of any Phi-3/Phi-4 shape with random weights, for measuring and for tests.
 
 The graph is the one that the onnxruntime-genai model builder (0.18) emits for Phi-4 with
-`-p int4 -e cpu` (block 32, accuracy level 4); models/checks/check_random.py compares the two. Weights are drawn
-and written piece by piece, so a model larger than memory can be made.
+`-p int4 -e cpu` (block 32, accuracy level 4), or with `--for cuda` and others the one of `-e cuda`, whose floats
+are of half precision; models/checks/check_random.py compares the two. Weights are drawn and written piece by
+piece, so a model larger than memory can be made.
 
     python models/make_random.py OUT --preset phi4-4l [--tokenizer DIR]
 """
@@ -45,6 +46,12 @@ class Shape:
     zero_points: int = 0
     theta: float = 250000.0
     epsilon: float = 1e-5
+    target: str = "cpu"
+
+    @property
+    def float(self) -> int:
+        """The type of everything that is no integer."""
+        return TensorProto.FLOAT if self.target == "cpu" else TensorProto.FLOAT16
 
 
 PHI4 = Shape(layers=40, hidden=5120, heads=40, kv_heads=10, head_dim=128, intermediate=17920, vocab=100352,
@@ -64,7 +71,7 @@ class Weight:
 
     @property
     def length(self) -> int:
-        return math.prod(self.dims) * (1 if self.dtype == TensorProto.UINT8 else 4)
+        return math.prod(self.dims) * helper.tensor_dtype_to_np_dtype(self.dtype).itemsize
 
 
 @dataclass
@@ -82,7 +89,7 @@ class Graph:
         return name
 
     def hidden(self, name: str, width: int) -> str:
-        return self.value(name, TensorProto.FLOAT, ["batch_size", "sequence_length", width])
+        return self.value(name, self.shape.float, ["batch_size", "sequence_length", width])
 
     def node(self, op: str, name: str, inputs: list[str], outputs: list[str], **attributes: Any) -> None:
         self.nodes.append(helper.make_node(op, inputs, outputs, name=name, **attributes))
@@ -98,7 +105,7 @@ class Graph:
         return self.value(name, TensorProto.INT64, [])
 
     def weight(self, name: str, dims: tuple[int, ...], fill: str, spread: float = 1.0) -> str:
-        self.plain.append(Weight(name, dims, TensorProto.FLOAT, fill, spread))
+        self.plain.append(Weight(name, dims, self.shape.float, fill, spread))
         return name
 
     def matmul(self, name: str, source: str, k: int, n: int, output: str | None = None) -> str:
@@ -106,7 +113,8 @@ class Graph:
         stem = name.removeprefix("/").replace("/", ".") + ".MatMul.weight"
         blocks = math.ceil(k / self.shape.block_size)
         quantised = Weight(f"{stem}_Q4", (n, blocks, self.shape.block_size // 2), TensorProto.UINT8, "levels")
-        scales = Weight(f"{stem}_scales", (n, blocks), TensorProto.FLOAT, "scale", 1 / (LEVEL_RMS * math.sqrt(k)))
+        spread = 1 / (LEVEL_RMS * math.sqrt(k))
+        scales = Weight(f"{stem}_scales", (n, blocks), self.shape.float, "scale", spread)
         self.packed += [quantised, scales]
         inputs = [source, quantised.name, scales.name]
         if self.shape.zero_points:
@@ -185,9 +193,9 @@ def last_position(graph: Graph, source: str) -> str:
     """The builder's prune_lm_head: logits of the last position only."""
     width = graph.shape.hidden
     index = graph.constant("-1", np.array(-1, dtype=np.int64))
-    row = graph.value("/lm_head/prune/Gather/output_0", TensorProto.FLOAT, ["batch_size", width])
+    row = graph.value("/lm_head/prune/Gather/output_0", graph.shape.float, ["batch_size", width])
     graph.node("Gather", "/lm_head/prune/Gather", [source, index], [row], axis=1)
-    kept = graph.value("/lm_head/prune/Unsqueeze/output_0", TensorProto.FLOAT, ["batch_size", 1, width])
+    kept = graph.value("/lm_head/prune/Unsqueeze/output_0", graph.shape.float, ["batch_size", 1, width])
     graph.node("Unsqueeze", "/lm_head/prune/Unsqueeze", [row, "/model/constants/INT64/[1]"], [kept])
     return kept
 
@@ -220,7 +228,7 @@ def build(shape: Shape, prune_lm_head: bool) -> Graph:
 def inputs_and_outputs(shape: Shape, prune: bool) -> tuple[list[onnx.ValueInfoProto], list[onnx.ValueInfoProto]]:
     def cache(name: str, length: str) -> onnx.ValueInfoProto:
         dims = ["batch_size", shape.kv_heads, length, "kv_cache_dim"]
-        return helper.make_tensor_value_info(name, TensorProto.FLOAT, dims)
+        return helper.make_tensor_value_info(name, shape.float, dims)
 
     def tensor(name: str, dtype: int, dims: list[int | str]) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, dtype, dims)
@@ -230,7 +238,7 @@ def inputs_and_outputs(shape: Shape, prune: bool) -> tuple[list[onnx.ValueInfoPr
               tensor("attention_mask", TensorProto.INT64, ["batch_size", "total_sequence_length"])]
     inputs += [cache(f"past_key_values.{i}.{part}", "past_sequence_length") for part in parts for i in layers]
     positions = 1 if prune else "sequence_length"
-    outputs = [tensor("logits", TensorProto.FLOAT, ["batch_size", positions, shape.vocab])]
+    outputs = [tensor("logits", shape.float, ["batch_size", positions, shape.vocab])]
     outputs += [cache(f"present.{i}.{part}", "total_sequence_length") for part in parts for i in layers]
     return inputs, outputs
 
@@ -255,7 +263,13 @@ def model_proto(graph: Graph, prune: bool) -> onnx.ModelProto:
 
 
 def pieces(weight: Weight, shape: Shape, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """The weight's values in order, never more than CHUNK of them at once."""
+    """The weight's values in order and of its type, never more than CHUNK of them at once."""
+    for piece in drawn(weight, shape, rng):
+        yield piece.astype(helper.tensor_dtype_to_np_dtype(weight.dtype), copy=False)
+
+
+def drawn(weight: Weight, shape: Shape, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """The weight's values before they are rounded to its type."""
     if weight.fill in ("cos", "sin"):
         half = shape.head_dim // 2
         frequencies = shape.theta ** (-np.arange(half, dtype=np.float64) / half)
@@ -285,13 +299,14 @@ def write_data(graph: Graph, file: BinaryIO, seed: int) -> None:
 def genai_config(shape: Shape) -> dict[str, Any]:
     """As in the published folders; the special ids keep Phi-4's distance from the vocabulary's end."""
     small = shape.vocab < PHI4.vocab
+    provider_options = [] if shape.target == "cpu" else [{shape.target: {}}]
     endoftext, im_end = (shape.vocab - 23, shape.vocab - 15) if small else (100257, 100265)
     return {
         "model": {
             "bos_token_id": endoftext,
             "context_length": shape.context,
             "decoder": {
-                "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+                "session_options": {"log_id": "onnxruntime-genai", "provider_options": provider_options},
                 "filename": "model.onnx",
                 "head_size": shape.head_dim,
                 "hidden_size": shape.hidden,
@@ -335,6 +350,8 @@ def parse() -> argparse.Namespace:
     for name in ("layers", "hidden", "heads", "kv-heads", "head-dim", "intermediate", "vocab", "context", "block-size",
                  "accuracy-level", "zero-points"):
         parser.add_argument(f"--{name}", type=int)
+    parser.add_argument("--for", dest="target", choices=("cpu", "cuda", "dml", "webgpu"),
+                        help="what it is exported for; all but cpu have half precision")
     parser.add_argument("--prune-lm-head", action="store_true", help="logits of the last position only")
     parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="folder to copy the tokenizer files from")
     parser.add_argument("--seed", type=int, default=4)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=MODELS / "demo", help="made by the model builder")
     parser.add_argument("--prune-lm-head", action="store_true")
+    parser.add_argument("--for", dest="target", default="cpu")
+    parser.add_argument("--accuracy-level", type=int, default=4)
     arguments = parser.parse_args()
     built = parts(onnx.load(arguments.folder / "model.onnx", load_external_data=False))
-    graph = make_random.build(make_random.PRESETS["demo"], arguments.prune_lm_head)
+    changed = {"target": arguments.target, "accuracy_level": arguments.accuracy_level}
+    graph = make_random.build(replace(make_random.PRESETS["demo"], **changed), arguments.prune_lm_head)
     made = parts(make_random.model_proto(graph, arguments.prune_lm_head))
     for name, wanted in built.items():
         for ours, theirs in zip(made[name], wanted):
