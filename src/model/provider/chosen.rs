@@ -153,6 +153,20 @@ impl Chosen {
         })
     }
 
+    /// Whether decode steps are to be recorded as CUDA graphs.
+    pub(in crate::model) fn records_graphs(&self) -> bool {
+        match &self.way {
+            Way::BuiltInCuda(options) => options.graphs,
+            Way::Plugin { options, .. } => {
+                self.provider == Provider::Cuda
+                    && options
+                        .iter()
+                        .any(|(name, value)| name == "enable_cuda_graph" && value == "1")
+            }
+            Way::Cpu | Way::BuiltInDirectMl(_) => false,
+        }
+    }
+
     /// The device of a plugin.
     fn plugin_device(&self) -> Result<Device<'static>, LoadError> {
         let Way::Plugin { name, index, .. } = &self.way else {
@@ -167,5 +181,32 @@ impl Chosen {
 
     fn refused(&self, reason: &str) -> LoadError {
         self.provider.refused(reason)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn graphs_are_recorded_only_by_cuda_and_only_where_that_is_asked_for() {
+        let chosen = |provider, way| Chosen { provider, reason: String::new(), way };
+        let options = |graphs| Options { graphs, ..Options::default() };
+        let plugin = |graphs: bool| Way::Plugin {
+            name: "x".into(),
+            index: 0,
+            options: options(graphs).for_cuda(),
+        };
+        assert!(chosen(Provider::Cuda, Way::BuiltInCuda(options(true))).records_graphs());
+        assert!(chosen(Provider::Cuda, plugin(true)).records_graphs());
+        for (provider, way) in [
+            (Provider::Cuda, Way::BuiltInCuda(options(false))),
+            (Provider::Cuda, plugin(false)),
+            (Provider::Plugin, plugin(true)),
+            (Provider::Cpu, Way::Cpu),
+            (Provider::DirectMl, Way::BuiltInDirectMl(options(true))),
+        ] {
+            assert!(!chosen(provider, way.clone()).records_graphs(), "{way:?}");
+        }
     }
 }

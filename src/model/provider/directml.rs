@@ -39,3 +39,36 @@ pub(super) fn device_id(options: &Options) -> Result<i32, String> {
         format!("provider_options.device is {}; expected 0 to {}", options.device, i32::MAX)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::runtime;
+
+    #[test]
+    fn the_device_is_a_number_that_directml_takes() {
+        let of = |device| device_id(&Options { device, ..Options::default() });
+        assert_eq!(of(0), Ok(0));
+        assert_eq!(of(3), Ok(3));
+        assert!(of(u32::MAX).unwrap_err().contains("expected 0 to 2147483647"));
+    }
+
+    #[cfg(not(windows))]
+    #[test]
+    fn elsewhere_than_on_windows_it_is_refused() {
+        let environment = runtime::load(None).unwrap();
+        let error = way(None, Options::default(), environment).unwrap_err().to_string();
+        assert!(error.contains("a part of Windows"), "{error}");
+    }
+
+    #[cfg(windows)]
+    #[test]
+    fn on_windows_it_is_taken_if_onnx_runtime_has_it_and_refused_with_the_package_else() {
+        let environment = runtime::load(None).unwrap();
+        let options = Options { device: 1, ..Options::default() };
+        match way(None, options.clone(), environment) {
+            Ok(taken) => assert_eq!(taken, Way::BuiltInDirectMl(options)),
+            Err(error) => assert!(error.to_string().contains("onnxruntime-directml"), "{error}"),
+        }
+    }
+}

@@ -7,6 +7,7 @@ mod auto;
 mod chosen;
 mod cuda;
 mod directml;
+mod graphs;
 mod options;
 mod placement;
 mod plugin;
@@ -19,6 +20,7 @@ use std::str::FromStr;
 use super::error::LoadError;
 
 pub(super) use chosen::{Chosen, choose};
+pub(super) use graphs::{Graphs, name as name_graph};
 pub use options::OptionFault;
 pub use placement::Placement;
 pub(super) use placement::RECORD;
