@@ -126,6 +126,8 @@ pub(super) struct Binding {
     bound: HashMap<CString, Tensor>,
     /// Host memory that goes to a bound device tensor of the same name before each run.
     uploads: HashMap<CString, Tensor>,
+    /// Host memory that a bound device tensor of the same name goes to after each run.
+    downloads: HashMap<CString, Tensor>,
 }
 
 // SAFETY: a binding is used by one thread at a time, since running takes it by `&mut`.
@@ -143,6 +145,7 @@ impl Binding {
             session: Arc::clone(session),
             bound: HashMap::new(),
             uploads: HashMap::new(),
+            downloads: HashMap::new(),
         })
     }
 
@@ -172,7 +175,15 @@ impl Binding {
         check(unsafe {
             (ort::api().BindOutput)(self.binding.as_ptr(), name.as_ptr(), tensor.value.as_ptr())
         })?;
+        self.downloads.remove(&name);
         self.bound.insert(name, tensor);
+        Ok(())
+    }
+
+    /// Binds `device` to the output `name`, and copies what is in it to `host` after each run.
+    pub(super) fn download(&mut self, name: &str, device: Tensor, host: Tensor) -> ort::Result<()> {
+        self.output(name, device)?;
+        self.downloads.insert(c_string(name)?, host);
         Ok(())
     }
 
@@ -198,7 +209,10 @@ impl Binding {
                 self.binding.as_ptr(),
             )
         })?;
-        Ok(())
+        let downloads = self.downloads.iter();
+        let pairs = downloads.filter_map(|(name, host)| Some((self.bound.get(name)?, host)));
+        // SAFETY: as above; the run is over.
+        unsafe { device::copy_all(pairs) }
     }
 }
 

@@ -15,6 +15,8 @@ pub(super) struct Range {
     pub(super) set: Set,
     pub(super) first: usize,
     pub(super) rows: usize,
+    /// Whether its steps are recorded. Others over the same rows have other sizes.
+    pub(super) recorded: bool,
 }
 
 /// A binding to a range of slots, and the sizes it is bound for.
@@ -27,12 +29,14 @@ pub(super) struct BoundRange {
     pub(super) positions: usize,
     /// Width of the mask.
     pub(super) total: usize,
+    /// The number of the recording of its steps, as long as nothing else is bound.
+    pub(super) recording: Option<i32>,
 }
 
 impl BoundRange {
     /// `binding` has the cache bound and nothing whose size is a step's.
     pub(super) fn new(binding: Binding) -> Self {
-        Self { binding, sequence: 0, positions: 0, total: 0 }
+        Self { binding, sequence: 0, positions: 0, total: 0, recording: None }
     }
 }
 

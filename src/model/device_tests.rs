@@ -119,6 +119,28 @@ fn rows_of_different_lengths_decode_as_they_do_alone() {
     }
 }
 
+/// The provider here records nothing, but what recording asks for is all there: masks of full width,
+/// logits in the device's memory, and a number for each run.
+#[test]
+#[ignore = "needs a device: tests/webgpu/run"]
+fn steps_set_up_to_be_recorded_give_the_same_logits() {
+    let mut plain = on_device(3);
+    let mut recorded = on_device(3).recording(true).unwrap();
+    let lengths = [5, 130, 64];
+    for runner in [&mut plain, &mut recorded] {
+        for (slot, length) in lengths.into_iter().enumerate() {
+            fill(runner, slot, &prompt(7, length));
+        }
+    }
+    for rows in [1, 3, 1, 2] {
+        let expected = plain.decode(0, &[11, 12, 13][..rows], &lengths[..rows]).unwrap();
+        let logits = recorded.decode(0, &[11, 12, 13][..rows], &lengths[..rows]).unwrap();
+        for row in 0..rows {
+            assert_close(logits.row(row), expected.row(row));
+        }
+    }
+}
+
 #[test]
 #[ignore = "needs a device: tests/webgpu/run"]
 fn slots_are_copied_written_out_and_read_back() {

@@ -145,7 +145,8 @@ pub(super) fn rows_runner(
         ..Shape::new(&source.config, &contract, options)
     };
     let new_session = || chosen.register(session::exported(options)?);
-    OnnxRunner::new(session, &source.config, contract, shape, &new_session)
+    OnnxRunner::new(session, &source.config, contract, shape, &new_session)?
+        .recording(chosen.records_graphs())
 }
 
 /// The provider for the model, which the log tells.

@@ -11,11 +11,12 @@ use super::binding::{Binding, Tensor};
 use super::bindings::{Bindings, BoundRange, Range};
 use super::cache::{Cache, DeviceCache, HostCache, NewSession, Set};
 use super::contract::{Contract, Positions};
-use super::device::DeviceAllocator;
+use super::device::{DeviceAllocator, DeviceBlock};
 use super::error::{LoadError, RunError};
 use super::genai_config::GenaiConfig;
 use super::graph_edit::TAIL_INPUT;
 use super::logits;
+use super::provider::{Graphs, UNRECORDED, name_graph};
 use super::rotary_edit::LONG_INPUT;
 use super::runner::{Interrupt, Logits, ModelLimits, Rotary, Runner};
 use super::tensors::{Buffers, Input, Names, Shape};
@@ -41,10 +42,19 @@ pub(super) struct OnnxRunner {
     cache: Cache,
     terminator: Arc<Terminator>,
     rotary: Rotary,
+    recorder: Option<Recorder>,
     /// Logits as single precision, where the model's are not.
     converted: Vec<f32>,
     /// Logits in the order of the slots, where a device's rows have another.
     seated: Vec<f32>,
+}
+
+/// Records decode steps as CUDA graphs.
+#[derive(Debug)]
+struct Recorder {
+    graphs: Graphs,
+    /// Logits of such steps.
+    logits: Arc<DeviceBlock>,
 }
 
 /// One step: a range of rows, `sequence` tokens each, `total` attended to at most.
@@ -100,11 +110,23 @@ impl OnnxRunner {
             limits,
             terminator: Arc::new(Terminator::new().map_err(ort)?),
             rotary: Rotary::Short,
+            recorder: None,
             converted: Vec::new(),
             seated: Vec::new(),
             contract,
             shape,
         })
+    }
+
+    /// The same, recording decode steps as CUDA graphs if `wanted` and the cache is on a device.
+    pub(super) fn recording(mut self, wanted: bool) -> Result<Self, LoadError> {
+        if let (true, Cache::Device(cache)) = (wanted, &self.cache) {
+            let bytes = self.shape.slots * self.shape.vocab * self.shape.logits_bytes;
+            let logits = cache.allocate(bytes);
+            let logits = logits.map_err(|error| LoadError::Session(error.to_string()))?;
+            self.recorder = Some(Recorder { graphs: Graphs::new(), logits });
+        }
+        Ok(self)
     }
 
     /// Bindings made so far, and how often the cache's memory was laid out, by where it is.
@@ -130,7 +152,11 @@ impl OnnxRunner {
                 Ok(bound)
             });
         self.bindings = bindings;
-        Ok(self.bindings.keep(step.range, bound?))
+        let mut bound = bound?;
+        if let Some(recorder) = self.recorder.as_mut().filter(|_| step.range.recorded) {
+            bound.recording.get_or_insert_with(|| recorder.graphs.fresh());
+        }
+        Ok(self.bindings.keep(step.range, bound))
     }
 
     /// A binding with the cache of a range of rows as past and present.
@@ -185,6 +211,10 @@ impl OnnxRunner {
     fn bind_sizes(&self, bound: &mut BoundRange, step: Step) -> ort::Result<()> {
         let Step { range: Range { rows, .. }, sequence, total, .. } = step;
         let binding = &mut bound.binding;
+        let sizes = (bound.sequence, bound.positions, bound.total);
+        if sizes != (sequence, self.logit_positions(step), total) {
+            bound.recording = None;
+        }
         if bound.sequence != sequence {
             let dimensions = [rows, sequence];
             self.bind_input(binding, &self.names.input_ids, &self.buffers.ids, &dimensions)?;
@@ -199,7 +229,13 @@ impl OnnxRunner {
             let dimensions = [rows, positions, self.shape.vocab];
             let memory = &self.buffers.logits;
             let logits = Tensor::new(&self.info, memory, 0, &dimensions, self.contract.logits)?;
-            binding.output(&self.names.logits, logits)?;
+            match self.recorder.as_ref().filter(|_| step.range.recorded) {
+                None => binding.output(&self.names.logits, logits)?,
+                Some(Recorder { logits: block, .. }) => {
+                    let device = Tensor::on_device(block, &dimensions, self.contract.logits)?;
+                    binding.download(&self.names.logits, device, logits)?;
+                }
+            }
             bound.positions = positions;
         }
         if bound.total != total {
@@ -242,7 +278,13 @@ impl OnnxRunner {
         unsafe { self.buffers.long_rotary.memory.write(std::iter::once(long)) };
         // SAFETY: as above.
         unsafe { self.buffers.mask.memory.write((0..past.len() * total).map(attended)) };
-        let bound = self.bind(step).map_err(|error| RunError::Runtime(error.to_string()))?;
+        let runtime = |error: ort::Error| RunError::Runtime(error.to_string());
+        let records = self.recorder.is_some();
+        let bound = self.bind(step).map_err(runtime)?;
+        if records {
+            let number = bound.recording.unwrap_or(UNRECORDED);
+            name_graph(options, number).map_err(runtime)?;
+        }
         // SAFETY: as above; `&mut self` is held until the run is over.
         unsafe { bound.binding.run(options) }.map_err(|error| terminator.reason(&error))
     }
@@ -264,10 +306,10 @@ impl OnnxRunner {
     /// The rows for a step over one slot's positions `past..end`.
     fn seat_one(&mut self, slot: usize, past: usize, end: usize) -> Result<Range, RunError> {
         match &mut self.cache {
-            Cache::Host(_) => Ok(Range { set: Set::Rows, first: slot, rows: 1 }),
+            Cache::Host(_) => Ok(Range { set: Set::Rows, first: slot, rows: 1, recorded: false }),
             Cache::Device(cache) => {
                 cache.seat_one(slot, past, end, &mut self.bindings)?;
-                Ok(Range { set: Set::Bench, first: 0, rows: 1 })
+                Ok(Range { set: Set::Bench, first: 0, rows: 1, recorded: false })
             }
         }
     }
@@ -294,7 +336,7 @@ impl OnnxRunner {
             return Err(RunError::Runtime("only a device's rows are seated".into()));
         };
         let seats = cache.seat(first, past, widest, &mut self.bindings)?;
-        let range = Range { set: Set::Rows, first: 0, rows: seats.past.len() };
+        let range = Range { set: Set::Rows, first: 0, rows: seats.past.len(), recorded: false };
         let mut ids = vec![0; seats.past.len()];
         for (&row, &token) in seats.rows.iter().zip(tokens) {
             ids[row] = token;
@@ -317,8 +359,14 @@ impl OnnxRunner {
     /// A step of one token for each row, of which the longest has so many positions with it.
     fn decode_step(&self, range: Range, past: &[usize]) -> Step {
         let longest = past.iter().max().map_or(0, |past| past + 1);
-        let total = longest.next_multiple_of(MASK_STEP).min(self.widest());
-        Step { range, sequence: 1, tail: 1, total }
+        let recorded = self.recorder.is_some();
+        let total = match &self.cache {
+            // As what is recorded keeps its sizes.
+            Cache::Device(cache) if recorded => cache.tensors(range.set).1,
+            _ => longest.next_multiple_of(MASK_STEP),
+        };
+        let total = total.min(self.widest());
+        Step { range: Range { recorded, ..range }, sequence: 1, tail: 1, total }
     }
 
     /// Width of the widest mask. The short rotary table has a row for each token up to the switch,
@@ -366,7 +414,7 @@ impl Runner for OnnxRunner {
             return self.decode_seated(first, tokens, past);
         }
         let range = match self.cache {
-            Cache::Host(_) => Range { set: Set::Rows, first, rows: tokens.len() },
+            Cache::Host(_) => Range { set: Set::Rows, first, rows: tokens.len(), recorded: false },
             Cache::Device(_) => self.seat_one(first, past[0], past[0] + 1)?,
         };
         let step = self.decode_step(range, past);

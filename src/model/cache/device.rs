@@ -97,6 +97,11 @@ impl DeviceCache {
         self.store.allocator.name()
     }
 
+    /// Other memory of the device, of so many bytes.
+    pub(in crate::model) fn allocate(&self, bytes: usize) -> ort::Result<Arc<DeviceBlock>> {
+        self.store.allocator.allocate(bytes)
+    }
+
     /// How often memory was allocated for it.
     #[cfg(test)]
     pub(in crate::model) fn laid(&self) -> u64 {

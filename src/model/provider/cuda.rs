@@ -1,5 +1,5 @@
-//! NVIDIA GPUs. ONNX Runtime built for them loads the provider's library itself; for others it is
-//! a plugin.
+//! NVIDIA GPUs, by the CUDA provider's library: as a plugin, which any ONNX Runtime takes, or as a part
+//! of an ONNX Runtime that is built for it.
 
 use std::error::Error as _;
 use std::path::Path;
@@ -26,29 +26,34 @@ const DRIVER: &str = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
 /// Device files of GPUs: of the driver, of Windows' subsystem for Linux, of Jetson boards.
 const NODES: [&str; 4] = ["/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg", "/dev/nvgpu"];
 
-/// The way to CUDA, after a look at all that it needs.
+/// The way to CUDA, after a look at all that it needs. As a plugin if that finds a device, since then
+/// tensors can be copied between the memories; else as a part of ONNX Runtime's build.
 pub(super) fn way(
     library: Option<&Path>,
     options: Options,
     environment: &'static Environment,
 ) -> Result<Way, LoadError> {
-    let built_in = CUDA::is_available().unwrap_or(false);
-    let beside = runtime::beside(LIBRARY);
     let library = match library {
-        Some(library) => Some(library.to_path_buf()),
-        None if beside.is_none() => return Err(Provider::Cuda.refused(missing_library())),
-        None if built_in => None,
-        None => beside.clone(),
-    };
-    let fits = of_this_version(library.as_deref().or(beside.as_deref()));
-    fits.and_then(|()| driver()).map_err(|why| Provider::Cuda.refused(why))?;
-    match library {
-        None => Ok(Way::BuiltInCuda(options)),
-        Some(library) => {
-            let passed = options.for_cuda();
-            plugin::open(Provider::Cuda, &library, &options, passed, environment)
+        Some(library) => library.to_path_buf(),
+        None => {
+            runtime::beside(LIBRARY).ok_or_else(|| Provider::Cuda.refused(missing_library()))?
         }
+    };
+    let fits = of_this_version(&library);
+    fits.and_then(|()| driver()).map_err(|why| Provider::Cuda.refused(why))?;
+    match plugin::open(Provider::Cuda, &library, &options, passed(&options), environment) {
+        // Devices are looked up on the bus, of which containers may not show all.
+        Err(error) if CUDA::is_available().unwrap_or(false) && !plugin::found_devices(&library) => {
+            log::debug!("CUDA as a plugin: {error}");
+            Ok(Way::BuiltInCuda(options))
+        }
+        way => way,
     }
+}
+
+/// The options of the plugin, whose device is chosen otherwise.
+fn passed(options: &Options) -> Vec<(String, String)> {
+    options.for_cuda().into_iter().filter(|(name, _)| name != "device_id").collect()
 }
 
 fn missing_library() -> String {
@@ -61,8 +66,7 @@ fn missing_library() -> String {
 }
 
 /// Whether the provider library is of ONNX Runtime's own version, where it has one in it.
-fn of_this_version(library: Option<&Path>) -> Result<(), String> {
-    let Some(library) = library else { return Ok(()) };
+fn of_this_version(library: &Path) -> Result<(), String> {
     let refused =
         |what: &dyn std::fmt::Display| format!("provider library {}: {what}", library.display());
     let found = version::of_library(library).map_err(|error| refused(&error))?;

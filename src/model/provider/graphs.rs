@@ -2,62 +2,49 @@
 //! launch of each of its kernels.
 //!
 //! ONNX Runtime keeps one recording for each number that a run names. What is recorded holds the
-//! addresses and the sizes of its tensors, so each binding has a number of its own and loses it with
-//! its tensors; a step whose sizes change is not recorded at all.
+//! addresses and the sizes of its tensors, so each binding has a number of its own and takes a fresh
+//! one when anything else is bound. Playing leaves out what a run does beside its kernels, copies to
+//! and from the host among it: inputs and outputs have to be in the device's memory.
 #![expect(
     unsafe_code,
     reason = "a run's entries are set by the C API while others may end the run"
 )]
 
-use std::collections::HashMap;
 use std::ffi::CString;
-use std::hash::Hash;
 
 use ort::AsPointer as _;
 use ort::session::{NoSelectedOutputs, RunOptions};
+
+use crate::model::binding::check;
 
 /// The run's entry (`kOrtRunOptionsConfigCudaGraphAnnotation`).
 const ENTRY: &str = "gpu_graph_id";
 
 /// The number that ONNX Runtime takes for "do not record".
-const UNRECORDED: i32 = -1;
+pub(in crate::model) const UNRECORDED: i32 = -1;
 
 /// Recordings kept by ONNX Runtime until the session ends; steps beyond these run as they are.
 const MOST: i32 = 64;
 
-/// The numbers of recordings, by what is bound.
+/// Gives numbers to recordings.
 #[derive(Debug)]
-pub(in crate::model) struct Graphs<K> {
-    numbers: HashMap<K, i32>,
+pub(in crate::model) struct Graphs {
     next: i32,
 }
 
-impl<K: Eq + Hash> Graphs<K> {
+impl Graphs {
     pub(in crate::model) fn new() -> Self {
         // 0 is what runs without an entry have.
-        Self { numbers: HashMap::new(), next: 1 }
+        Self { next: 1 }
     }
 
-    /// The number for a step over what `key` names. `fixed` says that its sizes stay.
-    pub(in crate::model) fn number(&mut self, key: K, fixed: bool) -> i32 {
-        if !fixed {
-            return UNRECORDED;
-        }
-        if let Some(number) = self.numbers.get(&key) {
-            return *number;
-        }
+    /// A number that no recording has; the one for "do not record" where there are as many as may be.
+    pub(in crate::model) fn fresh(&mut self) -> i32 {
         if self.next > MOST {
             return UNRECORDED;
         }
-        let number = self.next;
         self.next += 1;
-        self.numbers.insert(key, number);
-        number
-    }
-
-    /// To be called when bindings are dropped: their recordings must not be played again.
-    pub(in crate::model) fn forget(&mut self) {
-        self.numbers.clear();
+        self.next - 1
     }
 }
 
@@ -73,11 +60,9 @@ pub(in crate::model) fn name(
     let (key, value) = (entry(ENTRY)?, entry(&number.to_string())?);
     // SAFETY: the options live, no run with them is under way on this thread, and another thread does
     // nothing with them but set the flag that ends a run.
-    unsafe {
-        let status =
-            (ort::api().AddRunConfigEntry)(options.ptr().cast_mut(), key.as_ptr(), value.as_ptr());
-        ort::Error::result_from_status(status)
-    }
+    check(unsafe {
+        (ort::api().AddRunConfigEntry)(options.ptr().cast_mut(), key.as_ptr(), value.as_ptr())
+    })
 }
 
 #[cfg(test)]
@@ -85,26 +70,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_binding_has_a_number_of_its_own_and_never_one_that_was_used() {
+    fn numbers_are_used_once_and_no_more_than_may_be() {
         let mut graphs = Graphs::new();
-        let first = graphs.number((0, 1), true);
-        assert_ne!(first, 0, "that is what runs without an entry have");
-        let second = graphs.number((0, 2), true);
-        assert_ne!(first, second);
-        assert_eq!(graphs.number((0, 1), true), first);
-        graphs.forget();
-        assert!(![first, second].contains(&graphs.number((0, 1), true)));
-    }
-
-    #[test]
-    fn steps_of_other_sizes_and_those_beyond_the_most_are_not_recorded() {
-        let mut graphs = Graphs::new();
-        assert_eq!(graphs.number(0, false), UNRECORDED);
-        for key in 0..MOST {
-            assert!(graphs.number(key, true) > 0);
-        }
-        assert_eq!(graphs.number(MOST, true), UNRECORDED);
-        assert!(graphs.number(0, true) > 0);
+        let numbers: std::collections::BTreeSet<i32> = (0..MOST).map(|_| graphs.fresh()).collect();
+        assert_eq!(numbers.len(), usize::try_from(MOST).unwrap());
+        assert!(!numbers.contains(&0), "that is what runs without an entry have");
+        assert!(!numbers.contains(&UNRECORDED));
+        assert_eq!(graphs.fresh(), UNRECORDED);
     }
 
     #[test]

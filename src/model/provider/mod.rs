@@ -20,7 +20,7 @@ use std::str::FromStr;
 use super::error::LoadError;
 
 pub(super) use chosen::{Chosen, choose};
-pub(super) use graphs::{Graphs, name as name_graph};
+pub(super) use graphs::{Graphs, UNRECORDED, name as name_graph};
 pub use options::OptionFault;
 pub use placement::Placement;
 pub(super) use placement::RECORD;

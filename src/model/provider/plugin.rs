@@ -73,6 +73,13 @@ pub(super) fn open(
     Ok(Way::Plugin { name: name.clone(), index, options: passed })
 }
 
+/// Whether the library is loaded and found devices, or could not be loaded at all.
+pub(super) fn found_devices(library: &Path) -> bool {
+    let registered = REGISTERED.lock().unwrap_or_else(PoisonError::into_inner);
+    let path = std::path::absolute(library).unwrap_or_else(|_| library.to_path_buf());
+    registered.get(&path).is_none_or(|names| !names.is_empty())
+}
+
 fn no_device_hint(provider: Provider) -> &'static str {
     match provider {
         Provider::WebGpu if cfg!(target_os = "linux") => {
