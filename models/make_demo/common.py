@@ -7,6 +7,8 @@ from pathlib import Path
 
 MODELS = Path(__file__).resolve().parent.parent
 DEMO = MODELS / "demo"
+#: The same checkpoint exported for GPUs; its tokenizer files are links.
+DEMO_GPU = MODELS / "demo-gpu"
 GOLDEN = MODELS / "golden"
 #: Checkpoint and caches: big, not in git. Moved with PHI4D_DEMO_WORK.
 WORK = Path(os.environ.get("PHI4D_DEMO_WORK", MODELS / "work"))

@@ -10,19 +10,19 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from .common import CHECKPOINT, CONTEXT, DEMO, ENDOFTEXT, STOP_IDS
+from .common import CHECKPOINT, CONTEXT, DEMO, DEMO_GPU, ENDOFTEXT, STOP_IDS
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 MODEL_FILES = ("model.onnx", "model.onnx.data", "genai_config.json")
 
 
-def run_builder(checkpoint: Path, output: Path, cache: Path, *extra: str) -> None:
-    """The command that makes the published cpu-int4-rtn-block-32-acc-level-4 exports."""
+def run_builder(checkpoint: Path, output: Path, cache: Path, provider: str = "cpu", accuracy: int = 4) -> None:
+    """The command that makes the published cpu-int4-rtn-block-32-acc-level-4 exports, and those for GPUs."""
     subprocess.run(
         [
             sys.executable, "-m", "onnxruntime_genai.models.builder",
-            "-i", str(checkpoint), "-o", str(output), "-p", "int4", "-e", "cpu", "-c", str(cache),
-            "--extra_options", "block_size=32", "accuracy_level=4", *extra,
+            "-i", str(checkpoint), "-o", str(output), "-p", "int4", "-e", provider, "-c", str(cache),
+            "--extra_options", "block_size=32", f"accuracy_level={accuracy}",
         ],
         check=True,
     )
@@ -57,6 +57,14 @@ def main() -> None:
         published_settings(output / "genai_config.json")
         for name in MODEL_FILES:
             shutil.copy(output / name, DEMO / name)
+    # Half precision, with keys and values of half precision too. Activations stay in it, as tests want
+    # to hold one provider's logits to another's.
+    with tempfile.TemporaryDirectory() as scratch:
+        output = Path(scratch) / "out"
+        run_builder(CHECKPOINT, output, Path(scratch) / "cache", "webgpu", 1)
+        published_settings(output / "genai_config.json")
+        for name in MODEL_FILES:
+            shutil.copy(output / name, DEMO_GPU / name)
     config = published_config(json.loads((CHECKPOINT / "config.json").read_text()))
     (DEMO / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     total = sum(path.stat().st_size for path in DEMO.iterdir())

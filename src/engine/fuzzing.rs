@@ -9,8 +9,14 @@ use crate::model::fake::FakeRunner;
 
 const FINGERPRINT: [u8; 32] = [7; 32];
 
-const SIZES: Sizes =
-    Sizes { rows: 4, max_live: 1, row_tokens: 64, block_tokens: 4, budget_tokens: 256 };
+const SIZES: Sizes = Sizes {
+    rows: 4,
+    max_live: 1,
+    row_tokens: 64,
+    block_tokens: 4,
+    budget_tokens: 256,
+    alike: false,
+};
 
 /// A prefix file, with the frame and the hash that fit where the first byte is odd: it is taken up
 /// as it is written, or refused and nothing is left of it.

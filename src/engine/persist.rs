@@ -300,6 +300,7 @@ mod tests {
             row_tokens: 64,
             block_tokens: 4,
             budget_tokens: 256,
+            alike: false,
         })
     }
 

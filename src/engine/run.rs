@@ -21,7 +21,7 @@ use super::queue::Queue;
 use super::sampler::Scratch;
 use super::scheduler::{Scheduler, StepPlan};
 use super::sequence::Sequence;
-use crate::model::{Interrupt, ModelLimits, Rotary, Runner};
+use crate::model::{Interrupt, KvGrowth, ModelLimits, Rotary, Runner, alike_positions};
 
 /// How long to wait before looking again whether a parked sequence's receiver has room. The
 /// channel tells nobody, and this is far below what a reader of the stream could notice.
@@ -100,6 +100,43 @@ pub enum StartError {
 #[error("the engine failed in an unexpected way; its requests were given up")]
 pub struct Crashed;
 
+/// The cache's sizes within `bytes` of memory, which lower what one sequence can have.
+fn sizes(limits: &mut ModelLimits, max_live: usize, bytes: usize) -> Result<Sizes, StartError> {
+    let (bytes, alike) = match limits.kv_growth {
+        KvGrowth::Own => (bytes, false),
+        KvGrowth::Alike { budget_bytes } => (budget_bytes, true),
+    };
+    let block = limits.kv_block_tokens;
+    let tokens = bytes / limits.kv_bytes_per_token.max(1);
+    let least = match limits.kv_growth {
+        KvGrowth::Own => limits.context_tokens.min(2 * block),
+        KvGrowth::Alike { .. } => 2 * alike_positions(1, limits.context_tokens),
+    };
+    if tokens < least {
+        return Err(StartError::Memory { bytes, tokens, least });
+    }
+    let whole = (tokens / block * block).max(least);
+    if alike {
+        // One sequence, and the spare row beside it.
+        let half = whole / 2;
+        let power = half.checked_ilog2().map_or(0, |bits| 1 << bits);
+        limits.context_tokens =
+            if half < limits.context_tokens { power } else { limits.context_tokens };
+    } else {
+        // What one sequence can have is what all can have, in whole blocks.
+        limits.context_tokens = limits.context_tokens.min(whole);
+    }
+    let full_row = limits.context_tokens.next_multiple_of(block);
+    Ok(Sizes {
+        rows: limits.slots,
+        max_live,
+        row_tokens: limits.context_tokens,
+        block_tokens: block,
+        budget_tokens: whole.min((limits.slots + usize::from(alike)) * full_row),
+        alike,
+    })
+}
+
 /// Starts the engine's thread, which owns `runner` from now on.
 ///
 /// # Errors
@@ -110,24 +147,8 @@ pub fn start(
     options: Options,
 ) -> Result<Engine, StartError> {
     let mut limits = runner.limits().clone();
-    let budget_tokens = options.kv_cache_bytes / limits.kv_bytes_per_token.max(1);
-    let least = limits.context_tokens.min(2 * limits.kv_block_tokens);
-    if budget_tokens < least {
-        let bytes = options.kv_cache_bytes;
-        return Err(StartError::Memory { bytes, tokens: budget_tokens, least });
-    }
-    // What one sequence can have is what all can have, in whole blocks.
-    let blocks = budget_tokens / limits.kv_block_tokens * limits.kv_block_tokens;
-    limits.context_tokens = limits.context_tokens.min(blocks.max(least));
     let max_running = options.max_running.clamp(1, limits.slots);
-    let full_row = limits.context_tokens.next_multiple_of(limits.kv_block_tokens);
-    let sizes = Sizes {
-        rows: limits.slots,
-        max_live: max_running,
-        row_tokens: limits.context_tokens,
-        block_tokens: limits.kv_block_tokens,
-        budget_tokens: blocks.max(least).min(limits.slots * full_row),
-    };
+    let sizes = sizes(&mut limits, max_running, options.kv_cache_bytes)?;
     let bounds = Bounds { total: options.queue, per_caller: options.queue_per_caller };
     let shared = Arc::new(Shared::new(limits.clone(), max_running, bounds, interrupt));
     // Waiting jobs are counted at the door, so the channel itself is never the limit: it has room

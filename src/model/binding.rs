@@ -128,6 +128,8 @@ pub(super) struct Binding {
     uploads: HashMap<CString, Tensor>,
     /// Host memory that a bound device tensor of the same name goes to after each run.
     downloads: HashMap<CString, Tensor>,
+    /// Whether there is no other way there than to bind it anew.
+    rebinds: bool,
 }
 
 // SAFETY: a binding is used by one thread at a time, since running takes it by `&mut`.
@@ -146,6 +148,7 @@ impl Binding {
             bound: HashMap::new(),
             uploads: HashMap::new(),
             downloads: HashMap::new(),
+            rebinds: false,
         })
     }
 
@@ -196,10 +199,8 @@ impl Binding {
         &mut self,
         options: &RunOptions<NoSelectedOutputs>,
     ) -> ort::Result<()> {
-        let uploads = self.uploads.iter();
-        let pairs = uploads.filter_map(|(name, host)| Some((host, self.bound.get(name)?)));
-        // SAFETY: by the caller's word nobody else uses the tensors.
-        unsafe { device::copy_all(pairs) }?;
+        // SAFETY: as the caller says.
+        unsafe { self.bring() }?;
         // SAFETY: all three pointers are live; the caller answers for the tensors' memory. Running
         // does not change the session.
         check(unsafe {
@@ -213,6 +214,34 @@ impl Binding {
         let pairs = downloads.filter_map(|(name, host)| Some((self.bound.get(name)?, host)));
         // SAFETY: as above; the run is over.
         unsafe { device::copy_all(pairs) }
+    }
+}
+
+impl Binding {
+    /// Brings what goes to device tensors there.
+    ///
+    /// # Safety
+    /// As with [`Binding::run`].
+    unsafe fn bring(&mut self) -> ort::Result<()> {
+        let uploads = self.uploads.iter();
+        let pairs = uploads.filter_map(|(name, host)| Some((host, self.bound.get(name)?)));
+        if !self.rebinds {
+            // SAFETY: by the caller's word nobody else uses the tensors.
+            let copied = unsafe { device::copy_all(pairs) };
+            // What is recorded reads from where it was recorded, so that nothing else will do.
+            if copied.is_ok() || !self.downloads.is_empty() {
+                return copied;
+            }
+        }
+        // Providers that are built in have no copies outside a session. Binding host memory to an
+        // input that is wanted on the device copies it there, into memory of its own.
+        self.rebinds = true;
+        for (name, host) in &self.uploads {
+            let (binding, host) = (self.binding.as_ptr(), host.value());
+            // SAFETY: all three pointers are live.
+            check(unsafe { (ort::api().BindInput)(binding, name.as_ptr(), host) })?;
+        }
+        Ok(())
     }
 }
 

@@ -151,7 +151,8 @@ define_settings! {
     prefix_slots: usize = "16", whole::<usize>(0, 1024), "prompts";
 
     /// Memory for the KV cache. 0: half of what the machine or the cgroup of the process
-    /// has to spare once the model is loaded.
+    /// has to spare once the model is loaded; in a device's memory 4 GiB, or what two
+    /// sequences of the whole context take if that is more.
     kv_cache_bytes: usize = "0", whole::<usize>(0, 1 << 50), "bytes";
 
     /// Folder in which cached prompts outlive a restart: written when the daemon stops,

@@ -1,7 +1,7 @@
 //! The rows of the KV cache and the sequences that run in them.
 
 use super::prefix::{self, Reuse, Seen};
-use crate::model::Rotary;
+use crate::model::{Rotary, alike_positions};
 
 /// Tokens of growth that admission leaves room for at most, so that a sequence is not admitted only
 /// to be put back at once.
@@ -20,6 +20,19 @@ pub struct Sizes {
     pub block_tokens: usize,
     /// Tokens that all rows together may hold: at least `row_tokens`.
     pub budget_tokens: usize,
+    /// Whether all rows that hold something take as much as the longest, and one more is kept beside
+    /// them ([`crate::model::KvGrowth::Alike`]); else each takes its own.
+    pub alike: bool,
+}
+
+/// What is to be held beside what is.
+#[derive(Debug, Clone, Copy)]
+enum More {
+    Nothing,
+    /// Another row with so many tokens.
+    Row(usize),
+    /// So many tokens in a row that is there.
+    Grown(usize, usize),
 }
 
 /// What the owner of the memory has to do, in order.
@@ -70,6 +83,13 @@ struct Row<S> {
     /// When it was last of use.
     used: u64,
     sequence: Option<S>,
+}
+
+impl<S> Row<S> {
+    /// Tokens that there is to be memory for.
+    fn tokens(&self) -> usize {
+        self.tokens.len().max(self.reserved)
+    }
 }
 
 /// The rows, in this order: those that decode by the short rotary table, those that decode by the
@@ -163,9 +183,9 @@ impl<S> Cache<S> {
     pub fn admit(&mut self, prompt: &[u32], scope: u64) -> Option<Admission> {
         let growth = GROWTH.min(self.sizes.row_tokens / 8);
         let reserved = (prompt.len() + growth).min(self.sizes.row_tokens.max(prompt.len()));
-        let running: usize = self.rows[..self.live].iter().map(|row| self.held(row)).sum();
-        let wanted = self.blocks(reserved);
-        if self.live == self.sizes.max_live || running + wanted > self.budget() {
+        let running = self.rows[..self.live].iter().map(Row::tokens);
+        let wanted = self.cost(running.chain([reserved]));
+        if self.live == self.sizes.max_live || wanted > self.budget() {
             return None;
         }
         let rows = self.rows.iter().enumerate().filter(|(_, row)| row.scope == scope);
@@ -176,8 +196,8 @@ impl<S> Cache<S> {
         );
         let (row, cached) = match reuse {
             Reuse::Take { row, tokens } => self.take_over(row, tokens),
-            Reuse::Nothing => (self.empty_row(wanted, None)?, 0),
-            Reuse::Copy { row: from, tokens } => match self.empty_row(wanted, Some(from)) {
+            Reuse::Nothing => (self.empty_row(reserved, None)?, 0),
+            Reuse::Copy { row: from, tokens } => match self.empty_row(reserved, Some(from)) {
                 Some(to) => {
                     self.clock += 1;
                     self.rows[from].used = self.clock;
@@ -188,12 +208,12 @@ impl<S> Cache<S> {
                 }
                 // No room for both.
                 None if from >= self.live => self.take_over(from, tokens),
-                None => (self.empty_row(wanted, None)?, 0),
+                None => (self.empty_row(reserved, None)?, 0),
             },
         };
         self.rows[row].reserved = reserved;
         self.rows[row].scope = scope;
-        self.evict_to(0, None);
+        self.evict_for(More::Nothing, None);
         self.swap(row, self.live);
         Some(Admission { row: self.live, cached })
     }
@@ -212,9 +232,7 @@ impl<S> Cache<S> {
         if wanted <= self.rows[row].reserved {
             return true;
         }
-        let held = self.held(&self.rows[row]);
-        let more = self.blocks(wanted).saturating_sub(held);
-        if !self.evict_to(more, None) {
+        if !self.evict_for(More::Grown(row, wanted), None) {
             return false;
         }
         self.rows[row].reserved = wanted;
@@ -300,7 +318,7 @@ impl<S> Cache<S> {
     pub fn adopt(&mut self, tokens: &[u32], scope: u64) -> Option<usize> {
         let row = (self.live..self.rows.len()).find(|&row| self.rows[row].tokens.is_empty())?;
         let fits = tokens.len() <= self.sizes.row_tokens
-            && self.used() + self.blocks(tokens.len()) <= self.budget();
+            && self.used_with(More::Row(tokens.len())) <= self.budget();
         if !fits || self.rows.len() == self.sizes.max_live {
             return None;
         }
@@ -332,12 +350,30 @@ impl<S> Cache<S> {
         self.blocks(self.sizes.budget_tokens)
     }
 
-    fn held(&self, row: &Row<S>) -> usize {
-        self.blocks(row.tokens.len().max(row.reserved))
+    /// Blocks of memory for rows that hold so many tokens each.
+    fn cost(&self, rows: impl Iterator<Item = usize>) -> usize {
+        if !self.sizes.alike {
+            return rows.map(|tokens| self.blocks(tokens)).sum();
+        }
+        let (mut count, mut longest) = (1, 0);
+        for tokens in rows.filter(|&tokens| tokens > 0) {
+            count += 1;
+            longest = longest.max(tokens);
+        }
+        self.blocks(count * alike_positions(longest, self.sizes.row_tokens))
     }
 
-    fn used(&self) -> usize {
-        self.rows.iter().map(|row| self.held(row)).sum()
+    fn used_with(&self, more: More) -> usize {
+        let grown = |index| match more {
+            More::Grown(row, tokens) if row == index => tokens,
+            _ => 0,
+        };
+        let another = match more {
+            More::Row(tokens) => tokens,
+            _ => 0,
+        };
+        let rows = self.rows.iter().enumerate().map(|(index, row)| row.tokens().max(grown(index)));
+        self.cost(rows.chain([another]))
     }
 
     /// Keeps the first `tokens` of the cached `row`.
@@ -349,10 +385,10 @@ impl<S> Cache<S> {
         (row, tokens)
     }
 
-    /// An empty row beside the live ones and room for `wanted` blocks, evicting what was not used
+    /// An empty row beside the live ones and room for `wanted` tokens in it, evicting what was not used
     /// for longest except `spared`.
     fn empty_row(&mut self, wanted: usize, spared: Option<usize>) -> Option<usize> {
-        if !self.evict_to(wanted, spared) {
+        if !self.evict_for(More::Row(wanted), spared) {
             return None;
         }
         let empty = |cache: &Self| {
@@ -365,9 +401,9 @@ impl<S> Cache<S> {
         })
     }
 
-    /// Evicts cached prefixes except `spared` until `more` blocks fit. Returns whether they do.
-    fn evict_to(&mut self, more: usize, spared: Option<usize>) -> bool {
-        while self.used() + more > self.budget() {
+    /// Evicts cached prefixes except `spared` until `more` fits. Returns whether it does.
+    fn evict_for(&mut self, more: More, spared: Option<usize>) -> bool {
+        while self.used_with(more) > self.budget() {
             let Some(row) = self.least_used(spared) else { return false };
             self.clear(row);
         }
@@ -427,6 +463,7 @@ impl<S> Cache<S> {
         }
         assert!(self.decoding_short <= self.decoding);
         assert!(self.decoding <= self.live && self.live <= self.sizes.max_live);
-        assert!(self.used() <= self.budget(), "{} of {} blocks", self.used(), self.budget());
+        let used = self.used_with(More::Nothing);
+        assert!(used <= self.budget(), "{used} of {} blocks", self.budget());
     }
 }

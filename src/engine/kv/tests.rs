@@ -144,14 +144,17 @@ proptest! {
         kept in 0usize..4,
         block_tokens in 1usize..9,
         budget in 100usize..400,
+        alike in any::<bool>(),
         operations in prop::collection::vec(operation(), 0..120),
     ) {
         let sizes = Sizes {
             rows: max_live + kept,
             max_live,
             row_tokens: 100,
-            block_tokens,
-            budget_tokens: budget,
+            block_tokens: if alike { 1 } else { block_tokens },
+            // All rows are of 100 tokens then, and there is a spare one.
+            budget_tokens: if alike { 2 * budget } else { budget },
+            alike,
         };
         let mut world = World::new(sizes);
         for operation in operations {
@@ -168,7 +171,14 @@ proptest! {
 }
 
 fn sizes() -> Sizes {
-    Sizes { rows: 4, max_live: 2, row_tokens: 100, block_tokens: 1, budget_tokens: 400 }
+    Sizes {
+        rows: 4,
+        max_live: 2,
+        row_tokens: 100,
+        block_tokens: 1,
+        budget_tokens: 400,
+        alike: false,
+    }
 }
 
 #[test]
@@ -182,6 +192,29 @@ fn a_finished_conversation_is_taken_up_again_without_a_copy() {
     let admission = world.cache.admit(&next, 0).unwrap();
     assert_eq!(admission.cached, 50);
     assert!(!world.cache.take_actions().iter().any(|action| matches!(action, Action::Copy { .. })));
+}
+
+#[test]
+fn where_rows_are_alike_a_long_one_takes_the_place_of_several_short_ones() {
+    let budget = Sizes { row_tokens: 1024, budget_tokens: 4 * 512, alike: true, ..sizes() };
+    let mut world = World::new(Sizes { max_live: 1, ..budget });
+    let prompt = |first: u32, length: u32| (first..first + length).collect::<Vec<u32>>();
+    for first in [0, 1000, 2000] {
+        world.admit(prompt(first, 100), 0);
+        world.step(0, 100);
+        world.retire(0, true);
+    }
+    assert_eq!(world.cache.cached_prefixes().count(), 3);
+    // Its 512 positions are each row's: two rows and the spare one are left beside it.
+    world.admit(prompt(3000, 400), 0);
+    world.step(0, 400);
+    assert_eq!(world.cache.cached_prefixes().count(), 2);
+    // With 1,024 it is alone with the spare one, and nothing more fits.
+    assert!(world.cache.grow(0, 200));
+    assert_eq!(world.cache.cached_prefixes().count(), 0);
+    let mut full = World::new(Sizes { budget_tokens: 2 * 1024, ..budget });
+    full.admit(prompt(0, 900), 0);
+    assert!(full.cache.admit(&prompt(5000, 10), 0).is_none());
 }
 
 #[test]

@@ -11,8 +11,8 @@
 //! A slot's tokens are in one place: a row or the bench. They go to the bench when a step wants them
 //! there, and to a row when the bench is wanted for another or the slot decodes among others.
 //! Exchanging two slots moves nothing. When rows or positions run out, both sets are laid out anew:
-//! rows as many as hold something, positions the next power of two of the longest, as long as that
-//! keeps to the budget; a larger capacity than needed stays while it fits.
+//! rows as many as hold something, positions the next power of two of the longest; more of either
+//! than is needed stays while it keeps to the budget.
 
 use crate::model::runner::alike_positions;
 
@@ -41,6 +41,9 @@ pub(super) struct Lost {
     held: usize,
     wanted: usize,
 }
+
+/// Rows that a step runs over as fast as over one of them, more or less.
+const FEW: usize = 8;
 
 /// Sizes that stay.
 #[derive(Debug, Clone, Copy)]
@@ -240,7 +243,7 @@ impl Layout {
             self.rows[row].is_some_and(|slot| self.held[slot] >= limit.min(self.capacity))
                 && !rows.contains(&row)
         };
-        width > 2 * rows.len() || (0..width).any(full)
+        width > FEW.max(2 * rows.len()) || (0..width).any(full)
     }
 
     /// Moves what the bench holds to a row.
@@ -275,7 +278,7 @@ impl Layout {
     }
 
     /// Lays everything out anew: the old rows in `order`, which are all that hold something, and
-    /// `more` empty ones, with `end` positions at least.
+    /// `more` empty ones at least, with `end` positions at least.
     fn lay<M: Mover>(
         &mut self,
         mover: &mut M,
@@ -285,9 +288,14 @@ impl Layout {
     ) -> Result<(), M::Error> {
         let longest = self.held.iter().copied().max().unwrap_or(0).max(end);
         let needed = alike_positions(longest, self.bounds.context);
-        let count = order.len() + more;
-        let stays = self.capacity >= needed && (count + 1) * self.capacity <= self.bounds.budget;
+        let fits = |count: usize, capacity: usize| (count + 1) * capacity <= self.bounds.budget;
+        let mut count = order.len() + more;
+        let stays = self.capacity >= needed && fits(count, self.capacity);
         let capacity = if stays { self.capacity } else { needed };
+        // Rows that are there stay as well, to be used again.
+        if fits(self.rows.len(), capacity) {
+            count = count.max(self.rows.len());
+        }
         let mut from: Vec<Option<usize>> =
             order.iter().map(|&row| self.rows[row].map(|_| row)).collect();
         from.resize(count, None);
