@@ -205,7 +205,7 @@ fn character_end(bytes: &[u8], start: usize) -> Option<usize> {
     (bytes.get(end) == Some(&b'\'')).then_some(end + 1)
 }
 
-/// Blanks items marked `#[cfg(test)]` or `#[cfg(any(test, fuzzing))]`.
+/// Blanks items that are there for tests (and the fuzzer) only.
 fn blank_test_items(clean: &str) -> String {
     let mut out = clean.as_bytes().to_vec();
     for (start, end) in test_items(clean) {
@@ -223,7 +223,8 @@ fn test_items(clean: &str) -> Vec<(usize, usize)> {
     let mut from = 0;
     // What the fuzzer runs is test code, too.
     let next = |from: usize| {
-        let marks = ["#[cfg(test)]", "#[cfg(any(test, fuzzing))]"];
+        let marks =
+            ["#[cfg(test)]", "#[cfg(any(test, fuzzing))]", "#[cfg(all(unix, any(test, fuzzing)))]"];
         marks.iter().filter_map(|mark| clean[from..].find(mark).map(|at| from + at)).min()
     };
     while let Some(at) = next(from) {
