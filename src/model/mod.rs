@@ -27,6 +27,7 @@ mod memory;
 mod onnx;
 mod paged;
 mod prepare;
+mod processor;
 #[cfg(target_arch = "x86_64")]
 mod products;
 #[cfg(target_arch = "x86_64")]
@@ -59,6 +60,7 @@ pub use inspect::{
 pub use load::{LoadOptions, Loaded, load, load_cancellable};
 pub use lost_file::{end_on_lost_file, is_file_lost};
 pub use prepare::{PREPARED_FOLDER, prepare};
+pub use processor::processor_features;
 pub use provider::{OptionFault, Placement, Provider, ProviderSettings, UnknownProvider};
 pub use runner::{Interrupt, KvGrowth, Logits, ModelLimits, Rotary, Runner, alike_positions};
 pub use runtime::{LIBRARY_NAME, disable_telemetry, search_path as library_search_path};

@@ -16,6 +16,7 @@ use ort::session::builder::SessionBuilder;
 use super::cancel::LoadCancel;
 use super::error::LoadError;
 use super::load::{LoadOptions, choose};
+use super::processor;
 #[cfg(target_arch = "x86_64")]
 use super::products;
 #[cfg(target_arch = "x86_64")]
@@ -156,34 +157,8 @@ fn stamp(source: &Source, graph: &[u8]) -> String {
     hasher.update(&source.fingerprint);
     hasher.update(graph);
     hasher.update(ort::info().as_bytes());
-    hasher.update(processor().as_bytes());
+    hasher.update(processor::name().as_bytes());
     hasher.finalize().to_string()
-}
-
-/// The instructions by which ONNX Runtime chooses kernels, and so the layout of weights.
-fn processor() -> String {
-    let mut features = vec![std::env::consts::ARCH];
-    #[cfg(target_arch = "x86_64")]
-    for (name, there) in [
-        ("avx2", is_x86_feature_detected!("avx2")),
-        ("avx512f", is_x86_feature_detected!("avx512f")),
-        ("avx512bw", is_x86_feature_detected!("avx512bw")),
-        ("avx512vnni", is_x86_feature_detected!("avx512vnni")),
-        ("avx512bf16", is_x86_feature_detected!("avx512bf16")),
-        ("avxvnni", is_x86_feature_detected!("avxvnni")),
-    ] {
-        features.extend(there.then_some(name));
-    }
-    #[cfg(target_arch = "aarch64")]
-    for (name, there) in [
-        ("dotprod", std::arch::is_aarch64_feature_detected!("dotprod")),
-        ("i8mm", std::arch::is_aarch64_feature_detected!("i8mm")),
-        ("bf16", std::arch::is_aarch64_feature_detected!("bf16")),
-        ("sve", std::arch::is_aarch64_feature_detected!("sve")),
-    ] {
-        features.extend(there.then_some(name));
-    }
-    features.join(" ")
 }
 
 fn remove(folder: &Path) -> io::Result<()> {

@@ -43,7 +43,7 @@ pub(super) fn check(findings: &mut Findings) {
 fn processor(findings: &mut Findings) {
     let cores = os::physical_cores();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let features = features();
+    let features = model::processor_features();
     let name = processor_name().unwrap_or_else(|| std::env::consts::ARCH.to_owned());
     findings.good(
         CHECK,
@@ -63,30 +63,6 @@ fn processor(findings: &mut Findings) {
             "",
         );
     }
-}
-
-/// Vector instructions that kernels use.
-fn features() -> Vec<&'static str> {
-    let mut features = Vec::new();
-    #[cfg(target_arch = "x86_64")]
-    for (name, there) in [
-        ("avx2", is_x86_feature_detected!("avx2")),
-        ("avx512f", is_x86_feature_detected!("avx512f")),
-        ("avx512vnni", is_x86_feature_detected!("avx512vnni")),
-        ("avx512bf16", is_x86_feature_detected!("avx512bf16")),
-        ("avxvnni", is_x86_feature_detected!("avxvnni")),
-    ] {
-        features.extend(there.then_some(name));
-    }
-    #[cfg(target_arch = "aarch64")]
-    for (name, there) in [
-        ("dotprod", std::arch::is_aarch64_feature_detected!("dotprod")),
-        ("i8mm", std::arch::is_aarch64_feature_detected!("i8mm")),
-        ("bf16", std::arch::is_aarch64_feature_detected!("bf16")),
-    ] {
-        features.extend(there.then_some(name));
-    }
-    features
 }
 
 fn processor_name() -> Option<String> {
