@@ -81,6 +81,7 @@ impl FakeRunner {
     }
 
     /// As [`Self::next_token`] where the long rotary table turns the tokens.
+    #[cfg(test)]
     pub(crate) fn next_token_by_long(tokens: &[u32], vocab_size: usize) -> u32 {
         let marked: Vec<u32> = tokens.iter().map(|token| token | LONG).collect();
         Self::next_token(&marked, vocab_size)
