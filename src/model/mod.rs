@@ -23,6 +23,10 @@ mod kv_format;
 mod load;
 mod logits;
 mod lost_file;
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, reason = "files are mapped for the kernel of x86-64 only")
+)]
 mod memory;
 mod onnx;
 mod paged;
