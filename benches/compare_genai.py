@@ -25,6 +25,20 @@ config = og.Config(folder)
 model = og.Model(config)
 result = {}
 random = np.random.default_rng(7)
+
+
+def decode(name, generator):
+    times = []
+    for _ in range(tokens):
+        if generator.is_done():
+            break
+        began = time.perf_counter()
+        generator.generate_next_token()
+        times.append((time.perf_counter() - began) * 1e3)
+    if times:
+        result[name] = float(np.median(times))
+
+
 for length in prompts:
     params = og.GeneratorParams(model)
     params.set_search_options(max_length=length + tokens + 8, do_sample=False)
@@ -34,16 +48,8 @@ for length in prompts:
     generator.append_tokens(prompt)
     generator.generate_next_token()
     result[f"prefill_{length}_ms"] = (time.perf_counter() - began) * 1e3
-    times = []
-    for _ in range(tokens):
-        if generator.is_done():
-            break
-        began = time.perf_counter()
-        generator.generate_next_token()
-        times.append((time.perf_counter() - began) * 1e3)
-    if times:
-        # The last prompt's stand: what phi4d is measured at.
-        result["decode_ms"] = float(np.median(times))
+    # The last prompt's stands: what phi4d is measured at.
+    decode("decode_ms", generator)
     del generator
 for batch in batches:
     params = og.GeneratorParams(model)
@@ -52,15 +58,7 @@ for batch in batches:
     generator = og.Generator(model, params)
     generator.append_tokens(np.tile(random.integers(0, 900, size=(1, length), dtype=np.int32), (batch, 1)))
     generator.generate_next_token()
-    times = []
-    for _ in range(tokens):
-        if generator.is_done():
-            break
-        began = time.perf_counter()
-        generator.generate_next_token()
-        times.append((time.perf_counter() - began) * 1e3)
-    if times:
-        result[f"decode_{batch}_ms"] = float(np.median(times))
+    decode(f"decode_{batch}_ms", generator)
     del generator
 print(json.dumps(result))
 """

@@ -103,12 +103,7 @@ fn every_fault_is_told_with_what_to_do_and_the_code_says_so() {
 #[test]
 fn damaged_models_wrong_settings_and_a_missing_runtime_are_faults() {
     let folder = tempfile::tempdir().unwrap();
-    let model = folder.path().join("model");
-    std::fs::create_dir(&model).unwrap();
-    for entry in std::fs::read_dir(common::demo_folder()).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), model.join(entry.file_name())).unwrap();
-    }
+    let model = common::copy_demo(folder.path());
     let weights = std::fs::File::options().write(true).open(model.join("model.onnx.data"));
     weights.unwrap().set_len(4096).unwrap();
     std::fs::remove_file(model.join("tokenizer_config.json")).unwrap();

@@ -9,7 +9,6 @@
 
 mod common;
 
-use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::Value;
@@ -54,22 +53,14 @@ fn the_demo_model_is_told_for_people_and_for_programs() {
     assert_eq!(value["warnings"], serde_json::json!([]));
 }
 
-/// A copy of the demo model.
-fn copy(folder: &Path) {
-    for entry in std::fs::read_dir(common::demo_folder()).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
-    }
-}
-
 #[test]
 fn damaged_folders_are_told_and_a_missing_one_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
-    copy(folder.path());
-    let path = folder.path().to_str().unwrap();
-    let weights = std::fs::File::options().write(true).open(folder.path().join("model.onnx.data"));
+    let model = common::copy_demo(folder.path());
+    let path = model.to_str().unwrap();
+    let weights = std::fs::File::options().write(true).open(model.join("model.onnx.data"));
     weights.unwrap().set_len(1 << 20).unwrap();
-    std::fs::write(folder.path().join("tokenizer.json"), "{").unwrap();
+    std::fs::write(model.join("tokenizer.json"), "{").unwrap();
     let value = json(&[path]);
     let warning = value["warnings"][0].as_str().unwrap();
     assert!(warning.contains("model.onnx.data is truncated"), "{warning}");

@@ -32,6 +32,17 @@ pub fn demo_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo")
 }
 
+/// A copy of the demo model in `folder`, which a test may damage.
+pub fn copy_demo(folder: &Path) -> PathBuf {
+    let copy = folder.join("copy");
+    std::fs::create_dir(&copy).unwrap();
+    for entry in std::fs::read_dir(demo_folder()).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
+    }
+    copy
+}
+
 /// A JSON file of `models/golden`.
 pub fn golden(name: &str) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/golden").join(name);

@@ -18,9 +18,9 @@ mod model_files;
 mod shim;
 
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use common::{Client, Connection, Daemon, Response, Setup, demo_folder};
+use common::{Client, Connection, Daemon, Response, Setup};
 use serde_json::{Value, json};
 
 /// A stream that goes on for thousands of steps.
@@ -77,17 +77,6 @@ fn read_end(mut connection: Connection) -> End {
 /// The daemon's setup, to start another in its place.
 fn take_setup(daemon: &mut Daemon) -> Setup {
     std::mem::replace(&mut daemon.setup, Setup::new())
-}
-
-/// A copy of the demo model that a test may damage.
-fn model_copy(folder: &Path) -> PathBuf {
-    let copy = folder.join("copy");
-    std::fs::create_dir(&copy).unwrap();
-    for entry in std::fs::read_dir(demo_folder()).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
-    }
-    copy
 }
 
 /// `count` prompts of `length` tokens that differ from their first token on.

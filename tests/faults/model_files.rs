@@ -5,15 +5,15 @@ use std::os::unix::process::ExitStatusExt as _;
 
 use serde_json::json;
 
-use crate::common::{Daemon, Setup, wait_for};
-use crate::{End, begin, begin_stream, endless, model_copy, read_end, take_setup};
+use crate::common::{Daemon, Setup, copy_demo, wait_for};
+use crate::{End, begin, begin_stream, endless, read_end, take_setup};
 
 const DATA: i32 = 65;
 const IO: i32 = 74;
 
 fn serving_a_copy(more: &[&str]) -> Daemon {
     let mut setup = Setup::new().with(more);
-    setup.model = model_copy(setup.folder.path());
+    setup.model = copy_demo(setup.folder.path());
     setup.start()
 }
 

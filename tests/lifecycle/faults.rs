@@ -5,8 +5,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use crate::common::{Daemon, Setup};
-use crate::model_copy;
+use crate::common::{Daemon, Setup, copy_demo};
 
 const DATA: i32 = 65;
 const NO_INPUT: i32 = 66;
@@ -64,7 +63,7 @@ fn serve_damaged(damage: impl FnOnce(&Path)) -> Output {
 
 fn serve_damaged_with(arguments: &[&str], damage: impl FnOnce(&Path)) -> Output {
     let mut setup = Setup::new();
-    setup.model = model_copy(setup.folder.path());
+    setup.model = copy_demo(setup.folder.path());
     damage(&setup.model);
     let socket = setup.socket();
     let output = setup.with(arguments).command().output().unwrap();

@@ -14,11 +14,11 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::{UnixDatagram, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Connection, Daemon, Response, Setup, demo_folder, wait_for};
+use common::{Connection, Daemon, Response, Setup, copy_demo, wait_for};
 use serde_json::{Value, json};
 
 /// A daemon whose every message to the service manager is kept, from its first on.
@@ -82,22 +82,11 @@ impl Drop for Launched {
     }
 }
 
-/// A copy of the demo model that a test may damage.
-fn model_copy(folder: &Path) -> PathBuf {
-    let copy = folder.join("copy");
-    std::fs::create_dir(&copy).unwrap();
-    for entry in std::fs::read_dir(demo_folder()).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
-    }
-    copy
-}
-
 /// A setup whose model loads for as long as nobody writes the returned bytes to the returned pipe,
 /// which is in the place of the graph.
 fn stuck_loading() -> (Setup, PathBuf, Vec<u8>) {
     let mut setup = Setup::new();
-    setup.model = model_copy(setup.folder.path());
+    setup.model = copy_demo(setup.folder.path());
     let path = setup.model.join("model.onnx");
     let graph = std::fs::read(&path).unwrap();
     std::fs::remove_file(&path).unwrap();

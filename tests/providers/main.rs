@@ -185,12 +185,7 @@ fn auto_runs_a_gpu_export_on_the_cpu_only_with_a_warning_that_names_every_reason
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let model = folder.path().join("model");
-    std::fs::create_dir(&model).unwrap();
-    for entry in std::fs::read_dir(common::demo_folder()).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), model.join(entry.file_name())).unwrap();
-    }
+    let model = common::copy_demo(folder.path());
     let path = model.join("genai_config.json");
     let mut config: serde_json::Value =
         serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
