@@ -16,6 +16,8 @@ const ANSWER = {
 
 const colour = (page) => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
 const isDark = (text) => text.match(/\d+/g).slice(0, 3).reduce((sum, part) => sum + Number(part), 0) < 200;
+/** Waits until what the last key scrolled has been drawn: the way to the end goes when the end is in view. */
+const drawn = (page) => page.evaluate(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))));
 const focused = (page) => page.evaluate(() => {
   const at = document.activeElement;
   return at.getAttribute("aria-label") ?? (at.id || at.className || at.localName);
@@ -90,6 +92,53 @@ await run({
     assert.equal(isDark(await colour(page)), false);
   },
 
+  async "the end stays in view, however much comes at once, until the user scrolls up"(page) {
+    await page.addInitScript(() => {
+      const { fetch } = globalThis;
+      globalThis.fetch = (path, options) => {
+        if (!String(path).endsWith("chat/completions")) return fetch(path, options);
+        const body = new ReadableStream({
+          start: (control) => {
+            globalThis.comes = (content) => control.enqueue(new TextEncoder().encode(
+              `data: ${JSON.stringify({ choices: [{ index: 0, delta: { content }, finish_reason: null }] })}\n\n`));
+          },
+        });
+        return Promise.resolve(new Response(body, { status: 200 }));
+      };
+    });
+    await open(page);
+    await page.fill("#question", "Go on.");
+    await page.press("#question", "Enter");
+    await page.waitForFunction(() => globalThis.comes);
+    let count = 0;
+    const more = async () => {
+      count += 1;
+      await page.evaluate((count) => globalThis.comes(`Part ${count}\n\n${"A line.\n\n".repeat(40)}`), count);
+      await page.waitForFunction((count) => document.querySelector(".assistant .prose").textContent.includes(`Part ${count}`), count);
+      await drawn(page);
+    };
+    const left = () => page.evaluate(() => {
+      const { scrollHeight, scrollTop, clientHeight } = document.scrollingElement;
+      return Math.round(scrollHeight - scrollTop - clientHeight);
+    });
+    for (let times = 0; times < 3; times += 1) {
+      await more();
+      assert.equal(await left(), 0);
+      assert.equal(await page.isVisible("#latest"), false);
+    }
+    await page.mouse.move(600, 300);
+    await page.mouse.wheel(0, -400);
+    await page.waitForSelector("#latest");
+    const top = await page.evaluate(() => document.scrollingElement.scrollTop);
+    await more();
+    assert.equal(await page.evaluate(() => document.scrollingElement.scrollTop), top, "who reads further up stays there");
+    await page.click("#latest");
+    await drawn(page);
+    assert.equal(await left(), 0);
+    await more();
+    assert.equal(await left(), 0);
+  },
+
   async "all of it by the keyboard"(page) {
     await answering(page, ANSWER);
     await open(page);
@@ -107,6 +156,7 @@ await run({
     const seen = [];
     for (let count = 0; count < 30; count += 1) {
       await page.keyboard.press("Tab");
+      await drawn(page);
       const at = await focused(page);
       seen.push(at);
       const box = await page.evaluate(() => {

@@ -152,6 +152,9 @@ class View {
 /** The list of all messages. */
 export class Messages {
   #views = [];
+  /** Whether the end stays in view as it moves: until the user scrolls up, and from when they are back at it. */
+  #following = true;
+  #top = 0;
   /** The model's name. */
   name = "Answer";
 
@@ -160,7 +163,12 @@ export class Messages {
     this.list = byId("messages");
     document.fonts.addEventListener("loadingdone", () => reachScrollers(this.list));
     window.addEventListener("resize", () => reachScrollers(this.list));
-    window.addEventListener("scroll", () => this.#latest(), { passive: true });
+    window.addEventListener("scroll", () => this.#scrolled(), { passive: true });
+    // A thought opened or closed: who reads there is not taken away from it.
+    this.list.addEventListener("toggle", () => {
+      this.#following = this.#near();
+      this.#latest();
+    }, true);
     byId("latest").addEventListener("click", () => this.follow(true));
   }
 
@@ -172,14 +180,13 @@ export class Messages {
 
   /** Shows what has changed: one message, or what was added or taken away. */
   update(message) {
-    const near = this.#near();
     const { messages } = this.chat;
     if (message === null) {
       const same = this.#views.findIndex((view, at) => view.message !== messages[at]);
       if (same >= 0) this.#views.splice(same).forEach((view) => view.node.remove());
       for (const added of messages.slice(this.#views.length)) {
         const view = new View(added, this.#views.length, this.chat, this.name);
-        view.onsize = () => this.follow(this.#near());
+        view.onsize = () => this.follow(this.#following);
         this.#views.push(view);
         this.list.append(view.node);
       }
@@ -190,7 +197,7 @@ export class Messages {
     const index = this.#views.findIndex((view) => view.message === message);
     if (index < 0) return;
     this.#views[index].update(index);
-    this.follow(near);
+    this.follow(this.#following);
   }
 
   #near() {
@@ -198,9 +205,19 @@ export class Messages {
     return root.scrollHeight - root.scrollTop - root.clientHeight < 120;
   }
 
+  // What grew since the last scrolling took the end away, and not the user: only a way up is theirs.
+  #scrolled() {
+    const { scrollTop } = document.scrollingElement;
+    if (this.#near()) this.#following = true;
+    else if (scrollTop < this.#top) this.#following = false;
+    this.#top = scrollTop;
+    this.#latest();
+  }
+
   /** Scrolls to the end, if `wanted`. */
   follow(wanted) {
     if (wanted) {
+      this.#following = true;
       const root = document.scrollingElement;
       root.scrollTo({ top: root.scrollHeight, behavior: "instant" });
     }
