@@ -217,3 +217,39 @@ fn a_crowd_waits_outside_and_is_let_in_as_others_leave() {
         }
     });
 }
+
+#[test]
+fn a_crowd_on_tcp_leaves_connections_for_the_unix_socket() {
+    let (most, share) = (16, 14);
+    // Nobody of the crowd is given up while the test runs.
+    let daemon = Setup::new().with(&["--max-connections", "16"]).start();
+    let address = daemon.address();
+    let open = || TcpStream::connect(address).unwrap();
+    let mut crowd: Vec<TcpStream> = (0..CROWD).map(|_| open()).collect();
+    let held = || -> usize {
+        let page = daemon.unix().get("/metrics").text();
+        let line = page
+            .lines()
+            .find_map(|line| line.strip_prefix("phi4d_connections{transport=\"tcp\"} "));
+        line.unwrap().parse().unwrap()
+    };
+    wait_for("TCP to have its share", || (held() == share).then_some(()));
+    // Programs on this machine are answered, as many at once as are kept for them.
+    let mut local: Vec<Connection> = (share..most).map(|_| daemon.unix().connect()).collect();
+    let request = post(&json!({
+        "messages": [{ "role": "user", "content": "2+2=" }], "max_tokens": 4,
+    }));
+    for stream in &mut local {
+        stream.write_all(request.as_bytes()).unwrap();
+        assert_eq!(common::Response::read_one(stream, "POST").status, 200);
+    }
+    drop(local);
+    assert_eq!(held(), share, "TCP took what is the Unix socket's");
+    // Those who wait outside come in as others leave.
+    let mut last = crowd.pop().unwrap();
+    last.set_read_timeout(Some(common::PATIENCE)).unwrap();
+    last.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    drop(crowd);
+    assert!(read_to_close(&mut last).starts_with("HTTP/1.1 200"));
+}

@@ -2,11 +2,12 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::app::{App, Phase};
@@ -23,6 +24,10 @@ const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How long requests that were cut have to tell their clients.
 const CUT_GRACE: Duration = Duration::from_millis(500);
+
+/// Where there is TCP and a Unix socket, one in so many connections is the Unix socket's alone, so that
+/// a crowd from the network can't shut out the programs on this machine.
+const UNIX_SHARE: usize = 8;
 
 /// How draining ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,9 +78,20 @@ async fn all_ended_within(connections: &mut JoinSet<()>, limit: Duration) -> boo
     tokio::time::timeout(limit, all).await.is_ok()
 }
 
+/// How many of `most` connections TCP may hold, beside a Unix socket or alone.
+fn tcp_share(most: usize, beside_unix: bool) -> usize {
+    // A single connection is for whoever comes first.
+    let kept = if beside_unix { most.div_ceil(UNIX_SHARE).min(most - 1) } else { 0 };
+    most - kept
+}
+
 /// Accepts for ever, never more than the allowed connections at once.
 async fn accept_all(app: &App, listeners: &[Listener], connections: &mut JoinSet<()>) {
-    let mut accepting = Accepting::new(listeners);
+    let most = app.options().max_connections;
+    let beside_unix = listeners.iter().any(|one| matches!(one, Listener::Unix(_)));
+    let share = tcp_share(most, beside_unix).min(Semaphore::MAX_PERMITS);
+    let tcp = Arc::new(Semaphore::new(share));
+    let mut accepting = Accepting::new(listeners, Arc::clone(&tcp));
     loop {
         tokio::select! {
             Some(ended) = connections.join_next(), if !connections.is_empty() => {
@@ -83,10 +99,14 @@ async fn accept_all(app: &App, listeners: &[Listener], connections: &mut JoinSet
                     log::error!("a connection's task failed: {error}");
                 }
             }
-            accepted = accepting.next(), if connections.len() < app.options().max_connections => {
+            accepted = accepting.next(), if connections.len() < most => {
                 match accepted {
-                    Accepted::Tcp(stream) => {
-                        connections.spawn(serve_tcp(app.clone(), stream));
+                    Accepted::Tcp(stream, place) => {
+                        let app = app.clone();
+                        connections.spawn(async move {
+                            serve_tcp(app, stream).await;
+                            drop(place);
+                        });
                     }
                     Accepted::Unix(stream) => {
                         if let Some(origin) = Origin::of_unix(&stream) {
@@ -100,21 +120,25 @@ async fn accept_all(app: &App, listeners: &[Listener], connections: &mut JoinSet
 }
 
 enum Accepted {
-    Tcp(TcpStream),
+    /// With its place among those of TCP, which it holds to its end.
+    Tcp(TcpStream, OwnedSemaphorePermit),
     Unix(UnixStream),
 }
 
 /// Takes turns between listeners, and pauses while the system can't give connections.
 struct Accepting<'a> {
     listeners: &'a [Listener],
+    /// Places for TCP. While all are taken its listeners are left alone; that one is free is heard
+    /// by the end of the connection that held it.
+    tcp: Arc<Semaphore>,
     turn: usize,
     paused_until: Option<tokio::time::Instant>,
     logged: Option<Instant>,
 }
 
 impl<'a> Accepting<'a> {
-    fn new(listeners: &'a [Listener]) -> Self {
-        Self { listeners, turn: 0, paused_until: None, logged: None }
+    fn new(listeners: &'a [Listener], tcp: Arc<Semaphore>) -> Self {
+        Self { listeners, tcp, turn: 0, paused_until: None, logged: None }
     }
 
     /// The next connection. Cancel-safe: what has been accepted is returned at once.
@@ -142,7 +166,10 @@ impl<'a> Accepting<'a> {
         for offset in 0..self.listeners.len() {
             let index = (self.turn + offset) % self.listeners.len();
             let polled = match &self.listeners[index] {
-                Listener::Tcp(tcp) => tcp.poll_accept(cx).map_ok(|(s, _)| Accepted::Tcp(s)),
+                Listener::Tcp(tcp) => match Arc::clone(&self.tcp).try_acquire_owned() {
+                    Ok(place) => tcp.poll_accept(cx).map_ok(|(s, _)| Accepted::Tcp(s, place)),
+                    Err(_) => Poll::Pending,
+                },
                 Listener::Unix(unix) => unix.poll_accept(cx).map_ok(|(s, _)| Accepted::Unix(s)),
             };
             if polled.is_ready() {
@@ -171,4 +198,17 @@ fn is_about_one_connection(error: &io::Error) -> bool {
             | io::ErrorKind::ConnectionRefused
             | io::ErrorKind::Interrupted
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tcp_has_what_is_not_kept_for_the_unix_socket() {
+        for (most, share) in [(1, 1), (2, 1), (8, 7), (9, 7), (20, 17), (1024, 896)] {
+            assert_eq!(tcp_share(most, true), share, "of {most}");
+            assert_eq!(tcp_share(most, false), most, "without a Unix socket");
+        }
+    }
 }

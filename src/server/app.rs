@@ -19,6 +19,7 @@ pub struct ServerOptions {
     /// The largest request body; a larger one is refused with 413.
     pub max_body_bytes: usize,
     /// Most connections at once, over all listeners; further ones wait in the system's backlog.
+    /// TCP can't have those that are kept for the Unix socket.
     pub max_connections: usize,
     /// How long an open connection may take until a request's head has arrived. This includes the
     /// idle time between two requests, so it is also how long an idle connection is kept.

@@ -189,7 +189,8 @@ define_settings! {
     /// Largest request body. Larger ones are answered with status 413.
     max_body_bytes: usize = "8388608", whole::<usize>(1024, 1 << 30), "bytes";
 
-    /// Open connections over all sockets. Further ones wait to be accepted.
+    /// Open connections over all sockets. Further ones wait to be accepted. Where there is TCP
+    /// and a Unix socket, an eighth is the Unix socket's alone.
     max_connections: usize = "1024", whole::<usize>(1, 1_000_000), "connections";
 
     /// How long a connection may take until a request's head has arrived. This is also

@@ -2,39 +2,46 @@
 
 use super::Case;
 use super::findings::Findings;
+use crate::os;
 
 const CHECK: &str = "limits";
 
-/// Descriptors beside connections: files, sockets, the runtime's own.
-const OTHER_FILES: u64 = 64;
-
 pub(super) fn check(case: &Case, findings: &mut Findings) {
+    let connections = case.settings.max_connections;
+    if let Ok(room) = os::room_for_connections() {
+        judge_files(room, connections, findings);
+    }
     // Not there on other systems than Linux.
-    let Ok(text) = std::fs::read_to_string("/proc/self/limits") else { return };
-    let connections = case.settings.max_connections as u64;
-    judge(&text, connections, findings);
+    if let Ok(text) = std::fs::read_to_string("/proc/self/limits") {
+        judge_memory(&text, findings);
+    }
 }
 
-fn judge(text: &str, connections: u64, findings: &mut Findings) {
-    let before = findings.faults();
-    if let Some(files) = hard_limit(text, "Max open files")
-        && files < connections + OTHER_FILES
-    {
-        findings.fault(
+/// `serve` raises the limit as this has done, and takes no more connections than fit it.
+fn judge_files(room: usize, connections: usize, findings: &mut Findings) {
+    if room < connections {
+        findings.note(
             CHECK,
-            format!("{files} files may be open, and max_connections is {connections}"),
-            "raise LimitNOFILE= of the unit (ulimit -n in a shell), or lower max_connections",
+            format!(
+                "the limit of open files has room for {room} connections, and max_connections is \
+                 {connections}; a daemon started from here takes {room} at once"
+            ),
+            "raise LimitNOFILE= of the unit (ulimit -Hn in a shell), or lower max_connections",
         );
+    } else {
+        findings.good(CHECK, format!("open files suffice for {connections} connections"));
     }
+}
+
+fn judge_memory(text: &str, findings: &mut Findings) {
     if let Some(bytes) = hard_limit(text, "Max address space") {
         findings.fault(
             CHECK,
             format!("the address space is limited to {bytes} bytes; the cache reserves more than it uses"),
             "take the limit away (LimitAS=infinity, ulimit -v unlimited); MemoryMax= is the one to use",
         );
-    }
-    if findings.faults() == before {
-        findings.good(CHECK, "files and address space suffice");
+    } else {
+        findings.good(CHECK, "the address space is not limited");
     }
 }
 
@@ -55,15 +62,26 @@ Max address space         unlimited            unlimited            bytes
 ";
 
     #[test]
-    fn files_are_counted_and_a_limited_address_space_is_a_fault() {
-        let judged = |text: &str, connections| {
+    fn too_many_connections_are_noted_and_a_limited_address_space_is_a_fault() {
+        let told = |room, connections| {
             let mut findings = Findings::default();
-            judge(text, connections, &mut findings);
+            judge_files(room, connections, &mut findings);
+            assert_eq!(findings.faults(), 0);
             findings.text()
         };
-        assert!(judged(TEXT, 1024).starts_with("ok"));
-        assert!(judged(TEXT, 4096).contains("FAULT limits    4096 files may be open"));
+        assert!(told(1024, 1024).starts_with("ok"));
+        assert!(
+            told(976, 1024).starts_with("note  limits    the limit of open files has room for 976")
+        );
+        let judged = |text: &str| {
+            let mut findings = Findings::default();
+            judge_memory(text, &mut findings);
+            findings.text()
+        };
+        assert!(judged(TEXT).starts_with("ok"));
         let limited = TEXT.replace("unlimited            unlimited", "1000 1000");
-        assert!(judged(&limited, 10).contains("limited to 1000 bytes"));
+        assert!(
+            judged(&limited).contains("FAULT limits    the address space is limited to 1000 bytes")
+        );
     }
 }
