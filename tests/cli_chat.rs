@@ -115,7 +115,7 @@ fn run_asks_what_is_given_and_what_is_piped_and_says_the_answer_alone() {
     }
     let output = piped(phi4d(&["run"]).args(place), " \n");
     assert_eq!((output.status.code(), said(&output).0), (Some(USAGE), ""));
-    let output = piped(phi4d(&["run", "--socket", "/nowhere/s"]).arg("hello"), "");
+    let output = piped(phi4d(&["run", "--wait", "0", "--socket", "/nowhere/s"]).arg("hello"), "");
     assert_eq!((output.status.code(), said(&output).0), (Some(UNAVAILABLE), ""));
 }
 
@@ -136,7 +136,7 @@ fn chat_without_a_daemon_or_with_a_refusal_says_so_in_one_line() {
     let mut daemon = Daemon::start();
     let socket = daemon.socket();
     let chat = |arguments: &[&str]| {
-        let mut command = phi4d(&["chat"]);
+        let mut command = phi4d(&["chat", "--wait", "0"]);
         piped(command.args(arguments), "hello\nhello\n")
     };
     let at_socket = ["--socket", socket.to_str().unwrap()];

@@ -1,6 +1,8 @@
 //! The command line: the one source of its parser and its help. Flags of settings are made from
 //! the settings' table.
 
+mod chat;
+
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
@@ -10,6 +12,7 @@ use super::exit::Fatal;
 use crate::settings::{
     DEFAULT_FILE, DEFINITIONS, DROP_INS, Definition, Inputs, Resolved, default_file, resolve,
 };
+pub(super) use chat::{ChatArgs, ClientArgs, RunArgs};
 
 /// Serves Microsoft Phi-4 through ONNX Runtime, with an OpenAI-compatible API.
 #[derive(Debug, Parser)]
@@ -263,46 +266,6 @@ pub(super) struct BenchArgs {
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
-}
-
-/// How to reach the daemon and what to ask of it.
-#[derive(Debug, Args)]
-pub(super) struct ChatArgs {
-    /// The daemon's Unix socket. Default: as set, else where the daemon puts it by default
-    #[arg(long, value_name = "PATH", conflicts_with = "url")]
-    pub(super) socket: Option<PathBuf>,
-    /// The daemon's TCP address, as http://HOST:PORT
-    #[arg(long, value_name = "URL", value_hint = ValueHint::Url)]
-    pub(super) url: Option<String>,
-    /// The daemon's API key, where it asks for one. Better given by the variable: others on this
-    /// machine may see the command line
-    #[arg(long, value_name = "KEY", env = "PHI4D_API_KEY", hide_env_values = true)]
-    pub(super) api_key: Option<String>,
-    /// Instructions that hold for the whole conversation
-    #[arg(long, value_name = "TEXT")]
-    pub(super) system: Option<String>,
-    /// 0 always takes the likeliest token. Default: the daemon's
-    #[arg(long, value_name = "X")]
-    pub(super) temperature: Option<f64>,
-    /// Choose among the likeliest tokens that make up this share. Default: the daemon's
-    #[arg(long, value_name = "X")]
-    pub(super) top_p: Option<f64>,
-    /// The most tokens of an answer. Default: what fits the context
-    #[arg(long, value_name = "N")]
-    pub(super) max_tokens: Option<u64>,
-    /// Equal seeds give equal answers to equal conversations
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    pub(super) seed: Option<i64>,
-}
-
-/// One question.
-#[derive(Debug, Args)]
-pub(super) struct RunArgs {
-    /// The question. What is piped in follows it, or is the question where this is left out
-    #[arg(value_name = "PROMPT")]
-    pub(super) prompt: Option<String>,
-    #[command(flatten)]
-    pub(super) chat: ChatArgs,
 }
 
 /// Settings from the command line: every key of the table has its flag.

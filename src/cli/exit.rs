@@ -17,6 +17,7 @@ use crate::settings::SettingsError;
 pub(super) enum Code {
     Ok = 0,
     Unwell = 1,
+    Cut = 2,
     Usage = 64,
     Data = 65,
     NoInput = 66,
@@ -29,18 +30,19 @@ pub(super) enum Code {
     Settings = 78,
 }
 
-const CODES: [(Code, &str); 12] = [
+const CODES: [(Code, &str); 13] = [
     (Code::Ok, "The command did its work; for serve: the daemon was told to stop and did."),
     (Code::Unwell, "For doctor: it found faults, which it told."),
+    (Code::Cut, "For run: the answer was cut by max_tokens or the context's length."),
     (Code::Usage, "The command line is wrong."),
     (Code::Data, "A file of the model's folder is damaged or does not fit the contract."),
     (
         Code::NoInput,
-        "The model's folder or a file in it is missing or can't be read; for pull: there is no such model.",
+        "The model's folder or a file in it is missing or can't be read; for pull: there is no such model; for chat and run: a file that was named can't be used.",
     ),
     (
         Code::Unavailable,
-        "ONNX Runtime or the execution provider can't be used; for chat: no daemon answers; for pull: the endpoint does not.",
+        "ONNX Runtime or the execution provider can't be used; for chat and run: no daemon answers, or it is not ready; for pull: the endpoint does not.",
     ),
     (Code::Internal, "The program failed in a way it should not."),
     (Code::Os, "The system refused something, such as a TCP address or memory."),
@@ -51,7 +53,7 @@ const CODES: [(Code, &str); 12] = [
     ),
     (
         Code::Protocol,
-        "For chat and pull: the other side refused a request, or what it sent is wrong.",
+        "For chat, run and pull: the other side refused a request, or what it sent is wrong.",
     ),
     (Code::Settings, "The settings are wrong."),
 ];
@@ -118,10 +120,31 @@ pub(super) enum Fatal {
         address: String,
         /// Why it was not found.
         reason: String,
+        /// Whether it may be on its way.
+        may_come: bool,
     },
+    /// The daemon takes no requests yet.
+    #[error("the daemon at {address} takes no requests: {reason}")]
+    NotReady {
+        /// Where it is.
+        address: String,
+        /// What it says.
+        reason: String,
+    },
+    /// The answer is not all that it would have been.
+    #[error("the answer was cut: it has as many tokens as were allowed or fit the context")]
+    Cut,
     /// The daemon refused a request or broke off its answer.
     #[error("{0}")]
     Refused(String),
+    /// A file that was named can't be used.
+    #[error("{}: {reason}", path.display())]
+    File {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is the matter.
+        reason: String,
+    },
     /// Input can't be read.
     #[error("cannot read the input: {0}")]
     Input(std::io::Error),
@@ -180,7 +203,9 @@ impl Fatal {
             Self::Bind(_) | Self::Keys(KeysFileError::System { .. }) => Code::CannotCreate,
             Self::Keys(KeysFileError::Taken(_) | KeysFileError::Unknown { .. }) => Code::Usage,
             Self::EngineCrashed(_) | Self::Internal(_) => Code::Internal,
-            Self::Unreachable { .. } => Code::Unavailable,
+            Self::Unreachable { .. } | Self::NotReady { .. } => Code::Unavailable,
+            Self::Cut => Code::Cut,
+            Self::File { .. } => Code::NoInput,
             Self::Refused(_) => Code::Protocol,
             Self::Input(_) | Self::Output(_) | Self::Write { .. } => Code::Io,
         }

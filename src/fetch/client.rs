@@ -14,11 +14,10 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
+use tokio_rustls::rustls::ClientConfig;
 
 use super::error::FetchError;
+use super::tls;
 use super::url::Url;
 
 /// How long a connection may take to be made, and an answer to begin.
@@ -152,9 +151,7 @@ impl Client {
         if !url.is_secure() {
             return carry(stream).await;
         }
-        let name = ServerName::try_from(url.host().to_owned()).map_err(|e| e.to_string())?;
-        let connector = TlsConnector::from(self.tls()?);
-        carry(connector.connect(name, stream).await.map_err(text)?).await
+        carry(tls::secure(&self.tls()?, url.host(), stream).await?).await
     }
 
     /// TLS by the certificates that this machine trusts.
@@ -162,21 +159,8 @@ impl Client {
         if let Some(config) = self.tls.get() {
             return Ok(Arc::clone(config));
         }
-        let mut roots = RootCertStore::empty();
-        let found = rustls_native_certs::load_native_certs();
-        roots.add_parsable_certificates(found.certs);
-        if roots.is_empty() {
-            return Err(
-                "this machine has no certificates to trust (package ca-certificates)".into()
-            );
-        }
-        let provider = Arc::new(crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| error.to_string())?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Ok(Arc::clone(self.tls.get_or_init(|| Arc::new(config))))
+        let config = tls::client_config(None)?;
+        Ok(Arc::clone(self.tls.get_or_init(|| config)))
     }
 }
 

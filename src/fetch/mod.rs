@@ -13,6 +13,7 @@ mod hub;
 mod models;
 mod names;
 mod pull;
+mod tls;
 #[cfg(unix)]
 mod unix;
 mod url;
@@ -24,4 +25,5 @@ pub use error::FetchError;
 pub use models::{Installed, Models};
 pub use names::{KNOWN, Source, Variant, is_name as is_model_name};
 pub use pull::{Plan, Progress, Pull};
+pub use tls::{Trust, TrustError};
 pub use url::Url;

@@ -108,7 +108,8 @@ impl Url {
     }
 
     /// What the `Host` header says.
-    pub(super) fn authority(&self) -> String {
+    #[must_use]
+    pub fn authority(&self) -> String {
         let host =
             if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         match (self.secure, self.port) {
@@ -117,15 +118,21 @@ impl Url {
         }
     }
 
-    pub(super) fn is_secure(&self) -> bool {
+    /// Whether it is `https`.
+    #[must_use]
+    pub fn is_secure(&self) -> bool {
         self.secure
     }
 
-    pub(super) fn host(&self) -> &str {
+    /// Name or address, an IPv6 one without brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
         &self.host
     }
 
-    pub(super) fn port(&self) -> u16 {
+    /// The port, that of the scheme if none was written.
+    #[must_use]
+    pub fn port(&self) -> u16 {
         self.port
     }
 

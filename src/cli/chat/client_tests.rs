@@ -1,21 +1,27 @@
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
+use serde_json::json;
+
+use super::super::conversation::Conversation;
 use super::*;
 
-fn conversation() -> Conversation {
-    let mut conversation = Conversation::new(&ChatArgs {
-        socket: None,
-        url: None,
+fn arguments(url: &str) -> ClientArgs {
+    ClientArgs {
+        url: Some(url.to_owned()),
         api_key: Some("sk-1".to_owned()),
         system: Some("be brief".to_owned()),
         temperature: Some(0.0),
-        top_p: None,
         max_tokens: Some(9),
         seed: Some(-1),
-    });
+        ..ClientArgs::default()
+    }
+}
+
+fn request() -> Value {
+    let mut conversation = Conversation::new(&arguments(""));
     conversation.ask("hello");
-    conversation
+    conversation.request()
 }
 
 /// Answers one connection with `response` as it is, and gives what the client sent.
@@ -33,15 +39,18 @@ async fn answer_once(listener: TcpListener, response: &'static str) -> String {
 async fn ask(response: &'static str) -> (Result<String, String>, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let endpoint = Endpoint::from_url(&url).unwrap();
+    let client = Client::new(&arguments(&url)).unwrap();
     let server = tokio::spawn(answer_once(listener, response));
     let answer = async {
-        let mut stream = Stream::open(&endpoint, &conversation()).await?;
+        let mut stream = client.open(&request()).await?;
         let mut text = String::new();
-        while let Piece::Text(more) = stream.next().await? {
-            text.push_str(&more);
+        loop {
+            match stream.next().await? {
+                Piece::Text(more) => text.push_str(&more),
+                Piece::End => return Ok(text),
+                _ => {}
+            }
         }
-        Ok(text)
     };
     let answer: Result<String, Fatal> = answer.await;
     (answer.map_err(|fatal| fatal.to_string()), server.await.unwrap())
@@ -65,8 +74,11 @@ async fn streams_an_answer_and_sends_the_conversation() {
     assert_eq!(
         body,
         json!({
-            "messages": [message("system", "be brief"), message("user", "hello")],
-            "stream": true, "temperature": 0.0, "max_tokens": 9, "seed": -1,
+            "messages": [
+                { "role": "system", "content": "be brief" }, { "role": "user", "content": "hello" },
+            ],
+            "stream": true, "stream_options": { "include_usage": true },
+            "temperature": 0.0, "max_tokens": 9, "seed": -1,
         })
     );
 }
@@ -90,8 +102,72 @@ async fn tells_refusals_and_broken_answers_apart() {
 #[tokio::test]
 async fn a_missing_daemon_is_named() {
     let folder = tempfile::tempdir().unwrap();
-    let endpoint = Endpoint::Unix(folder.path().join("none"));
-    let fatal = Stream::open(&endpoint, &conversation()).await.unwrap_err();
-    assert!(matches!(&fatal, Fatal::Unreachable { .. }), "{fatal}");
+    let socket = Some(folder.path().join("none"));
+    let client = Client::new(&ClientArgs { socket, ..ClientArgs::default() }).unwrap();
+    let fatal = client.open(&request()).await.unwrap_err();
+    assert!(matches!(&fatal, Fatal::Unreachable { may_come: true, .. }), "{fatal}");
     assert!(fatal.to_string().contains("none"), "{fatal}");
+}
+
+#[test]
+fn an_event_may_say_several_things() {
+    let text = |text: &str| text.to_owned();
+    let chunk = json!({
+        "model": "m",
+        "choices": [{ "delta": { "content": "a", "reasoning_content": "b" }, "finish_reason": "stop" }],
+        "usage": { "prompt_tokens": 1 },
+    });
+    assert_eq!(
+        read_event(&chunk.to_string()).unwrap(),
+        [
+            Piece::Model(text("m")),
+            Piece::Thought(text("b")),
+            Piece::Text(text("a")),
+            Piece::Finish(text("stop")),
+            Piece::Usage(json!({ "prompt_tokens": 1 })),
+        ]
+    );
+    assert_eq!(read_event(r#"{"choices":[{"delta":{"content":""}}],"usage":null}"#).unwrap(), []);
+}
+
+#[tokio::test]
+async fn only_503_says_not_yet() {
+    for (response, expected) in [
+        (
+            "HTTP/1.1 503 Service Unavailable\r\nretry-after: 2\r\nconnection: close\r\n\r\n\
+             {\"error\":{\"message\":\"loading\"}}",
+            Readiness::NotYet {
+                reason: "the daemon refused: loading".to_owned(),
+                after: Some(Duration::from_secs(2)),
+            },
+        ),
+        ("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n", Readiness::Ready),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", Readiness::Ready),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let client = Client::new(&arguments(&url)).unwrap();
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut sent = Vec::new();
+            while !sent.ends_with(b"\r\n\r\n") {
+                stream.read_buf(&mut sent).await.unwrap();
+            }
+            stream.write_all(response.as_bytes()).await.unwrap();
+        });
+        assert_eq!(client.readiness().await.unwrap(), expected);
+        server.await.unwrap();
+    }
+}
+
+#[test]
+fn the_key_may_be_in_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("key");
+    std::fs::write(&path, "sk-2\n").unwrap();
+    let with = |path| ClientArgs { api_key_file: Some(path), ..arguments("http://a") };
+    let client = Client::new(&with(path)).unwrap();
+    assert_eq!(client.authorization.as_deref(), Some("Bearer sk-2"));
+    let error = Client::new(&with(folder.path().join("none"))).unwrap_err().to_string();
+    assert!(error.contains("none") && error.contains("API key"), "{error}");
 }

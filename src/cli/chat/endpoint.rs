@@ -1,6 +1,7 @@
 //! Where the daemon is, and a connection to it.
 
 use std::fmt;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use hyper::client::conn::http1::{SendRequest, handshake};
@@ -8,16 +9,18 @@ use hyper::rt::{Read, Write};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::super::args::{ChatArgs, ambient_inputs};
+use super::super::args::{ClientArgs, ambient_inputs};
 use super::super::exit::Fatal;
+use crate::fetch::{Trust, Url};
 use crate::os::{UnixStream, effective_uid, owner};
 use crate::settings::{ListenAddress, SocketSetting, client_socket_candidates, resolve};
 
 /// The daemon's address.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(in crate::cli) enum Endpoint {
     Unix(PathBuf),
     Tcp(ListenAddress),
+    Tls(Url, Trust),
 }
 
 impl fmt::Display for Endpoint {
@@ -25,6 +28,7 @@ impl fmt::Display for Endpoint {
         match self {
             Self::Unix(path) => write!(f, "{}", path.display()),
             Self::Tcp(address) => write!(f, "http://{address}"),
+            Self::Tls(url, _) => f.write_str(&url.origin()),
         }
     }
 }
@@ -35,9 +39,9 @@ pub(in crate::cli) type Body = http_body_util::Full<bytes::Bytes>;
 impl Endpoint {
     /// The one named on the command line, else the one that a daemon with this machine's settings
     /// listens on.
-    pub(super) fn choose(arguments: &ChatArgs) -> Result<Self, Fatal> {
+    pub(super) fn choose(arguments: &ClientArgs) -> Result<Self, Fatal> {
         if let Some(url) = &arguments.url {
-            return Self::from_url(url);
+            return Self::from_url(url, arguments.ca_file.as_deref());
         }
         if let Some(path) = &arguments.socket {
             return Ok(Self::Unix(path.clone()));
@@ -56,12 +60,21 @@ impl Endpoint {
         }
     }
 
-    pub(super) fn from_url(url: &str) -> Result<Self, Fatal> {
+    pub(super) fn from_url(url: &str, ca_file: Option<&Path>) -> Result<Self, Fatal> {
         let refused = || {
             Fatal::Usage(format!(
-                "--url = {url:?} is not accepted; expected http://HOST:PORT without a path"
+                "--url = {url:?} is not accepted; expected http://HOST:PORT or https://HOST:PORT \
+                 without a path"
             ))
         };
+        if url.starts_with("https://") {
+            let parsed = Url::parse(url).ok().filter(|url| url.target() == "/");
+            let trust = |error| Fatal::Usage(format!("cannot use TLS: {error}"));
+            return Ok(Self::Tls(parsed.ok_or_else(refused)?, Trust::new(ca_file).map_err(trust)?));
+        }
+        if ca_file.is_some() {
+            return Err(Fatal::Usage(format!("--ca-file is for https, and --url is {url:?}")));
+        }
         let address = url.strip_prefix("http://").ok_or_else(refused)?;
         let address = address.trim_end_matches('/');
         let with_port = format!("{address}:80");
@@ -74,10 +87,16 @@ impl Endpoint {
         match self {
             Self::Unix(path) => {
                 let stream = UnixStream::connect(path).await;
-                self.carry(stream.map_err(|error| self.unreachable(&error))?).await
+                self.carry(stream.map_err(|error| self.refused(&error))?).await
             }
             Self::Tcp(address) => {
                 let stream = TcpStream::connect((address.host.as_str(), address.port)).await;
+                self.carry(stream.map_err(|error| self.refused(&error))?).await
+            }
+            Self::Tls(url, trust) => {
+                let stream = TcpStream::connect((url.host(), url.port())).await;
+                let stream = stream.map_err(|error| self.refused(&error))?;
+                let stream = trust.secure(url.host(), stream).await;
                 self.carry(stream.map_err(|error| self.unreachable(&error))?).await
             }
         }
@@ -88,11 +107,29 @@ impl Endpoint {
         match self {
             Self::Unix(_) => "localhost".to_owned(),
             Self::Tcp(address) => address.to_string(),
+            Self::Tls(url, _) => url.authority(),
         }
     }
 
+    /// That the daemon is not there, and will not be either.
     pub(in crate::cli) fn unreachable(&self, reason: &impl fmt::Display) -> Fatal {
-        Fatal::Unreachable { address: self.to_string(), reason: reason.to_string() }
+        let (address, reason) = (self.to_string(), reason.to_string());
+        Fatal::Unreachable { address, reason, may_come: false }
+    }
+
+    /// That it is not there; where it was looked for, it may come up.
+    pub(super) fn absent(&self, reason: &impl fmt::Display) -> Fatal {
+        let (address, reason) = (self.to_string(), reason.to_string());
+        Fatal::Unreachable { address, reason, may_come: true }
+    }
+
+    fn refused(&self, error: &io::Error) -> Fatal {
+        match error.kind() {
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => {
+                self.absent(error)
+            }
+            _ => self.unreachable(error),
+        }
     }
 
     async fn carry<S>(&self, stream: S) -> Result<SendRequest<Body>, Fatal>
@@ -134,11 +171,41 @@ mod tests {
             ("http://box/", "http://box:80"),
             ("http://[::1]:1/", "http://[::1]:1"),
         ] {
-            assert_eq!(Endpoint::from_url(url).unwrap().to_string(), expected);
+            assert_eq!(Endpoint::from_url(url, None).unwrap().to_string(), expected);
         }
-        for url in ["https://box", "box:1", "http://box/v1", "http://", "http://a b"] {
-            let error = Endpoint::from_url(url).unwrap_err().to_string();
+        for url in [
+            "ftp://box",
+            "box:1",
+            "http://box/v1",
+            "https://box/v1",
+            "http://",
+            "https://",
+            "http://a b",
+        ] {
+            let error = Endpoint::from_url(url, None).unwrap_err().to_string();
             assert!(error.contains(url) && error.contains("http://HOST:PORT"), "{error}");
         }
+    }
+
+    #[test]
+    fn https_is_by_the_certificates_that_were_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = folder.path().join("ca.pem");
+        let made = rcgen::generate_simple_self_signed(["box".to_owned()]).unwrap();
+        std::fs::write(&ca, made.cert.pem()).unwrap();
+        for (url, expected) in
+            [("https://box", "https://box"), ("https://Box:8484/", "https://box:8484")]
+        {
+            assert_eq!(Endpoint::from_url(url, Some(&ca)).unwrap().to_string(), expected);
+        }
+        assert!(
+            Endpoint::from_url("http://box", Some(&ca))
+                .unwrap_err()
+                .to_string()
+                .contains("--ca-file")
+        );
+        let none = folder.path().join("none.pem");
+        let error = Endpoint::from_url("https://box", Some(&none)).unwrap_err().to_string();
+        assert!(error.contains("none.pem"), "{error}");
     }
 }

@@ -21,7 +21,7 @@ pub use files::{barrier, free_disk};
 pub use memory::spare_memory;
 pub use notify::Notifier;
 pub use peer::{group_id, groups_of, host_name, user_id};
-pub use replace::{FolderLock, replace_file};
+pub use replace::{FolderLock, append_private, replace_file};
 pub use signals::Signals;
 pub use socket::{SocketFile, bind_unix, path_of};
 pub use tokio::net::{UnixListener, UnixStream};

@@ -1,8 +1,10 @@
 //! Files that are replaced whole or not at all.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
+};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -46,6 +48,20 @@ pub fn replace_file(path: &Path, contents: &[u8], mode: u32, group: Option<u32>)
     }
     written?;
     File::open(folder_of(&path))?.sync_all()
+}
+
+/// Adds `bytes` to the file at `path`, in one write, and makes it and the folders above it if they are
+/// not there. Nobody but its owner may read it, even if others could before.
+///
+/// # Errors
+/// If the system refuses anything.
+pub fn append_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder_of(path))?;
+    let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    if file.metadata()?.mode() & 0o077 != 0 {
+        file.set_permissions(Permissions::from_mode(0o600))?;
+    }
+    file.write_all(bytes)
 }
 
 fn write_new(
@@ -98,6 +114,18 @@ mod tests {
             assert_eq!((found.uid(), found.gid()), (12, 34));
         }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing is left behind");
+    }
+
+    #[test]
+    fn what_is_appended_to_is_its_owners_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/b/c");
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        append_private(&path, b"one ").unwrap();
+        assert_eq!((mode(&path), mode(&folder.path().join("a"))), (0o600, 0o700));
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        append_private(&path, b"two").unwrap();
+        assert_eq!((mode(&path), fs::read(&path).unwrap().as_slice()), (0o600, &b"one two"[..]));
     }
 
     #[test]

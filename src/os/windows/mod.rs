@@ -11,7 +11,7 @@ use std::io;
 use std::time::Duration;
 
 pub use machine::{physical_cores, spare_memory};
-pub use replace::{FolderLock, replace_file};
+pub use replace::{FolderLock, append_private, replace_file};
 pub use signals::Signals;
 pub use socket::{SocketFile, UnixListener, UnixStream, bind_unix, path_of};
 

@@ -25,6 +25,18 @@ impl FolderLock {
     }
 }
 
+/// Adds `bytes` to the file at `path`, in one write, and makes it and the folders above it if they are
+/// not there. Who may read it is as the folder's access list says.
+///
+/// # Errors
+/// If the system refuses anything.
+pub fn append_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    OpenOptions::new().append(true).create(true).open(path)?.write_all(bytes)
+}
+
 /// Puts a file with `contents` at `path`. Whoever reads there sees the old file or the new one. Who
 /// may read it is as the folder's access list says: modes and groups are not known here.
 ///

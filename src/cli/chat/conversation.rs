@@ -1,0 +1,166 @@
+//! What was said so far, and how to answer.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::super::args::ClientArgs;
+use super::parameters::Parameters;
+
+/// Who said something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Role {
+    System,
+    User,
+    Assistant,
+}
+
+/// One turn.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Message {
+    pub(super) role: Role,
+    pub(super) content: String,
+}
+
+/// Turns, of which the first may be instructions; then user and model take turns, except where an
+/// answer is missing.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Conversation {
+    pub(super) messages: Vec<Message>,
+    pub(super) parameters: Parameters,
+    /// The answer that is being made anew, in case no other comes.
+    replaced: Option<String>,
+    /// The last question, if it got no answer.
+    unanswered: Option<String>,
+}
+
+impl Conversation {
+    pub(super) fn new(arguments: &ClientArgs) -> Self {
+        let parameters = Parameters::of_arguments(arguments);
+        let mut conversation = Self { parameters, ..Self::default() };
+        if let Some(text) = &arguments.system {
+            conversation.instruct(text);
+        }
+        conversation
+    }
+
+    pub(super) fn of(messages: Vec<Message>, parameters: Parameters) -> Self {
+        Self { messages, parameters, ..Self::default() }
+    }
+
+    /// The instructions, if there are any.
+    pub(super) fn instructions(&self) -> Option<&str> {
+        let first = self.messages.first().filter(|first| first.role == Role::System);
+        first.map(|message| message.content.as_str())
+    }
+
+    /// Puts instructions in the place of those before; empty ones are none.
+    pub(super) fn instruct(&mut self, text: &str) {
+        if self.instructions().is_some() {
+            self.messages.remove(0);
+        }
+        if !text.is_empty() {
+            self.messages.insert(0, Message { role: Role::System, content: text.to_owned() });
+        }
+    }
+
+    /// Forgets all turns; instructions and parameters stay.
+    pub(super) fn clear(&mut self) {
+        let kept = usize::from(self.instructions().is_some());
+        self.messages.truncate(kept);
+        (self.replaced, self.unanswered) = (None, None);
+    }
+
+    /// Adds the user's turn.
+    pub(super) fn ask(&mut self, text: &str) {
+        self.unanswered = None;
+        self.messages.push(Message { role: Role::User, content: text.to_owned() });
+    }
+
+    /// Makes the last question the one to answer, whether it has got an answer or not. Tells
+    /// whether there is one.
+    pub(super) fn retry(&mut self) -> bool {
+        if let Some(question) = self.unanswered.take() {
+            self.ask(&question);
+            return true;
+        }
+        if self.messages.last().is_some_and(|last| last.role == Role::Assistant) {
+            self.replaced = self.messages.pop().map(|message| message.content);
+        }
+        self.messages.last().is_some_and(|last| last.role == Role::User)
+    }
+
+    /// Adds the model's turn.
+    pub(super) fn answered(&mut self, text: &str) {
+        self.replaced = None;
+        self.messages.push(Message { role: Role::Assistant, content: text.to_owned() });
+    }
+
+    /// The last question got no answer: it is as if it had not been asked, but for [`Self::retry`].
+    pub(super) fn take_back(&mut self) {
+        if let Some(answer) = self.replaced.take() {
+            self.answered(&answer);
+        } else {
+            self.unanswered = self.messages.pop().map(|message| message.content);
+        }
+    }
+
+    /// The body of a request for the next turn, as a stream that ends with its usage.
+    pub(super) fn request(&self) -> Value {
+        let mut request = self.parameters.as_map().clone();
+        request.insert("stream".to_owned(), true.into());
+        request.insert("stream_options".to_owned(), json!({ "include_usage": true }));
+        request.insert("messages".to_owned(), json!(self.messages));
+        Value::Object(request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn turns(conversation: &Conversation) -> Vec<&str> {
+        conversation.messages.iter().map(|message| message.content.as_str()).collect()
+    }
+
+    #[test]
+    fn instructions_replace_those_before_and_outlive_the_turns() {
+        let mut conversation = Conversation::default();
+        conversation.ask("hello");
+        conversation.answered("hi");
+        conversation.instruct("be brief");
+        conversation.instruct("be long");
+        assert_eq!(turns(&conversation), ["be long", "hello", "hi"]);
+        conversation.clear();
+        assert_eq!(turns(&conversation), ["be long"]);
+        assert!(!conversation.retry());
+        conversation.instruct("");
+        assert_eq!(turns(&conversation), [""; 0]);
+    }
+
+    #[test]
+    fn a_question_is_asked_again_with_or_without_an_answer() {
+        let mut conversation = Conversation::default();
+        assert!(!conversation.retry());
+        conversation.ask("one");
+        conversation.answered("1");
+        conversation.ask("two");
+        conversation.take_back();
+        assert_eq!(turns(&conversation), ["one", "1"]);
+        assert!(conversation.retry());
+        assert_eq!(turns(&conversation), ["one", "1", "two"]);
+        conversation.answered("2");
+        assert!(conversation.retry());
+        assert_eq!(turns(&conversation), ["one", "1", "two"]);
+        // Nothing came: the old answer stays.
+        conversation.take_back();
+        assert_eq!(turns(&conversation), ["one", "1", "two", "2"]);
+        conversation.ask("three");
+        conversation.take_back();
+        conversation.ask("four");
+        conversation.answered("4");
+        assert!(conversation.retry());
+        assert_eq!(turns(&conversation), ["one", "1", "two", "2", "four"]);
+    }
+}

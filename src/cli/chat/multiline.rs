@@ -1,0 +1,74 @@
+//! When what is typed is whole, and what it is then: text between `"""` may have any lines, and a
+//! backslash at a line's end goes on to the next.
+
+/// What encloses lines.
+pub(super) const FENCE: &str = "\"\"\"";
+
+/// Whether more lines are to come.
+pub(super) fn is_open(text: &str) -> bool {
+    match fenced(text) {
+        Some(rest) => !is_closed(rest),
+        None => text.ends_with('\\'),
+    }
+}
+
+/// What follows the fence that begins the text, or the text of `/system`.
+fn fenced(text: &str) -> Option<&str> {
+    let text = text.trim_start();
+    let text = text.strip_prefix("/system ").map_or(text, str::trim_start);
+    text.strip_prefix(FENCE)
+}
+
+fn is_closed(rest: &str) -> bool {
+    rest.trim_end().ends_with(FENCE)
+}
+
+/// The text between fences, if it is enclosed so.
+pub(super) fn inside(text: &str) -> Option<&str> {
+    let rest = text.trim().strip_prefix(FENCE)?.strip_suffix(FENCE)?;
+    let rest = rest.strip_prefix('\n').unwrap_or(rest);
+    Some(rest.strip_suffix('\n').unwrap_or(rest))
+}
+
+/// Takes the backslashes out after which a line went on. `joints` are the lengths that the text had
+/// each time: a backslash that was pasted is not one of them.
+pub(super) fn join(text: &str, joints: &[usize]) -> String {
+    let joined = |at: &usize| text.get(at.wrapping_sub(1)..*at + 1) == Some("\\\n");
+    let mut joints: Vec<usize> = joints.iter().copied().filter(joined).collect();
+    joints.dedup();
+    let mut whole = text.to_owned();
+    for at in joints.into_iter().rev() {
+        whole.remove(at - 1);
+    }
+    whole
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fences_and_backslashes_keep_the_text_open() {
+        for text in ["a\\", "\"\"\"", " \"\"\"a\nb", "\"\"\"a \"\"\" b", "/system \"\"\"x\\", "\\"]
+        {
+            assert!(is_open(text), "{text}");
+        }
+        for text in
+            ["", "a", "a\\\nb", "\"\"\"\"\"\"", "\"\"\"a\nb\n\"\"\" ", "say \"\"\"", "/x \"\"\""]
+        {
+            assert!(!is_open(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn fences_and_joints_are_no_part_of_the_text() {
+        assert_eq!(inside("\"\"\"\n a\n\nb\n\"\"\"\n"), Some(" a\n\nb"));
+        assert_eq!(inside("\"\"\"a\"\"\""), Some("a"));
+        assert_eq!(inside("\"\"\"\"\"\""), Some(""));
+        assert_eq!(inside("\"\"\"a"), None);
+        assert_eq!(join("a\\\nb\\\nc", &[2, 5]), "a\nb\nc");
+        // A pasted line's backslash, and joints of a text that was edited since.
+        assert_eq!(join("a\\\nb", &[]), "a\\\nb");
+        assert_eq!(join("äx\\\nb", &[0, 1, 2, 3, 99]), "äx\\\nb");
+    }
+}

@@ -1,0 +1,170 @@
+//! What is shown: the answer on standard output, notes on standard error.
+//!
+//! A terminal gets no control characters, by which a model's text could steer it. In a pipe the
+//! answer is as it came, and nothing else.
+
+use std::io::{IsTerminal as _, Write as _};
+
+use super::super::exit::Fatal;
+use super::super::output::print;
+
+const DIM: &str = "\x1b[2m";
+const PLAIN: &str = "\x1b[0m";
+const CLEAR_LINE: &str = "\r\x1b[K";
+
+/// What the answer's last piece was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Nothing,
+    Thought,
+    Text,
+}
+
+/// Where an answer is shown.
+#[derive(Debug)]
+pub(super) struct Screen {
+    /// Whether a person sees standard output.
+    out_is_seen: bool,
+    /// Whether a person sees standard error.
+    notes_are_seen: bool,
+    dims: bool,
+    is_silent: bool,
+    part: Part,
+    /// Whether a line that goes away again is there.
+    is_waiting: bool,
+}
+
+impl Screen {
+    pub(super) fn open() -> Self {
+        let variable = |name: &str| std::env::var(name).ok();
+        Self {
+            out_is_seen: std::io::stdout().is_terminal(),
+            notes_are_seen: std::io::stderr().is_terminal(),
+            dims: may_dim(variable),
+            is_silent: false,
+            part: Part::Nothing,
+            is_waiting: false,
+        }
+    }
+
+    /// One that shows no answers, for those who print them otherwise.
+    pub(super) fn silent() -> Self {
+        Self { is_silent: true, ..Self::open() }
+    }
+
+    /// Shows more of the answer.
+    pub(super) fn text(&mut self, text: &str) -> Result<(), Fatal> {
+        if self.is_silent {
+            return Ok(());
+        }
+        if self.part == Part::Thought {
+            print(if self.dims { "\x1b[0m\n\n" } else { "\n\nAnswer:\n" })?;
+        }
+        self.part = Part::Text;
+        self.show(text)
+    }
+
+    /// Shows more of the thought, to people only.
+    pub(super) fn thought(&mut self, text: &str) -> Result<(), Fatal> {
+        if self.is_silent || !self.out_is_seen {
+            return Ok(());
+        }
+        if self.part != Part::Thought {
+            print(if self.dims { DIM } else { "Thought:\n" })?;
+        }
+        self.part = Part::Thought;
+        self.show(text)
+    }
+
+    /// Ends the answer, whole or not.
+    pub(super) fn end(&mut self) -> Result<(), Fatal> {
+        let thinking = std::mem::replace(&mut self.part, Part::Nothing) == Part::Thought;
+        match (self.is_silent, thinking && self.dims) {
+            (true, _) => Ok(()),
+            (false, true) => print("\x1b[0m\n"),
+            (false, false) => print("\n"),
+        }
+    }
+
+    fn show(&self, text: &str) -> Result<(), Fatal> {
+        if self.out_is_seen { print(&harmless(text)) } else { print(text) }
+    }
+
+    /// Tells a person something beside the answer; dimmed.
+    pub(super) fn aside(&self, text: &str) {
+        if !self.notes_are_seen {
+            return;
+        }
+        let text = harmless(text);
+        note(&if self.dims { format!("{DIM}{text}{PLAIN}\n") } else { format!("{text}\n") });
+    }
+
+    /// Tells something, wherever standard error leads.
+    pub(super) fn note(&self, text: &str) {
+        let text = if self.notes_are_seen { harmless(text) } else { text.to_owned() };
+        note(&format!("{text}\n"));
+    }
+
+    /// Shows a line until the next one or [`Self::done_waiting`]; once only where it would stay.
+    pub(super) fn waiting(&mut self, text: &str) {
+        let text = harmless(text);
+        if self.notes_are_seen {
+            note(&format!("{CLEAR_LINE}{text}"));
+        } else if !self.is_waiting {
+            note(&format!("{text}\n"));
+        }
+        self.is_waiting = true;
+    }
+
+    /// Takes the line away.
+    pub(super) fn done_waiting(&mut self) {
+        if std::mem::take(&mut self.is_waiting) && self.notes_are_seen {
+            note(CLEAR_LINE);
+        }
+    }
+}
+
+fn note(text: &str) {
+    let mut out = std::io::stderr().lock();
+    // Without standard error there is nobody to tell.
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Without what could steer a terminal.
+pub(super) fn harmless(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
+}
+
+/// Whether a terminal is there for more than plain text, by its user's wish too.
+fn may_dim(variable: impl Fn(&str) -> Option<String>) -> bool {
+    let refused = variable("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let terminal = variable("TERM");
+    // Windows has terminals that say nothing of themselves and know no sequences.
+    let known = terminal.is_some() || variable("WT_SESSION").is_some();
+    !refused && known && terminal.as_deref() != Some("dumb")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_go_and_text_stays() {
+        assert_eq!(harmless("a\u{1b}[2J\r\u{9b}31m\u{7}ä\tb\nc\u{0}"), "a[2J31mä\tb\nc");
+    }
+
+    #[test]
+    fn text_is_dimmed_where_it_is_wanted_and_understood() {
+        let with = |pairs: &'static [(&str, &str)]| {
+            may_dim(move |name| {
+                let pair = pairs.iter().find(|(known, _)| *known == name)?;
+                Some(pair.1.to_owned())
+            })
+        };
+        assert!(with(&[("TERM", "xterm")]));
+        assert!(with(&[("TERM", "xterm"), ("NO_COLOR", "")]));
+        assert!(!with(&[("TERM", "xterm"), ("NO_COLOR", "1")]));
+        assert!(!with(&[("TERM", "dumb")]));
+        assert!(!with(&[]));
+    }
+}
