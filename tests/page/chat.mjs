@@ -42,11 +42,10 @@ await run({
     assert.deepEqual(await page.$$eval(".who", (all) => all.map((one) => one.textContent)), ["You", "demo", "You", "demo"]);
   },
 
-  async "an answer grows, figures move, and a stop ends it in the daemon, too"(page) {
+  async "an answer grows, and a stop ends it in the daemon, too"(page) {
     await open(page);
     await set(page, LONG);
     const before = await health();
-    await page.click("#load");
     await page.evaluate(() => {
       globalThis.lengths = new Set();
       globalThis.words = 0;
@@ -58,8 +57,6 @@ await run({
     await page.press("#question", "Enter");
     await page.waitForFunction(() => globalThis.lengths.size > 4);
     assert.equal(await page.isVisible("#send"), false);
-    await page.waitForFunction(() => document.getElementById("s-running").textContent === "1" && Number(document.getElementById("s-rate").textContent) > 0);
-    assert.equal(await page.textContent("#load-text"), "1 of 8 busy");
     await page.press("#question", "Escape");
     await ended(page);
     assert.equal(await page.textContent(".note"), "Stopped.");
@@ -70,6 +67,27 @@ await run({
     }
     assert.equal(await page.evaluate(() => globalThis.words), 2, "a screen reader is told of the beginning and the end");
     assert.equal(await page.evaluate(() => document.activeElement.id), "question");
+  },
+
+  async "figures move while the daemon works"(page) {
+    await open(page);
+    await page.click("#load");
+    await page.waitForFunction(() => document.getElementById("load-text").textContent === "ready");
+    // Somebody else's, one after the other for as long as it takes: the page looks once a second.
+    const stop = new AbortController();
+    const work = (async () => {
+      while (!stop.signal.aborted) {
+        const body = JSON.stringify({ prompt: "a", max_tokens: 4000, ignore_eos: true });
+        const headers = { "Content-Type": "application/json" };
+        await (await fetch(`${base}/v1/completions`, { method: "POST", headers, body, signal: stop.signal })).text();
+      }
+    })().catch((error) => assert.equal(error.name, "AbortError"));
+    await page.waitForFunction(() => document.getElementById("s-running").textContent === "1"
+      && document.getElementById("load-text").textContent === "1 of 8 busy"
+      && Number(document.getElementById("s-rate").textContent.replaceAll(",", "")) > 0);
+    stop.abort();
+    await work;
+    await page.waitForFunction(() => document.getElementById("load-text").textContent === "ready");
   },
 
   async "the button stops, too, and an answer that is made anew takes the old one's place"(page) {
