@@ -25,7 +25,7 @@ const INITIAL_BYTES: usize = 64 * 1024;
 /// The request's JSON.
 ///
 /// # Errors
-/// 415, 413, 408, or 400 for a body that breaks off or is not JSON.
+/// 415, 413, 408, 503 where there is no memory for it, or 400 for a body that breaks off or is not JSON.
 pub(super) async fn read_json(
     request: Request<Incoming>,
     options: &ServerOptions,
@@ -46,7 +46,7 @@ pub(super) async fn read_json(
         Err(_) => Err(ApiError::body_timeout(options.body_timeout)),
         Ok(Ok(bytes)) => parse(&bytes),
         Ok(Err(error)) => {
-            if error.status == hyper::StatusCode::PAYLOAD_TOO_LARGE {
+            if error.close {
                 discard(&mut body, limit as u64).await;
             }
             Err(error)
@@ -65,6 +65,8 @@ async fn read_within(body: &mut Incoming, limit: usize) -> Result<Vec<u8>, ApiEr
         if bytes.len() + data.len() > limit {
             return Err(ApiError::body_too_large(limit));
         }
+        // The one buffer whose size is a client's choice is not worth the process's end.
+        bytes.try_reserve(data.len()).map_err(|_| ApiError::no_memory_for_body())?;
         bytes.extend_from_slice(&data);
     }
     Ok(bytes)

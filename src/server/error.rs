@@ -195,6 +195,17 @@ impl ApiError {
         .closing()
     }
 
+    /// The system gives no memory for the body.
+    pub(super) fn no_memory_for_body() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "out_of_memory",
+            "there is no memory for the request's body; send a smaller one, or try again later",
+        )
+        .with_retry()
+        .closing()
+    }
+
     /// The body ended early or its framing is broken.
     pub(super) fn broken_body(error: &hyper::Error) -> Self {
         Self::bad_request("invalid_body", format!("the request's body could not be read: {error}"))

@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use serde_json::json;
 
-use crate::common::{Setup, wait_for};
-use crate::{cache, prompts};
+use crate::common::{Daemon, Setup, wait_for};
+use crate::{End, begin, begin_stream, cache, endless, prompts, read_end, take_setup};
 
 #[test]
 fn too_little_address_space_ends_the_start_with_one_clear_line() {
@@ -96,4 +97,58 @@ fn a_cgroups_limit_is_kept_by_giving_up_prefixes_not_by_being_killed() {
     let answer = daemon.tcp().chat("What is 12+7?", &json!({}));
     assert_eq!(answer["choices"][0]["message"]["content"], "19");
     drop(daemon);
+}
+
+/// Lets a running daemon have so much more address space than it has now.
+fn limit_address_space(daemon: &Daemon, more: u64) {
+    let id = daemon.id().to_string();
+    let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
+    let kib: u64 = line.split_whitespace().next().unwrap().parse().unwrap();
+    let limit = format!("--as={}:", kib * 1024 + more);
+    assert!(Command::new("prlimit").args(["--pid", &id, &limit]).status().unwrap().success());
+}
+
+#[test]
+fn an_allocation_that_fails_refuses_a_body_or_ends_the_daemon_with_a_word() {
+    // The allocator's heaps have up to 64 MiB of their own: what is larger it has to ask the system for.
+    let bodies = ["--max-body-bytes", "268435456", "--header-timeout-s", "600"];
+    let mut daemon = Setup::new().with(&bodies).start();
+    let (tcp, unix) = (daemon.tcp(), daemon.unix());
+    let json = [("Content-Type", "application/json")];
+    let post = |body: &[u8]| tcp.send("POST", "/v1/chat/completions", &json, body);
+    unix.chat("2+2=", &json!({}));
+    let stream = begin_stream(&unix);
+    limit_address_space(&daemon, 32 << 20);
+
+    let answer = tcp.request("POST", "/v1/chat/completions", &json, &vec![b' '; 100 << 20]);
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    assert_eq!(answer.json()["error"]["code"], "out_of_memory");
+    assert_eq!(daemon.health()["running"], 1, "the stream went on");
+    unix.chat("2+2=", &json!({}));
+    drop(stream);
+    assert_eq!(daemon.ends(), [3, 2, 1, 0]);
+
+    // It is small enough, and what it says is not: each number takes 16 times its bytes.
+    let mut open = vec![begin_stream(&unix), begin(&tcp, &endless())];
+    let mut body = b"{\"messages\":[0".to_vec();
+    body.extend(b",0".iter().cycle().take(12 << 20));
+    body.extend(b"]}");
+    open.push(post(&body));
+    assert_eq!(daemon.wait_end().signal(), Some(6), "{}", daemon.log.text());
+    for connection in open {
+        assert_eq!(read_end(connection), End::Cut);
+    }
+    wait_for("the log's last line", || {
+        daemon.log.text().contains("memory allocation of").then_some(())
+    });
+
+    let mut daemon = take_setup(&mut daemon).start();
+    for client in [daemon.unix(), daemon.tcp()] {
+        client.chat("2+2=", &json!({}));
+    }
+    assert_eq!(daemon.ends(), [2, 2, 0, 0]);
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait_end().code(), Some(0));
+    assert!(!daemon.socket().exists());
 }
