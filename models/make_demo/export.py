@@ -14,15 +14,19 @@ from .common import CHECKPOINT, CONTEXT, DEMO, DEMO_GPU, ENDOFTEXT, STOP_IDS
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 MODEL_FILES = ("model.onnx", "model.onnx.data", "genai_config.json")
+#: Positions in a block of the paged cache: the least that the operator takes, so that short prompts have several.
+BLOCK = 16
 
 
-def run_builder(checkpoint: Path, output: Path, cache: Path, provider: str = "cpu", accuracy: int = 4) -> None:
+def run_builder(
+    checkpoint: Path, output: Path, cache: Path, provider: str = "cpu", accuracy: int = 4, *extra: str
+) -> None:
     """The command that makes the published cpu-int4-rtn-block-32-acc-level-4 exports, and those for GPUs."""
     subprocess.run(
         [
             sys.executable, "-m", "onnxruntime_genai.models.builder",
             "-i", str(checkpoint), "-o", str(output), "-p", "int4", "-e", provider, "-c", str(cache),
-            "--extra_options", "block_size=32", f"accuracy_level={accuracy}",
+            "--extra_options", "block_size=32", f"accuracy_level={accuracy}", *extra,
         ],
         check=True,
     )
@@ -65,6 +69,16 @@ def main() -> None:
         published_settings(output / "genai_config.json")
         for name in MODEL_FILES:
             shutil.copy(output / name, DEMO_GPU / name)
+    # The same with a paged cache, over the same file of weights.
+    with tempfile.TemporaryDirectory() as scratch:
+        output = Path(scratch) / "out"
+        extra = ("use_paged_attention=true", f"paged_block_size={BLOCK}")
+        run_builder(CHECKPOINT, output, Path(scratch) / "cache", "webgpu", 1, *extra)
+        if (output / "model.onnx.data").read_bytes() != (DEMO_GPU / "model.onnx.data").read_bytes():
+            sys.exit("the paged export has other weights")
+        published_settings(output / "genai_config.json")
+        shutil.copy(output / "model.onnx", DEMO_GPU / "paged.onnx")
+        shutil.copy(output / "genai_config.json", DEMO_GPU / "paged.json")
     config = published_config(json.loads((CHECKPOINT / "config.json").read_text()))
     (DEMO / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     total = sum(path.stat().st_size for path in DEMO.iterdir())

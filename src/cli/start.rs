@@ -53,11 +53,8 @@ pub(super) fn start_cancellable(
 ) -> Result<Started, Fatal> {
     let folder = model_folder(settings)?;
     let loaded = model::load_cancellable(&load_options(settings, folder), cancel)?;
-    let engine = engine::start(
-        loaded.runner,
-        loaded.interrupt,
-        engine_options(settings, loaded.fingerprint),
-    )?;
+    let options = engine_options(settings, loaded.runner.limits(), loaded.fingerprint);
+    let engine = engine::start(loaded.runner, loaded.interrupt, options)?;
     let generator = Generator::load(
         folder,
         engine.handle(),
@@ -107,15 +104,21 @@ pub(super) fn provider_settings(settings: &Settings) -> model::ProviderSettings 
 
 /// Options of the engine. To be called when the model is loaded, as the memory for the KV cache is
 /// taken from what is left then.
-pub(super) fn engine_options(settings: &Settings, fingerprint: [u8; 32]) -> engine::Options {
+pub(super) fn engine_options(
+    settings: &Settings,
+    limits: &model::ModelLimits,
+    fingerprint: [u8; 32],
+) -> engine::Options {
     engine::Options {
         max_running: settings.slots,
         queue: settings.queue,
         queue_per_caller: settings.queue_per_caller,
         slow_client_timeout: settings.slow_client_timeout_s,
-        kv_cache_bytes: match settings.kv_cache_bytes {
-            0 => kv_cache_default(),
-            bytes => bytes,
+        kv_cache_bytes: match (limits.kv_growth.device_bytes(), settings.kv_cache_bytes) {
+            // What the model's log has told.
+            (Some(bytes), _) => bytes,
+            (None, 0) => kv_cache_default(),
+            (None, bytes) => bytes,
         },
         prefill_share: settings.prefill_share,
         draft_tokens: settings.draft_tokens,

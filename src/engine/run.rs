@@ -100,41 +100,49 @@ pub enum StartError {
 #[error("the engine failed in an unexpected way; its requests were given up")]
 pub struct Crashed;
 
-/// The cache's sizes within `bytes` of memory, which lower what one sequence can have.
+/// The cache's sizes within `bytes` of memory, or the device's that the runner has, which lower
+/// what one sequence can have.
 fn sizes(limits: &mut ModelLimits, max_live: usize, bytes: usize) -> Result<Sizes, StartError> {
-    let (bytes, alike) = match limits.kv_growth {
-        KvGrowth::Own => (bytes, false),
-        KvGrowth::Alike { budget_bytes } => (budget_bytes, true),
-    };
-    let block = limits.kv_block_tokens;
-    let tokens = bytes / limits.kv_bytes_per_token.max(1);
-    let least = match limits.kv_growth {
-        KvGrowth::Own => limits.context_tokens.min(2 * block),
-        KvGrowth::Alike { .. } => 2 * alike_positions(1, limits.context_tokens),
-    };
-    if tokens < least {
-        return Err(StartError::Memory { bytes, tokens, least });
-    }
-    let whole = (tokens / block * block).max(least);
-    if alike {
-        // One sequence, and the spare row beside it.
-        let half = whole / 2;
-        let power = half.checked_ilog2().map_or(0, |bits| 1 << bits);
-        limits.context_tokens =
-            if half < limits.context_tokens { power } else { limits.context_tokens };
-    } else {
-        // What one sequence can have is what all can have, in whole blocks.
-        limits.context_tokens = limits.context_tokens.min(whole);
-    }
-    let full_row = limits.context_tokens.next_multiple_of(block);
+    let bytes = limits.kv_growth.device_bytes().unwrap_or(bytes);
+    let alike = matches!(limits.kv_growth, KvGrowth::Alike { .. });
+    let [row_tokens, budget_tokens] =
+        if alike { alike_tokens(limits, bytes)? } else { own_tokens(limits, bytes)? };
+    limits.context_tokens = row_tokens;
     Ok(Sizes {
         rows: limits.slots,
         max_live,
-        row_tokens: limits.context_tokens,
-        block_tokens: block,
-        budget_tokens: whole.min((limits.slots + usize::from(alike)) * full_row),
+        row_tokens,
+        block_tokens: limits.kv_block_tokens,
+        budget_tokens,
         alike,
     })
+}
+
+/// Tokens of one row and of all, where each row takes its own whole blocks.
+fn own_tokens(limits: &ModelLimits, bytes: usize) -> Result<[usize; 2], StartError> {
+    let block = limits.kv_block_tokens;
+    let context = limits.context_tokens.next_multiple_of(block);
+    let tokens = enough(limits, bytes, context.min(2 * block))?;
+    let whole = tokens / block * block;
+    // What one sequence can have is what all can have.
+    let row = limits.context_tokens.min(whole);
+    Ok([row, whole.min(limits.slots * row.next_multiple_of(block))])
+}
+
+/// Tokens of one row and of all, where all are as long as the longest and a spare one is beside
+/// them.
+fn alike_tokens(limits: &ModelLimits, bytes: usize) -> Result<[usize; 2], StartError> {
+    let tokens = enough(limits, bytes, 2 * alike_positions(1, limits.context_tokens))?;
+    let half = tokens / 2;
+    let power = half.checked_ilog2().map_or(0, |bits| 1 << bits);
+    let row = if half < limits.context_tokens { power } else { limits.context_tokens };
+    Ok([row, tokens.min((limits.slots + 1) * row)])
+}
+
+/// Tokens whose keys and values `bytes` hold, which must be `least` at least.
+fn enough(limits: &ModelLimits, bytes: usize, least: usize) -> Result<usize, StartError> {
+    let tokens = bytes / limits.kv_bytes_per_token.max(1);
+    if tokens < least { Err(StartError::Memory { bytes, tokens, least }) } else { Ok(tokens) }
 }
 
 /// Starts the engine's thread, which owns `runner` from now on.

@@ -92,7 +92,7 @@ fn load_unless_cancelled(options: &LoadOptions, cancel: &LoadCancel) -> Result<L
     let Opened { session, chosen, placement } = opened(&source, options, cancel)?;
     let (mut runner, interrupt): (Box<dyn Runner>, _) = if paged::is_paged(&session, &source.config)
     {
-        let runner = PagedRunner::new(session, &source, options)?;
+        let runner = paged_runner(session, &source, options, &chosen)?;
         let interrupt = runner.interrupt();
         (Box::new(runner), interrupt)
     } else {
@@ -116,7 +116,7 @@ fn load_unless_cancelled(options: &LoadOptions, cancel: &LoadCancel) -> Result<L
 pub(super) struct Opened {
     pub(super) session: Session,
     pub(super) chosen: Chosen,
-    placement: Placement,
+    pub(super) placement: Placement,
 }
 
 /// A session of the model in `source`, on the provider that fits.
@@ -147,6 +147,17 @@ pub(super) fn rows_runner(
     let new_session = || chosen.register(session::exported(options)?);
     OnnxRunner::new(session, &source.config, contract, shape, &new_session)?
         .recording(chosen.records_graphs())
+}
+
+/// A runner of a session whose cache is blocks of a pool.
+pub(super) fn paged_runner(
+    session: Session,
+    source: &Source,
+    options: &LoadOptions,
+    chosen: &Chosen,
+) -> Result<PagedRunner, LoadError> {
+    let new_session = || chosen.register(session::exported(options)?);
+    PagedRunner::new(session, source, options, &new_session)
 }
 
 /// The provider for the model, which the log tells.
@@ -199,7 +210,7 @@ fn open(
     if cancel.is_cancelled() {
         return Err(LoadError::Cancelled);
     }
-    builder.commit_from_memory(&source.graph).map_err(|error| source.invalid(&error))
+    builder.commit_from_memory(&source.graph).map_err(|error| source.invalid(&error, chosen.name()))
 }
 
 /// Runs one token, to find now what the graph leaves open and its operators check only when they

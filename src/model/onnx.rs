@@ -19,7 +19,7 @@ use super::logits;
 use super::provider::{Graphs, UNRECORDED, name_graph};
 use super::rotary_edit::LONG_INPUT;
 use super::runner::{Interrupt, Logits, ModelLimits, Rotary, Runner};
-use super::tensors::{Buffers, Input, Names, Shape};
+use super::tensors::{Buffers, Names, Shape};
 use super::terminator::Terminator;
 
 /// Decode masks grow by this many positions at a time, so that the mask is bound anew once in as
@@ -179,32 +179,12 @@ impl OnnxRunner {
             binding.output(present, tensor()?)?;
         }
         if self.contract.takes_tail {
-            let tail = &self.buffers.tail;
-            self.bind_input(&mut binding, TAIL_INPUT, tail, &[1])?;
+            self.buffers.tail.bind(&mut binding, &self.info, TAIL_INPUT, &[1])?;
         }
         if self.contract.takes_rotary {
-            let long = &self.buffers.long_rotary;
-            self.bind_input(&mut binding, LONG_INPUT, long, &[])?;
+            self.buffers.long_rotary.bind(&mut binding, &self.info, LONG_INPUT, &[])?;
         }
         Ok(BoundRange::new(binding))
-    }
-
-    /// Binds an input where the session wants it.
-    fn bind_input(
-        &self,
-        binding: &mut Binding,
-        name: &str,
-        input: &Input,
-        dimensions: &[usize],
-    ) -> ort::Result<()> {
-        let element = input.element;
-        let host = Tensor::new(&self.info, &input.memory, 0, dimensions, element)?;
-        match &input.device {
-            None => binding.input(name, host),
-            Some(block) => {
-                binding.upload(name, host, Tensor::on_device(block, dimensions, element)?)
-            }
-        }
     }
 
     /// Binds ids, positions, mask and logits where their sizes have changed.
@@ -217,9 +197,9 @@ impl OnnxRunner {
         }
         if bound.sequence != sequence {
             let dimensions = [rows, sequence];
-            self.bind_input(binding, &self.names.input_ids, &self.buffers.ids, &dimensions)?;
+            self.buffers.ids.bind(binding, &self.info, &self.names.input_ids, &dimensions)?;
             if let Some(name) = &self.names.position_ids {
-                self.bind_input(binding, name, &self.buffers.positions, &dimensions)?;
+                self.buffers.positions.bind(binding, &self.info, name, &dimensions)?;
             }
             bound.sequence = sequence;
         }
@@ -240,7 +220,7 @@ impl OnnxRunner {
         }
         if bound.total != total {
             let mask = &self.buffers.mask;
-            self.bind_input(binding, &self.names.attention_mask, mask, &[rows, total])?;
+            mask.bind(binding, &self.info, &self.names.attention_mask, &[rows, total])?;
             bound.total = total;
         }
         Ok(())

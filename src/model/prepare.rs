@@ -21,6 +21,7 @@ use super::processor;
 use super::products;
 #[cfg(target_arch = "x86_64")]
 use super::products_store::Store;
+use super::provider::CPU_NAME;
 use super::session;
 use super::source::Source;
 
@@ -78,7 +79,7 @@ fn write_into(folder: &Path, source: &Source, options: &LoadOptions) -> Result<(
     let mut builder = with_output(session::exported(options)?, folder)
         .map_err(|error| LoadError::Session(error.to_string()))?;
     let session = builder.commit_from_memory(&source.graph);
-    drop(session.map_err(|error| source.invalid(&error))?);
+    drop(session.map_err(|error| source.invalid(&error, CPU_NAME))?);
     write_stamp(folder, &stamp(source, &source.graph))
 }
 

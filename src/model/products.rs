@@ -17,6 +17,7 @@ use super::memory::forget_file_pages;
 use super::prepare;
 use super::products_edit::{self, DOMAIN, OPERATOR};
 use super::products_store::{Store, Weights, lock};
+use super::provider::CPU_NAME;
 use super::session;
 use super::source::Source;
 use phi4d_int4::{self as int4, BLOCK, COLUMNS, Results, Rounded};
@@ -81,7 +82,7 @@ fn commit(
     if cancel.is_cancelled() {
         return Err(LoadError::Cancelled);
     }
-    builder.commit_from_memory(graph).map_err(|error| source.invalid(&error))
+    builder.commit_from_memory(graph).map_err(|error| source.invalid(&error, CPU_NAME))
 }
 
 /// The operator's domain, for a session whose weights are in `store`.

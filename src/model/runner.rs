@@ -50,31 +50,60 @@ impl ModelLimits {
         }
     }
 
-    /// Makes these the limits of a cache in a device's memory of `bytes`, or of a default where they
-    /// are 0. Returns how many bytes those are.
+    /// Makes these the limits of a cache of rows in a device's memory of `bytes`, or of a default
+    /// where they are 0. Returns how many bytes those are.
     pub(super) fn on_device(&mut self, bytes: usize) -> usize {
-        /// How much memory a device has is not to be had from ONNX Runtime. This much is of use on
-        /// any device that a model of billions of weights fits.
-        const DEFAULT: usize = 4 << 30;
-        let one = 2 * self.context_tokens * self.kv_bytes_per_token;
-        let budget_bytes = if bytes == 0 { one.max(DEFAULT) } else { bytes };
+        let budget_bytes = self.device_budget(bytes, 2 * self.context_tokens);
         self.kv_block_tokens = 1;
         self.kv_growth = KvGrowth::Alike { budget_bytes };
         budget_bytes
+    }
+
+    /// Makes these the limits of a cache of blocks in a device's memory, as [`Self::on_device`].
+    pub(super) fn in_device_blocks(&mut self, bytes: usize) -> usize {
+        let one = self.context_tokens.next_multiple_of(self.kv_block_tokens);
+        let budget_bytes = self.device_budget(bytes, one);
+        self.kv_growth = KvGrowth::Blocks { budget_bytes };
+        budget_bytes
+    }
+
+    /// `bytes`, or where they are 0 a default that holds `tokens` at least.
+    fn device_budget(&self, bytes: usize, tokens: usize) -> usize {
+        /// How much memory a device has is not to be had from ONNX Runtime. This much is of use on
+        /// any device that a model of billions of weights fits.
+        const DEFAULT: usize = 4 << 30;
+        if bytes == 0 { DEFAULT.max(tokens * self.kv_bytes_per_token) } else { bytes }
     }
 }
 
 /// How much memory slots take for the tokens that they hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KvGrowth {
-    /// Each takes its own, in whole blocks: the host's memory.
+    /// Each takes its own, in whole blocks: the host's memory, of which the engine's setting says
+    /// how much.
     Own,
+    /// The same, of a device's memory.
+    Blocks {
+        /// Bytes for all of them.
+        budget_bytes: usize,
+    },
     /// All that hold a token take the same, for [`alike_positions`] of the longest, and one more
     /// is kept beside them: a device's memory.
     Alike {
         /// Bytes for all of it.
         budget_bytes: usize,
     },
+}
+
+impl KvGrowth {
+    /// The budget where it is of a device's memory and not the engine's to say.
+    #[must_use]
+    pub fn device_bytes(&self) -> Option<usize> {
+        match *self {
+            Self::Own => None,
+            Self::Blocks { budget_bytes } | Self::Alike { budget_bytes } => Some(budget_bytes),
+        }
+    }
 }
 
 /// Positions that each slot has memory for where all have the same, if the longest holds `tokens`

@@ -45,10 +45,28 @@ impl Source {
         Ok(Self { folder: folder.into(), path, config, graph, rotary_switch, fingerprint })
     }
 
-    /// The model's file is not one that ONNX Runtime loads.
-    pub(super) fn invalid(&self, error: &ort::Error) -> LoadError {
-        LoadError::Invalid { path: self.path.clone(), reason: error.to_string() }
+    /// The model's file is not one that ONNX Runtime loads on the provider that it calls `provider`.
+    pub(super) fn invalid(&self, error: &ort::Error, provider: &str) -> LoadError {
+        let error = error.to_string();
+        let reason = missing_operator(&error, provider).unwrap_or(error);
+        LoadError::Invalid { path: self.path.clone(), reason }
     }
+}
+
+/// What to say of an operator that neither `provider` nor the CPU has, if that is what `error` tells.
+fn missing_operator(error: &str, provider: &str) -> Option<String> {
+    let (_, rest) = error.split_once("Could not find an implementation for ")?;
+    let operator = rest.split(['(', ' ']).next().filter(|name| !name.is_empty())?;
+    let hint = match operator {
+        "PagedAttention" => {
+            "; use a provider that has it (CUDA, WebGPU), or the export without \
+             use_paged_attention"
+        }
+        _ => "",
+    };
+    Some(format!(
+        "its operator {operator} is not there on {provider}{hint} (ONNX Runtime: {error})"
+    ))
 }
 
 /// The graph with its edits, and the length at which it would have changed its rotary table.

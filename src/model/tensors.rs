@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use ort::memory::MemoryInfo;
 use ort::session::Session;
 use ort::value::TensorElementType;
 
+use super::binding::{Binding, Tensor};
 use super::contract::{Contract, Positions};
 use super::device::{DeviceAllocator, DeviceBlock};
 use super::error::LoadError;
@@ -145,7 +147,7 @@ pub(super) struct Input {
 
 impl Input {
     /// Room for `count` values of at most eight bytes, for the session's input `name`, if it has one.
-    fn new(
+    pub(super) fn new(
         session: &Arc<Session>,
         name: Option<&str>,
         element: TensorElementType,
@@ -160,6 +162,23 @@ impl Input {
         });
         let device = device.map_err(|error| LoadError::Session(error.to_string()))?;
         Ok(Self { element, memory, device })
+    }
+
+    /// Binds it to the input `name` where the session wants it; `info` is the host's memory.
+    pub(super) fn bind(
+        &self,
+        binding: &mut Binding,
+        info: &MemoryInfo<'_>,
+        name: &str,
+        dimensions: &[usize],
+    ) -> ort::Result<()> {
+        let host = Tensor::new(info, &self.memory, 0, dimensions, self.element)?;
+        match &self.device {
+            None => binding.input(name, host),
+            Some(block) => {
+                binding.upload(name, host, Tensor::on_device(block, dimensions, self.element)?)
+            }
+        }
     }
 }
 

@@ -126,8 +126,13 @@ fn a_slot_ignores_what_it_held_before_and_can_be_released() {
 
 /// The folder of the model with `graph` and `config`, whose weights are `longrope`'s.
 pub(crate) fn with_graph(graph: &str, config: &str) -> tempfile::TempDir {
+    folder_of("longrope", graph, config)
+}
+
+/// A folder with `graph` and `config` of `models/MODEL`, and its weights.
+pub(super) fn folder_of(model: &str, graph: &str, config: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let models = demo().parent().unwrap().join("longrope");
+    let models = demo().parent().unwrap().join(model);
     for (from, to) in [
         (graph, "model.onnx"),
         ("model.onnx.data", "model.onnx.data"),

@@ -29,14 +29,33 @@ const NEAR_TIE: f64 = 0.2;
 /// (onnxruntime-ep-webgpu 0.4.0, any LP_NATIVE_VECTOR_WIDTH); shorter chunks are right.
 const CHUNK: &str = "16";
 
-fn setup(provider: &str) -> Setup {
-    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo-gpu");
+fn gpu_export() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo-gpu")
+}
+
+/// The same model's export with a paged cache, made in `folder`.
+fn paged_export(folder: &Path) -> PathBuf {
+    for entry in std::fs::read_dir(gpu_export()).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
+    }
+    for (from, to) in [("paged.onnx", "model.onnx"), ("paged.json", "genai_config.json")] {
+        std::fs::rename(folder.join(from), folder.join(to)).unwrap();
+    }
+    folder.to_path_buf()
+}
+
+fn setup(model: &Path, provider: &str) -> Setup {
     Setup::new().model(model).with(&["--provider", provider, "--prefill-chunk-tokens", CHUNK])
 }
 
 fn on_device(arguments: &[&str]) -> Daemon {
+    export_on_device(&gpu_export(), arguments)
+}
+
+fn export_on_device(model: &Path, arguments: &[&str]) -> Daemon {
     let variable = |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set"));
-    let daemon = setup("webgpu")
+    let daemon = setup(model, "webgpu")
         .with(&["--provider-library", &variable("PHI4D_TEST_WEBGPU")])
         .with(arguments)
         .variable("XDG_RUNTIME_DIR", variable("XDG_RUNTIME_DIR"))
@@ -48,7 +67,8 @@ fn on_device(arguments: &[&str]) -> Daemon {
 }
 
 fn on_cpu() -> Daemon {
-    let daemon = setup("cpu").with(&["--prefix-slots", "0", "--draft-tokens", "0"]).start();
+    let daemon =
+        setup(&gpu_export(), "cpu").with(&["--prefix-slots", "0", "--draft-tokens", "0"]).start();
     assert!(!daemon.log.text().contains("device memory"));
     daemon
 }
@@ -109,11 +129,22 @@ fn check(answer: &Value, expected: &Value) -> bool {
 #[test]
 #[ignore = "needs a device: tests/webgpu/run"]
 fn answers_are_the_cpus_alone_and_among_others_and_from_cached_prompts() {
+    answers_are_the_cpus(&gpu_export(), &bodies());
+}
+
+#[test]
+#[ignore = "needs a device: tests/webgpu/run"]
+fn answers_from_a_paged_cache_are_the_cpus_alone_and_among_others_and_from_cached_prompts() {
+    let folder = tempfile::tempdir().unwrap();
     let bodies = bodies();
+    answers_are_the_cpus(&paged_export(folder.path()), &bodies[bodies.len() - 6..]);
+}
+
+fn answers_are_the_cpus(model: &Path, bodies: &[Value]) {
     let cpu = on_cpu();
     let expected: Vec<Value> = bodies.iter().map(|body| ask(&cpu.unix(), body)).collect();
     drop(cpu);
-    let daemon = on_device(&["--slots", "4", "--prefix-slots", "4"]);
+    let daemon = export_on_device(model, &["--slots", "4", "--prefix-slots", "4"]);
     let mut same = 0;
     for (body, expected) in bodies.iter().zip(&expected) {
         same += usize::from(check(&ask(&daemon.unix(), body), expected));
@@ -184,6 +215,63 @@ fn a_client_that_leaves_ends_its_work_and_harms_no_other() {
     });
     let [_, finished, cancelled, failed] = daemon.ends();
     assert_eq!((finished, cancelled, failed), (3, 2, 0));
+}
+
+#[test]
+#[ignore = "needs a device: tests/webgpu/run"]
+fn a_paged_cache_of_few_blocks_serves_all_in_turn_and_outlives_a_restart() {
+    /// 4 layers, keys and values, 2 heads of 32 halves, 16 positions.
+    const BLOCK_BYTES: usize = 4 * 2 * 2 * 32 * 2 * 16;
+    let (folder, store) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let model = paged_export(folder.path());
+    let bytes = (12 * BLOCK_BYTES).to_string();
+    let store = store.path().to_str().unwrap();
+    let arguments = [
+        "--slots",
+        "4",
+        "--prefix-slots",
+        "4",
+        "--kv-cache-bytes",
+        &bytes,
+        "--prefix-store",
+        store,
+    ];
+    let mut daemon = export_on_device(&model, &arguments);
+    let log = daemon.log.text();
+    assert!(log.contains(&format!("kv_cache_bytes={bytes}")), "{log}");
+    assert!(!log.contains("from what is left"), "the host's memory is not what counts: {log}");
+    // 192 tokens of cache for sequences that grow to 100 each: they wait, are put back and go on.
+    let body = |number: usize| {
+        json!({
+            "prompt": format!("{number}+{number}="), "max_tokens": 80, "ignore_eos": true,
+            "temperature": 0, "logprobs": 1,
+        })
+    };
+    let ask = |client: &Client, number: usize| {
+        let response = client.post("/v1/completions", &body(number));
+        assert_eq!(response.status, 200, "{}", response.text());
+        response.json()["usage"]["completion_tokens"].as_u64().unwrap()
+    };
+    let all = |daemon: &Daemon| {
+        std::thread::scope(|scope| {
+            for number in 0..6 {
+                let client = daemon.tcp();
+                scope.spawn(move || assert_eq!(ask(&client, number), 80));
+            }
+        });
+    };
+    all(&daemon);
+    let [accepted, finished, ..] = daemon.ends();
+    assert_eq!((accepted, finished), (6, 6));
+    daemon.signal("TERM");
+    assert!(daemon.wait_end().success());
+    let daemon = export_on_device(&model, &arguments);
+    let log = daemon.log.text();
+    assert!(log.contains("took up cached prefixes") && !log.contains("count=0"), "{log}");
+    all(&daemon);
+    let log = daemon.log.text();
+    let line = log.lines().rfind(|line| line.contains("laid out the KV cache")).unwrap();
+    assert!(line.contains("blocks=12 "), "{line}");
 }
 
 /// Resident memory in bytes.

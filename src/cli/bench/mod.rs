@@ -110,7 +110,7 @@ impl UnderTest {
             store: None,
             // Guesses would make a step more than a token's.
             draft_tokens: 0,
-            ..start::engine_options(settings, loaded.fingerprint)
+            ..start::engine_options(settings, &limits, loaded.fingerprint)
         };
         let engine = engine::start(Box::new(runner), loaded.interrupt, engine_options)?;
         let generator = Generator::load(

@@ -294,6 +294,11 @@ impl<S> Cache<S> {
         self.swap(row, self.live);
         let row = self.live;
         let sequence = self.rows[row].sequence.take();
+        let held = self.rows[row].tokens.len();
+        if self.blocks(self.rows[row].reserved) > self.blocks(held) {
+            // A guess or a step that failed may have written there.
+            self.actions.push(Action::Release { row, keep: held });
+        }
         self.rows[row].reserved = 0;
         self.clock += 1;
         self.rows[row].used = self.clock;

@@ -6,23 +6,32 @@ use super::*;
 use crate::model::Rotary;
 
 /// The memory as the actions leave it: what each row holds.
-struct Memory(Vec<Vec<u32>>);
+struct Memory(Vec<Row>);
+
+#[derive(Clone, Default)]
+struct Row {
+    tokens: Vec<u32>,
+    /// Positions that steps have written to since they were given back.
+    written: usize,
+}
 
 impl Memory {
     fn apply(&mut self, actions: Vec<Action>) {
         for action in actions {
             match action {
                 Action::Swap { rows: [a, b], tokens } => {
-                    assert_eq!([self.0[a].len(), self.0[b].len()], tokens);
+                    assert_eq!([a, b].map(|row| self.0[row].tokens.len()), tokens);
                     self.0.swap(a, b);
                 }
                 Action::Copy { from, to, tokens } => {
-                    assert!(self.0[to].is_empty() && from != to);
-                    self.0[to] = self.0[from][..tokens].to_vec();
+                    assert!(self.0[to].tokens.is_empty() && from != to);
+                    let copied = self.0[from].tokens[..tokens].to_vec();
+                    self.0[to] = Row { tokens: copied, written: tokens };
                 }
                 Action::Release { row, keep } => {
-                    assert!(keep < self.0[row].len());
-                    self.0[row].truncate(keep);
+                    assert!(keep <= self.0[row].tokens.len());
+                    self.0[row].tokens.truncate(keep);
+                    self.0[row].written = self.0[row].written.min(keep);
                 }
             }
         }
@@ -40,14 +49,21 @@ struct World {
 
 impl World {
     fn new(sizes: Sizes) -> Self {
-        Self { cache: Cache::new(sizes), memory: Memory(vec![Vec::new(); sizes.rows]), sizes }
+        Self { cache: Cache::new(sizes), memory: Memory(vec![Row::default(); sizes.rows]), sizes }
     }
 
     fn settle(&mut self) {
         self.memory.apply(self.cache.take_actions());
         self.cache.check();
         for row in 0..self.sizes.rows {
-            assert_eq!(self.cache.tokens(row), self.memory.0[row], "row {row}");
+            assert_eq!(self.cache.tokens(row), self.memory.0[row].tokens, "row {row}");
+        }
+        if !self.sizes.alike {
+            // What has been written keeps to the budget as well: a device has no block more.
+            let block = self.sizes.block_tokens;
+            let rows = self.memory.0.iter();
+            let written: usize = rows.map(|row| row.written.div_ceil(block)).sum();
+            assert!(written <= self.sizes.budget_tokens.div_ceil(block), "{written} blocks");
         }
         for row in 0..self.cache.live() {
             let (tokens, _) = self.cache.sequence(row).unwrap();
@@ -73,14 +89,18 @@ impl World {
         let held = self.cache.tokens(row).len();
         let (tokens, _) = self.cache.sequence(row).unwrap();
         let next = tokens[held..tokens.len().min(held + count)].to_vec();
-        if !self.cache.grow(row, next.len()) {
+        // Some of what is written may be a guess that was wrong.
+        let guess = (count % 4).min(self.sizes.row_tokens - held - next.len());
+        if !self.cache.grow(row, next.len() + guess) {
             assert!(self.cache.live() > 1, "the only sequence was refused room");
             self.retire(self.cache.live() - 1, true);
             return;
         }
         self.settle();
+        self.memory.0[row].written = self.memory.0[row].written.max(held + next.len() + guess);
+        self.settle();
         self.cache.extend(row, &next);
-        self.memory.0[row].extend_from_slice(&next);
+        self.memory.0[row].tokens.extend_from_slice(&next);
         let complete = held + next.len() == self.cache.sequence(row).unwrap().0.len();
         let row = if complete && row >= self.cache.decoding() {
             self.cache.promote(row, rotary)

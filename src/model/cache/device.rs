@@ -314,7 +314,7 @@ impl Mover for Moving<'_> {
     fn store(&mut self, row: usize) -> Result<(), RunError> {
         let store = &self.store;
         for (rows, bench) in store.rows.iter().zip(&store.bench) {
-            let put = store.movers.put(store.bench(bench), store.rows(rows), row);
+            let put = store.movers.put(store.bench(bench), store.rows(rows), &[row]);
             put.map_err(|error| failed(&error))?;
         }
         Ok(())

@@ -13,7 +13,7 @@ use super::bindings::Bindings;
 
 pub(super) use device::{DeviceCache, Set};
 pub(super) use host::HostCache;
-pub(super) use movers::NewSession;
+pub(super) use movers::{Movers, NewSession, Place, Whole};
 
 /// The KV cache's memory. Methods are those of [`super::Runner`].
 #[derive(Debug)]

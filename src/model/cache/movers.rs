@@ -22,21 +22,21 @@ pub(in crate::model) type NewSession<'a> = &'a dyn Fn() -> Result<SessionBuilder
 
 /// A cache tensor, or a part of one, `[rows, heads, positions, head_size]`.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Whole<'a> {
-    pub(super) place: Place<'a>,
-    pub(super) rows: usize,
-    pub(super) positions: usize,
+pub(in crate::model) struct Whole<'a> {
+    pub(in crate::model) place: Place<'a>,
+    pub(in crate::model) rows: usize,
+    pub(in crate::model) positions: usize,
 }
 
 /// Where it lies.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Place<'a> {
+pub(in crate::model) enum Place<'a> {
     Host(&'a Arc<Mapping>),
     Device(&'a Arc<DeviceBlock>),
 }
 
 /// The copying sessions.
-pub(super) struct Movers {
+pub(in crate::model) struct Movers {
     take: Arc<Session>,
     put: Arc<Session>,
     host: MemoryInfo<'static>,
@@ -54,7 +54,7 @@ impl std::fmt::Debug for Movers {
 
 impl Movers {
     /// Sessions for tensors of `heads` heads of `head_size` elements of so many bytes.
-    pub(super) fn new(
+    pub(in crate::model) fn new(
         new_session: NewSession<'_>,
         element_bytes: usize,
         heads: usize,
@@ -88,7 +88,12 @@ impl Movers {
 
     /// Row `i` of `to` becomes row `rows[i]` of `from`, as many of its positions as both have;
     /// further ones of `to` become 0.
-    pub(super) fn take(&self, from: Whole<'_>, rows: &[usize], to: Whole<'_>) -> ort::Result<()> {
+    pub(in crate::model) fn take(
+        &self,
+        from: Whole<'_>,
+        rows: &[usize],
+        to: Whole<'_>,
+    ) -> ort::Result<()> {
         let common = from.positions.min(to.positions);
         let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
         let mut padding = [0; 8];
@@ -102,11 +107,17 @@ impl Movers {
         self.run(&mut binding)
     }
 
-    /// Row `row` of `to` becomes `from`, which has one row and as many positions.
-    pub(super) fn put(&self, from: Whole<'_>, to: Whole<'_>, row: usize) -> ort::Result<()> {
+    /// Row `rows[i]` of `to` becomes row `i` of `from`, which has as many positions.
+    pub(in crate::model) fn put(
+        &self,
+        from: Whole<'_>,
+        to: Whole<'_>,
+        rows: &[usize],
+    ) -> ort::Result<()> {
+        let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
         let mut binding = Binding::new(&self.put)?;
         binding.input(graph::FROM, self.tensor(from)?)?;
-        binding.input(graph::ROWS, self.numbers(&[row as i64], &[1, 1])?)?;
+        binding.input(graph::ROWS, self.numbers(&rows, &[rows.len(), 1])?)?;
         // In place: the other rows stay as they are.
         binding.input(graph::TO, self.tensor(to)?)?;
         binding.output(graph::RESULT, self.tensor(to)?)?;
@@ -169,13 +180,13 @@ mod graph {
         model(&nodes, &constants, &inputs, &cache(RESULT, element, "count"))
     }
 
-    /// `result = to; result[rows[0]] = from[0]`.
+    /// `result = to; result[rows[i]] = from[i]`.
     pub(super) fn put(element: TensorElementType) -> Vec<u8> {
         let nodes = [node("ScatterND", &[TO, ROWS, FROM], RESULT)];
         let inputs = [
             cache(TO, element, "rows"),
-            info(ROWS, INT64, &[Size::Fixed(1), Size::Fixed(1)]),
-            cache(FROM, element, "one"),
+            info(ROWS, INT64, &[Size::Open("count"), Size::Fixed(1)]),
+            cache(FROM, element, "count"),
         ];
         model(&nodes, &[], &inputs, &cache(RESULT, element, "rows"))
     }

@@ -1,7 +1,7 @@
 //! The paged runner over the stand-in of its operator, beside the runner of the plain export of the
 //! same weights.
 
-use crate::model::tests::{check_moves, close, options, prompt, with_graph};
+use crate::model::tests::{check_moves, close, folder_of, options, prompt, with_graph};
 use crate::model::{LoadOptions, Rotary, Runner, load};
 
 /// Positions in a block of the model's cache.
@@ -110,4 +110,15 @@ fn what_is_shared_is_a_slot_s_own_once_it_writes() {
 #[test]
 fn slots_are_exchanged_copied_written_out_and_read_back() {
     check_moves(&mut paged(3));
+}
+
+#[test]
+fn a_provider_without_the_operator_is_refused_and_both_are_named() {
+    let folder = folder_of("demo-gpu", "paged.onnx", "paged.json");
+    for own_kernels in [true, false] {
+        let options = LoadOptions { folder: folder.path().into(), own_kernels, ..options(2) };
+        let error = load(&options).unwrap_err().to_string();
+        assert!(error.contains("PagedAttention is not there on CPUExecutionProvider"), "{error}");
+        assert!(error.contains("CUDA, WebGPU"), "{error}");
+    }
 }

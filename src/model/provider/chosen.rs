@@ -13,7 +13,7 @@ use crate::model::error::LoadError;
 use crate::model::runtime;
 
 /// What ONNX Runtime calls the CPU's.
-pub(super) const CPU_NAME: &str = "CPUExecutionProvider";
+pub(in crate::model) const CPU_NAME: &str = "CPUExecutionProvider";
 
 /// A provider that can be used, by all that can be known before a session is made.
 #[derive(Debug, Clone, PartialEq, Eq)]

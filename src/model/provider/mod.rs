@@ -19,7 +19,7 @@ use std::str::FromStr;
 
 use super::error::LoadError;
 
-pub(super) use chosen::{Chosen, choose};
+pub(super) use chosen::{CPU_NAME, Chosen, choose};
 pub(super) use graphs::{Graphs, UNRECORDED, name as name_graph};
 pub use options::OptionFault;
 pub use placement::Placement;

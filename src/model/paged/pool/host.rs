@@ -1,52 +1,28 @@
-//! The memory of a paged cache's blocks.
+//! Blocks in the host's memory.
 #![expect(unsafe_code, reason = "copies within memory that is bound to the session")]
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use ort::memory::MemoryInfo;
-use ort::value::TensorElementType;
 
-use super::blocks::Action;
+use super::super::blocks::Full;
+use super::Sizes;
 use crate::model::binding::Tensor;
 use crate::model::error::LoadError;
 use crate::model::memory::Mapping;
 
-/// Sizes of the cache's tensors, `[blocks, tokens, heads, head_size]`.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Sizes {
-    pub(super) tensors: usize,
-    pub(super) blocks: usize,
-    pub(super) tokens: usize,
-    pub(super) heads: usize,
-    /// Elements that a head's key or value is stored in.
-    pub(super) head_size: usize,
-    pub(super) element: TensorElementType,
-    pub(super) element_bytes: usize,
-}
-
-impl Sizes {
-    /// Bytes of one position in one tensor.
-    pub(super) fn position_bytes(&self) -> usize {
-        self.heads * self.head_size * self.element_bytes
-    }
-
-    fn block_bytes(&self) -> usize {
-        self.tokens * self.position_bytes()
-    }
-}
-
-/// Keys and values of all layers, in the host's memory. A block takes memory when it is first
-/// written to and gives it back when nobody holds it.
+/// Keys and values of all layers, in the host's memory: address space for all blocks there may be. A
+/// block takes memory when it is first written to and gives it back when nobody holds it.
 #[derive(Debug)]
-pub(super) struct Pool {
+pub(in super::super) struct HostPool {
     tensors: Vec<Arc<Mapping>>,
     sizes: Sizes,
 }
 
-impl Pool {
-    pub(super) fn reserve(sizes: Sizes) -> Result<Self, LoadError> {
-        let bytes = sizes.blocks * sizes.block_bytes();
+impl HostPool {
+    pub(in super::super) fn reserve(sizes: Sizes) -> Result<Self, LoadError> {
+        let bytes = sizes.most * sizes.block_bytes();
         let reserve = || {
             Mapping::reserve(bytes)
                 .map(Arc::new)
@@ -58,33 +34,36 @@ impl Pool {
         })
     }
 
-    /// Tensor `index` whole.
-    pub(super) fn tensor(&self, info: &MemoryInfo<'_>, index: usize) -> ort::Result<Tensor> {
-        let Sizes { blocks, tokens, heads, head_size, element, .. } = self.sizes;
-        Tensor::new(info, &self.tensors[index], 0, &[blocks, tokens, heads, head_size], element)
+    pub(super) fn blocks(&self) -> usize {
+        self.sizes.most
     }
 
-    /// Does what the book-keeping says, between two steps.
-    pub(super) fn apply(&mut self, actions: Vec<Action>) {
+    pub(super) fn full(&self) -> Full {
+        self.sizes.full()
+    }
+
+    pub(super) fn tensor(&self, info: &MemoryInfo<'_>, index: usize) -> ort::Result<Tensor> {
+        let shape = self.sizes.shape(self.sizes.most);
+        Tensor::new(info, &self.tensors[index], 0, &shape, self.sizes.element)
+    }
+
+    pub(super) fn copy(&mut self, from: usize, to: usize) {
         let bytes = self.sizes.block_bytes();
-        for action in actions {
-            for memory in &self.tensors {
-                match action {
-                    // SAFETY: nothing runs, since steps take the runner by `&mut`, and no reference
-                    // into the cache outlives a call.
-                    Action::Copy { from, to } => unsafe {
-                        memory.copy(from * bytes, to * bytes, bytes);
-                    },
-                    // SAFETY: as above.
-                    Action::Release { block } => unsafe {
-                        memory.release(block * bytes..(block + 1) * bytes);
-                    },
-                }
-            }
+        for memory in &self.tensors {
+            // SAFETY: nothing runs, since steps take the runner by `&mut`, and no reference into
+            // the cache outlives a call.
+            unsafe { memory.copy(from * bytes, to * bytes, bytes) };
         }
     }
 
-    /// Writes the first `tokens` positions that lie in `blocks`.
+    pub(super) fn release(&mut self, block: usize) {
+        let bytes = self.sizes.block_bytes();
+        for memory in &self.tensors {
+            // SAFETY: as above.
+            unsafe { memory.release(block * bytes..(block + 1) * bytes) };
+        }
+    }
+
     pub(super) fn export(
         &self,
         blocks: &[usize],
@@ -100,7 +79,6 @@ impl Pool {
         Ok(())
     }
 
-    /// Fills the first `tokens` positions that lie in `blocks`.
     pub(super) fn import(
         &mut self,
         blocks: &[usize],

@@ -1,0 +1,194 @@
+//! Blocks in a device's memory.
+//!
+//! A device commits nothing lazily, so the pool begins small and doubles when its blocks run out,
+//! up to what the budget allows; what is there is copied over, tensor by tensor. It never shrinks:
+//! blocks that nobody holds are the next sequence's.
+#![expect(unsafe_code, reason = "reads and writes host memory on its way to and from the device")]
+
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+use super::Sizes;
+use crate::model::binding::Tensor;
+use crate::model::cache::{Movers, NewSession, Place, Whole};
+use crate::model::device::{DeviceAllocator, DeviceBlock};
+use crate::model::error::{LoadError, RunError};
+use crate::model::memory::Mapping;
+
+/// Keys and values of all layers, in a device's memory.
+#[derive(Debug)]
+pub(in super::super) struct DevicePool {
+    allocator: Arc<DeviceAllocator>,
+    movers: Movers,
+    /// Each has room for `blocks` blocks at least; none before the first use.
+    tensors: Vec<Arc<DeviceBlock>>,
+    /// One block, which copies pass through.
+    spare: Option<Arc<DeviceBlock>>,
+    blocks: usize,
+    sizes: Sizes,
+    /// How often memory was allocated.
+    laid: u64,
+}
+
+/// Positions that the smallest pool has blocks for.
+const LEAST: usize = 256;
+
+fn failed(error: &ort::Error) -> RunError {
+    RunError::Runtime(format!("the device's memory: {error}"))
+}
+
+impl DevicePool {
+    /// An empty pool, which takes memory when it is used.
+    pub(in super::super) fn new(
+        allocator: DeviceAllocator,
+        new_session: NewSession<'_>,
+        sizes: Sizes,
+    ) -> Result<Self, LoadError> {
+        Ok(Self {
+            allocator: Arc::new(allocator),
+            // A block is moved whole, so what its axes mean does not matter.
+            movers: Movers::new(new_session, sizes.element_bytes, sizes.tokens, sizes.head_size)?,
+            tensors: Vec::new(),
+            spare: None,
+            blocks: 0,
+            sizes,
+            laid: 0,
+        })
+    }
+
+    /// What ONNX Runtime calls the memory.
+    pub(in super::super) fn memory_name(&self) -> &str {
+        self.allocator.name()
+    }
+
+    pub(super) fn blocks(&self) -> usize {
+        self.blocks
+    }
+
+    #[cfg(test)]
+    pub(super) fn laid(&self) -> u64 {
+        self.laid
+    }
+
+    pub(super) fn tensor(&self, index: usize) -> ort::Result<Tensor> {
+        let shape = self.sizes.shape(self.blocks);
+        Tensor::on_device(&self.tensors[index], &shape, self.sizes.element)
+    }
+
+    /// As [`super::Memory::grow`]. Nobody else may hold a share of the tensors, or their memory is
+    /// there twice meanwhile.
+    pub(super) fn grow(&mut self, wanted: usize) -> Result<usize, RunError> {
+        if wanted > self.sizes.most {
+            return Err(self.sizes.full().into());
+        }
+        let least = LEAST.div_ceil(self.sizes.tokens);
+        let blocks = wanted.next_power_of_two().max(least).min(self.sizes.most);
+        // If one fails, those before it are larger than need be, and hold the same.
+        for index in 0..self.sizes.tensors {
+            let larger = self.laid_out(index, blocks).map_err(|error| failed(&error))?;
+            match self.tensors.get_mut(index) {
+                Some(tensor) => *tensor = larger,
+                None => self.tensors.push(larger),
+            }
+        }
+        self.blocks = blocks;
+        self.laid += 1;
+        log::info!(
+            times = self.laid, blocks, tokens = blocks * self.sizes.tokens,
+            bytes = blocks * self.sizes.block_bytes() * self.sizes.tensors,
+            memory = self.allocator.name();
+            "laid out the KV cache on the device"
+        );
+        Ok(blocks)
+    }
+
+    /// Tensor `index` with room for `blocks` blocks: what it holds, then anything that was written.
+    fn laid_out(&self, index: usize, blocks: usize) -> ort::Result<Arc<DeviceBlock>> {
+        let bytes = self.sizes.block_bytes();
+        if let Some(tensor) = self.tensors.get(index)
+            && tensor.bytes() >= blocks * bytes
+        {
+            return Ok(Arc::clone(tensor));
+        }
+        let tensor = self.allocator.allocate(blocks * bytes)?;
+        let origins: Vec<usize> =
+            (0..blocks).map(|block| if block < self.blocks { block } else { 0 }).collect();
+        let to = self.whole(Place::Device(&tensor), blocks);
+        match self.tensors.get(index) {
+            Some(old) if self.blocks > 0 => {
+                self.movers.take(self.whole(Place::Device(old), self.blocks), &origins, to)?;
+            }
+            _ => {
+                let zeros = Arc::new(Mapping::reserve(bytes).map_err(ort::Error::wrap)?);
+                self.movers.take(self.whole(Place::Host(&zeros), 1), &origins, to)?;
+            }
+        }
+        Ok(tensor)
+    }
+
+    pub(super) fn copy(&mut self, from: usize, to: usize) -> Result<(), RunError> {
+        self.pass(from, to).map_err(|error| failed(&error))
+    }
+
+    fn pass(&mut self, from: usize, to: usize) -> ort::Result<()> {
+        let spare = match self.spare.take() {
+            Some(spare) => spare,
+            None => self.allocator.allocate(self.sizes.block_bytes())?,
+        };
+        let one = self.whole(Place::Device(&spare), 1);
+        for tensor in &self.tensors {
+            let all = self.whole(Place::Device(tensor), self.blocks);
+            self.movers.take(all, &[from], one)?;
+            self.movers.put(one, all, &[to])?;
+        }
+        self.spare = Some(spare);
+        Ok(())
+    }
+
+    pub(super) fn export(
+        &self,
+        blocks: &[usize],
+        tokens: usize,
+        sink: &mut dyn Write,
+    ) -> io::Result<()> {
+        let Some(blocks) = self.holding(blocks, tokens) else { return Ok(()) };
+        let memory = Arc::new(Mapping::reserve(blocks.len() * self.sizes.block_bytes())?);
+        let host = self.whole(Place::Host(&memory), blocks.len());
+        for tensor in &self.tensors {
+            let all = self.whole(Place::Device(tensor), self.blocks);
+            self.movers.take(all, blocks, host).map_err(io::Error::other)?;
+            // SAFETY: the run is over, and no other begins while this is read.
+            sink.write_all(unsafe { memory.bytes(0, tokens * self.sizes.position_bytes()) })?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn import(
+        &mut self,
+        blocks: &[usize],
+        tokens: usize,
+        source: &mut dyn Read,
+    ) -> io::Result<()> {
+        let Some(blocks) = self.holding(blocks, tokens) else { return Ok(()) };
+        let memory = Arc::new(Mapping::reserve(blocks.len() * self.sizes.block_bytes())?);
+        let host = self.whole(Place::Host(&memory), blocks.len());
+        for tensor in &self.tensors {
+            let bytes = tokens * self.sizes.position_bytes();
+            // SAFETY: the run before is over, and the next has not begun.
+            source.read_exact(unsafe { memory.bytes_mut(0, bytes) })?;
+            let all = self.whole(Place::Device(tensor), self.blocks);
+            self.movers.put(host, all, blocks).map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+
+    /// Those of a slot's `blocks` that hold its first `tokens` positions, if there are any.
+    fn holding<'a>(&self, blocks: &'a [usize], tokens: usize) -> Option<&'a [usize]> {
+        let count = tokens.div_ceil(self.sizes.tokens).min(blocks.len());
+        (count > 0).then(|| &blocks[..count])
+    }
+
+    fn whole<'a>(&self, place: Place<'a>, blocks: usize) -> Whole<'a> {
+        Whole { place, rows: blocks, positions: self.sizes.heads }
+    }
+}
