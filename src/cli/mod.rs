@@ -13,6 +13,7 @@ mod exit;
 pub mod fuzzing;
 mod inspect;
 mod key;
+mod loading;
 #[cfg(unix)]
 mod model_files;
 mod output;

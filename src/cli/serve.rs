@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 
 use super::args::SettingsArgs;
 use super::exit::{Code, Fatal};
+use super::loading::Loading;
 use super::reload::Reloader;
 use super::start::{self, Started};
 use super::traces::Exporter;
@@ -194,6 +195,8 @@ async fn load(
     manager: &Manager,
     signals: &mut Signals,
 ) -> Result<Option<Loaded>, Fatal> {
+    let mut progress =
+        Loading::begin(&settings.served_model_name(), start::model_folder(settings)?);
     let settings = settings.clone();
     let mut hung_up = false;
     let begun = std::time::Instant::now();
@@ -205,10 +208,13 @@ async fn load(
     loop {
         tokio::select! {
             loaded = &mut loading => {
+                // Its line goes before anything is told.
+                drop(progress);
                 let started = loaded.map_err(|error| Fatal::Internal(error.to_string()))??;
                 log::info!(seconds = begun.elapsed().as_secs_f32(); "the model is loaded");
                 return Ok(Some(Loaded { started, hung_up }));
             }
+            () = progress.show() => {}
             _ = tick.tick() => manager.tell(&[State::ExtendTimeout(LOADING_EXTENSION)]),
             signal = signals.next() => match signal {
                 // The settings of the start are in use by now; it is read again once that is over.

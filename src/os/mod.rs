@@ -25,6 +25,6 @@ pub use state::State;
 pub use system::{
     FolderLock, Notifier, Signals, SocketFile, UnixListener, UnixStream, activated_listeners,
     append_private, barrier, bind_unix, effective_uid, free_disk, group_id, groups_of, host_name,
-    is_open_to_all, owner, physical_cores, replace_file, room_for_connections, spare_memory,
-    user_id,
+    is_open_to_all, owner, physical_cores, replace_file, resident_memory, room_for_connections,
+    spare_memory, user_id,
 };

@@ -1,6 +1,5 @@
 //! Sets the process's logger up.
 
-use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
@@ -11,6 +10,7 @@ use super::journal::{connected_to_journal, journal};
 use super::line;
 #[cfg(not(unix))]
 use super::no_journal::{connected_to_journal, journal};
+use super::transient;
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +58,7 @@ pub fn init(format: Format, level: LevelFilter) -> std::io::Result<Target> {
     set_boxed_logger(Box::new(Filter { sink, level })).map_err(std::io::Error::other)?;
     set_max_level(level);
     TO_JOURNAL.store(target == Target::Journal, Ordering::Relaxed);
+    AS_TEXT.store(target == Target::Text, Ordering::Relaxed);
     Ok(target)
 }
 
@@ -99,6 +100,14 @@ impl Log for Filter {
     }
 }
 
+static AS_TEXT: AtomicBool = AtomicBool::new(false);
+
+/// Whether [`init`] sent the log to a terminal, as text; there [`super::show_transient`] may be used.
+#[must_use]
+pub fn has_terminal() -> bool {
+    AS_TEXT.load(Ordering::Relaxed) && transient::is_possible()
+}
+
 struct Stderr {
     write: fn(SystemTime, &Record<'_>) -> String,
 }
@@ -112,7 +121,7 @@ impl Log for Stderr {
         let line = (self.write)(SystemTime::now(), record);
         // One write for each line, so that lines of several threads don't mix. Nobody can be told
         // that the log is lost.
-        let _ = std::io::stderr().lock().write_all(line.as_bytes());
+        let _ = transient::write_above(&mut std::io::stderr().lock(), &line);
     }
 
     fn flush(&self) {}

@@ -8,10 +8,12 @@ mod metrics;
 #[cfg(not(unix))]
 mod no_journal;
 mod trace;
+mod transient;
 
 pub use line::timestamp;
-pub use log::{Format, Target, init, logs_to_journal};
+pub use log::{Format, Target, has_terminal, init, logs_to_journal};
 pub use metrics::{Ending, Metrics, OpenConnection, Operation, RequestTimer, Sample, Value};
 pub use trace::{
     Attribute, OpenSpan, Span, SpanKind, TraceContext, Tracer, encode as encode_spans, time_of,
 };
+pub use transient::show_transient;

@@ -48,16 +48,19 @@ impl Answer {
         tokio::pin!(interrupt);
         let began = Instant::now();
         let mut answer = Self::default();
+        // The interrupt first: it must be listened for before the daemon knows of the question.
         let opened = tokio::select! {
-            opened = client.open(request) => opened,
+            biased;
             () = &mut interrupt => return Ok(answer),
+            opened = client.open(request) => opened,
         };
         let mut stream = opened?;
         answer.ignored = stream.ignored.take();
         loop {
             let piece = tokio::select! {
-                piece = stream.next() => piece,
+                biased;
                 () = &mut interrupt => break,
+                piece = stream.next() => piece,
             };
             if matches!(piece, Ok(Piece::Text(_) | Piece::Thought(_))) {
                 answer.timing.first.get_or_insert_with(|| began.elapsed());

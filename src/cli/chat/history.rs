@@ -56,6 +56,8 @@ fn line(entry: &str) -> String {
 mod tests {
     use super::*;
 
+    // What a whole path is differs between systems.
+    #[cfg(unix)]
     #[test]
     fn the_place_is_the_users_state() {
         let with = |pairs: &'static [(&str, &str)]| {

@@ -15,7 +15,7 @@ use rustyline::{CompletionType, Config, Context, Editor, Helper};
 use super::super::exit::Fatal;
 use super::commands::TABLE;
 use super::history::{self, MOST_ENTRIES};
-use super::multiline::{is_open, join};
+use super::multiline::{goes_on, is_open, join};
 use super::parameters;
 
 /// The source of questions.
@@ -141,7 +141,7 @@ impl Validator for Typing {
         if !is_open(text) {
             return Ok(ValidationResult::Valid(None));
         }
-        if text.ends_with('\\') {
+        if goes_on(text) {
             self.joints.borrow_mut().push(text.len());
         }
         Ok(ValidationResult::Incomplete)

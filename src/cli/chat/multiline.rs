@@ -8,8 +8,13 @@ pub(super) const FENCE: &str = "\"\"\"";
 pub(super) fn is_open(text: &str) -> bool {
     match fenced(text) {
         Some(rest) => !is_closed(rest),
-        None => text.ends_with('\\'),
+        None => goes_on(text),
     }
+}
+
+/// Whether the text's last line goes on with the next. Between fences a backslash is a backslash.
+pub(super) fn goes_on(text: &str) -> bool {
+    text.ends_with('\\') && fenced(text).is_none()
 }
 
 /// What follows the fence that begins the text, or the text of `/system`.
@@ -52,6 +57,7 @@ mod tests {
         for text in ["a\\", "\"\"\"", " \"\"\"a\nb", "\"\"\"a \"\"\" b", "/system \"\"\"x\\", "\\"]
         {
             assert!(is_open(text), "{text}");
+            assert_eq!(goes_on(text), !text.contains('"'), "{text}");
         }
         for text in
             ["", "a", "a\\\nb", "\"\"\"\"\"\"", "\"\"\"a\nb\n\"\"\" ", "say \"\"\"", "/x \"\"\""]

@@ -72,6 +72,16 @@ pub(super) fn run(arguments: &ChatArgs) -> Result<(), Fatal> {
     }
 }
 
+/// From now on Ctrl-C does not end the program, whether somebody listens for it or not.
+async fn outlive_interrupts() {
+    tokio::select! {
+        biased;
+        // What its first look sets up stays.
+        _ = tokio::signal::ctrl_c() => {}
+        () = std::future::ready(()) => {}
+    }
+}
+
 type Flow = std::ops::ControlFlow<()>;
 
 impl Session {
@@ -79,6 +89,7 @@ impl Session {
         let ready = until_ready(&self.client, self.patience, &mut self.screen);
         self.runtime.block_on(ready)?;
         if self.is_interactive {
+            self.runtime.block_on(outlive_interrupts());
             self.screen.note(&format!(
                 "Talking to {}. Ctrl-C stops an answer, Ctrl-D leaves, /help tells the commands.",
                 self.client.endpoint

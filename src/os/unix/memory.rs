@@ -18,6 +18,15 @@ pub fn spare_memory() -> usize {
     }
 }
 
+/// Bytes of this process that are in memory, mapped files included.
+#[must_use]
+pub fn resident_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
 /// The kernel's estimate of what can be had without swapping.
 fn available_of_machine(meminfo: &Path) -> Option<usize> {
     let text = std::fs::read_to_string(meminfo).ok()?;

@@ -18,7 +18,7 @@ pub use activation::activated_listeners;
 pub use cores::physical_cores;
 pub use descriptors::room_for_connections;
 pub use files::{barrier, free_disk};
-pub use memory::spare_memory;
+pub use memory::{resident_memory, spare_memory};
 pub use notify::Notifier;
 pub use peer::{group_id, groups_of, host_name, user_id};
 pub use replace::{FolderLock, append_private, replace_file};

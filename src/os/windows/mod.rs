@@ -115,6 +115,12 @@ pub fn barrier(_path: &std::path::Path, _uid: u32, _gids: &[u32]) -> Option<std:
 
 /// Not asked for here.
 #[must_use]
+pub fn resident_memory() -> Option<u64> {
+    None
+}
+
+/// Not asked for here.
+#[must_use]
 pub fn free_disk(_path: &std::path::Path) -> Option<u64> {
     None
 }

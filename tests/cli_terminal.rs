@@ -1,0 +1,258 @@
+//! `phi4d chat` and `phi4d serve` in a terminal.
+
+#![expect(clippy::unwrap_used, reason = "tests may stop where something is wrong")]
+
+mod common;
+mod terminal;
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Command;
+
+use common::{Daemon, Setup, wait_for};
+use serde_json::{Value, json};
+use terminal::{BACKSPACE, CTRL_C, CTRL_D, ENTER, LEFT, TAB, Terminal, UP, plain};
+
+/// `phi4d chat` with `daemon`, greedy, with its state in `home`.
+fn chat(daemon: &Daemon, home: &Path, more: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_phi4d"));
+    command.args(["chat", "--temperature", "0", "--socket"]).arg(daemon.socket()).args(more);
+    command.env("HOME", home);
+    if let Some(profile) = std::env::var_os("LLVM_PROFILE_FILE") {
+        command.env("LLVM_PROFILE_FILE", profile);
+    }
+    command
+}
+
+/// As [`chat`], at its prompt.
+fn start(daemon: &Daemon, more: &[&str]) -> Terminal {
+    let mut terminal = Terminal::run(&chat(daemon, daemon.setup.folder.path(), more));
+    let told = terminal.wait_prompt();
+    assert!(told.contains("/help"), "{told}");
+    terminal
+}
+
+fn answer_to(daemon: &Daemon, messages: &Value) -> String {
+    let body = json!({ "messages": messages, "temperature": 0 });
+    let answer = daemon.unix().post("/v1/chat/completions", &body).json();
+    answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
+}
+
+fn asked(daemon: &Daemon, question: &str) -> String {
+    answer_to(daemon, &json!([{ "role": "user", "content": question }]))
+}
+
+/// The turns of the conversation, saved in a file of this name.
+fn turns(terminal: &mut Terminal, daemon: &Daemon, name: &str) -> Vec<(String, String)> {
+    let path = daemon.setup.folder.path().join(name);
+    let told = terminal.enter(&format!("/save {}", path.display()));
+    assert!(told.starts_with("saved in "), "{told}");
+    let file: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let messages = file["messages"].as_array().unwrap();
+    messages.iter().map(|message| (text(&message["role"]), text(&message["content"]))).collect()
+}
+
+fn questions(turns: &[(String, String)]) -> Vec<&str> {
+    let users = turns.iter().filter(|(role, _)| role == "user");
+    users.map(|(_, content)| content.as_str()).collect()
+}
+
+#[test]
+fn a_line_is_edited_and_its_answer_shown() {
+    let daemon = Daemon::start();
+    let mut terminal = start(&daemon, &[]);
+    let told = terminal.enter(&format!("What is 12+8?{LEFT}{BACKSPACE}7"));
+    assert_eq!(told, asked(&daemon, "What is 12+7?"));
+    assert_ne!(told, asked(&daemon, "What is 12+8?"));
+    terminal.press(CTRL_D);
+    assert_eq!(terminal.wait_end().code(), Some(0));
+}
+
+#[test]
+fn questions_are_remembered_over_runs_for_their_owner_alone() {
+    let daemon = Daemon::start();
+    let home = daemon.setup.folder.path();
+    let file = home.join(".local/state/phi4d/history");
+    let answer = asked(&daemon, "What is 12+7?");
+    let mut terminal = start(&daemon, &[]);
+    assert_eq!(terminal.enter("What is 12+7?"), answer);
+    terminal.press(CTRL_D);
+    assert!(terminal.wait_end().success());
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "\"What is 12+7?\"\n");
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+
+    let mut terminal = start(&daemon, &[]);
+    assert_eq!(terminal.enter(UP), answer);
+    terminal.press(CTRL_D);
+    assert!(terminal.wait_end().success());
+
+    // Not where it is not wanted, and not where there is no place for it.
+    let before = std::fs::read(&file).unwrap();
+    let mut terminal = start(&daemon, &["--no-history"]);
+    assert_eq!(terminal.enter(&format!("{UP}/stats")), "there is no answer yet");
+    assert_eq!(std::fs::read(&file).unwrap(), before);
+    let mut homeless = chat(&daemon, home, &[]);
+    homeless.env_remove("HOME");
+    let mut terminal = Terminal::run(&homeless);
+    terminal.wait_prompt();
+    assert_eq!(terminal.enter("What is 12+7?"), answer);
+}
+
+#[test]
+fn several_lines_and_what_is_pasted_are_one_question() {
+    let daemon = Daemon::start();
+    let mut terminal = start(&daemon, &["--max-tokens", "2"]);
+    let paste = |text: &str| format!("\x1b[200~{text}\x1b[201~");
+    for keys in [
+        format!("\"\"\"{ENTER}/one{ENTER}two\\{ENTER}{ENTER}\"\"\""),
+        format!("three \\{ENTER}four"),
+        paste("five\nsix \\\nseven"),
+        "//eight".to_owned(),
+    ] {
+        terminal.enter(&keys);
+    }
+    let turns = turns(&mut terminal, &daemon, "saved.json");
+    assert_eq!(
+        questions(&turns),
+        ["/one\ntwo\\\n", "three \nfour", "five\nsix \\\nseven", "/eight"]
+    );
+    // Nothing of a paste is sent before Enter.
+    terminal.press(&paste("What is\n12+7?\n"));
+    terminal.wait("12+7?");
+    assert_eq!(daemon.health()["accepted"], 4);
+    terminal.press(CTRL_C);
+}
+
+#[test]
+fn ctrl_c_stops_an_answer_and_the_conversation_goes_on() {
+    let daemon = Daemon::start();
+    let mut terminal = start(&daemon, &["--stats"]);
+    for set in ["/set ignore_eos true", "/set max_tokens 3900"] {
+        assert_eq!(terminal.enter(set), "");
+    }
+    terminal.press(&format!("Count to 12.{ENTER}"));
+    wait_for("an answer that has begun", || {
+        (daemon.health()["running"] == 1 && plain(&terminal.seen()).contains("\r\n1")).then_some(())
+    });
+    let told = terminal.enter_raw(CTRL_C);
+    assert!(told.contains("stopped after"), "{told}");
+    let [accepted, finished, cancelled, failed] = daemon.ends();
+    assert_eq!([accepted, finished, cancelled, failed], [1, 0, 1, 0]);
+
+    terminal.enter("/set ignore_eos null");
+    let turns = turns(&mut terminal, &daemon, "saved.json");
+    assert_eq!(turns[0], ("user".to_owned(), "Count to 12.".to_owned()));
+    // What of it was shown last is not compared: a terminal drops what it has not shown at Ctrl-C.
+    assert!(turns[1].0 == "assistant" && turns[1].1.starts_with("1"), "{turns:?}");
+    let told = terminal.enter("What is 12+7?");
+    assert!(told.contains("prompt ") && !told.contains("stopped"), "{told}");
+}
+
+#[test]
+fn at_the_prompt_ctrl_c_drops_the_line_and_twice_leaves() {
+    let daemon = Daemon::start();
+    let mut terminal = start(&daemon, &[]);
+    let told = terminal.enter_raw(&format!("half a{CTRL_C}"));
+    assert!(told.contains("Ctrl-C again"), "{told}");
+    // A line between makes the next one a first again.
+    assert_eq!(terminal.enter("What is 12+7?"), asked(&daemon, "What is 12+7?"));
+    let told = terminal.enter_raw(CTRL_C);
+    assert!(told.contains("Ctrl-C again"), "{told}");
+    terminal.press(CTRL_C);
+    assert_eq!(terminal.wait_end().code(), Some(0));
+}
+
+#[test]
+fn a_saved_conversation_goes_on_in_another_process() {
+    let daemon = Daemon::start();
+    let path = daemon.setup.folder.path().join("saved.json");
+    let path = path.to_str().unwrap();
+    let mut terminal = start(&daemon, &["--system", "You are a pirate."]);
+    let first = terminal.enter("What is 12+7?");
+    terminal.enter("/set seed 5");
+    terminal.enter("/system Be brief.");
+    assert!(terminal.enter(&format!("/save {path}")).starts_with("saved in "));
+    let told = terminal.enter(&format!("/save {path}"));
+    assert!(told.contains("is there already"), "{told}");
+    assert!(terminal.enter(&format!("/save -f {path}")).starts_with("saved in "));
+    terminal.press(CTRL_D);
+    assert!(terminal.wait_end().success());
+
+    let mut terminal = start(&daemon, &["--seed", "9"]);
+    assert!(terminal.enter(&format!("/load {path}")).starts_with("3 messages from "));
+    let shown = terminal.enter("/set");
+    assert_eq!(shown, "temperature = 0.0\nseed = 5");
+    let mut messages = json!([
+        { "role": "system", "content": "Be brief." },
+        { "role": "user", "content": "What is 12+7?" },
+        { "role": "assistant", "content": first },
+        { "role": "user", "content": "hello" },
+    ]);
+    let second = terminal.enter("hello");
+    assert_eq!(second, answer_to(&daemon, &messages));
+    assert_eq!(terminal.enter("/retry"), second);
+    terminal.enter("/clear");
+    messages = json!([messages[0], { "role": "user", "content": "hello" }]);
+    assert_eq!(terminal.enter("hello"), answer_to(&daemon, &messages));
+    let told = terminal.enter("/load /nowhere.json");
+    assert!(told.starts_with("cannot read /nowhere.json"), "{told}");
+}
+
+#[test]
+fn commands_are_completed_and_unknown_ones_name_what_there_is() {
+    let daemon = Daemon::start();
+    let mut terminal = start(&daemon, &[]);
+    let told = terminal.enter("/sve x");
+    assert!(told.contains("/sve is no command") && told.contains("/save"), "{told}");
+    assert!(terminal.enter(&format!("/he{TAB}")).contains("tell the commands"));
+    let told = terminal.enter("/set temperature hot");
+    assert!(told.contains("a number from 0 to 2"), "{told}");
+    // What the daemon refuses ends nothing; the question can be asked again.
+    terminal.enter("/set stop 7");
+    let told = terminal.enter("What is 12+7?");
+    assert!(told.starts_with("phi4d: the daemon refused: ") && told.contains("stop"), "{told}");
+    terminal.enter("/set stop null");
+    assert_eq!(terminal.enter("/retry"), asked(&daemon, "What is 12+7?"));
+    terminal.enter("/set no_such_thing 1");
+    assert!(terminal.enter("/retry").contains("ignored: no_such_thing"));
+    terminal.press(&format!("/exit{ENTER}"));
+    assert_eq!(terminal.wait_end().code(), Some(0));
+}
+
+#[test]
+fn figures_follow_answers_and_colours_the_terminals_wishes() {
+    let daemon = Daemon::start();
+    let mut terminal = start(&daemon, &["--stats"]);
+    let told = terminal.enter_raw(&format!("What is 12+7?{ENTER}"));
+    assert!(told.starts_with("19\n\x1b[2mprompt 15 tokens, 0 cached; answer 3 tokens"), "{told:?}");
+    assert!(told.ends_with("\x1b[0m"), "{told:?}");
+    terminal.enter("/stats off");
+    assert_eq!(terminal.enter_raw(&format!("/retry{ENTER}")), "19");
+    let told = terminal.enter("/stats");
+    assert!(told.starts_with("prompt 15 tokens, 14 cached;"), "{told}");
+
+    let mut plainly = chat(&daemon, daemon.setup.folder.path(), &["--stats"]);
+    let mut terminal = Terminal::run(plainly.env("NO_COLOR", "1"));
+    terminal.wait_prompt();
+    let told = terminal.enter_raw(&format!("What is 12+7?{ENTER}"));
+    assert!(told.starts_with("19\nprompt 15 tokens, ") && !told.contains('\x1b'), "{told:?}");
+}
+
+#[test]
+fn serve_tells_of_loading_on_a_terminal_only() {
+    let setup = Setup::new();
+    let mut terminal = Terminal::run(&setup.command());
+    terminal.wait("ready model=");
+    let seen = terminal.seen();
+    let (before, after) = seen.split_once("\r\x1b[Kloading demo: files of ").expect(&seen);
+    assert!(before.contains("listening unix=") && after.contains(" s\r\x1b[K"), "{seen:?}");
+    // It is gone before the last line, and what stands above it are whole lines.
+    let last = after.rsplit("\r\x1b[K").next().unwrap();
+    assert!(last.contains("INFO  ready") && !last.contains("loading demo"), "{seen:?}");
+    terminal.press(CTRL_C);
+    assert_eq!(terminal.wait_end().code(), Some(0));
+
+    let daemon = Daemon::start();
+    assert!(!daemon.log.text().contains("loading demo") && !daemon.log.text().contains('\x1b'));
+}
