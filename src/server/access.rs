@@ -24,6 +24,9 @@ const TRACEPARENT: &str = "traceparent";
 /// Routes whose answers go on with a text; others answer a conversation.
 const COMPLETION_ROUTES: [&str; 2] = ["/v1/completions", "/api/generate"];
 
+/// The web page's files, of which one visit loads some 25.
+const PAGE_FILES: &str = "/page/{id}";
+
 /// Longest id that is taken over from a client.
 const MAX_ID_BYTES: usize = 128;
 
@@ -154,8 +157,9 @@ impl Drop for Exchange {
             admission.charge(prompt_tokens + completion_tokens);
         }
         let line = Line { exchange: self, status, end, duration_ms };
-        if log::max_level() >= log::Level::Info {
-            line.write(prompt_tokens, completion_tokens);
+        let level = level_of(route, status);
+        if log::max_level() >= level {
+            line.write(level, prompt_tokens, completion_tokens);
         }
         // Health and metrics are asked for so often that they would bury the rest.
         if let Some(span) = self.span
@@ -176,7 +180,7 @@ struct Line<'a> {
 
 impl Line<'_> {
     /// Logs it; fields that it has no value for are left out.
-    fn write(&self, prompt_tokens: usize, completion_tokens: usize) {
+    fn write(&self, level: log::Level, prompt_tokens: usize, completion_tokens: usize) {
         let Self { exchange, status, end, duration_ms } = self;
         let caller = exchange.caller();
         let trace = exchange.span.map(|span| span.context.trace_hex());
@@ -199,7 +203,7 @@ impl Line<'_> {
         let (method, path) = (&exchange.method, &exchange.path);
         log::logger().log(
             &log::Record::builder()
-                .level(log::Level::Info)
+                .level(level)
                 .target("phi4d::access")
                 .key_values(&fields)
                 .args(format_args!("{method} {path} {status} {duration_ms} ms"))
@@ -235,6 +239,15 @@ impl Line<'_> {
             attributes,
             error: failed,
         }
+    }
+}
+
+/// How important it is to hear of a request. The page's files are told of where something is wrong.
+fn level_of(route: &str, status: u16) -> log::Level {
+    match (route == PAGE_FILES, status) {
+        (false, _) => log::Level::Info,
+        (true, ..400 | CLIENT_GONE) => log::Level::Debug,
+        (true, _) => log::Level::Warn,
     }
 }
 

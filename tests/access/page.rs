@@ -1,6 +1,6 @@
 //! Who gets the web page.
 
-use super::common::{Client, Daemon, Setup};
+use super::common::{Client, Daemon, Setup, wait_for};
 use super::{add_key, keys_file, verdict};
 
 const GONE: (u16, &str) = (404, "unknown_url");
@@ -102,4 +102,27 @@ fn it_is_off_where_the_setting_says_so_and_on_the_network_without_keys() {
         assert_eq!(asked(&client, "/"), let_in);
         assert_eq!(asked(&client, "/v1/models").0, 401);
     }
+}
+
+#[test]
+fn its_files_are_logged_where_one_is_missing_and_else_only_if_asked_for() {
+    let told = |level: &str| {
+        let daemon = Setup::new().with(&["--log-level", level, "--log-format", "json"]).start();
+        for path in ["/", "/page/main.js", "/page/none.js", "/health"] {
+            daemon.unix().get(path);
+        }
+        wait_for("the last request's line", || {
+            daemon.log.text().contains("GET /health").then_some(())
+        });
+        let log = daemon.log.text();
+        let level_of = |path: &str| {
+            let line = log.lines().find(|line| line.contains(&format!("GET {path} ")))?;
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            Some(line["level"].as_str().unwrap().to_lowercase())
+        };
+        ["/", "/page/main.js", "/page/none.js"].map(level_of)
+    };
+    let level = |level: &str| Some(level.to_owned());
+    assert_eq!(told("info"), [level("info"), None, level("warn")]);
+    assert_eq!(told("debug"), [level("info"), level("debug"), level("warn")]);
 }
