@@ -77,3 +77,16 @@ fn a_provider_that_is_not_there_is_told_and_no_error() {
     let fault = value["runs"]["fault"].as_str().unwrap();
     assert!(fault.contains("onnxruntime-ep-webgpu"), "{fault}");
 }
+
+#[test]
+fn both_rotary_tables_and_what_each_is_for_are_told() {
+    let output = inspect(&["models/longrope"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = text.lines().find(|line| line.starts_with("rotary")).unwrap();
+    for part in ["up to 64 tokens by the short table", "for 512", "1.00 to 23.55 times slower"] {
+        assert!(line.contains(part), "{line}");
+    }
+    let value = json(&["models/longrope"]);
+    assert_eq!(value["export"]["rotary"]["short_tokens"], 64);
+    assert_eq!(value["export"]["rotary"]["tables"]["long"]["positions"], 512);
+}

@@ -59,7 +59,8 @@ pub use genai_config::{
     DecoderSection, GenaiConfig, InputNames, ModelSection, OneOrMany, OutputNames,
 };
 pub use inspect::{
-    Attention, Export, Quantised, Shape as ExportShape, TensorInfo, WeightFile, inspect,
+    Attention, Blocks, Export, Quantised, RotaryChoice, RotaryTable, RotaryTables,
+    Shape as ExportShape, TensorInfo, WeightFile, inspect,
 };
 pub use load::{LoadOptions, Loaded, load, load_cancellable};
 pub use lost_file::{end_on_lost_file, is_file_lost};

@@ -75,6 +75,16 @@ pub(super) fn choose_by_input(
     Ok(short_tokens.map(|short_tokens| Edited { model, short_tokens }))
 }
 
+/// The most tokens that a graph uses its short table for; `None` where it has one table only.
+pub(super) fn short_tokens(
+    model: &[u8],
+    position_ids: Option<&str>,
+) -> Result<Option<usize>, Refused> {
+    let Some(graph) = field_of(model, MODEL_GRAPH)? else { return Ok(None) };
+    let choice = Choice::find(graph, position_ids.unwrap_or("position_ids"))?;
+    Ok(choice.map(|choice| choice.short_tokens))
+}
+
 /// The node that decides which table is used.
 struct Choice<'a> {
     output: &'a [u8],

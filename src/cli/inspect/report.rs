@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::Findings;
 use crate::cli::plan::bytes;
 use crate::generate::TextFacts;
-use crate::model::{Export, Placement, TensorInfo};
+use crate::model::{Export, Placement, RotaryChoice, TensorInfo};
 
 /// Lines of a name and what is told of it.
 pub(super) fn text(found: &Findings) -> String {
@@ -63,6 +63,16 @@ fn model_lines(export: &Export) -> Vec<(&'static str, String)> {
     lines.extend(export.inputs.iter().map(|input| ("input", tensor(input))));
     lines.extend(export.outputs.iter().map(|output| ("output", tensor(output))));
     lines.extend(export.cache.iter().map(|cache| ("cache", tensor(cache))));
+    if let Some(blocks) = export.blocks {
+        let text = format!(
+            "paged: {} tokens and {} a block, {} blocks for a whole context",
+            blocks.tokens,
+            bytes(blocks.bytes),
+            blocks.of_a_context
+        );
+        lines.push(("cache", text));
+    }
+    lines.extend(export.rotary.iter().map(|choice| ("rotary", rotary(choice))));
     if let Some(attention) = &export.attention {
         let attributes: Vec<String> =
             attention.attributes.iter().map(|(name, value)| format!("{name} {value}")).collect();
@@ -85,6 +95,21 @@ fn model_lines(export: &Export) -> Vec<(&'static str, String)> {
         lines.push(("weights", format!("{}, {}", file.path.display(), bytes(file.needed))));
     }
     lines
+}
+
+fn rotary(choice: &RotaryChoice) -> String {
+    let most = choice.short_tokens;
+    let Some(tables) = &choice.tables else {
+        return format!("two tables: the short one up to {most} tokens, the long one past them");
+    };
+    let least = tables.factors.iter().copied().fold(f64::INFINITY, f64::min);
+    let greatest = tables.factors.iter().copied().fold(0.0, f64::max);
+    let (short, long) = (&tables.short, &tables.long);
+    format!(
+        "longrope: up to {most} tokens by the short table (scale {:.3}), past them by the long one, for \
+         {} (scale {:.3}), which turns {least:.2} to {greatest:.2} times slower",
+        short.scale, long.positions, long.scale
+    )
 }
 
 fn tensor(info: &TensorInfo) -> String {

@@ -1,6 +1,7 @@
 //! What an export is, read from its folder without its weights and without ONNX Runtime.
 
 mod graph;
+mod rotary;
 mod sizes;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use super::error::LoadError;
 use super::genai_config::GenaiConfig;
 
 pub use graph::{Attention, Quantised, TensorInfo};
+pub use rotary::{RotaryChoice, RotaryTable, RotaryTables};
 pub use sizes::WeightFile;
 
 /// An export: what its configuration and its graph say.
@@ -31,6 +33,10 @@ pub struct Export {
     pub cache: Option<TensorInfo>,
     /// Bytes of the cache for each token, over all layers.
     pub kv_bytes_per_token: u64,
+    /// The blocks of the cache, where it is paged.
+    pub blocks: Option<Blocks>,
+    /// How the graph chooses between two rotary tables, where it has two.
+    pub rotary: Option<RotaryChoice>,
     /// Nodes of the graph by their operator.
     pub operators: BTreeMap<String, usize>,
     /// The attention operator.
@@ -49,6 +55,17 @@ pub struct Export {
     pub graph: PathBuf,
     /// Its size.
     pub graph_bytes: u64,
+}
+
+/// The blocks of a paged cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Blocks {
+    /// Tokens in a block.
+    pub tokens: usize,
+    /// Bytes of a block, over all layers.
+    pub bytes: u64,
+    /// Blocks that a sequence of the whole context has.
+    pub of_a_context: usize,
 }
 
 /// The model's shape, by its configuration.
@@ -123,7 +140,11 @@ pub fn inspect(folder: &Path) -> Result<Export, LoadError> {
             sizes::bytes_per_token(tensor, decoder.num_key_value_heads, decoder.head_size)
         })
         .sum();
+    let is_paged = inputs.iter().any(|input| input.name == decoder.inputs.paged.block_table);
+    let blocks = is_paged.then(|| blocks(&config, kv_bytes_per_token));
     Ok(Export {
+        blocks,
+        rotary: rotary::read(&bytes, decoder.inputs.position_ids.as_deref()),
         producer: graph.producer,
         made_for: decoder.made_for(),
         inputs,
@@ -149,6 +170,15 @@ pub fn inspect(folder: &Path) -> Result<Export, LoadError> {
             end_tokens: config.model.eos_token_id.to_vec(),
         },
     })
+}
+
+fn blocks(config: &GenaiConfig, kv_bytes_per_token: u64) -> Blocks {
+    let tokens = config.engine.dynamic_batching.block_tokens();
+    Blocks {
+        tokens,
+        bytes: kv_bytes_per_token * tokens as u64,
+        of_a_context: config.model.context_length.div_ceil(tokens.max(1)),
+    }
 }
 
 /// Whether `name` is `pattern` with a number in the place of `%d`.
@@ -202,6 +232,38 @@ mod tests {
         assert!(export.weight_bytes() > on_disk / 2);
         // The table of embeddings: 1024 rows of 256 in single precision.
         assert_eq!(export.table_bytes, 1024 * 256 * 4);
+    }
+
+    #[test]
+    fn two_rotary_tables_are_told_with_what_each_is_for() {
+        assert_eq!(inspect(&demo()).unwrap().rotary, None);
+        let folder = demo().parent().unwrap().join("longrope");
+        let export = inspect(&folder).unwrap();
+        assert_eq!(export.blocks, None);
+        let rotary = export.rotary.unwrap();
+        assert_eq!(rotary.short_tokens, 64);
+        let tables = rotary.tables.unwrap();
+        assert_eq!((tables.short.positions, tables.long.positions), (64, 512));
+        // By models/make_longrope.py: 1.6^i over 1 + 0.02 i, and the scale of 512 over 64 tokens.
+        let scale = (1.0_f64 + 8.0_f64.ln() / 64.0_f64.ln()).sqrt();
+        for table in [&tables.short, &tables.long] {
+            assert!((table.scale - scale).abs() < 1e-6, "{} {scale}", table.scale);
+        }
+        for (index, factor) in (0..8).zip(&tables.factors) {
+            let expected = 1.6_f64.powi(index) / (1.0 + 0.02 * f64::from(index));
+            assert!((factor - expected).abs() < 1e-3 * expected, "{index}: {factor} {expected}");
+        }
+        assert_eq!(tables.factors.len(), 8);
+    }
+
+    #[test]
+    fn a_paged_cache_is_told_by_its_blocks() {
+        let folder = crate::model::tests::with_graph("paged.onnx", "paged.json");
+        let export = inspect(folder.path()).unwrap();
+        // 2 layers, keys and values, 2 heads of 32 values, 4 bytes each.
+        let bytes = 16 * 2 * 2 * 2 * 32 * 4;
+        assert_eq!(export.blocks, Some(Blocks { tokens: 16, bytes, of_a_context: 32 }));
+        assert_eq!(export.rotary.unwrap().short_tokens, 64);
     }
 
     #[test]
