@@ -5,7 +5,7 @@
 mod common;
 mod terminal;
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::Command;
 
@@ -237,6 +237,59 @@ fn figures_follow_answers_and_colours_the_terminals_wishes() {
     terminal.wait_prompt();
     let told = terminal.enter_raw(&format!("What is 12+7?{ENTER}"));
     assert!(told.starts_with("19\nprompt 15 tokens, ") && !told.contains('\x1b'), "{told:?}");
+}
+
+#[test]
+fn a_terminal_that_can_do_nothing_gets_plain_lines() {
+    let daemon = Daemon::start();
+    let mut command = chat(&daemon, daemon.setup.folder.path(), &["--stats"]);
+    let mut terminal = Terminal::run(command.env("TERM", "dumb"));
+    for (keys, told) in [
+        ("/help", "forget the conversation"),
+        ("\"\"\"\rWhat is 12+7?\r\"\"\"", "19\r\n"),
+        ("/stats", "prompt "),
+    ] {
+        terminal.wait("> ");
+        terminal.press(&format!("{keys}{ENTER}"));
+        terminal.wait(told);
+    }
+    assert!(!terminal.seen().contains('\x1b'), "{:?}", terminal.seen());
+    terminal.press(CTRL_D);
+    assert_eq!(terminal.wait_end().code(), Some(0));
+}
+
+#[test]
+fn a_daemon_that_is_started_again_is_waited_for_in_mid_conversation() {
+    let home = tempfile::tempdir().unwrap();
+    let place = home.path().join("s");
+    let daemon = Daemon::start();
+    symlink(daemon.socket(), &place).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_phi4d"));
+    command.args(["chat", "--temperature", "0", "--no-history", "--wait", "60", "--socket"]);
+    let mut terminal = Terminal::run(command.arg(&place));
+    terminal.wait_prompt();
+    let first = terminal.enter("What is 12+7?");
+    drop(daemon);
+    std::fs::remove_file(&place).unwrap();
+    terminal.press(&format!("hello{ENTER}"));
+    terminal.wait("waiting for the daemon at ");
+    let again = Daemon::start();
+    symlink(again.socket(), &place).unwrap();
+    terminal.wait_prompt();
+    let turns = turns(&mut terminal, &again, "saved.json");
+    let messages = json!([
+        { "role": "user", "content": "What is 12+7?" },
+        { "role": "assistant", "content": first },
+        { "role": "user", "content": "hello" },
+    ]);
+    assert_eq!(turns[3].1, answer_to(&again, &messages));
+    // Ctrl-C ends the waiting, and not the program.
+    drop(again);
+    terminal.press(&format!("hello{ENTER}"));
+    terminal.wait("waiting for the daemon at ");
+    terminal.press(CTRL_C);
+    terminal.wait_prompt();
+    assert_eq!(terminal.enter("/stats"), "stopped after 0.00 s; its tokens were not counted");
 }
 
 #[test]

@@ -27,6 +27,8 @@ pub(super) struct Screen {
     out_is_seen: bool,
     /// Whether a person sees standard error.
     notes_are_seen: bool,
+    /// Whether a line there can be written over.
+    lines_can_go: bool,
     dims: bool,
     is_silent: bool,
     part: Part,
@@ -37,9 +39,11 @@ pub(super) struct Screen {
 impl Screen {
     pub(super) fn open() -> Self {
         let variable = |name: &str| std::env::var(name).ok();
+        let notes_are_seen = std::io::stderr().is_terminal();
         Self {
             out_is_seen: std::io::stdout().is_terminal(),
-            notes_are_seen: std::io::stderr().is_terminal(),
+            notes_are_seen,
+            lines_can_go: notes_are_seen && knows_sequences(variable),
             dims: may_dim(variable),
             is_silent: false,
             part: Part::Nothing,
@@ -108,7 +112,7 @@ impl Screen {
     /// Shows a line until the next one or [`Self::done_waiting`]; once only where it would stay.
     pub(super) fn waiting(&mut self, text: &str) {
         let text = harmless(text);
-        if self.notes_are_seen {
+        if self.lines_can_go {
             note(&format!("{CLEAR_LINE}{text}"));
         } else if !self.is_waiting {
             note(&format!("{text}\n"));
@@ -118,7 +122,7 @@ impl Screen {
 
     /// Takes the line away.
     pub(super) fn done_waiting(&mut self) {
-        if std::mem::take(&mut self.is_waiting) && self.notes_are_seen {
+        if std::mem::take(&mut self.is_waiting) && self.lines_can_go {
             note(CLEAR_LINE);
         }
     }
@@ -138,10 +142,14 @@ pub(super) fn harmless(text: &str) -> String {
 /// Whether a terminal is there for more than plain text, by its user's wish too.
 fn may_dim(variable: impl Fn(&str) -> Option<String>) -> bool {
     let refused = variable("NO_COLOR").is_some_and(|value| !value.is_empty());
+    !refused && knows_sequences(variable)
+}
+
+fn knows_sequences(variable: impl Fn(&str) -> Option<String>) -> bool {
     let terminal = variable("TERM");
     // Windows has terminals that say nothing of themselves and know no sequences.
     let known = terminal.is_some() || variable("WT_SESSION").is_some();
-    !refused && known && terminal.as_deref() != Some("dumb")
+    known && terminal.as_deref() != Some("dumb")
 }
 
 #[cfg(test)]

@@ -181,13 +181,32 @@ impl Session {
             }
         };
         let request = self.conversation.request();
-        let turn = Answer::take(&self.client, &request, &mut self.screen, interrupt);
+        let (client, screen) = (&self.client, &mut self.screen);
+        let turn = async {
+            tokio::pin!(interrupt);
+            match Answer::take(client, &request, screen, &mut interrupt).await {
+                // The daemon may have been restarted since the last turn.
+                Err(Fatal::Unreachable { may_come: true, .. }) => {}
+                taken => return taken,
+            }
+            tokio::select! {
+                biased;
+                () = &mut interrupt => {
+                    screen.done_waiting();
+                    return Ok(Answer::default());
+                }
+                ready = until_ready(client, self.patience, screen) => ready?,
+            }
+            Answer::take(client, &request, screen, interrupt).await
+        };
         match self.runtime.block_on(turn) {
             Ok(answer) => {
                 self.keep(answer);
                 Ok(())
             }
-            Err(fatal @ (Fatal::Refused(_) | Fatal::Unreachable { .. })) if interactive => {
+            Err(
+                fatal @ (Fatal::Refused(_) | Fatal::Unreachable { .. } | Fatal::NotReady { .. }),
+            ) if interactive => {
                 self.conversation.take_back();
                 self.screen.note(&format!("phi4d: {fatal}"));
                 Ok(())
