@@ -240,6 +240,26 @@ fn figures_follow_answers_and_colours_the_terminals_wishes() {
 }
 
 #[test]
+fn answers_that_go_elsewhere_are_without_prompts() {
+    let daemon = Daemon::start();
+    let program = chat(&daemon, daemon.setup.folder.path(), &[]);
+    let words = program.get_args().map(|word| word.to_str().unwrap());
+    let words: Vec<&str> =
+        [program.get_program().to_str().unwrap()].into_iter().chain(words).collect();
+    let file = daemon.setup.folder.path().join("answers");
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("{} | cat > {}", words.join(" "), file.display())]);
+    command.env("HOME", daemon.setup.folder.path());
+    let mut terminal = Terminal::run(&command);
+    terminal.wait_prompt();
+    assert_eq!(terminal.enter("What is 12+7?"), "");
+    terminal.press(CTRL_D);
+    assert!(terminal.wait_end().success());
+    let answer = asked(&daemon, "What is 12+7?");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), format!("{answer}\n"));
+}
+
+#[test]
 fn a_terminal_that_can_do_nothing_gets_plain_lines() {
     let daemon = Daemon::start();
     let mut command = chat(&daemon, daemon.setup.folder.path(), &["--stats"]);

@@ -114,7 +114,10 @@ pub(super) enum Fatal {
         source: std::io::Error,
     },
     /// No daemon answers.
-    #[error("cannot reach the daemon at {address}: {reason}; is phi4d serve running?")]
+    #[error(
+        "cannot reach the daemon at {address}: {reason}{}",
+        if *may_come { "; is phi4d serve running?" } else { "" }
+    )]
     Unreachable {
         /// Where it was looked for.
         address: String,

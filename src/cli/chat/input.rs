@@ -10,7 +10,7 @@ use rustyline::highlight::Highlighter;
 use rustyline::hint::Hinter;
 use rustyline::history::{History as _, MemHistory};
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
-use rustyline::{CompletionType, Config, Context, Editor, Helper};
+use rustyline::{Behavior, CompletionType, Config, Context, Editor, Helper};
 
 use super::super::exit::Fatal;
 use super::commands::TABLE;
@@ -73,7 +73,13 @@ pub(super) struct Terminal {
 
 impl Terminal {
     fn open(history: Option<PathBuf>, tell: &impl Fn(&str)) -> Result<Self, Fatal> {
+        // Prompts are for who types, wherever the answers go.
+        let behavior = match std::io::stdout().is_terminal() {
+            true => Behavior::Stdio,
+            false => Behavior::PreferTerm,
+        };
         let config = Config::builder()
+            .behavior(behavior)
             .completion_type(CompletionType::List)
             .max_history_size(MOST_ENTRIES)
             .map_err(|error| Fatal::Input(from_editor(error)))?
