@@ -9,7 +9,7 @@ use hyper::{HeaderMap, Request};
 use serde_json::Value;
 
 use super::app::ServerOptions;
-use super::error::ApiError;
+use super::error::{ApiError, shortened};
 
 /// How much of a body that is too large is still read, and for how long, before it is refused: a
 /// connection that is closed with unread bytes is reset, and the client may lose the answer.
@@ -128,7 +128,10 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Value, ApiError> {
         let path = error.path().to_string();
         match path.as_str() {
             "" | "." | "?" => ApiError::invalid_json(error.inner()),
-            path => ApiError::invalid_json(format_args!("at {path}: {}", error.inner())),
+            // Its names are the client's, and as long as those like.
+            path => {
+                ApiError::invalid_json(format_args!("at {}: {}", shortened(path), error.inner()))
+            }
         }
     })?;
     deserializer.end().map_err(ApiError::invalid_json)?;
@@ -164,6 +167,8 @@ mod tests {
         }
         let deep = "[".repeat(1000);
         assert!(parse(deep.as_bytes()).unwrap_err().message.contains("recursion limit"));
+        let long = format!("{{\"{}\": e}}", "name".repeat(1000));
+        assert!(parse(long.as_bytes()).unwrap_err().message.len() < 1000);
         assert_eq!(parse(b" {\"a\": [1]} ").unwrap(), json!({"a": [1]}));
     }
 
