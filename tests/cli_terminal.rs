@@ -103,7 +103,8 @@ fn questions_are_remembered_over_runs_for_their_owner_alone() {
 fn several_lines_and_what_is_pasted_are_one_question() {
     let daemon = Daemon::start();
     let mut terminal = start(&daemon, &["--max-tokens", "2"]);
-    let paste = |text: &str| format!("\x1b[200~{text}\x1b[201~");
+    // Terminals make carriage returns of a pasted text's line feeds.
+    let paste = |text: &str| format!("\x1b[200~{}\x1b[201~", text.replace('\n', "\r"));
     for keys in [
         format!("\"\"\"{ENTER}/one{ENTER}two\\{ENTER}{ENTER}\"\"\""),
         format!("three \\{ENTER}four"),

@@ -182,6 +182,13 @@ mod tests {
 
     proptest! {
         #[test]
+        fn any_line_is_understood_or_told(text in "(/[a-z]{0,6}[ =]{0,2})?.{0,12}") {
+            if let Err(told) = read(&text) {
+                prop_assert!(text.trim().starts_with('/') && !told.is_empty());
+            }
+        }
+
+        #[test]
         fn any_text_can_be_asked(text in "[^\"]*") {
             let fenced = format!("\"\"\"\n{text}\n\"\"\"");
             prop_assert_eq!(read(&fenced), Ok(Entry::Question(text)));

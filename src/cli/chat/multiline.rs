@@ -40,6 +40,8 @@ pub(super) fn inside(text: &str) -> Option<&str> {
 pub(super) fn join(text: &str, joints: &[usize]) -> String {
     let joined = |at: &usize| text.get(at.wrapping_sub(1)..*at + 1) == Some("\\\n");
     let mut joints: Vec<usize> = joints.iter().copied().filter(joined).collect();
+    // A text may have been longer once than later.
+    joints.sort_unstable();
     joints.dedup();
     let mut whole = text.to_owned();
     for at in joints.into_iter().rev() {
@@ -51,6 +53,7 @@ pub(super) fn join(text: &str, joints: &[usize]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn fences_and_backslashes_keep_the_text_open() {
@@ -76,5 +79,24 @@ mod tests {
         // A pasted line's backslash, and joints of a text that was edited since.
         assert_eq!(join("a\\\nb", &[]), "a\\\nb");
         assert_eq!(join("äx\\\nb", &[0, 1, 2, 3, 99]), "äx\\\nb");
+    }
+
+    proptest! {
+        #[test]
+        fn joints_in_any_order_take_their_backslashes_and_nothing_else(
+            lines in prop::collection::vec("[aä\\\\]{0,3}", 1..5),
+            joints in prop::collection::vec(0_usize..16, 0..8),
+        ) {
+            let text = lines.join("\n");
+            let joined = join(&text, &joints);
+            let mut expected = String::new();
+            for (at, c) in text.char_indices() {
+                let goes = c == '\\' && text[at + 1..].starts_with('\n') && joints.contains(&(at + 1));
+                if !goes {
+                    expected.push(c);
+                }
+            }
+            prop_assert_eq!(joined, expected);
+        }
     }
 }
