@@ -109,6 +109,11 @@ impl Screen {
         note(&format!("{text}\n"));
     }
 
+    /// Whether a line of [`Self::waiting`] goes away again.
+    pub(super) fn lines_can_go(&self) -> bool {
+        self.lines_can_go
+    }
+
     /// Shows a line until the next one or [`Self::done_waiting`]; once only where it would stay.
     pub(super) fn waiting(&mut self, text: &str) {
         let text = harmless(text);

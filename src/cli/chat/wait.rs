@@ -13,8 +13,11 @@ use super::screen::Screen;
 /// How long an answer may take that is not waited for.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
-/// How long it may take before the waiting is told.
+/// How long it may take before the waiting is told, by a line that goes away.
 const QUIET: Duration = Duration::from_millis(300);
+
+/// The same for a line that stays.
+const QUIET_FOR_GOOD: Duration = Duration::from_secs(3);
 
 /// How often a daemon that is not there is looked for, and the line changes.
 const TICK: Duration = Duration::from_millis(200);
@@ -97,7 +100,8 @@ async fn telling<T>(
     what: impl Future<Output = T>,
 ) -> T {
     tokio::pin!(what);
-    let mut next = QUIET.saturating_sub(began.elapsed());
+    let quiet = if screen.lines_can_go() { QUIET } else { QUIET_FOR_GOOD };
+    let mut next = quiet.saturating_sub(began.elapsed());
     loop {
         if let Ok(done) = timeout(next, &mut what).await {
             return done;
