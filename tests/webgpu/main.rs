@@ -263,6 +263,12 @@ fn a_paged_cache_of_few_blocks_serves_all_in_turn_and_outlives_a_restart() {
     all(&daemon);
     let [accepted, finished, ..] = daemon.ends();
     assert_eq!((accepted, finished), (6, 6));
+    let metrics = daemon.unix().get("/metrics").text();
+    let preempted = |line: &&str| line.starts_with("phi4d_preemptions_total");
+    let line = metrics.lines().find(preempted).unwrap();
+    assert!(!line.ends_with(" 0"), "{line}");
+    let log = daemon.log.text();
+    assert!(!log.contains("not aliased"), "the cache is written in place: {log}");
     daemon.signal("TERM");
     assert!(daemon.wait_end().success());
     let daemon = export_on_device(&model, &arguments);

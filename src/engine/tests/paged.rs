@@ -1,20 +1,28 @@
 //! The engine over an export with a paged cache, whose operator is the tests' stand-in: the tokens
 //! are those of `models/golden/longrope.json`, made with the plain export of the same weights.
 
+use std::io::{self, Read, Write};
+
 use serde_json::Value;
 
 use super::*;
 use crate::model::tests::{options as load_options, with_graph};
-use crate::model::{LoadOptions, load};
+use crate::model::{
+    KvGrowth, LoadOptions, Loaded, Logits, ModelLimits, Rotary, RunError, Runner, load,
+};
 
-fn paged_engine(budget_tokens: usize, draft_tokens: usize) -> Engine {
+fn loaded() -> Loaded {
     let folder = with_graph("paged.onnx", "paged.json");
     let load_options = LoadOptions {
         folder: folder.path().into(),
         max_prefill_tokens: 24,
         ..load_options(SLOTS + 10)
     };
-    let loaded = load(&load_options).unwrap();
+    load(&load_options).unwrap()
+}
+
+fn paged_engine(budget_tokens: usize, draft_tokens: usize) -> Engine {
+    let loaded = loaded();
     let bytes = loaded.runner.limits().kv_bytes_per_token;
     let options = Options { kv_cache_bytes: budget_tokens * bytes, draft_tokens, ..options() };
     start(loaded.runner, loaded.interrupt, options).unwrap()
@@ -52,6 +60,119 @@ fn greedy_tokens_are_the_plain_export_s_alone_and_together() {
         let stats = settle(&engine.handle());
         assert_settled(&stats);
         assert_eq!(stats.cached_prompt_tokens > 0, budget_tokens > 512);
+        engine.stop().unwrap();
+    }
+}
+
+/// The runner as it is where its blocks are a device's: there are so many and no more.
+struct Strict {
+    inner: Box<dyn Runner>,
+    limits: ModelLimits,
+    /// Positions of each slot that have been written to, or copied, and were not given back.
+    written: Vec<usize>,
+}
+
+impl Strict {
+    fn new(inner: Box<dyn Runner>, blocks: usize) -> Self {
+        let mut limits = inner.limits().clone();
+        let budget_bytes = blocks * limits.kv_block_tokens * limits.kv_bytes_per_token;
+        limits.kv_growth = KvGrowth::Blocks { budget_bytes };
+        Self { written: vec![0; limits.slots], inner, limits }
+    }
+
+    fn write(&mut self, slot: usize, end: usize) {
+        self.written[slot] = self.written[slot].max(end);
+        let block = self.limits.kv_block_tokens;
+        let used: usize = self.written.iter().map(|end| end.div_ceil(block)).sum();
+        let there = self.limits.kv_growth.device_bytes().unwrap()
+            / (block * self.limits.kv_bytes_per_token);
+        assert!(used <= there, "{used} of {there} blocks");
+    }
+}
+
+impl Runner for Strict {
+    fn limits(&self) -> &ModelLimits {
+        &self.limits
+    }
+
+    fn turn_by(&mut self, rotary: Rotary) {
+        self.inner.turn_by(rotary);
+    }
+
+    fn prefill(
+        &mut self,
+        slot: usize,
+        past: usize,
+        tokens: &[u32],
+        rows: usize,
+    ) -> Result<Logits<'_>, RunError> {
+        self.write(slot, past + tokens.len());
+        self.inner.prefill(slot, past, tokens, rows)
+    }
+
+    fn decode(
+        &mut self,
+        first: usize,
+        tokens: &[u32],
+        past: &[usize],
+    ) -> Result<Logits<'_>, RunError> {
+        for (slot, &past) in (first..).zip(past) {
+            self.write(slot, past + 1);
+        }
+        self.inner.decode(first, tokens, past)
+    }
+
+    fn swap(&mut self, slots: [usize; 2], tokens: [usize; 2]) {
+        self.written.swap(slots[0], slots[1]);
+        self.inner.swap(slots, tokens);
+    }
+
+    fn copy(&mut self, from: usize, to: usize, tokens: usize) {
+        self.written[to] = 0;
+        self.write(to, tokens);
+        self.inner.copy(from, to, tokens);
+    }
+
+    fn export(&mut self, slot: usize, tokens: usize, sink: &mut dyn Write) -> io::Result<()> {
+        self.inner.export(slot, tokens, sink)
+    }
+
+    fn import(&mut self, slot: usize, tokens: usize, source: &mut dyn Read) -> io::Result<()> {
+        self.inner.import(slot, tokens, source)
+    }
+
+    fn release(&mut self, slot: usize, keep: usize) {
+        self.written[slot] = self.written[slot].min(keep);
+        self.inner.release(slot, keep);
+    }
+}
+
+#[test]
+fn a_device_s_blocks_are_the_budget_whatever_the_host_has_and_none_is_wanted_that_is_not_there() {
+    for (blocks, draft_tokens) in [(100, 7), (20, 7), (20, 0)] {
+        let Loaded { runner, interrupt, .. } = loaded();
+        let runner = Strict::new(runner, blocks);
+        // The host's is not asked.
+        let options = Options { kv_cache_bytes: 1, draft_tokens, ..options() };
+        let engine = start(Box::new(runner), interrupt, options).unwrap();
+        assert_eq!(settle(&engine.handle()).kv_budget_tokens, 16 * blocks);
+        for keep in [0, 10] {
+            let submitted: Vec<_> = cases()
+                .into_iter()
+                .map(|(mut prompt, tokens)| {
+                    prompt.extend_from_slice(&tokens[..keep]);
+                    let (job, events) = job(&prompt, tokens.len() - keep, 64);
+                    engine.handle().submit(job).unwrap();
+                    (tokens, events)
+                })
+                .collect();
+            for (tokens, mut events) in submitted {
+                assert_eq!(wait(&mut events).0, tokens[keep..], "{blocks} and {keep}");
+            }
+        }
+        let stats = settle(&engine.handle());
+        assert_settled(&stats);
+        assert_eq!(stats.preempted > 0, blocks < 100, "{blocks}");
         engine.stop().unwrap();
     }
 }
