@@ -40,6 +40,7 @@ mod products_edit;
 mod products_store;
 mod provider;
 mod rotary_edit;
+mod rotary_joined;
 mod runner;
 mod runtime;
 mod session;

@@ -61,8 +61,8 @@ impl ModelLimits {
 
     /// Makes these the limits of a cache of blocks in a device's memory, as [`Self::on_device`].
     pub(super) fn in_device_blocks(&mut self, bytes: usize) -> usize {
-        let one = self.context_tokens.next_multiple_of(self.kv_block_tokens);
-        let budget_bytes = self.device_budget(bytes, one);
+        let two = 2 * self.context_tokens.next_multiple_of(self.kv_block_tokens);
+        let budget_bytes = self.device_budget(bytes, two);
         self.kv_growth = KvGrowth::Blocks { budget_bytes };
         budget_bytes
     }

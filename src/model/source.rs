@@ -8,8 +8,8 @@ use std::time::UNIX_EPOCH;
 use super::error::LoadError;
 use super::genai_config::GenaiConfig;
 use super::graph_edit::{self, Wanted};
-use super::rotary_edit;
 use super::wire::Damaged;
+use super::{rotary_edit, rotary_joined};
 
 /// A model folder, read but for its weights.
 #[derive(Debug)]
@@ -36,12 +36,15 @@ impl Source {
     /// # Errors
     /// If a file is missing or is not what it should be.
     pub(super) fn read(folder: &Path) -> Result<Self, LoadError> {
-        let config = GenaiConfig::read(folder)?;
+        let mut config = GenaiConfig::read(folder)?;
         let path = folder.join(&config.model.decoder.filename);
         let graph = read_graph(&path)?;
         let fingerprint = fingerprint(&graph, &path);
-        let (graph, rotary_switch) = edited(graph, &config)
-            .map_err(|reason| LoadError::Invalid { path: path.clone(), reason })?;
+        let invalid = |reason| LoadError::Invalid { path: path.clone(), reason };
+        let (graph, rotary_switch) = edited(graph, &config).map_err(invalid)?;
+        if rotary_switch.is_none() {
+            limit_context(&mut config, &graph, folder).map_err(invalid)?;
+        }
         Ok(Self { folder: folder.into(), path, config, graph, rotary_switch, fingerprint })
     }
 
@@ -67,6 +70,22 @@ fn missing_operator(error: &str, provider: &str) -> Option<String> {
     Some(format!(
         "its operator {operator} is not there on {provider}{hint} (ONNX Runtime: {error})"
     ))
+}
+
+/// Ends the context where the attention's kernel would change its rotary table by itself: what is
+/// cached by the one means nothing to the other.
+fn limit_context(config: &mut GenaiConfig, graph: &[u8], folder: &Path) -> Result<(), String> {
+    let context = config.model.context_length;
+    if let Some(tokens) = rotary_joined::first_rows(graph, folder, context)? {
+        log::warn!(
+            context_tokens = tokens, of = context;
+            "this export's attention changes its rotary table by itself past {tokens} tokens, which \
+             its cache does not outlive; the context ends there. Exports for cpu, cuda and webgpu \
+             without graph capture have it whole"
+        );
+        config.model.context_length = tokens;
+    }
+    Ok(())
 }
 
 /// The graph with its edits, and the length at which it would have changed its rotary table.
