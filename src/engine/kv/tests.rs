@@ -277,3 +277,15 @@ fn the_longer_of_two_prefixes_covers_the_shorter() {
     }
     assert_eq!(world.cache.cached_prefixes().count(), 2);
 }
+
+#[test]
+fn what_a_wrong_guess_wrote_is_given_back_with_the_sequence() {
+    let mut world = World::new(sizes());
+    world.admit((0..60).collect(), 0);
+    // Three more than there are.
+    world.step(0, 63);
+    let written = |world: &World| world.memory.0.iter().map(|row| row.written).sum::<usize>();
+    assert_eq!(written(&world), 63);
+    world.retire(0, true);
+    assert_eq!(written(&world), 60);
+}
