@@ -253,3 +253,45 @@ fn a_crowd_on_tcp_leaves_connections_for_the_unix_socket() {
     drop(crowd);
     assert!(read_to_close(&mut last).starts_with("HTTP/1.1 200"));
 }
+
+#[test]
+fn bodies_share_what_memory_there_is_for_them() {
+    // Room for 128 parts of 64 KiB, the first of each body not counted.
+    let (most, fit) = (256 * 1024, 42);
+    let daemon = Setup::new().with(&["--max-body-bytes", "262144"]).start();
+    let head = format!(
+        "POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         Content-Length: {most}\r\n\r\n"
+    );
+    let all_but_one = vec![b' '; most - 1];
+    let mut crowd: Vec<TcpStream> = Vec::new();
+    for _ in 0..fit + 6 {
+        let mut stream = TcpStream::connect(daemon.address()).unwrap();
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(&all_but_one).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        crowd.push(stream);
+    }
+    let mut refused = 0;
+    wait_for("those that do not fit to be refused", || {
+        crowd.retain_mut(|stream| {
+            let mut answer = [0; 4096];
+            let Ok(read) = stream.read(&mut answer) else { return true };
+            let answer = String::from_utf8_lossy(&answer[..read]);
+            assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("out_of_memory"));
+            refused += 1;
+            false
+        });
+        (refused >= 6).then_some(())
+    });
+    // Short ones are none of it, and once the others have gone a long one is read again.
+    let question = json!({ "prompt": "2+2=" });
+    assert_eq!(daemon.tcp().post("/tokenize", &question).status, 200);
+    // Which are refused goes by who came first; those that are in have their room.
+    assert!(refused < 24, "{refused} of {}", fit + 6);
+    drop(crowd);
+    let long = json!({ "prompt": "a ".repeat(100_000) });
+    wait_for("room for a long body", || {
+        (daemon.tcp().post("/tokenize", &long).status == 200).then_some(())
+    });
+}

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::auth::Rules;
+use super::body::Room;
 use crate::generate::Generator;
 use crate::telemetry::{Metrics, Tracer};
 
@@ -76,6 +77,7 @@ struct Inner {
     phase: watch::Sender<Phase>,
     rules: watch::Sender<Arc<Rules>>,
     metrics: Metrics,
+    body_room: Room,
 }
 
 impl App {
@@ -89,6 +91,7 @@ impl App {
             inner: Arc::new(Inner {
                 generator,
                 metrics,
+                body_room: Room::new(options.max_body_bytes),
                 options,
                 phase: watch::Sender::new(Phase::Serving),
                 rules: watch::Sender::default(),
@@ -104,6 +107,10 @@ impl App {
     /// The rules in force.
     pub(super) fn rules(&self) -> Arc<Rules> {
         Arc::clone(&self.inner.rules.borrow())
+    }
+
+    pub(super) fn body_room(&self) -> &Room {
+        &self.inner.body_room
     }
 
     pub(super) fn generator(&self) -> &Generator {

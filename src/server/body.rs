@@ -7,8 +7,9 @@ use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT};
 use hyper::{HeaderMap, Request};
 use serde_json::Value;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::app::ServerOptions;
+use super::app::App;
 use super::error::{ApiError, shortened};
 
 /// How much of a body that is too large is still read, and for how long, before it is refused: a
@@ -22,14 +23,54 @@ const DISCARD_UNASKED: u64 = 64 * 1024;
 /// Space made ahead of a body's arrival, whatever length it claims.
 const INITIAL_BYTES: usize = 64 * 1024;
 
+/// What all bodies that are being read may take together, in the largest that is allowed.
+const BODIES: usize = 32;
+
+/// Memory for all bodies that are being read.
+#[derive(Debug)]
+pub(super) struct Room {
+    /// Of `INITIAL_BYTES` each. A body's first is its connection's, so that short ones are read always.
+    parts: Semaphore,
+}
+
+impl Room {
+    /// Room for bodies of up to `limit` bytes.
+    pub(super) fn new(limit: usize) -> Self {
+        Self { parts: Semaphore::new(limit.div_ceil(INITIAL_BYTES) * BODIES) }
+    }
+}
+
+/// What one body has of the room.
+struct Share<'a> {
+    room: &'a Room,
+    parts: Option<SemaphorePermit<'a>>,
+}
+
+impl Share<'_> {
+    /// Takes what `bytes` need. Never waits, for what it has others may be waiting for.
+    fn grow(&mut self, bytes: usize) -> Result<(), ApiError> {
+        let wanted = bytes.div_ceil(INITIAL_BYTES).saturating_sub(1);
+        let held = self.parts.as_ref().map_or(0, SemaphorePermit::num_permits);
+        let more = u32::try_from(wanted.saturating_sub(held)).unwrap_or(u32::MAX);
+        if more == 0 {
+            return Ok(());
+        }
+        let more = self.room.parts.try_acquire_many(more);
+        let more = more.map_err(|_| ApiError::no_memory_for_body())?;
+        match &mut self.parts {
+            Some(parts) => parts.merge(more),
+            None => self.parts = Some(more),
+        }
+        Ok(())
+    }
+}
+
 /// The request's JSON.
 ///
 /// # Errors
 /// 415, 413, 408, 503 where there is no memory for it, or 400 for a body that breaks off or is not JSON.
-pub(super) async fn read_json(
-    request: Request<Incoming>,
-    options: &ServerOptions,
-) -> Result<Value, ApiError> {
+pub(super) async fn read_json(request: Request<Incoming>, app: &App) -> Result<Value, ApiError> {
+    let options = app.options();
     let (head, mut body) = request.into_parts();
     check_type(&head.headers)?;
     let limit = options.max_body_bytes;
@@ -41,11 +82,14 @@ pub(super) async fn read_json(
         }
         return Err(ApiError::body_too_large(limit));
     }
-    let reading = read_within(&mut body, limit);
+    // Held until the body is parsed.
+    let mut share = Share { room: app.body_room(), parts: None };
+    let reading = read_within(&mut body, limit, &mut share);
     match tokio::time::timeout(options.body_timeout, reading).await {
         Err(_) => Err(ApiError::body_timeout(options.body_timeout)),
         Ok(Ok(bytes)) => parse(&bytes),
         Ok(Err(error)) => {
+            drop(share);
             if error.close {
                 discard(&mut body, limit as u64).await;
             }
@@ -54,7 +98,11 @@ pub(super) async fn read_json(
     }
 }
 
-async fn read_within(body: &mut Incoming, limit: usize) -> Result<Vec<u8>, ApiError> {
+async fn read_within(
+    body: &mut Incoming,
+    limit: usize,
+    share: &mut Share<'_>,
+) -> Result<Vec<u8>, ApiError> {
     let claimed = usize::try_from(body.size_hint().lower()).unwrap_or(limit);
     let mut bytes = Vec::with_capacity(claimed.min(INITIAL_BYTES));
     while let Some(frame) = body.frame().await {
@@ -65,6 +113,7 @@ async fn read_within(body: &mut Incoming, limit: usize) -> Result<Vec<u8>, ApiEr
         if bytes.len() + data.len() > limit {
             return Err(ApiError::body_too_large(limit));
         }
+        share.grow(bytes.len() + data.len())?;
         // The one buffer whose size is a client's choice is not worth the process's end.
         bytes.try_reserve(data.len()).map_err(|_| ApiError::no_memory_for_body())?;
         bytes.extend_from_slice(&data);

@@ -186,7 +186,8 @@ define_settings! {
     /// Of these, the most of one caller. Further ones of it are answered with status 429.
     queue_per_caller: usize = "64", whole::<usize>(1, 1_000_000), "requests";
 
-    /// Largest request body. Larger ones are answered with status 413.
+    /// Largest request body. Larger ones are answered with status 413. All bodies that are being
+    /// read at once may take 32 times as much; what goes beyond is answered with status 503.
     max_body_bytes: usize = "8388608", whole::<usize>(1024, 1 << 30), "bytes";
 
     /// Open connections over all sockets. Further ones wait to be accepted. Where there is TCP

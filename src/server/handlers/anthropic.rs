@@ -26,7 +26,7 @@ pub(crate) async fn create(
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
     let MessagesRequest { chat, renaming, ignored } =
-        MessagesRequest::parse(&read_json(request, app.options()).await?)?;
+        MessagesRequest::parse(&read_json(request, app).await?)?;
     check_model(app, chat.model.as_deref())?;
     let voice = MessageVoice {
         id: format!("msg_{}", random_hex()),
@@ -45,7 +45,7 @@ pub(crate) async fn count_tokens(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let CountRequest(asked) = CountRequest::parse(&read_json(request, app.options()).await?)?;
+    let CountRequest(asked) = CountRequest::parse(&read_json(request, app).await?)?;
     check_model(app, asked.chat.model.as_deref())?;
     let counted = app.generator().tokenize(asked.chat.prompt).await;
     let ids = counted.map_err(|error| asked.renaming.tell(error.into()))?;

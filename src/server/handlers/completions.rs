@@ -23,7 +23,7 @@ pub(crate) async fn create(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let body = read_json(request, app.options()).await?;
+    let body = read_json(request, app).await?;
     let completion = CompletionRequest::parse(&body)?;
     drop(body);
     check_model(app, completion.model.as_deref())?;

@@ -36,7 +36,7 @@ pub(crate) async fn chat(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let asked = OllamaChat::parse(&read_json(request, app.options()).await?)?;
+    let asked = OllamaChat::parse(&read_json(request, app).await?)?;
     check(app, asked.model.as_deref())?;
     let voice = OllamaVoice::new(app, Kind::Chat);
     let Some(chat) = asked.chat else {
@@ -52,7 +52,7 @@ pub(crate) async fn generate(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let asked = OllamaGenerate::parse(&read_json(request, app.options()).await?)?;
+    let asked = OllamaGenerate::parse(&read_json(request, app).await?)?;
     check(app, asked.model.as_deref())?;
     let voice = OllamaVoice::new(app, Kind::Generate);
     let task = match asked.task {
@@ -98,7 +98,7 @@ pub(crate) fn ps(app: &App) -> Reply {
 
 /// `POST /api/show`.
 pub(crate) async fn show(app: &App, request: Request<Incoming>) -> Result<Reply, ApiError> {
-    let (model, ignored) = ShowRequest::parse(&read_json(request, app.options()).await?)?;
+    let (model, ignored) = ShowRequest::parse(&read_json(request, app).await?)?;
     check(app, Some(&model))?;
     let limits = app.generator().limits();
     let facts = ShowFacts { context_tokens: limits.context_tokens, vocabulary: limits.vocab_size };

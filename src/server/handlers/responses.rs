@@ -28,7 +28,7 @@ pub(crate) async fn create(
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
     let ResponsesRequest { chat, renaming, ignored, echo } =
-        ResponsesRequest::parse(&read_json(request, app.options()).await?)?;
+        ResponsesRequest::parse(&read_json(request, app).await?)?;
     check_model(app, chat.model.as_deref())?;
     let envelope = envelope(app, "resp", "response");
     let voice = ResponseVoice {

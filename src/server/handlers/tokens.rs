@@ -24,7 +24,7 @@ pub(crate) async fn tokenize(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let asked = TokenizeRequest::parse(read_json(request, app.options()).await?)?;
+    let asked = TokenizeRequest::parse(read_json(request, app).await?)?;
     check_model(app, asked.model.as_deref())?;
     let generator = app.generator();
     let ids = match asked.prompt {
@@ -48,7 +48,7 @@ pub(crate) async fn tokenize(
 
 /// The text of tokens.
 pub(crate) async fn detokenize(app: &App, request: Request<Incoming>) -> Result<Reply, ApiError> {
-    let asked = DetokenizeRequest::parse(&read_json(request, app.options()).await?)?;
+    let asked = DetokenizeRequest::parse(&read_json(request, app).await?)?;
     check_model(app, asked.model.as_deref())?;
     let text = app.generator().detokenize(&asked.tokens)?;
     let body = Detokenized { prompt: text.clone(), content: text };
@@ -61,7 +61,7 @@ pub(crate) async fn render(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let chat = ChatRequest::parse(&read_json(request, app.options()).await?)?;
+    let chat = ChatRequest::parse(&read_json(request, app).await?)?;
     check_model(app, chat.model.as_deref())?;
     let generator = app.generator();
     let token_ids = generator.tokenize(chat.prompt).await?;
