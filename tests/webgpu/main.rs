@@ -25,8 +25,8 @@ use serde_json::{Value, json};
 /// Logits (and so log-probabilities) closer than this may change places.
 const NEAR_TIE: f64 = 0.2;
 
-/// The provider's attention for 32 tokens and more is wrong on Mesa's driver from the ninth on
-/// (onnxruntime-ep-webgpu 0.4.0, any LP_NATIVE_VECTOR_WIDTH); shorter chunks are right.
+/// The provider's attention, paged or not, for 32 tokens and more is wrong on Mesa's driver from the
+/// ninth on (onnxruntime-ep-webgpu 0.4.0, any LP_NATIVE_VECTOR_WIDTH); shorter chunks are right.
 const CHUNK: &str = "16";
 
 fn gpu_export() -> PathBuf {
