@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::external;
 use super::genai_config::{GenaiConfig, layer_name};
 use super::graph_edit::{self, Wanted};
 #[cfg(target_arch = "x86_64")]
@@ -55,6 +56,10 @@ pub fn graph(data: &[u8]) {
     if let Ok(Some(edited)) = rotary_edit::choose_by_input(data, None) {
         assert!(is_whole(&edited.model, GRAPH), "{edited:?}");
         assert!(edited.model.len() <= most);
+    }
+    // A folder with links in it: `exe`, `cwd`.
+    if let Ok(Some((edited, _))) = external::follow(data, Path::new("/proc/self")) {
+        assert!(is_whole(&edited, GRAPH), "{edited:?}");
     }
     #[cfg(target_arch = "x86_64")]
     if let Ok(Some(edited)) = products_edit::edit(data) {

@@ -144,7 +144,7 @@ pub(super) fn rows_runner(
         rotary_switch: source.rotary_switch,
         ..Shape::new(&source.config, &contract, options)
     };
-    let new_session = || chosen.register(session::exported(options)?);
+    let new_session = || chosen.register(session::exported(source, options)?);
     OnnxRunner::new(session, &source.config, contract, shape, &new_session)?
         .recording(chosen.records_graphs())
 }
@@ -156,7 +156,7 @@ pub(super) fn paged_runner(
     options: &LoadOptions,
     chosen: &Chosen,
 ) -> Result<PagedRunner, LoadError> {
-    let new_session = || chosen.register(session::exported(options)?);
+    let new_session = || chosen.register(session::exported(source, options)?);
     PagedRunner::new(session, source, options, &new_session)
 }
 
@@ -200,7 +200,7 @@ fn open(
     chosen: &Chosen,
     cancel: &LoadCancel,
 ) -> Result<Session, LoadError> {
-    let mut builder = chosen.register(session::exported(options)?)?;
+    let mut builder = chosen.register(session::exported(source, options)?)?;
     #[cfg(test)]
     {
         builder = paged::stand_in::register(builder)

@@ -11,6 +11,7 @@ mod device;
 #[cfg(test)]
 mod device_tests;
 mod error;
+mod external;
 mod facts;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fake;

@@ -76,7 +76,7 @@ fn write_into(folder: &Path, source: &Source, options: &LoadOptions) -> Result<(
         products::lay_out(folder, source, &graph, options)?;
         return write_stamp(folder, &stamp(source, &graph));
     }
-    let mut builder = with_output(session::exported(options)?, folder)
+    let mut builder = with_output(session::exported(source, options)?, folder)
         .map_err(|error| LoadError::Session(error.to_string()))?;
     let session = builder.commit_from_memory(&source.graph);
     drop(session.map_err(|error| source.invalid(&error, CPU_NAME))?);

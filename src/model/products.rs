@@ -49,7 +49,7 @@ pub(super) fn open(
     cancel: &LoadCancel,
 ) -> Result<Session, LoadError> {
     // Loads ONNX Runtime, whose build a stamp names.
-    let builder = session::exported(options)?;
+    let builder = session::exported(source, options)?;
     let store = Arc::new(prepare::laid_out(source, graph).unwrap_or_default());
     commit(builder, source, graph, &store, cancel)
 }
@@ -61,7 +61,7 @@ pub(super) fn lay_out(
     graph: &[u8],
     options: &LoadOptions,
 ) -> Result<(), LoadError> {
-    let builder = session::exported(options)?;
+    let builder = session::exported(source, options)?;
     let store = Arc::default();
     drop(commit(builder, source, graph, &store, &LoadCancel::default())?);
     let path = folder.join(LAID_OUT);

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
+use super::external::{self, TENSOR_EXTERNAL};
 use super::graph_edit::{GRAPH_INITIALIZER, MODEL_GRAPH};
 use super::wire::{Damaged, Fields, Value, numbers};
 
@@ -19,9 +20,6 @@ const TENSOR_DIMS: u64 = 1;
 const TENSOR_TYPE: u64 = 2;
 const TENSOR_NAME: u64 = 8;
 const TENSOR_RAW: u64 = 9;
-const TENSOR_EXTERNAL: u64 = 13;
-const ENTRY_KEY: u64 = 1;
-const ENTRY_VALUE: u64 = 2;
 
 /// A `TensorProto`, as much of it as is of use here.
 #[derive(Debug, Default)]
@@ -97,17 +95,8 @@ impl<'a> Table<'a> {
     }
 
     fn external(&mut self, entry: &'a [u8]) -> Result<(), Damaged> {
-        let (mut key, mut value) = (&b""[..], "");
-        for field in Fields::new(entry) {
-            let field = field?;
-            match (field.number, field.value) {
-                (ENTRY_KEY, Value::Bytes(bytes)) => key = bytes,
-                (ENTRY_VALUE, Value::Bytes(bytes)) => {
-                    value = std::str::from_utf8(bytes).unwrap_or_default();
-                }
-                _ => {}
-            }
-        }
+        let (key, value) = external::entry(entry)?;
+        let value = std::str::from_utf8(value).unwrap_or_default();
         match key {
             b"location" => self.file = Some(value),
             b"offset" => self.offset = value.parse().unwrap_or(0),
@@ -148,6 +137,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::model::external::{ENTRY_KEY, ENTRY_VALUE};
     use crate::model::wire::{put_bytes, put_number};
 
     /// A model with a table of sines that begins anew after `first` of `rows` rows.

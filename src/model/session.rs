@@ -9,15 +9,19 @@ use super::error::LoadError;
 use super::load::LoadOptions;
 use super::provider::RECORD;
 use super::runtime;
+use super::source::Source;
 
 /// Session option that says where a graph loaded from memory has its weights
 /// (`kOrtSessionOptionsModelExternalInitializersFileFolderPath`).
 const WEIGHTS_FOLDER: &str = "session.model_external_initializers_file_folder_path";
 
-/// Options for a graph as it was exported, loaded from memory, whose weights lie in the model's
-/// folder. As for all options here, another provider than the CPU is yet to be registered.
-pub(super) fn exported(options: &LoadOptions) -> Result<SessionBuilder, LoadError> {
-    build(options, GraphOptimizationLevel::All, Some(&options.folder))
+/// Options for the graph of `source`, loaded from memory. As for all options here, another provider
+/// than the CPU is yet to be registered.
+pub(super) fn exported(
+    source: &Source,
+    options: &LoadOptions,
+) -> Result<SessionBuilder, LoadError> {
+    build(options, GraphOptimizationLevel::All, Some(&source.weights))
 }
 
 /// Options for a graph that ONNX Runtime has optimised before, loaded from its file.

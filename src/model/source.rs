@@ -9,7 +9,7 @@ use super::error::LoadError;
 use super::genai_config::GenaiConfig;
 use super::graph_edit::{self, Wanted};
 use super::wire::Damaged;
-use super::{rotary_edit, rotary_joined};
+use super::{external, rotary_edit, rotary_joined};
 
 /// A model folder, read but for its weights.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub(super) struct Source {
     pub(super) path: PathBuf,
     /// The folder's configuration.
     pub(super) config: GenaiConfig,
+    /// The folder that the weights are really in.
+    pub(super) weights: PathBuf,
     /// The graph to load: the file's, edited to give the logits of the last positions only where it
     /// gives all.
     pub(super) graph: Vec<u8>,
@@ -41,11 +43,13 @@ impl Source {
         let graph = read_graph(&path)?;
         let fingerprint = fingerprint(&graph, &path);
         let invalid = |reason| LoadError::Invalid { path: path.clone(), reason };
+        let followed = external::follow(&graph, folder).map_err(invalid)?;
+        let (graph, weights) = followed.unwrap_or_else(|| (graph, folder.into()));
         let (graph, rotary_switch) = edited(graph, &config).map_err(invalid)?;
         if rotary_switch.is_none() {
-            limit_context(&mut config, &graph, folder).map_err(invalid)?;
+            limit_context(&mut config, &graph, &weights).map_err(invalid)?;
         }
-        Ok(Self { folder: folder.into(), path, config, graph, rotary_switch, fingerprint })
+        Ok(Self { folder: folder.into(), path, config, weights, graph, rotary_switch, fingerprint })
     }
 
     /// The model's file is not one that ONNX Runtime loads on the provider that it calls `provider`.

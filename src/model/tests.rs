@@ -292,6 +292,36 @@ fn edit_config(folder: &Path, edit: impl FnOnce(&mut serde_json::Value)) {
     std::fs::write(&path, json.to_string()).unwrap();
 }
 
+/// As Hugging Face's cache has it: links to files elsewhere, which are called by their hashes.
+#[cfg(unix)]
+#[test]
+fn a_folder_of_links_gives_the_same_prepared_or_not() {
+    let cache = tempfile::tempdir().unwrap();
+    let (blobs, snapshot) = (cache.path().join("blobs"), cache.path().join("snapshot"));
+    for folder in [&blobs, &snapshot] {
+        std::fs::create_dir(folder).unwrap();
+    }
+    for (count, entry) in std::fs::read_dir(demo()).unwrap().enumerate() {
+        let entry = entry.unwrap();
+        let blob = format!("{count:064x}");
+        std::fs::copy(entry.path(), blobs.join(&blob)).unwrap();
+        let target = Path::new("../blobs").join(blob);
+        std::os::unix::fs::symlink(target, snapshot.join(entry.file_name())).unwrap();
+    }
+    let tokens = prompt(5, 30);
+    for own_kernels in [false, true] {
+        let logits = |folder: &Path| {
+            let options = LoadOptions { folder: folder.into(), own_kernels, ..options(1) };
+            let mut runner = load(&options).unwrap().runner;
+            runner.prefill(0, 0, &tokens, 1).unwrap().row(0).to_vec()
+        };
+        let plain = logits(&demo());
+        assert_eq!(logits(&snapshot), plain);
+        prepare(&LoadOptions { folder: snapshot.clone(), own_kernels, ..options(1) }).unwrap();
+        assert_eq!(logits(&snapshot), plain);
+    }
+}
+
 #[test]
 fn missing_files_are_named() {
     for name in ["genai_config.json", "model.onnx", "model.onnx.data"] {

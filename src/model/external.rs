@@ -1,0 +1,198 @@
+//! Where a graph says that its weights are, and what becomes of that where the files are links.
+//!
+//! A downloader's cache has each file once, under a name of its own, and folders of links to them
+//! (Hugging Face's: `snapshots/REVISION/model.onnx.data` leads to `blobs/HASH`). ONNX Runtime takes
+//! no weights whose real place is outside the folder that it is told, so it is told the real one,
+//! and the graph, in memory, calls the files by their real names.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::graph_edit::{GRAPH_INITIALIZER, MODEL_GRAPH};
+use super::wire::{Damaged, Fields, Value, put_bytes};
+
+/// `TensorProto.external_data`, entries of a key and a value.
+pub(super) const TENSOR_EXTERNAL: u64 = 13;
+pub(super) const ENTRY_KEY: u64 = 1;
+pub(super) const ENTRY_VALUE: u64 = 2;
+const LOCATION: &[u8] = b"location";
+
+/// What an entry of a tensor's external data says: its key and its value.
+pub(super) fn entry(bytes: &[u8]) -> Result<(&[u8], &[u8]), Damaged> {
+    let (mut key, mut value) = (&b""[..], &b""[..]);
+    for field in Fields::new(bytes) {
+        let field = field?;
+        match (field.number, field.value) {
+            (ENTRY_KEY, Value::Bytes(bytes)) => key = bytes,
+            (ENTRY_VALUE, Value::Bytes(bytes)) => value = bytes,
+            _ => {}
+        }
+    }
+    Ok((key, value))
+}
+
+/// The model `bytes` with its files of weights by their real names, and the folder that these are
+/// in. `None` where they are in `folder` by the names that the graph has, or missing.
+///
+/// # Errors
+/// If the graph is damaged, or its weights lie in several folders.
+pub(super) fn follow(bytes: &[u8], folder: &Path) -> Result<Option<(Vec<u8>, PathBuf)>, String> {
+    let damaged = |damage: Damaged| damage.to_string();
+    let mut real = BTreeMap::new();
+    let Ok(home) = folder.canonicalize() else { return Ok(None) };
+    for name in locations(bytes).map_err(damaged)? {
+        let Ok(text) = std::str::from_utf8(name) else { return Ok(None) };
+        // Others, and what is not there, are told of where they are read.
+        let Ok(path) = folder.join(text).canonicalize() else { return Ok(None) };
+        if Path::new(text).file_name().is_none_or(|file| file != text) {
+            return Ok(None);
+        }
+        real.insert(name.to_vec(), path);
+    }
+    let Some(place) = real.values().next().and_then(|path| path.parent()) else { return Ok(None) };
+    if let Some(other) = real.values().find(|path| path.parent() != Some(place)) {
+        return Err(format!(
+            "its weights lie in several folders, {} and {}; expected are files, or links to files, \
+             of one folder",
+            place.display(),
+            other.parent().unwrap_or(other).display()
+        ));
+    }
+    let same = |(name, path): (&Vec<u8>, &PathBuf)| {
+        path.file_name().is_some_and(|file| file.as_encoded_bytes() == name)
+    };
+    if place == home && real.iter().all(same) {
+        return Ok(None);
+    }
+    let place = place.to_path_buf();
+    let graph = renamed(bytes, &real).map_err(damaged)?;
+    Ok(Some((graph, place)))
+}
+
+/// The names of all files of weights, as the graph has them. Those of branches are not looked at:
+/// exports have small tensors there, which are in the graph itself.
+fn locations(bytes: &[u8]) -> Result<Vec<&[u8]>, Damaged> {
+    let mut found: Vec<&[u8]> = Vec::new();
+    for graph in contents(bytes, MODEL_GRAPH)? {
+        for tensor in contents(graph, GRAPH_INITIALIZER)? {
+            for external in contents(tensor, TENSOR_EXTERNAL)? {
+                if let (LOCATION, name) = entry(external)?
+                    && !found.contains(&name)
+                {
+                    found.push(name);
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn contents(message: &[u8], number: u64) -> Result<Vec<&[u8]>, Damaged> {
+    let fields = Fields::new(message).filter_map(|field| match field {
+        Ok(field) if field.number != number => None,
+        Ok(field) => match field.value {
+            Value::Bytes(bytes) => Some(Ok(bytes)),
+            _ => None,
+        },
+        Err(damage) => Some(Err(damage)),
+    });
+    fields.collect()
+}
+
+fn renamed(bytes: &[u8], real: &BTreeMap<Vec<u8>, PathBuf>) -> Result<Vec<u8>, Damaged> {
+    replaced(bytes, MODEL_GRAPH, |graph| {
+        replaced(graph, GRAPH_INITIALIZER, |tensor| {
+            replaced(tensor, TENSOR_EXTERNAL, |external| {
+                let (key, name) = entry(external)?;
+                let file = real.get(name).filter(|_| key == LOCATION);
+                let Some(file) = file.and_then(|path| path.file_name()) else {
+                    return Ok(external.to_vec());
+                };
+                let mut edited = Vec::new();
+                put_bytes(&mut edited, ENTRY_KEY, key);
+                put_bytes(&mut edited, ENTRY_VALUE, file.as_encoded_bytes());
+                Ok(edited)
+            })
+        })
+    })
+}
+
+/// `message` with the contents of its fields `number` edited.
+fn replaced(
+    message: &[u8],
+    number: u64,
+    edit: impl Fn(&[u8]) -> Result<Vec<u8>, Damaged>,
+) -> Result<Vec<u8>, Damaged> {
+    let mut edited = Vec::with_capacity(message.len() + 128);
+    for field in Fields::new(message) {
+        let field = field?;
+        match field.value {
+            Value::Bytes(content) if field.number == number => {
+                put_bytes(&mut edited, number, &edit(content)?);
+            }
+            _ => edited.extend_from_slice(field.raw),
+        }
+    }
+    Ok(edited)
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// A model of two tensors, in these files.
+    fn model(files: [&str; 2]) -> Vec<u8> {
+        let mut graph = Vec::new();
+        for file in files {
+            let mut tensor = Vec::new();
+            for (key, value) in [("location", file), ("offset", "location"), ("length", "8")] {
+                let mut entry = Vec::new();
+                put_bytes(&mut entry, ENTRY_KEY, key.as_bytes());
+                put_bytes(&mut entry, ENTRY_VALUE, value.as_bytes());
+                put_bytes(&mut tensor, TENSOR_EXTERNAL, &entry);
+            }
+            put_bytes(&mut tensor, 8, b"weights");
+            put_bytes(&mut graph, GRAPH_INITIALIZER, &tensor);
+            put_bytes(&mut graph, 1, b"node");
+        }
+        let mut model = Vec::new();
+        put_bytes(&mut model, 2, b"builder");
+        put_bytes(&mut model, MODEL_GRAPH, &graph);
+        model
+    }
+
+    #[test]
+    fn links_are_followed_to_their_files_names() {
+        let scratch = tempfile::tempdir().unwrap();
+        let at = |name: &str| scratch.path().join(name);
+        for folder in ["blobs", "other", "snapshot"] {
+            std::fs::create_dir(at(folder)).unwrap();
+        }
+        for file in ["blobs/1f", "blobs/2f", "other/3f", "snapshot/plain"] {
+            std::fs::write(at(file), "x").unwrap();
+        }
+        let folder = at("snapshot");
+        symlink("../blobs/1f", folder.join("a")).unwrap();
+        symlink("../blobs/2f", folder.join("b")).unwrap();
+        symlink("../other/3f", folder.join("c")).unwrap();
+        symlink("plain", folder.join("d")).unwrap();
+        symlink("snapshot", at("current")).unwrap();
+
+        let (graph, place) = follow(&model(["a", "b"]), &folder).unwrap().unwrap();
+        assert_eq!(graph, model(["1f", "2f"]));
+        assert_eq!(place, at("blobs").canonicalize().unwrap());
+        let (graph, place) = follow(&model(["d", "plain"]), &folder).unwrap().unwrap();
+        assert_eq!((graph, place), (model(["plain"; 2]), folder.canonicalize().unwrap()));
+        // As they are called, by whatever way to the folder.
+        assert_eq!(follow(&model(["plain"; 2]), &folder), Ok(None));
+        assert_eq!(follow(&model(["plain"; 2]), &at("current")), Ok(None));
+        // These are for ONNX Runtime to refuse.
+        assert_eq!(follow(&model(["a", "missing"]), &folder), Ok(None));
+        assert_eq!(follow(&model(["../blobs/1f", "a"]), &folder), Ok(None));
+        let refused = follow(&model(["a", "c"]), &folder).unwrap_err();
+        assert!(refused.contains("blobs") && refused.contains("other"), "{refused}");
+        assert!(follow(&model(["a", "b"])[..40], &folder).is_err());
+    }
+}
