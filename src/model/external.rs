@@ -136,7 +136,8 @@ fn replaced(
     Ok(edited)
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use std::os::unix::fs::symlink;
 
