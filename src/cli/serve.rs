@@ -100,7 +100,6 @@ async fn serve(arguments: &SettingsArgs, resolved: &Resolved) -> Result<(), Fata
         State::Status("finishing answers in progress".to_owned()),
         State::ExtendTimeout(drain + STOP_MARGIN),
     ]);
-    started.engine.handle().drain();
     // Nobody listens from now on; the path is free for a successor.
     drop(bound.files);
     stop.send_replace(true);

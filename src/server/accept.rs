@@ -22,6 +22,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// A lasting accept failure is logged this often.
 const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
+/// How long a drain waits for the first question of connections that were made before it.
+const SETTLE: Duration = Duration::from_millis(250);
+
 /// How long requests that were cut have to tell their clients.
 const CUT_GRACE: Duration = Duration::from_millis(500);
 
@@ -46,8 +49,9 @@ impl DrainOutcome {
 
 /// Serves `app` on all `listeners` until `stop` holds true (or its sender is gone), then drains.
 ///
-/// Draining: listeners and idle connections close at once, running requests have `drain` to end,
-/// new requests get 503. What runs after that gets an error and its connection is closed.
+/// Draining: listeners close at once, connections that have asked nothing yet have a moment to do so,
+/// idle ones close, running requests have `drain` to end, new requests get 503. What runs after that
+/// gets an error and its connection is closed.
 pub async fn serve(
     app: App,
     listeners: Vec<Listener>,
@@ -60,6 +64,8 @@ pub async fn serve(
         _ = stop.wait_for(|stop| *stop) => {}
     }
     drop(listeners);
+    // Who was let in has been promised an answer, which no successor on the same socket can give.
+    let _ = tokio::time::timeout(SETTLE, app.until_unasked(0)).await;
     app.enter(Phase::Draining);
     if all_ended_within(&mut connections, drain).await {
         return DrainOutcome { cut_connections: 0 };

@@ -75,6 +75,8 @@ struct Inner {
     generator: Generator,
     options: ServerOptions,
     phase: watch::Sender<Phase>,
+    /// Connections that have asked nothing yet.
+    unasked: watch::Sender<usize>,
     rules: watch::Sender<Arc<Rules>>,
     metrics: Metrics,
     body_room: Room,
@@ -94,6 +96,7 @@ impl App {
                 body_room: Room::new(options.max_body_bytes),
                 options,
                 phase: watch::Sender::new(Phase::Serving),
+                unasked: watch::Sender::default(),
                 rules: watch::Sender::default(),
             }),
         }
@@ -139,10 +142,33 @@ impl App {
         self.enter(Phase::Cutting);
     }
 
+    /// Counts a connection that has asked nothing yet, until what is returned is dropped.
+    pub(super) fn unasked(&self) -> Unasked {
+        self.inner.unasked.send_modify(|count| *count += 1);
+        Unasked(self.clone())
+    }
+
+    /// Waits until so many connections have asked nothing yet.
+    pub(super) async fn until_unasked(&self, wanted: usize) {
+        let mut watched = self.inner.unasked.subscribe();
+        // The sender lives as long as `self`, so waiting can't fail.
+        let _ = watched.wait_for(|now| *now == wanted).await;
+    }
+
     /// Waits until the daemon has come to `phase` or a later one.
     pub(super) async fn reached(&self, phase: Phase) {
         let mut watched = self.inner.phase.subscribe();
         // The sender lives as long as `self`, so waiting can't fail.
         let _ = watched.wait_for(|now| *now >= phase).await;
+    }
+}
+
+/// A connection that has asked nothing yet.
+#[derive(Debug)]
+pub(super) struct Unasked(App);
+
+impl Drop for Unasked {
+    fn drop(&mut self) {
+        self.0.inner.unasked.send_modify(|count| *count -= 1);
     }
 }

@@ -1,5 +1,6 @@
 //! One connection: HTTP/1 over any byte stream, until it closes or the daemon drains.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
@@ -27,9 +28,13 @@ where
     let origin = Arc::new(origin);
     let _open = app.metrics().connection(transport);
     let io = TokioIo::new(StallGuard::new(stream, app.options().write_timeout));
-    let service = service_fn(|request| {
-        let (app, origin) = (app.clone(), Arc::clone(&origin));
-        async move { Ok::<_, Infallible>(respond(app, &origin, request).await) }
+    let (shared, unasked) = (app.clone(), Cell::new(Some(app.unasked())));
+    let service = service_fn(move |request| {
+        let (app, origin) = (shared.clone(), Arc::clone(&origin));
+        // In this order: a drain that waits for the question must not refuse it.
+        let phase = app.phase();
+        drop(unasked.take());
+        async move { Ok::<_, Infallible>(respond(app, &origin, phase, request).await) }
     });
     // Half-closed clients count as gone (hyper's default): that is how the end of a client is
     // seen while its answer is in the making.

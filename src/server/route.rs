@@ -159,7 +159,12 @@ impl Route {
 }
 
 /// Answers one request. Never fails: faults and panics are answers, too.
-pub(super) async fn respond(app: App, origin: &Origin, request: Request<Incoming>) -> Reply {
+pub(super) async fn respond(
+    app: App,
+    origin: &Origin,
+    phase: Phase,
+    request: Request<Incoming>,
+) -> Reply {
     let exchange = Arc::new(Exchange::new(
         app.metrics().clone(),
         origin.caller().clone(),
@@ -169,7 +174,7 @@ pub(super) async fn respond(app: App, origin: &Origin, request: Request<Incoming
     ));
     let dialect = Dialect::of(request.uri().path());
     let permission = app.rules().permission(request.headers());
-    let handled = CatchPanic::new(dispatch(&app, origin, request, &exchange)).await;
+    let handled = CatchPanic::new(dispatch(&app, origin, phase, request, &exchange)).await;
     let mut reply = match handled {
         Ok(Ok(reply)) => reply,
         Ok(Err(error)) => failure(&error, dialect),
@@ -186,6 +191,7 @@ pub(super) async fn respond(app: App, origin: &Origin, request: Request<Incoming
 async fn dispatch(
     app: &App,
     origin: &Origin,
+    phase: Phase,
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
@@ -212,7 +218,7 @@ async fn dispatch(
             return Err(error);
         }
     }
-    if app.phase() != Phase::Serving && !route.outlives_serving() {
+    if phase != Phase::Serving && !route.outlives_serving() {
         return Err(ApiError::draining());
     }
     match route {

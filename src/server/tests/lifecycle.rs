@@ -40,6 +40,26 @@ async fn stopping_closes_idle_connections_at_once() {
 }
 
 #[tokio::test]
+async fn who_was_let_in_before_a_stop_is_answered() {
+    let daemon = Daemon::start().await;
+    let (mut tcp, mut unix) = (daemon.tcp().await, daemon.unix().await);
+    daemon.app.until_unasked(2).await;
+    let address = daemon.tcp;
+    let stopping = tokio::spawn(daemon.stop());
+    while TcpStream::connect(address).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    for client in [&mut tcp, &mut unix] {
+        client.send("POST", COMPLETIONS, &[], &completion(3, json!({})).to_string()).await;
+    }
+    for client in [&mut tcp, &mut unix] {
+        assert_eq!(client.response().await.status, 200);
+        assert!(client.is_closed().await);
+    }
+    assert!(stopping.await.unwrap().is_clean());
+}
+
+#[tokio::test]
 async fn running_requests_end_while_draining() {
     let daemon = Daemon::start().await;
     daemon.slow_down(Duration::from_millis(2));
