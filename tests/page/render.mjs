@@ -82,8 +82,10 @@ await run({
     assert.match(text, /It costs \$5 and \$10, or \$ 3 \$\./);
     assert.match(text, /\$code\$ and \$escaped\$\./);
     assert.ok(text.includes("\\frac{1") && text.includes("\\nosuch{x}"), text);
-    const font = await page.evaluate(() => document.fonts.check('16px "KaTeX_Main"'));
-    assert.ok(font, "KaTeX's fonts are loaded");
+    // They are fetched once something is laid out in them.
+    const main = await page.waitForFunction(() => [...document.fonts].find((font) =>
+      font.family.includes("KaTeX_Main") && ["loaded", "error"].includes(font.status))?.status);
+    assert.equal(await main.jsonValue(), "loaded", "the font of KaTeX's letters");
   },
 
   async "thought is folded, and unfolds"(page) {
