@@ -190,7 +190,8 @@ fn object_text(text: String) -> Option<String> {
         Json::String(inner) => {
             let holds_object =
                 serde_json::from_str::<serde_json::Map<String, Json>>(&inner).is_ok();
-            holds_object.then_some(inner)
+            // As an object's own text comes: without what a model puts around it.
+            holds_object.then(|| inner.trim().to_owned())
         }
         _ => None,
     }

@@ -45,6 +45,7 @@ fn calls_are_read_in_every_form_that_models_write() {
         "<tool_call>{\"id\": \"1\", \"type\": \"function\", \"name\": \"f\", \"arguments\": {\"a\": 1}}",
         "<tool_call>{\"arguments\": {\"a\": 1}, \"name\": \"f\"}</tool_call>",
         "<tool_call>{\"name\": \"f\", \"arguments\": \"{\\\"a\\\": 1}\"}</tool_call>",
+        "<tool_call>{\"name\": \"f\", \"arguments\": \" {\\\"a\\\": 1}\\n\"}</tool_call>",
         "<|tool_call|> [ {\"name\" : \"f\" , \"arguments\" : {\"a\": 1} } ] <|/tool_call|>",
     ] {
         assert_eq!(read([given]), one, "{given}");
