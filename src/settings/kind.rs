@@ -43,6 +43,15 @@ pub(super) fn as_typed(raw: &ValueKind) -> Option<String> {
     }
 }
 
+/// A number or boolean spelt as TOML has it: a flag or variable may say `01`, `+1`, `.5` or `1.`,
+/// which TOML does not take.
+pub(super) fn as_in_toml(typed: String) -> String {
+    if let Ok(number) = typed.parse::<u64>() {
+        return number.to_string();
+    }
+    typed.parse::<f64>().map_or(typed, |number| format!("{number:?}"))
+}
+
 fn text_of(raw: &ValueKind) -> Option<&str> {
     match raw {
         ValueKind::String(text) => Some(text.trim()),

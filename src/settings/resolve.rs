@@ -9,6 +9,7 @@ use super::absent;
 use super::define::Reader;
 use super::error::{Fault, SettingsError};
 use super::file;
+use super::kind::as_in_toml;
 use super::table::{DEFINITIONS, Settings};
 use super::words::as_shown;
 
@@ -61,7 +62,7 @@ pub struct Resolved {
 pub struct Entry {
     /// The key.
     pub key: &'static str,
-    /// The value as it would be typed.
+    /// The value as it would be typed; numbers as TOML has them.
     pub value: String,
     /// Where it came from.
     pub origin: String,
@@ -174,13 +175,14 @@ pub(super) fn origin_of(values: &Map<String, Value>, key: &str) -> String {
 fn entries(values: &Map<String, Value>) -> Vec<Entry> {
     DEFINITIONS
         .iter()
-        .map(|definition| Entry {
-            key: definition.key,
-            value: values
-                .get(definition.key)
-                .and_then(|value| as_shown(&value.kind))
-                .unwrap_or_default(),
-            origin: origin_of(values, definition.key),
+        .map(|definition| {
+            let value = values.get(definition.key).and_then(|value| as_shown(&value.kind));
+            let value = value.unwrap_or_default();
+            Entry {
+                key: definition.key,
+                value: if definition.is_text { value } else { as_in_toml(value) },
+                origin: origin_of(values, definition.key),
+            }
         })
         .collect()
 }
