@@ -77,6 +77,15 @@ struct Daemon {
     _engine: Engine,
 }
 
+struct Answer {
+    /// What was asked for, without its query.
+    path: String,
+    status: StatusCode,
+    /// The content type.
+    kind: String,
+    body: String,
+}
+
 static DAEMON: LazyLock<Option<Mutex<Daemon>>> = LazyLock::new(|| Daemon::start().map(Mutex::new));
 
 impl Daemon {
@@ -126,8 +135,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// A request's answer: status, type and body.
-    async fn ask(&self, head: &str, body: &str) -> Option<(StatusCode, String, String)> {
+    async fn ask(&self, head: &str, body: &str) -> Option<Answer> {
         let mut lines = head.lines();
         let (method, path) = lines.next()?.split_once(' ')?;
         let mut request = Request::builder().method(method).uri(path).header("host", "localhost");
@@ -143,6 +151,8 @@ impl Daemon {
         if request.method() == hyper::Method::CONNECT {
             return None;
         }
+        // A target may be a whole URL; its path is what the server goes by.
+        let path = request.uri().path().to_owned();
         let stream = hyper_util::rt::TokioIo::new(UnixStream::connect(&self.socket).await.ok()?);
         let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.ok()?;
         let connection = tokio::spawn(connection);
@@ -154,7 +164,7 @@ impl Daemon {
         assert!(whole.is_ok(), "an answer broke off: {whole:?}");
         let body = String::from_utf8(whole.ok()?.to_bytes().to_vec()).ok()?;
         connection.abort();
-        Some((head.status, kind, body))
+        Some(Answer { path, status: head.status, kind, body })
     }
 
     /// Waits until what was asked for has ended in the engine.
@@ -184,14 +194,13 @@ pub fn http(data: &[u8]) {
     let (head, body) = split(text);
     let answer = daemon.runtime.block_on(daemon.ask(head, body));
     daemon.settle();
-    let Some((status, kind, answer)) = answer else { return };
+    let Some(Answer { path, status, kind, body: answer }) = answer else { return };
     assert_ne!(status, StatusCode::INTERNAL_SERVER_ERROR, "{answer}");
-    let path = head.split(' ').nth(1).unwrap_or_default();
     if head.starts_with("HEAD ") {
         assert_eq!(answer, "");
     } else if status.is_client_error() || status.is_server_error() {
         if kind.starts_with("application/json") {
-            check_told(Dialect::of(path.split('?').next().unwrap_or_default()), &answer);
+            check_told(Dialect::of(&path), &answer);
         }
     } else if kind.starts_with("text/event-stream") {
         assert!(answer.ends_with("\n\n"), "{answer}");
