@@ -6,20 +6,22 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use log::Record;
 use log::kv::{Error, Key, Value, VisitSource};
 
+use super::disruptive::{escaped, escaped_json};
+
 /// `2026-11-24T08:27:10.123Z INFO listening tcp=127.0.0.1:8484` and a line feed.
 pub(super) fn text(now: SystemTime, record: &Record<'_>) -> String {
     let mut line = format!("{} {:<5} ", timestamp(now), record.level());
     // A message must not be able to forge another line.
-    push_escaped(&mut line, &record.args().to_string());
+    line.push_str(&escaped(&record.args().to_string()));
     for (key, value) in pairs(record) {
         line.push(' ');
-        line.push_str(&key);
+        line.push_str(&escaped(&key));
         line.push('=');
         if value.is_empty() || value.contains([' ', '"', '=']) {
-            // Debug of a string quotes and escapes it.
-            let _ = write!(line, "{value:?}");
+            // Debug of a string quotes and escapes it, but for some that are not seen.
+            let _ = write!(line, "{}", escaped(&format!("{value:?}")));
         } else {
-            push_escaped(&mut line, &value);
+            line.push_str(&escaped(&value));
         }
     }
     line.push('\n');
@@ -39,19 +41,10 @@ pub(super) fn json(now: SystemTime, record: &Record<'_>) -> String {
             object.insert(key, value.into());
         }
     }
-    let mut line = serde_json::Value::Object(object).to_string();
+    let json = serde_json::Value::Object(object).to_string();
+    let mut line = escaped_json(&json).into_owned();
     line.push('\n');
     line
-}
-
-fn push_escaped(line: &mut String, text: &str) {
-    for character in text.chars() {
-        if character.is_control() {
-            line.extend(character.escape_default());
-        } else {
-            line.push(character);
-        }
-    }
 }
 
 fn pairs(record: &Record<'_>) -> Vec<(String, String)> {
@@ -98,6 +91,7 @@ fn civil_date(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::is_disruptive;
     use log::Level;
 
     fn at(seconds: u64, millis: u64) -> SystemTime {
@@ -135,6 +129,19 @@ mod tests {
             line,
             "1970-01-01T00:00:00.000Z INFO  one\\ntwo tcp=127.0.0.1:1 model=\"my phi\" x=a\\nb\n"
         );
+    }
+
+    #[test]
+    fn nothing_in_a_record_disturbs_the_line_in_either_format() {
+        let nasty: String = ('\0'..=char::MAX).filter(|c| is_disruptive(*c)).collect();
+        let spaced = format!("a {nasty}");
+        let pairs: &[(&str, &str)] = &[("path", &nasty), ("name", &spaced), (&nasty, "x")];
+        for write in [text, json] {
+            let args = format_args!("{nasty}");
+            let record = Record::builder().level(Level::Info).args(args).key_values(&pairs).build();
+            let line = write(at(0, 0), &record);
+            assert!(!line.trim_end_matches('\n').contains(is_disruptive), "{line}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::io::{IsTerminal as _, Write as _};
 
 use super::super::exit::Fatal;
 use super::super::output::print;
+use crate::telemetry::{is_disruptive, is_joiner};
 
 const DIM: &str = "\x1b[2m";
 const PLAIN: &str = "\x1b[0m";
@@ -139,9 +140,10 @@ fn note(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-/// Without what could steer a terminal.
+/// Without what could steer a terminal, hide text or turn it around. What joins letters and emoji stays.
 pub(super) fn harmless(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
+    let is_fine = |c: &char| !is_disruptive(*c) || is_joiner(*c) || matches!(c, '\n' | '\t');
+    text.chars().filter(is_fine).collect()
 }
 
 /// Whether a terminal is there for more than plain text, by its user's wish too.
@@ -163,6 +165,8 @@ mod tests {
 
     #[test]
     fn control_characters_go_and_text_stays() {
+        assert_eq!(harmless("a\u{202e}b\u{2028}c\u{2066}\u{feff}d\u{e0041}"), "abcd");
+        assert_eq!(harmless("👩\u{200d}🚀 می\u{200c}خواهم"), "👩\u{200d}🚀 می\u{200c}خواهم");
         assert_eq!(harmless("a\u{1b}[2J\r\u{9b}31m\u{7}ä\tb\nc\u{0}"), "a[2J31mä\tb\nc");
     }
 
