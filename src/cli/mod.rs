@@ -6,6 +6,7 @@ mod bench;
 mod chat;
 mod check;
 mod config;
+mod confinement;
 mod doctor;
 mod documents;
 mod exit;

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::args::SettingsArgs;
+use super::confinement;
 use super::exit::{Code, Fatal};
 use super::loading::Loading;
 use super::reload::Reloader;
@@ -79,6 +80,8 @@ async fn serve(arguments: &SettingsArgs, resolved: &Resolved) -> Result<(), Fata
     #[cfg(unix)]
     super::model_files::watch(start::model_folder(settings)?);
     let reloader = Reloader::new(arguments, environment, &app, resolved);
+    // All that is opened once is open, and nobody is served yet.
+    confinement::confine(settings.sandbox, started.provider)?;
     let (stop, stopped) = watch::channel(false);
     let drain = settings.drain_timeout_s;
     let mut server = tokio::spawn(server::serve(app, bound.listeners, stopped, drain));

@@ -16,6 +16,8 @@ pub(super) struct Started {
     pub(super) engine: Engine,
     pub(super) generator: Generator,
     pub(super) config: GenaiConfig,
+    /// Where the model runs.
+    pub(super) provider: model::Provider,
 }
 
 /// Sets the log up as the settings say, and logs what the settings' reader wanted to tell.
@@ -61,7 +63,9 @@ pub(super) fn start_cancellable(
         generator_options(settings, &loaded.config, folder)?,
     );
     match generator {
-        Ok(generator) => Ok(Started { engine, generator, config: loaded.config }),
+        Ok(generator) => {
+            Ok(Started { engine, generator, config: loaded.config, provider: loaded.provider })
+        }
         Err(error) => {
             // The first failure is the one to tell.
             let _ = engine.stop();

@@ -4,6 +4,7 @@
 //! Each system has a module with the same names; what it does not have is there, too, and says so
 //! or does nothing.
 
+mod confine;
 mod listen;
 mod peer;
 mod signal;
@@ -18,13 +19,14 @@ use unix as system;
 #[cfg(windows)]
 use windows as system;
 
+pub use confine::{ConfineError, Profile};
 pub use listen::{ActivationError, BindError, Listener, bind_tcp};
 pub use peer::Peer;
 pub use signal::Signal;
 pub use state::State;
 pub use system::{
     FolderLock, Notifier, Signals, SocketFile, UnixListener, UnixStream, activated_listeners,
-    append_private, barrier, bind_unix, effective_uid, free_disk, group_id, groups_of, host_name,
-    is_open_to_all, owner, physical_cores, replace_file, resident_memory, room_for_connections,
-    spare_memory, user_id,
+    append_private, barrier, bind_unix, confine, effective_uid, free_disk, group_id, groups_of,
+    host_name, is_open_to_all, owner, physical_cores, replace_file, resident_memory,
+    room_for_connections, spare_memory, user_id,
 };

@@ -13,7 +13,7 @@ use super::kind::{
 };
 use super::pairs::Pairs;
 use super::socket::SocketSetting;
-use super::value::{ListenAddress, LogFormat, MetricsAccess, Provider, WebPage};
+use super::value::{ListenAddress, LogFormat, MetricsAccess, Provider, Sandbox, WebPage};
 use super::words::Words;
 
 define_settings! {
@@ -210,6 +210,15 @@ define_settings! {
 
     /// How long answers in progress may go on after the daemon was told to stop.
     drain_timeout_s: Duration = "30", Seconds { min: 0, max: 86_400 }, "seconds";
+
+    /// Whether the daemon, once it has its model and sockets, gives up what it does not need of the
+    /// system: running programs, other users' rights, new listeners and more (seccomp and
+    /// no_new_privs). auto: where the kernel can. on: else it does not start. With another provider
+    /// than cpu only what no part of it needs is given up.
+    sandbox: Sandbox = "auto", Choice {
+        placeholder: "WHEN",
+        options: &[("auto", Sandbox::Auto), ("on", Sandbox::On), ("off", Sandbox::Off)],
+    };
 
     /// Temperature of requests that give none; 0 always takes the likeliest token.
     default_temperature: f64 = "1.0", Number { min: 0.0, min_included: true, max: 2.0 };

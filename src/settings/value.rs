@@ -55,6 +55,17 @@ pub enum WebPage {
     Off,
 }
 
+/// Whether the daemon confines itself by filters on its system calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sandbox {
+    /// Where the kernel has them.
+    Auto,
+    /// It does, or does not start.
+    On,
+    /// It does not.
+    Off,
+}
+
 /// A TCP address to listen on: a host's name or address, and a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenAddress {

@@ -1,6 +1,7 @@
 //! Linux: Unix sockets, socket activation and notification as systemd has them, signals.
 
 mod activation;
+mod confine;
 mod cores;
 mod descriptors;
 mod files;
@@ -10,11 +11,13 @@ mod peer;
 mod replace;
 mod signals;
 mod socket;
+mod syscalls;
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 
 pub use activation::activated_listeners;
+pub use confine::confine;
 pub use cores::physical_cores;
 pub use descriptors::room_for_connections;
 pub use files::{barrier, free_disk};

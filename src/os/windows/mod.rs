@@ -15,6 +15,7 @@ pub use replace::{FolderLock, append_private, replace_file};
 pub use signals::Signals;
 pub use socket::{SocketFile, UnixListener, UnixStream, bind_unix, path_of};
 
+use super::confine::{ConfineError, Profile};
 use super::listen::{ActivationError, Listener};
 use super::peer::Peer;
 use super::state::State;
@@ -63,6 +64,14 @@ pub fn activated_listeners(
     _lookup: impl Fn(&str) -> Option<String>,
 ) -> Result<Vec<(String, Listener)>, ActivationError> {
     Ok(Vec::new())
+}
+
+/// There are no filters on system calls.
+///
+/// # Errors
+/// Always.
+pub fn confine(_profile: Profile) -> Result<(), ConfineError> {
+    Err(ConfineError::Unsupported("it is Windows".to_owned()))
 }
 
 /// A number that no user has.

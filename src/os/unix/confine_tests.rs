@@ -1,0 +1,157 @@
+#![expect(unsafe_code, reason = "system calls that must be refused are made by their numbers")]
+
+use std::io;
+use std::process::Command;
+
+use super::*;
+
+/// Set for the process in which the filter is, since it can't be taken off again.
+const CHILD: &str = "PHI4D_TEST_CONFINED";
+
+/// Runs `within` in a process of its own, which is this test again.
+fn in_a_process(test: &str, within: impl FnOnce()) {
+    if std::env::var_os(CHILD).is_some() {
+        return within();
+    }
+    let name = format!("{}::{test}", module_path!().split_once("::").unwrap().1);
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args([name.as_str(), "--exact", "--nocapture", "--test-threads=1"])
+        .env(CHILD, "1")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}\n{errors}");
+}
+
+/// The error of a call by its number, with arguments that could do no harm if it were let through.
+fn call(number: libc::c_long, arguments: [libc::c_long; 3]) -> Option<i32> {
+    let [first, second, third] = arguments;
+    // SAFETY: null pointers and numbers only; the kernel checks what it is given.
+    let result = unsafe { libc::syscall(number, first, second, third, 0, 0, 0) };
+    (result < 0).then(|| io::Error::last_os_error().raw_os_error().unwrap())
+}
+
+fn refusals_that_hold_for_all() {
+    for number in syscalls::NEVER {
+        assert_eq!(call(*number, [0; 3]), Some(libc::EPERM), "call {number}");
+    }
+    let other =
+        [libc::AF_NETLINK, libc::AF_PACKET, libc::AF_VSOCK, libc::AF_ALG, libc::AF_BLUETOOTH];
+    for family in other.map(libc::c_long::from) {
+        let kind = libc::c_long::from(libc::SOCK_DGRAM);
+        assert_eq!(call(libc::SYS_socket, [family, kind, 0]), Some(libc::EPERM), "{family}");
+    }
+    for flag in syscalls::NEW_NAMESPACE {
+        let flags = libc::c_long::from(*flag) | libc::c_long::from(libc::CLONE_THREAD);
+        assert_eq!(call(libc::SYS_clone, [flags, 0, 0]), Some(libc::EPERM), "{flag:x}");
+    }
+    let ran = Command::new("/bin/true").status();
+    assert_eq!(ran.unwrap_err().raw_os_error(), Some(libc::EPERM));
+}
+
+fn status(field: &str) -> Vec<String> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    tasks
+        .map(|task| {
+            let text = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+            let line = text.lines().find_map(|line| line.strip_prefix(field));
+            line.unwrap().trim_start_matches(':').trim().to_owned()
+        })
+        .collect()
+}
+
+/// Maps a page with `protection`.
+fn map(protection: i32) -> libc::c_long {
+    let (private, none) = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1);
+    // SAFETY: a new mapping at an address of the kernel's choice.
+    unsafe { libc::syscall(libc::SYS_mmap, 0, 4096, protection, private, none, 0) }
+}
+
+#[test]
+fn the_daemon_serves_on_and_runs_no_programs() {
+    in_a_process("the_daemon_serves_on_and_runs_no_programs", || {
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        // One from before and one from after are held to it alike.
+        let before = std::thread::spawn(move || {
+            let _ = wait.recv();
+            call(libc::SYS_ptrace, [0; 3])
+        });
+        confine(Profile::Daemon).unwrap();
+        assert!(status("Seccomp").iter().all(|mode| mode == "2"), "{:?}", status("Seccomp"));
+        assert!(status("NoNewPrivs").iter().all(|set| set == "1"));
+        drop(go);
+        assert_eq!(before.join().unwrap(), Some(libc::EPERM));
+        refusals_that_hold_for_all();
+        let after = std::thread::spawn(|| call(libc::SYS_execve, [0; 3]));
+        assert_eq!(after.join().unwrap(), Some(libc::EPERM));
+
+        // No process of its own, no listener, no code of its own making.
+        assert_eq!(
+            call(libc::SYS_clone, [libc::c_long::from(libc::SIGCHLD), 0, 0]),
+            Some(libc::EPERM)
+        );
+        assert_eq!(call(libc::SYS_clone3, [0; 3]), Some(libc::ENOSYS));
+        assert_eq!(call(libc::SYS_listen, [0, 1, 0]), Some(libc::ENOSYS));
+        assert_eq!(map(libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC), -1);
+        let page = map(libc::PROT_READ | libc::PROT_WRITE);
+        assert!(page > 0);
+        let executable = libc::c_long::from(libc::PROT_READ | libc::PROT_EXEC);
+        assert_eq!(call(libc::SYS_mprotect, [page, 4096, executable]), Some(libc::EPERM));
+        let push = ioctl_number(libc::TIOCSTI);
+        assert_eq!(call(libc::SYS_ioctl, [0, push, 0]), Some(libc::EPERM));
+        let dumpable = libc::c_long::from(libc::PR_SET_DUMPABLE);
+        assert_eq!(call(libc::SYS_prctl, [dumpable, 0, 0]), Some(libc::EPERM));
+        assert_eq!(call(libc::SYS_prlimit64, [1, 0, 0]), Some(libc::EPERM));
+
+        // What it lives on.
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a");
+        std::fs::write(&file, "a").unwrap();
+        std::fs::rename(&file, folder.path().join("b")).unwrap();
+        assert_eq!(std::fs::read(folder.path().join("b")).unwrap(), b"a");
+        let _ = std::os::unix::net::UnixStream::pair().unwrap();
+        assert!(
+            std::net::TcpStream::connect("127.0.0.1:1")
+                .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+        );
+        assert!(std::net::ToSocketAddrs::to_socket_addrs("localhost:1").is_ok());
+        assert!(crate::os::user_id("root").is_some());
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        assert_eq!(runtime.block_on(async { tokio::task::spawn_blocking(|| 7).await.unwrap() }), 7);
+    });
+}
+
+#[test]
+fn with_a_device_drivers_keep_what_they_may_need() {
+    in_a_process("with_a_device_drivers_keep_what_they_may_need", || {
+        confine(Profile::DaemonWithDevice).unwrap();
+        refusals_that_hold_for_all();
+        assert!(map(libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC) > 0);
+        assert_eq!(std::thread::spawn(|| 7).join().unwrap(), 7);
+    });
+}
+
+#[test]
+fn what_only_computes_opens_nothing_and_may_fork() {
+    in_a_process("what_only_computes_opens_nothing_and_may_fork", || {
+        confine(Profile::Compute).unwrap();
+        refusals_that_hold_for_all();
+        let opened = std::fs::File::open("/proc/self/status");
+        assert_eq!(opened.unwrap_err().raw_os_error(), Some(libc::ENOSYS));
+        let connected = std::net::TcpStream::connect("127.0.0.1:1");
+        assert_eq!(connected.unwrap_err().raw_os_error(), Some(libc::ENOSYS));
+        assert_eq!(std::thread::spawn(|| 7).join().unwrap(), 7);
+        // SAFETY: the child does nothing but end.
+        match unsafe { libc::fork() } {
+            // SAFETY: ends this process, without handlers.
+            0 => unsafe { libc::_exit(7) },
+            child => {
+                let mut status = 0;
+                // SAFETY: `status` lives as long as the call.
+                assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+                assert_eq!(libc::WEXITSTATUS(status), 7);
+            }
+        }
+    });
+}
