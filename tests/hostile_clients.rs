@@ -197,7 +197,7 @@ fn clients_that_close_by_half_or_never_read_hold_nothing_for_long() {
 #[test]
 fn a_crowd_waits_outside_and_is_let_in_as_others_leave() {
     let most = 20;
-    let target = daemon(&["--max-connections", "20"]);
+    let target = daemon(&["--max-connections", "20", "--max-connections-per-local", "20"]);
     let idle = Held::by(&target.daemon).descriptors;
     assert_flat(&target, |target| {
         let mut crowd: Vec<TcpStream> = Vec::new();
@@ -222,7 +222,8 @@ fn a_crowd_waits_outside_and_is_let_in_as_others_leave() {
 fn a_crowd_on_tcp_leaves_connections_for_the_unix_socket() {
     let (most, share) = (16, 14);
     // Nobody of the crowd is given up while the test runs.
-    let daemon = Setup::new().with(&["--max-connections", "16"]).start();
+    let limits = ["--max-connections", "16", "--max-connections-per-local", "16"];
+    let daemon = Setup::new().with(&limits).start();
     let address = daemon.address();
     let open = || TcpStream::connect(address).unwrap();
     let mut crowd: Vec<TcpStream> = (0..CROWD).map(|_| open()).collect();

@@ -279,6 +279,9 @@ fn server_options(settings: &Settings, name: String) -> Result<ServerOptions, Fa
     Ok(ServerOptions {
         max_body_bytes: settings.max_body_bytes,
         max_connections: most_connections(settings),
+        connections_per_address: settings.max_connections_per_address,
+        connections_per_local: settings.max_connections_per_local,
+        first_head_timeout: settings.first_head_timeout_s,
         header_timeout: settings.header_timeout_s,
         body_timeout: settings.body_timeout_s,
         write_timeout: settings.slow_client_timeout_s,

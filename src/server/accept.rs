@@ -2,17 +2,21 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::activity::{Activity, Closed, Doing};
 use super::app::{App, Phase};
 use super::caller::Origin;
 use super::conn::serve_connection;
+use super::places::{Bounds, Holder, Places, Verdict};
 use super::secure::serve_tcp;
 use crate::os::{Listener, UnixStream};
 
@@ -28,9 +32,8 @@ const SETTLE: Duration = Duration::from_millis(250);
 /// How long requests that were cut have to tell their clients.
 const CUT_GRACE: Duration = Duration::from_millis(500);
 
-/// Where there is TCP and a Unix socket, one in so many connections is the Unix socket's alone, so that
-/// a crowd from the network can't shut out the programs on this machine.
-const UNIX_SHARE: usize = 8;
+/// How often a newcomer who waits for a place looks for one that serves nobody.
+const DOOR_TICK: Duration = Duration::from_millis(20);
 
 /// How draining ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,77 +87,180 @@ async fn all_ended_within(connections: &mut JoinSet<()>, limit: Duration) -> boo
     tokio::time::timeout(limit, all).await.is_ok()
 }
 
-/// How many of `most` connections TCP may hold, beside a Unix socket or alone.
-fn tcp_share(most: usize, beside_unix: bool) -> usize {
-    // A single connection is for whoever comes first.
-    let kept = if beside_unix { most.div_ceil(UNIX_SHARE).min(most - 1) } else { 0 };
-    most - kept
-}
-
 /// Accepts for ever, never more than the allowed connections at once.
 async fn accept_all(app: &App, listeners: &[Listener], connections: &mut JoinSet<()>) {
-    let most = app.options().max_connections;
-    let beside_unix = listeners.iter().any(|one| matches!(one, Listener::Unix(_)));
-    let share = tcp_share(most, beside_unix).min(Semaphore::MAX_PERMITS);
-    let tcp = Arc::new(Semaphore::new(share));
-    let mut accepting = Accepting::new(listeners, Arc::clone(&tcp));
+    let options = app.options();
+    let mut places = Places::new(Bounds::new(
+        options.max_connections,
+        listeners.iter().any(|one| matches!(one, Listener::Unix(_))),
+        options.connections_per_address,
+        options.connections_per_local,
+    ));
+    let mut accepting = Accepting::new(listeners);
+    let mut turned_away = TurnedAway::default();
+    // At most one of each kind waits inside for a place. While one does, the kernel's backlog holds
+    // the rest of its kind.
+    let mut door: [Option<Newcomer>; 2] = [None, None];
     loop {
+        for waiting in &mut door {
+            let Some(newcomer) = waiting.take() else { continue };
+            let verdict = places.judge(newcomer.holder);
+            match verdict {
+                Verdict::Enter => newcomer.enter(app, &mut places, connections),
+                Verdict::Wait => *waiting = Some(newcomer),
+                Verdict::OverBound(_) | Verdict::Crowded(_) => {
+                    turned_away.note(app, newcomer.holder, verdict);
+                }
+            }
+        }
+        let full = Full { tcp: door[0].is_some(), unix: door[1].is_some() };
         tokio::select! {
-            Some(ended) = connections.join_next(), if !connections.is_empty() => {
-                if let Err(error) = ended {
-                    log::error!("a connection's task failed: {error}");
-                }
-            }
-            accepted = accepting.next(), if connections.len() < most => {
-                match accepted {
-                    Accepted::Tcp(stream, place) => {
-                        let app = app.clone();
-                        connections.spawn(async move {
-                            serve_tcp(app, stream).await;
-                            drop(place);
-                        });
-                    }
-                    Accepted::Unix(stream) => {
-                        if let Some(origin) = Origin::of_unix(&stream) {
-                            connections.spawn(serve_connection(app.clone(), origin, stream));
-                        }
+            Some(ended) = connections.join_next_with_id(), if !connections.is_empty() => {
+                match ended {
+                    Ok((id, ())) => places.leave(id),
+                    Err(error) => {
+                        places.leave(error.id());
+                        log::error!("a connection's task failed: {error}");
                     }
                 }
             }
+            accepted = accepting.next(full), if !(full.tcp && full.unix) => {
+                let at = usize::from(matches!(accepted, Accepted::Unix(_)));
+                door[at] = Newcomer::of(accepted);
+            }
+            () = tokio::time::sleep(DOOR_TICK), if full.tcp || full.unix => {}
         }
     }
 }
 
+/// For which kind of socket somebody waits at the door, so that no more are accepted.
+#[derive(Debug, Clone, Copy)]
+struct Full {
+    tcp: bool,
+    unix: bool,
+}
+
 enum Accepted {
-    /// With its place among those of TCP, which it holds to its end.
-    Tcp(TcpStream, OwnedSemaphorePermit),
+    Tcp(TcpStream, SocketAddr),
     Unix(UnixStream),
+}
+
+/// An accepted connection that has no place yet. Nothing of it is read.
+struct Newcomer {
+    stream: Connected,
+    holder: Holder,
+}
+
+enum Connected {
+    Tcp(TcpStream),
+    Unix(UnixStream, Origin),
+}
+
+impl Newcomer {
+    /// `None` if the kernel does not say who is there.
+    fn of(accepted: Accepted) -> Option<Self> {
+        Some(match accepted {
+            Accepted::Tcp(stream, address) => {
+                Self { stream: Connected::Tcp(stream), holder: Holder::of(address.ip()) }
+            }
+            Accepted::Unix(stream) => {
+                let origin = Origin::of_unix(&stream)?;
+                let holder = Holder::User(origin.peer()?.uid);
+                Self { stream: Connected::Unix(stream, origin), holder }
+            }
+        })
+    }
+
+    fn enter(self, app: &App, places: &mut Places, connections: &mut JoinSet<()>) {
+        let activity = Activity::new();
+        let crowded = places.crowded(self.holder);
+        let task = serve_while_wanted(app.clone(), self.stream, Arc::clone(&activity), crowded);
+        let id = connections.spawn(task).id();
+        places.enter(id, self.holder, activity);
+    }
+}
+
+/// Serves a connection until it ends, or until it must for its slowness or for others.
+async fn serve_while_wanted(
+    app: App,
+    stream: Connected,
+    activity: Arc<Activity>,
+    crowded: Arc<AtomicBool>,
+) {
+    let options = app.options();
+    let limit = options.first_head_timeout.min(options.header_timeout);
+    let (served, shown) = (app.clone(), Arc::clone(&activity));
+    let serving = async {
+        match stream {
+            Connected::Tcp(stream) => serve_tcp(served, stream, shown).await,
+            Connected::Unix(stream, origin) => {
+                serve_connection(served, origin, stream, shown).await;
+            }
+        }
+    };
+    tokio::select! {
+        () = serving => {}
+        closed = activity.must_end(limit, &crowded) => {
+            app.metrics().shed(match closed {
+                Closed::SlowHead => "slow_head",
+                Closed::Replaced(Doing::Idle) => "idle",
+                Closed::Replaced(Doing::Unread) => "unread",
+                Closed::Replaced(_) => "head",
+            });
+        }
+    }
+}
+
+/// Connections that were closed at once, for the log.
+#[derive(Debug, Default)]
+struct TurnedAway {
+    logged: Option<Instant>,
+    since: usize,
+}
+
+impl TurnedAway {
+    fn note(&mut self, app: &App, holder: Holder, verdict: Verdict) {
+        let (reason, why) = match verdict {
+            Verdict::OverBound(held) => {
+                ("address", format!("{holder} holds {held}, as many as it may"))
+            }
+            Verdict::Crowded(held) => {
+                ("crowded", format!("all are taken, {held} of them by {holder}"))
+            }
+            Verdict::Enter | Verdict::Wait => return,
+        };
+        app.metrics().shed(reason);
+        self.since += 1;
+        let now = Instant::now();
+        if self.logged.is_none_or(|at| now.duration_since(at) >= ACCEPT_LOG_INTERVAL) {
+            log::warn!(connections = self.since; "closed new connections at once: {why}");
+            (self.logged, self.since) = (Some(now), 0);
+        }
+    }
 }
 
 /// Takes turns between listeners, and pauses while the system can't give connections.
 struct Accepting<'a> {
     listeners: &'a [Listener],
-    /// Places for TCP. While all are taken its listeners are left alone; that one is free is heard
-    /// by the end of the connection that held it.
-    tcp: Arc<Semaphore>,
     turn: usize,
     paused_until: Option<tokio::time::Instant>,
     logged: Option<Instant>,
 }
 
 impl<'a> Accepting<'a> {
-    fn new(listeners: &'a [Listener], tcp: Arc<Semaphore>) -> Self {
-        Self { listeners, tcp, turn: 0, paused_until: None, logged: None }
+    fn new(listeners: &'a [Listener]) -> Self {
+        Self { listeners, turn: 0, paused_until: None, logged: None }
     }
 
-    /// The next connection. Cancel-safe: what has been accepted is returned at once.
-    async fn next(&mut self) -> Accepted {
+    /// The next connection of a kind that is not `full`. Cancel-safe: what has been accepted is returned
+    /// at once.
+    async fn next(&mut self, full: Full) -> Accepted {
         loop {
             if let Some(until) = self.paused_until {
                 tokio::time::sleep_until(until).await;
                 self.paused_until = None;
             }
-            match poll_fn(|cx| self.poll_accept(cx)).await {
+            match poll_fn(|cx| self.poll_accept(cx, full)).await {
                 Ok(stream) => {
                     self.logged = None;
                     return stream;
@@ -168,14 +274,15 @@ impl<'a> Accepting<'a> {
         }
     }
 
-    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
+    fn poll_accept(&mut self, cx: &mut Context<'_>, full: Full) -> Poll<io::Result<Accepted>> {
         for offset in 0..self.listeners.len() {
             let index = (self.turn + offset) % self.listeners.len();
             let polled = match &self.listeners[index] {
-                Listener::Tcp(tcp) => match Arc::clone(&self.tcp).try_acquire_owned() {
-                    Ok(place) => tcp.poll_accept(cx).map_ok(|(s, _)| Accepted::Tcp(s, place)),
-                    Err(_) => Poll::Pending,
-                },
+                Listener::Tcp(_) if full.tcp => Poll::Pending,
+                Listener::Unix(_) if full.unix => Poll::Pending,
+                Listener::Tcp(tcp) => {
+                    tcp.poll_accept(cx).map_ok(|(s, from)| Accepted::Tcp(s, from))
+                }
                 Listener::Unix(unix) => unix.poll_accept(cx).map_ok(|(s, _)| Accepted::Unix(s)),
             };
             if polled.is_ready() {
@@ -204,17 +311,4 @@ fn is_about_one_connection(error: &io::Error) -> bool {
             | io::ErrorKind::ConnectionRefused
             | io::ErrorKind::Interrupted
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tcp_has_what_is_not_kept_for_the_unix_socket() {
-        for (most, share) in [(1, 1), (2, 1), (8, 7), (9, 7), (20, 17), (1024, 896)] {
-            assert_eq!(tcp_share(most, true), share, "of {most}");
-            assert_eq!(tcp_share(most, false), most, "without a Unix socket");
-        }
-    }
 }

@@ -19,7 +19,7 @@ use crate::telemetry::{
 pub(super) const REQUEST_ID: &str = "x-request-id";
 
 /// The header that says which trace a request is a part of.
-const TRACEPARENT: &str = "traceparent";
+pub(super) const TRACEPARENT: &str = "traceparent";
 
 /// Routes whose answers go on with a text; others answer a conversation.
 const COMPLETION_ROUTES: [&str; 2] = ["/v1/completions", "/api/generate"];
@@ -68,8 +68,7 @@ impl Exchange {
         path: &str,
         headers: &HeaderMap,
     ) -> Self {
-        // Paths are visible ASCII, so any byte is a boundary.
-        let path = path.get(..MAX_LOGGED_PATH_BYTES).unwrap_or(path);
+        let path = &path[..path.floor_char_boundary(MAX_LOGGED_PATH_BYTES)];
         let traceparent = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok());
         Self {
             span: metrics.tracer().begin(traceparent),

@@ -22,6 +22,13 @@ pub struct ServerOptions {
     /// Most connections at once, over all listeners; further ones wait in the system's backlog.
     /// TCP can't have those that are kept for the Unix socket.
     pub max_connections: usize,
+    /// Of TCP's connections, the most of one remote address; 0: a quarter.
+    pub connections_per_address: usize,
+    /// Of these, the most of one loopback address or one user of the Unix socket; 0: three quarters.
+    pub connections_per_local: usize,
+    /// How long a connection's first head may take, and a later one from its first byte. Less while
+    /// nearly all connections are taken.
+    pub first_head_timeout: Duration,
     /// How long an open connection may take until a request's head has arrived. This includes the
     /// idle time between two requests, so it is also how long an idle connection is kept.
     pub header_timeout: Duration,
@@ -44,6 +51,9 @@ impl ServerOptions {
             created,
             max_body_bytes: 8 << 20,
             max_connections: 512,
+            connections_per_address: 0,
+            connections_per_local: 0,
+            first_head_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(60),
             body_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(60),

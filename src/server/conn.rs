@@ -10,8 +10,10 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::activity::Activity;
 use super::app::{App, Phase};
 use super::caller::Origin;
+use super::heads::HeadGuard;
 use super::route::respond;
 use super::stall::StallGuard;
 
@@ -19,22 +21,33 @@ use super::stall::StallGuard;
 /// that doesn't read is noticed after this much and the socket's own buffer.
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// Serves the requests from `origin` on `stream` until it ends. Errors are the client's and only logged.
-pub(super) async fn serve_connection<S>(app: App, origin: Origin, stream: S)
-where
+/// Serves the requests from `origin` on `stream` until it ends, and shows in `activity` what it is doing.
+/// Errors are the client's and only logged.
+pub(super) async fn serve_connection<S>(
+    app: App,
+    origin: Origin,
+    stream: S,
+    activity: Arc<Activity>,
+) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let transport = origin.transport();
     let origin = Arc::new(origin);
     let _open = app.metrics().connection(transport);
-    let io = TokioIo::new(StallGuard::new(stream, app.options().write_timeout));
+    let stream = StallGuard::new(stream, app.options().write_timeout);
+    let io = TokioIo::new(HeadGuard::new(stream, Arc::clone(&activity)));
     let (shared, unasked) = (app.clone(), Cell::new(Some(app.unasked())));
     let service = service_fn(move |request| {
         let (app, origin) = (shared.clone(), Arc::clone(&origin));
         // In this order: a drain that waits for the question must not refuse it.
         let phase = app.phase();
         drop(unasked.take());
-        async move { Ok::<_, Infallible>(respond(app, &origin, phase, request).await) }
+        let open = activity.request();
+        async move {
+            let mut reply = respond(app, &origin, phase, request).await;
+            reply.body_mut().keep_open(open);
+            Ok::<_, Infallible>(reply)
+        }
     });
     // Half-closed clients count as gone (hyper's default): that is how the end of a client is
     // seen while its answer is in the making.

@@ -80,6 +80,12 @@ impl ApiError {
         if self.status.is_client_error() { "invalid_request_error" } else { "server_error" }
     }
 
+    /// A header can be read in more than one way. The connection ends, since what follows on it
+    /// may be meant otherwise, too.
+    pub(super) fn invalid_header(name: &str, problem: &str) -> Self {
+        Self::bad_request("invalid_header", format!("the header {name} {problem}")).closing()
+    }
+
     /// The body is not JSON.
     pub(super) fn invalid_json(reason: impl std::fmt::Display) -> Self {
         Self::bad_request("invalid_json", format!("the request's body is not valid JSON: {reason}"))

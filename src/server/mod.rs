@@ -4,12 +4,13 @@
 //! away drops the future, the future drops its [`crate::generate::Generation`], and the engine
 //! frees the sequence at its next turn. Nothing here outlives the connection that asked for it.
 //!
-//! Bounds: connections (accepting waits), request heads and bodies (431, 413), the time to send
+//! Bounds: connections, in all and of each address ([`places`]), request heads and bodies (431, 413), the time to send
 //! them (the connection is closed, 408), and the time a client may refuse to read (the connection
 //! is closed). Wire types stay inside [`wire`]; faults of all layers become HTTP in [`error`].
 
 mod accept;
 mod access;
+mod activity;
 mod app;
 mod auth;
 mod body;
@@ -20,14 +21,17 @@ mod error;
 pub mod fuzzing;
 mod guard;
 mod handlers;
+mod heads;
 #[cfg(test)]
 mod openapi;
 mod page;
+mod places;
 mod reply;
 mod route;
 mod secure;
 mod sse;
 mod stall;
+mod strict;
 #[cfg(test)]
 #[cfg(unix)]
 mod tests;

@@ -8,11 +8,12 @@ use std::task::{Context, Poll};
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use hyper::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
-    WWW_AUTHENTICATE,
+    WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{HeaderMap, Response, StatusCode};
 
 use super::access::{Exchange, REQUEST_ID};
+use super::activity::OpenRequest;
 use super::error::ApiError;
 use super::sse::EventStream;
 use super::wire::error::Dialect;
@@ -23,6 +24,18 @@ use super::wire::error::Dialect;
 pub(super) struct ReplyBody {
     content: Content,
     exchange: Option<Arc<Exchange>>,
+    request: Option<OpenRequest>,
+}
+
+impl ReplyBody {
+    fn new(content: Content) -> Self {
+        Self { content, exchange: None, request: None }
+    }
+
+    /// Its connection has this request until the last byte has been handed over.
+    pub(super) fn keep_open(&mut self, request: OpenRequest) {
+        self.request = Some(request);
+    }
 }
 
 #[derive(Debug)]
@@ -63,7 +76,7 @@ impl Body for ReplyBody {
 pub(super) type Reply = Response<ReplyBody>;
 
 fn reply(status: StatusCode, content_type: &'static str, content: Content) -> Reply {
-    let mut reply = Response::new(ReplyBody { content, exchange: None });
+    let mut reply = Response::new(ReplyBody::new(content));
     *reply.status_mut() = status;
     reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     reply
@@ -82,7 +95,7 @@ pub(super) fn file(content_type: &'static str, bytes: &'static [u8]) -> Reply {
 
 /// What the client has is still so.
 pub(super) fn not_modified() -> Reply {
-    let mut reply = Response::new(ReplyBody { content: Content::Whole(None), exchange: None });
+    let mut reply = Response::new(ReplyBody::new(Content::Whole(None)));
     *reply.status_mut() = StatusCode::NOT_MODIFIED;
     reply
 }
@@ -126,7 +139,7 @@ pub(super) fn telling_ignored(mut reply: Reply, ignored: &[String]) -> Reply {
 
 /// The answer to a browser that asked whether a page may ask.
 pub(super) fn permitted(headers: HeaderMap) -> Reply {
-    let mut reply = Response::new(ReplyBody { content: Content::Whole(None), exchange: None });
+    let mut reply = Response::new(ReplyBody::new(Content::Whole(None)));
     *reply.status_mut() = StatusCode::NO_CONTENT;
     *reply.headers_mut() = headers;
     reply
@@ -157,7 +170,10 @@ pub(super) fn sealed(mut reply: Reply, exchange: Arc<Exchange>) -> Reply {
     if matches!(reply.body().content, Content::Whole(_)) {
         exchange.ended("complete");
     }
-    reply.headers_mut().insert(HeaderName::from_static(REQUEST_ID), exchange.id_header());
+    let headers = reply.headers_mut();
+    headers.insert(HeaderName::from_static(REQUEST_ID), exchange.id_header());
+    // Text of clients and models is in answers: no browser may take one for a page or a script.
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     reply.body_mut().exchange = Some(exchange);
     reply
 }

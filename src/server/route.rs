@@ -19,6 +19,7 @@ use super::handlers::{
 };
 use super::page;
 use super::reply::{Reply, failure, permitted, sealed};
+use super::strict;
 use super::wire::error::Dialect;
 
 /// Where a request goes.
@@ -173,6 +174,10 @@ pub(super) async fn respond(
         request.headers(),
     ));
     let dialect = Dialect::of(request.uri().path());
+    if let Err(error) = strict::check(&request) {
+        discard_rest(request).await;
+        return sealed(failure(&error, dialect), exchange);
+    }
     let permission = app.rules().permission(request.headers());
     let handled = CatchPanic::new(dispatch(&app, origin, phase, request, &exchange)).await;
     let mut reply = match handled {

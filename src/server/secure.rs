@@ -11,6 +11,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::server::TlsStream;
 
+use super::activity::Activity;
 use super::app::{App, Phase};
 use super::caller::Origin;
 use super::conn::serve_connection;
@@ -26,12 +27,12 @@ const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\
     content-type: text/plain\r\ncontent-length: 43\r\n\r\nthis port speaks TLS; ask by https:// here\n";
 
 /// Serves one TCP connection, by TLS if the rules have it.
-pub(super) async fn serve_tcp(app: App, stream: TcpStream) {
+pub(super) async fn serve_tcp(app: App, stream: TcpStream, activity: Arc<Activity>) {
     // Tokens are small writes that must not wait for each other.
     let _ = stream.set_nodelay(true);
     let origin = Origin::of_tcp(&stream);
     let Some(config) = app.rules().tls() else {
-        return serve_connection(app, origin, stream).await;
+        return serve_connection(app, origin, stream, activity).await;
     };
     let limit = HANDSHAKE_LIMIT.min(app.options().header_timeout);
     let shaken = tokio::select! {
@@ -40,7 +41,7 @@ pub(super) async fn serve_tcp(app: App, stream: TcpStream) {
         () = app.reached(Phase::Draining) => return,
     };
     match shaken {
-        Ok(Ok(stream)) => serve_connection(app, origin, stream).await,
+        Ok(Ok(stream)) => serve_connection(app, origin, stream, activity).await,
         Ok(Err(error)) => log::debug!(from:% = origin.caller(); "no TLS: {error}"),
         Err(_) => log::debug!(from:% = origin.caller(); "no TLS within {limit:?}"),
     }

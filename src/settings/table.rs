@@ -194,6 +194,19 @@ define_settings! {
     /// and a Unix socket, an eighth is the Unix socket's alone.
     max_connections: usize = "1024", whole::<usize>(1, 1_000_000), "connections";
 
+    /// Of the TCP connections, the most of one remote address (of IPv6 a /64 network). Further ones
+    /// are closed at once. 0: a quarter.
+    max_connections_per_address: usize = "0", whole::<usize>(0, 1_000_000), "connections";
+
+    /// Of the TCP connections, the most of one loopback address, and of all the most of one user of
+    /// the Unix socket. A reverse proxy on this machine brings everyone's connections; as many as
+    /// max_connections is no bound. 0: three quarters.
+    max_connections_per_local: usize = "0", whole::<usize>(0, 1_000_000), "connections";
+
+    /// How long a connection's first head may take to arrive, TLS handshake included, and a later one
+    /// from its first byte on. While nearly all connections are taken it is 2 seconds at most.
+    first_head_timeout_s: Duration = "10", Seconds { min: 1, max: 3600 }, "seconds";
+
     /// How long a connection may take until a request's head has arrived. This is also
     /// how long an idle connection is kept open for the next request.
     header_timeout_s: Duration = "60", Seconds { min: 1, max: 3600 }, "seconds";

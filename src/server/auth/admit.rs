@@ -13,7 +13,7 @@ use crate::server::caller::{Caller, Origin};
 use crate::server::error::ApiError;
 
 /// The header that Anthropic's clients send their key in.
-const X_API_KEY: &str = "x-api-key";
+pub(in crate::server) const X_API_KEY: &str = "x-api-key";
 
 /// A request that may go on, as whom, and its share of the key's limits. Lives as long as the
 /// request's record.

@@ -17,7 +17,7 @@ pub use edit::{KeysFile, KeysFileError};
 pub use keys::{Key, KeyLine, Limits, Scope};
 pub use load::{AccessError, AccessFault, Environment, rules_of};
 
-pub(super) use admit::{Admission, Parts, admit};
+pub(super) use admit::{Admission, Parts, X_API_KEY, admit};
 pub(super) use cors::preflight;
 
 use std::sync::Arc;

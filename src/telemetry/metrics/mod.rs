@@ -36,6 +36,7 @@ struct Inner {
     http: Family<HttpLabels, Counter<u64, AtomicU64>>,
     http_seconds: Family<RouteLabel, Histogram, fn() -> Histogram>,
     connections: Family<TransportLabel, Gauge<i64, AtomicI64>>,
+    shed: Family<ReasonLabel, Counter<u64, AtomicU64>>,
     endings: Family<EndingLabel, Counter<u64, AtomicU64>>,
     answers: Answers,
     model: String,
@@ -60,6 +61,11 @@ struct TransportLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct EndingLabel {
     finished_reason: Ending,
 }
@@ -81,6 +87,7 @@ impl Metrics {
             http: Family::default(),
             http_seconds: Family::new_with_constructor(|| Histogram::new(buckets::HTTP)),
             connections: Family::default(),
+            shed: Family::default(),
             endings: Family::default(),
             answers: Answers::new(context_tokens),
             model: model.to_owned(),
@@ -115,6 +122,11 @@ impl Metrics {
         OpenConnection(open)
     }
 
+    /// Counts a connection that was closed although its client wanted it. `reason` is from a fixed set.
+    pub fn shed(&self, reason: &'static str) {
+        self.0.shed.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
     /// The page in Prometheus's text format, with `samples` taken now.
     #[must_use]
     pub fn page(&self, samples: Vec<Sample>) -> String {
@@ -142,6 +154,11 @@ impl Inner {
             self.http_seconds.clone(),
         );
         registry.register("phi4d_connections", "Open connections", self.connections.clone());
+        registry.register(
+            "phi4d_connections_shed",
+            "Connections closed for what their address holds, for slow heads, or for others' sake",
+            self.shed.clone(),
+        );
     }
 
     fn register_answers(&mut self) {

@@ -1,0 +1,234 @@
+//! What a connection is doing, as the acceptor sees it when it needs places for others.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+/// How often a connection that owes a head looks whether places have become scarce.
+const TICK: Duration = Duration::from_millis(250);
+
+/// The longest wait for a head while nearly all connections are taken.
+const CROWDED_HEAD_LIMIT: Duration = Duration::from_secs(2);
+
+/// What a connection is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Doing {
+    /// It owes a request's head: it has sent none yet (its TLS handshake included), or has begun one.
+    Head,
+    /// It is kept open between two requests.
+    Idle,
+    /// It has a request that is not fully answered.
+    Request,
+    /// Its requests are answered, and it does not read the rest of what was sent.
+    Unread,
+}
+
+/// Why a connection was closed although its client wanted it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Closed {
+    /// Its head took too long.
+    SlowHead,
+    /// The acceptor wanted its place.
+    Replaced(Doing),
+}
+
+/// A connection's state. Its own task writes it; the acceptor reads it and asks it to leave.
+#[derive(Debug)]
+pub(super) struct Activity {
+    started: Instant,
+    /// [`Doing`] in the two lowest bits, and since when, in milliseconds from `started`.
+    state: AtomicU64,
+    requests: AtomicUsize,
+    has_asked: AtomicBool,
+    in_head: AtomicBool,
+    unread: AtomicBool,
+    changed: Notify,
+    /// Whether the acceptor asked it to leave and it has not answered by staying.
+    asked_to_leave: AtomicBool,
+    leave: Notify,
+}
+
+impl Activity {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            started: Instant::now(),
+            state: AtomicU64::new(encode(Doing::Head, Duration::ZERO)),
+            requests: AtomicUsize::new(0),
+            has_asked: AtomicBool::new(false),
+            in_head: AtomicBool::new(false),
+            unread: AtomicBool::new(false),
+            changed: Notify::new(),
+            asked_to_leave: AtomicBool::new(false),
+            leave: Notify::new(),
+        })
+    }
+
+    /// What it is doing, and for how long.
+    pub(super) fn now(&self) -> (Doing, Duration) {
+        let (doing, since) = decode(self.state.load(Ordering::Acquire));
+        (doing, self.started.elapsed().saturating_sub(since))
+    }
+
+    pub(super) fn set_in_head(&self, in_head: bool) {
+        if self.in_head.swap(in_head, Ordering::AcqRel) != in_head {
+            self.update();
+        }
+    }
+
+    pub(super) fn set_unread(&self, unread: bool) {
+        if self.unread.swap(unread, Ordering::AcqRel) != unread {
+            self.update();
+        }
+    }
+
+    /// A request has come; it lasts until what is returned is dropped.
+    pub(super) fn request(self: &Arc<Self>) -> OpenRequest {
+        self.requests.fetch_add(1, Ordering::AcqRel);
+        self.has_asked.store(true, Ordering::Release);
+        self.update();
+        OpenRequest(Arc::clone(self))
+    }
+
+    fn update(&self) {
+        let doing = if self.requests.load(Ordering::Acquire) > 0 {
+            Doing::Request
+        } else if self.unread.load(Ordering::Acquire) {
+            Doing::Unread
+        } else if self.in_head.load(Ordering::Acquire) || !self.has_asked.load(Ordering::Acquire) {
+            Doing::Head
+        } else {
+            Doing::Idle
+        };
+        if decode(self.state.load(Ordering::Acquire)).0 != doing {
+            self.state.store(encode(doing, self.started.elapsed()), Ordering::Release);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Asks the connection to give up its place.
+    pub(super) fn ask_to_leave(&self) {
+        self.asked_to_leave.store(true, Ordering::Release);
+        self.leave.notify_one();
+    }
+
+    /// Whether it was asked and has not refused.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.asked_to_leave.load(Ordering::Acquire)
+    }
+
+    /// Returns when the connection must end: its head takes longer than `limit` (less while `crowded`),
+    /// or the acceptor wants its place. One that has a request stays.
+    ///
+    /// To be awaited in the connection's own task, beside what serves it: so nothing changes between the
+    /// decision and the end.
+    pub(super) async fn must_end(&self, limit: Duration, crowded: &AtomicBool) -> Closed {
+        loop {
+            let wait = match self.now() {
+                (Doing::Head, took) => {
+                    let is_crowded = crowded.load(Ordering::Acquire);
+                    let limit = if is_crowded { limit.min(CROWDED_HEAD_LIMIT) } else { limit };
+                    match limit.checked_sub(took).filter(|left| !left.is_zero()) {
+                        Some(left) => left.min(TICK),
+                        None => return Closed::SlowHead,
+                    }
+                }
+                _ => Duration::MAX,
+            };
+            tokio::select! {
+                () = self.leave.notified() => match self.now().0 {
+                    Doing::Request => self.asked_to_leave.store(false, Ordering::Release),
+                    doing => return Closed::Replaced(doing),
+                },
+                () = self.changed.notified() => {}
+                () = tokio::time::sleep(wait), if wait != Duration::MAX => {}
+            }
+        }
+    }
+}
+
+/// A request that is not fully answered.
+#[derive(Debug)]
+pub(super) struct OpenRequest(Arc<Activity>);
+
+impl Drop for OpenRequest {
+    fn drop(&mut self) {
+        self.0.requests.fetch_sub(1, Ordering::AcqRel);
+        self.0.update();
+    }
+}
+
+fn encode(doing: Doing, since: Duration) -> u64 {
+    let kind = match doing {
+        Doing::Head => 0,
+        Doing::Idle => 1,
+        Doing::Request => 2,
+        Doing::Unread => 3,
+    };
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX >> 2) << 2 | kind
+}
+
+fn decode(state: u64) -> (Doing, Duration) {
+    let doing = match state & 3 {
+        0 => Doing::Head,
+        1 => Doing::Idle,
+        2 => Doing::Request,
+        _ => Doing::Unread,
+    };
+    (doing, Duration::from_millis(state >> 2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn what_it_is_doing_follows_from_what_happened() {
+        let activity = Activity::new();
+        let doing = || activity.now().0;
+        assert_eq!(doing(), Doing::Head);
+        activity.set_in_head(true);
+        let (first, second) = (activity.request(), activity.request());
+        activity.set_in_head(false);
+        assert_eq!(doing(), Doing::Request);
+        drop(first);
+        assert_eq!(doing(), Doing::Request);
+        activity.set_unread(true);
+        drop(second);
+        assert_eq!(doing(), Doing::Unread);
+        activity.set_unread(false);
+        assert_eq!(doing(), Doing::Idle);
+        activity.set_in_head(true);
+        assert_eq!(doing(), Doing::Head);
+    }
+
+    #[tokio::test]
+    async fn one_with_a_request_stays_and_one_without_goes() {
+        let activity = Activity::new();
+        let crowded = AtomicBool::new(true);
+        let request = activity.request();
+        activity.ask_to_leave();
+        let stays = tokio::time::timeout(TICK, activity.must_end(LONG, &crowded)).await;
+        assert!(stays.is_err() && !activity.is_leaving());
+        drop(request);
+        activity.ask_to_leave();
+        let end = activity.must_end(LONG, &crowded).await;
+        assert_eq!(end, Closed::Replaced(Doing::Idle));
+    }
+
+    #[tokio::test]
+    async fn heads_have_less_time_in_a_crowd() {
+        let activity = Activity::new();
+        let crowded = AtomicBool::new(false);
+        let end = activity.must_end(Duration::from_millis(20), &crowded).await;
+        assert_eq!(end, Closed::SlowHead);
+        let quiet = tokio::time::timeout(TICK, activity.must_end(LONG, &crowded)).await;
+        assert!(quiet.is_err());
+        crowded.store(true, Ordering::Release);
+        let end = tokio::time::timeout(CROWDED_HEAD_LIMIT * 2, activity.must_end(LONG, &crowded));
+        assert_eq!(end.await, Ok(Closed::SlowHead));
+    }
+}

@@ -1,0 +1,295 @@
+//! Refuses request heads that HTTP parsers read in different ways, before hyper reads them.
+//!
+//! hyper accepts lines that end in a bare LF, keeps one of two equal `Content-Length` lines, and drops
+//! a `Content-Length` beside `Transfer-Encoding`. None of this shows in the request that it hands on,
+//! and neither hyper nor httparse has an option for it. A proxy in front may read such a head in another
+//! way and see other requests on the connection. So a small state machine looks at the bytes as they
+//! pass. It copies nothing but the first bytes of each line, and skips bodies by their length. That
+//! needs no second guess about framing: every head that leaves a choice is refused, so what passes is
+//! framed the same way here and in hyper.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::activity::Activity;
+
+/// As many bytes of a line as are kept: enough for the two headers that frame a body, and for a
+/// chunk's size. One of these that is longer is refused.
+const KEPT: usize = 64;
+
+/// What hyper reads in place of the byte that was refused and all after it. No head, chunk size or
+/// trailer may contain a NUL, so hyper answers 400 and closes; the empty line makes it look.
+const REFUSAL: &[u8] = b"\0\r\n\r\n";
+
+/// The beginning of a line, and whether its last byte was a CR.
+#[derive(Debug, Clone)]
+struct Line {
+    kept: [u8; KEPT],
+    length: usize,
+    after_cr: bool,
+}
+
+impl Line {
+    const EMPTY: Self = Self { kept: [0; KEPT], length: 0, after_cr: false };
+
+    fn push(&mut self, byte: u8) {
+        if let Some(place) = self.kept.get_mut(self.length) {
+            *place = byte;
+        }
+        self.length = self.length.saturating_add(1);
+    }
+
+    fn start(&self) -> &[u8] {
+        &self.kept[..self.length.min(KEPT)]
+    }
+}
+
+/// Where in the stream of requests the next byte is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// The request line, or an empty line before it.
+    RequestLine,
+    Header,
+    /// So many bytes of a body are left.
+    Body(u64),
+    ChunkSize,
+    Chunk(u64),
+    /// The end of the line behind a chunk's data.
+    ChunkEnd,
+    Trailer,
+}
+
+/// How a head says that its body ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Framing {
+    NoBody,
+    Length(u64),
+    Chunked,
+}
+
+/// A head, chunk or trailer that parsers could read differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ambiguous;
+
+/// Follows the requests on one connection.
+#[derive(Debug, Clone)]
+pub(super) struct Heads {
+    part: Part,
+    framing: Framing,
+    line: Line,
+}
+
+impl Heads {
+    pub(super) fn new() -> Self {
+        Self { part: Part::RequestLine, framing: Framing::NoBody, line: Line::EMPTY }
+    }
+
+    /// Whether a head has begun and not ended.
+    pub(super) fn in_head(&self) -> bool {
+        match self.part {
+            Part::RequestLine => self.line.length > 0 || self.line.after_cr,
+            part => part == Part::Header,
+        }
+    }
+
+    /// Looks at the next bytes of the connection.
+    ///
+    /// # Errors
+    /// The place of the first byte that must not be passed on.
+    pub(super) fn scan(&mut self, bytes: &[u8]) -> Result<(), usize> {
+        let mut at = 0;
+        while let Some(&byte) = bytes.get(at) {
+            match &mut self.part {
+                Part::Body(left) | Part::Chunk(left) => {
+                    let here = u64::try_from(bytes.len() - at).unwrap_or(u64::MAX).min(*left);
+                    *left -= here;
+                    at += usize::try_from(here).unwrap_or(usize::MAX);
+                    match self.part {
+                        Part::Body(0) => self.part = Part::RequestLine,
+                        Part::Chunk(0) => self.part = Part::ChunkEnd,
+                        _ => {}
+                    }
+                }
+                _ => {
+                    self.byte(byte).map_err(|Ambiguous| at)?;
+                    at += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn byte(&mut self, byte: u8) -> Result<(), Ambiguous> {
+        match (self.line.after_cr, byte) {
+            (true, b'\n') => {
+                let line = std::mem::replace(&mut self.line, Line::EMPTY);
+                self.part = self.next_part(&line)?;
+            }
+            (true, _) | (false, b'\n') => return Err(Ambiguous),
+            (false, b'\r') => self.line.after_cr = true,
+            (false, byte) => self.line.push(byte),
+        }
+        Ok(())
+    }
+
+    /// What follows `line`.
+    fn next_part(&mut self, line: &Line) -> Result<Part, Ambiguous> {
+        Ok(match (self.part, line.length) {
+            (Part::RequestLine, 0) => Part::RequestLine,
+            (Part::RequestLine, _) => {
+                self.framing = Framing::NoBody;
+                Part::Header
+            }
+            (Part::Header, 0) => match self.framing {
+                Framing::NoBody | Framing::Length(0) => Part::RequestLine,
+                Framing::Length(length) => Part::Body(length),
+                Framing::Chunked => Part::ChunkSize,
+            },
+            (Part::Header, _) => {
+                self.framing = framing(line, self.framing)?;
+                Part::Header
+            }
+            (Part::ChunkSize, _) => match chunk_size(line)? {
+                0 => Part::Trailer,
+                size => Part::Chunk(size),
+            },
+            (Part::ChunkEnd, 0) => Part::ChunkSize,
+            (Part::ChunkEnd, _) => return Err(Ambiguous),
+            (Part::Trailer, 0) => Part::RequestLine,
+            (Part::Trailer, _) => Part::Trailer,
+            // Bodies have no lines.
+            (part @ (Part::Body(_) | Part::Chunk(_)), _) => part,
+        })
+    }
+}
+
+/// What a header line makes of the framing so far. A head frames its body once or is refused.
+fn framing(line: &Line, so_far: Framing) -> Result<Framing, Ambiguous> {
+    let start = line.start();
+    // A line that continues the one before it.
+    if matches!(start.first(), Some(b' ' | b'\t')) {
+        return Err(Ambiguous);
+    }
+    let Some(colon) = start.iter().position(|byte| *byte == b':') else { return Ok(so_far) };
+    let name = &start[..colon];
+    let is_coding = name.eq_ignore_ascii_case(b"transfer-encoding");
+    if !is_coding && !name.eq_ignore_ascii_case(b"content-length") {
+        return Ok(so_far);
+    }
+    if so_far != Framing::NoBody || line.length > KEPT {
+        return Err(Ambiguous);
+    }
+    let value = start[colon + 1..].trim_ascii();
+    if is_coding {
+        return match value.eq_ignore_ascii_case(b"chunked") {
+            true => Ok(Framing::Chunked),
+            false => Err(Ambiguous),
+        };
+    }
+    let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    let text = std::str::from_utf8(value).ok().filter(|_| digits).ok_or(Ambiguous)?;
+    text.parse().map(Framing::Length).map_err(|_| Ambiguous)
+}
+
+/// The size that a chunk's first line gives.
+fn chunk_size(line: &Line) -> Result<u64, Ambiguous> {
+    let start = line.start();
+    let digits = start.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    let (size, rest) = start.split_at(digits);
+    let goes_on = matches!(rest.first(), Some(b';' | b' ' | b'\t'));
+    if size.is_empty() || !(goes_on || (rest.is_empty() && line.length <= KEPT)) {
+        return Err(Ambiguous);
+    }
+    let text = std::str::from_utf8(size).map_err(|_| Ambiguous)?;
+    u64::from_str_radix(text, 16).map_err(|_| Ambiguous)
+}
+
+/// A connection's stream: what is read passes [`Heads`], and what goes on shows in its [`Activity`].
+#[derive(Debug)]
+pub(super) struct HeadGuard<S> {
+    stream: S,
+    heads: Heads,
+    activity: Arc<Activity>,
+    /// What is left of [`REFUSAL`], once a head was refused.
+    refusal: Option<&'static [u8]>,
+}
+
+impl<S> HeadGuard<S> {
+    pub(super) fn new(stream: S, activity: Arc<Activity>) -> Self {
+        Self { stream, heads: Heads::new(), activity, refusal: None }
+    }
+
+    /// Notes whether the client keeps a write waiting.
+    fn noted<T>(&self, polled: Poll<T>) -> Poll<T> {
+        self.activity.set_unread(polled.is_pending());
+        polled
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for HeadGuard<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.refusal.is_none() {
+            let before = buffer.filled().len();
+            ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+            let scanned = self.heads.scan(&buffer.filled()[before..]);
+            self.activity.set_in_head(self.heads.in_head());
+            let Err(at) = scanned else { return Poll::Ready(Ok(())) };
+            self.refusal = Some(REFUSAL);
+            buffer.set_filled(before + at);
+            if at > 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        // Once it is read to its end, so is the connection.
+        let left = self.refusal.unwrap_or_default();
+        let (now, later) = left.split_at(left.len().min(buffer.remaining()));
+        buffer.put_slice(now);
+        self.refusal = Some(later);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for HeadGuard<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.noted(polled)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.noted(polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_flush(cx);
+        self.noted(polled)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+#[path = "heads_tests.rs"]
+mod tests;
