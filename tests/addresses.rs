@@ -126,10 +126,9 @@ fn a_thousand_idle_and_a_thousand_half_heads_shut_nobody_out() {
     assert!(beside.1 < SOON, "alone {alone:?}, beside {beside:?}");
     println!("honest p50 and p99: alone {alone:?}, beside {beside:?}");
     assert!(descriptors(&daemon) <= before + 1024 + 2);
-    // Half heads are given up in a crowd long before the 10 seconds that they have else.
-    let begun = Instant::now();
+    // In a crowd half heads are given up after 2 seconds, until it is none; the last ones have 10.
     wait_for("half heads to be given up", || halves.iter_mut().all(is_closed).then_some(()));
-    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    assert!(shed(&daemon, "slow_head") > 100);
     drop((kept, halves));
     assert_flat(&daemon, before);
 }
@@ -277,7 +276,7 @@ fn a_head_has_its_time_and_an_idle_connection_has_more() {
     for late in [&mut silent, &mut begun] {
         assert_eq!(late.read(&mut [0; 100]).unwrap(), 0, "it is closed without an answer");
     }
-    assert_eq!(shed(&daemon, "slow_head"), 2);
+    wait_for("both to be counted", || (shed(&daemon, "slow_head") == 2).then_some(()));
     kept.write_all(ASK_ONCE).unwrap();
     assert_eq!(Response::read(&mut kept).status, 200);
 }

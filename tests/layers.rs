@@ -116,7 +116,7 @@ const RULES: &[Rule] = &[
             "fs4",
         ],
     },
-    Rule { layer: "os", ours: &[], crates: &["nix", "tokio", "windows_sys"] },
+    Rule { layer: "os", ours: &[], crates: &["nix", "seccompiler", "tokio", "windows_sys"] },
     Rule {
         layer: "telemetry",
         ours: &[],

@@ -329,7 +329,7 @@ fn what_a_path_holds_does_not_disturb_the_log() {
         let daemon = Setup::new().with(&["--log-format", format]).start();
         let path = "/a\u{202e}b\u{2028}c\u{2066}\u{200b}\u{feff}\u{85}d";
         let text = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-        exchange(&daemon.tcp(), text.as_bytes());
+        exchange(&daemon.unix(), text.as_bytes());
         let log = common::wait_for("the request's line", || {
             let log = daemon.log.text();
             log.lines().any(|line| line.contains("202e")).then_some(log)

@@ -205,6 +205,7 @@ async fn serve_while_wanted(
                 Closed::SlowHead => "slow_head",
                 Closed::Replaced(Doing::Idle) => "idle",
                 Closed::Replaced(Doing::Unread) => "unread",
+                Closed::Replaced(Doing::Body) => "body",
                 Closed::Replaced(_) => "head",
             });
         }

@@ -1,7 +1,7 @@
 //! What a connection is doing, as the acceptor sees it when it needs places for others.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -19,10 +19,21 @@ pub(super) enum Doing {
     Head,
     /// It is kept open between two requests.
     Idle,
-    /// It has a request that is not fully answered.
+    /// It has a request whose body has not come whole.
+    Body,
+    /// It has a request that has come whole and is not fully answered.
     Request,
     /// Its requests are answered, and it does not read the rest of what was sent.
     Unread,
+}
+
+/// What the next byte from the client belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Expected {
+    NextRequest,
+    Head,
+    Body,
 }
 
 /// Why a connection was closed although its client wanted it.
@@ -38,11 +49,11 @@ pub(super) enum Closed {
 #[derive(Debug)]
 pub(super) struct Activity {
     started: Instant,
-    /// [`Doing`] in the two lowest bits, and since when, in milliseconds from `started`.
+    /// [`Doing`] in the lowest bits, and since when, in milliseconds from `started`.
     state: AtomicU64,
     requests: AtomicUsize,
     has_asked: AtomicBool,
-    in_head: AtomicBool,
+    expected: AtomicU8,
     unread: AtomicBool,
     changed: Notify,
     /// Whether the acceptor asked it to leave and it has not answered by staying.
@@ -57,7 +68,7 @@ impl Activity {
             state: AtomicU64::new(encode(Doing::Head, Duration::ZERO)),
             requests: AtomicUsize::new(0),
             has_asked: AtomicBool::new(false),
-            in_head: AtomicBool::new(false),
+            expected: AtomicU8::new(Expected::NextRequest as u8),
             unread: AtomicBool::new(false),
             changed: Notify::new(),
             asked_to_leave: AtomicBool::new(false),
@@ -71,8 +82,8 @@ impl Activity {
         (doing, self.started.elapsed().saturating_sub(since))
     }
 
-    pub(super) fn set_in_head(&self, in_head: bool) {
-        if self.in_head.swap(in_head, Ordering::AcqRel) != in_head {
+    pub(super) fn set_expected(&self, expected: Expected) {
+        if self.expected.swap(expected as u8, Ordering::AcqRel) != expected as u8 {
             self.update();
         }
     }
@@ -92,11 +103,12 @@ impl Activity {
     }
 
     fn update(&self) {
+        let expected = self.expected.load(Ordering::Acquire);
         let doing = if self.requests.load(Ordering::Acquire) > 0 {
-            Doing::Request
+            if expected == Expected::Body as u8 { Doing::Body } else { Doing::Request }
         } else if self.unread.load(Ordering::Acquire) {
             Doing::Unread
-        } else if self.in_head.load(Ordering::Acquire) || !self.has_asked.load(Ordering::Acquire) {
+        } else if expected == Expected::Head as u8 || !self.has_asked.load(Ordering::Acquire) {
             Doing::Head
         } else {
             Doing::Idle
@@ -119,7 +131,7 @@ impl Activity {
     }
 
     /// Returns when the connection must end: its head takes longer than `limit` (less while `crowded`),
-    /// or the acceptor wants its place. One that has a request stays.
+    /// or the acceptor wants its place. One that has a whole request stays.
     ///
     /// To be awaited in the connection's own task, beside what serves it: so nothing changes between the
     /// decision and the end.
@@ -165,18 +177,20 @@ fn encode(doing: Doing, since: Duration) -> u64 {
         Doing::Idle => 1,
         Doing::Request => 2,
         Doing::Unread => 3,
+        Doing::Body => 4,
     };
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX >> 2) << 2 | kind
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX >> 3) << 3 | kind
 }
 
 fn decode(state: u64) -> (Doing, Duration) {
-    let doing = match state & 3 {
+    let doing = match state & 7 {
         0 => Doing::Head,
         1 => Doing::Idle,
         2 => Doing::Request,
-        _ => Doing::Unread,
+        3 => Doing::Unread,
+        _ => Doing::Body,
     };
-    (doing, Duration::from_millis(state >> 2))
+    (doing, Duration::from_millis(state >> 3))
 }
 
 #[cfg(test)]
@@ -190,9 +204,11 @@ mod tests {
         let activity = Activity::new();
         let doing = || activity.now().0;
         assert_eq!(doing(), Doing::Head);
-        activity.set_in_head(true);
+        activity.set_expected(Expected::Head);
         let (first, second) = (activity.request(), activity.request());
-        activity.set_in_head(false);
+        activity.set_expected(Expected::Body);
+        assert_eq!(doing(), Doing::Body);
+        activity.set_expected(Expected::NextRequest);
         assert_eq!(doing(), Doing::Request);
         drop(first);
         assert_eq!(doing(), Doing::Request);
@@ -201,7 +217,7 @@ mod tests {
         assert_eq!(doing(), Doing::Unread);
         activity.set_unread(false);
         assert_eq!(doing(), Doing::Idle);
-        activity.set_in_head(true);
+        activity.set_expected(Expected::Head);
         assert_eq!(doing(), Doing::Head);
     }
 

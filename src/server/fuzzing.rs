@@ -14,6 +14,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use super::error::ApiError;
+use super::heads::Heads;
 use super::wire::anthropic::{CountRequest, MessagesRequest};
 use super::wire::chat::ChatRequest;
 use super::wire::completions::CompletionRequest;
@@ -132,6 +133,7 @@ impl Daemon {
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer).await;
         assert!(answer.is_empty() || answer.starts_with(b"HTTP/1."), "{answer:?}");
+        check_refusal(bytes, &answer);
         Ok(())
     }
 
@@ -178,6 +180,18 @@ impl Daemon {
             }
             std::thread::yield_now();
         }
+    }
+}
+
+/// A first head that can be read in two ways gets no answer but one refusal.
+fn check_refusal(bytes: &[u8], answer: &[u8]) {
+    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n");
+    let end = end.map_or(bytes.len(), |end| end + 4);
+    let is_refused = Heads::new().scan(bytes).is_err_and(|at| at < end);
+    if is_refused && !answer.is_empty() {
+        let answer = String::from_utf8_lossy(answer);
+        assert!(answer.starts_with("HTTP/1.1 4") || answer.starts_with("HTTP/1.0 4"), "{answer}");
+        assert_eq!(answer.matches("HTTP/1.").count(), 1, "{answer}");
     }
 }
 

@@ -15,7 +15,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::activity::Activity;
+use super::activity::{Activity, Expected};
 
 /// As many bytes of a line as are kept: enough for the two headers that frame a body, and for a
 /// chunk's size. One of these that is longer is refused.
@@ -88,11 +88,14 @@ impl Heads {
         Self { part: Part::RequestLine, framing: Framing::NoBody, line: Line::EMPTY }
     }
 
-    /// Whether a head has begun and not ended.
-    pub(super) fn in_head(&self) -> bool {
+    /// What the next byte belongs to.
+    pub(super) fn expected(&self) -> Expected {
         match self.part {
-            Part::RequestLine => self.line.length > 0 || self.line.after_cr,
-            part => part == Part::Header,
+            Part::RequestLine if self.line.length == 0 && !self.line.after_cr => {
+                Expected::NextRequest
+            }
+            Part::RequestLine | Part::Header => Expected::Head,
+            _ => Expected::Body,
         }
     }
 
@@ -240,7 +243,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for HeadGuard<S> {
             let before = buffer.filled().len();
             ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
             let scanned = self.heads.scan(&buffer.filled()[before..]);
-            self.activity.set_in_head(self.heads.in_head());
+            self.activity.set_expected(self.heads.expected());
             let Err(at) = scanned else { return Poll::Ready(Ok(())) };
             self.refusal = Some(REFUSAL);
             buffer.set_filled(before + at);

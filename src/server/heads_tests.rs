@@ -104,7 +104,7 @@ fn what_leaves_no_choice_passes_and_the_next_head_is_found() {
         assert!(passes(&text), "{text:?}");
         let mut heads = Heads::new();
         heads.scan(text.as_bytes()).unwrap();
-        assert_eq!((heads.part, heads.in_head()), (Part::RequestLine, false), "{text:?}");
+        assert_eq!(heads.expected(), Expected::NextRequest, "{text:?}");
         // A bare LF is refused where the next head is, so that is where it was looked for.
         let bad = format!("{text}GET / HTTP/1.1\n");
         assert_eq!(refused_at(bad.as_bytes(), &[]), Some(bad.len() - 1), "{text:?}");

@@ -23,8 +23,9 @@ const ADDRESS_SHARE: usize = 4;
 /// Heads have less time once this share of the places is taken, as a fraction.
 const CROWDED: (usize, usize) = (7, 8);
 
-/// How long a client may leave an answer unread before its place can go to another.
-const UNREAD_GRACE: Duration = Duration::from_secs(2);
+/// How long a client may leave an answer unread, or a request's body unsent, before its place can go to
+/// another.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// Whose connection it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -120,7 +121,7 @@ pub(super) enum Verdict {
     Wait,
     /// Its address holds so many, as many as it may.
     OverBound(usize),
-    /// All places are taken, and its address has so many of them that others go first.
+    /// All places are taken, and its address has so many of them: its share or more.
     Crowded(usize),
 }
 
@@ -202,7 +203,8 @@ impl Places {
             leaver.activity.ask_to_leave();
             return Verdict::Wait;
         }
-        if is_bound && held * ADDRESS_SHARE >= places {
+        // Who has its fair share does not keep others at the door.
+        if is_bound && held > 0 && held * self.holders(holder) >= places {
             return Verdict::Crowded(held);
         }
         Verdict::Wait
@@ -210,6 +212,11 @@ impl Places {
 
     fn held_by(&self, holder: Holder) -> usize {
         self.held.get(&holder).copied().unwrap_or_default()
+    }
+
+    /// How many want places like `holder`, who is one of them.
+    fn holders(&self, holder: Holder) -> usize {
+        self.held.keys().filter(|other| other.is_tcp() || !holder.is_tcp()).count()
     }
 
     fn places(&self, holder: Holder) -> usize {
@@ -228,8 +235,8 @@ impl Places {
     }
 
     /// A connection that serves nobody: an idle one of an address that holds as many as the newcomer's
-    /// or of its own; else one that owes a head or leaves an answer unread, of an address that holds
-    /// more. Of the address that holds most, and there the one that is so for longest.
+    /// or of its own; else one that owes a head or a body or leaves an answer unread, of an address that
+    /// holds more. Of the address that holds most, and there the one that is so for longest.
     fn one_without_need(&self, holder: Holder, held: usize) -> Option<&Open> {
         let ranked = |may_go: &dyn Fn(&Open, usize) -> Option<Duration>| {
             let candidates = self.rivals(holder).filter_map(|open| {
@@ -244,7 +251,7 @@ impl Places {
         };
         let useless = |open: &Open, theirs: usize| match open.activity.now() {
             (Doing::Head, age) if theirs > held => Some(age),
-            (Doing::Unread, age) if theirs > held && age >= UNREAD_GRACE => Some(age),
+            (Doing::Unread | Doing::Body, age) if theirs > held && age >= GRACE => Some(age),
             _ => None,
         };
         ranked(&idle).or_else(|| ranked(&useless))

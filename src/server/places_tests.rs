@@ -3,7 +3,7 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 
 use super::*;
-use crate::server::activity::OpenRequest;
+use crate::server::activity::{Expected, OpenRequest};
 
 /// Places whose connections are tasks that do nothing.
 struct Case {
@@ -124,6 +124,19 @@ async fn a_newcomer_gets_the_place_of_an_idle_one_of_who_holds_most() {
 }
 
 #[tokio::test]
+async fn a_body_that_does_not_come_is_no_request_for_ever() {
+    let mut case = Case::new(Bounds { per_address: 4, ..bounds(4) });
+    for _ in 0..4 {
+        let activity = case.enter(at(1));
+        case.requests.push(activity.request());
+        activity.set_expected(Expected::Body);
+    }
+    assert_eq!(case.decide(at(2)), (Verdict::Wait, vec![]));
+    std::thread::sleep(GRACE);
+    assert_eq!(case.decide(at(2)), (Verdict::Enter, vec![at(1)]));
+}
+
+#[tokio::test]
 async fn who_has_a_request_stays_and_heads_give_way_to_who_holds_less() {
     let mut case = Case::new(Bounds { per_address: 6, ..bounds(6) });
     (0..4).for_each(|_| case.enter_busy(at(1)));
@@ -139,7 +152,7 @@ async fn who_has_a_request_stays_and_heads_give_way_to_who_holds_less() {
 }
 
 #[tokio::test]
-async fn who_holds_a_quarter_of_all_does_not_keep_others_at_the_door() {
+async fn who_has_its_share_of_all_does_not_keep_others_at_the_door() {
     let mut case = Case::new(Bounds { per_address: 7, ..bounds(8) });
     (0..6).for_each(|_| drop(case.enter(at(1))));
     (0..2).for_each(|_| case.enter_busy(at(2)));

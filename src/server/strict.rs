@@ -45,7 +45,7 @@ pub(super) fn check<B>(request: &Request<B>) -> Result<(), ApiError> {
     }
     match headers.get(HOST) {
         None if request.version() == Version::HTTP_11 => {
-            return Err(refused(&HOST, "is missing; HTTP/1.1 requires it"));
+            return Err(refused(&HOST, "is missing; every request needs it"));
         }
         None => {}
         Some(host) => {

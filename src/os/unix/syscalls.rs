@@ -48,7 +48,10 @@ pub(super) const COMPUTE: &[c_long] = &[
     libc::SYS_msync,
     libc::SYS_mincore,
     libc::SYS_mlock,
+    libc::SYS_mlock2,
     libc::SYS_munlock,
+    libc::SYS_mbind,
+    libc::SYS_set_mempolicy,
     libc::SYS_membarrier,
     libc::SYS_get_mempolicy,
     // Threads.
@@ -70,6 +73,8 @@ pub(super) const COMPUTE: &[c_long] = &[
     libc::SYS_gettid,
     libc::SYS_prctl,
     libc::SYS_restart_syscall,
+    // For the second filter, which refuses it from then on.
+    libc::SYS_seccomp,
     libc::SYS_exit,
     libc::SYS_exit_group,
     // Signals, its own end by one included.
@@ -229,6 +234,7 @@ pub(super) const NEW_NAMESPACE: &[libc::c_int] = &[
 /// What nothing here needs and an attacker would: other programs, other processes, mounts, kernel code
 /// and what had most of its holes, namespaces, other users.
 pub(super) const NEVER: &[c_long] = &[
+    libc::SYS_seccomp,
     libc::SYS_execve,
     libc::SYS_execveat,
     libc::SYS_ptrace,

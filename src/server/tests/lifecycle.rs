@@ -13,15 +13,18 @@ async fn connections_beyond_the_limit_wait() {
     let mut setup = Setup::default();
     setup.server.max_connections = 1;
     let daemon = Daemon::with(setup).await;
+    daemon.slow_down(Duration::from_millis(5));
     let mut first = daemon.tcp().await;
-    first.send("GET", "/health", &[], "").await;
-    assert_eq!(first.response().await.status, 200);
+    first.send("POST", COMPLETIONS, &[], &completion(100, json!({})).to_string()).await;
+    daemon.until("running", |stats| stats.running == 1).await;
     let mut second = daemon.unix().await;
     second.send("GET", "/health", &[], "").await;
     let early = tokio::time::timeout(Duration::from_millis(50), second.is_closed()).await;
     assert!(early.is_err(), "answered beyond the limit");
-    drop(first);
+    // Once it has its answer, its place is for who waits.
+    assert_eq!(first.response().await.status, 200);
     assert_eq!(second.response().await.status, 200);
+    assert!(first.is_closed().await);
 }
 
 #[tokio::test]
