@@ -5,7 +5,7 @@ mod common;
 
 use std::io::Read as _;
 
-use common::{Daemon, Setup};
+use common::{Daemon, Setup, wait_for};
 use serde_json::json;
 
 /// A field of the status of every thread of a process.
@@ -22,6 +22,11 @@ fn of_threads(id: u32, field: &str) -> Vec<String> {
         .collect()
 }
 
+/// The log may come later than what it tells of.
+fn wait_logged(daemon: &Daemon, text: &str) {
+    wait_for(text, || daemon.log.text().contains(text).then_some(()));
+}
+
 fn assert_confined(daemon: &Daemon) {
     for (field, value) in [("Seccomp", "2"), ("NoNewPrivs", "1")] {
         let found = of_threads(daemon.id(), field);
@@ -35,7 +40,7 @@ fn every_thread_is_confined_and_the_daemon_does_its_work() {
     let store = state.path().join("prefixes");
     let setup = Setup::new().with(&["--sandbox", "on", "--prefix-store", store.to_str().unwrap()]);
     let mut daemon = setup.start();
-    assert!(daemon.log.text().contains("confined by seccomp"), "{}", daemon.log.text());
+    wait_logged(&daemon, "confined by seccomp");
     assert_confined(&daemon);
 
     // Long enough for its prompt to be kept, with a thread of its own for the tokens.
@@ -69,7 +74,7 @@ fn it_can_be_left_out() {
     let daemon = Setup::new().with(&["--sandbox", "off"]).start();
     let own = of_threads(std::process::id(), "Seccomp").pop().unwrap();
     assert!(of_threads(daemon.id(), "Seccomp").iter().all(|mode| *mode == own));
-    assert!(daemon.log.text().contains("not confined"), "{}", daemon.log.text());
+    wait_logged(&daemon, "not confined");
 }
 
 /// Becomes its arguments, for which the kernel refuses `seccomp` with EPERM, as some containers do.
@@ -90,7 +95,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 fn where_the_kernel_refuses_it_serves_on_unless_it_must() {
     let wrapper = ["python3", "-c", WITHOUT_SECCOMP];
     let daemon = Setup::new().within(&wrapper).start();
-    assert!(daemon.log.text().contains("WARN  not confined: "), "{}", daemon.log.text());
+    wait_logged(&daemon, "WARN  not confined: ");
     assert_eq!(daemon.tcp().get("/health").status, 200);
     let (status, log) = Setup::new().within(&wrapper).with(&["--sandbox", "on"]).run_to_end();
     assert_eq!(status.code(), Some(71), "{log}");

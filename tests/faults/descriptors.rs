@@ -33,11 +33,14 @@ fn share<T>(daemon: &Daemon, what: &str, until: impl FnMut() -> Option<T>) -> (f
 #[test]
 fn connections_beyond_the_limit_of_open_files_wait_outside() {
     let limit = ["sh", "-c", "ulimit -n 80 && exec \"$@\"", "sh"];
-    let daemon = Setup::new().within(&limit).with(&["--header-timeout-s", IDLE]).start();
+    // One address makes up the crowd.
+    let settings = ["--header-timeout-s", IDLE, "--max-connections-per-local", "40"];
+    let daemon = Setup::new().within(&limit).with(&settings).start();
     let told = "taking 40 at once";
     wait_for("the warning", || daemon.log.text().contains(told).then_some(()));
     let client = daemon.tcp();
-    let mut first = client.connect();
+    // By the Unix socket: on TCP an idle connection makes way for the crowd.
+    let mut first = daemon.unix().connect();
     health(&mut first);
     let mut idle = crowd(&client, 100);
     let mut late = client.connect();
