@@ -6,12 +6,10 @@ mod common;
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 
-use common::{Daemon, Response, Setup, wait_for};
+use common::{Daemon, Response, Setup, connect_from as open, wait_for};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
 use serde_json::json;
 
 /// What an honest client may wait while others do their worst.
@@ -23,19 +21,6 @@ const ASK_ONCE: &[u8] = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection:
 /// The loopback address of this number.
 fn at(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(127, 0, 0, number)
-}
-
-/// Connects from `source`.
-fn open(source: Ipv4Addr, to: SocketAddr) -> TcpStream {
-    let flags = SockFlag::SOCK_CLOEXEC;
-    let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
-    let SocketAddr::V4(to) = to else { panic!("{to}") };
-    let [a, b, c, d] = source.octets();
-    bind(socket.as_raw_fd(), &SockaddrIn::new(a, b, c, d, 0)).unwrap();
-    connect(socket.as_raw_fd(), &SockaddrIn::from(to)).unwrap();
-    let stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(common::PATIENCE)).unwrap();
-    stream
 }
 
 /// Room for some thousand connections in this process.

@@ -193,6 +193,34 @@ fn a_handshake_that_never_ends_is_given_up_and_holds_up_nobody() {
     assert!((Duration::from_secs(1)..Duration::from_secs(20)).contains(&took), "{took:?}");
 }
 
+#[test]
+fn a_crowd_of_half_handshakes_and_idle_sessions_shuts_nobody_out() {
+    let setup = Setup::new();
+    let authority = Authority::new();
+    let identity = authority.sign(setup.folder.path(), "server");
+    let daemon = with(setup, &arguments(&identity)).with(&["--max-connections", "32"]).start();
+    let address = daemon.address();
+    let from = |number| super::common::connect_from([127, 0, 0, number].into(), address);
+    let mut hello = Vec::new();
+    connect(address, &authority, None).conn.write_tls(&mut hello).unwrap();
+    let (mut halves, mut idle) = (Vec::new(), Vec::new());
+    for number in 2..6 {
+        for count in 0..20 {
+            let mut stream = from(number);
+            // It may be closed at once.
+            let _ = stream.write_all(&hello[..count % hello.len()]);
+            halves.push(stream);
+        }
+        let mut stream = connect(address, &authority, None);
+        assert_eq!(ask(&mut stream, "GET", "/v1/models", None).unwrap().status, 200);
+        idle.push(stream);
+    }
+    let begun = Instant::now();
+    let mut stream = connect(address, &authority, None);
+    assert_eq!(ask(&mut stream, "GET", "/v1/models", None).unwrap().status, 200);
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
 /// Whatever breaks on one connection breaks that one, leaves nothing open and is not logged loudly.
 #[test]
 fn handshakes_and_records_that_break_off_are_forgotten() {

@@ -14,7 +14,8 @@
 )]
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -22,6 +23,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
 use serde_json::Value;
 
 /// How long anything may take before a test says that it hangs.
@@ -67,6 +69,19 @@ pub fn send_signal(id: u32, name: &str) {
     let signal: nix::sys::signal::Signal = format!("SIG{name}").parse().unwrap();
     let id = nix::unistd::Pid::from_raw(id.try_into().unwrap());
     nix::sys::signal::kill(id, signal).unwrap();
+}
+
+/// Connects to a loopback address from another, which the daemon takes for another machine's.
+pub fn connect_from(source: Ipv4Addr, to: SocketAddr) -> TcpStream {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
+    let SocketAddr::V4(to) = to else { panic!("{to}") };
+    let [a, b, c, d] = source.octets();
+    bind(socket.as_raw_fd(), &SockaddrIn::new(a, b, c, d, 0)).unwrap();
+    connect(socket.as_raw_fd(), &SockaddrIn::from(to)).unwrap();
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
 }
 
 /// How a daemon under test is started.

@@ -71,7 +71,7 @@ fn map(protection: i32) -> libc::c_long {
 #[test]
 fn the_daemon_serves_on_and_runs_no_programs() {
     in_a_process("the_daemon_serves_on_and_runs_no_programs", || {
-        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let (go, wait) = std::sync::mpsc::sync_channel::<()>(0);
         // One from before and one from after are held to it alike.
         let before = std::thread::spawn(move || {
             let _ = wait.recv();
