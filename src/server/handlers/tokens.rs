@@ -18,6 +18,24 @@ use crate::server::wire::tokens::{
     DetokenizeRequest, Detokenized, Piece, Rendered, TokenizeRequest, Tokenized, WireToken,
 };
 
+/// The tokens that `prompt` is read as. The tokenizer's work counts against the key's limits: what
+/// it reads before it begins, and the tokens before they are given out.
+pub(super) async fn tokens_of(
+    app: &App,
+    prompt: Prompt,
+    exchange: &Exchange,
+) -> Result<Vec<u32>, ApiError> {
+    exchange.pay(prompt.least_cost())?;
+    let ids = match prompt {
+        // Where nothing is generated, none need be there.
+        Prompt::Tokens(ids) => ids,
+        prompt => app.generator().tokenize(prompt).await?,
+    };
+    exchange.reserve(ids.len())?;
+    exchange.read_prompt(ids.len());
+    Ok(ids)
+}
+
 /// The tokens of a text or of a conversation.
 pub(crate) async fn tokenize(
     app: &App,
@@ -27,11 +45,7 @@ pub(crate) async fn tokenize(
     let asked = TokenizeRequest::parse(read_json(request, app).await?)?;
     check_model(app, asked.model.as_deref())?;
     let generator = app.generator();
-    let ids = match asked.prompt {
-        Prompt::Tokens(ids) => ids,
-        prompt => generator.tokenize(prompt).await?,
-    };
-    exchange.read_prompt(ids.len());
+    let ids = tokens_of(app, asked.prompt, exchange).await?;
     let token_strs = asked.strings.then(|| ids.iter().map(|&id| generator.spell(&[id])).collect());
     let token = |&id: &u32| match asked.pieces {
         true => WireToken::Piece { id, piece: Piece::new(generator.piece(id)) },
@@ -47,9 +61,15 @@ pub(crate) async fn tokenize(
 }
 
 /// The text of tokens.
-pub(crate) async fn detokenize(app: &App, request: Request<Incoming>) -> Result<Reply, ApiError> {
+pub(crate) async fn detokenize(
+    app: &App,
+    request: Request<Incoming>,
+    exchange: &Arc<Exchange>,
+) -> Result<Reply, ApiError> {
     let asked = DetokenizeRequest::parse(&read_json(request, app).await?)?;
     check_model(app, asked.model.as_deref())?;
+    exchange.pay(asked.tokens.len())?;
+    exchange.read_prompt(asked.tokens.len());
     let text = app.generator().detokenize(&asked.tokens)?;
     let body = Detokenized { prompt: text.clone(), content: text };
     Ok(telling_ignored(json(StatusCode::OK, to_json(&body)), &asked.ignored))
@@ -64,8 +84,7 @@ pub(crate) async fn render(
     let chat = ChatRequest::parse(&read_json(request, app).await?)?;
     check_model(app, chat.model.as_deref())?;
     let generator = app.generator();
-    let token_ids = generator.tokenize(chat.prompt).await?;
-    exchange.read_prompt(token_ids.len());
+    let token_ids = tokens_of(app, chat.prompt, exchange).await?;
     let body = Rendered {
         prompt: generator.spell(&token_ids),
         count: token_ids.len(),
