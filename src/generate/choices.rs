@@ -149,8 +149,7 @@ impl Choices {
     /// that nobody waited for.
     pub fn stop(&mut self) -> Usage {
         self.firsts.iter_mut().chain(&mut self.generations).for_each(Generation::stop);
-        let unplaced: usize =
-            self.firsts.iter().map(|first| first.usage().completion_tokens).sum();
+        let unplaced: usize = self.firsts.iter().map(|first| first.usage().completion_tokens).sum();
         let mut usage = self.usage();
         usage.completion_tokens += unplaced;
         usage

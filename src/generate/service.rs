@@ -13,6 +13,9 @@ use super::validate;
 use crate::engine;
 use crate::telemetry::{Metrics, Operation, TraceContext};
 
+/// Tokens whose texts are looked up in well below a millisecond.
+const FEW_TOKENS: usize = 2048;
+
 /// Fixed choices of a [`Generator`].
 #[derive(Debug, Clone)]
 pub struct GeneratorOptions {
@@ -110,7 +113,11 @@ impl Generator {
     }
 
     /// What may answer `prompt`, where the request wants `given` of it.
-    pub(super) fn turn(&self, prompt: &Prompt, given: Option<&Constraint>) -> Result<Turn, GenerateError> {
+    pub(super) fn turn(
+        &self,
+        prompt: &Prompt,
+        given: Option<&Constraint>,
+    ) -> Result<Turn, GenerateError> {
         match prompt {
             Prompt::Chat(chat) => Turn::of_chat(chat, self.reader.dialect(), given),
             _ => Ok(Turn { constraint: given.cloned(), parts: Vec::new() }),
@@ -124,6 +131,23 @@ impl Generator {
     pub async fn tokenize(&self, prompt: Prompt) -> Result<Vec<u32>, GenerateError> {
         validate::prompt(&prompt, self.engine.limits().vocab_size)?;
         self.reader.read(prompt, usize::MAX, None).await
+    }
+
+    /// Does `work` on so many `tokens`: here if they are few, else in a worker's turn, away from the
+    /// async threads.
+    ///
+    /// # Errors
+    /// If no turn comes in time.
+    pub async fn aside<T: Send + 'static>(
+        &self,
+        tokens: usize,
+        work: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Result<T, GenerateError> {
+        if tokens <= FEW_TOKENS {
+            return Ok(work(self));
+        }
+        let generator = self.clone();
+        self.reader.aside(None, move |_| Ok(work(&generator))).await
     }
 
     /// The text that token ids stand for, as [`Self::spell`].

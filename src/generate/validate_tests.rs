@@ -262,7 +262,7 @@ proptest::proptest! {
                 allowed_token_ids: Some(repeat(&allowed)),
                 stop_token_ids: repeat(&stops),
                 min_tokens: Some(3),
-                ..default()
+                ..Parameters::default()
             }
         };
         let (once, often) = (check(&given(1)).unwrap(), check(&given(times)).unwrap());

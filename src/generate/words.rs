@@ -53,7 +53,8 @@ pub(super) fn resolve(
         };
     }
     let Some(allowed) = &sampling.allowed_tokens else { return Ok(()) };
-    let ends: TokenSet = sampling.bad_words.iter().filter_map(|word| word.last().copied()).collect();
+    let ends: TokenSet =
+        sampling.bad_words.iter().filter_map(|word| word.last().copied()).collect();
     let is_late = |token| sampling.min_tokens > 0 && sampling.late_tokens.contains(token);
     if !allowed.iter().all(|token| ends.contains(token) || is_late(token)) {
         return Ok(());
@@ -141,7 +142,8 @@ fn given_breakers(texts: &[String], vocabulary: &Vocabulary) -> Result<TokenSet,
         any
     };
     let all = (0..).take(vocabulary.len()).filter(holds).collect();
-    let is_unseen = |text: &String| distinct.binary_search(&text.as_str()).is_ok_and(|at| unseen[at]);
+    let is_unseen =
+        |text: &String| distinct.binary_search(&text.as_str()).is_ok_and(|at| unseen[at]);
     match texts.iter().position(is_unseen) {
         Some(index) => Err(missing(index)),
         None => Ok(all),

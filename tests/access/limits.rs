@@ -226,8 +226,7 @@ fn what_was_made_for_a_client_that_left_counts() {
     let token = bearer(&key);
     let headers = [("Content-Type", "application/json"), ("Authorization", token.as_str())];
     let body = json!({ "prompt": "a", "max_tokens": 3000, "ignore_eos": true });
-    let whole =
-        daemon.tcp().send("POST", "/v1/completions", &headers, body.to_string().as_bytes());
+    let whole = daemon.tcp().send("POST", "/v1/completions", &headers, body.to_string().as_bytes());
     let made = || daemon.unix().get("/metrics").text();
     let tokens = |page: &str| {
         let line = page.lines().find(|line| line.starts_with("phi4d_generation_tokens_total"));

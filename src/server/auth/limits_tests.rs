@@ -79,13 +79,27 @@ fn answers_of_no_stated_length_may_take_a_quarter_together() {
 /// What happens next to a key's requests.
 #[derive(Debug, Clone)]
 enum Act {
-    Wait { milliseconds: u64 },
-    Begin { tokens: usize, answers: usize },
+    Wait {
+        milliseconds: u64,
+    },
+    Begin {
+        tokens: usize,
+        answers: usize,
+    },
     /// A running request reserves more.
-    More { which: prop::sample::Index, tokens: usize },
-    Pay { which: prop::sample::Index, tokens: usize },
+    More {
+        which: prop::sample::Index,
+        tokens: usize,
+    },
+    Pay {
+        which: prop::sample::Index,
+        tokens: usize,
+    },
     /// A running request ends, having used a share of what it reserved.
-    End { which: prop::sample::Index, percent: u64 },
+    End {
+        which: prop::sample::Index,
+        percent: u64,
+    },
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -105,10 +119,33 @@ fn act() -> impl Strategy<Value = Act> {
 /// A request as the model sees it.
 struct Modelled {
     lease: Lease,
-    began: Instant,
-    tokens: u64,
+    /// When it had reserved how many tokens in all.
+    grants: Vec<(Instant, u64)>,
     paid: u64,
     answers: u64,
+}
+
+impl Modelled {
+    fn tokens(&self) -> u64 {
+        self.grants.last().map_or(0, |&(_, tokens)| tokens)
+    }
+
+    fn granted(&mut self, tokens: usize, now: Instant) {
+        self.grants.push((now, self.tokens().max(tokens as u64)));
+    }
+}
+
+/// A request that ended: its grants, its end and what it used.
+struct Life(Vec<(Instant, u64)>, Instant, u64);
+
+impl Life {
+    /// The most that it can have used from `from` until before `to`.
+    fn most_within(&self, from: Instant, to: Instant) -> u64 {
+        let Self(grants, ended, used) = self;
+        let reserved =
+            grants.iter().rev().find(|(at, _)| *at < to).map_or(0, |&(_, tokens)| tokens);
+        if *ended < from { 0 } else { reserved.min(*used) }
+    }
 }
 
 proptest! {
@@ -125,13 +162,12 @@ proptest! {
         let start = Instant::now();
         let mut now = start;
         let mut running: Vec<Modelled> = Vec::new();
-        // From when to when, and how many tokens.
-        let mut lives: Vec<(Instant, Instant, u64)> = Vec::new();
-        let end = |request: Modelled, percent: u64, now: Instant, lives: &mut Vec<_>| {
-            let used = request.tokens * percent / 100;
+        let mut lives: Vec<Life> = Vec::new();
+        let end = |request: Modelled, percent: u64, now: Instant, lives: &mut Vec<Life>| {
+            let used = request.tokens() * percent / 100;
             request.lease.charge(usize::try_from(used).unwrap());
             request.lease.settle(now);
-            lives.push((request.began, now, used.max(request.paid)));
+            lives.push(Life(request.grants, now, used.max(request.paid)));
         };
         for act in acts {
             match act {
@@ -140,23 +176,22 @@ proptest! {
                     let Ok(lease) = Lease::take(&usage, limits, now) else { continue };
                     let granted = lease.hold(answers).is_ok() && lease.reserve(tokens, now).is_ok();
                     if granted {
-                        let (tokens, answers) = (tokens as u64, answers as u64);
-                        running.push(Modelled { lease, began: now, tokens, paid: 0, answers });
+                        let grants = vec![(now, tokens as u64)];
+                        running.push(Modelled { lease, grants, paid: 0, answers: answers as u64 });
                     } else {
                         lease.settle(now);
                     }
                 }
                 Act::More { which, tokens } if !running.is_empty() => {
-                    let request = which.get(&running).lease.reserve(tokens, now).is_ok();
                     let chosen = which.index(running.len());
-                    if request {
-                        running[chosen].tokens = running[chosen].tokens.max(tokens as u64);
+                    if running[chosen].lease.reserve(tokens, now).is_ok() {
+                        running[chosen].granted(tokens, now);
                     }
                 }
                 Act::Pay { which, tokens } if !running.is_empty() => {
                     let chosen = which.index(running.len());
                     if running[chosen].lease.pay(tokens, now).is_ok() {
-                        running[chosen].tokens = running[chosen].tokens.max(tokens as u64);
+                        running[chosen].granted(tokens, now);
                         running[chosen].paid = running[chosen].paid.max(tokens as u64);
                     }
                 }
@@ -174,10 +209,8 @@ proptest! {
             end(request, 100, now, &mut lives);
         }
         // A window matters only where it begins at some request's end.
-        for from in lives.iter().map(|&(_, ended, _)| ended) {
-            let to = from + MINUTE;
-            let inside = lives.iter().filter(|(began, ended, _)| *began < to && *ended >= from);
-            let used: u64 = inside.map(|(_, _, tokens)| tokens).sum();
+        for from in lives.iter().map(|Life(_, ended, _)| *ended) {
+            let used: u64 = lives.iter().map(|life| life.most_within(from, from + MINUTE)).sum();
             prop_assert!(used <= MOST, "{used} in the minute after {:?}", from - start);
         }
         let later = now + MINUTE + GRAIN;

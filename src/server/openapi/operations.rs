@@ -167,7 +167,13 @@ fn counting(route: Route, schemas: &mut Schemas) -> Operation {
         ),
     };
     let answer = Answer::Json(answer);
-    Operation { summary, asked: asked(parts, required), answer, faults: COUNTED, fault_schema: None }
+    Operation {
+        summary,
+        asked: asked(parts, required),
+        answer,
+        faults: COUNTED,
+        fault_schema: None,
+    }
 }
 
 fn reading(route: Route, schemas: &mut Schemas) -> Operation {

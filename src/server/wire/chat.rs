@@ -5,8 +5,8 @@ use serde_json::Value;
 
 use super::bounds;
 use super::common::{
-    ChunkUsage, Delivery, Entries, Envelope, Integer, List, Object, StreamFields, WireUsage, finish_reason,
-    read_fields, token_ids_of,
+    ChunkUsage, Delivery, Entries, Envelope, Integer, List, Object, StreamFields, WireUsage,
+    finish_reason, read_fields, token_ids_of,
 };
 use super::form::FormFields;
 use super::known::{ignored, names_of};

@@ -510,7 +510,11 @@ mod tests {
         let table = [
             (json!({"list": [1, 2, 3, 4]}), "list: a list of 4 items", "at most 3 items"),
             (json!({"text": [1, 2, 3]}), "text: a list of 3 items", "at most 2 items"),
-            (json!({"map": {"a": 1, "b": 2, "c": "x"}}), "map: an object of 3 entries", "at most 2 entries"),
+            (
+                json!({"map": {"a": 1, "b": 2, "c": "x"}}),
+                "map: an object of 3 entries",
+                "at most 2 entries",
+            ),
             (Value::Object(many), "the request's body: 1025 fields", "at most 1024 fields"),
         ];
         for (body, start, end) in table {

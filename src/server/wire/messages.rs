@@ -136,11 +136,7 @@ impl WireMessage {
 }
 
 /// The calls of a turn of the model's.
-fn calls(
-    given: Option<WireCalls>,
-    role: Role,
-    place: &str,
-) -> Result<Vec<ToolCall>, ApiError> {
+fn calls(given: Option<WireCalls>, role: Role, place: &str) -> Result<Vec<ToolCall>, ApiError> {
     let calls = given.map_or_else(Vec::new, |List(calls)| calls);
     if !calls.is_empty() && role != Role::Assistant {
         return Err(ApiError::invalid_value(

@@ -61,7 +61,10 @@ impl SamplingFields {
                 Some(TextOr::Text(text)) => vec![text],
                 Some(TextOr::List(texts)) => texts,
             },
-            stop_token_ids: token_ids("stop_token_ids", self.stop_token_ids.into_iter().flat_map(|List(ids)| ids))?,
+            stop_token_ids: token_ids(
+                "stop_token_ids",
+                self.stop_token_ids.into_iter().flat_map(|List(ids)| ids),
+            )?,
             ignore_eos: self.ignore_eos.unwrap_or(false),
             top_logprobs: None,
             timeout: self.timeout.map(timeout).transpose()?,
