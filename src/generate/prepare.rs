@@ -41,6 +41,12 @@ impl Shared {
     pub(super) fn limits_answers(&self) -> bool {
         self.checked.max_tokens.is_some()
     }
+
+    /// What each answer's sampling begins with.
+    #[cfg(test)]
+    pub(super) fn sampling(&self) -> &crate::engine::Sampling {
+        &self.checked.sampling
+    }
 }
 
 /// A prompt's tokens, and what may answer it.

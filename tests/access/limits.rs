@@ -138,10 +138,10 @@ fn what_was_not_used_is_given_back() {
     let file = keys_file(&setup);
     let metered = add_key(&file, &["metered", "--tokens-per-minute", "60"]);
     let daemon = setup.with(&["--api-keys-file", file.to_str().unwrap()]).start();
-    // Any token ends it, so that one is used of the fifty.
+    // Any token ends it, so that one is used of the thirty.
     let all: Vec<u32> = (0..1000).collect();
-    let body = json!({ "prompt": "a", "max_tokens": 50, "stop_token_ids": all });
-    for _ in 0..8 {
+    let body = json!({ "prompt": "a", "max_tokens": 30, "stop_token_ids": all });
+    for _ in 0..4 {
         let answered = wait_for("the rest to be given back", || {
             Some(post(&daemon.tcp(), &metered, &body)).filter(|answer| answer.status == 200)
         });

@@ -221,8 +221,13 @@ async fn admitted(
 ) -> Result<Choices, ApiError> {
     let answers = copies.answers(prompts.len())?;
     exchange.hold(answers)?;
-    exchange.pay(request.parameters.least_cost(&prompts))?;
     let generator = app.generator().within(exchange.trace());
+    // What is known before any work: one that does not fit costs nothing.
+    let least = request.parameters.least_cost(&prompts);
+    let given = request.parameters.max_tokens.unwrap_or(0);
+    let asked = usize::try_from(given).unwrap_or(usize::MAX).saturating_mul(answers);
+    exchange.reserve(asked.min(generator.limits().context_tokens).max(least))?;
+    exchange.pay(least)?;
     let mut choices = generator.prepare(prompts, request, copies).await?;
     if let Some(tokens) = exchange.open_answer_tokens(answers) {
         choices.limit_open_answers(tokens);
