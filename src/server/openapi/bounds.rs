@@ -207,18 +207,21 @@ fn routes() -> Vec<(String, Found, Map<String, Value>)> {
 fn every_list_and_map_of_a_request_has_a_bound_in_the_document() {
     for (path, found, _) in routes() {
         assert!(found.unbounded.is_empty(), "{path}: {:?} have no bound", found.unbounded);
-        let unknown = found.free.iter().filter(|field| {
-            let known = |(pattern, _): &&(&str, &str)| {
-                let (start, end) = pattern.split_once('*').unwrap_or((pattern, ""));
-                match pattern.contains('*') {
-                    true => field.starts_with(start) && field.ends_with(end),
-                    false => *field == pattern,
-                }
-            };
-            !FREE.iter().any(|free| known(&free))
-        });
-        let unknown: Vec<&String> = unknown.collect();
+        let is_known = |field: &String| FREE.iter().any(|(pattern, _)| matches(pattern, field));
+        let unknown: Vec<&String> = found.free.iter().filter(|field| !is_known(field)).collect();
         assert!(unknown.is_empty(), "{path}: what bounds {unknown:?}?");
+    }
+    let fields: Vec<String> = routes().into_iter().flat_map(|(_, found, _)| found.free).collect();
+    let is_gone = |pattern: &str| !fields.iter().any(|field| matches(pattern, field));
+    let gone: Vec<_> = FREE.iter().filter(|(pattern, _)| is_gone(pattern)).collect();
+    assert!(gone.is_empty(), "no such fields any more: {gone:?}");
+}
+
+/// Whether `field` is `pattern`, in which one `*` stands for anything.
+fn matches(pattern: &str, field: &str) -> bool {
+    match pattern.split_once('*') {
+        Some((start, end)) => field.starts_with(start) && field.ends_with(end),
+        None => field == pattern,
     }
 }
 
