@@ -178,10 +178,10 @@ pub(super) struct KeyAdd {
     /// Let the holder see what others do, too
     #[arg(long)]
     pub(super) admin: bool,
-    /// The most requests at the same time. Default: no limit
+    /// The most answers at the same time. Default: no limit
     #[arg(long, value_name = "N")]
     pub(super) max_in_flight: Option<NonZeroU32>,
-    /// The most tokens of prompts and answers in a minute. Default: no limit
+    /// The most tokens of prompts and answers in any 60 seconds. Default: no limit
     #[arg(long, value_name = "N")]
     pub(super) tokens_per_minute: Option<NonZeroU32>,
     #[command(flatten)]

@@ -1,9 +1,12 @@
 //! What crosses the engine's door: jobs in, events out. Plain data, no text.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::mpsc;
+
+use super::token_set::TokenSet;
 
 /// Who asked, for fairness between callers and for logs. Opaque to the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -31,7 +34,7 @@ pub struct Job {
     /// Most tokens to generate, at least one.
     pub max_tokens: usize,
     /// Tokens that end the output. They are reported by [`FinishReason::StopToken`], not as tokens.
-    pub stop_tokens: Vec<u32>,
+    pub stop_tokens: TokenSet,
     /// When the job fails with [`JobError::DeadlineExceeded`] if it has not finished.
     pub deadline: Option<Instant>,
     /// Where events go. Dropping the receiver cancels the job at the engine's next turn.
@@ -74,7 +77,9 @@ pub enum Progress {
 #[error("the output's grammar can't be followed any further: {0}")]
 pub struct MaskError(pub String);
 
-/// How tokens are chosen. Checked by the caller: every field is in the range stated.
+/// How tokens are chosen. Checked by the caller: every field is in the range stated. Lists are
+/// normalised by the caller, too, and shared by copies: a step's cost depends on the vocabulary, not
+/// on how long a client's list was.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
     /// 0 means greedy; otherwise logits are divided by it.
@@ -91,8 +96,8 @@ pub struct Sampling {
     pub presence_penalty: f32,
     /// Subtracted for each time a token was seen in the output, in [-2, 2].
     pub frequency_penalty: f32,
-    /// Added to the logits of these tokens, in [-100, 100].
-    pub logit_bias: Vec<(u32, f32)>,
+    /// Added to the logits of these tokens. Each token once.
+    pub logit_bias: Arc<[(u32, f32)]>,
     /// Keep tokens whose logit is within this many standard deviations (of all finite logits) of
     /// the highest; 0 keeps all.
     pub top_n_sigma: f32,
@@ -104,13 +109,13 @@ pub struct Sampling {
     /// Penalise tokens that would prolong a repetition; `None` does not.
     pub dry: Option<Dry>,
     /// If given, no token but these is chosen.
-    pub allowed_tokens: Option<Vec<u32>>,
+    pub allowed_tokens: Option<TokenSet>,
     /// Token sequences that the output never holds. None is empty.
-    pub bad_words: Vec<Vec<u32>>,
+    pub bad_words: Arc<[Vec<u32>]>,
     /// Output tokens before which none of `late_tokens` is chosen.
     pub min_tokens: usize,
     /// Tokens (usually the job's stop tokens) banned from the first `min_tokens` of the output.
-    pub late_tokens: Vec<u32>,
+    pub late_tokens: TokenSet,
     /// Equal seeds give equal output for equal requests; `None` draws one.
     pub seed: Option<u64>,
     /// How many alternatives to report with each token; `None` reports no log-probabilities.
@@ -139,8 +144,8 @@ pub struct Dry {
     pub allowed_length: usize,
     /// How many of the last tokens are looked at; `usize::MAX` for all.
     pub last_tokens: usize,
-    /// Tokens that no repetition reaches across, in ascending order.
-    pub breakers: Vec<u32>,
+    /// Tokens that no repetition reaches across.
+    pub breakers: TokenSet,
 }
 
 impl Default for Sampling {
@@ -154,15 +159,15 @@ impl Default for Sampling {
             repetition_penalty: 1.0,
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
-            logit_bias: Vec::new(),
+            logit_bias: Arc::default(),
             top_n_sigma: 0.0,
             typical_p: 1.0,
             xtc: None,
             dry: None,
             allowed_tokens: None,
-            bad_words: Vec::new(),
+            bad_words: Arc::default(),
             min_tokens: 0,
-            late_tokens: Vec::new(),
+            late_tokens: TokenSet::default(),
             seed: None,
             top_logprobs: None,
         }

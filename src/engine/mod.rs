@@ -26,6 +26,7 @@ mod sync {
 }
 #[cfg(test)]
 mod tests;
+mod token_set;
 
 pub use crate::model::ModelLimits;
 pub use error::SubmitError;
@@ -37,3 +38,4 @@ pub use message::{
 };
 pub use persist::Store;
 pub use run::{Crashed, Engine, Options, StartError, start};
+pub use token_set::TokenSet;

@@ -10,6 +10,7 @@ use super::message::{Event, FinishReason, Job, JobError, Progress, Token};
 use super::queue::Ticket;
 use super::sampler::{self, Choice, Sampler};
 use super::scheduler::Candidate;
+use super::token_set::TokenSet;
 use crate::model::{Logits, ModelLimits, Rotary};
 
 /// Events that a plain step may send for one sequence: a part of the prompt, a token and the end.
@@ -33,7 +34,7 @@ pub(super) struct Sequence {
     reported: usize,
     /// Length of `tokens` at which the job ends.
     end: usize,
-    stop_tokens: Vec<u32>,
+    stop_tokens: TokenSet,
     deadline: Option<Instant>,
     started: bool,
     /// Since when the receiver has had no room; `None` while it has.
@@ -208,7 +209,7 @@ impl Sequence {
     /// Takes the sampler's choice: sends it unless it is a stop token. Returns why the sequence is
     /// over, if it is.
     pub(super) fn take(&mut self, choice: Choice) -> Option<FinishReason> {
-        if self.stop_tokens.contains(&choice.token) {
+        if self.stop_tokens.contains(choice.token) {
             return Some(FinishReason::StopToken(choice.token));
         }
         self.send(Event::Token(Token { id: choice.token, logprobs: choice.logprobs }));

@@ -39,12 +39,14 @@ impl Core {
         let outcome = match result {
             Err(error) => Err(job_error(error)),
             Ok(logits) => {
-                self.pace.prefilled(count, began.elapsed());
                 Counters::add(&counters.prompt_tokens, count);
                 self.cache.extend(row, &tokens);
                 if let Some(sequence) = self.cache.sequence_mut(row).filter(|_| reports) {
                     sequence.report_prompt(held, &logits);
                 }
+                // With the report, which takes a while for each token: a share of the time is
+                // what the others are promised.
+                self.pace.prefilled(count, began.elapsed());
                 match self.cache.sequence_mut(row).filter(|_| complete) {
                     None => Ok(None),
                     Some(sequence) => {

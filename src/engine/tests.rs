@@ -42,7 +42,7 @@ fn job(prompt: &[u32], max_tokens: usize, room: usize) -> (Job, mpsc::Receiver<E
         mask: None,
         prompt_logprobs: None,
         max_tokens,
-        stop_tokens: Vec::new(),
+        stop_tokens: TokenSet::default(),
         deadline: None,
         events,
     };
@@ -116,7 +116,7 @@ fn a_stop_token_ends_the_job_and_is_not_reported_as_a_token() {
     let (engine, _) = engine();
     let whole = expected(&[9, 8], 10);
     let (mut job, mut events) = job(&[9, 8], 10, 64);
-    job.stop_tokens = vec![whole[4]];
+    job.stop_tokens = [whole[4]].into();
     engine.handle().submit(job).unwrap();
     let before: Vec<u32> = whole.iter().copied().take_while(|&t| t != whole[4]).collect();
     assert_eq!(wait(&mut events), (before, Some(Ok(FinishReason::StopToken(whole[4])))));

@@ -1,15 +1,18 @@
 //! Several answers to one request: copies of one prompt, several prompts, or both.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 
 use super::answer::{Answer, Parts};
 use super::error::GenerateError;
 use super::generation::Generation;
+use super::prepare::{ReadPrompt, Shared};
 use super::request::{Delta, Prompt, Request, Usage};
 use super::service::Generator;
-use super::validate::invalid;
+use super::validate::{self, invalid};
 
 /// Most answers that one request may set to work.
 const MAX_ANSWERS: usize = 128;
@@ -29,9 +32,34 @@ impl Default for Copies {
     }
 }
 
-/// Answers in the making. Dropping them cancels the work within one step.
+impl Copies {
+    /// How many answers are made to `prompts` prompts.
+    ///
+    /// # Errors
+    /// If they are more than one request may have, or fewer than are wanted.
+    pub fn answers(self, prompts: usize) -> Result<usize, GenerateError> {
+        let count = prompts.saturating_mul(self.made);
+        if count > MAX_ANSWERS || self.made < self.wanted || self.wanted == 0 {
+            let field = if self.made > self.wanted { "best_of" } else { "n" };
+            return Err(invalid(
+                field,
+                self.made,
+                format!("1 to {MAX_ANSWERS} answers for all prompts together"),
+            ));
+        }
+        Ok(count)
+    }
+}
+
+/// Answers to one request: prepared, then in the making. Dropping them cancels the work within one
+/// step.
 #[derive(Debug)]
 pub struct Choices {
+    generator: Generator,
+    shared: Shared,
+    prompts: Vec<ReadPrompt>,
+    /// First answers to prompts whose copies have not begun.
+    firsts: VecDeque<Generation>,
     generations: Vec<Generation>,
     ended: Vec<bool>,
     copies: Copies,
@@ -40,75 +68,126 @@ pub struct Choices {
 }
 
 impl Generator {
-    /// As [`Generator::start`], for each of `prompts` with the rest of `request` (whose own prompt
-    /// is not read). Copies of a prompt begin once it has been read for the first time, so that
-    /// they find it in the KV cache; their seeds are the request's and the ones after it.
+    /// Checks a request and reads each of `prompts` (the request's own prompt is not read), once for
+    /// all copies. Nothing is queued before [`Choices::begin`].
     ///
     /// # Errors
-    /// As [`Generator::start`]; then none of them runs on.
+    /// Every fault of the request; or no turn in time for what takes long.
+    pub async fn prepare(
+        &self,
+        prompts: Vec<Prompt>,
+        mut request: Request,
+        copies: Copies,
+    ) -> Result<Choices, GenerateError> {
+        let count = copies.answers(prompts.len())?;
+        if copies.made > copies.wanted {
+            request.parameters.top_logprobs.get_or_insert(0);
+        }
+        for prompt in &prompts {
+            validate::prompt(prompt, self.limits().vocab_size)?;
+        }
+        let parameters = Arc::new(request.parameters);
+        let shared = self.check(&parameters, request.caller).await?;
+        let mut read = Vec::with_capacity(prompts.len());
+        for prompt in prompts {
+            read.push(self.read_prompt(prompt, &parameters, &shared).await?);
+        }
+        Ok(Choices {
+            generator: self.clone(),
+            shared,
+            prompts: read,
+            firsts: VecDeque::new(),
+            generations: Vec::with_capacity(count),
+            ended: vec![false; count],
+            copies,
+            turn: 0,
+        })
+    }
+
+    /// [`Self::prepare`] and [`Choices::begin`].
+    ///
+    /// # Errors
+    /// As these; then none of the answers runs on.
     pub async fn start_all(
         &self,
         prompts: Vec<Prompt>,
         request: &Request,
         copies: Copies,
     ) -> Result<Choices, GenerateError> {
-        let count = prompts.len().saturating_mul(copies.made);
-        if count > MAX_ANSWERS || copies.made < copies.wanted || copies.wanted == 0 {
-            let field = if copies.made > copies.wanted { "best_of" } else { "n" };
-            return Err(invalid(
-                field,
-                copies.made,
-                format!("1 to {MAX_ANSWERS} answers for all prompts together"),
-            ));
-        }
-        let mut request = request.clone();
-        if copies.made > copies.wanted {
-            request.parameters.top_logprobs.get_or_insert(0);
-        }
-        let copy = |prompt: &Prompt, index: usize| {
-            let mut request = request.clone();
-            request.prompt = prompt.clone();
-            let seed = &mut request.parameters.seed;
-            *seed = seed.map(|seed| seed.wrapping_add_unsigned(index as u64));
-            if index > 0 {
-                request.parameters.prompt_logprobs = None;
-            }
-            self.start(request)
-        };
-        let mut firsts = Vec::with_capacity(prompts.len());
-        for prompt in &prompts {
-            firsts.push(copy(prompt, 0).await?);
-        }
-        let mut generations = Vec::with_capacity(count);
-        for (prompt, mut first) in prompts.iter().zip(firsts) {
-            if copies.made > 1 {
-                first.prompt_read().await;
-            }
-            generations.push(first);
-            for index in 1..copies.made {
-                generations.push(copy(prompt, index).await?);
-            }
-        }
-        Ok(Choices { ended: vec![false; count], generations, copies, turn: 0 })
+        let mut choices = self.prepare(prompts, request.clone(), copies).await?;
+        choices.begin().await?;
+        Ok(choices)
     }
 }
 
 impl Choices {
+    /// Queues all answers. Copies of a prompt begin once it has been read for the first time, so
+    /// that they find it in the KV cache; their seeds are the request's and the ones after it.
+    ///
+    /// # Errors
+    /// A form that can't be kept to, or a full queue.
+    pub async fn begin(&mut self) -> Result<(), GenerateError> {
+        let Self { generator, shared, prompts, firsts, generations, copies, .. } = self;
+        for prompt in prompts.iter() {
+            firsts.push_back(generator.launch(shared, prompt, 0).await?);
+        }
+        for prompt in prompts.iter() {
+            if copies.made > 1
+                && let Some(first) = firsts.front_mut()
+            {
+                first.prompt_read().await;
+            }
+            generations.extend(firsts.pop_front());
+            for index in 1..copies.made {
+                generations.push(generator.launch(shared, prompt, index).await?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends what still runs, and returns what all answers took, with the tokens that were made and
+    /// that nobody waited for.
+    pub fn stop(&mut self) -> Usage {
+        self.firsts.iter_mut().chain(&mut self.generations).for_each(Generation::stop);
+        let unplaced: usize = self.firsts.iter().map(|first| first.usage().completion_tokens).sum();
+        let mut usage = self.usage();
+        usage.completion_tokens += unplaced;
+        usage
+    }
+
+    /// Answers whose length the request leaves open may take at most `tokens` each, at least one.
+    pub fn limit_open_answers(&mut self, tokens: usize) {
+        if !self.shared.limits_answers() {
+            for prompt in &mut self.prompts {
+                prompt.max_tokens = prompt.max_tokens.min(tokens.max(1));
+            }
+        }
+    }
+
+    /// The most that prompts and answers can take together. Copies share their prompt.
+    #[must_use]
+    pub fn most_tokens(&self) -> usize {
+        let most = |prompt: &ReadPrompt| {
+            prompt.max_tokens.saturating_mul(self.copies.made).saturating_add(prompt.ids.len())
+        };
+        self.prompts.iter().map(most).fold(0, usize::saturating_add)
+    }
+
     /// Tokens of all prompts, each counted once.
     #[must_use]
     pub fn prompt_tokens(&self) -> usize {
-        self.generations.iter().step_by(self.copies.made).map(Generation::prompt_tokens).sum()
+        self.prompts.iter().map(|prompt| prompt.ids.len()).sum()
     }
 
-    /// How many answers are in the making.
+    /// How many answers there are to be.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.generations.len()
+        self.ended.len()
     }
 
     /// The prompts' token ids, in the order of the prompts.
     pub fn prompts(&self) -> impl Iterator<Item = &[u32]> {
-        self.generations.iter().step_by(self.copies.made).map(Generation::prompt_ids)
+        self.prompts.iter().map(|prompt| &*prompt.ids)
     }
 
     /// Waits until the first prompt has been read.
@@ -184,7 +263,7 @@ impl Choices {
     /// What all answers took so far. Prompts are counted once for all their copies.
     #[must_use]
     pub fn usage(&self) -> Usage {
-        let mut sum = Usage::default();
+        let mut sum = Usage { prompt_tokens: self.prompt_tokens(), ..Usage::default() };
         for (index, generation) in self.generations.iter().enumerate() {
             let usage = generation.usage();
             sum.completion_tokens += usage.completion_tokens;
@@ -192,7 +271,6 @@ impl Choices {
             sum.answering = sum.answering.max(usage.answering);
             sum.reasoning_tokens += usage.reasoning_tokens;
             if index % self.copies.made == 0 {
-                sum.prompt_tokens += usage.prompt_tokens;
                 sum.cached_tokens += usage.cached_tokens;
             }
         }

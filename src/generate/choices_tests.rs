@@ -64,6 +64,60 @@ async fn copies_are_what_their_seeds_give_alone_and_share_the_prompt() {
 }
 
 #[tokio::test]
+async fn a_prompt_is_read_once_and_a_list_is_checked_once_for_all_copies() {
+    let (generator, _engine) = started();
+    let text = Prompt::Text { text: "hello ".repeat(20), parse_special: false };
+    let lists = Parameters {
+        allowed_token_ids: Some((0..1000).cycle().take(20_000).collect()),
+        bad_words: vec!["no".to_owned(); 9],
+        stop: vec!["end".to_owned()],
+        ..Parameters::default()
+    };
+    let copies = Copies { wanted: 4, made: 4 };
+    let choices = generator.start_all(vec![text], &request(lists), copies).await.unwrap();
+    let first = choices.prompts().next().unwrap();
+    assert!(choices.generations.iter().all(|copy| std::ptr::eq(copy.prompt_ids(), first)));
+    let sampling = choices.shared.sampling();
+    assert_eq!(sampling.bad_words.len(), 2);
+    assert_eq!(sampling.allowed_tokens, Some((0..1000).collect()));
+}
+
+#[tokio::test]
+async fn tokens_that_nobody_read_count_when_the_work_is_stopped() {
+    let (generator, engine) = started();
+    let copies = Copies { wanted: 2, made: 2 };
+    let prompts = vec![Prompt::Tokens(vec![5, 6])];
+    let request = request(Parameters::default());
+    let mut choices = generator.start_all(prompts, &request, copies).await.unwrap();
+    assert_eq!(choices.most_tokens(), 2 + 2 * 8);
+    while engine.handle().stats().finished < 2 {
+        tokio::task::yield_now().await;
+    }
+    let usage = choices.stop();
+    assert_eq!((usage.prompt_tokens, usage.completion_tokens), (2, 16));
+    assert_eq!(choices.stop(), usage);
+}
+
+#[tokio::test]
+async fn only_answers_of_no_stated_length_are_limited() {
+    let (generator, _engine) = started();
+    let prepare = |max_tokens| {
+        let mut request = request(Parameters::default());
+        request.parameters.max_tokens = max_tokens;
+        generator.prepare(vec![Prompt::Tokens(vec![5, 6])], request, Copies::default())
+    };
+    for (given, most) in [(Some(8), 2 + 8), (None, 2 + 5)] {
+        let mut choices = prepare(given).await.unwrap();
+        choices.limit_open_answers(5);
+        assert_eq!(choices.most_tokens(), most);
+        choices.begin().await.unwrap();
+        let (_, usage) = choices.collect().await.unwrap();
+        assert_eq!(usage.prompt_tokens + usage.completion_tokens, most);
+    }
+    assert_eq!(prepare(None).await.unwrap().most_tokens(), 512);
+}
+
+#[tokio::test]
 async fn a_stream_of_copies_says_what_the_whole_answers_say() {
     let (generator, _engine) = started();
     let copies = Copies { wanted: 2, made: 2 };

@@ -4,7 +4,7 @@ use std::str::from_utf8;
 
 /// Turns a stream of bytes, cut anywhere, into the text that [`String::from_utf8_lossy`] makes of
 /// the whole: each part is given out as soon as no later byte can change it.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Detokenizer {
     /// The beginning of a character whose end has not come: at most three bytes.
     tail: Vec<u8>,

@@ -64,12 +64,6 @@ impl Generation {
         Self { prompt_logprobs: wanted.then(Vec::new), ..self }
     }
 
-    /// Tokens in the prompt.
-    #[must_use]
-    pub fn prompt_tokens(&self) -> usize {
-        self.usage.prompt_tokens
-    }
-
     /// The next piece; `None` after the last. Cancel-safe.
     pub async fn next(&mut self) -> Option<Result<Delta, GenerateError>> {
         loop {
@@ -114,6 +108,18 @@ impl Generation {
             match events.recv().await {
                 Some(event) => self.take(event),
                 None => self.end(Err(GenerateError::EngineGone)),
+            }
+        }
+    }
+
+    /// Cancels what is left of the answer, and counts the tokens that wait to be read.
+    pub(super) fn stop(&mut self) {
+        let Some(mut events) = self.events.take() else { return };
+        // Closed first, so that no more come in.
+        events.close();
+        while let Ok(event) = events.try_recv() {
+            if matches!(event, Event::Token(_) | Event::Finished(FinishReason::StopToken(_))) {
+                self.usage.completion_tokens += 1;
             }
         }
     }

@@ -15,6 +15,7 @@ mod generation;
 mod grammar;
 mod inspect;
 mod jinja;
+mod prepare;
 mod prompt;
 mod reading;
 mod request;

@@ -8,12 +8,14 @@ use serde_json::{Map, Value as Json};
 use tokio::time::Instant;
 
 use super::error::{GenerateError, TextLoadError};
-use super::request::{Chat, Prompt};
+use super::request::{Chat, Parameters, Prompt};
 use super::template::ChatTemplate;
 use super::tokenizer::{EncodeError, Markup, Tokenizer};
 use super::tools::Dialect;
 use super::validate::invalid;
+use super::words;
 use super::workers::{Undone, Workers};
+use crate::engine::TokenSet;
 
 /// Prompts of up to this many bytes are tokenised where they are: about 1 ms (measured: 0.5 to 1
 /// second for a mebibyte of any text, however odd).
@@ -21,6 +23,37 @@ const INLINE_BYTES: usize = 2048;
 
 /// Characters that stand for "what follows is no special token" while a template is rendered.
 const GUARDS: std::ops::RangeInclusive<char> = '\u{E000}'..='\u{F8FF}';
+
+/// Bytes of text that cost as much as a token, at least, however few tokens come of them.
+const BYTES_PER_TOKEN: usize = 16;
+
+impl Prompt {
+    /// What reading the prompt costs at least, in tokens: one for each 16 bytes of its text, and its
+    /// token ids. Known before the work.
+    #[must_use]
+    pub fn least_cost(&self) -> usize {
+        cost_of(byte_length(self)).saturating_add(self.ids())
+    }
+
+    fn ids(&self) -> usize {
+        if let Self::Tokens(ids) = self { ids.len() } else { 0 }
+    }
+}
+
+impl Parameters {
+    /// As [`Prompt::least_cost`], for all prompts of a request and for the parameters' texts that
+    /// the tokenizer reads.
+    #[must_use]
+    pub fn least_cost(&self, prompts: &[Prompt]) -> usize {
+        let bytes = prompts.iter().map(byte_length).fold(words::bytes(self), usize::saturating_add);
+        let ids = prompts.iter().map(Prompt::ids).fold(0, usize::saturating_add);
+        cost_of(bytes).saturating_add(ids)
+    }
+}
+
+fn cost_of(bytes: usize) -> usize {
+    bytes.div_ceil(BYTES_PER_TOKEN)
+}
 
 /// A model folder's way of reading prompts.
 #[derive(Debug)]
@@ -30,6 +63,8 @@ pub(super) struct PromptReader {
     dialect: Dialect,
     /// What an empty text prompt is read as.
     bos_token_id: u32,
+    /// Tokens that break repetitions where a request names none.
+    usual_breakers: TokenSet,
     workers: Workers,
 }
 
@@ -48,6 +83,7 @@ impl PromptReader {
     ) -> Self {
         Self {
             dialect: Dialect::of(template.as_ref(), tokenizer.added()),
+            usual_breakers: words::usual_breakers(tokenizer.vocabulary()),
             tokenizer,
             template,
             bos_token_id,
@@ -63,6 +99,24 @@ impl PromptReader {
     /// The tokenizer.
     pub(super) fn tokenizer(&self) -> &Arc<Tokenizer> {
         &self.tokenizer
+    }
+
+    /// Tokens that break repetitions where a request names none.
+    pub(super) fn usual_breakers(&self) -> &TokenSet {
+        &self.usual_breakers
+    }
+
+    /// Does costly `work` with the reader in a worker's turn, at most until `deadline`.
+    pub(super) async fn aside<T: Send + 'static>(
+        self: &Arc<Self>,
+        deadline: Option<Instant>,
+        work: impl FnOnce(&Self) -> Result<T, GenerateError> + Send + 'static,
+    ) -> Result<T, GenerateError> {
+        let reader = Arc::clone(self);
+        self.workers.run(deadline, move || work(&reader)).await.map_err(|undone| match undone {
+            Undone::Busy => GenerateError::TokenizerBusy,
+            Undone::Failed(reason) => GenerateError::Tokenizer(reason),
+        })?
     }
 
     /// Token ids of `prompt`, at least one.
@@ -81,12 +135,7 @@ impl PromptReader {
         if byte_length(&prompt) <= INLINE_BYTES {
             return self.read_now(&prompt, context_tokens);
         }
-        let reader = Arc::clone(self);
-        let work = move || reader.read_now(&prompt, context_tokens);
-        self.workers.run(deadline, work).await.map_err(|undone| match undone {
-            Undone::Busy => GenerateError::TokenizerBusy,
-            Undone::Failed(reason) => GenerateError::Tokenizer(reason),
-        })?
+        self.aside(deadline, move |reader| reader.read_now(&prompt, context_tokens)).await
     }
 
     /// As [`Self::read`], on this thread.

@@ -4,23 +4,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
-use tokio::time::Instant;
-
 use super::error::{GenerateError, TextLoadError};
 use super::generation::Generation;
 use super::grammar::{Grammars, Turn};
 use super::prompt::PromptReader;
-use super::reading::Reading;
-use super::request::{Constraint, Prompt, Request, Side};
-use super::stream::TextStream;
-use super::{grammar, validate, words};
-use crate::engine::{self, Job};
+use super::request::{Constraint, Prompt, Request};
+use super::validate;
+use crate::engine;
 use crate::telemetry::{Metrics, Operation, TraceContext};
 
-/// Events of one request that wait for its reader. When full, the engine does not step the
-/// sequence until there is room again, and gives it up if that takes too long.
-const EVENTS: usize = 64;
+/// Tokens whose texts are looked up in well below a millisecond.
+const FEW_TOKENS: usize = 2048;
 
 /// Fixed choices of a [`Generator`].
 #[derive(Debug, Clone)]
@@ -40,12 +34,12 @@ pub struct GeneratorOptions {
 /// Turns requests into text. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Generator {
-    engine: engine::Handle,
-    reader: Arc<PromptReader>,
-    grammars: Arc<Grammars>,
-    options: Arc<GeneratorOptions>,
-    metrics: Option<Metrics>,
-    trace: Option<(TraceContext, Operation)>,
+    pub(super) engine: engine::Handle,
+    pub(super) reader: Arc<PromptReader>,
+    pub(super) grammars: Arc<Grammars>,
+    pub(super) options: Arc<GeneratorOptions>,
+    pub(super) metrics: Option<Metrics>,
+    pub(super) trace: Option<(TraceContext, Operation)>,
 }
 
 impl Generator {
@@ -111,63 +105,19 @@ impl Generator {
     /// # Errors
     /// Every fault of the request, found before it takes a place in any queue; or a full queue.
     pub async fn start(&self, request: Request) -> Result<Generation, GenerateError> {
-        let arrived = std::time::Instant::now();
-        let limits = self.engine.limits();
-        let parameters = &request.parameters;
-        validate::prompt(&request.prompt, limits.vocab_size)?;
-        let mut checked = validate::parameters(parameters, &self.options, limits.vocab_size)?;
-        words::resolve(parameters, self.reader.tokenizer(), &mut checked.sampling)?;
-        if checked.prompt_logprobs.is_some() && !limits.many_rows {
-            let value = "a number, but the model's graph gives logits for one position only";
-            return Err(validate::invalid("prompt_logprobs", value, "null with this model"));
-        }
-        let reading = Reading::of(&request.prompt);
-        let turn = self.turn(&request.prompt, parameters.constraint.as_ref())?;
-        grammar::check_company(parameters, turn.constraint.as_ref())?;
-        reading.check_company(parameters)?;
-        let deadline = checked.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let longest = match parameters.truncate_prompt_tokens {
-            None => limits.context_tokens,
-            Some(_) => usize::MAX,
-        };
-        let mut prompt = self.reader.read(request.prompt, longest, deadline).await?;
-        if let Some(most) = parameters.truncate_prompt_tokens {
-            let fits = limits.context_tokens.saturating_sub(1);
-            let most = usize::try_from(most).unwrap_or(fits).min(fits);
-            truncate(&mut prompt, most, parameters.truncation_side);
-        }
-        let max_tokens = validate::room(prompt.len(), limits.context_tokens, checked.max_tokens)?;
-        let mask = self.grammars.mask_of_turn(&turn, deadline).await?;
-        let tokenizer = self.reader.tokenizer();
-        let mask = reading.budgeted(mask, tokenizer, &prompt, limits.vocab_size);
-        let answer = reading.reader(tokenizer, &prompt);
-        let prompt_tokens = prompt.len();
-        let prompt_ids: Arc<[u32]> = prompt.as_slice().into();
-        let least_tokens = checked.sampling.min_tokens;
-        let (sender, events) = mpsc::channel(EVENTS);
-        self.engine.submit(Job {
-            caller: request.caller,
-            priority: parameters.priority.saturating_neg(),
-            cache_scope: parameters.cache_salt.as_deref().map_or(0, cache_scope),
-            prompt,
-            sampling: checked.sampling,
-            mask,
-            prompt_logprobs: checked.prompt_logprobs,
-            max_tokens,
-            stop_tokens: checked.stop_tokens,
-            deadline: deadline.map(Instant::into_std),
-            events: sender,
-        })?;
-        let text = TextStream::new(Arc::clone(tokenizer), parameters, least_tokens)
-            .spelling(reading.spelt(tokenizer));
-        let timer = |metrics: &Metrics| metrics.request(arrived, prompt_tokens).traced(self.trace);
-        let timer = self.metrics.as_ref().map(timer);
-        let generation = Generation::new(events, prompt_ids, text, answer, timer);
-        Ok(generation.telling_prompt(checked.prompt_logprobs.is_some()))
+        let parameters = Arc::new(request.parameters);
+        validate::prompt(&request.prompt, self.engine.limits().vocab_size)?;
+        let shared = self.check(&parameters, request.caller).await?;
+        let prompt = self.read_prompt(request.prompt, &parameters, &shared).await?;
+        self.launch(&shared, &prompt, 0).await
     }
 
     /// What may answer `prompt`, where the request wants `given` of it.
-    fn turn(&self, prompt: &Prompt, given: Option<&Constraint>) -> Result<Turn, GenerateError> {
+    pub(super) fn turn(
+        &self,
+        prompt: &Prompt,
+        given: Option<&Constraint>,
+    ) -> Result<Turn, GenerateError> {
         match prompt {
             Prompt::Chat(chat) => Turn::of_chat(chat, self.reader.dialect(), given),
             _ => Ok(Turn { constraint: given.cloned(), parts: Vec::new() }),
@@ -181,6 +131,23 @@ impl Generator {
     pub async fn tokenize(&self, prompt: Prompt) -> Result<Vec<u32>, GenerateError> {
         validate::prompt(&prompt, self.engine.limits().vocab_size)?;
         self.reader.read(prompt, usize::MAX, None).await
+    }
+
+    /// Does `work` on so many `tokens`: here if they are few, else in a worker's turn, away from the
+    /// async threads.
+    ///
+    /// # Errors
+    /// If no turn comes in time.
+    pub async fn aside<T: Send + 'static>(
+        &self,
+        tokens: usize,
+        work: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Result<T, GenerateError> {
+        if tokens <= FEW_TOKENS {
+            return Ok(work(self));
+        }
+        let generator = self.clone();
+        self.reader.aside(None, move |_| Ok(work(&generator))).await
     }
 
     /// The text that token ids stand for, as [`Self::spell`].
@@ -227,23 +194,6 @@ impl Generator {
     pub fn is_ready(&self) -> bool {
         !self.engine.has_crashed() && !self.engine.is_draining()
     }
-}
-
-/// Cuts a prompt to its last or first `most` tokens.
-fn truncate(prompt: &mut Vec<u32>, most: usize, side: Side) {
-    match side {
-        Side::Right => prompt.truncate(most),
-        Side::Left => drop(prompt.drain(..prompt.len().saturating_sub(most))),
-    }
-}
-
-/// The scope of a salt: equal over restarts, since cached prefixes are kept with it; never the
-/// common scope.
-fn cache_scope(salt: &str) -> u64 {
-    let hash = blake3::hash(salt.as_bytes());
-    let mut first = [0; 8];
-    first.copy_from_slice(&hash.as_bytes()[..8]);
-    u64::from_le_bytes(first).max(1)
 }
 
 #[cfg(test)]

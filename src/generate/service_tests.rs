@@ -63,7 +63,7 @@ async fn a_request_gives_the_model_s_text_and_its_usage() {
     let prompt = generator.tokenize(request("hello", Parameters::default()).prompt).await.unwrap();
     let parameters = Parameters { max_tokens: Some(12), ignore_eos: true, ..Parameters::default() };
     let generation = generator.start(request("hello", parameters)).await.unwrap();
-    assert_eq!(generation.prompt_tokens(), prompt.len());
+    assert_eq!(generation.usage().prompt_tokens, prompt.len());
     let answer = generation.collect().await.unwrap();
     let ids = expected(&prompt, 12);
     assert_eq!(answer.text, text_of(generator.reader.tokenizer(), &ids));

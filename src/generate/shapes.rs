@@ -3,7 +3,7 @@
 use super::error::GenerateError;
 use super::request::{DryParameters, Parameters};
 use super::validate::{Range, invalid, narrow, narrow_positive, number};
-use crate::engine::{Dry, Xtc};
+use crate::engine::{Dry, TokenSet, Xtc};
 
 const DEFAULT_XTC_THRESHOLD: f32 = 0.1;
 const DEFAULT_DRY_BASE: f32 = 1.75;
@@ -53,7 +53,7 @@ pub(super) fn dry(given: &DryParameters) -> Result<Option<Dry>, GenerateError> {
         base: base.map_or(DEFAULT_DRY_BASE, narrow),
         allowed_length,
         last_tokens,
-        breakers: Vec::new(),
+        breakers: TokenSet::default(),
     }))
 }
 
@@ -96,7 +96,7 @@ mod tests {
             base: 1.75,
             allowed_length: 2,
             last_tokens: 64,
-            breakers: Vec::new(),
+            breakers: TokenSet::default(),
         };
         assert_eq!(dry(&given).unwrap(), Some(expected));
     }

@@ -1,14 +1,19 @@
 //! Stop strings in a stream of text.
 
+use std::sync::Arc;
+
 /// Looks for stop strings in text that comes in parts, and holds back only what may be the
 /// beginning of one.
 ///
 /// The match that *ends* first wins, as it would if the text came character by character; of
 /// those that end together, the longest. So the result does not depend on how the text is cut into
 /// tokens, and no text waits for a match that could only come later.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct StopMatcher {
-    patterns: Vec<Pattern>,
+    /// Shared by all answers to a request.
+    patterns: Arc<[Pattern]>,
+    /// How many bytes of each pattern have matched.
+    matched: Vec<usize>,
     /// Whether the stop string itself is given out.
     included: bool,
     /// Which stop string came up.
@@ -17,7 +22,7 @@ pub(super) struct StopMatcher {
     held: String,
 }
 
-/// A stop string and how far it has matched (Knuth, Morris, Pratt).
+/// A stop string, prepared for a search that reads each byte once (Knuth, Morris, Pratt).
 #[derive(Debug)]
 struct Pattern {
     /// Its place among the stop strings that were given.
@@ -26,7 +31,6 @@ struct Pattern {
     /// `borders[i]`: length of the longest proper prefix of the first `i + 1` bytes that is also
     /// their suffix.
     borders: Vec<usize>,
-    matched: usize,
 }
 
 impl Pattern {
@@ -43,31 +47,34 @@ impl Pattern {
             }
             borders[index] = length;
         }
-        Self { place, bytes, borders, matched: 0 }
+        Self { place, bytes, borders }
     }
 
-    /// Takes the text's next byte; true if it completes the stop string.
-    fn advance(&mut self, byte: u8) -> bool {
-        while self.matched > 0 && self.bytes[self.matched] != byte {
-            self.matched = self.borders[self.matched - 1];
+    /// Takes the text's next byte where `matched` bytes have matched; true if it completes the stop
+    /// string.
+    fn advance(&self, matched: &mut usize, byte: u8) -> bool {
+        while *matched > 0 && self.bytes[*matched] != byte {
+            *matched = self.borders[*matched - 1];
         }
-        if self.bytes[self.matched] == byte {
-            self.matched += 1;
+        if self.bytes[*matched] == byte {
+            *matched += 1;
         }
-        self.matched == self.bytes.len()
+        *matched == self.bytes.len()
     }
 }
 
 impl StopMatcher {
     /// Watches for `stops`. Empty strings are ignored: they would match anywhere.
     pub(super) fn new(stops: &[String], included: bool) -> Self {
+        let patterns: Arc<[Pattern]> = stops
+            .iter()
+            .enumerate()
+            .filter(|(_, stop)| !stop.is_empty())
+            .map(|(place, stop)| Pattern::new(place, stop))
+            .collect();
         Self {
-            patterns: stops
-                .iter()
-                .enumerate()
-                .filter(|(_, stop)| !stop.is_empty())
-                .map(|(place, stop)| Pattern::new(place, stop))
-                .collect(),
+            matched: vec![0; patterns.len()],
+            patterns,
             hit: None,
             included,
             held: String::new(),
@@ -86,8 +93,8 @@ impl StopMatcher {
         self.held.push_str(text);
         for (index, byte) in text.bytes().enumerate() {
             let mut stop_length = 0;
-            for pattern in &mut self.patterns {
-                if pattern.advance(byte) && pattern.bytes.len() > stop_length {
+            for (pattern, matched) in self.patterns.iter().zip(&mut self.matched) {
+                if pattern.advance(matched, byte) && pattern.bytes.len() > stop_length {
                     stop_length = pattern.bytes.len();
                     self.hit = Some(pattern.place);
                 }
@@ -96,12 +103,12 @@ impl StopMatcher {
                 let end = before + index + 1;
                 out.push_str(&self.held[..if self.included { end } else { end - stop_length }]);
                 self.held.clear();
-                self.patterns.iter_mut().for_each(|p| p.matched = 0);
+                self.matched.fill(0);
                 return true;
             }
         }
         // A prefix of a stop string begins with a whole character, so this is a boundary.
-        let keep = self.patterns.iter().map(|p| p.matched).max().unwrap_or(0);
+        let keep = self.matched.iter().copied().max().unwrap_or(0);
         let given = self.held.len() - keep;
         out.push_str(&self.held[..given]);
         self.held.drain(..given);

@@ -13,7 +13,7 @@ use crate::engine::{Token, TokenLogprobs};
 ///
 /// A token is given out together with the first of its text, so the tokens given out are those
 /// whose text is, and a stop string takes the tokens that it is made of with it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct TextStream {
     tokenizer: Arc<Tokenizer>,
     /// Whether all control tokens are spelt out.

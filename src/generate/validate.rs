@@ -1,15 +1,17 @@
 //! Checks a request's fields, each error naming field, value and what is accepted.
 
 use std::fmt::Display;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::GenerateError;
 use super::request::{Parameters, Prompt};
 use super::service::GeneratorOptions;
 use super::shapes;
-use crate::engine::Sampling;
+use crate::engine::{Sampling, TokenSet};
 
 const MAX_STOPS: usize = 16;
+const MAX_STOP_BYTES: usize = 4096;
 const MAX_TOP_LOGPROBS: u64 = 20;
 
 /// Below this, temperature means greedy: logits divided by it would leave the range of `f32`.
@@ -25,7 +27,7 @@ const SHOWN_CHARACTERS: usize = 60;
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Checked {
     pub(super) sampling: Sampling,
-    pub(super) stop_tokens: Vec<u32>,
+    pub(super) stop_tokens: TokenSet,
     /// As asked for, at least 1; not yet cut to what fits.
     pub(super) max_tokens: Option<usize>,
     pub(super) timeout: Option<Duration>,
@@ -69,12 +71,8 @@ pub(super) fn parameters(
     };
     stops(&given.stop)?;
     token_ids("stop_token_ids", given.stop_token_ids.iter().copied(), vocab_size)?;
-    let mut stop_tokens = given.stop_token_ids.clone();
-    if !given.ignore_eos {
-        stop_tokens.extend_from_slice(&options.eos_token_ids);
-    }
-    stop_tokens.sort_unstable();
-    stop_tokens.dedup();
+    let own: &[u32] = if given.ignore_eos { &[] } else { &options.eos_token_ids };
+    let stop_tokens: TokenSet = given.stop_token_ids.iter().chain(own).copied().collect();
     let mut sampling = sampling(given, options, vocab_size)?;
     sampling.min_tokens = min_tokens(given.min_tokens, max_tokens)?;
     if sampling.min_tokens > 0 {
@@ -147,15 +145,15 @@ fn sampling(
         repetition_penalty: repetition.map_or(1.0, narrow_positive),
         presence_penalty: presence.map_or(0.0, narrow),
         frequency_penalty: frequency.map_or(0.0, narrow),
-        logit_bias: logit_bias(&given.logit_bias, vocab_size)?,
+        logit_bias: summed(logit_bias(&given.logit_bias, vocab_size)?.iter().copied()),
         top_n_sigma: shapes::top_n_sigma(given.top_n_sigma)?,
         typical_p: shapes::typical_p(given.typical_p)?,
         xtc: shapes::xtc(given)?,
         dry: shapes::dry(&given.dry)?,
         allowed_tokens: allowed(given.allowed_token_ids.as_deref(), vocab_size)?,
-        bad_words: Vec::new(),
+        bad_words: Arc::default(),
         min_tokens: 0,
-        late_tokens: Vec::new(),
+        late_tokens: TokenSet::default(),
         seed: given.seed.map(i64::cast_unsigned),
         top_logprobs: alternatives("top_logprobs", given.top_logprobs)?,
     })
@@ -268,13 +266,28 @@ fn min_tokens(given: Option<u64>, max_tokens: Option<usize>) -> Result<usize, Ge
     }
 }
 
-fn allowed(given: Option<&[u32]>, vocab_size: usize) -> Result<Option<Vec<u32>>, GenerateError> {
+/// Each token once, with the sum of its biases, in ascending order.
+pub(super) fn summed(biases: impl IntoIterator<Item = (u32, f32)>) -> Arc<[(u32, f32)]> {
+    let mut biases: Vec<(u32, f32)> = biases.into_iter().collect();
+    // Stable, so that equal requests add up in the same order.
+    biases.sort_by_key(|&(token, _)| token);
+    biases.dedup_by(|later, first| {
+        let same = later.0 == first.0;
+        if same {
+            first.1 += later.1;
+        }
+        same
+    });
+    biases.into()
+}
+
+fn allowed(given: Option<&[u32]>, vocab_size: usize) -> Result<Option<TokenSet>, GenerateError> {
     let Some(ids) = given else { return Ok(None) };
     if ids.is_empty() {
         return Err(invalid("allowed_token_ids", "[]", "at least one token id, or null"));
     }
     token_ids("allowed_token_ids", ids.iter().copied(), vocab_size)?;
-    Ok(Some(ids.to_vec()))
+    Ok(Some(ids.iter().copied().collect()))
 }
 
 fn alternatives(field: &str, value: Option<u64>) -> Result<Option<usize>, GenerateError> {
@@ -294,8 +307,15 @@ fn stops(stops: &[String]) -> Result<(), GenerateError> {
             format!("at most {MAX_STOPS} strings"),
         ));
     }
-    match stops.iter().position(String::is_empty) {
-        Some(index) => Err(invalid(format!("stop[{index}]"), "\"\"", "a string that is not empty")),
+    match stops.iter().position(|stop| stop.is_empty() || stop.len() > MAX_STOP_BYTES) {
+        Some(index) if stops[index].is_empty() => {
+            Err(invalid(format!("stop[{index}]"), "\"\"", "a string that is not empty"))
+        }
+        Some(index) => Err(invalid(
+            format!("stop[{index}]"),
+            format!("a string of {} bytes", stops[index].len()),
+            format!("at most {MAX_STOP_BYTES} bytes"),
+        )),
         None => Ok(()),
     }
 }

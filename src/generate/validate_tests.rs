@@ -33,7 +33,7 @@ fn defaults_are_the_server_s() {
         Checked {
             prompt_logprobs: None,
             sampling: Sampling { temperature: 0.7, top_p: 0.9, ..Sampling::default() },
-            stop_tokens: vec![7, 9],
+            stop_tokens: [7, 9].into(),
             max_tokens: None,
             timeout: Some(Duration::from_secs(60)),
         }
@@ -69,13 +69,13 @@ fn every_field_reaches_the_engine() {
         repetition_penalty: 1.5,
         presence_penalty: -2.0,
         frequency_penalty: 2.0,
-        logit_bias: vec![(3, -100.0), (999, 100.0)],
+        logit_bias: [(3, -100.0), (999, 100.0)].into(),
         seed: Some(u64::MAX),
         top_logprobs: Some(20),
         ..Sampling::default()
     };
     assert_eq!(checked.sampling, expected);
-    assert_eq!(checked.stop_tokens, [7, 9, 30]);
+    assert_eq!(checked.stop_tokens, [7, 9, 30].into());
     assert_eq!(checked.max_tokens, Some(5));
     assert_eq!(checked.timeout, Some(Duration::from_secs(1)));
 }
@@ -221,7 +221,7 @@ fn long_values_are_shown_shortened() {
 fn min_tokens_keeps_the_stop_tokens_out_and_stays_below_max_tokens() {
     let given = Parameters { min_tokens: Some(3), max_tokens: Some(3), ..Parameters::default() };
     let checked = check(&given).unwrap();
-    assert_eq!((checked.sampling.min_tokens, checked.sampling.late_tokens), (3, vec![7, 9]));
+    assert_eq!((checked.sampling.min_tokens, checked.sampling.late_tokens), (3, [7, 9].into()));
     let (field, value, accepted) = fault(&Parameters { max_tokens: Some(2), ..given });
     assert_eq!((field.as_str(), value.as_str()), ("min_tokens", "3"));
     assert_eq!(accepted, "at most max_tokens, which is 2");
@@ -231,7 +231,7 @@ fn min_tokens_keeps_the_stop_tokens_out_and_stays_below_max_tokens() {
 fn allowed_token_ids_are_some_and_the_model_s() {
     let with =
         |ids: &[u32]| Parameters { allowed_token_ids: Some(ids.to_vec()), ..Parameters::default() };
-    assert_eq!(check(&with(&[3, 5])).unwrap().sampling.allowed_tokens, Some(vec![3, 5]));
+    assert_eq!(check(&with(&[3, 5])).unwrap().sampling.allowed_tokens, Some([3, 5].into()));
     assert_eq!(fault(&with(&[])).0, "allowed_token_ids");
     assert_eq!(fault(&with(&[3, 1000])).0, "allowed_token_ids[1]");
     let none = Parameters { truncate_prompt_tokens: Some(0), ..Parameters::default() };
@@ -245,4 +245,52 @@ fn template_variables_of_the_server_s_own_are_refused() {
     chat.variables.insert("bos_token".to_owned(), "x".into());
     let error = prompt(&Prompt::Chat(chat), VOCAB).unwrap_err().to_string();
     assert!(error.starts_with("chat_template_kwargs.bos_token: "), "{error}");
+}
+
+proptest::proptest! {
+    /// The engine is given the same for a list and for the list many times over, so that what is
+    /// repeated costs no step anything.
+    #[test]
+    fn repeated_entries_leave_nothing_behind(
+        allowed in proptest::collection::vec(0u32..1000, 1..50),
+        stops in proptest::collection::vec(0u32..1000, 0..50),
+        times in 2usize..20,
+    ) {
+        let given = |times: usize| {
+            let repeat = |ids: &[u32]| ids.iter().cycle().take(ids.len() * times).copied().collect();
+            Parameters {
+                allowed_token_ids: Some(repeat(&allowed)),
+                stop_token_ids: repeat(&stops),
+                min_tokens: Some(3),
+                ..Parameters::default()
+            }
+        };
+        let (once, often) = (check(&given(1)).unwrap(), check(&given(times)).unwrap());
+        proptest::prop_assert_eq!(&once, &often);
+        for id in 0..1000 {
+            let set = once.sampling.allowed_tokens.as_ref().unwrap();
+            proptest::prop_assert_eq!(set.contains(id), allowed.contains(&id));
+            let is_stop = stops.contains(&id) || options().eos_token_ids.contains(&id);
+            proptest::prop_assert_eq!(once.stop_tokens.contains(id), is_stop);
+            proptest::prop_assert_eq!(once.sampling.late_tokens.contains(id), is_stop);
+        }
+    }
+
+    #[test]
+    fn summed_biases_add_what_each_would(
+        biases in proptest::collection::vec((0u32..40, -100i8..=100), 0..120),
+    ) {
+        let biases: Vec<(u32, f32)> = biases.into_iter().map(|(id, bias)| (id, bias.into())).collect();
+        let mut naive = [0.0_f32; 40];
+        for &(id, bias) in &biases {
+            naive[id as usize] += bias;
+        }
+        let once = summed(biases.iter().copied());
+        proptest::prop_assert!(once.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        let mut added = [0.0_f32; 40];
+        for &(id, bias) in once.iter() {
+            added[id as usize] += bias;
+        }
+        proptest::prop_assert_eq!(naive, added);
+    }
 }

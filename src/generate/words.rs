@@ -1,33 +1,62 @@
 //! Parameters that are given as text and mean tokens: bad words, biases, breakers of repetitions.
 
+use aho_corasick::{AhoCorasick, AhoCorasickKind};
+
 use super::error::GenerateError;
 use super::request::Parameters;
 use super::tokenizer::{Markup, Tokenizer};
-use super::validate::{Range, invalid, narrow, number};
-use crate::engine::Sampling;
+use super::validate::{Range, invalid, narrow, number, summed};
+use super::vocabulary::Vocabulary;
+use crate::engine::{Sampling, TokenSet};
 
 const MAX_WORDS: usize = 128;
 const MAX_WORD_BYTES: usize = 256;
-const DEFAULT_BREAKERS: [&str; 4] = ["\n", ":", "\"", "*"];
+const USUAL_BREAKERS: [&str; 4] = ["\n", ":", "\"", "*"];
+
+/// Entries of lists and bytes of their texts that are little work to check and resolve.
+const LITTLE: usize = 2048;
+
+/// Whether [`resolve`] and the checks of `given`'s lists take well below a millisecond.
+pub(super) fn is_little(given: &Parameters) -> bool {
+    let ids = given.allowed_token_ids.as_ref().map_or(0, Vec::len)
+        + given.stop_token_ids.len()
+        + given.logit_bias.len();
+    let texts = given.bad_words.iter().chain(&given.stop).map(String::len);
+    let biases = given.text_bias.iter().map(|(text, _)| text.len());
+    // Breakers are looked for in the whole vocabulary.
+    given.dry.sequence_breakers.is_none()
+        && texts.chain(biases).fold(ids, usize::saturating_add) <= LITTLE
+}
+
+/// Bytes of text in `given` that the tokenizer reads.
+pub(super) fn bytes(given: &Parameters) -> usize {
+    let biases = given.text_bias.iter().map(|(text, _)| text.len());
+    // Bad words are read twice.
+    let words = given.bad_words.iter().map(|word| word.len().saturating_mul(2));
+    words.chain(biases).fold(0, usize::saturating_add)
+}
 
 /// Puts the tokens of `given`'s texts into `sampling`, and checks that something is left to choose.
+/// `usual` are the tokens of [`usual_breakers`].
 pub(super) fn resolve(
     given: &Parameters,
     tokenizer: &Tokenizer,
+    usual: &TokenSet,
     sampling: &mut Sampling,
 ) -> Result<(), GenerateError> {
     text_biases(&given.text_bias, tokenizer, sampling)?;
-    sampling.bad_words = bad_words(&given.bad_words, tokenizer)?;
+    sampling.bad_words = bad_words(&given.bad_words, tokenizer)?.into();
     if let Some(dry) = &mut sampling.dry {
-        let texts = given.dry.sequence_breakers.as_deref();
-        dry.breakers = breakers(texts, tokenizer)?;
+        dry.breakers = match &given.dry.sequence_breakers {
+            Some(texts) => given_breakers(texts, tokenizer.vocabulary())?,
+            None => usual.clone(),
+        };
     }
     let Some(allowed) = &sampling.allowed_tokens else { return Ok(()) };
-    let banned = |token: &u32| {
-        let late = sampling.min_tokens > 0 && sampling.late_tokens.contains(token);
-        late || sampling.bad_words.iter().any(|word| word.last() == Some(token))
-    };
-    if !allowed.iter().all(banned) {
+    let ends: TokenSet =
+        sampling.bad_words.iter().filter_map(|word| word.last().copied()).collect();
+    let is_late = |token| sampling.min_tokens > 0 && sampling.late_tokens.contains(token);
+    if !allowed.iter().all(|token| ends.contains(token) || is_late(token)) {
         return Ok(());
     }
     Err(invalid(
@@ -43,6 +72,10 @@ fn text_biases(
     sampling: &mut Sampling,
 ) -> Result<(), GenerateError> {
     check_list("logit_bias", given.iter().map(|(text, _)| text.as_str()))?;
+    if given.is_empty() {
+        return Ok(());
+    }
+    let mut all = sampling.logit_bias.to_vec();
     for (text, bias) in given {
         let field = format!("logit_bias[{text:?}]");
         let Some(bias) = number(&field, Some(*bias), Range::closed(-100.0, 100.0))? else {
@@ -52,8 +85,9 @@ fn text_biases(
         // Each token once, however often the text repeats it.
         ids.sort_unstable();
         ids.dedup();
-        sampling.logit_bias.extend(ids.into_iter().map(|id| (id, narrow(bias))));
+        all.extend(ids.into_iter().map(|id| (id, narrow(bias))));
     }
+    sampling.logit_bias = summed(all);
     Ok(())
 }
 
@@ -73,31 +107,47 @@ fn bad_words(given: &[String], tokenizer: &Tokenizer) -> Result<Vec<Vec<u32>>, G
     Ok(words)
 }
 
-/// All tokens that hold one of the texts.
-fn breakers(given: Option<&[String]>, tokenizer: &Tokenizer) -> Result<Vec<u32>, GenerateError> {
-    let defaults = DEFAULT_BREAKERS.map(str::to_owned);
-    let texts = given.unwrap_or(&defaults);
-    let field = "dry_sequence_breakers";
-    check_list(field, texts.iter().map(String::as_str))?;
-    let vocabulary = tokenizer.vocabulary();
-    let mut all = Vec::new();
-    for (index, text) in texts.iter().enumerate() {
-        let finder = aho_corasick::AhoCorasick::new([text])
-            .map_err(|error| GenerateError::Tokenizer(error.to_string()))?;
-        let ids = (0_u32..).take(vocabulary.len());
-        let before = all.len();
-        all.extend(ids.filter(|&id| finder.is_match(vocabulary.text_bytes(id))));
-        if all.len() == before && given.is_some() {
-            return Err(invalid(
-                format!("{field}[{index}]"),
-                format_args!("{text:?}"),
-                "a text that one token of the model's vocabulary holds",
-            ));
+/// All tokens that hold one of the breakers of requests that name none.
+pub(super) fn usual_breakers(vocabulary: &Vocabulary) -> TokenSet {
+    let holds = |id: &u32| {
+        let text = vocabulary.text_bytes(*id);
+        USUAL_BREAKERS.iter().any(|breaker| text.contains(&breaker.as_bytes()[0]))
+    };
+    (0..).take(vocabulary.len()).filter(holds).collect()
+}
+
+/// All tokens that hold one of the texts, in one pass over the vocabulary whatever their number.
+fn given_breakers(texts: &[String], vocabulary: &Vocabulary) -> Result<TokenSet, GenerateError> {
+    const FIELD: &str = "dry_sequence_breakers";
+    let missing = |index: usize| {
+        let accepted = "a text that one token of the model's vocabulary holds";
+        invalid(format!("{FIELD}[{index}]"), format_args!("{:?}", texts[index]), accepted)
+    };
+    check_list(FIELD, texts.iter().map(String::as_str))?;
+    let mut distinct: Vec<&str> = texts.iter().map(String::as_str).collect();
+    distinct.sort_unstable();
+    distinct.dedup();
+    let finder = AhoCorasick::builder()
+        // A DFA of so many texts would take megabytes.
+        .kind(Some(AhoCorasickKind::ContiguousNFA))
+        .build(&distinct)
+        .map_err(|error| GenerateError::Tokenizer(error.to_string()))?;
+    let mut unseen: Vec<bool> = vec![true; distinct.len()];
+    let holds = |id: &u32| {
+        let mut any = false;
+        for found in finder.find_overlapping_iter(vocabulary.text_bytes(*id)) {
+            any = true;
+            unseen[found.pattern().as_usize()] = false;
         }
+        any
+    };
+    let all = (0..).take(vocabulary.len()).filter(holds).collect();
+    let is_unseen =
+        |text: &String| distinct.binary_search(&text.as_str()).is_ok_and(|at| unseen[at]);
+    match texts.iter().position(is_unseen) {
+        Some(index) => Err(missing(index)),
+        None => Ok(all),
     }
-    all.sort_unstable();
-    all.dedup();
-    Ok(all)
 }
 
 fn check_list<'t>(

@@ -11,6 +11,7 @@ use log::kv::Value;
 
 use super::auth::Admission;
 use super::caller::Caller;
+use super::error::ApiError;
 use crate::telemetry::{
     Attribute, Metrics, OpenSpan, Operation, Span, SpanKind, TraceContext, time_of,
 };
@@ -95,6 +96,26 @@ impl Exchange {
     /// It may go on.
     pub(super) fn admitted(&self, admission: Admission) {
         let _ = self.admission.set(admission);
+    }
+
+    /// Reserves places for as many answers as the request asks for, as [`Admission::hold`].
+    pub(super) fn hold(&self, answers: usize) -> Result<(), ApiError> {
+        self.admission.get().map_or(Ok(()), |admission| admission.hold(answers))
+    }
+
+    /// Reserves tokens that are used in any case, as [`Admission::pay`].
+    pub(super) fn pay(&self, tokens: usize) -> Result<(), ApiError> {
+        self.admission.get().map_or(Ok(()), |admission| admission.pay(tokens))
+    }
+
+    /// Reserves the most tokens that the request may take, as [`Admission::reserve`].
+    pub(super) fn reserve(&self, tokens: usize) -> Result<(), ApiError> {
+        self.admission.get().map_or(Ok(()), |admission| admission.reserve(tokens))
+    }
+
+    /// Most tokens of each of `answers` where the request does not say; `None` is no limit.
+    pub(super) fn open_answer_tokens(&self, answers: usize) -> Option<usize> {
+        self.admission.get().and_then(|admission| admission.open_answer_tokens(answers))
     }
 
     /// Who asks: the key's holder, else by where it comes from.

@@ -278,25 +278,53 @@ impl ApiError {
         )
     }
 
-    /// As many of the key's requests run as may.
+    /// As many of the key's answers run as may.
     pub(super) fn key_in_flight(name: &str, most: u32) -> Self {
         Self::new(
             StatusCode::TOO_MANY_REQUESTS,
             "rate_limit_exceeded",
-            format!("the key {name:?} may have {most} requests at the same time (max_in_flight)"),
+            format!("the key {name:?} may have {most} answers at the same time (max_in_flight)"),
         )
         .with_retry()
     }
 
-    /// The key's tokens of this minute are used up; there are some again after `wait`.
-    pub(super) fn key_tokens(name: &str, limit: u32, wait: Duration) -> Self {
+    /// The request alone asks for more answers than its key may have.
+    pub(super) fn key_never_in_flight(name: &str, asked: u64, most: u32) -> Self {
+        Self::bad_request(
+            "key_limit_exceeded",
+            format!(
+                "the request asks for {asked} answers at the same time, but the key {name:?} may \
+                 have {most} (max_in_flight); ask for fewer by n, best_of or prompt"
+            ),
+        )
+    }
+
+    /// The key's tokens of this minute are used or reserved; there are some again after `wait`, if
+    /// that is known, else when a running request ends.
+    pub(super) fn key_tokens(name: &str, limit: u32, wait: Option<Duration>) -> Self {
         let mut error = Self::new(
             StatusCode::TOO_MANY_REQUESTS,
             "rate_limit_exceeded",
-            format!("the key {name:?} may use {limit} tokens a minute (tokens_per_minute)"),
+            format!(
+                "the key {name:?} may use {limit} tokens a minute (tokens_per_minute), and this \
+                 request may take more than are left"
+            ),
         );
-        error.retry_after = Some(Duration::from_secs(wait.as_secs() + 1));
+        error.retry_after =
+            Some(wait.map_or(RETRY_AFTER, |wait| Duration::from_secs(wait.as_secs() + 1)));
         error
+    }
+
+    /// The request alone may take more tokens than its key has in a minute.
+    pub(super) fn key_never_tokens(name: &str, asked: u64, limit: u32) -> Self {
+        Self::bad_request(
+            "key_limit_exceeded",
+            format!(
+                "the request may take {asked} tokens, prompt and answers together, but the key \
+                 {name:?} may use {limit} a minute (tokens_per_minute); lower max_tokens or n, or \
+                 shorten the prompt"
+            ),
+        )
     }
 
     pub(super) fn draining() -> Self {

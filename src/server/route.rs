@@ -99,13 +99,13 @@ impl Route {
             | Self::Responses
             | Self::Messages
             | Self::OllamaChat
-            | Self::OllamaGenerate => Class::Generate,
-            Self::Models
-            | Self::Model
+            | Self::OllamaGenerate
             | Self::Render
             | Self::Tokenize
             | Self::Detokenize
-            | Self::CountTokens
+            | Self::CountTokens => Class::Metered,
+            Self::Models
+            | Self::Model
             | Self::OllamaShow
             | Self::OllamaTags
             | Self::OllamaPs
@@ -236,7 +236,7 @@ async fn dispatch(
         }
         Route::Render => tokens::render(app, request, exchange).await,
         Route::Tokenize => tokens::tokenize(app, request, exchange).await,
-        Route::Detokenize => tokens::detokenize(app, request).await,
+        Route::Detokenize => tokens::detokenize(app, request, exchange).await,
         Route::Slots => slots::get(app).await,
         Route::OllamaChat => ollama::chat(app, request, exchange).await,
         Route::OllamaGenerate => ollama::generate(app, request, exchange).await,

@@ -8,7 +8,7 @@ use super::super::message::Dry;
 /// `tokens` (prompt and output).
 pub(super) fn apply(logits: &mut [f32], dry: &Dry, tokens: &[u32]) {
     for (token, length) in repetitions(dry, tokens) {
-        if dry.breakers.binary_search(&token).is_ok() {
+        if dry.breakers.contains(token) {
             continue;
         }
         if let Some(logit) = logits.get_mut(token as usize) {
@@ -28,7 +28,7 @@ fn repetitions(dry: &Dry, tokens: &[u32]) -> HashMap<u32, usize> {
     let newest_first: Vec<u32> = window.iter().rev().copied().collect();
     let limit = newest_first
         .iter()
-        .position(|token| dry.breakers.binary_search(token).is_ok())
+        .position(|&token| dry.breakers.contains(token))
         .unwrap_or(newest_first.len());
     let mut longest = HashMap::new();
     if limit < dry.allowed_length {
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     fn dry(allowed_length: usize, last_tokens: usize, breakers: &[u32]) -> Dry {
-        let breakers = breakers.to_vec();
+        let breakers = breakers.iter().copied().collect();
         Dry { multiplier: 0.8, base: 1.75, allowed_length, last_tokens, breakers }
     }
 
@@ -79,7 +79,7 @@ mod tests {
         let mut longest = HashMap::new();
         for length in dry.allowed_length..window.len() {
             let end = &window[window.len() - length..];
-            if end.iter().any(|token| dry.breakers.contains(token)) {
+            if end.iter().any(|&token| dry.breakers.contains(token)) {
                 break;
             }
             for start in 0..window.len() - length {

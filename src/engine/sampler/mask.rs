@@ -16,16 +16,9 @@ pub(super) fn uses_output(sampling: &Sampling) -> bool {
 /// its length.
 pub(super) fn apply(logits: &mut [f32], sampling: &Sampling, output: &[u32], made: usize) {
     if let Some(allowed) = &sampling.allowed_tokens {
-        let kept: Vec<(u32, f32)> = allowed
-            .iter()
-            .filter_map(|&token| Some((token, *logits.get(token as usize)?)))
-            .collect();
-        logits.fill(f32::NEG_INFINITY);
-        for (token, logit) in kept {
-            logits[token as usize] = logit;
-        }
+        keep(logits, allowed.words());
     }
-    for word in &sampling.bad_words {
+    for word in sampling.bad_words.iter() {
         if let Some((&last, before)) = word.split_last()
             && output.ends_with(before)
         {
@@ -33,7 +26,7 @@ pub(super) fn apply(logits: &mut [f32], sampling: &Sampling, output: &[u32], mad
         }
     }
     if made < sampling.min_tokens {
-        for &token in &sampling.late_tokens {
+        for token in sampling.late_tokens.iter() {
             ban(logits, token);
         }
     }

@@ -230,9 +230,9 @@ mod tests {
 
     #[test]
     fn bias_moves_the_choice_also_when_greedy() {
-        let sampling = Sampling { logit_bias: vec![(0, 5.0)], ..greedy() };
+        let sampling = Sampling { logit_bias: [(0, 5.0)].into(), ..greedy() };
         assert_eq!(choose(sampling, &[], &[0.0, 3.0]), 0);
-        let ban = Sampling { logit_bias: vec![(1, -100.0)], ..greedy() };
+        let ban = Sampling { logit_bias: [(1, -100.0)].into(), ..greedy() };
         assert_eq!(choose(ban, &[], &[0.0, 3.0]), 0);
     }
 
@@ -325,7 +325,8 @@ mod tests {
     #[test]
     fn logprobs_are_of_the_unmodified_row() {
         let row = [1.0, 3.0, 2.0];
-        let sampling = Sampling { logit_bias: vec![(0, 100.0)], top_logprobs: Some(2), ..greedy() };
+        let sampling =
+            Sampling { logit_bias: [(0, 100.0)].into(), top_logprobs: Some(2), ..greedy() };
         let choice = Sampler::new(sampling, &[], 0).choose(&row, &mut Scratch::default()).unwrap();
         let logprobs = choice.logprobs.unwrap();
         let sum = (1f32.exp() + 2f32.exp() + 3f32.exp()).ln();

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::super::message::{Dry, Xtc};
+use super::super::token_set::TokenSet;
 use super::tests::{chi_square, keep, softmax};
 use super::*;
 
@@ -104,8 +105,8 @@ proptest! {
         let last = word[word.len() - 1];
         prop_assume!(allowed.iter().any(|&t| t != bad && t != last));
         let sampling = Sampling {
-            allowed_tokens: Some(allowed.clone()),
-            bad_words: vec![word.clone(), vec![bad]],
+            allowed_tokens: Some(allowed.iter().copied().collect()),
+            bad_words: [word.clone(), vec![bad]].into(),
             seed: Some(seed),
             ..Sampling::default()
         };
@@ -136,10 +137,13 @@ fn draws_follow_the_exact_distribution_under_each_new_filter() {
         (Sampling { xtc: xtc(1.0), ..default() }, excluded),
         (Sampling { xtc: xtc(0.5), ..default() }, half),
         (
-            Sampling { allowed_tokens: Some(vec![1, 4, 6]), ..default() },
+            Sampling { allowed_tokens: Some([1, 4, 6].into()), ..default() },
             keep(plain.clone(), &[1, 4, 6]),
         ),
-        (Sampling { bad_words: vec![vec![0]], ..default() }, keep(plain, &[1, 2, 3, 4, 5, 6, 7])),
+        (
+            Sampling { bad_words: [vec![0]].into(), ..default() },
+            keep(plain, &[1, 2, 3, 4, 5, 6, 7]),
+        ),
     ];
     for (sampling, exact) in cases {
         let (statistic, freedom) = chi_square(&sampling, &row, &exact, 40_000);
@@ -150,8 +154,12 @@ fn draws_follow_the_exact_distribution_under_each_new_filter() {
 
 #[test]
 fn late_tokens_come_after_the_first_tokens_only() {
-    let sampling =
-        Sampling { temperature: 0.0, min_tokens: 2, late_tokens: vec![0], ..Sampling::default() };
+    let sampling = Sampling {
+        temperature: 0.0,
+        min_tokens: 2,
+        late_tokens: [0].into(),
+        ..Sampling::default()
+    };
     let mut sampler = Sampler::new(sampling, &[], 0);
     let mut next = || sampler.choose(&[3.0, 1.0], &mut Scratch::default()).unwrap().token;
     assert_eq!([next(), next(), next()], [1, 1, 0]);
@@ -160,8 +168,11 @@ fn late_tokens_come_after_the_first_tokens_only() {
 #[test]
 fn bans_beat_biases_and_dry_counts_prompt_and_output() {
     let greedy = Sampling { temperature: 0.0, ..Sampling::default() };
-    let sampling =
-        Sampling { allowed_tokens: Some(vec![1]), logit_bias: vec![(0, 100.0)], ..greedy.clone() };
+    let sampling = Sampling {
+        allowed_tokens: Some([1].into()),
+        logit_bias: [(0, 100.0)].into(),
+        ..greedy.clone()
+    };
     let token = Sampler::new(sampling, &[], 0).choose(&[3.0, 1.0], &mut Scratch::default());
     assert_eq!(token.unwrap().token, 1);
     let dry = Dry {
@@ -169,7 +180,7 @@ fn bans_beat_biases_and_dry_counts_prompt_and_output() {
         base: 2.0,
         allowed_length: 2,
         last_tokens: usize::MAX,
-        breakers: vec![],
+        breakers: TokenSet::default(),
     };
     let sampling = Sampling { dry: Some(dry), ..greedy };
     let mut sampler = Sampler::new(sampling, &[0, 1, 2, 0], 0);

@@ -39,7 +39,7 @@ pub(super) fn is_neutral(sampling: &Sampling) -> bool {
 /// Applies bias and penalties. Repetition: Keskar et al., CTRL (arXiv:1909.05858), section 4.1,
 /// with negative logits multiplied as is usual; presence and frequency: the `OpenAI` API reference.
 pub(super) fn apply(logits: &mut [f32], sampling: &Sampling, history: &TokenHistory) {
-    for &(token, bias) in &sampling.logit_bias {
+    for &(token, bias) in sampling.logit_bias.iter() {
         if let Some(logit) = logits.get_mut(token as usize) {
             *logit += bias;
         }

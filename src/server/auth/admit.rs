@@ -20,7 +20,8 @@ pub(in crate::server) const X_API_KEY: &str = "x-api-key";
 #[derive(Debug)]
 pub(in crate::server) struct Admission {
     caller: Caller,
-    lease: Option<Lease>,
+    /// The key's name with the lease, where the route is metered.
+    lease: Option<(Arc<str>, Lease)>,
 }
 
 impl Admission {
@@ -28,11 +29,57 @@ impl Admission {
         &self.caller
     }
 
-    /// Counts what the request used against its key's limit.
+    /// Reserves places for as many answers as the request asks for.
+    ///
+    /// # Errors
+    /// 400 if its key may never have so many, 429 if it may not now.
+    pub(in crate::server) fn hold(&self, answers: usize) -> Result<(), ApiError> {
+        self.ask(|lease| lease.hold(answers))
+    }
+
+    /// Reserves tokens that are used whatever becomes of the request.
+    ///
+    /// # Errors
+    /// 400 if its key never has so many, 429 if it has not now.
+    pub(in crate::server) fn pay(&self, tokens: usize) -> Result<(), ApiError> {
+        self.ask(|lease| lease.pay(tokens, Instant::now()))
+    }
+
+    /// Reserves the most tokens that the request may take.
+    ///
+    /// # Errors
+    /// As [`Self::pay`].
+    pub(in crate::server) fn reserve(&self, tokens: usize) -> Result<(), ApiError> {
+        self.ask(|lease| lease.reserve(tokens, Instant::now()))
+    }
+
+    /// The most that each of `answers` may take where the request does not say; `None` is no limit.
+    pub(in crate::server) fn open_answer_tokens(&self, answers: usize) -> Option<usize> {
+        self.lease.as_ref().and_then(|(_, lease)| lease.open_answer_tokens(answers))
+    }
+
+    /// The request's prompts and answers have taken `tokens`.
     pub(in crate::server) fn charge(&self, tokens: usize) {
-        if let Some(lease) = &self.lease {
-            lease.charge(tokens, Instant::now());
+        if let Some((_, lease)) = &self.lease {
+            lease.charge(tokens);
         }
+    }
+
+    fn ask(&self, grant: impl FnOnce(&Lease) -> Result<(), Exceeded>) -> Result<(), ApiError> {
+        match &self.lease {
+            Some((name, lease)) => grant(lease).map_err(|exceeded| told(name, exceeded)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What the holder of the key `name` is told.
+fn told(name: &str, exceeded: Exceeded) -> ApiError {
+    match exceeded {
+        Exceeded::Answers { most } => ApiError::key_in_flight(name, most),
+        Exceeded::AnswersOfOne { asked, most } => ApiError::key_never_in_flight(name, asked, most),
+        Exceeded::Tokens { most, wait } => ApiError::key_tokens(name, most, wait),
+        Exceeded::TokensOfOne { asked, most } => ApiError::key_never_tokens(name, asked, most),
     }
 }
 
@@ -116,12 +163,10 @@ fn own_scope(rules: &Rules, origin: &Origin) -> Option<Scope> {
 
 fn with_key(key: &LiveKey, class: Class) -> Result<Admission, ApiError> {
     let lease = match class {
-        Class::Generate => {
+        Class::Metered => {
             let taken = Lease::take(&key.usage, key.limits, Instant::now());
-            Some(taken.map_err(|exceeded| match exceeded {
-                Exceeded::InFlight(most) => ApiError::key_in_flight(&key.name, most),
-                Exceeded::Tokens(limit, wait) => ApiError::key_tokens(&key.name, limit, wait),
-            })?)
+            let lease = taken.map_err(|exceeded| told(&key.name, exceeded))?;
+            Some((Arc::clone(&key.name), lease))
         }
         Class::Open | Class::Page | Class::Use | Class::Admin => None,
     };

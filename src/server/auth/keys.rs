@@ -35,9 +35,9 @@ impl Scope {
 /// What one key may use; `None` is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Limits {
-    /// Generating requests at the same time.
+    /// Answers at the same time.
     pub max_in_flight: Option<NonZeroU32>,
-    /// Tokens of prompts and answers in a minute.
+    /// Tokens of prompts and answers in any 60 seconds.
     pub tokens_per_minute: Option<NonZeroU32>,
 }
 

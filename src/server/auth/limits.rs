@@ -1,166 +1,237 @@
-//! What a key may use: requests at once, by a lease, and tokens a minute, by a bucket.
+//! What a key may use: answers at the same time, and tokens in a minute. Both are reserved before
+//! the work begins and settled when the request ends, so that no number of requests at once gets
+//! more than one after another would.
+//!
+//! The guarantee: in no 60 seconds, wherever they begin, does a key use more tokens than its
+//! `tokens_per_minute`. At each grant, the tokens that running requests have reserved and those that
+//! ended requests used in the 60 seconds before fit the limit together. A request's tokens are used
+//! between its grant and its end and never exceed its reservation, so all that is used in some 60
+//! seconds belongs to requests that the last grant in them, or the last before them, counted.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::keys::Limits;
 
+/// How long used tokens count.
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Tokens used within this time are kept as one entry, which counts from its end.
+const GRAIN: Duration = Duration::from_secs(1);
+
+/// The part of a minute's tokens that the answers of one request may take where it gives no
+/// `max_tokens`.
+const OPEN_ANSWERS_DIVISOR: u32 = 4;
+
 /// What a key uses now. Kept over reloads.
 #[derive(Debug, Default)]
-pub(super) struct Usage {
-    in_flight: AtomicU32,
-    bucket: Mutex<Bucket>,
+pub(super) struct Usage(Mutex<Books>);
+
+impl Usage {
+    fn books(&self) -> MutexGuard<'_, Books> {
+        // Books are complete at any moment, whoever panicked with them.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// Why a request has to wait.
+/// Why something is not granted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Exceeded {
-    /// As many requests run as may.
-    InFlight(u32),
-    /// The minute's tokens are used up; there are some again after the time given.
-    Tokens(u32, Duration),
+    /// As many answers run as may.
+    Answers {
+        /// The limit.
+        most: u32,
+    },
+    /// The request alone asks for more answers than may run.
+    AnswersOfOne {
+        /// What it asks for.
+        asked: u64,
+        /// The limit.
+        most: u32,
+    },
+    /// The minute's tokens are used up or reserved.
+    Tokens {
+        /// The limit.
+        most: u32,
+        /// When enough of them count no more, whatever running requests use; `None` if only their
+        /// end makes room.
+        wait: Option<Duration>,
+    },
+    /// The request alone may take more tokens than a minute has.
+    TokensOfOne {
+        /// What it may take.
+        asked: u64,
+        /// The limit.
+        most: u32,
+    },
 }
 
-/// A running request's share. Given back when dropped.
+/// One request's share of its key's limits. Settled when dropped.
 #[derive(Debug)]
 pub(super) struct Lease {
     usage: Arc<Usage>,
-    per_minute: Option<u32>,
+    limits: Limits,
+    held: Mutex<Held>,
+}
+
+/// What a request has reserved and used.
+#[derive(Debug, Default)]
+struct Held {
+    answers: u64,
+    tokens: u64,
+    /// Used whatever comes: the tokenizer's work.
+    paid: u64,
+    /// Used by prompts and answers.
+    used: u64,
 }
 
 impl Lease {
-    /// A place for one more request.
+    /// A place for one more answer, and one token, of which more will be asked for when it is known
+    /// how many the request may take.
     pub(super) fn take(usage: &Arc<Usage>, limits: Limits, now: Instant) -> Result<Self, Exceeded> {
-        let per_minute = limits.tokens_per_minute.map(u32::from);
-        if let Some(per_minute) = per_minute {
-            let wait = usage.bucket().wait(per_minute, now);
-            if !wait.is_zero() {
-                return Err(Exceeded::Tokens(per_minute, wait));
-            }
-        }
-        let most = limits.max_in_flight.map_or(u32::MAX, u32::from);
-        let one_more = |running: u32| (running < most).then_some(running + 1);
-        match usage.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more) {
-            Ok(_) => Ok(Self { usage: Arc::clone(usage), per_minute }),
-            Err(_) => Err(Exceeded::InFlight(most)),
-        }
+        let lease = Self { usage: Arc::clone(usage), limits, held: Mutex::default() };
+        lease.hold(1)?;
+        lease.reserve(1, now)?;
+        Ok(lease)
     }
 
-    /// Counts what the request used, known only now: the next ones wait for it.
-    pub(super) fn charge(&self, tokens: usize, now: Instant) {
-        if let Some(per_minute) = self.per_minute {
-            self.usage.bucket().take(tokens, per_minute, now);
+    /// Reserves places for `answers` in all.
+    pub(super) fn hold(&self, answers: usize) -> Result<(), Exceeded> {
+        let (mut held, answers) = (self.held(), answers as u64);
+        let more = answers.saturating_sub(held.answers);
+        let mut books = self.usage.books();
+        if let Some(most) = self.limits.max_in_flight.map(u32::from) {
+            if answers > most.into() {
+                return Err(Exceeded::AnswersOfOne { asked: answers, most });
+            }
+            if books.answers + more > most.into() {
+                return Err(Exceeded::Answers { most });
+            }
         }
+        books.answers += more;
+        held.answers += more;
+        Ok(())
+    }
+
+    /// Reserves `tokens` in all.
+    pub(super) fn reserve(&self, tokens: usize, now: Instant) -> Result<(), Exceeded> {
+        let (mut held, tokens) = (self.held(), tokens as u64);
+        let more = tokens.saturating_sub(held.tokens);
+        let mut books = self.usage.books();
+        books.forget(now);
+        if let Some(most) = self.limits.tokens_per_minute.map(u32::from) {
+            if tokens > most.into() {
+                return Err(Exceeded::TokensOfOne { asked: tokens, most });
+            }
+            let wanted = books.reserved.saturating_add(books.used).saturating_add(more);
+            let excess = wanted.saturating_sub(most.into());
+            if more > 0 && excess > 0 {
+                return Err(Exceeded::Tokens { most, wait: books.wait(excess, now) });
+            }
+        }
+        books.reserved = books.reserved.saturating_add(more);
+        held.tokens += more;
+        Ok(())
+    }
+
+    /// Reserves `tokens` and counts them as used, whatever becomes of the request.
+    pub(super) fn pay(&self, tokens: usize, now: Instant) -> Result<(), Exceeded> {
+        self.reserve(tokens, now)?;
+        let mut held = self.held();
+        held.paid = held.paid.max(tokens as u64);
+        Ok(())
+    }
+
+    /// The request's prompts and answers have taken `tokens`.
+    pub(super) fn charge(&self, tokens: usize) {
+        self.held().used = tokens as u64;
+    }
+
+    /// The most that each of `answers` may take where the request does not say; `None` is no limit.
+    pub(super) fn open_answer_tokens(&self, answers: usize) -> Option<usize> {
+        let most = u32::from(self.limits.tokens_per_minute?) / OPEN_ANSWERS_DIVISOR;
+        Some(most as usize / answers.max(1))
+    }
+
+    /// Ends the request: gives back its places, and what it reserved and did not use.
+    fn settle(&self, now: Instant) {
+        let held = std::mem::take(&mut *self.held());
+        let mut books = self.usage.books();
+        books.answers = books.answers.saturating_sub(held.answers);
+        books.reserved = books.reserved.saturating_sub(held.tokens);
+        books.spend(held.used.max(held.paid), now);
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.usage.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.settle(Instant::now());
     }
 }
 
-impl Usage {
-    fn bucket(&self) -> std::sync::MutexGuard<'_, Bucket> {
-        // A bucket is whole at any moment, whoever panicked with it.
-        self.bucket.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Tokens that may be used: at most a minute's, refilled evenly. Answers are charged when their
-/// length is known, so it may hold less than nothing.
+/// What all requests of a key have reserved, and used lately.
 #[derive(Debug, Default)]
-struct Bucket {
-    /// Tokens at a moment; full before the first use.
-    level: Option<(f64, Instant)>,
+struct Books {
+    answers: u64,
+    /// Tokens of running requests.
+    reserved: u64,
+    /// Tokens of ended requests in the last minute: the sum of `spent`.
+    used: u64,
+    /// In the order of time; at most one entry for each [`GRAIN`] of a minute, and one more.
+    spent: VecDeque<Spent>,
 }
 
-impl Bucket {
-    fn level(&self, per_minute: u32, now: Instant) -> f64 {
-        let full = f64::from(per_minute);
-        self.level.map_or(full, |(level, at)| {
-            let refilled = now.saturating_duration_since(at).as_secs_f64() * full / 60.0;
-            (level + refilled).min(full)
-        })
+/// Tokens used within [`GRAIN`].
+#[derive(Debug)]
+struct Spent {
+    first: Instant,
+    last: Instant,
+    tokens: u64,
+}
+
+impl Books {
+    /// Drops what counts no more.
+    fn forget(&mut self, now: Instant) {
+        while let Some(oldest) = self.spent.front()
+            && oldest.last + MINUTE <= now
+        {
+            self.used -= oldest.tokens;
+            self.spent.pop_front();
+        }
     }
 
-    /// How long until there is a whole token.
-    fn wait(&self, per_minute: u32, now: Instant) -> Duration {
-        let missing = 1.0 - self.level(per_minute, now);
-        Duration::try_from_secs_f64(missing * 60.0 / f64::from(per_minute)).unwrap_or_default()
+    fn spend(&mut self, tokens: u64, now: Instant) {
+        self.forget(now);
+        if tokens == 0 {
+            return;
+        }
+        self.used = self.used.saturating_add(tokens);
+        match self.spent.back_mut() {
+            // A time that was read before another thread's counts as that one's.
+            Some(last) if now < last.first + GRAIN => {
+                last.tokens = last.tokens.saturating_add(tokens);
+                last.last = last.last.max(now);
+            }
+            _ => self.spent.push_back(Spent { first: now, last: now, tokens }),
+        }
     }
 
-    fn take(&mut self, tokens: usize, per_minute: u32, now: Instant) {
-        #[expect(clippy::cast_precision_loss, reason = "no request has 2^53 tokens")]
-        let tokens = tokens as f64;
-        self.level = Some((self.level(per_minute, now) - tokens, now));
+    /// How long until `excess` of the used tokens count no more.
+    fn wait(&self, excess: u64, now: Instant) -> Option<Duration> {
+        let mut freed = 0_u64;
+        let entry = self.spent.iter().find(|spent| {
+            freed = freed.saturating_add(spent.tokens);
+            freed >= excess
+        })?;
+        Some((entry.last + MINUTE).saturating_duration_since(now))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::num::NonZeroU32;
-
-    use super::*;
-    use proptest::prelude::*;
-
-    fn limits(in_flight: u32, tokens: u32) -> Limits {
-        Limits {
-            max_in_flight: NonZeroU32::new(in_flight),
-            tokens_per_minute: NonZeroU32::new(tokens),
-        }
-    }
-
-    #[test]
-    fn places_are_given_back() {
-        let usage = Arc::new(Usage::default());
-        let now = Instant::now();
-        let take = || Lease::take(&usage, limits(2, 0), now);
-        let first = take().unwrap();
-        let _second = take().unwrap();
-        assert_eq!(take().unwrap_err(), Exceeded::InFlight(2));
-        drop(first);
-        let _third = take().unwrap();
-        assert_eq!(take().unwrap_err(), Exceeded::InFlight(2));
-    }
-
-    #[test]
-    fn a_request_over_the_minute_is_paid_off_before_the_next() {
-        let usage = Arc::new(Usage::default());
-        let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        let take = |seconds| Lease::take(&usage, limits(0, 60), at(seconds)).map(|_| ());
-        Lease::take(&usage, limits(0, 60), start).unwrap().charge(90, start);
-        // 30 tokens in debt, one a second, and one more to begin with.
-        assert_eq!(take(0), Err(Exceeded::Tokens(60, Duration::from_secs(31))));
-        assert_eq!(take(30), Err(Exceeded::Tokens(60, Duration::from_secs(1))));
-        assert_eq!(take(31), Ok(()));
-        // A long pause fills no more than a minute's.
-        Lease::take(&usage, limits(0, 60), at(10_000)).unwrap().charge(61, at(10_000));
-        assert_eq!(take(10_000), Err(Exceeded::Tokens(60, Duration::from_secs(2))));
-    }
-
-    proptest! {
-        #[test]
-        fn over_any_time_no_more_is_begun_than_the_rate_allows(
-            per_minute in 1u32..10_000,
-            requests in proptest::collection::vec((0u64..120, 1usize..2_000), 1..60),
-        ) {
-            let usage = Arc::new(Usage::default());
-            let start = Instant::now();
-            let (mut seconds, mut used) = (0, 0);
-            for (pause, tokens) in requests {
-                seconds += pause;
-                let now = start + Duration::from_secs(seconds);
-                if let Ok(lease) = Lease::take(&usage, limits(0, per_minute), now) {
-                    // What was used before must fit; only the last may run over.
-                    let allowed = f64::from(per_minute) * (1.0 + seconds as f64 / 60.0);
-                    prop_assert!(used as f64 <= allowed + 1e-6);
-                    lease.charge(tokens, now);
-                    used += tokens;
-                }
-            }
-        }
-    }
-}
+#[path = "limits_tests.rs"]
+mod tests;

@@ -43,8 +43,8 @@ pub(super) enum Class {
     Page,
     /// Anyone with access.
     Use,
-    /// The same, counted against the key's limits.
-    Generate,
+    /// The same, counted against the key's limits: the model or the tokenizer works for it.
+    Metered,
     /// Administrators.
     Admin,
 }

@@ -6,6 +6,7 @@ use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
 
 use super::generation::{Asked, Voice, answer_in, check_model};
+use super::tokens::tokens_of;
 use crate::generate::{Answer, Choices, Finished, TextDelta, Usage};
 use crate::server::access::{Exchange, random_hex};
 use crate::server::app::App;
@@ -47,9 +48,8 @@ pub(crate) async fn count_tokens(
 ) -> Result<Reply, ApiError> {
     let CountRequest(asked) = CountRequest::parse(&read_json(request, app).await?)?;
     check_model(app, asked.chat.model.as_deref())?;
-    let counted = app.generator().tokenize(asked.chat.prompt).await;
-    let ids = counted.map_err(|error| asked.renaming.tell(error.into()))?;
-    exchange.read_prompt(ids.len());
+    let counted = tokens_of(app, asked.chat.prompt, exchange).await;
+    let ids = counted.map_err(|error| asked.renaming.tell(error))?;
     let body = Counted { input_tokens: ids.len() };
     Ok(telling_ignored(json(StatusCode::OK, to_json(&body)), &asked.ignored))
 }

@@ -185,22 +185,22 @@ pub(super) async fn answer_in<V: Voice>(
     exchange: &Arc<Exchange>,
     mut voice: V,
 ) -> Result<Reply, ApiError> {
+    exchange.asks(&app.options().model_name);
+    let (names, delivery, ignored) = (asked.names, asked.delivery, asked.ignored);
     let request = Request {
         prompt: Prompt::Tokens(Vec::new()),
         parameters: asked.parameters,
         caller: exchange.caller().id(),
     };
-    exchange.asks(&app.options().model_name);
-    let generator = app.generator().within(exchange.trace());
-    let started = generator.start_all(asked.prompts, &request, asked.copies).await;
-    let choices = started.map_err(|error| asked.names.rename(error))?;
-    exchange.read_prompt(choices.prompt_tokens());
-    voice.begin(app, &choices);
-    let running = Running { app: app.clone(), exchange: Arc::clone(exchange), choices };
-    if asked.delivery == Delivery::Whole {
+    let choices = admitted(app, asked.prompts, request, asked.copies, exchange).await;
+    let choices = choices.map_err(|error| names.tell(error))?;
+    let mut running = Running { app: app.clone(), exchange: Arc::clone(exchange), choices };
+    running.begin().await?;
+    voice.begin(app, &running.choices);
+    if delivery == Delivery::Whole {
         let (answers, usage) = running.collect(|| voice.prompt_read()).await?;
         let reply = json(StatusCode::OK, voice.whole(answers, usage));
-        return Ok(telling_ignored(reply, &asked.ignored));
+        return Ok(telling_ignored(reply, &ignored));
     }
     let exchange = Arc::clone(exchange);
     let on_panic = || framed_fault(V::FORMAT, V::DIALECT, &ApiError::internal());
@@ -208,7 +208,32 @@ pub(super) async fn answer_in<V: Voice>(
     let stream = EventStream::new(V::FORMAT, interval, on_panic, |out| async move {
         stream(running, &mut voice, &out, &exchange).await;
     });
-    Ok(telling_ignored(events(stream), &asked.ignored))
+    Ok(telling_ignored(events(stream), &ignored))
+}
+
+/// The answers that are asked for, ready to begin: checked, read, and granted by the key's limits.
+async fn admitted(
+    app: &App,
+    prompts: Vec<Prompt>,
+    request: Request,
+    copies: Copies,
+    exchange: &Exchange,
+) -> Result<Choices, ApiError> {
+    let answers = copies.answers(prompts.len())?;
+    exchange.hold(answers)?;
+    let generator = app.generator().within(exchange.trace());
+    // What is known before any work: one that does not fit costs nothing.
+    let least = request.parameters.least_cost(&prompts);
+    let given = request.parameters.max_tokens.unwrap_or(0);
+    let asked = usize::try_from(given).unwrap_or(usize::MAX).saturating_mul(answers);
+    exchange.reserve(asked.min(generator.limits().context_tokens).max(least))?;
+    exchange.pay(least)?;
+    let mut choices = generator.prepare(prompts, request, copies).await?;
+    if let Some(tokens) = exchange.open_answer_tokens(answers) {
+        choices.limit_open_answers(tokens);
+    }
+    exchange.reserve(choices.most_tokens())?;
+    Ok(choices)
 }
 
 async fn stream<V: Voice>(mut running: Running, voice: &mut V, out: &Events, exchange: &Exchange) {
@@ -249,13 +274,24 @@ struct Running {
 }
 
 impl Drop for Running {
-    /// Told at any end, that of a client which leaves included: what was made counts.
+    /// Runs at any end, that of a client which leaves included: what was made counts.
     fn drop(&mut self) {
-        self.exchange.made_tokens(self.choices.usage().completion_tokens);
+        self.exchange.made_tokens(self.choices.stop().completion_tokens);
     }
 }
 
 impl Running {
+    /// Queues all answers. The prompts count from here on, also for a client that leaves meanwhile;
+    /// not if there is no room for them.
+    async fn begin(&mut self) -> Result<(), GenerateError> {
+        self.exchange.read_prompt(self.choices.prompt_tokens());
+        let begun = self.choices.begin().await;
+        if begun.is_err() && self.choices.stop().completion_tokens == 0 {
+            self.exchange.read_prompt(0);
+        }
+        begun
+    }
+
     async fn next(&mut self) -> Option<(usize, Result<Delta, GenerateError>)> {
         tokio::select! {
             biased;

@@ -6,7 +6,7 @@ use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
 
 use super::generation::check_model;
-use crate::generate::Prompt;
+use crate::generate::{GenerateError, Generator, Prompt};
 use crate::server::access::Exchange;
 use crate::server::app::App;
 use crate::server::body::read_json;
@@ -18,6 +18,24 @@ use crate::server::wire::tokens::{
     DetokenizeRequest, Detokenized, Piece, Rendered, TokenizeRequest, Tokenized, WireToken,
 };
 
+/// The tokens that `prompt` is read as. The tokenizer's work counts against the key's limits: what
+/// it reads before it begins, and the tokens before they are given out.
+pub(super) async fn tokens_of(
+    app: &App,
+    prompt: Prompt,
+    exchange: &Exchange,
+) -> Result<Vec<u32>, ApiError> {
+    exchange.pay(prompt.least_cost())?;
+    let ids = match prompt {
+        // Where nothing is generated, none need be there.
+        Prompt::Tokens(ids) => ids,
+        prompt => app.generator().tokenize(prompt).await?,
+    };
+    exchange.reserve(ids.len())?;
+    exchange.read_prompt(ids.len());
+    Ok(ids)
+}
+
 /// The tokens of a text or of a conversation.
 pub(crate) async fn tokenize(
     app: &App,
@@ -26,33 +44,43 @@ pub(crate) async fn tokenize(
 ) -> Result<Reply, ApiError> {
     let asked = TokenizeRequest::parse(read_json(request, app).await?)?;
     check_model(app, asked.model.as_deref())?;
-    let generator = app.generator();
-    let ids = match asked.prompt {
-        Prompt::Tokens(ids) => ids,
-        prompt => generator.tokenize(prompt).await?,
+    let ids = tokens_of(app, asked.prompt, exchange).await?;
+    let (strings, pieces, count) = (asked.strings, asked.pieces, ids.len());
+    let spelled = move |generator: &Generator| {
+        let token_strs = strings.then(|| ids.iter().map(|&id| generator.spell(&[id])).collect());
+        let token = |&id: &u32| match pieces {
+            true => WireToken::Piece { id, piece: Piece::new(generator.piece(id)) },
+            false => WireToken::Id(id),
+        };
+        to_json(&Tokenized {
+            count: ids.len(),
+            max_model_len: generator.limits().context_tokens,
+            tokens: ids.iter().map(token).collect(),
+            token_strs,
+        })
     };
-    exchange.read_prompt(ids.len());
-    let token_strs = asked.strings.then(|| ids.iter().map(|&id| generator.spell(&[id])).collect());
-    let token = |&id: &u32| match asked.pieces {
-        true => WireToken::Piece { id, piece: Piece::new(generator.piece(id)) },
-        false => WireToken::Id(id),
-    };
-    let body = Tokenized {
-        count: ids.len(),
-        max_model_len: generator.limits().context_tokens,
-        tokens: ids.iter().map(token).collect(),
-        token_strs,
-    };
-    Ok(telling_ignored(json(StatusCode::OK, to_json(&body)), &asked.ignored))
+    let body = app.generator().aside(count, spelled).await?;
+    Ok(telling_ignored(json(StatusCode::OK, body), &asked.ignored))
 }
 
 /// The text of tokens.
-pub(crate) async fn detokenize(app: &App, request: Request<Incoming>) -> Result<Reply, ApiError> {
+pub(crate) async fn detokenize(
+    app: &App,
+    request: Request<Incoming>,
+    exchange: &Arc<Exchange>,
+) -> Result<Reply, ApiError> {
     let asked = DetokenizeRequest::parse(&read_json(request, app).await?)?;
     check_model(app, asked.model.as_deref())?;
-    let text = app.generator().detokenize(&asked.tokens)?;
-    let body = Detokenized { prompt: text.clone(), content: text };
-    Ok(telling_ignored(json(StatusCode::OK, to_json(&body)), &asked.ignored))
+    let count = asked.tokens.len();
+    exchange.pay(count)?;
+    exchange.read_prompt(count);
+    let DetokenizeRequest { tokens, ignored, .. } = asked;
+    let spelled = move |generator: &Generator| {
+        let text = generator.detokenize(&tokens)?;
+        Ok(to_json(&Detokenized { prompt: text.clone(), content: text }))
+    };
+    let body: Result<String, GenerateError> = app.generator().aside(count, spelled).await?;
+    Ok(telling_ignored(json(StatusCode::OK, body?), &ignored))
 }
 
 /// What a chat request would make the model read.
@@ -63,14 +91,16 @@ pub(crate) async fn render(
 ) -> Result<Reply, ApiError> {
     let chat = ChatRequest::parse(&read_json(request, app).await?)?;
     check_model(app, chat.model.as_deref())?;
-    let generator = app.generator();
-    let token_ids = generator.tokenize(chat.prompt).await?;
-    exchange.read_prompt(token_ids.len());
-    let body = Rendered {
-        prompt: generator.spell(&token_ids),
-        count: token_ids.len(),
-        max_model_len: generator.limits().context_tokens,
-        token_ids,
+    let token_ids = tokens_of(app, chat.prompt, exchange).await?;
+    let count = token_ids.len();
+    let rendered = move |generator: &Generator| {
+        to_json(&Rendered {
+            prompt: generator.spell(&token_ids),
+            count,
+            max_model_len: generator.limits().context_tokens,
+            token_ids,
+        })
     };
-    Ok(telling_ignored(json(StatusCode::OK, to_json(&body)), &chat.ignored))
+    let body = app.generator().aside(count, rendered).await?;
+    Ok(telling_ignored(json(StatusCode::OK, body), &chat.ignored))
 }

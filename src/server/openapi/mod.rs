@@ -2,6 +2,7 @@
 //! that the daemon serves a file: `PHI4D_RENDER=1 cargo test --lib openapi` writes
 //! `docs/openapi.json` and `docs/api-reference.md` anew.
 
+mod bounds;
 mod operations;
 mod page;
 

@@ -43,6 +43,7 @@ const OPEN: &[u16] = &[];
 const READ: &[u16] = &[401, 403, 503];
 const NAMED: &[u16] = &[401, 403, 404, 503];
 const ASKED: &[u16] = &[400, 401, 403, 404, 408, 413, 415, 500, 503];
+const COUNTED: &[u16] = &[400, 401, 403, 404, 408, 413, 415, 429, 500, 503];
 const GENERATED: &[u16] = &[400, 401, 403, 404, 408, 413, 415, 429, 500, 503, 504];
 
 /// The operation of `route`.
@@ -166,7 +167,13 @@ fn counting(route: Route, schemas: &mut Schemas) -> Operation {
         ),
     };
     let answer = Answer::Json(answer);
-    Operation { summary, asked: asked(parts, required), answer, faults: ASKED, fault_schema: None }
+    Operation {
+        summary,
+        asked: asked(parts, required),
+        answer,
+        faults: COUNTED,
+        fault_schema: None,
+    }
 }
 
 fn reading(route: Route, schemas: &mut Schemas) -> Operation {

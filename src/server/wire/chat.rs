@@ -1,11 +1,12 @@
 //! `POST /v1/chat/completions`.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+use super::bounds;
 use super::common::{
-    ChunkUsage, Delivery, Envelope, Integer, List, Object, StreamFields, WireUsage, finish_reason,
-    read_fields, token_ids_of,
+    ChunkUsage, Delivery, Entries, Envelope, Integer, List, Object, StreamFields, WireUsage,
+    finish_reason, read_fields, token_ids_of,
 };
 use super::form::FormFields;
 use super::known::{ignored, names_of};
@@ -46,13 +47,13 @@ pub(crate) struct ChatRequest {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 struct ChatFields {
     model: Option<String>,
-    messages: Option<List<Object<WireMessage>>>,
+    messages: Option<List<Object<WireMessage>, { bounds::MESSAGES }>>,
     logprobs: Option<bool>,
     top_logprobs: Option<Integer>,
     n: Option<Integer>,
     add_generation_prompt: Option<bool>,
     continue_final_message: Option<bool>,
-    chat_template_kwargs: Option<Map<String, Value>>,
+    chat_template_kwargs: Option<Entries<Value, { bounds::VARIABLES }>>,
     return_token_ids: Option<bool>,
     return_tokens_as_token_ids: Option<bool>,
     timings_per_token: Option<bool>,
@@ -95,7 +96,7 @@ impl ChatRequest {
             prompt: Prompt::Chat(Chat {
                 messages: conversation(fields.messages, ending)?,
                 ending,
-                variables: fields.chat_template_kwargs.unwrap_or_default(),
+                variables: fields.chat_template_kwargs.map(Entries::into_map).unwrap_or_default(),
                 tools: tools.tools()?,
                 reasoning,
             }),

@@ -4,23 +4,53 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{DeserializeOwned, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeOwned, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
+use super::bounds;
 use crate::generate::{Finish, TokenDelta, Usage};
 use crate::server::error::{ApiError, shortened};
 
 /// Reads the fields that `T` knows from a request's JSON object; others are left alone.
 pub(crate) fn read_fields<T: DeserializeOwned>(body: &Value) -> Result<T, ApiError> {
-    if !body.is_object() {
+    let Some(fields) = body.as_object() else {
         let reason = format!("{} is not accepted; expected a JSON object", name_of(body));
+        return Err(ApiError::invalid_type("", &reason));
+    };
+    if fields.len() > bounds::FIELDS {
+        let (count, most) = (fields.len(), bounds::FIELDS);
+        let reason = format!("{count} fields are not accepted; expected at most {most} fields");
         return Err(ApiError::invalid_type("", &reason));
     }
     serde_path_to_error::deserialize(body).map_err(|error| {
         let path = error.path().to_string();
-        ApiError::invalid_type(&path, &plain(&error.inner().to_string()))
+        let inner = error.inner().to_string();
+        match inner.strip_prefix(TOO_LONG).and_then(|rest| rest.split_once(", expected ")) {
+            Some((count, accepted)) => {
+                let noun = accepted.rsplit(' ').next().unwrap_or_default();
+                let kind = if noun == ENTRIES { "an object" } else { "a list" };
+                let value = format_args!("{kind} of {count} {noun}");
+                ApiError::invalid_value(path, value, accepted)
+            }
+            None => ApiError::invalid_type(&path, &plain(&inner)),
+        }
     })
+}
+
+/// How serde's errors of this kind begin; only lists and maps that are too long make them.
+const TOO_LONG: &str = "invalid length ";
+
+/// What lists and maps have.
+const ITEMS: &str = "items";
+const ENTRIES: &str = "entries";
+
+/// Refuses more than `most` of `noun`.
+fn check_length<E: Error>(count: usize, most: usize, noun: &str) -> Result<(), E> {
+    if count > most {
+        return Err(E::invalid_length(count, &format!("at most {most} {noun}").as_str()));
+    }
+    Ok(())
 }
 
 /// serde's type error with JSON's names for types and long values shortened.
@@ -45,6 +75,12 @@ pub(crate) fn shown(value: &Value) -> String {
         Value::Object(_) => "an object".to_owned(),
         other => shortened(&other.to_string()),
     }
+}
+
+/// The fault of a list that is longer than its bound, where its type does not have the bound.
+pub(super) fn too_long(field: &str, count: usize, most: usize) -> ApiError {
+    let value = format_args!("a list of {count} {ITEMS}");
+    ApiError::invalid_value(field, value, &format!("at most {most} {ITEMS}"))
 }
 
 fn name_of(value: &Value) -> &'static str {
@@ -125,22 +161,22 @@ impl<'de> Deserialize<'de> for Number {
     }
 }
 
-/// A JSON list.
+/// A JSON list of at most `MOST` items. One that is longer is refused before its items are read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct List<T>(pub(crate) Vec<T>);
+pub(crate) struct List<T, const MOST: usize>(pub(crate) Vec<T>);
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
+impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for List<T, MOST> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ListVisitor<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for ListVisitor<T> {
-            type Value = List<T>;
+        struct ListVisitor<T, const MOST: usize>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for ListVisitor<T, MOST> {
+            type Value = List<T, MOST>;
 
             fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
                 formatter.write_str("a list")
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, sequence: A) -> Result<List<T>, A::Error> {
-                items(sequence).map(List)
+            fn visit_seq<A: SeqAccess<'de>>(self, sequence: A) -> Result<Self::Value, A::Error> {
+                items(sequence, MOST).map(List)
             }
         }
         deserializer.deserialize_any(ListVisitor(PhantomData))
@@ -170,38 +206,81 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
-/// A string, or a list of `T`.
+/// A JSON object of at most `MOST` entries with any names, in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum TextOr<T> {
+pub(crate) struct Entries<T, const MOST: usize>(pub(crate) Vec<(String, T)>);
+
+impl<T, const MOST: usize> Entries<T, MOST>
+where
+    Map<String, T>: FromIterator<(String, T)>,
+{
+    /// As an object.
+    pub(crate) fn into_map(self) -> Map<String, T> {
+        self.0.into_iter().collect()
+    }
+}
+
+impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for Entries<T, MOST> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct EntriesVisitor<T, const MOST: usize>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for EntriesVisitor<T, MOST> {
+            type Value = Entries<T, MOST>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                check_length(map.size_hint().unwrap_or(0), MOST, ENTRIES)?;
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    check_length(entries.len() + 1, MOST, ENTRIES)?;
+                    entries.push(entry);
+                }
+                Ok(Entries(entries))
+            }
+        }
+        deserializer.deserialize_any(EntriesVisitor(PhantomData))
+    }
+}
+
+/// A string, or a list of at most `MOST` of `T`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum TextOr<T, const MOST: usize> {
     Text(String),
     List(Vec<T>),
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for TextOr<T> {
+impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for TextOr<T, MOST> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct TextOrVisitor<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for TextOrVisitor<T> {
-            type Value = TextOr<T>;
+        struct TextOrVisitor<T, const MOST: usize>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for TextOrVisitor<T, MOST> {
+            type Value = TextOr<T, MOST>;
 
             fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
                 formatter.write_str("a string or a list")
             }
 
-            fn visit_str<E>(self, text: &str) -> Result<TextOr<T>, E> {
+            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
                 Ok(TextOr::Text(text.to_owned()))
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, sequence: A) -> Result<TextOr<T>, A::Error> {
-                items(sequence).map(TextOr::List)
+            fn visit_seq<A: SeqAccess<'de>>(self, sequence: A) -> Result<Self::Value, A::Error> {
+                items(sequence, MOST).map(TextOr::List)
             }
         }
         deserializer.deserialize_any(TextOrVisitor(PhantomData))
     }
 }
 
-fn items<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(mut sequence: A) -> Result<Vec<T>, A::Error> {
+fn items<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(
+    mut sequence: A,
+    most: usize,
+) -> Result<Vec<T>, A::Error> {
+    check_length(sequence.size_hint().unwrap_or(0), most, ITEMS)?;
     let mut items = Vec::new();
     while let Some(item) = sequence.next_element()? {
+        check_length(items.len() + 1, most, ITEMS)?;
         items.push(item);
     }
     Ok(items)
@@ -378,11 +457,11 @@ mod tests {
     struct Fields {
         integer: Option<Integer>,
         number: Option<Number>,
-        list: Option<List<Object<Inner>>>,
+        list: Option<List<Object<Inner>, 3>>,
         #[serde(rename = "map")]
-        _map: Option<std::collections::BTreeMap<String, Number>>,
+        _map: Option<Entries<Number, 2>>,
         #[serde(rename = "text")]
-        _text: Option<TextOr<String>>,
+        _text: Option<TextOr<String, 2>>,
         #[serde(rename = "flag")]
         _flag: Option<bool>,
     }
@@ -422,6 +501,30 @@ mod tests {
             assert_eq!(found.as_deref(), Some(param), "{message}");
             assert_eq!(message, format!("{param}: invalid type: {reason}"));
         }
+    }
+
+    #[test]
+    fn what_is_longer_than_its_bound_is_refused_before_it_is_read() {
+        let many: serde_json::Map<String, Value> =
+            (0..1025).map(|index| (index.to_string(), Value::Null)).collect();
+        let table = [
+            (json!({"list": [1, 2, 3, 4]}), "list: a list of 4 items", "at most 3 items"),
+            (json!({"text": [1, 2, 3]}), "text: a list of 3 items", "at most 2 items"),
+            (
+                json!({"map": {"a": 1, "b": 2, "c": "x"}}),
+                "map: an object of 3 entries",
+                "at most 2 entries",
+            ),
+            (Value::Object(many), "the request's body: 1025 fields", "at most 1024 fields"),
+        ];
+        for (body, start, end) in table {
+            let error = read_fields::<Fields>(&body).unwrap_err();
+            assert_eq!(error.status.as_u16(), 400);
+            assert!(error.message.starts_with(start), "{}", error.message);
+            assert!(error.message.ends_with(end), "{}", error.message);
+        }
+        let full = json!({"list": [{}, {}, {}], "text": ["a", "b"], "map": {"a": 1, "b": 2}});
+        read_fields::<Fields>(&full).unwrap();
     }
 
     #[test]

@@ -3,9 +3,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::bounds;
 use super::common::{
-    ChunkUsage, Delivery, Envelope, Integer, List, StreamFields, WireUsage, finish_reason,
-    read_fields, shown, token_ids_of,
+    ChunkUsage, Delivery, Envelope, Integer, StreamFields, WireUsage, finish_reason, read_fields,
+    shown, token_ids_of, too_long,
 };
 use super::form::FormFields;
 use super::known::{ignored, names_of};
@@ -52,6 +53,7 @@ pub(crate) struct CompletionRequest {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 struct CompletionFields {
     model: Option<String>,
+    #[cfg_attr(test, schemars(with = "Option<PromptShape>"))]
     prompt: Option<Value>,
     parse_special: Option<bool>,
     logprobs: Option<Integer>,
@@ -63,6 +65,10 @@ struct CompletionFields {
     return_tokens_as_token_ids: Option<bool>,
     timings_per_token: Option<bool>,
 }
+
+/// The shape of `prompt`, which [`prompts`] reads.
+#[cfg(test)]
+pub(super) struct PromptShape;
 
 impl CompletionRequest {
     /// Reads a request's JSON.
@@ -155,6 +161,9 @@ fn prompts(given: Option<Value>, parse_special: bool) -> Result<Vec<Prompt>, Api
         None => Err(ApiError::missing("prompt", PROMPT)),
         Some(Value::Array(items)) => match items.as_slice() {
             [] => Err(ApiError::invalid_value("prompt", "[]", PROMPT)),
+            [Value::String(_) | Value::Array(_), ..] if items.len() > bounds::PROMPTS => {
+                Err(too_long("prompt", items.len(), bounds::PROMPTS))
+            }
             [Value::String(_) | Value::Array(_), ..] => items
                 .into_iter()
                 .enumerate()
@@ -173,6 +182,9 @@ fn single(field: &str, given: Value, parse_special: bool) -> Result<Prompt, ApiE
         Value::Array(items) if items.is_empty() => {
             Err(ApiError::invalid_value(field, "[]", PROMPT))
         }
+        Value::Array(items) if items.len() > bounds::TOKEN_IDS => {
+            Err(too_long(field, items.len(), bounds::TOKEN_IDS))
+        }
         Value::Array(items) => {
             let ids = items
                 .into_iter()
@@ -182,8 +194,8 @@ fn single(field: &str, given: Value, parse_special: bool) -> Result<Prompt, ApiE
                         ApiError::invalid_type(&format!("{field}[{index}]"), &error.to_string())
                     })
                 })
-                .collect::<Result<_, _>>()?;
-            token_ids(field, Some(List(ids))).map(Prompt::Tokens)
+                .collect::<Result<Vec<_>, _>>()?;
+            token_ids(field, ids).map(Prompt::Tokens)
         }
         other => {
             let reason = format!("{} is not accepted; expected {PROMPT}", shown(&other));

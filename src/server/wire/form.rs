@@ -4,6 +4,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::bounds;
 use super::common::{List, Object, shown};
 use crate::generate::{Constraint, Form};
 use crate::server::error::ApiError;
@@ -18,7 +19,7 @@ pub(crate) struct FormFields {
     structured_outputs: Option<Object<StructuredOutputs>>,
     guided_json: Option<Value>,
     guided_regex: Option<String>,
-    guided_choice: Option<List<String>>,
+    guided_choice: Option<List<String, { bounds::CHOICES }>>,
     guided_grammar: Option<String>,
 }
 
@@ -45,7 +46,7 @@ struct StructuredOutputs {
     json: Option<Value>,
     json_object: Option<bool>,
     regex: Option<String>,
-    choice: Option<List<String>>,
+    choice: Option<List<String, { bounds::CHOICES }>>,
     grammar: Option<String>,
     structural_tag: Option<Value>,
 }

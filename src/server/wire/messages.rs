@@ -1,8 +1,11 @@
 //! The turns of a conversation in a chat request.
 
+use std::collections::HashSet;
+
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::bounds;
 use super::common::{List, Object, TextOr, shown};
 use crate::generate::{Ending, Message, Role, ToolCall};
 use crate::server::error::ApiError;
@@ -14,12 +17,15 @@ const CONTENT: &str = "a string, or a list of {\"type\": \"text\", \"text\": …
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) struct WireMessage {
     role: Option<String>,
-    content: Option<TextOr<Object<Part>>>,
-    tool_calls: Option<List<Object<WireCall>>>,
+    content: Option<TextOr<Object<Part>, { bounds::PARTS }>>,
+    tool_calls: Option<WireCalls>,
     tool_call_id: Option<String>,
     function_call: Option<Value>,
     audio: Option<Value>,
 }
+
+/// The calls of one message.
+type WireCalls = List<Object<WireCall>, { bounds::CALLS }>;
 
 #[derive(Debug, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -47,7 +53,7 @@ struct WireCalled {
 
 /// The turns, at least one, checked one by one and against each other.
 pub(super) fn conversation(
-    given: Option<List<Object<WireMessage>>>,
+    given: Option<List<Object<WireMessage>, { bounds::MESSAGES }>>,
     ending: Ending,
 ) -> Result<Vec<Message>, ApiError> {
     const ACCEPTED: &str = "a list of at least one message";
@@ -55,10 +61,12 @@ pub(super) fn conversation(
         return Err(ApiError::missing("messages", ACCEPTED));
     };
     let mut messages: Vec<Message> = Vec::with_capacity(given.len());
+    let mut called = HashSet::new();
     for (index, Object(message)) in given.into_iter().enumerate() {
         let place = format!("messages[{index}]");
         let message = message.checked(&place)?;
-        check_answer(&message, &messages, &place)?;
+        check_answer(&message, &called, &place)?;
+        called.extend(message.calls.iter().map(|call| call.id.clone()));
         messages.push(message);
     }
     match messages.last() {
@@ -71,10 +79,10 @@ pub(super) fn conversation(
     }
 }
 
-/// A result must be that of a call which the model has made.
-fn check_answer(message: &Message, before: &[Message], place: &str) -> Result<(), ApiError> {
+/// A result must be that of a call which the model has made, whose ids are in `called`.
+fn check_answer(message: &Message, called: &HashSet<String>, place: &str) -> Result<(), ApiError> {
     let Some(id) = &message.answers else { return Ok(()) };
-    if before.iter().flat_map(|message| &message.calls).any(|call| call.id == *id) {
+    if called.contains(id) {
         return Ok(());
     }
     Err(ApiError::invalid_value(
@@ -128,11 +136,7 @@ impl WireMessage {
 }
 
 /// The calls of a turn of the model's.
-fn calls(
-    given: Option<List<Object<WireCall>>>,
-    role: Role,
-    place: &str,
-) -> Result<Vec<ToolCall>, ApiError> {
+fn calls(given: Option<WireCalls>, role: Role, place: &str) -> Result<Vec<ToolCall>, ApiError> {
     let calls = given.map_or_else(Vec::new, |List(calls)| calls);
     if !calls.is_empty() && role != Role::Assistant {
         return Err(ApiError::invalid_value(

@@ -2,6 +2,7 @@
 //! outside the server sees these.
 
 pub(super) mod anthropic;
+mod bounds;
 pub(super) mod chat;
 pub(super) mod common;
 pub(super) mod completions;

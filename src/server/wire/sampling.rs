@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::common::{Integer, List, Number, TextOr};
-use crate::generate::{GenerateError, Parameters};
+use super::bounds;
+use super::common::{Entries, Integer, List, Number, TextOr};
+use crate::generate::Parameters;
 use crate::server::error::ApiError;
 
 /// How to choose tokens and when to stop, under all accepted names.
@@ -23,10 +24,10 @@ pub(crate) struct SamplingFields {
     repeat_penalty: Option<Number>,
     presence_penalty: Option<Number>,
     frequency_penalty: Option<Number>,
-    logit_bias: Option<BTreeMap<String, Number>>,
+    logit_bias: Option<Entries<Number, { bounds::TOKEN_IDS }>>,
     seed: Option<Integer>,
-    stop: Option<TextOr<String>>,
-    stop_token_ids: Option<List<Integer>>,
+    stop: Option<TextOr<String, { bounds::STOPS }>>,
+    stop_token_ids: Option<List<Integer, { bounds::STOP_TOKEN_IDS }>>,
     ignore_eos: Option<bool>,
     timeout: Option<Number>,
 }
@@ -38,7 +39,8 @@ impl SamplingFields {
     pub(crate) fn parameters(self) -> Result<Parameters, ApiError> {
         let max_tokens = self.max_tokens()?;
         let repetition_penalty = self.repetition_penalty()?;
-        let (logit_bias, text_bias) = biases(self.logit_bias.unwrap_or_default())?;
+        let given = self.logit_bias.map_or_else(Vec::new, |Entries(entries)| entries);
+        let (logit_bias, text_bias) = biases(given.into_iter().collect())?;
         Ok(Parameters {
             max_tokens,
             temperature: self.temperature.map(|n| n.0),
@@ -59,7 +61,10 @@ impl SamplingFields {
                 Some(TextOr::Text(text)) => vec![text],
                 Some(TextOr::List(texts)) => texts,
             },
-            stop_token_ids: token_ids("stop_token_ids", self.stop_token_ids)?,
+            stop_token_ids: token_ids(
+                "stop_token_ids",
+                self.stop_token_ids.into_iter().flat_map(|List(ids)| ids),
+            )?,
             ignore_eos: self.ignore_eos.unwrap_or(false),
             top_logprobs: None,
             timeout: self.timeout.map(timeout).transpose()?,
@@ -117,15 +122,12 @@ pub(crate) struct GivenNames {
 
 impl GivenNames {
     /// The fault with the field named as the client did.
-    pub(crate) fn rename(self, mut error: GenerateError) -> GenerateError {
-        if let GenerateError::InvalidField { field, .. } = &mut error {
-            match field.as_str() {
-                "max_tokens" => self.max_tokens.clone_into(field),
-                "repetition_penalty" => self.repetition_penalty.clone_into(field),
-                _ => {}
-            }
+    pub(crate) fn tell(self, error: ApiError) -> ApiError {
+        match error.param.as_deref() {
+            Some("max_tokens") => error.about(self.max_tokens.to_owned()),
+            Some("repetition_penalty") => error.about(self.repetition_penalty.to_owned()),
+            _ => error,
         }
-        error
     }
 }
 
@@ -169,9 +171,11 @@ fn biases(given: BTreeMap<String, Number>) -> Result<Biases, ApiError> {
 }
 
 /// Token ids that fit their type; whether the model has them is `generate`'s to check.
-pub(super) fn token_ids(field: &str, given: Option<List<Integer>>) -> Result<Vec<u32>, ApiError> {
+pub(super) fn token_ids(
+    field: &str,
+    given: impl IntoIterator<Item = Integer>,
+) -> Result<Vec<u32>, ApiError> {
     given
-        .map_or_else(Vec::new, |list| list.0)
         .into_iter()
         .enumerate()
         .map(|(index, id)| id.fit(&format!("{field}[{index}]"), TOKEN_ID))
@@ -239,12 +243,10 @@ mod tests {
     #[test]
     fn faults_found_later_use_the_clients_names() {
         let fields: SamplingFields = read_fields(&json!({"repeat_penalty": 99})).unwrap();
-        let error = fields.given_names().rename(GenerateError::InvalidField {
-            field: "repetition_penalty".to_owned(),
-            value: "99".to_owned(),
-            accepted: "up to 10".to_owned(),
-        });
-        assert_eq!(error.to_string(), "repeat_penalty: 99 is not accepted; expected up to 10");
+        let error = ApiError::invalid_value("repetition_penalty", 99, "up to 10");
+        let error = fields.given_names().tell(error);
+        assert_eq!(error.param.as_deref(), Some("repeat_penalty"));
+        assert_eq!(error.message, "repeat_penalty: 99 is not accepted; expected up to 10");
     }
 
     #[test]

@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use super::common::{ChunkUsage, Integer, List, Number, Object, TextOr, WireUsage};
+use super::bounds;
+use super::common::{ChunkUsage, Entries, Integer, List, Number, Object, TextOr, WireUsage};
+use super::completions::PromptShape;
 use super::logprobs::{PromptEntry, PromptPlace, TopTokens};
 
 /// A schema that stands where it is used.
 macro_rules! inline {
-    ($(@$parameter:ident)? $type:ty, $generator:ident, $schema:expr) => {
-        impl$(<$parameter: JsonSchema>)? JsonSchema for $type {
+    ($(@$parameter:ident $(/ $most:ident)?;)? $type:ty, $generator:ident, $schema:expr) => {
+        impl$(<$parameter: JsonSchema $(, const $most: usize)?>)? JsonSchema for $type {
             fn inline_schema() -> bool {
                 true
             }
@@ -29,11 +31,25 @@ macro_rules! inline {
 
 inline!(Integer, _generator, json_schema!({ "type": "integer" }));
 inline!(Number, _generator, json_schema!({ "type": "number" }));
-inline!(@T List<T>, generator, Vec::<T>::json_schema(generator));
-inline!(@T Object<T>, generator, T::json_schema(generator));
-inline!(@T TextOr<T>, generator, json_schema!({
-    "anyOf": [{ "type": "string" }, Vec::<T>::json_schema(generator)]
+inline!(@T; Object<T>, generator, T::json_schema(generator));
+inline!(@T/MOST; List<T, MOST>, generator, json_schema!({
+    "type": "array", "items": T::json_schema(generator), "maxItems": MOST
 }));
+inline!(@T/MOST; TextOr<T, MOST>, generator, json_schema!({
+    "anyOf": [{ "type": "string" }, List::<T, MOST>::json_schema(generator)]
+}));
+inline!(@T/MOST; Entries<T, MOST>, generator, json_schema!({
+    "type": "object", "additionalProperties": T::json_schema(generator), "maxProperties": MOST
+}));
+inline!(
+    PromptShape,
+    generator,
+    json_schema!({ "anyOf": [
+    { "type": "string" },
+    List::<Integer, { bounds::TOKEN_IDS }>::json_schema(generator),
+    List::<TextOr<Integer, { bounds::TOKEN_IDS }>, { bounds::PROMPTS }>::json_schema(generator),
+] })
+);
 inline!(ChunkUsage, generator, Option::<WireUsage>::json_schema(generator));
 inline!(PromptPlace, generator, BTreeMap::<String, PromptEntry>::json_schema(generator));
 inline!(TopTokens, generator, BTreeMap::<String, f32>::json_schema(generator));

@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::bounds;
 use super::common::{Delivery, Integer, List, Number, TextOr};
 use super::sampling::token_ids;
 use crate::generate::{Copies, DryParameters, Parameters, Side};
@@ -19,10 +20,10 @@ pub(crate) struct SteeringFields {
     dry_base: Option<Number>,
     dry_allowed_length: Option<Integer>,
     dry_penalty_last_n: Option<Integer>,
-    dry_sequence_breakers: Option<List<String>>,
+    dry_sequence_breakers: Option<List<String, { bounds::WORDS }>>,
     min_tokens: Option<Integer>,
-    bad_words: Option<TextOr<String>>,
-    allowed_token_ids: Option<List<Integer>>,
+    bad_words: Option<TextOr<String, { bounds::WORDS }>>,
+    allowed_token_ids: Option<List<Integer, { bounds::TOKEN_IDS }>>,
     truncate_prompt_tokens: Option<Integer>,
     truncation_side: Option<String>,
     cache_salt: Option<String>,
@@ -61,9 +62,8 @@ impl SteeringFields {
             Some(TextOr::Text(word)) => vec![word],
             Some(TextOr::List(words)) => words,
         };
-        if self.allowed_token_ids.is_some() {
-            let ids = token_ids("allowed_token_ids", self.allowed_token_ids)?;
-            parameters.allowed_token_ids = Some(ids);
+        if let Some(List(ids)) = self.allowed_token_ids {
+            parameters.allowed_token_ids = Some(token_ids("allowed_token_ids", ids)?);
         }
         parameters.truncate_prompt_tokens =
             self.truncate_prompt_tokens.map(truncation).transpose()?;

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::bounds;
 use super::chat::ChatRequest;
 use super::common::{Integer, List, read_fields};
 use super::known::{ignored, names_of};
@@ -141,7 +142,7 @@ pub(crate) struct DetokenizeRequest {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct DetokenizeFields {
     model: Option<String>,
-    tokens: Option<List<Integer>>,
+    tokens: Option<List<Integer, { bounds::DETOKENIZED }>>,
 }
 
 impl DetokenizeRequest {
@@ -151,12 +152,12 @@ impl DetokenizeRequest {
     /// A 400 that names the first field at fault.
     pub(crate) fn parse(body: &Value) -> Result<Self, ApiError> {
         let fields: DetokenizeFields = read_fields(body)?;
-        if fields.tokens.is_none() {
+        let Some(List(tokens)) = fields.tokens else {
             return Err(ApiError::missing("tokens", "a list of token ids"));
-        }
+        };
         Ok(Self {
             model: fields.model,
-            tokens: token_ids("tokens", fields.tokens)?,
+            tokens: token_ids("tokens", tokens)?,
             ignored: ignored(body, &[names_of::<DetokenizeFields>()])?,
         })
     }

@@ -5,12 +5,10 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::common::{List, Object, shown};
+use super::bounds;
+use super::common::{Entries, List, Object, shown, too_long};
 use crate::generate::{CallDelta, Tool, ToolCall, ToolChoice, Tools};
 use crate::server::error::ApiError;
-
-/// Most functions in one request.
-const MOST_TOOLS: usize = 128;
 
 /// Most characters in a function's name.
 const MOST_NAME: usize = 64;
@@ -23,7 +21,7 @@ const CHOICES: &str = "\"none\", \"auto\", \"required\", {\"type\": \"function\"
 #[derive(Debug, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) struct ToolFields {
-    tools: Option<List<Object<WireTool>>>,
+    tools: Option<List<Object<WireTool>, { bounds::TOOLS }>>,
     tool_choice: Option<Value>,
     parallel_tool_calls: Option<bool>,
 }
@@ -41,7 +39,7 @@ struct WireTool {
 struct WireFunction {
     name: Option<String>,
     description: Option<String>,
-    parameters: Option<Map<String, Value>>,
+    parameters: Option<Entries<Value, { bounds::KEYWORDS }>>,
     strict: Option<bool>,
 }
 
@@ -49,10 +47,6 @@ impl ToolFields {
     /// The functions and the choice among them, checked.
     pub(super) fn tools(self) -> Result<Tools, ApiError> {
         let given = self.tools.map_or_else(Vec::new, |List(tools)| tools);
-        if given.len() > MOST_TOOLS {
-            let count = format_args!("{} tools", given.len());
-            return Err(ApiError::invalid_value("tools", count, "at most 128 tools"));
-        }
         let mut names = HashSet::new();
         let mut definitions = Vec::with_capacity(given.len());
         for (index, Object(tool)) in given.into_iter().enumerate() {
@@ -85,7 +79,7 @@ impl WireTool {
             return Err(ApiError::missing(format!("{place}.name"), NAME));
         };
         check_name(&name, &format!("{place}.name"))?;
-        let parameters = function.parameters.unwrap_or_default();
+        let parameters = function.parameters.map(Entries::into_map).unwrap_or_default();
         let place = format!("{place}.parameters");
         check_parameters(&parameters, &place)?;
         let strict = function.strict.unwrap_or(false);
@@ -193,6 +187,9 @@ fn allowed(tools: &mut Tools, given: &Value) -> Result<ToolChoice, ApiError> {
         let expected = "a list of {\"type\": \"function\", \"function\": {\"name\": …}}";
         return Err(ApiError::missing(format!("{PLACE}.tools"), expected));
     };
+    if list.len() > bounds::TOOLS {
+        return Err(too_long(&format!("{PLACE}.tools"), list.len(), bounds::TOOLS));
+    }
     let mut names = HashSet::new();
     for (index, entry) in list.iter().enumerate() {
         let place = format!("{PLACE}.tools[{index}]");

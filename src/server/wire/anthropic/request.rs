@@ -1,11 +1,12 @@
 //! What Anthropic's clients ask.
 
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::server::error::ApiError;
+use crate::server::wire::bounds;
 use crate::server::wire::chat::ChatRequest;
-use crate::server::wire::common::{Integer, List, Object, TextOr, read_fields, shown};
+use crate::server::wire::common::{Entries, Integer, List, Object, TextOr, read_fields, shown};
 use crate::server::wire::known::{names_of, unread};
 use crate::server::wire::names::{ChatBody, Names, Renaming};
 
@@ -21,6 +22,9 @@ const NAMES: Names = &[
     ("parallel_tool_calls", "tool_choice.disable_parallel_tool_use"),
 ];
 
+/// A message's content, or a part of it that is made of blocks, too.
+type Blocks = TextOr<Object<Block>, { bounds::PARTS }>;
+
 const BLOCKS: &str = "\"text\", \"tool_use\", \"tool_result\" or \"thinking\"";
 
 #[derive(Debug, Deserialize)]
@@ -29,7 +33,7 @@ struct MessagesFields {
     model: Option<String>,
     max_tokens: Option<Integer>,
     stream: Option<bool>,
-    stop_sequences: Option<List<String>>,
+    stop_sequences: Option<List<String, { bounds::STOPS }>>,
     temperature: Option<Value>,
     top_p: Option<Value>,
     top_k: Option<Value>,
@@ -46,9 +50,9 @@ struct MessagesFields {
 #[derive(Debug, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 struct PromptFields {
-    system: Option<TextOr<Object<Block>>>,
-    messages: Option<List<Object<Turn>>>,
-    tools: Option<List<Object<WireTool>>>,
+    system: Option<Blocks>,
+    messages: Option<List<Object<Turn>, { bounds::TURNS }>>,
+    tools: Option<List<Object<WireTool>, { bounds::TOOLS }>>,
     tool_choice: Option<Object<ToolChoice>>,
     thinking: Option<Object<Thinking>>,
     output_config: Option<Object<OutputConfig>>,
@@ -62,7 +66,7 @@ struct PromptFields {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 struct Turn {
     role: Option<String>,
-    content: Option<TextOr<Object<Block>>>,
+    content: Option<Blocks>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -73,7 +77,7 @@ struct Block {
     text: Option<String>,
     id: Option<String>,
     name: Option<String>,
-    input: Option<Map<String, Value>>,
+    input: Option<Entries<Value, { bounds::ARGUMENTS }>>,
     tool_use_id: Option<String>,
     content: Option<Value>,
 }
@@ -85,7 +89,7 @@ struct WireTool {
     kind: Option<String>,
     name: Option<String>,
     description: Option<String>,
-    input_schema: Option<Map<String, Value>>,
+    input_schema: Option<Entries<Value, { bounds::KEYWORDS }>>,
     strict: Option<bool>,
 }
 
@@ -283,7 +287,8 @@ impl Turn {
                 (Some("thinking" | "redacted_thinking"), "assistant") => {}
                 (Some("tool_use"), "assistant") => {
                     let name = block.name.ok_or_else(|| missing("name"))?;
-                    let arguments = Value::Object(block.input.unwrap_or_default()).to_string();
+                    let arguments = block.input.map(Entries::into_map).unwrap_or_default();
+                    let arguments = Value::Object(arguments).to_string();
                     let function = json!({ "name": name, "arguments": arguments });
                     let id = block.id.ok_or_else(|| missing("id"))?;
                     calls.push(json!({ "id": id, "type": "function", "function": function }));
@@ -336,7 +341,7 @@ fn result_text(content: Option<Value>, place: &str) -> Result<String, ApiError> 
     #[derive(Deserialize)]
     #[cfg_attr(test, derive(schemars::JsonSchema))]
     struct Wrapped {
-        content: TextOr<Object<Block>>,
+        content: Blocks,
     }
     match content {
         None | Some(Value::Null) => Ok(String::new()),
@@ -365,7 +370,7 @@ fn wire_tools(tools: Vec<Object<WireTool>>) -> Result<Vec<Value>, ApiError> {
             return Err(ApiError::missing(format!("tools[{index}].name"), "a string"));
         };
         Ok(json!({ "type": "function", "function": {
-            "name": name, "description": tool.description, "parameters": tool.input_schema,
+            "name": name, "description": tool.description, "parameters": tool.input_schema.map(Entries::into_map),
             "strict": tool.strict,
         }}))
     };

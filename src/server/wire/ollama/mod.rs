@@ -1,6 +1,7 @@
 //! Ollama's API: its requests as chat or completion requests, and its answers.
 
 mod answer;
+mod open_calls;
 mod request;
 
 pub(crate) use answer::{

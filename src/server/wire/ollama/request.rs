@@ -1,12 +1,14 @@
 //! What Ollama's clients ask.
 
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
+use super::open_calls::OpenCalls;
 use crate::generate::Prompt;
 use crate::server::error::ApiError;
+use crate::server::wire::bounds;
 use crate::server::wire::chat::ChatRequest;
-use crate::server::wire::common::{List, Object, read_fields, shown};
+use crate::server::wire::common::{Entries, List, Object, read_fields, shown};
 use crate::server::wire::completions::CompletionRequest;
 use crate::server::wire::known::{names_of, unread};
 use crate::server::wire::names::{ChatBody, Names, Renaming};
@@ -73,7 +75,7 @@ struct SharedFields {
     model: Option<String>,
     stream: Option<bool>,
     format: Option<Value>,
-    options: Option<Map<String, Value>>,
+    options: Option<Entries<Value, { bounds::VARIABLES }>>,
     think: Option<Value>,
     keep_alive: Option<Value>,
     logprobs: Option<bool>,
@@ -87,8 +89,8 @@ struct SharedFields {
 #[derive(Debug, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 struct ChatFields {
-    messages: Option<List<Object<OllamaMessage>>>,
-    tools: Option<Value>,
+    messages: Option<List<Object<OllamaMessage>, { bounds::TURNS }>>,
+    tools: Option<List<Value, { bounds::TOOLS }>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -97,7 +99,7 @@ struct OllamaMessage {
     role: Option<String>,
     content: Option<String>,
     images: Option<Value>,
-    tool_calls: Option<List<Object<OllamaCall>>>,
+    tool_calls: Option<List<Object<OllamaCall>, { bounds::CALLS }>>,
     tool_name: Option<String>,
     name: Option<String>,
     tool_call_id: Option<String>,
@@ -185,10 +187,10 @@ impl OllamaChat {
         let mut ignored = unread(body, &[names_of::<SharedFields>(), names_of::<ChatFields>()])?;
         let mut chat = ChatBody::default();
         let (model, unloads) = shared.apply(&mut chat, &mut ignored)?;
-        chat.put("tools", fields.tools);
+        chat.put("tools", fields.tools.map(|List(tools)| tools));
         let messages = fields.messages.map_or_else(Vec::new, |list| list.0);
         let empty = messages.is_empty();
-        let mut open = Vec::new();
+        let mut open = OpenCalls::default();
         for (index, Object(message)) in messages.into_iter().enumerate() {
             message.add_to(&mut chat, index, &mut open)?;
         }
@@ -202,12 +204,12 @@ impl OllamaChat {
 }
 
 impl OllamaMessage {
-    /// Adds the message; `open` are the calls, by id and name, that have no result yet.
+    /// Adds the message; `open` are the calls that have no result yet.
     fn add_to(
         self,
         chat: &mut ChatBody,
         index: usize,
-        open: &mut Vec<(String, String)>,
+        open: &mut OpenCalls,
     ) -> Result<(), ApiError> {
         let place = format!("messages[{index}]");
         no_images(self.images.as_ref(), &format!("{place}.images"))?;
@@ -230,7 +232,7 @@ impl OllamaMessage {
                 };
                 let id = call.id.filter(|id| !id.is_empty());
                 let id = id.unwrap_or_else(|| format!("call_{index}_{at}"));
-                open.push((id.clone(), name.clone()));
+                open.add(&id, &name);
                 let function = json!({ "name": name, "arguments": arguments });
                 wire.push(json!({ "id": id, "type": "function", "function": function }));
             }
@@ -238,10 +240,7 @@ impl OllamaMessage {
         }
         if self.role.as_deref() == Some("tool") {
             let name = self.tool_name.or(self.name);
-            let answered = open.iter().position(|(id, called)| match &self.tool_call_id {
-                Some(wanted) => id == wanted,
-                None => name.as_ref().is_none_or(|name| name == called),
-            });
+            let answered = open.answer(self.tool_call_id.as_deref(), name.as_deref());
             let Some(answered) = answered else {
                 return Err(ApiError::invalid_value(
                     format!("{place}.tool_name"),
@@ -249,7 +248,7 @@ impl OllamaMessage {
                     "the name of a function that an earlier message calls",
                 ));
             };
-            message["tool_call_id"] = open.remove(answered).0.into();
+            message["tool_call_id"] = answered.into();
         }
         chat.say(place, message);
         Ok(())
@@ -353,7 +352,7 @@ impl SharedFields {
                 return Err(ApiError::invalid_value("keep_alive", shown(&other), accepted));
             }
         };
-        for (name, value) in self.options.unwrap_or_default() {
+        for (name, value) in self.options.map_or_else(Vec::new, |Entries(options)| options) {
             match name.as_str() {
                 // Negative asks for as many as there are or fit.
                 "num_predict" if value.as_f64().is_some_and(|count| count < 0.0) => {}

@@ -4,8 +4,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::server::error::ApiError;
+use crate::server::wire::bounds;
 use crate::server::wire::chat::ChatRequest;
-use crate::server::wire::common::{List, Object, TextOr, read_fields, shown};
+use crate::server::wire::common::{Entries, List, Object, TextOr, read_fields, shown};
 use crate::server::wire::known::{names_of, unread};
 use crate::server::wire::names::{ChatBody, Names, Renaming};
 
@@ -25,14 +26,14 @@ const ITEMS: &str = "\"message\", \"function_call\", \"function_call_output\" or
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 struct AskedFields {
     model: Option<String>,
-    input: Option<TextOr<Object<InputItem>>>,
+    input: Option<TextOr<Object<InputItem>, { bounds::TURNS }>>,
     instructions: Option<String>,
     max_output_tokens: Option<Value>,
     temperature: Option<Value>,
     top_p: Option<Value>,
     stream: Option<bool>,
     text: Option<Object<TextFields>>,
-    tools: Option<List<Object<WireTool>>>,
+    tools: Option<List<Object<WireTool>, { bounds::TOOLS }>>,
     tool_choice: Option<Value>,
     parallel_tool_calls: Option<bool>,
     reasoning: Option<Object<ReasoningFields>>,
@@ -47,11 +48,11 @@ struct OtherFields {
     prompt: Option<Value>,
     background: Option<bool>,
     truncation: Option<String>,
-    include: Option<List<String>>,
+    include: Option<List<String, { bounds::INCLUDED }>>,
     top_logprobs: Option<Value>,
     service_tier: Option<String>,
     #[serde(rename = "metadata")]
-    _metadata: Option<Map<String, Value>>,
+    _metadata: Option<Entries<Value, { bounds::METADATA }>>,
     #[serde(rename = "user")]
     _user: Option<String>,
     #[serde(rename = "store")]
@@ -108,12 +109,15 @@ struct InputItem {
     #[serde(rename = "type")]
     kind: Option<String>,
     role: Option<String>,
-    content: Option<TextOr<Object<InputPart>>>,
+    content: Option<InputParts>,
     call_id: Option<String>,
     name: Option<String>,
     arguments: Option<String>,
-    output: Option<TextOr<Object<InputPart>>>,
+    output: Option<InputParts>,
 }
+
+/// The content of an item.
+type InputParts = TextOr<Object<InputPart>, { bounds::PARTS }>;
 
 #[derive(Debug, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -355,7 +359,7 @@ impl InputItem {
 }
 
 /// The parts' texts as one, with nothing between them.
-fn text_of(content: TextOr<Object<InputPart>>, place: &str) -> Result<String, ApiError> {
+fn text_of(content: InputParts, place: &str) -> Result<String, ApiError> {
     let parts = match content {
         TextOr::Text(text) => return Ok(text),
         TextOr::List(parts) => parts,
