@@ -9,6 +9,8 @@ mod config;
 mod doctor;
 mod documents;
 mod exit;
+#[cfg(unix)]
+mod forms;
 #[cfg(all(unix, any(test, fuzzing)))]
 pub mod fuzzing;
 mod inspect;
@@ -62,6 +64,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Config(command) => config::run(command),
         Command::Man(man) => documents::man(&man.folder),
         Command::Completions(shell) => documents::completions(shell.shell),
+        #[cfg(unix)]
+        Command::Forms => forms::run(),
         Command::ExitCodes => output::print(&exit::table()),
     };
     match done {

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::error::{GenerateError, TextLoadError};
 use super::generation::Generation;
-use super::grammar::{Grammars, Turn};
+use super::grammar::{FormHost, Grammars, Turn};
 use super::prompt::PromptReader;
 use super::reading::Reading;
 use super::request::{Constraint, Prompt, Request, Side};
@@ -35,6 +35,8 @@ pub struct GeneratorOptions {
     pub default_top_p: f32,
     /// The longest a request may take, and the time of requests that give none; `None` is no limit.
     pub request_timeout: Option<Duration>,
+    /// Where forms are compiled and followed.
+    pub forms: Arc<dyn FormHost>,
 }
 
 /// Turns requests into text. Cheap to clone.
@@ -85,7 +87,11 @@ impl Generator {
         let tokenizer = Arc::clone(reader.tokenizer());
         Ok(Self {
             engine,
-            grammars: Arc::new(Grammars::new(tokenizer, options.eos_token_ids.clone())),
+            grammars: Arc::new(Grammars::new(
+                tokenizer,
+                options.eos_token_ids.clone(),
+                Arc::clone(&options.forms),
+            )),
             reader: Arc::new(reader),
             options: Arc::new(options),
             metrics: None,
@@ -137,7 +143,7 @@ impl Generator {
             truncate(&mut prompt, most, parameters.truncation_side);
         }
         let max_tokens = validate::room(prompt.len(), limits.context_tokens, checked.max_tokens)?;
-        let mask = self.grammars.mask_of_turn(&turn, deadline).await?;
+        let mask = self.grammars.mask_of_turn(&turn, request.caller, deadline).await?;
         let tokenizer = self.reader.tokenizer();
         let mask = reading.budgeted(mask, tokenizer, &prompt, limits.vocab_size);
         let answer = reading.reader(tokenizer, &prompt);
@@ -168,6 +174,7 @@ impl Generator {
 
     /// What may answer `prompt`, where the request wants `given` of it.
     fn turn(&self, prompt: &Prompt, given: Option<&Constraint>) -> Result<Turn, GenerateError> {
+        given.map_or(Ok(()), grammar::check)?;
         match prompt {
             Prompt::Chat(chat) => Turn::of_chat(chat, self.reader.dialect(), given),
             _ => Ok(Turn { constraint: given.cloned(), parts: Vec::new() }),

@@ -22,6 +22,8 @@ pub use listen::{ActivationError, BindError, Listener, bind_tcp};
 pub use peer::Peer;
 pub use signal::Signal;
 pub use state::State;
+#[cfg(unix)]
+pub use unix::helper;
 pub use system::{
     FolderLock, Notifier, Signals, SocketFile, UnixListener, UnixStream, activated_listeners,
     append_private, barrier, bind_unix, effective_uid, free_disk, group_id, groups_of, host_name,

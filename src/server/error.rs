@@ -331,6 +331,9 @@ impl From<GenerateError> for ApiError {
             GenerateError::Grammar(_) => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "grammar_error", message)
             }
+            GenerateError::FormsUnavailable(_) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "forms_unavailable", message)
+            }
             GenerateError::GrammarsBusy => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "grammars_busy", message).with_retry()
             }

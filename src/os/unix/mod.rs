@@ -4,6 +4,7 @@ mod activation;
 mod cores;
 mod descriptors;
 mod files;
+pub mod helper;
 mod memory;
 mod notify;
 mod peer;
