@@ -60,10 +60,6 @@ pub(super) enum Command {
     Man(ManArgs),
     /// Print a shell's completions
     Completions(CompletionsArgs),
-    /// Compile forms for the daemon, which starts this itself
-    #[cfg(unix)]
-    #[command(hide = true)]
-    Forms,
     /// Tell what each exit code means
     #[command(after_help = super::exit::table())]
     ExitCodes,

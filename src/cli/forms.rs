@@ -9,16 +9,15 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::exit::Fatal;
-use crate::generate::{
-    FormCompiler, FormEnd, FormFork, FormHost, FormLink, FormPort, FormWait,
-};
+use super::exit::{self, Fatal};
+use crate::generate::{FormCompiler, FormEnd, FormFork, FormHost, FormLink, FormPort, FormWait};
 use crate::os::helper::{self, Control, Ended, Forked, Helper, Limits, Pipe};
 
-/// The hidden subcommand.
+/// The subcommand, which the command line's definition does not know.
 pub(super) const SUBCOMMAND: &str = "forms";
 
 /// What a form's process may take beyond what the helper has. Its processor time is bounded by the
@@ -110,11 +109,19 @@ impl FormLink for Link {
 }
 
 /// `phi4d forms`: the helper, until the daemon closes its socket.
-pub(super) fn run() -> Result<(), Fatal> {
-    let refused = |source| Fatal::System { action: "be the process that compiles forms", source };
-    let mut control = Control::adopt().map_err(refused)?;
+pub(super) fn run() -> ExitCode {
+    match serve_orders() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(source) => {
+            exit::report(&Fatal::System { action: "be the process that compiles forms", source })
+        }
+    }
+}
+
+fn serve_orders() -> io::Result<()> {
+    let mut control = Control::adopt()?;
     let mut compiler = None;
-    while let Some((order, mut pipe)) = control.next().map_err(refused)? {
+    while let Some((order, mut pipe)) = control.next()? {
         match (order, &compiler) {
             (VOCABULARY, None) => compiler = prepare(&mut pipe),
             (FORM, Some(made)) => match helper::fork() {
@@ -122,7 +129,7 @@ pub(super) fn run() -> Result<(), Fatal> {
                     // The daemon sees the end of the helper by this socket.
                     drop(control);
                     serve(made, pipe);
-                    return Ok(());
+                    helper::leave();
                 }
                 // The pipe closes, here and, without a process, at all.
                 Ok(Forked::Parent) | Err(_) => {}
@@ -131,6 +138,36 @@ pub(super) fn run() -> Result<(), Fatal> {
         }
     }
     Ok(())
+}
+
+/// As the helper, in the process that calls it: it forks itself for each form. For checks of what
+/// forms do, which have no helper.
+#[cfg(any(test, fuzzing))]
+#[derive(Debug, Default)]
+pub(super) struct Forks(std::sync::OnceLock<Arc<FormCompiler>>);
+
+#[cfg(any(test, fuzzing))]
+impl FormHost for Forks {
+    fn prepare(&self, vocabulary: Vec<u8>) -> FormWait<'_, ()> {
+        let compiler = FormCompiler::new(&vocabulary).map(Arc::new);
+        let prepared = compiler.map(|compiler| drop(self.0.set(compiler)));
+        Box::pin(async move { prepared.map_err(|_| FormEnd::Gone) })
+    }
+
+    fn open(&self) -> Result<Box<dyn FormLink>, FormEnd> {
+        let compiler = self.0.get().ok_or(FormEnd::Gone)?;
+        let (ours, theirs) = Pipe::pair().map_err(|_| FormEnd::Refused)?;
+        match helper::fork().map_err(|_| FormEnd::Refused)? {
+            Forked::Parent => Ok(Box::new(Link(ours))),
+            Forked::Child => {
+                drop(ours);
+                std::panic::set_hook(Box::new(|_| {}));
+                serve(compiler, Pipe::of(theirs));
+                // Not by the way of the process that was forked, which would do its work, too.
+                helper::leave()
+            }
+        }
+    }
 }
 
 fn prepare(pipe: &mut Pipe) -> Option<Arc<FormCompiler>> {
@@ -196,7 +233,7 @@ impl FormPort for Port {
                 // The original's pipe is closed here, or the daemon would never see its end.
                 self.pipe = Pipe::of(passed);
                 if helper::follow(&self.pipe).is_err() {
-                    std::process::exit(1);
+                    helper::leave();
                 }
                 FormFork::Copy
             }

@@ -39,6 +39,12 @@ use exit::Fatal;
 /// Runs the program with its arguments, the first of which is its name.
 #[must_use]
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    // Not of the command line that is documented: the daemon starts it, and nobody else can.
+    #[cfg(unix)]
+    if arguments.len() == 2 && arguments[1] == forms::SUBCOMMAND {
+        return forms::run();
+    }
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) if !error.use_stderr() => {
@@ -64,8 +70,6 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Config(command) => config::run(command),
         Command::Man(man) => documents::man(&man.folder),
         Command::Completions(shell) => documents::completions(shell.shell),
-        #[cfg(unix)]
-        Command::Forms => forms::run(),
         Command::ExitCodes => output::print(&exit::table()),
     };
     match done {

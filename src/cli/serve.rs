@@ -87,7 +87,8 @@ async fn serve(
     environment.bound = bound.listeners.iter().filter_map(Listener::tcp_address).collect();
     let name = settings.served_model_name();
     manager.tell(&[State::Status(format!("loading {name}"))]);
-    let Some(Loaded { started, hung_up }) = load(settings, forms, &manager, &mut signals).await? else {
+    let Some(Loaded { started, hung_up }) = load(settings, forms, &manager, &mut signals).await?
+    else {
         return Ok(());
     };
     let tracer = settings

@@ -37,8 +37,7 @@ pub use choices::{Choices, Copies};
 pub use error::{GenerateError, TextLoadError};
 pub use generation::Generation;
 pub use grammar::{
-    FormCompiler, FormEnd, FormFork, FormHost, FormLink, FormPort, FormWait, NoForms,
-    ThreadForms,
+    FormCompiler, FormEnd, FormFork, FormHost, FormLink, FormPort, FormWait, NoForms, ThreadForms,
 };
 pub use inspect::{TextFacts, inspect_text};
 pub use request::{

@@ -153,12 +153,14 @@ mod tests {
     async fn no_caller_and_not_all_have_more_than_their_turns() {
         let turns = turns();
         let [greedy, other, third] = [1, 2, 3].map(CallerId);
-        let held = [turns.take(greedy, soon()).await.unwrap(), turns.take(greedy, soon()).await.unwrap()];
+        let held =
+            [turns.take(greedy, soon()).await.unwrap(), turns.take(greedy, soon()).await.unwrap()];
         assert_eq!(turns.take(greedy, soon()).await.unwrap_err(), Busy);
         let last = turns.take(other, soon()).await.unwrap();
         assert_eq!(turns.take(third, soon()).await.unwrap_err(), Busy);
         drop(held);
-        let _more = [turns.take(third, soon()).await.unwrap(), turns.take(greedy, soon()).await.unwrap()];
+        let _more =
+            [turns.take(third, soon()).await.unwrap(), turns.take(greedy, soon()).await.unwrap()];
         drop(last);
         let state = turns.state.lock().unwrap();
         assert_eq!(state.running.values().sum::<usize>(), 2);

@@ -22,11 +22,11 @@ pub use listen::{ActivationError, BindError, Listener, bind_tcp};
 pub use peer::Peer;
 pub use signal::Signal;
 pub use state::State;
-#[cfg(unix)]
-pub use unix::helper;
 pub use system::{
     FolderLock, Notifier, Signals, SocketFile, UnixListener, UnixStream, activated_listeners,
     append_private, barrier, bind_unix, effective_uid, free_disk, group_id, groups_of, host_name,
     is_open_to_all, owner, physical_cores, replace_file, resident_memory, room_for_connections,
     spare_memory, user_id,
 };
+#[cfg(unix)]
+pub use unix::helper;

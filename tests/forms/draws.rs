@@ -12,7 +12,8 @@ impl Random {
 
     /// Below `end`.
     pub fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % end
     }
 
@@ -49,9 +50,10 @@ pub fn chain(length: usize) -> Value {
 
 /// References with a property between.
 pub fn deep_chain(length: usize) -> Value {
-    definitions(length, |_, next| {
-        json!({"type": "object", "properties": {"p": next}, "required": ["p"]})
-    })
+    definitions(
+        length,
+        |_, next| json!({"type": "object", "properties": {"p": next}, "required": ["p"]}),
+    )
 }
 
 /// Lark rules that lead to one another.
@@ -122,9 +124,7 @@ fn cycles(random: &mut Random) -> Value {
     let count = random.scale(7);
     let mut all = Map::new();
     for index in 0..count {
-        let other = |random: &mut Random| {
-            json!({"$ref": format!("#/$defs/d{}", random.size(count as u64))})
-        };
+        let other = |random: &mut Random| json!({"$ref": format!("#/$defs/d{}", random.size(count as u64))});
         let schema = match random.below(5) {
             0 => other(random),
             1 => json!({"anyOf": [other(random), other(random)]}),
@@ -170,7 +170,8 @@ fn wide(random: &mut Random) -> Value {
             json!({"type": "object", "properties": properties})
         }
         _ => {
-            let of = |i: usize| json!({"type": "object", "properties": {format!("p{i}"): {"const": i}}});
+            let of =
+                |i: usize| json!({"type": "object", "properties": {format!("p{i}"): {"const": i}}});
             json!({"oneOf": (0..count).map(of).collect::<Vec<_>>()})
         }
     };

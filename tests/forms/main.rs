@@ -202,9 +202,9 @@ fn no_form_of_any_kind_harms_the_daemon_or_others() {
         (most_daemon, most_form) = watch.join().unwrap();
         counts
     });
-    let sums = counts.iter().fold([0; 3], |sums, count| {
-        [sums[0] + count[0], sums[1] + count[1], sums[2] + count[2]]
-    });
+    let sums = counts
+        .iter()
+        .fold([0; 3], |sums, count| [sums[0] + count[0], sums[1] + count[1], sums[2] + count[2]]);
     eprintln!(
         "{sums:?} ended in 200, 4xx, 503; resident: the daemon {before} kB before and {most_daemon} \
          at most, a form {most_form} at most"

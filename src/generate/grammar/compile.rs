@@ -100,9 +100,11 @@ impl FormCompiler {
                 }))))
                 .map_err(GenerateError::Grammar),
             Form::JsonSchema(given) => self.of_schema(given, field, spent),
-            Form::Regex(pattern) => self
-                .matcher(TopLevelGrammar::from_regex(pattern))
-                .map_err(|reason| refused(pattern, &reason, "a regular expression that can be used")),
+            Form::Regex(pattern) => {
+                self.matcher(TopLevelGrammar::from_regex(pattern)).map_err(|reason| {
+                    refused(pattern, &reason, "a regular expression that can be used")
+                })
+            }
             Form::Lark(grammar) => self
                 .matcher(TopLevelGrammar::from_lark(grammar.clone()))
                 .map_err(|reason| refused(grammar, &reason, "a Lark grammar that can be used")),

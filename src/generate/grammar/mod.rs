@@ -9,6 +9,8 @@
 
 mod check;
 mod compile;
+#[cfg(all(unix, any(test, fuzzing)))]
+pub mod fuzzing;
 mod host;
 mod keep;
 mod ledger;
@@ -185,9 +187,9 @@ impl Grammars {
             Some(Answer::Refused { field, value, accepted }) => {
                 Err(GenerateError::InvalidField { field, value, accepted })
             }
-            Some(Answer::Failed(reason)) => Err(invalid(field, "a form", format!(
-                "one that can be used: {reason}"
-            ))),
+            Some(Answer::Failed(reason)) => {
+                Err(invalid(field, "a form", format!("one that can be used: {reason}")))
+            }
             _ => Err(ended(FormEnd::Lost)),
         }
     }

@@ -271,10 +271,7 @@ impl<'s> Walk<'s, '_> {
 }
 
 /// Checks the keywords of one schema that hold no schemas.
-fn keywords(
-    fields: &Map<String, Json>,
-    place: impl Fn() -> String,
-) -> Result<(), GenerateError> {
+fn keywords(fields: &Map<String, Json>, place: impl Fn() -> String) -> Result<(), GenerateError> {
     for (keyword, value) in fields {
         let asks_nothing = keyword == "uniqueItems" && value == false;
         if NOT_KEPT.contains(&keyword.as_str()) && !asks_nothing {

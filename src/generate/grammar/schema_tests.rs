@@ -21,9 +21,7 @@ fn chain(length: usize) -> Json {
 
 /// `length` definitions, each an object with a property of the next.
 fn nested_references(length: usize) -> Json {
-    let next = |index: usize| {
-        json!({"type": "object", "properties": {"p": {"$ref": format!("#/$defs/d{}", index + 1)}}})
-    };
+    let next = |index: usize| json!({"type": "object", "properties": {"p": {"$ref": format!("#/$defs/d{}", index + 1)}}});
     let mut definitions: Map<String, Json> =
         (0..length).map(|index| (format!("d{index}"), next(index))).collect();
     definitions.insert(format!("d{length}"), json!({"type": "null"}));
@@ -69,7 +67,12 @@ fn what_is_within_the_bounds_is_taken() {
 fn many_definitions_that_refer_to_one_another_are_not_deep() {
     let definition = |index: usize| {
         let properties: Map<String, Json> = (1..9)
-            .map(|step| (format!("p{step}"), json!({"$ref": format!("#/$defs/d{}", (index * 7 + step) % 700)})))
+            .map(|step| {
+                (
+                    format!("p{step}"),
+                    json!({"$ref": format!("#/$defs/d{}", (index * 7 + step) % 700)}),
+                )
+            })
             .collect();
         json!({"type": "object", "properties": properties})
     };

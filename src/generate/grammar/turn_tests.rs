@@ -209,7 +209,8 @@ async fn a_schema_that_can_t_be_kept_to_is_named() {
     assert!(error.starts_with("tools.bad.properties.a.not"), "{error}");
     let pattern = with(&json!({"properties": {"a": {"type": "string", "pattern": "(?<=x)"}}}));
     let turn = turn(&pattern, None);
-    let error = grammars.mask_of_turn(&turn, CallerId::default(), None).await.unwrap_err().to_string();
+    let error =
+        grammars.mask_of_turn(&turn, CallerId::default(), None).await.unwrap_err().to_string();
     assert!(error.starts_with("tools.bad"), "{error}");
 }
 

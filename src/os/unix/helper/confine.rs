@@ -105,10 +105,8 @@ pub fn end() {
 }
 
 fn set_timer(every: Duration) {
-    let every = libc::timeval {
-        tv_sec: 0,
-        tv_usec: libc::suseconds_t::from(every.subsec_micros()),
-    };
+    let every =
+        libc::timeval { tv_sec: 0, tv_usec: libc::suseconds_t::from(every.subsec_micros()) };
     let timer = libc::itimerval { it_interval: every, it_value: every };
     // SAFETY: the pointer is to a local that outlives the call; the old value is not asked for.
     unsafe { libc::setitimer(libc::ITIMER_PROF, &raw const timer, std::ptr::null_mut()) };

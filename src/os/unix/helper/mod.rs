@@ -26,7 +26,7 @@ use std::process::{Child, Command, Stdio};
 
 pub use confine::{Limits, begin, confine, data_bytes, end, follow};
 pub use pipe::{Ended, Pipe};
-pub use serve::{Control, Forked, fork};
+pub use serve::{Control, Forked, fork, leave};
 
 /// The helper process, as the daemon sees it. Dropping it ends the process.
 #[derive(Debug)]

@@ -254,10 +254,7 @@ pub(super) fn pass(stream: &UnixStream, bytes: &[u8], descriptor: &OwnedFd) -> i
 }
 
 /// Reads up to `bytes.len()` bytes, and the descriptor that came with them.
-pub(super) fn take(
-    stream: &UnixStream,
-    bytes: &mut [u8],
-) -> io::Result<(usize, Option<OwnedFd>)> {
+pub(super) fn take(stream: &UnixStream, bytes: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
     let mut vector = [IoSliceMut::new(bytes)];
     let mut space = nix::cmsg_space!([RawFd; 1]);
     loop {

