@@ -121,7 +121,7 @@ pub(super) fn run() -> ExitCode {
 fn serve_orders() -> io::Result<()> {
     let mut control = Control::adopt()?;
     let mut compiler = None;
-    while let Some((order, mut pipe)) = control.next()? {
+    while let Some((order, mut pipe)) = control.order()? {
         match (order, &compiler) {
             (VOCABULARY, None) => compiler = prepare(&mut pipe),
             (FORM, Some(made)) => match helper::fork() {

@@ -142,7 +142,7 @@ fn numbers(random: &mut Random) -> Value {
     let number = |random: &mut Random| match random.below(4) {
         0 => json!(random.below(100)),
         1 => json!(random.below(1 << 30)),
-        2 => json!(-1.0 * random.below(1 << 20) as f64 / 97.0),
+        2 => json!(-(random.below(1 << 20) as f64) / 97.0),
         _ => json!(random.below(1 << 30) as f64 * 1e9),
     };
     let mut schema = json!({"type": *random.pick(&["integer", "number"])});

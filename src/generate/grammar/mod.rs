@@ -166,7 +166,7 @@ impl Grammars {
                 .map_err(GenerateError::Grammar)?;
             self.host.prepare(vocabulary).await.map_err(|end| self.unavailable(end))
         };
-        self.prepared.get_or_try_init(prepare).await.map(|()| ())
+        self.prepared.get_or_try_init(prepare).await.copied()
     }
 
     async fn compile(&self, frame: &[u8], field: &str) -> Result<Form, GenerateError> {

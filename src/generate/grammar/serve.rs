@@ -21,6 +21,7 @@ impl FormCompiler {
     /// Serves one form until its link is closed.
     pub fn serve(self: &Arc<Self>, port: &mut dyn FormPort) {
         port.send(&Answer::Ready.encode());
+        let mut scales = Scales::default();
         let mut matcher = None;
         while let Some(frame) = port.receive() {
             match (Ask::decode(&frame), &mut matcher) {
@@ -29,7 +30,7 @@ impl FormCompiler {
                     matcher = Some(compiled);
                 }
                 (Some(Ask::Token(token)), Some(matcher)) => {
-                    if !take(matcher, token, port) {
+                    if !take(matcher, token, port, &mut scales) {
                         return;
                     }
                 }
@@ -64,8 +65,29 @@ impl FormCompiler {
     }
 }
 
+/// What the process weighs. Asking the system takes a good part of what a usual token does, so that is
+/// done now and then, and after tokens that took long.
+#[derive(Debug, Default)]
+struct Scales {
+    tokens: u32,
+    weight: usize,
+}
+
+impl Scales {
+    const EVERY: u32 = 16;
+    const LONG: Duration = Duration::from_millis(2);
+
+    fn weigh(&mut self, port: &mut dyn FormPort) -> usize {
+        if self.tokens.is_multiple_of(Self::EVERY) || port.spent() > Self::LONG {
+            self.weight = port.weight();
+        }
+        self.tokens += 1;
+        self.weight
+    }
+}
+
 /// Follows a token and answers; whether there is anything to go on with.
-fn take(matcher: &mut Matcher, token: u32, port: &mut dyn FormPort) -> bool {
+fn take(matcher: &mut Matcher, token: u32, port: &mut dyn FormPort, scales: &mut Scales) -> bool {
     port.begin(FOLLOWING);
     // The library catches its own panics; the rest is ours.
     let complete = matcher.consume_token(token).map(|()| matcher.is_stopped());
@@ -84,7 +106,7 @@ fn take(matcher: &mut Matcher, token: u32, port: &mut dyn FormPort) -> bool {
     port.end();
     match following {
         Ok(mut following) => {
-            following.weight = port.weight();
+            following.weight = scales.weigh(port);
             port.send(&Answer::Following(following).encode());
             true
         }
@@ -98,10 +120,11 @@ fn take(matcher: &mut Matcher, token: u32, port: &mut dyn FormPort) -> bool {
 /// Serves a copy of a compiled form on a thread of its own.
 fn serve_copy(mut matcher: Matcher, mut port: Box<dyn FormPort + Send>) {
     let serve = move || {
+        let mut scales = Scales::default();
         port.send(&Answer::Ready.encode());
         while let Some(frame) = port.receive() {
             let Some(Ask::Token(token)) = Ask::decode(&frame) else { return };
-            if !take(&mut matcher, token, port.as_mut()) {
+            if !take(&mut matcher, token, port.as_mut(), &mut scales) {
                 return;
             }
         }

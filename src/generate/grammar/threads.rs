@@ -1,7 +1,7 @@
 //! Forms on threads of this process, where there are no processes to fork: Windows, tools beside the
 //! daemon, and unit tests. Nothing bounds what such a form takes but its own text.
 
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,9 @@ use super::host::{FormEnd, FormFork, FormHost, FormLink, FormPort, FormWait};
 
 /// Stack of a thread: address space, which takes memory where it is used.
 const STACK: usize = 64 << 20;
+
+/// Questions that wait for a thread: one, and copies to be made.
+const ASKS: usize = 256;
 
 /// Answers that wait for the daemon: those to one question.
 const ANSWERS: usize = 4;
@@ -49,7 +52,7 @@ type Frame = (Vec<u8>, Option<Port>);
 
 #[derive(Debug)]
 struct Link {
-    asks: Sender<Frame>,
+    asks: SyncSender<Frame>,
     answers: mpsc::Receiver<Vec<u8>>,
 }
 
@@ -62,7 +65,7 @@ struct Port {
 }
 
 fn pair() -> (Link, Port) {
-    let (asks, asked) = channel();
+    let (asks, asked) = sync_channel(ASKS);
     let (answers, answered) = mpsc::channel(ANSWERS);
     let port = Port { asks: asked, answers, forked: None, began: Instant::now() };
     (Link { asks, answers: answered }, port)
@@ -78,7 +81,7 @@ impl FormLink for Link {
     }
 
     fn send_now(&mut self, frame: &[u8]) -> Result<(), FormEnd> {
-        self.asks.send((frame.to_vec(), None)).map_err(|_| FormEnd::Lost)
+        self.asks.try_send((frame.to_vec(), None)).map_err(|_| FormEnd::Lost)
     }
 
     fn receive_within(&mut self, limit: Duration) -> Result<Option<Vec<u8>>, FormEnd> {
@@ -97,7 +100,7 @@ impl FormLink for Link {
 
     fn fork(&mut self, frame: &[u8]) -> Result<Box<dyn FormLink>, FormEnd> {
         let (link, port) = pair();
-        self.asks.send((frame.to_vec(), Some(port))).map_err(|_| FormEnd::Lost)?;
+        self.asks.try_send((frame.to_vec(), Some(port))).map_err(|_| FormEnd::Lost)?;
         Ok(Box::new(link))
     }
 }

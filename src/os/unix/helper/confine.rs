@@ -41,8 +41,8 @@ const HANDLER_STACK: usize = 32 << 10;
 /// The worker's pipe.
 static PIPE: AtomicI32 = AtomicI32::new(-1);
 
-/// Ticks that the piece of work has left.
-static TICKS: AtomicU32 = AtomicU32::new(0);
+/// Ticks that the piece of work has left; the most there can be between such pieces.
+static TICKS: AtomicU32 = AtomicU32::new(u32::MAX);
 
 /// How much the priority is still to be lowered.
 static NICE: AtomicI32 = AtomicI32::new(0);
@@ -72,7 +72,8 @@ pub fn confine(pipe: &Pipe, limits: &Limits) -> io::Result<()> {
     follow(pipe)
 }
 
-/// Has this process end when the peer of `pipe` closes, whatever it does then.
+/// Has this process end when the peer of `pipe` closes, whatever it does then, and measure its time.
+/// A fork of a confined process does this for a pipe of its own.
 ///
 /// # Errors
 /// If the system refuses to signal that.
@@ -86,27 +87,28 @@ pub fn follow(pipe: &Pipe) -> io::Result<()> {
     let flags = Errno::result(unsafe { libc::fcntl(descriptor, libc::F_GETFL) })?;
     // SAFETY: as above.
     Errno::result(unsafe { libc::fcntl(descriptor, libc::F_SETFL, flags | libc::O_ASYNC) })?;
+    start_ticking();
     // It may have closed before the signal was asked for.
     end_if_closed();
     Ok(())
 }
 
-/// Begins a piece of work that may take `budget` of processor time; the process ends with
-/// [`Ended::Time`] when that is over.
+/// Begins a piece of work that may take `budget` of processor time, give or take a tick; the process
+/// ends with [`Ended::Time`] when that is over.
 pub fn begin(budget: Duration) {
     let ticks = budget.as_millis().div_ceil(TICK.as_millis());
-    TICKS.store(u32::try_from(ticks).unwrap_or(u32::MAX), Ordering::Relaxed);
-    set_timer(TICK);
+    // A tick of the work before may come first.
+    TICKS.store(u32::try_from(ticks).unwrap_or(u32::MAX - 2) + 1, Ordering::Relaxed);
 }
 
 /// Ends the piece of work.
 pub fn end() {
-    set_timer(Duration::ZERO);
+    TICKS.store(u32::MAX, Ordering::Relaxed);
 }
 
-fn set_timer(every: Duration) {
-    let every =
-        libc::timeval { tv_sec: 0, tv_usec: libc::suseconds_t::from(every.subsec_micros()) };
+/// Has this process tick while it computes. A fork does not go on with it.
+fn start_ticking() {
+    let every = libc::timeval { tv_sec: 0, tv_usec: libc::suseconds_t::from(TICK.subsec_micros()) };
     let timer = libc::itimerval { it_interval: every, it_value: every };
     // SAFETY: the pointer is to a local that outlives the call; the old value is not asked for.
     unsafe { libc::setitimer(libc::ITIMER_PROF, &raw const timer, std::ptr::null_mut()) };
@@ -156,6 +158,9 @@ extern "C" fn on_signal(number: c_int) {
 }
 
 fn tick() {
+    if TICKS.load(Ordering::Relaxed) == u32::MAX {
+        return;
+    }
     let nice = NICE.swap(0, Ordering::Relaxed);
     if nice != 0 {
         // SAFETY: takes numbers. Refused, the priority stays as it is.

@@ -51,7 +51,7 @@ impl Control {
     ///
     /// # Errors
     /// If the socket fails.
-    pub fn next(&mut self) -> io::Result<Option<(u8, Pipe)>> {
+    pub fn order(&mut self) -> io::Result<Option<(u8, Pipe)>> {
         let mut kind = [0];
         loop {
             match pipe::take(&self.0, &mut kind)? {

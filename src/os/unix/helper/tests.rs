@@ -62,7 +62,8 @@ fn each_limit_ends_the_worker_and_is_named() {
         more[0] = more[0].wrapping_add(1);
         deeper(std::hint::black_box(&mut more)).wrapping_add(more[1])
     }
-    let table: [(fn(&mut Pipe), Ended); 3] = [
+    type Work = fn(&mut Pipe);
+    let table: [(Work, Ended); 3] = [
         (
             |_| {
                 begin(Duration::from_millis(200));
