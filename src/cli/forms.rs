@@ -124,6 +124,11 @@ fn serve_orders() -> io::Result<()> {
     while let Some((order, mut pipe)) = control.order()? {
         match (order, &compiler) {
             (VOCABULARY, None) => compiler = prepare(&mut pipe),
+            // Whoever asked first left before it was told.
+            (VOCABULARY, Some(_)) => {
+                let _ = pipe.take();
+                let _ = pipe.send_now(PREPARED);
+            }
             (FORM, Some(made)) => match helper::fork() {
                 Ok(Forked::Child) => {
                     // The daemon sees the end of the helper by this socket.
@@ -174,7 +179,7 @@ fn prepare(pipe: &mut Pipe) -> Option<Arc<FormCompiler>> {
     let (vocabulary, _) = pipe.take().ok()??;
     let compiler = FormCompiler::new(&vocabulary).ok()?;
     drop(vocabulary);
-    pipe.send_now(PREPARED).ok()?;
+    let _ = pipe.send_now(PREPARED);
     Some(Arc::new(compiler))
 }
 

@@ -402,6 +402,7 @@ pub(super) fn shortened(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::engine::MaskError;
+    use crate::generate::FormEnd;
 
     #[test]
     fn each_fault_has_its_status_and_code() {
@@ -413,7 +414,7 @@ mod tests {
         let context = GenerateError::ContextExceeded { prompt_tokens: 9, context_tokens: 8 };
         let template = GenerateError::Template("x".into());
         let model = JobError::Model("x".into());
-        let table: [(GenerateError, &str); 15] = [
+        let table: [(GenerateError, &str); 16] = [
             (field(), "400 invalid_value"),
             (context, "400 context_length_exceeded"),
             (template, "400 invalid_value"),
@@ -427,6 +428,7 @@ mod tests {
             (GenerateError::EngineGone, "500 engine_stopped"),
             (GenerateError::TokenizerBusy, "503 tokenizer_busy retry"),
             (GenerateError::GrammarsBusy, "503 grammars_busy retry"),
+            (GenerateError::FormsUnavailable(FormEnd::Gone), "503 forms_unavailable"),
             (GenerateError::Grammar("x".into()), "500 grammar_error"),
             (JobError::Mask(MaskError("x".into())).into(), "400 grammar_failed"),
         ];

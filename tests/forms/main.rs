@@ -120,9 +120,15 @@ fn what_once_killed_or_froze_the_daemon_is_refused() {
 fn a_compile_ends_with_its_client_and_with_the_daemon() {
     let daemon = start(&[]);
     let id = daemon.id();
-    honest(&daemon, 0);
-    let kept = others(id).len();
     let costly = body(&json!({"guided_json": {"type": "integer", "multipleOf": 99_999_989}}));
+    // The first ones leave while the helper gets the vocabulary.
+    for _ in 0..3 {
+        let headers = [("Content-Type", "application/json")];
+        drop(daemon.tcp().send("POST", "/v1/completions", &headers, costly.to_string().as_bytes()));
+    }
+    honest(&daemon, 0);
+    wait_for("the end of the first", || (others(id).len() <= 2).then_some(()));
+    let kept = others(id).len();
     let send = || {
         let headers = [("Content-Type", "application/json")];
         daemon.tcp().send("POST", "/v1/completions", &headers, costly.to_string().as_bytes())
@@ -135,6 +141,38 @@ fn a_compile_ends_with_its_client_and_with_the_daemon() {
     assert!(left.elapsed() < Duration::from_millis(1500), "{:?}", left.elapsed());
     let _connection = send();
     wait_for("a process for the form", || (others(id).len() > kept).then_some(()));
+    stop(daemon);
+}
+
+/// A form's process may be killed at any time, by the kernel for want of memory: one answer fails, and
+/// a compiled form that was kept is compiled again.
+#[test]
+fn a_killed_process_of_a_form_fails_one_answer() {
+    let daemon = start(&["--context-tokens", "2048"]);
+    let id = daemon.id();
+    let [helper] = others(id)[..] else { panic!("{:?}", others(id)) };
+    let item = json!({"type": "string", "minLength": 40});
+    let schema = json!({"type": "array", "items": item, "minItems": 500});
+    let mut long = body(&json!({"guided_json": schema, "stream": true, "max_tokens": 2000}));
+    long["temperature"] = json!(1);
+    let headers = [("Content-Type", "application/json")];
+    for _ in 0..2 {
+        let mut connection =
+            daemon.tcp().send("POST", "/v1/completions", &headers, long.to_string().as_bytes());
+        let mut first = [0; 1];
+        std::io::Read::read_exact(&mut connection, &mut first).unwrap();
+        wait_for("the answer's process and the form's", || {
+            let forms = others(id).into_iter().filter(|&other| other != helper);
+            let forms: Vec<u32> = forms.collect();
+            forms.iter().for_each(|&form| send_signal(form, "KILL"));
+            (!forms.is_empty()).then_some(())
+        });
+        let mut rest = Vec::new();
+        let _ = std::io::Read::read_to_end(&mut connection, &mut rest);
+        let text = String::from_utf8_lossy(&rest).into_owned();
+        assert!(text.contains("grammar_failed"), "{text}");
+    }
+    honest(&daemon, 0);
     stop(daemon);
 }
 

@@ -22,6 +22,7 @@ mod serve;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 
 pub use confine::{Limits, begin, confine, data_bytes, end, follow};
@@ -48,6 +49,7 @@ impl Helper {
         let (control, theirs) = UnixStream::pair()?;
         control.set_nonblocking(true)?;
         let child = Command::new("/proc/self/exe")
+            .arg0("phi4d")
             .arg(subcommand)
             .env_clear()
             .stdin(Stdio::from(OwnedFd::from(theirs)))
