@@ -1,6 +1,46 @@
-//! What must hold of a stream of events, whatever the daemon sends.
+//! What must hold of a stream of events, whatever the daemon sends; and of forms, which are compiled
+//! in processes as in production.
+
+use std::sync::{Arc, LazyLock};
 
 use super::chat::events::Events;
+use super::forms::Forks;
+use crate::generate::Form;
+use crate::generate::fuzzing::Forms;
+
+/// What compiles forms, and the threads that wait for it.
+static FORMS: LazyLock<Option<(Forms, tokio::runtime::Runtime)>> = LazyLock::new(|| {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    Some((Forms::over(Arc::new(Forks::default()))?, runtime))
+});
+
+/// A JSON Schema is compiled and followed, or refused, by itself and as the arguments of a call.
+pub fn schema(data: &[u8]) {
+    if let Ok(schema) = serde_json::from_slice::<serde_json::Value>(data) {
+        form(&Form::JsonSchema(schema));
+    }
+}
+
+/// A regular expression is compiled and followed, or refused.
+pub fn expression(data: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(data) {
+        form(&Form::Regex(text.to_owned()));
+    }
+}
+
+/// A Lark grammar is compiled and followed, or refused.
+pub fn grammar(data: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(data) {
+        form(&Form::Lark(text.to_owned()));
+    }
+}
+
+fn form(form: &Form) {
+    assert!(FORMS.is_some(), "the demo model's vocabulary can be read");
+    if let Some((forms, runtime)) = &*FORMS {
+        runtime.block_on(forms.check(form));
+    }
+}
 
 /// `CUT BYTES`: the events are those of the whole, however the bytes are cut, and no part of one
 /// that has not ended is given.

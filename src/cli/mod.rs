@@ -10,6 +10,8 @@ mod confinement;
 mod doctor;
 mod documents;
 mod exit;
+#[cfg(unix)]
+mod forms;
 #[cfg(all(unix, any(test, fuzzing)))]
 pub mod fuzzing;
 mod inspect;
@@ -38,6 +40,12 @@ use exit::Fatal;
 /// Runs the program with its arguments, the first of which is its name.
 #[must_use]
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    // Not of the command line that is documented: the daemon starts it, and nobody else can.
+    #[cfg(unix)]
+    if arguments.len() == 2 && arguments[1] == forms::SUBCOMMAND {
+        return forms::run();
+    }
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) if !error.use_stderr() => {

@@ -16,6 +16,7 @@ use super::start::{self, Started};
 use super::traces::Exporter;
 use super::watchdog;
 use crate::engine::Engine;
+use crate::generate::{FormHost, NoForms};
 use crate::model::{self, LoadCancel};
 use crate::os::{self, Listener, Notifier, Signal, Signals, SocketFile, State};
 use crate::server::{self, App, DrainOutcome, Environment, ServerOptions};
@@ -39,17 +40,41 @@ const STOP_MARGIN: Duration = Duration::from_secs(5);
 
 pub(super) fn run(arguments: &SettingsArgs) -> Result<(), Fatal> {
     let resolved = arguments.resolve(&["model"])?;
+    // Before all threads, and before the process gives up its right to start programs.
+    let forms = start_forms();
     start::start_log(&resolved)?;
+    let forms = forms.unwrap_or_else(|error| {
+        log::error!(
+            "cannot start the process that compiles forms ({error}); requests with a form get an \
+             error, all others are served"
+        );
+        Arc::new(NoForms)
+    });
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONNECTION_THREADS)
         .thread_name("phi4d-net")
         .enable_all()
         .build()
         .map_err(|source| Fatal::System { action: "start the network's threads", source })?;
-    runtime.block_on(serve(arguments, &resolved))
+    runtime.block_on(serve(arguments, &resolved, forms))
 }
 
-async fn serve(arguments: &SettingsArgs, resolved: &Resolved) -> Result<(), Fatal> {
+/// Where forms are compiled: processes of a helper's on Unix, threads elsewhere.
+#[cfg(unix)]
+fn start_forms() -> std::io::Result<Arc<dyn FormHost>> {
+    super::forms::start()
+}
+
+#[cfg(not(unix))]
+fn start_forms() -> std::io::Result<Arc<dyn FormHost>> {
+    Ok(Arc::new(crate::generate::ThreadForms::default()))
+}
+
+async fn serve(
+    arguments: &SettingsArgs,
+    resolved: &Resolved,
+    forms: Arc<dyn FormHost>,
+) -> Result<(), Fatal> {
     let settings = &resolved.settings;
     let system = |action| move |source| Fatal::System { action, source };
     let mut signals = Signals::install().map_err(system("install signal handlers"))?;
@@ -63,7 +88,8 @@ async fn serve(arguments: &SettingsArgs, resolved: &Resolved) -> Result<(), Fata
     environment.bound = bound.listeners.iter().filter_map(Listener::tcp_address).collect();
     let name = settings.served_model_name();
     manager.tell(&[State::Status(format!("loading {name}"))]);
-    let Some(Loaded { started, hung_up }) = load(settings, &manager, &mut signals).await? else {
+    let Some(Loaded { started, hung_up }) = load(settings, forms, &manager, &mut signals).await?
+    else {
         return Ok(());
     };
     let tracer = settings
@@ -194,6 +220,7 @@ struct Loaded {
 /// Loads the model beside the runtime's threads; `None` if told to stop meanwhile.
 async fn load(
     settings: &Settings,
+    forms: Arc<dyn FormHost>,
     manager: &Manager,
     signals: &mut Signals,
 ) -> Result<Option<Loaded>, Fatal> {
@@ -205,7 +232,7 @@ async fn load(
     let cancel = LoadCancel::default();
     let cancelled = cancel.clone();
     let mut loading =
-        tokio::task::spawn_blocking(move || start::start_cancellable(&settings, &cancelled));
+        tokio::task::spawn_blocking(move || start::start_cancellable(&settings, forms, &cancelled));
     let mut tick = tokio::time::interval(LOADING_TICK);
     loop {
         tokio::select! {

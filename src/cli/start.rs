@@ -1,10 +1,11 @@
 //! From settings to a model that is ready to be asked.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::exit::Fatal;
 use crate::engine::{self, Engine};
-use crate::generate::{Generator, GeneratorOptions};
+use crate::generate::{FormHost, Generator, GeneratorOptions, ThreadForms};
 use crate::model::{self, GenaiConfig, LoadCancel};
 use crate::os;
 use crate::settings::{self, LogFormat, Resolved, Settings};
@@ -45,12 +46,13 @@ pub(super) fn model_folder(settings: &Settings) -> Result<&Path, Fatal> {
 /// Loads the model, starts the engine, and loads the tokenizer and template. Takes as long as
 /// reading the weights does.
 pub(super) fn start(settings: &Settings) -> Result<Started, Fatal> {
-    start_cancellable(settings, &LoadCancel::default())
+    start_cancellable(settings, Arc::new(ThreadForms::default()), &LoadCancel::default())
 }
 
-/// As [`start`], until `cancel` is used while the model is loading.
+/// As [`start`], until `cancel` is used while the model is loading, with forms compiled by `forms`.
 pub(super) fn start_cancellable(
     settings: &Settings,
+    forms: Arc<dyn FormHost>,
     cancel: &LoadCancel,
 ) -> Result<Started, Fatal> {
     let folder = model_folder(settings)?;
@@ -60,7 +62,7 @@ pub(super) fn start_cancellable(
     let generator = Generator::load(
         folder,
         engine.handle(),
-        generator_options(settings, &loaded.config, folder)?,
+        GeneratorOptions { forms, ..generator_options(settings, &loaded.config, folder)? },
     );
     match generator {
         Ok(generator) => {
@@ -152,6 +154,7 @@ fn kv_cache_default() -> usize {
     bytes
 }
 
+/// Options of the text side, with forms compiled in this process.
 pub(super) fn generator_options(
     settings: &Settings,
     config: &GenaiConfig,
@@ -170,6 +173,7 @@ pub(super) fn generator_options(
         default_temperature: single(settings.default_temperature),
         default_top_p: single(settings.default_top_p),
         request_timeout: settings.request_timeout_s,
+        forms: Arc::new(ThreadForms::default()),
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
@@ -43,24 +43,39 @@ pub struct Job {
 
 /// Which tokens may come next: a state that follows one job's output, token by token. The engine
 /// knows nothing of what it stands for.
+///
+/// What may follow a token may take long to work out, so the engine asks [`Self::progress`] and
+/// [`Self::ready`] first and has others run meanwhile.
 pub trait TokenMask: fmt::Debug + Send {
     /// The tokens that may come next, one bit for each id (bit `id % 32` of word `id / 32`; ids
-    /// beyond have none). May wait until they are known.
+    /// beyond have none). Waits until they are known.
     ///
     /// # Errors
     /// [`MaskError`] where they can't be worked out.
     fn allowed(&mut self) -> Result<&[u32], MaskError>;
 
     /// Goes on by a token that was chosen among the allowed ones. Returns before it is known what
-    /// may follow it, so that this is worked out while the model runs.
+    /// may follow it, so that this is worked out while the model runs: [`Progress::Open`] may turn
+    /// out to be [`Progress::Complete`] by [`Self::progress`].
     ///
     /// # Errors
     /// [`MaskError`] where the token can't be followed.
     fn accept(&mut self, token: u32) -> Result<Progress, MaskError>;
 
-    /// Tokens that are likely to come next because nothing else may; empty where there is a choice.
-    /// They are a guess: only [`Self::allowed`] decides. May wait as [`Self::allowed`] does.
+    /// Tokens that are likely to come next because nothing else may; empty where there is a choice,
+    /// or it is not known. They are a guess: only [`Self::allowed`] decides.
     fn forced(&mut self) -> &[u32];
+
+    /// Whether anything may follow the last accepted token, if that is known within `limit`.
+    fn progress(&mut self, _limit: Duration) -> Option<Progress> {
+        Some(Progress::Open)
+    }
+
+    /// Whether, within `limit`, it is known what may follow, or that nothing can be known of it, so
+    /// that [`Self::allowed`] does not wait.
+    fn ready(&mut self, _limit: Duration) -> bool {
+        true
+    }
 }
 
 /// How far an output has come under a [`TokenMask`].

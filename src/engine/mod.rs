@@ -11,6 +11,7 @@ pub mod fuzzing;
 mod handle;
 mod kv;
 mod look;
+mod masks;
 mod message;
 mod pace;
 mod persist;

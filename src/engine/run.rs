@@ -206,6 +206,8 @@ pub(super) struct Core {
     waiting: Queue<Sequence>,
     arrivals: u64,
     pub(super) scratch: Scratch,
+    /// How long others wait for masks that are late.
+    pub(super) grace: Duration,
 }
 
 /// The engine was told to stop, or nobody can submit any more.
@@ -233,6 +235,7 @@ impl Core {
             waiting: Queue::new(),
             arrivals: 0,
             scratch: Scratch::default(),
+            grace: Duration::ZERO,
             runner,
             commands,
             shared,
@@ -265,6 +268,7 @@ impl Core {
         let now = Instant::now();
         self.drop_departed(now);
         self.admit(now);
+        self.hear_masks();
         self.restart_outgrown();
         let decoding = self.cache.decoding();
         let mut candidates = Vec::with_capacity(self.cache.live());
@@ -278,7 +282,11 @@ impl Core {
         let chunk = self.pace.chunk(decoding > 0);
         match self.scheduler.plan(&candidates, chunk, self.pace.prefill_waits()) {
             StepPlan::Idle if candidates.is_empty() => {}
-            StepPlan::Idle => std::thread::sleep(PARKED_POLL),
+            StepPlan::Idle => {
+                if !self.wait_for_mask(PARKED_POLL) {
+                    std::thread::sleep(PARKED_POLL);
+                }
+            }
             StepPlan::Prefill { row, tokens } => self.prefill(row, tokens),
             StepPlan::Decode { first, rows: 1 } => self.decode_one(first, candidates.len() == 1),
             StepPlan::Decode { first, rows } => self.decode(first, rows),
@@ -410,8 +418,9 @@ impl Core {
 
     /// Puts the sequence in `row` back to wait. Its tokens stay cached while there is room.
     fn preempt(&mut self, row: usize) {
-        let Some(sequence) = self.cache.retire(row, true) else { return };
+        let Some(mut sequence) = self.cache.retire(row, true) else { return };
         self.do_actions();
+        sequence.drop_held();
         let ticket = sequence.ticket();
         self.shared.door.put_back(ticket.caller);
         Counters::add(&self.shared.counters.preempted, 1);

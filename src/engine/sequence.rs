@@ -40,6 +40,11 @@ pub(super) struct Sequence {
     /// Since when the receiver has had no room; `None` while it has.
     parked_since: Option<Instant>,
     sampler: Sampler,
+    /// The row of logits from which the next token is to be chosen once the mask is known; the
+    /// model has read all tokens then.
+    held: Option<Vec<f32>>,
+    /// Whether it is open if anything may follow the newest token.
+    unsettled: bool,
     /// Of what was looked up, and of what was forced.
     acceptance: [Acceptance; 2],
     events: mpsc::Sender<Event>,
@@ -66,6 +71,8 @@ impl Sequence {
             deadline: job.deadline,
             started: false,
             parked_since: None,
+            held: None,
+            unsettled: false,
             acceptance: [Guess::Looked, Guess::Forced].map(Acceptance::new),
             events: job.events,
         }
@@ -182,8 +189,8 @@ impl Sequence {
         limits: &ModelLimits,
         now: Instant,
     ) -> Candidate {
-        let ready = self.events.capacity() >= EVENTS_PER_STEP;
-        if ready {
+        let room = self.events.capacity() >= EVENTS_PER_STEP;
+        if room {
             self.parked_since = None;
         } else {
             self.parked_since.get_or_insert(now);
@@ -194,7 +201,57 @@ impl Sequence {
             pending: self.tokens.len() - cached,
             decodes,
             rotary: limits.rotary(self.tokens.len()),
-            ready,
+            ready: room && !self.awaits_mask(),
+        }
+    }
+
+    /// Whether it can't run before its mask says more.
+    pub(super) fn awaits_mask(&self) -> bool {
+        self.held.is_some() || (self.unsettled && self.tokens.len() >= self.end)
+    }
+
+    /// Whether its mask has something to say that the engine should look for.
+    pub(super) fn has_news_to_come(&self) -> bool {
+        self.held.is_some() || self.unsettled
+    }
+
+    /// Keeps a row of logits until the mask is known.
+    pub(super) fn hold(&mut self, row: &[f32]) {
+        self.held = Some(row.to_vec());
+    }
+
+    /// The row that was kept, if the mask is known by now.
+    pub(super) fn take_held(&mut self) -> Option<Vec<f32>> {
+        if self.held.is_none() || !self.sampler.is_ready(Duration::ZERO) {
+            return None;
+        }
+        self.held.take()
+    }
+
+    /// Waits up to `limit` until its mask has said more.
+    pub(super) fn wait_for_news(&mut self, limit: Duration) {
+        if self.unsettled {
+            self.sampler.progress(limit);
+        } else {
+            self.sampler.is_ready(limit);
+        }
+    }
+
+    /// Forgets the row that was kept: the model reads its token again.
+    pub(super) fn drop_held(&mut self) {
+        self.held = None;
+    }
+
+    /// Why the sequence is over by what its mask knows within `limit` of the newest token.
+    pub(super) fn settle(&mut self, limit: Duration) -> Option<FinishReason> {
+        if !self.unsettled {
+            return None;
+        }
+        let progress = self.sampler.progress(limit)?;
+        self.unsettled = false;
+        match progress {
+            Progress::Complete => Some(FinishReason::Complete),
+            Progress::Open => (self.tokens.len() >= self.end).then_some(FinishReason::Length),
         }
     }
 
@@ -217,7 +274,8 @@ impl Sequence {
         if choice.progress == Progress::Complete {
             return Some(FinishReason::Complete);
         }
-        (self.tokens.len() >= self.end).then_some(FinishReason::Length)
+        self.unsettled = true;
+        self.settle(Duration::ZERO)
     }
 
     /// Tells the receiver that the sequence is over.

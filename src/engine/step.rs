@@ -1,22 +1,21 @@
 //! The engine's steps: run the model, sample, and go on with, finish or fail each sequence.
 
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::door::End;
 use super::draft::{self, Guess};
 use super::handle::Counters;
+use super::masks::{Chooser, grace};
 use super::message::{FinishReason, JobError};
 use super::run::Core;
-use super::sampler::Scratch;
-use super::sequence::Sequence;
-use crate::model::{Logits, Rotary, RunError};
+use crate::model::{Rotary, RunError};
 
 /// Rows of logits that a step of a reported prompt gives at most; each is as long as the vocabulary.
 const MOST_ROWS: usize = 64;
 
 /// What a step did to a sequence: nothing more, its end, or an error.
-type Outcome = Result<Option<FinishReason>, JobError>;
+pub(super) type Outcome = Result<Option<FinishReason>, JobError>;
 
 impl Core {
     /// Reads the next `count` tokens of the sequence in `row`; if these are the last, samples.
@@ -50,8 +49,9 @@ impl Core {
                 match self.cache.sequence_mut(row).filter(|_| complete) {
                     None => Ok(None),
                     Some(sequence) => {
-                        Counters::add(&counters.generated_tokens, 1);
-                        sample(sequence, &logits, rows - 1, &mut self.scratch)
+                        let scratch = &mut self.scratch;
+                        let mut chooser = Chooser::new(counters, scratch, Duration::ZERO);
+                        chooser.sample_or_hold(sequence, logits.row(rows - 1))
                     }
                 }
             }
@@ -94,15 +94,16 @@ impl Core {
                 outcomes.extend((first..first + rows).map(|row| (row, Err(error.clone()))));
             }
             Ok(logits) => {
+                self.pace.decoded(rows, began.elapsed());
+                self.grace = grace(began.elapsed());
+                let mut chooser = Chooser::new(counters, &mut self.scratch, self.grace);
                 for (index, token) in tokens.iter().enumerate() {
                     let row = first + index;
                     self.cache.extend(row, &[*token]);
                     let Some(sequence) = self.cache.sequence_mut(row) else { continue };
-                    Counters::add(&counters.generated_tokens, 1);
-                    let outcome = sample(sequence, &logits, index, &mut self.scratch);
+                    let outcome = chooser.sample_or_hold(sequence, logits.row(index));
                     outcomes.push((row, outcome));
                 }
-                self.pace.decoded(rows, began.elapsed());
             }
         }
         // Downwards, since retiring a row moves rows behind it.
@@ -125,6 +126,8 @@ impl Core {
         if most == 0 {
             return self.decode(row, 1);
         }
+        // Nobody else waits for it. What is forced is known with what is allowed.
+        sequence.sampler().is_ready(self.grace);
         let forced = sequence.sampler().forced().to_vec();
         let kind = if forced.is_empty() { Guess::Looked } else { Guess::Forced };
         let count = self.pace.best_draft(sequence.acceptance(kind).rate(), most);
@@ -170,12 +173,24 @@ impl Core {
             Err(error) => return self.settle(row, Err(job_error(error))),
         };
         let Some(sequence) = self.cache.sequence_mut(row) else { return };
+        self.grace = grace(began.elapsed());
         let mut outcome = Ok(None);
         let mut valid = 0;
         for index in 0..tokens.len() {
-            valid = index + 1;
-            Counters::add(&counters.generated_tokens, 1);
-            outcome = sample(sequence, &logits, index, &mut self.scratch);
+            let mut chooser = Chooser::new(counters, &mut self.scratch, self.grace);
+            if index == 0 {
+                valid = 1;
+                outcome = chooser.sample_or_hold(sequence, logits.row(0));
+                if sequence.awaits_mask() {
+                    break;
+                }
+            } else {
+                // A mask that is not there in time ends the run: what was accepted stays, and the
+                // newest token is read again.
+                let Some(sampled) = chooser.sample(sequence, logits.row(index)) else { break };
+                valid = index + 1;
+                outcome = sampled;
+            }
             let right = sequence.tokens().last() == guess.get(index) && index < guess.len();
             if index < guess.len() {
                 sequence.acceptance(kind).note(right);
@@ -192,7 +207,7 @@ impl Core {
     }
 
     /// Goes on with, finishes or fails the sequence in `row` after a step.
-    fn settle(&mut self, row: usize, outcome: Outcome) {
+    pub(super) fn settle(&mut self, row: usize, outcome: Outcome) {
         match outcome {
             Ok(None) => {}
             Ok(Some(reason)) => {
@@ -208,17 +223,6 @@ impl Core {
             }
         }
     }
-}
-
-/// Chooses the next token of `sequence` from row `row`. Returns why the sequence is over, if it is.
-fn sample(
-    sequence: &mut Sequence,
-    logits: &Logits<'_>,
-    row: usize,
-    scratch: &mut Scratch,
-) -> Outcome {
-    let choice = sequence.sampler().choose(logits.row(row), scratch)?;
-    Ok(sequence.take(choice))
 }
 
 fn job_error(error: RunError) -> JobError {

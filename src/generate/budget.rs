@@ -1,6 +1,7 @@
 //! Ends a thought that has taken too many tokens.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::thought::ThoughtReader;
 use super::tokenizer::{Markup, Tokenizer};
@@ -87,6 +88,15 @@ impl TokenMask for ThoughtBudget {
         self.reader.push(&text);
         self.force_if_spent();
         Ok(progress)
+    }
+
+    fn progress(&mut self, limit: Duration) -> Option<Progress> {
+        self.inner.as_mut().map_or(Some(Progress::Open), |inner| inner.progress(limit))
+    }
+
+    /// While a closer is forced, too: `inner` follows each token of it.
+    fn ready(&mut self, limit: Duration) -> bool {
+        self.inner.as_mut().is_none_or(|inner| inner.ready(limit))
     }
 
     fn forced(&mut self) -> &[u32] {

@@ -19,6 +19,7 @@ fn started() -> (Generator, Engine) {
         default_temperature: 1.0,
         default_top_p: 1.0,
         request_timeout: None,
+        forms: std::sync::Arc::new(crate::generate::ThreadForms::default()),
     };
     (Generator::load(&demo_folder(), engine.handle(), options).unwrap(), engine)
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::grammar::FormEnd;
 use crate::engine::{JobError, SubmitError};
 
 /// Why a request failed.
@@ -46,6 +47,9 @@ pub enum GenerateError {
     /// All workers that compile grammars were busy for too long.
     #[error("too many grammars are being compiled; try again")]
     GrammarsBusy,
+    /// Forms can't be compiled for want of processes. Not the client's fault.
+    #[error("outputs can't be held to a form now: {0}")]
+    FormsUnavailable(FormEnd),
     /// Grammars can't be used with this model. Not the client's fault.
     #[error("outputs can't be held to a form: {0}")]
     Grammar(String),

@@ -7,6 +7,7 @@ use std::sync::{Arc, LazyLock};
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value as Json};
 
+pub use super::grammar::fuzzing::Forms;
 use super::prompt::PromptReader;
 use super::reading::AnswerReader;
 use super::request::{Chat, Ending, Message, Prompt, Role, TextDelta, TokenDelta};

@@ -27,6 +27,7 @@ mod template;
 mod thought;
 mod tokenizer;
 mod tools;
+mod turns;
 mod validate;
 mod vocabulary;
 mod words;
@@ -36,6 +37,9 @@ pub use answer::Answer;
 pub use choices::{Choices, Copies};
 pub use error::{GenerateError, TextLoadError};
 pub use generation::Generation;
+pub use grammar::{
+    FormCompiler, FormEnd, FormFork, FormHost, FormLink, FormPort, FormWait, NoForms, ThreadForms,
+};
 pub use inspect::{TextFacts, inspect_text};
 pub use request::{
     Chat, Constraint, Delta, DryParameters, Ending, Finish, Finished, Form, Logprobs, Message,

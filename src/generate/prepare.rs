@@ -146,7 +146,7 @@ impl Generator {
         let arrived = if index == 0 { shared.arrived } else { Moment::now() };
         let tokenizer = self.reader.tokenizer();
         let ReadPrompt { ids, turn, reading, max_tokens } = prompt;
-        let mask = self.grammars.mask_of_turn(turn, shared.deadline).await?;
+        let mask = self.grammars.mask_of_turn(turn, shared.caller, shared.deadline).await?;
         let mask = reading.budgeted(mask, tokenizer, ids, self.engine.limits().vocab_size);
         let mut sampling = shared.checked.sampling.clone();
         sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(index as u64));

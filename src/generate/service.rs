@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use super::error::{GenerateError, TextLoadError};
 use super::generation::Generation;
-use super::grammar::{Grammars, Turn};
+use super::grammar::{FormHost, Grammars, Turn};
 use super::prompt::PromptReader;
 use super::request::{Constraint, Prompt, Request};
-use super::validate;
+use super::{grammar, validate};
 use crate::engine;
 use crate::telemetry::{Metrics, Operation, TraceContext};
 
@@ -29,6 +29,8 @@ pub struct GeneratorOptions {
     pub default_top_p: f32,
     /// The longest a request may take, and the time of requests that give none; `None` is no limit.
     pub request_timeout: Option<Duration>,
+    /// Where forms are compiled and followed.
+    pub forms: Arc<dyn FormHost>,
 }
 
 /// Turns requests into text. Cheap to clone.
@@ -79,7 +81,11 @@ impl Generator {
         let tokenizer = Arc::clone(reader.tokenizer());
         Ok(Self {
             engine,
-            grammars: Arc::new(Grammars::new(tokenizer, options.eos_token_ids.clone())),
+            grammars: Arc::new(Grammars::new(
+                tokenizer,
+                options.eos_token_ids.clone(),
+                Arc::clone(&options.forms),
+            )),
             reader: Arc::new(reader),
             options: Arc::new(options),
             metrics: None,
@@ -118,6 +124,7 @@ impl Generator {
         prompt: &Prompt,
         given: Option<&Constraint>,
     ) -> Result<Turn, GenerateError> {
+        given.map_or(Ok(()), grammar::check)?;
         match prompt {
             Prompt::Chat(chat) => Turn::of_chat(chat, self.reader.dialect(), given),
             _ => Ok(Turn { constraint: given.cloned(), parts: Vec::new() }),

@@ -17,6 +17,7 @@ fn options() -> GeneratorOptions {
         default_temperature: 0.0,
         default_top_p: 1.0,
         request_timeout: None,
+        forms: std::sync::Arc::new(crate::generate::ThreadForms::default()),
     }
 }
 

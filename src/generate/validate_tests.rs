@@ -10,6 +10,7 @@ fn options() -> GeneratorOptions {
         default_temperature: 0.7,
         default_top_p: 0.9,
         request_timeout: Some(Duration::from_secs(60)),
+        forms: std::sync::Arc::new(crate::generate::ThreadForms::default()),
     }
 }
 

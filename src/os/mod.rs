@@ -30,3 +30,5 @@ pub use system::{
     host_name, is_open_to_all, owner, physical_cores, replace_file, resident_memory,
     room_for_connections, spare_memory, user_id,
 };
+#[cfg(unix)]
+pub use unix::helper;

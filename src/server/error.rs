@@ -365,6 +365,9 @@ impl From<GenerateError> for ApiError {
             GenerateError::Grammar(_) => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "grammar_error", message)
             }
+            GenerateError::FormsUnavailable(_) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "forms_unavailable", message)
+            }
             GenerateError::GrammarsBusy => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "grammars_busy", message).with_retry()
             }
@@ -433,6 +436,7 @@ pub(super) fn shortened(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::engine::MaskError;
+    use crate::generate::FormEnd;
 
     #[test]
     fn each_fault_has_its_status_and_code() {
@@ -444,7 +448,7 @@ mod tests {
         let context = GenerateError::ContextExceeded { prompt_tokens: 9, context_tokens: 8 };
         let template = GenerateError::Template("x".into());
         let model = JobError::Model("x".into());
-        let table: [(GenerateError, &str); 15] = [
+        let table: [(GenerateError, &str); 16] = [
             (field(), "400 invalid_value"),
             (context, "400 context_length_exceeded"),
             (template, "400 invalid_value"),
@@ -458,6 +462,7 @@ mod tests {
             (GenerateError::EngineGone, "500 engine_stopped"),
             (GenerateError::TokenizerBusy, "503 tokenizer_busy retry"),
             (GenerateError::GrammarsBusy, "503 grammars_busy retry"),
+            (GenerateError::FormsUnavailable(FormEnd::Gone), "503 forms_unavailable"),
             (GenerateError::Grammar("x".into()), "500 grammar_error"),
             (JobError::Mask(MaskError("x".into())).into(), "400 grammar_failed"),
         ];

@@ -106,6 +106,7 @@ impl Daemon {
             default_temperature: 0.0,
             default_top_p: 1.0,
             request_timeout: Some(Duration::from_secs(5)),
+            forms: std::sync::Arc::new(crate::generate::ThreadForms::default()),
         };
         let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
         let generator = Generator::load(&demo, engine.handle(), options).ok()?;

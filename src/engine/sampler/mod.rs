@@ -16,6 +16,8 @@ mod mask;
 mod penalties;
 mod shape;
 
+use std::time::Duration;
+
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -110,6 +112,16 @@ impl Sampler {
     /// Tokens that are likely to be chosen next because nothing else may.
     pub fn forced(&mut self) -> &[u32] {
         self.mask.as_mut().map_or(&[], |mask| mask.forced())
+    }
+
+    /// Whether anything may follow the token chosen last, if the mask knows that within `limit`.
+    pub fn progress(&mut self, limit: Duration) -> Option<Progress> {
+        self.mask.as_mut().map_or(Some(Progress::Open), |mask| mask.progress(limit))
+    }
+
+    /// Whether, within `limit`, the mask knows what may follow, so that choosing does not wait.
+    pub fn is_ready(&mut self, limit: Duration) -> bool {
+        self.mask.as_mut().is_none_or(|mask| mask.ready(limit))
     }
 
     /// Whether the tokens are drawn by a seed that the job gave, and so are to come out the same

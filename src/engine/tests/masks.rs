@@ -107,3 +107,117 @@ fn a_mask_that_cannot_go_on_fails_its_job_only() {
     assert_settled(&settle(&engine.handle()));
     engine.stop().unwrap();
 }
+
+/// As [`Runs`], whose answers come late: what follows a token is known when it was asked for `late`
+/// times, and whether anything does one time before.
+#[derive(Debug)]
+struct Late {
+    inner: Runs,
+    late: u32,
+    left: u32,
+    progress: Progress,
+}
+
+impl Late {
+    fn new(inner: Runs, late: u32) -> Self {
+        Self { inner, late, left: 0, progress: Progress::Open }
+    }
+
+    fn asked(&mut self) {
+        self.left = self.left.saturating_sub(1);
+    }
+}
+
+impl TokenMask for Late {
+    fn allowed(&mut self) -> Result<&[u32], MaskError> {
+        assert_eq!((self.left, self.progress), (0, Progress::Open), "asked too early or too late");
+        self.inner.allowed()
+    }
+
+    fn accept(&mut self, token: u32) -> Result<Progress, MaskError> {
+        self.progress = self.inner.accept(token)?;
+        self.left = self.late;
+        Ok(Progress::Open)
+    }
+
+    fn forced(&mut self) -> &[u32] {
+        if self.left == 0 { self.inner.forced() } else { &[] }
+    }
+
+    fn progress(&mut self, _limit: Duration) -> Option<Progress> {
+        self.asked();
+        (self.left <= 1).then_some(self.progress)
+    }
+
+    fn ready(&mut self, _limit: Duration) -> bool {
+        self.asked();
+        self.left == 0
+    }
+}
+
+#[test]
+fn masks_that_come_late_change_nothing_of_the_output() {
+    let late_run = |late: u32, draft_tokens: usize, max_tokens: usize| {
+        let (engine, _) = engine_with(Options { draft_tokens, ..options() });
+        let (job, mut events) = job(&[1, 2, 3], max_tokens, 64);
+        let mask = Late::new(Runs::new(23), late);
+        engine.handle().submit(Job { mask: Some(Box::new(mask)), ..job }).unwrap();
+        let (tokens, end) = wait(&mut events);
+        assert_settled(&settle(&engine.handle()));
+        engine.stop().unwrap();
+        (tokens, end.unwrap().unwrap())
+    };
+    for max_tokens in [40, 23, 9] {
+        let (expected, end, _) = run(Runs::new(23), 0, max_tokens);
+        for late in [0, 1, 2, 3, 7] {
+            for draft_tokens in [0, 7] {
+                let found = late_run(late, draft_tokens, max_tokens);
+                assert_eq!(found, (expected.clone(), end), "{late} {draft_tokens} {max_tokens}");
+            }
+        }
+    }
+}
+
+#[test]
+fn late_masks_of_several_jobs_and_free_ones_do_not_disturb_each_other() {
+    let (engine, _) = engine();
+    let (expected_masked, ..) = run(Runs::new(9), 0, 40);
+    let mut masked = Vec::new();
+    for late in [1, 4] {
+        let (job, events) = job(&[1, 2, 3], 40, 64);
+        let mask = Late::new(Runs::new(9), late);
+        engine.handle().submit(Job { mask: Some(Box::new(mask)), ..job }).unwrap();
+        masked.push(events);
+    }
+    let (free, mut events) = job(&[4, 5], 12, 64);
+    engine.handle().submit(free).unwrap();
+    assert_eq!(wait(&mut events).0, expected(&[4, 5], 12));
+    for mut events in masked {
+        let (tokens, end) = wait(&mut events);
+        assert_eq!((tokens, end), (expected_masked.clone(), Some(Ok(FinishReason::Complete))));
+    }
+    assert_settled(&settle(&engine.handle()));
+    engine.stop().unwrap();
+}
+
+#[test]
+fn a_mask_that_never_comes_holds_up_nobody_and_ends_with_its_client() {
+    let (engine, _) = engine();
+    let (stuck, stuck_events) = job(&[1, 2, 3], 40, 64);
+    let mask = Late::new(Runs::new(20), u32::MAX);
+    engine.handle().submit(Job { mask: Some(Box::new(mask)), ..stuck }).unwrap();
+    for _ in 0..3 {
+        let (other, mut events) = job(&[4, 5], 12, 64);
+        engine.handle().submit(other).unwrap();
+        assert_eq!(wait(&mut events).0, expected(&[4, 5], 12));
+    }
+    drop(stuck_events);
+    let stats = settle(&engine.handle());
+    assert_settled(&stats);
+    let (late, mut events) = job(&[1, 2, 3], 40, 64);
+    let deadline = Some(Instant::now() + Duration::from_millis(50));
+    let mask = Late::new(Runs::new(20), u32::MAX);
+    engine.handle().submit(Job { mask: Some(Box::new(mask)), deadline, ..late }).unwrap();
+    assert_eq!(wait(&mut events).1, Some(Err(JobError::DeadlineExceeded)));
+    engine.stop().unwrap();
+}

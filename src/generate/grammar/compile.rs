@@ -1,7 +1,8 @@
-//! Forms to masks.
+//! Forms to the grammar library's matchers. In a form's own process: nothing here is bounded but by
+//! that process's limits.
 
 use std::fmt;
-use std::sync::Arc;
+use std::time::Duration;
 
 use llguidance::api::{ParserLimits, TopLevelGrammar};
 use llguidance::earley::SlicedBiasComputer;
@@ -10,16 +11,14 @@ use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value as Json, json};
 
 use super::super::error::GenerateError;
-use super::super::request::{Constraint, Form};
-use super::super::tokenizer::Tokenizer;
+use super::super::request::Form;
 use super::super::validate::invalid;
-use super::mask::{GrammarMask, Means};
+use super::protocol::{Following, Order};
 use super::schema;
-use super::spelling::Spelling;
-use super::worker::Worker;
+use super::spelling;
 
-/// Texts that one choice may hold.
-const MOST_CHOICES: usize = 1024;
+/// How long the search for the part at fault may take.
+const SEARCH: Duration = Duration::from_millis(800);
 
 /// The grammar library's own limits with its states kept to some tens of megabytes for an output,
 /// and its errors to what they are about.
@@ -32,65 +31,101 @@ fn limits() -> ParserLimits {
     }
 }
 
-/// The grammar library, with one tokenizer.
-pub(super) struct Compiler {
+/// The grammar library, with one vocabulary.
+pub struct FormCompiler {
     factory: ParserFactory,
-    means: Means,
 }
 
-impl fmt::Debug for Compiler {
+impl fmt::Debug for FormCompiler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Compiler").finish_non_exhaustive()
+        f.debug_struct("FormCompiler").finish_non_exhaustive()
     }
 }
 
-impl Compiler {
-    pub(super) fn new(tokenizer: &Arc<Tokenizer>, ends: &[u32]) -> Result<Self, String> {
-        let spelling = Spelling::shared(tokenizer, ends)?;
+/// A compiled form, and what its output may begin with.
+pub(super) type Compiled = (Matcher, Following);
+
+impl FormCompiler {
+    /// For the vocabulary that [`super::FormHost::prepare`] was given. Takes some tenths of a second
+    /// at Phi-4's.
+    ///
+    /// # Errors
+    /// If the library can't use it.
+    pub fn new(vocabulary: &[u8]) -> Result<Self, String> {
+        let spelling = spelling::spelling(vocabulary).ok_or("this is no vocabulary")?;
         let slices = SlicedBiasComputer::general_slices();
         let mut factory = ParserFactory::new(&spelling, InferenceCapabilities::default(), &slices)
             .map_err(|error| first_line(&error))?;
         factory.quiet();
         *factory.limits_mut() = limits();
-        let worker = Worker::start().map_err(|error| error.to_string())?;
-        let means = Means { worker, tokenizer: Arc::clone(tokenizer) };
-        Ok(Self { factory, means })
+        Ok(Self { factory })
     }
 
-    /// The mask of `constraint`, at the output's beginning.
-    pub(super) fn compile(&self, constraint: &Constraint) -> Result<GrammarMask, GenerateError> {
-        let field = &constraint.field;
+    /// The compiled form. `spent` is the time that this has taken.
+    ///
+    /// # Errors
+    /// [`GenerateError::InvalidField`] naming the place at fault.
+    pub(super) fn compile(
+        &self,
+        order: &Order,
+        spent: impl Fn() -> Duration,
+    ) -> Result<Compiled, GenerateError> {
+        let made = self.of_form(&order.form, &order.field, &spent);
+        if matches!(made, Err(GenerateError::InvalidField { .. })) {
+            for (field, schema) in &order.parts {
+                if spent() > SEARCH {
+                    break;
+                }
+                if let Ok(schema) = serde_json::from_str(schema) {
+                    self.of_schema(&schema, field, &spent)?;
+                }
+            }
+        }
+        made
+    }
+
+    fn of_form(
+        &self,
+        form: &Form,
+        field: &str,
+        spent: &impl Fn() -> Duration,
+    ) -> Result<Compiled, GenerateError> {
         let refused = |shown: &str, reason: &str, what: &str| {
-            invalid(field.clone(), shown, format!("{what}: {reason}"))
+            invalid(field, shown, format!("{what}: {reason}"))
         };
-        match &constraint.form {
+        match form {
             Form::JsonObject => self
-                .mask(TopLevelGrammar::from_json_schema(schema::prepared(&json!({
+                .matcher(TopLevelGrammar::from_json_schema(schema::prepared(&json!({
                     "type": "object"
                 }))))
                 .map_err(GenerateError::Grammar),
-            Form::JsonSchema(given) => self.of_schema(given, field),
+            Form::JsonSchema(given) => self.of_schema(given, field, spent),
             Form::Regex(pattern) => {
-                self.mask(TopLevelGrammar::from_regex(pattern)).map_err(|reason| {
+                self.matcher(TopLevelGrammar::from_regex(pattern)).map_err(|reason| {
                     refused(pattern, &reason, "a regular expression that can be used")
                 })
             }
             Form::Lark(grammar) => self
-                .mask(TopLevelGrammar::from_lark(grammar.clone()))
+                .matcher(TopLevelGrammar::from_lark(grammar.clone()))
                 .map_err(|reason| refused(grammar, &reason, "a Lark grammar that can be used")),
-            Form::Choice(texts) => {
-                check_choice(texts, field)?;
-                self.mask(TopLevelGrammar::from_lark(choice(texts)))
-                    .map_err(|reason| refused("a list", &reason, "texts that can be told apart"))
-            }
+            Form::Choice(texts) => self
+                .matcher(TopLevelGrammar::from_lark(choice(texts)))
+                .map_err(|reason| refused("a list", &reason, "texts that can be told apart")),
         }
     }
 
-    fn of_schema(&self, given: &Json, field: &str) -> Result<GrammarMask, GenerateError> {
-        schema::check(given, field)?;
+    fn of_schema(
+        &self,
+        given: &Json,
+        field: &str,
+        spent: &impl Fn() -> Duration,
+    ) -> Result<Compiled, GenerateError> {
         let grammar = |schema: &Json| TopLevelGrammar::from_json_schema(schema::prepared(schema));
-        self.mask(grammar(given)).map_err(|reason| {
-            let fault = schema::fault(given, reason, |part| self.mask(grammar(part)).err());
+        self.matcher(grammar(given)).map_err(|reason| {
+            let fails = |part: &Json| {
+                (spent() < SEARCH).then(|| self.matcher(grammar(part)).err()).flatten()
+            };
+            let fault = schema::fault(given, reason, fails);
             invalid(
                 format!("{field}{}", fault.place),
                 fault.part.to_string(),
@@ -99,13 +134,21 @@ impl Compiler {
         })
     }
 
-    fn mask(&self, grammar: TopLevelGrammar) -> Result<GrammarMask, String> {
-        let matcher = Matcher::new(self.factory.create_parser(grammar));
+    fn matcher(&self, grammar: TopLevelGrammar) -> Result<Compiled, String> {
+        let mut matcher = Matcher::new(self.factory.create_parser(grammar));
         if let Some(error) = matcher.get_error() {
             return Err(first_line(&error));
         }
-        GrammarMask::new(matcher, self.means.clone()).map_err(|error| error.0)
+        let following = follow(&mut matcher)?;
+        Ok((matcher, following))
     }
+}
+
+/// Works out what may follow; its weight is not known here.
+pub(super) fn follow(matcher: &mut Matcher) -> Result<Following, String> {
+    let allowed = matcher.compute_mask_or_eos().map_err(|error| first_line(&error))?;
+    let forced = matcher.compute_ff_bytes();
+    Ok(Following { allowed: allowed.as_slice().to_vec(), forced, weight: 0 })
 }
 
 /// The library's errors go on with the parser's state, and a caught panic with its trace.
@@ -114,17 +157,6 @@ pub(super) fn first_line(error: &impl fmt::Display) -> String {
     let text = format!("{error:#}");
     let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or("no reason was given");
     line.chars().take(MOST).collect()
-}
-
-fn check_choice(texts: &[String], field: &str) -> Result<(), GenerateError> {
-    if texts.is_empty() || texts.len() > MOST_CHOICES {
-        let count = format!("{} texts", texts.len());
-        return Err(invalid(field, count, format!("1 to {MOST_CHOICES} texts")));
-    }
-    match texts.iter().position(String::is_empty) {
-        Some(index) => Err(invalid(format!("{field}[{index}]"), "\"\"", "a text")),
-        None => Ok(()),
-    }
 }
 
 /// A Lark grammar that allows one of `texts`. Its strings are written as JSON's.

@@ -1,102 +1,91 @@
-//! One output's place in its grammar.
+//! One output's place in its grammar, which its process follows.
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
-
-use llguidance::Matcher;
-use llguidance::toktrie::SimpleVob;
+use std::time::{Duration, Instant};
 
 use super::super::tokenizer::{Markup, Tokenizer};
-use super::compile::first_line;
-use super::worker::Worker;
+use super::host::{FormEnd, FormLink};
+use super::ledger::Share;
+use super::protocol::{Answer, Ask, Following};
 use crate::engine::{MaskError, Progress, TokenMask};
 
-/// What may follow a state.
-#[derive(Debug, Clone)]
-pub(super) struct Following {
-    allowed: Result<SimpleVob, MaskError>,
-    /// Bytes that must follow.
-    forced: Vec<u8>,
-}
+/// How long an answer may take by the clock: far above its processor time, for a system that has
+/// more to do than it can.
+const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Works out what may follow.
-pub(super) fn follow(matcher: &mut Matcher) -> Following {
-    let allowed = matcher.compute_mask_or_eos().map_err(|error| failed(&error));
-    let forced = if allowed.is_ok() { matcher.compute_ff_bytes() } else { Vec::new() };
-    Following { allowed, forced }
-}
-
-fn failed(error: &impl fmt::Display) -> MaskError {
-    MaskError(first_line(error))
-}
-
-/// What grammars of one tokenizer share.
-#[derive(Clone)]
-pub(super) struct Means {
-    pub(super) worker: Worker,
-    pub(super) tokenizer: Arc<Tokenizer>,
-}
-
+/// What is known of the output.
+#[derive(Debug)]
 enum State {
-    /// What may follow is known.
-    Known(Box<Matcher>, Following),
-    /// It is being worked out.
-    Asked(Receiver<(Box<Matcher>, Following)>),
-    /// Nothing may follow, or the grammar could not be followed.
+    /// What may follow.
+    Known(Arc<Following>),
+    /// A token was chosen at this time, and it is not known whether anything may follow.
+    Asked(Instant),
+    /// As above, but something may.
+    Open(Instant),
+    /// Nothing may follow.
+    Complete,
+    /// The grammar can't be followed.
     Over(MaskError),
 }
 
 /// The mask of one output.
 pub(super) struct GrammarMask {
+    link: Box<dyn FormLink>,
     state: State,
     /// The forced bytes as tokens.
     forced: Vec<u32>,
-    means: Means,
+    share: Share,
+    tokenizer: Arc<Tokenizer>,
 }
 
 impl fmt::Debug for GrammarMask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("GrammarMask").finish_non_exhaustive()
+        f.debug_struct("GrammarMask").field("share", &self.share).finish_non_exhaustive()
     }
 }
 
 impl GrammarMask {
-    /// At the beginning of an output. May take some milliseconds.
-    ///
-    /// # Errors
-    /// If nothing can be said, not even at the beginning.
-    pub(super) fn new(mut matcher: Matcher, means: Means) -> Result<Self, MaskError> {
-        let following = follow(&mut matcher);
-        following.allowed.as_ref().map_err(Clone::clone)?;
-        let state = State::Known(Box::new(matcher), following);
-        Ok(Self { state, forced: Vec::new(), means })
+    /// At the beginning of an output, which `link`'s process follows.
+    pub(super) fn new(
+        link: Box<dyn FormLink>,
+        first: Arc<Following>,
+        share: Share,
+        tokenizer: Arc<Tokenizer>,
+    ) -> Self {
+        Self { link, state: State::Known(first), forced: Vec::new(), share, tokenizer }
     }
 
-    /// An independent mask in the same state, which has not been used yet.
-    pub(super) fn fresh_copy(&self) -> Self {
-        let state = match &self.state {
-            State::Known(matcher, following) => {
-                State::Known(Box::new(matcher.deep_clone()), following.clone())
-            }
-            State::Asked(_) => State::Over(MaskError("a mask in use was copied".into())),
-            State::Over(error) => State::Over(error.clone()),
-        };
-        Self { state, forced: Vec::new(), means: self.means.clone() }
-    }
-
-    /// Waits for what may follow.
-    fn known(&mut self) -> Result<(&mut Matcher, &Following), MaskError> {
-        if let State::Asked(answer) = &self.state {
-            self.state = match answer.recv() {
-                Ok((matcher, following)) => State::Known(matcher, following),
-                Err(error) => State::Over(failed(&error)),
+    /// Reads answers for up to `limit`, until `enough` is known.
+    fn read(&mut self, limit: Duration, enough: fn(&State) -> bool) {
+        if self.share.is_overdrawn() {
+            self.state = State::Over(failed(
+                "all forms in use take more memory than they may together, and this one takes most",
+            ));
+        }
+        let until = Instant::now() + limit;
+        while !enough(&self.state) {
+            let (State::Asked(since) | State::Open(since)) = self.state else { return };
+            let left = until.saturating_duration_since(Instant::now());
+            self.state = match self.link.receive_within(left) {
+                Ok(Some(frame)) => self.told(&frame, since),
+                Ok(None) if since.elapsed() > PATIENCE => State::Over(failed(&FormEnd::Time)),
+                Ok(None) => return,
+                Err(end) => State::Over(failed(&end)),
             };
         }
-        match &mut self.state {
-            State::Known(matcher, following) => Ok((matcher, following)),
-            State::Over(error) => Err(error.clone()),
-            State::Asked(_) => Err(MaskError("the answer did not come".into())),
+    }
+
+    fn told(&mut self, frame: &[u8], since: Instant) -> State {
+        match Answer::decode(frame) {
+            Some(Answer::Progress { complete: true }) => State::Complete,
+            Some(Answer::Progress { complete: false }) => State::Open(since),
+            Some(Answer::Following(following)) => {
+                self.share.grown(following.weight);
+                State::Known(Arc::new(following))
+            }
+            Some(Answer::Failed(reason)) => State::Over(MaskError(reason)),
+            _ => State::Over(failed(&FormEnd::Lost)),
         }
     }
 
@@ -106,45 +95,59 @@ impl GrammarMask {
             Ok(text) => text,
             Err(error) => std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default(),
         };
-        self.means.tokenizer.encode(whole, Markup::Plain, usize::MAX).unwrap_or_default()
+        self.tokenizer.encode(whole, Markup::Plain, usize::MAX).unwrap_or_default()
     }
+}
+
+fn failed(reason: &(impl fmt::Display + ?Sized)) -> MaskError {
+    MaskError(reason.to_string())
 }
 
 impl TokenMask for GrammarMask {
     fn allowed(&mut self) -> Result<&[u32], MaskError> {
-        let (_, following) = self.known()?;
-        following.allowed.as_ref().map(SimpleVob::as_slice).map_err(Clone::clone)
+        self.ready(PATIENCE);
+        match &self.state {
+            State::Known(following) => Ok(&following.allowed),
+            State::Complete => Err(failed("the output is complete")),
+            State::Over(error) => Err(error.clone()),
+            State::Asked(_) | State::Open(_) => Err(failed(&FormEnd::Time)),
+        }
     }
 
     fn accept(&mut self, token: u32) -> Result<Progress, MaskError> {
-        let (matcher, _) = self.known()?;
-        matcher.consume_token(token).map_err(|error| failed(&error))?;
-        let complete = matcher.is_stopped();
-        let over = State::Over(MaskError("the output is complete".into()));
-        let State::Known(matcher, _) = std::mem::replace(&mut self.state, over) else {
-            return Err(MaskError("the answer did not come".into()));
-        };
+        self.allowed()?;
         self.forced.clear();
-        if complete {
-            return Ok(Progress::Complete);
-        }
-        self.state = match self.means.worker.ask(matcher) {
-            Ok(answer) => State::Asked(answer),
-            Err(mut matcher) => {
-                let following = follow(&mut matcher);
-                State::Known(matcher, following)
-            }
+        self.state = match self.link.send_now(&Ask::Token(token).encode()) {
+            Ok(()) => State::Asked(Instant::now()),
+            Err(end) => State::Over(failed(&end)),
         };
-        Ok(Progress::Open)
+        match &self.state {
+            State::Over(error) => Err(error.clone()),
+            _ => Ok(Progress::Open),
+        }
+    }
+
+    fn progress(&mut self, limit: Duration) -> Option<Progress> {
+        self.read(limit, |state| !matches!(state, State::Asked(_)));
+        match self.state {
+            State::Asked(_) => None,
+            State::Complete => Some(Progress::Complete),
+            // An error comes up where the next token is wanted.
+            _ => Some(Progress::Open),
+        }
+    }
+
+    fn ready(&mut self, limit: Duration) -> bool {
+        self.read(limit, |state| !matches!(state, State::Asked(_) | State::Open(_)));
+        !matches!(self.state, State::Asked(_) | State::Open(_))
     }
 
     fn forced(&mut self) -> &[u32] {
         if self.forced.is_empty()
-            && let Ok((_, following)) = self.known()
+            && let State::Known(following) = &self.state
             && !following.forced.is_empty()
         {
-            let bytes = following.forced.clone();
-            self.forced = self.forced_tokens(&bytes);
+            self.forced = self.forced_tokens(&following.forced);
         }
         &self.forced
     }

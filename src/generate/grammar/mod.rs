@@ -1,32 +1,57 @@
 //! Holds an output to a form: JSON Schema, regular expression, Lark grammar or a choice of texts
 //! become a [`TokenMask`] by the llguidance library.
 //!
-//! Grammars are compiled on a blocking thread, few at once, and the last ones are kept. While the
-//! model runs a step, a thread of this module works out what may follow ([`worker`]).
+//! The library recurses and loops as a form has it, so every form is compiled and followed in a
+//! process of its own ([`host`]), which a limit of time, memory or stack ends and nothing else of the
+//! daemon notices. A compiled form is kept as the process that compiled it; each output is followed
+//! by a copy of that. What [`schema`] and [`check`] bound before is for errors that say what is too
+//! large, not for safety.
 
+mod check;
 mod compile;
+#[cfg(all(unix, any(test, fuzzing)))]
+pub mod fuzzing;
+mod host;
 mod keep;
+mod ledger;
 mod mask;
+mod protocol;
 mod schema;
+mod serve;
 mod spelling;
 #[cfg(test)]
 mod tests;
+mod threads;
 mod turn;
-mod worker;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::sync::OnceCell;
+use tokio::time::{Instant, timeout_at};
 
-use self::compile::Compiler;
-use self::keep::Kept;
+pub(super) use self::check::check;
+pub use self::compile::FormCompiler;
+pub use self::host::{FormEnd, FormFork, FormHost, FormLink, FormPort, FormWait, NoForms};
+use self::keep::{Form, Kept, Key};
+use self::ledger::Ledger;
+use self::mask::GrammarMask;
+use self::protocol::{Answer, Ask, Order};
+pub use self::threads::ThreadForms;
 pub(super) use self::turn::Turn;
 use super::error::GenerateError;
-use super::request::{Constraint, Parameters};
+use super::request::{Constraint, Form as Given, Parameters};
 use super::tokenizer::Tokenizer;
+use super::turns::{TurnLimits, Turns};
 use super::validate::invalid;
-use super::workers::{Undone, Workers};
-use crate::engine::TokenMask;
+use crate::engine::{CallerId, JobError, TokenMask};
+
+/// How long a form may wait for its turn and be compiled, by the clock.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Forms compiled at once, in all and of one caller, and requests that wait for that.
+const TURNS: TurnLimits = TurnLimits { total: 4, per_caller: 2, waiting: 256 };
 
 /// All that turns forms into masks, for one tokenizer.
 #[derive(Debug)]
@@ -34,74 +59,156 @@ pub(super) struct Grammars {
     tokenizer: Arc<Tokenizer>,
     /// Tokens that end an output; at least one.
     eos_token_ids: Vec<u32>,
-    workers: Workers,
-    /// Made when the first form is asked for: it takes some tenths of a second at Phi-4's
-    /// vocabulary.
-    compiler: OnceLock<Result<Compiler, String>>,
+    host: Arc<dyn FormHost>,
+    /// Set when the host has the vocabulary, which it gets before the first form.
+    prepared: OnceCell<()>,
+    turns: Arc<Turns>,
     kept: Kept,
+    ledger: Arc<Ledger>,
+    /// Whether it was logged that the host is gone.
+    logged: AtomicBool,
 }
 
 impl Grammars {
-    pub(super) fn new(tokenizer: Arc<Tokenizer>, eos_token_ids: Vec<u32>) -> Self {
+    pub(super) fn new(
+        tokenizer: Arc<Tokenizer>,
+        eos_token_ids: Vec<u32>,
+        host: Arc<dyn FormHost>,
+    ) -> Self {
         Self {
             tokenizer,
             eos_token_ids,
-            workers: Workers::default(),
-            compiler: OnceLock::new(),
+            host,
+            prepared: OnceCell::new(),
+            turns: Turns::new(TURNS),
             kept: Kept::default(),
+            ledger: Arc::default(),
+            logged: AtomicBool::new(false),
         }
     }
 
-    /// The mask of `constraint`, at the output's beginning.
+    /// The mask of a model's turn, at the output's beginning; `None` leaves it free. What is under
+    /// way ends when this is dropped.
     ///
     /// # Errors
-    /// [`GenerateError::InvalidField`] naming the place at fault, if it can't be used.
-    pub(super) async fn mask(
-        self: &Arc<Self>,
-        constraint: &Constraint,
-        deadline: Option<Instant>,
-    ) -> Result<Box<dyn TokenMask>, GenerateError> {
-        if let Some(mask) = self.kept.get(&constraint.form) {
-            return Ok(Box::new(mask));
-        }
-        let grammars = Arc::clone(self);
-        let constraint = constraint.clone();
-        let work = move || {
-            let mask = grammars.compiler()?.compile(&constraint)?;
-            grammars.kept.put(constraint.form, mask.fresh_copy());
-            Ok::<_, GenerateError>(mask)
-        };
-        let mask = self.workers.run(deadline, work).await.map_err(|undone| match undone {
-            Undone::Busy => GenerateError::GrammarsBusy,
-            Undone::Failed(reason) => GenerateError::Grammar(reason),
-        })??;
-        Ok(Box::new(mask))
-    }
-
-    /// The mask of a model's turn; `None` leaves it free.
-    ///
-    /// # Errors
-    /// As [`Self::mask`], naming the schema at fault.
+    /// [`GenerateError::InvalidField`] naming the place at fault, if the form can't be used or takes
+    /// too much; [`GenerateError::GrammarsBusy`] if there was no turn for it in time.
     pub(super) async fn mask_of_turn(
-        self: &Arc<Self>,
+        &self,
         turn: &Turn,
+        caller: CallerId,
         deadline: Option<Instant>,
     ) -> Result<Option<Box<dyn TokenMask>>, GenerateError> {
         let Some(constraint) = &turn.constraint else { return Ok(None) };
-        let made = self.mask(constraint, deadline).await;
-        if let Err(GenerateError::InvalidField { .. }) = made {
-            for part in &turn.parts {
-                self.mask(part, deadline).await?;
-            }
+        let parts = turn.parts.iter().filter_map(|part| match &part.form {
+            Given::JsonSchema(schema) => Some((part.field.clone(), schema.to_string())),
+            _ => None,
+        });
+        let order = Order {
+            field: constraint.field.clone(),
+            form: constraint.form.clone(),
+            parts: parts.collect(),
+        };
+        let patience = Instant::now() + PATIENCE;
+        let until = deadline.map_or(patience, |deadline| deadline.min(patience));
+        let mask = timeout_at(until, self.mask(order, caller, until)).await;
+        match mask {
+            Ok(mask) => mask.map(|mask| Some(Box::new(mask) as _)),
+            Err(_) if until < patience => Err(JobError::DeadlineExceeded.into()),
+            Err(_) => Err(GenerateError::GrammarsBusy),
         }
-        made.map(Some)
     }
 
-    fn compiler(&self) -> Result<&Compiler, GenerateError> {
-        let made =
-            self.compiler.get_or_init(|| Compiler::new(&self.tokenizer, &self.eos_token_ids));
-        made.as_ref().map_err(|reason| GenerateError::Grammar(reason.clone()))
+    async fn mask(
+        &self,
+        order: Order,
+        caller: CallerId,
+        until: Instant,
+    ) -> Result<GrammarMask, GenerateError> {
+        let field = order.field.clone();
+        let frame = Ask::Compile(order).encode();
+        let key: Key = blake3::hash(&frame).into();
+        if let Some(mut copy) = self.kept.copy(&key) {
+            if copy.link.receive().await == Ok(Answer::Ready.encode()) {
+                return Ok(self.follow(copy));
+            }
+            // The system has ended the process that was kept, or gives no further one.
+            self.kept.forget(&key);
+        }
+        self.prepare().await?;
+        let turn = self.turns.take(caller, until).await.map_err(|_| GenerateError::GrammarsBusy)?;
+        let mut compiled = self.compile(&frame, &field).await?;
+        drop(turn);
+        let weight = compiled.first.weight;
+        self.kept.make_room(|| self.ledger.has_room(0));
+        if !self.ledger.has_room(0) {
+            return Err(too_costly(&field, "more memory than all forms in use may take together"));
+        }
+        log::debug!(weight; "compiled a form");
+        if let Some(mut copy) = compiled.copy()
+            && copy.link.receive().await == Ok(Answer::Ready.encode())
+        {
+            self.kept.put(key, compiled);
+            return Ok(self.follow(copy));
+        }
+        Ok(self.follow(compiled))
     }
+
+    fn follow(&self, form: Form) -> GrammarMask {
+        let share = self.ledger.output(form.account);
+        GrammarMask::new(form.link, form.first, share, Arc::clone(&self.tokenizer))
+    }
+
+    /// Hands the vocabulary to the host, the first time.
+    async fn prepare(&self) -> Result<(), GenerateError> {
+        let prepare = async || {
+            let vocabulary = spelling::vocabulary(&self.tokenizer, &self.eos_token_ids)
+                .map_err(GenerateError::Grammar)?;
+            self.host.prepare(vocabulary).await.map_err(|end| self.unavailable(end))
+        };
+        self.prepared.get_or_try_init(prepare).await.copied()
+    }
+
+    async fn compile(&self, frame: &[u8], field: &str) -> Result<Form, GenerateError> {
+        let mut link = self.host.open().map_err(|end| self.unavailable(end))?;
+        match link.receive().await {
+            Ok(frame) if Answer::decode(&frame) == Some(Answer::Ready) => {}
+            Ok(_) | Err(FormEnd::Refused) => return Err(GenerateError::GrammarsBusy),
+            // It could not be made, or not be limited.
+            Err(_) => return Err(self.unavailable(FormEnd::Refused)),
+        }
+        let ended = |end: FormEnd| too_costly(field, end);
+        link.send(frame).await.map_err(ended)?;
+        match Answer::decode(&link.receive().await.map_err(ended)?) {
+            Some(Answer::Following(first)) => {
+                let account = self.ledger.form(first.weight);
+                Ok(Form { link, first: Arc::new(first), account })
+            }
+            Some(Answer::Refused { field, value, accepted }) => {
+                Err(GenerateError::InvalidField { field, value, accepted })
+            }
+            Some(Answer::Failed(reason)) => {
+                Err(invalid(field, "a form", format!("one that can be used: {reason}")))
+            }
+            _ => Err(ended(FormEnd::Lost)),
+        }
+    }
+
+    /// Forms can't be compiled now, or not any more, for no fault of theirs.
+    fn unavailable(&self, end: FormEnd) -> GenerateError {
+        if end == FormEnd::Gone && !self.logged.swap(true, Ordering::Relaxed) {
+            log::error!(
+                "the process that compiles forms has ended; requests with a form get an error \
+                 until the daemon is restarted, all others are served"
+            );
+        }
+        GenerateError::FormsUnavailable(end)
+    }
+}
+
+/// The form takes more than a form may.
+fn too_costly(field: &str, what: impl std::fmt::Display) -> GenerateError {
+    invalid(field, format!("a form that takes {what}"), "a simpler form")
 }
 
 /// Refuses parameters that may leave a form no token to go on with.

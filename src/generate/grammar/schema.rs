@@ -2,6 +2,10 @@
 //!
 //! The keywords are those of <https://json-schema.org/draft/2020-12>. Keywords that no draft knows
 //! say nothing, as the standard has it.
+//!
+//! [`check`] is what the daemon does itself; the rest runs in a form's process.
+
+use std::collections::HashSet;
 
 use serde_json::{Map, Value as Json, json};
 
@@ -63,49 +67,137 @@ pub(super) fn prepared(schema: &Json) -> Json {
     Json::Object(schema)
 }
 
-/// Refuses what can't be kept to, naming the place below `field`.
-pub(super) fn check(schema: &Json, field: &str) -> Result<(), GenerateError> {
-    let mut walk = Walk { root: schema, seen: Vec::new() };
-    walk.schema(schema, field)
+/// Bytes of a schema, about as JSON spells it.
+const MOST_BYTES: usize = 1 << 20;
+
+/// Schemas within a schema, those that references lead to included, each once.
+const MOST_SCHEMAS: usize = 32_768;
+
+/// Schemas around a schema, counted on the shortest way to it, through references too.
+const MOST_DEPTH: u32 = 100;
+
+/// References that lead to one another without anything between.
+const MOST_CHAIN: u32 = 32;
+
+/// Alternatives of one `anyOf`, `oneOf` or `allOf`, and values of one `enum`.
+const MOST_ALTERNATIVES: usize = 4096;
+
+/// Longest part of a place that an error shows.
+const SHOWN_NAME: usize = 80;
+
+/// Refuses what can't be kept to or is too large, naming the place below `field`; the bytes of what
+/// is neither. Goes level by level and over a list of what is still to be seen, so that nothing in a
+/// schema makes it recurse.
+pub(super) fn check(schema: &Json, field: &str) -> Result<usize, GenerateError> {
+    let bytes = bytes(schema);
+    if bytes > MOST_BYTES {
+        let value = format!("a schema of more than {MOST_BYTES} bytes");
+        return Err(invalid(field, value, format!("at most {MOST_BYTES} bytes")));
+    }
+    let mut walk = Walk { root: schema, seen: HashSet::new(), nodes: Vec::new(), field };
+    walk.nodes.push(Node { schema, parent: 0, step: Step::Root, depth: 0, chain: 0 });
+    let mut next = 0;
+    while next < walk.nodes.len() {
+        walk.visit(next)?;
+        next += 1;
+    }
+    Ok(bytes)
 }
 
-struct Walk<'s> {
+/// About the bytes of a value as JSON; stops counting above [`MOST_BYTES`].
+fn bytes(value: &Json) -> usize {
+    let mut left = vec![value];
+    let mut sum = 0_usize;
+    while let Some(value) = left.pop() {
+        sum = sum.saturating_add(match value {
+            Json::String(text) => text.len() + 3,
+            Json::Array(parts) => parts.len() + 2,
+            Json::Object(fields) => fields.keys().map(|name| name.len() + 4).sum::<usize>() + 2,
+            _ => 4,
+        });
+        if sum > MOST_BYTES {
+            break;
+        }
+        match value {
+            Json::Array(parts) => left.extend(parts),
+            Json::Object(fields) => left.extend(fields.values()),
+            _ => {}
+        }
+    }
+    sum
+}
+
+/// A schema that was found.
+struct Node<'s> {
+    schema: &'s Json,
+    /// The one around it, by its place in the list.
+    parent: usize,
+    step: Step<'s>,
+    depth: u32,
+    /// References that led here from the last schema that was no target of one.
+    chain: u32,
+}
+
+/// How a schema lies in the one around it.
+#[derive(Clone, Copy)]
+enum Step<'s> {
+    Root,
+    Keyword(&'s str),
+    Index(&'s str, usize),
+    Name(&'s str, &'s str),
+    Reference(&'s str),
+}
+
+struct Walk<'s, 'f> {
     root: &'s Json,
     /// References that were followed.
-    seen: Vec<&'s str>,
+    seen: HashSet<&'s str>,
+    /// In the order in which they are looked at.
+    nodes: Vec<Node<'s>>,
+    field: &'f str,
 }
 
-impl<'s> Walk<'s> {
-    fn schema(&mut self, schema: &'s Json, place: &str) -> Result<(), GenerateError> {
+impl<'s> Walk<'s, '_> {
+    fn visit(&mut self, at: usize) -> Result<(), GenerateError> {
+        let schema = self.nodes[at].schema;
         let fields = match schema {
             Json::Bool(_) => return Ok(()),
             Json::Object(fields) => fields,
-            other => return Err(invalid(place, other, "a JSON Schema: an object or a boolean")),
+            other => {
+                let accepted = "a JSON Schema: an object or a boolean";
+                return Err(invalid(self.place(at), other, accepted));
+            }
         };
-        keywords(fields, place)?;
+        keywords(fields, || self.place(at))?;
         if let Some(reference) = fields.get("$ref") {
-            self.reference(reference, &format!("{place}.$ref"))?;
+            self.reference(at, reference)?;
         }
         for (keyword, value) in fields {
-            let place = format!("{place}.{keyword}");
             let keyword = keyword.as_str();
             match value {
                 Json::Array(parts) if LISTS.contains(&keyword) => {
+                    self.alternatives(at, keyword, parts.len())?;
                     for (index, part) in parts.iter().enumerate() {
-                        self.schema(part, &format!("{place}[{index}]"))?;
+                        self.found(at, Step::Index(keyword, index), part)?;
                     }
+                }
+                Json::Array(values) if keyword == "enum" => {
+                    self.alternatives(at, keyword, values.len())?;
                 }
                 Json::Object(parts) if NAMED.contains(&keyword) => {
                     for (name, part) in parts {
-                        self.schema(part, &format!("{place}.{name}"))?;
+                        self.found(at, Step::Name(keyword, name), part)?;
                     }
                 }
-                value if ONE.contains(&keyword) => self.schema(value, &place)?,
+                value if ONE.contains(&keyword) => {
+                    self.found(at, Step::Keyword(keyword), value)?;
+                }
                 value if LISTS.contains(&keyword) => {
-                    return Err(invalid(place, value, "a list of schemas"));
+                    return Err(invalid(self.below(at, keyword), value, "a list of schemas"));
                 }
                 value if NAMED.contains(&keyword) => {
-                    return Err(invalid(place, value, "an object with a schema for each name"));
+                    let accepted = "an object with a schema for each name";
+                    return Err(invalid(self.below(at, keyword), value, accepted));
                 }
                 _ => {}
             }
@@ -113,26 +205,78 @@ impl<'s> Walk<'s> {
         Ok(())
     }
 
-    fn reference(&mut self, reference: &'s Json, place: &str) -> Result<(), GenerateError> {
+    fn alternatives(&self, at: usize, keyword: &str, count: usize) -> Result<(), GenerateError> {
+        if count <= MOST_ALTERNATIVES {
+            return Ok(());
+        }
+        let accepted = format!("at most {MOST_ALTERNATIVES}");
+        Err(invalid(self.below(at, keyword), format!("a list of {count}"), accepted))
+    }
+
+    fn found(&mut self, at: usize, step: Step<'s>, part: &'s Json) -> Result<(), GenerateError> {
+        let is_reference = matches!(step, Step::Reference(_));
+        let around = &self.nodes[at];
+        let chain = if is_reference { around.chain + 1 } else { 0 };
+        let depth = around.depth + 1;
+        self.nodes.push(Node { schema: part, parent: at, step, depth, chain });
+        let (value, most) = if self.nodes.len() > MOST_SCHEMAS {
+            (format!("schema number {}", self.nodes.len()), format!("{MOST_SCHEMAS} schemas"))
+        } else if chain > MOST_CHAIN {
+            (format!("a chain of {chain} references"), format!("{MOST_CHAIN} in a chain"))
+        } else if depth > MOST_DEPTH {
+            (format!("a schema within {depth} others"), format!("{MOST_DEPTH} around it"))
+        } else {
+            return Ok(());
+        };
+        Err(invalid(self.place(self.nodes.len() - 1), value, format!("at most {most}")))
+    }
+
+    fn reference(&mut self, at: usize, reference: &'s Json) -> Result<(), GenerateError> {
         const ACCEPTED: &str = "\"#\", or \"#/…\" that points into this schema";
-        let text = reference.as_str().ok_or_else(|| invalid(place, reference, ACCEPTED))?;
-        if self.seen.contains(&text) {
+        let refused = |walk: &Self| invalid(walk.below(at, "$ref"), reference, ACCEPTED);
+        let text = reference.as_str().ok_or_else(|| refused(self))?;
+        if self.seen.contains(text) {
             return Ok(());
         }
         let target = text.strip_prefix('#').and_then(|pointer| self.root.pointer(pointer));
-        let target = target.ok_or_else(|| invalid(place, reference, ACCEPTED))?;
-        self.seen.push(text);
-        self.schema(target, &format!("{place}({text})"))
+        let target = target.ok_or_else(|| refused(self))?;
+        self.seen.insert(text);
+        self.found(at, Step::Reference(text), target)
+    }
+
+    fn below(&self, at: usize, keyword: &str) -> String {
+        format!("{}.{keyword}", self.place(at))
+    }
+
+    /// Where a schema lies.
+    fn place(&self, at: usize) -> String {
+        let mut steps = Vec::new();
+        let mut at = at;
+        loop {
+            let node = &self.nodes[at];
+            let name = |name: &str| name.chars().take(SHOWN_NAME).collect::<String>();
+            match node.step {
+                Step::Root => break,
+                Step::Keyword(keyword) => steps.push(format!(".{keyword}")),
+                Step::Index(keyword, index) => steps.push(format!(".{keyword}[{index}]")),
+                Step::Name(keyword, text) => steps.push(format!(".{keyword}.{}", name(text))),
+                Step::Reference(text) => steps.push(format!(".$ref({})", name(text))),
+            }
+            at = node.parent;
+        }
+        steps.push(self.field.to_owned());
+        steps.reverse();
+        steps.concat()
     }
 }
 
 /// Checks the keywords of one schema that hold no schemas.
-fn keywords(fields: &Map<String, Json>, place: &str) -> Result<(), GenerateError> {
+fn keywords(fields: &Map<String, Json>, place: impl Fn() -> String) -> Result<(), GenerateError> {
     for (keyword, value) in fields {
         let asks_nothing = keyword == "uniqueItems" && value == false;
         if NOT_KEPT.contains(&keyword.as_str()) && !asks_nothing {
             return Err(invalid(
-                format!("{place}.{keyword}"),
+                format!("{}.{keyword}", place()),
                 value,
                 "a schema without this keyword, which can't be kept to",
             ));
@@ -146,14 +290,14 @@ fn keywords(fields: &Map<String, Json>, place: &str) -> Result<(), GenerateError
         };
         if !fits {
             let accepted = format!("one of {}, or a list of them", TYPES.join(", "));
-            return Err(invalid(format!("{place}.type"), kinds, accepted));
+            return Err(invalid(format!("{}.type", place()), kinds, accepted));
         }
     }
     if let Some(format) = fields.get("format").filter(|_| may_be_text(fields))
         && !format.as_str().is_some_and(|format| FORMATS.contains(&format))
     {
         let accepted = format!("one of {}", FORMATS.join(", "));
-        return Err(invalid(format!("{place}.format"), format, accepted));
+        return Err(invalid(format!("{}.format", place()), format, accepted));
     }
     Ok(())
 }
@@ -235,3 +379,7 @@ fn with_definitions(part: &Json, root: &Json) -> Option<Json> {
     }
     Some(Json::Object(whole))
 }
+
+#[cfg(test)]
+#[path = "schema_tests.rs"]
+mod tests;

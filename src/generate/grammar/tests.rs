@@ -16,12 +16,30 @@ pub(super) fn demo() -> Grammars {
     let tokenizer = Tokenizer::load(&demo_folder().join("tokenizer.json")).unwrap();
     let ends = ["<|im_end|>", "<|endoftext|>"]
         .map(|name| tokenizer.added().iter().find(|token| token.content == name).unwrap().id);
-    Grammars::new(Arc::new(tokenizer), ends.to_vec())
+    of(Arc::new(tokenizer), ends.to_vec())
 }
 
-fn compile(grammars: &Grammars, form: Form) -> Result<mask::GrammarMask, GenerateError> {
+pub(super) fn of(tokenizer: Arc<Tokenizer>, ends: Vec<u32>) -> Grammars {
+    Grammars::new(tokenizer, ends, Arc::new(ThreadForms::default()))
+}
+
+/// The mask of a form as a request's is made.
+async fn mask_of(grammars: &Grammars, form: Form) -> Result<Box<dyn TokenMask>, GenerateError> {
     let constraint = Constraint { form, field: "form".into() };
-    grammars.compiler().unwrap().compile(&constraint)
+    check(&constraint)?;
+    let turn = Turn { constraint: Some(constraint), parts: Vec::new() };
+    Ok(grammars.mask_of_turn(&turn, CallerId::default(), None).await?.unwrap())
+}
+
+fn compile(grammars: &Grammars, form: Form) -> Result<Box<dyn TokenMask>, GenerateError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(mask_of(grammars, form))
+}
+
+/// Follows a token and waits for what is known of it.
+pub(super) fn accept(mask: &mut dyn TokenMask, token: u32) -> Progress {
+    assert!(mask.accept(token).is_ok());
+    mask.progress(Duration::from_secs(30)).unwrap()
 }
 
 /// Token ids that a mask allows now.
@@ -54,7 +72,7 @@ pub(super) fn draw(
             return (String::from_utf8(bytes).unwrap(), true);
         }
         bytes.extend_from_slice(vocabulary.bytes(token));
-        if mask.accept(token).unwrap() == Progress::Complete {
+        if accept(mask, token) == Progress::Complete {
             return (String::from_utf8(bytes).unwrap(), true);
         }
     }
@@ -78,7 +96,7 @@ fn draws_keep_to_their_form_to_the_end() {
     let mut ended = 0;
     for seed in 0..40 {
         let mut mask = compile(&grammars, Form::JsonSchema(schema.clone())).unwrap();
-        let (text, end) = draw(&grammars, &mut mask, 400, seed);
+        let (text, end) = draw(&grammars, mask.as_mut(), 400, seed);
         if !end {
             continue;
         }
@@ -101,14 +119,14 @@ fn expressions_choices_and_grammars_hold_the_whole_text() {
     let texts = ["yes", "no", "it \"depends\"\n"].map(str::to_owned);
     for seed in 0..20 {
         let mut mask = compile(&grammars, Form::Regex("[a-c]{2}-[0-9]{1,3}".into())).unwrap();
-        let (text, end) = draw(&grammars, &mut mask, 50, seed);
+        let (text, end) = draw(&grammars, mask.as_mut(), 50, seed);
         assert!(end && pattern.is_match(&text), "{text:?}");
         let mut mask = compile(&grammars, Form::Choice(texts.to_vec())).unwrap();
-        let (text, end) = draw(&grammars, &mut mask, 50, seed);
+        let (text, end) = draw(&grammars, mask.as_mut(), 50, seed);
         assert!(end && texts.contains(&text), "{text:?}");
         let lark = "start: \"<\" WORD \">\"\nWORD: /[xy]+/";
         let mut mask = compile(&grammars, Form::Lark(lark.into())).unwrap();
-        let (text, end) = draw(&grammars, &mut mask, 500, seed);
+        let (text, end) = draw(&grammars, mask.as_mut(), 500, seed);
         assert!(!end || (text.starts_with('<') && text.ends_with('>')), "{text:?}");
     }
 }
@@ -119,7 +137,7 @@ fn control_tokens_never_come_through_a_text() {
     let mut mask = compile(&grammars, Form::Regex("(?s:.*)".into())).unwrap();
     let vocabulary = grammars.tokenizer.vocabulary();
     let controls: Vec<u32> =
-        allowed(&mut mask).into_iter().filter(|&id| vocabulary.is_control(id)).collect();
+        allowed(mask.as_mut()).into_iter().filter(|&id| vocabulary.is_control(id)).collect();
     let mut ends = grammars.eos_token_ids.clone();
     ends.sort_unstable();
     assert_eq!(controls, ends);
@@ -134,12 +152,13 @@ fn what_is_forced_is_allowed() {
     });
     let mut mask = compile(&grammars, Form::JsonSchema(schema)).unwrap();
     mask.accept(grammars.tokenizer.encode("{\"", Markup::Plain, 99).unwrap()[0]).unwrap();
+    assert!(mask.ready(Duration::from_secs(30)));
     let forced = mask.forced().to_vec();
     let text: Vec<u8> =
         forced.iter().flat_map(|&id| grammars.tokenizer.vocabulary().bytes(id)).copied().collect();
     assert!(String::from_utf8(text).unwrap().contains("a_long_name_that_is_forced"));
     for token in forced {
-        assert!(allowed(&mut mask).contains(&token));
+        assert!(allowed(mask.as_mut()).contains(&token));
         mask.accept(token).unwrap();
     }
 }
@@ -147,13 +166,15 @@ fn what_is_forced_is_allowed() {
 #[test]
 fn copies_go_their_own_ways() {
     let grammars = demo();
-    let mut first = compile(&grammars, Form::Choice(vec!["ax".into(), "by".into()])).unwrap();
-    let mut second = first.fresh_copy();
+    let form = || Form::Choice(vec!["ax".into(), "by".into()]);
+    let mut first = compile(&grammars, form()).unwrap();
+    let mut second = compile(&grammars, form()).unwrap();
+    assert_eq!(grammars.kept.count(), 1);
     let token = |text: &str| grammars.tokenizer.encode(text, Markup::Plain, 9).unwrap()[0];
-    first.accept(token("a")).unwrap();
-    second.accept(token("b")).unwrap();
-    assert_eq!(first.accept(token("x")), Ok(Progress::Complete));
-    assert_eq!(second.accept(token("y")), Ok(Progress::Complete));
+    assert_eq!(accept(first.as_mut(), token("a")), Progress::Open);
+    assert_eq!(accept(second.as_mut(), token("b")), Progress::Open);
+    assert_eq!(accept(first.as_mut(), token("x")), Progress::Complete);
+    assert_eq!(accept(second.as_mut(), token("y")), Progress::Complete);
     assert!(first.allowed().is_err());
 }
 
@@ -217,7 +238,7 @@ fn a_schema_cannot_bring_settings_of_its_own() {
     assert!(compile(&grammars, Form::JsonSchema(lenient)).is_err());
     let settings = json!({"x-guidance": {"whitespace_flexible": 7}, "type": "boolean"});
     let mut mask = compile(&grammars, Form::JsonSchema(settings)).unwrap();
-    let (text, end) = draw(&grammars, &mut mask, 20, 1);
+    let (text, end) = draw(&grammars, mask.as_mut(), 20, 1);
     assert!(end && ["true", "false"].contains(&text.trim()), "{text:?}");
 }
 
@@ -229,30 +250,35 @@ fn recursive_schemas_work() {
         "required": ["next"], "additionalProperties": false
     });
     let mut mask = compile(&grammars, Form::JsonSchema(schema)).unwrap();
-    let (text, end) = draw(&grammars, &mut mask, 2000, 3);
+    let (text, end) = draw(&grammars, mask.as_mut(), 2000, 3);
     assert!(end, "{text}");
     serde_json::from_str::<Json>(&text).unwrap();
 }
 
 #[tokio::test]
 async fn the_last_forms_are_kept_and_given_out_fresh() {
-    let grammars = Arc::new(demo());
-    let constraint =
-        Constraint { form: Form::Choice(vec!["ab".into()]), field: "guided_choice".into() };
+    let grammars = demo();
     for _ in 0..3 {
-        let mut mask = grammars.mask(&constraint, None).await.unwrap();
+        let mut mask = mask_of(&grammars, Form::Choice(vec!["ab".into()])).await.unwrap();
         let (text, end) = draw(&grammars, mask.as_mut(), 9, 0);
         assert_eq!((text.as_str(), end), ("ab", true));
+        assert_eq!(grammars.kept.count(), 1);
     }
+    for number in 0..40 {
+        mask_of(&grammars, Form::Choice(vec![format!("text {number}")])).await.unwrap();
+        assert!(grammars.kept.count() <= 16);
+    }
+    // Nothing but what is kept is counted when its outputs are gone.
+    assert_eq!(grammars.ledger.entries(), grammars.kept.count());
 }
 
 #[test]
 fn phi_4s_own_vocabulary_is_read() {
     let folder = phi4_folder("first");
     let tokenizer = Arc::new(Tokenizer::load(&folder.path().join("tokenizer.json")).unwrap());
-    let grammars = Grammars::new(tokenizer, vec![100_265, 100_257]);
+    let grammars = of(tokenizer, vec![100_265, 100_257]);
     let mut mask = compile(&grammars, Form::JsonObject).unwrap();
-    let (text, end) = draw(&grammars, &mut mask, 300, 4);
+    let (text, end) = draw(&grammars, mask.as_mut(), 300, 4);
     assert!(text.trim_start().starts_with('{'), "{text}");
     assert!(!end || serde_json::from_str::<Json>(&text).unwrap().is_object(), "{text}");
 }

@@ -10,7 +10,11 @@ use super::super::request::{Chat, Constraint, Form};
 use super::super::thought;
 use super::super::tools::parse::OPENERS;
 use super::super::tools::{Dialect, Tool, ToolChoice};
+use super::super::validate::invalid;
 use super::schema;
+
+/// Bytes of all schemas of a turn: its tools' and its answer's.
+const MOST_BYTES: usize = 2 << 20;
 
 /// What holds a turn, and what it was made from.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -62,9 +66,9 @@ impl Turn {
             None => return Ok(plain),
             content => content,
         };
-        let mut grammar = Grammar { dialect, text: String::new(), parts: Vec::new() };
+        let mut grammar = Grammar { dialect, text: String::new(), parts: Vec::new(), bytes: 0 };
         if let (Some(Content::Json(schema)), Some(given)) = (content, given) {
-            grammar.part(schema.clone(), &given.field)?;
+            grammar.part(schema, &given.field)?;
         }
         let callable = offered.iter().filter(|tool| match &chat.tools.choice {
             ToolChoice::Named(name) => tool.name == *name,
@@ -90,13 +94,20 @@ struct Grammar {
     dialect: Dialect,
     text: String,
     parts: Vec<Constraint>,
+    /// Of all parts.
+    bytes: usize,
 }
 
 impl Grammar {
     /// Checks a schema and notes it.
-    fn part(&mut self, schema: Json, place: &str) -> Result<(), GenerateError> {
-        schema::check(&schema, place)?;
-        self.parts.push(Constraint { form: Form::JsonSchema(schema), field: place.to_owned() });
+    fn part(&mut self, schema: &Json, place: &str) -> Result<(), GenerateError> {
+        self.bytes += schema::check(schema, place)?;
+        if self.bytes > MOST_BYTES {
+            let value = format!("a schema beside others, {} bytes together", self.bytes);
+            return Err(invalid(place, value, format!("at most {MOST_BYTES} bytes in all")));
+        }
+        let form = Form::JsonSchema(schema.clone());
+        self.parts.push(Constraint { form, field: place.to_owned() });
         Ok(())
     }
 
@@ -111,7 +122,7 @@ impl Grammar {
         for (index, tool) in tools.iter().enumerate() {
             let schema = if forced || tool.strict {
                 let schema = arguments(tool);
-                self.part(schema.clone(), &tool.place)?;
+                self.part(&schema, &tool.place)?;
                 schema
             } else {
                 json!({"type": "object"})

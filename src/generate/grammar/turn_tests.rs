@@ -9,9 +9,9 @@ use super::super::super::tokenizer::{Markup, Tokenizer};
 use super::super::super::tools::Tools;
 use super::super::super::tools::parse::{CallReader, Piece};
 use super::super::Grammars;
-use super::super::tests::{allowed, demo, draw};
+use super::super::tests::{accept, allowed, demo, draw, of};
 use super::*;
-use crate::engine::{Progress, TokenMask};
+use crate::engine::{CallerId, Progress, TokenMask};
 
 fn tool(name: &str, parameters: &Json, strict: bool) -> Tool {
     Tool {
@@ -51,7 +51,7 @@ fn turn(chat: &Chat, given: Option<&Constraint>) -> Turn {
 }
 
 async fn mask(grammars: &Arc<Grammars>, turn: &Turn) -> Box<dyn TokenMask> {
-    grammars.mask_of_turn(turn, None).await.unwrap().unwrap()
+    grammars.mask_of_turn(turn, CallerId::default(), None).await.unwrap().unwrap()
 }
 
 /// The calls in a text, if there is nothing else in it.
@@ -122,7 +122,7 @@ fn may_be(grammars: &Grammars, mask: &mut dyn TokenMask, text: &str) -> bool {
         if !allowed(mask).contains(&id) {
             return false;
         }
-        if mask.accept(id).unwrap() == Progress::Complete {
+        if accept(mask, id) == Progress::Complete {
             return ids.next().is_none();
         }
     }
@@ -209,7 +209,8 @@ async fn a_schema_that_can_t_be_kept_to_is_named() {
     assert!(error.starts_with("tools.bad.properties.a.not"), "{error}");
     let pattern = with(&json!({"properties": {"a": {"type": "string", "pattern": "(?<=x)"}}}));
     let turn = turn(&pattern, None);
-    let error = grammars.mask_of_turn(&turn, None).await.unwrap_err().to_string();
+    let error =
+        grammars.mask_of_turn(&turn, CallerId::default(), None).await.unwrap_err().to_string();
     assert!(error.starts_with("tools.bad"), "{error}");
 }
 
@@ -227,7 +228,7 @@ async fn call_tokens_stand_around_calls_where_there_are_any() {
     let path = folder.path().join("tokenizer.json");
     std::fs::write(&path, json.to_string()).unwrap();
     let tokenizer = Arc::new(Tokenizer::load(&path).unwrap());
-    let grammars = Arc::new(Grammars::new(tokenizer, vec![1009]));
+    let grammars = Arc::new(of(tokenizer, vec![1009]));
     let dialect = Dialect::with_call_tokens();
     let forced = Turn::of_chat(&chat(ToolChoice::Required, false), dialect, None).unwrap();
     let mut mask_of = mask(&grammars, &forced).await;

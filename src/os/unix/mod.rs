@@ -5,6 +5,7 @@ mod confine;
 mod cores;
 mod descriptors;
 mod files;
+pub mod helper;
 mod memory;
 mod notify;
 mod peer;

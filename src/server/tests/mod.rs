@@ -98,6 +98,7 @@ impl Daemon {
             default_temperature: 0.0,
             default_top_p: 1.0,
             request_timeout: None,
+            forms: std::sync::Arc::new(crate::generate::ThreadForms::default()),
         };
         let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
         let generator = Generator::load(&demo, engine.handle(), options).unwrap();
