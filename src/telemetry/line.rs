@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use log::Record;
-use log::kv::{Error, Key, Value, VisitSource};
+
+use super::record::pairs;
 
 /// `2026-11-24T08:27:10.123Z INFO listening tcp=127.0.0.1:8484` and a line feed.
 pub(super) fn text(now: SystemTime, record: &Record<'_>) -> String {
@@ -52,20 +53,6 @@ fn push_escaped(line: &mut String, text: &str) {
             line.push(character);
         }
     }
-}
-
-fn pairs(record: &Record<'_>) -> Vec<(String, String)> {
-    struct Collect(Vec<(String, String)>);
-    impl<'kvs> VisitSource<'kvs> for Collect {
-        fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), Error> {
-            self.0.push((key.to_string(), value.to_string()));
-            Ok(())
-        }
-    }
-    let mut collect = Collect(Vec::new());
-    // Collecting never fails; what was collected is used either way.
-    let _ = record.key_values().visit(&mut collect);
-    collect.0
 }
 
 /// RFC 3339 in UTC with milliseconds.
