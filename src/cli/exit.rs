@@ -195,12 +195,13 @@ impl Fatal {
                 LoadError::Read { .. } => Code::NoInput,
                 LoadError::Write { .. } => Code::Io,
                 LoadError::Invalid { .. } | LoadError::Contract { .. } => Code::Data,
-                LoadError::Memory { .. } => Code::Os,
+                LoadError::Memory { .. } | LoadError::Threads { .. } => Code::Os,
                 LoadError::Session(_) | LoadError::Cancelled => Code::Internal,
             },
             Self::Text(error) => match error {
                 TextLoadError::Read { .. } => Code::NoInput,
                 TextLoadError::Invalid { .. } => Code::Data,
+                TextLoadError::Thread { .. } => Code::Os,
             },
             Self::Fetch(error) => of_fetch(error),
             Self::Bind(BindError::Tcp { .. })

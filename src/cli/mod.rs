@@ -23,6 +23,7 @@ mod pull;
 mod reload;
 mod serve;
 mod start;
+mod threads;
 mod traces;
 mod watchdog;
 

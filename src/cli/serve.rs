@@ -12,6 +12,7 @@ use super::exit::{Code, Fatal};
 use super::loading::Loading;
 use super::reload::Reloader;
 use super::start::{self, Started};
+use super::threads;
 use super::traces::Exporter;
 use super::watchdog;
 use crate::engine::Engine;
@@ -39,12 +40,7 @@ const STOP_MARGIN: Duration = Duration::from_secs(5);
 pub(super) fn run(arguments: &SettingsArgs) -> Result<(), Fatal> {
     let resolved = arguments.resolve(&["model"])?;
     start::start_log(&resolved)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(CONNECTION_THREADS)
-        .thread_name("phi4d-net")
-        .enable_all()
-        .build()
-        .map_err(|source| Fatal::System { action: "start the network's threads", source })?;
+    let runtime = threads::warm_runtime(CONNECTION_THREADS)?;
     runtime.block_on(serve(arguments, &resolved))
 }
 

@@ -1,6 +1,8 @@
 //! Sets the process's logger up.
 
+use std::cell::Cell;
 use std::io::{self, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -149,9 +151,34 @@ pub fn has_terminal() -> bool {
     AS_TEXT.load(Ordering::Relaxed) && transient::is_possible()
 }
 
+thread_local! {
+    /// Whether this thread's panics are caught and reported by who caught them.
+    static CAUGHT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Does `work`, and returns the text of its panic if it panics; the log has no line for it. For calls
+/// of libraries that assert what they want of their input or of the system, and for functions that
+/// other languages call. What `work` changes must not be used after a panic.
+///
+/// # Errors
+/// The panic's text.
+pub fn catch_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    let outer = CAUGHT.replace(true);
+    let done = catch_unwind(AssertUnwindSafe(work));
+    CAUGHT.set(outer);
+    done.map_err(|payload| {
+        let text = payload.downcast_ref::<&str>().map(ToString::to_string);
+        text.or_else(|| payload.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "a panic without a text".to_owned())
+    })
+}
+
 /// Logs a panic in the place of the standard library's message, which would block and mix with
 /// other lines.
 fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
+    if CAUGHT.get() {
+        return;
+    }
     let thread = std::thread::current();
     let name = thread.name().unwrap_or("without a name");
     let text = panic.payload_as_str().unwrap_or("a value that is no text");

@@ -15,7 +15,8 @@ mod transient;
 
 pub use line::timestamp;
 pub use log::{
-    Format, Target, flush, has_terminal, init, is_started, lost_lines, show_transient, write_line,
+    Format, Target, catch_panic, flush, has_terminal, init, is_started, lost_lines, show_transient,
+    write_line,
 };
 pub use metrics::{Ending, Metrics, OpenConnection, Operation, RequestTimer, Sample, Value};
 pub use trace::{
