@@ -167,7 +167,7 @@ fn certificates(folder: &Path) -> [PathBuf; 3] {
     ]
     .map(|(name, text)| {
         let path = folder.join(name);
-        std::fs::write(&path, text).unwrap();
+        common::write_private(&path, &text);
         path
     })
 }

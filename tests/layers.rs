@@ -79,7 +79,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         layer: "engine",
-        ours: &["model", "telemetry"],
+        ours: &["model", "os", "telemetry"],
         crates: &["rand", "rand_chacha", "tokio::sync", "blake3"],
     },
     Rule {

@@ -1,16 +1,20 @@
 //! The one map from errors to exit codes, which are those of `sysexits.h` where it has one.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use crate::engine::{Crashed, StartError};
 use crate::fetch::FetchError;
 use crate::generate::TextLoadError;
 use crate::model::LoadError;
-use crate::os::{ActivationError, BindError};
+use crate::os::{self, ActivationError, BindError};
 use crate::server::{AccessError, KeysFileError};
 use crate::settings::SettingsError;
+use crate::telemetry;
+
+/// How long the last lines may take to be written: whoever reads them may have stopped.
+pub(super) const FLUSH_LIMIT: Duration = Duration::from_millis(500);
 
 /// What an exit code says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -191,12 +195,13 @@ impl Fatal {
                 LoadError::Read { .. } => Code::NoInput,
                 LoadError::Write { .. } => Code::Io,
                 LoadError::Invalid { .. } | LoadError::Contract { .. } => Code::Data,
-                LoadError::Memory { .. } => Code::Os,
+                LoadError::Memory { .. } | LoadError::Threads { .. } => Code::Os,
                 LoadError::Session(_) | LoadError::Cancelled => Code::Internal,
             },
             Self::Text(error) => match error {
                 TextLoadError::Read { .. } => Code::NoInput,
                 TextLoadError::Invalid { .. } => Code::Data,
+                TextLoadError::Thread { .. } => Code::Os,
             },
             Self::Fetch(error) => of_fetch(error),
             Self::Bind(BindError::Tcp { .. })
@@ -253,11 +258,11 @@ fn one_line(text: &str) -> String {
 /// Tells why the program ends, and gives the code to end with.
 pub(super) fn report(fatal: &Fatal) -> ExitCode {
     for line in fatal.lines() {
-        if crate::telemetry::logs_to_journal() {
-            log::error!("{line}");
+        if telemetry::is_started() {
+            // Behind what was logged before, and without waiting for a reader that has stopped.
+            telemetry::write_line(format!("phi4d: {line}"));
         } else {
-            // There is nowhere left to tell a failure.
-            let _ = writeln!(std::io::stderr().lock(), "phi4d: {line}");
+            os::write_stderr(&format!("phi4d: {line}\n"), FLUSH_LIMIT);
         }
     }
     ExitCode::from(fatal.code() as u8)

@@ -26,6 +26,7 @@ mod pull;
 mod reload;
 mod serve;
 mod start;
+mod threads;
 mod traces;
 mod watchdog;
 
@@ -73,14 +74,16 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Completions(shell) => documents::completions(shell.shell),
         Command::ExitCodes => output::print(&exit::table()),
     };
-    match done {
+    let code = match done {
         Ok(()) => ExitCode::SUCCESS,
         // Who reads our output has seen enough.
         Err(Fatal::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
             ExitCode::SUCCESS
         }
         Err(fatal) => exit::report(&fatal),
-    }
+    };
+    crate::telemetry::flush(exit::FLUSH_LIMIT);
+    code
 }
 
 /// The command line's definition, from which help and other documents are made.

@@ -13,6 +13,7 @@ use super::exit::{Code, Fatal};
 use super::loading::Loading;
 use super::reload::Reloader;
 use super::start::{self, Started};
+use super::threads;
 use super::traces::Exporter;
 use super::watchdog;
 use crate::engine::Engine;
@@ -50,12 +51,7 @@ pub(super) fn run(arguments: &SettingsArgs) -> Result<(), Fatal> {
         );
         Arc::new(NoForms)
     });
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(CONNECTION_THREADS)
-        .thread_name("phi4d-net")
-        .enable_all()
-        .build()
-        .map_err(|source| Fatal::System { action: "start the network's threads", source })?;
+    let runtime = threads::warm_runtime(CONNECTION_THREADS)?;
     runtime.block_on(serve(arguments, &resolved, forms))
 }
 

@@ -29,7 +29,9 @@ pub(super) fn start_log(resolved: &Resolved) -> Result<(), Fatal> {
         LogFormat::Json => telemetry::Format::Json,
         LogFormat::Journal => telemetry::Format::Journal,
     };
-    telemetry::init(format, resolved.settings.log_level)
+    let stderr = os::take_stderr()
+        .map_err(|source| Fatal::System { action: "open standard error again", source })?;
+    telemetry::init(format, resolved.settings.log_level, stderr)
         .map_err(|source| Fatal::System { action: "set the log up", source })?;
     for warning in &resolved.warnings {
         log::warn!("{warning}");

@@ -5,11 +5,12 @@
 //! beside their place and renamed, so a crash leaves whole files or none; a file that is damaged, or
 //! of another model, is left alone and named in one warning.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::model::Runner;
+use crate::os;
 
 use super::kv::{Action, Cache};
 
@@ -55,7 +56,8 @@ pub(super) fn save<S>(
     cache: &Cache<S>,
     runner: &mut dyn Runner,
 ) -> io::Result<usize> {
-    fs::create_dir_all(&store.folder)?;
+    // Prefixes hold prompts.
+    os::private_folder(&store.folder)?;
     let old = files(&store.folder, EXTENSION)?;
     // What a process that was killed left half-written.
     for path in files(&store.folder, UNFINISHED)? {
@@ -94,11 +96,13 @@ pub(super) fn save<S>(
 /// Puts the prefixes of `store` back into `cache` and the runner's memory, as far as they fit.
 /// Returns how many.
 pub(super) fn load<S>(store: &Store, cache: &mut Cache<S>, runner: &mut dyn Runner) -> usize {
-    let paths = match files(&store.folder, EXTENSION) {
+    // What others may write there is not to be taken for ours.
+    let found = os::check_folder(&store.folder).and_then(|()| files(&store.folder, EXTENSION));
+    let paths = match found {
         Ok(paths) => paths,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return 0,
         Err(error) => {
-            log::warn!("cached prefixes: cannot read {}: {error}", store.folder.display());
+            log::warn!("cached prefixes: cannot use {}: {error}", store.folder.display());
             return 0;
         }
     };
@@ -144,7 +148,7 @@ fn write_file(
     header: &Header,
     content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> io::Result<()> {
-    let mut sink = Hashed::new(BufWriter::new(File::create(path)?));
+    let mut sink = Hashed::new(BufWriter::new(os::create_private(path)?));
     sink.write_all(MAGIC)?;
     sink.write_all(&store.fingerprint)?;
     for number in [header.scope, header.tokens, header.payload] {
@@ -165,7 +169,7 @@ fn read_file<S>(
     cache: &mut Cache<S>,
     runner: &mut dyn Runner,
 ) -> Result<bool, Refused> {
-    let file = File::open(path)?;
+    let file = os::open_private(path)?;
     let size = file.metadata()?.len();
     take_up(BufReader::new(file), size, store, cache, runner)
 }

@@ -77,4 +77,12 @@ pub enum TextLoadError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The system has no thread to read a file on.
+    #[error("cannot start a thread to read {path}: {source}")]
+    Thread {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
 }

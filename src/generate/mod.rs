@@ -7,6 +7,7 @@ mod budget;
 mod choices;
 mod detokenize;
 mod error;
+mod files;
 #[cfg(test)]
 mod fixtures;
 #[cfg(all(unix, any(test, fuzzing)))]
@@ -21,6 +22,7 @@ mod reading;
 mod request;
 mod service;
 mod shapes;
+mod stack;
 mod stop;
 mod stream;
 mod template;

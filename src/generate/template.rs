@@ -8,12 +8,23 @@ use minijinja::{Environment, context};
 use serde_json::Value as Json;
 
 use super::error::TextLoadError;
+use super::files;
 use super::jinja;
 use super::request::{Chat, Ending};
+use super::stack::with_stack;
 
 /// Work that one rendering may do: about this many instructions, or 64 times as many bytes. A
 /// conversation of 100,000 turns takes a third of it.
 const FUEL: u64 = 10_000_000;
+
+/// The largest template. Published ones have up to 20 KB.
+const MAX_BYTES: usize = 64 << 10;
+
+/// Stack for each byte of a template while it is compiled. The parser, and what comes after it, recurse
+/// once for each operator of a chain (`--x`, `not not x`, `a+b+c`, `x.y.z`, `x|f|g`), and an operator
+/// has at least one byte. Measured: up to 1 KiB a byte in a build for tests
+/// (`template_tests::chains_of_any_length_compile_or_are_refused`).
+const STACK_PER_BYTE: usize = 4 << 10;
 
 const NAME: &str = "chat template";
 
@@ -44,30 +55,42 @@ impl ChatTemplate {
         let config_path = folder.join("tokenizer_config.json");
         let invalid =
             |path: &Path, reason: String| TextLoadError::Invalid { path: path.to_owned(), reason };
-        let json = std::fs::read(&config_path)
-            .map_err(|source| TextLoadError::Read { path: config_path.clone(), source })?;
+        let json = files::required(&config_path, files::MAX_JSON_BYTES)?;
         let config: Json =
             serde_json::from_slice(&json).map_err(|e| invalid(&config_path, e.to_string()))?;
         let file = folder.join("chat_template.jinja");
-        let (source, path) = match std::fs::read_to_string(&file) {
-            Ok(source) => (Some(source), file),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        let (source, path) = match files::read(&file, MAX_BYTES as u64)? {
+            Some(bytes) => {
+                let source = String::from_utf8(bytes).map_err(|e| invalid(&file, e.to_string()))?;
+                (Some(source), file)
+            }
+            None => {
                 let source = inline_template(&config["chat_template"])
                     .map_err(|reason| invalid(&config_path, reason))?;
                 (source, config_path)
             }
-            Err(source) => return Err(TextLoadError::Read { path: file, source }),
         };
-        source
-            .map(|source| {
-                Self::new(source, &config)
-                    .map_err(|reason| invalid(&path, format!("chat template: {reason}")))
-            })
-            .transpose()
+        let Some(source) = source else { return Ok(None) };
+        // Compiling recurses for each operator of a chain.
+        let stack = source.len().min(MAX_BYTES) * STACK_PER_BYTE;
+        let compiled = with_stack(stack, || Self::compile(source, &config))
+            .map_err(|source| TextLoadError::Thread { path: path.clone(), source })?;
+        compiled.map(Some).map_err(|reason| invalid(&path, format!("chat template: {reason}")))
     }
 
-    /// Compiles a template. `config` is tokenizer_config.json's content.
+    /// Compiles a template on a stack that is large enough for it. `config` is
+    /// tokenizer_config.json's content.
+    #[cfg(any(test, fuzzing))]
     pub(super) fn new(source: String, config: &Json) -> Result<Self, String> {
+        let stack = source.len().min(MAX_BYTES) * STACK_PER_BYTE;
+        with_stack(stack, || Self::compile(source, config)).map_err(|error| error.to_string())?
+    }
+
+    /// Compiles a template. Takes up to [`STACK_PER_BYTE`] of stack for each byte of `source`.
+    fn compile(source: String, config: &Json) -> Result<Self, String> {
+        if source.len() > MAX_BYTES {
+            return Err(format!("it has {} bytes; accepted are up to {MAX_BYTES}", source.len()));
+        }
         let mut environment = Environment::new();
         // As transformers' apply_chat_template sets its environment up.
         let syntax = SyntaxConfig::builder()

@@ -11,11 +11,19 @@ use serde_json::Value;
 
 use super::added::{AddedToken, AddedTokens, Piece};
 use super::error::TextLoadError;
+use super::files;
 use super::vocabulary::Vocabulary;
+use crate::telemetry;
 
 /// Words of up to 256 bytes that each thread keeps encoded. The library's default (10,000) lets
 /// hostile text pin some 100 MB a thread.
 const CACHED_WORDS: usize = 2_000;
+
+/// Ids are below this: four times the largest vocabulary that is published.
+const MAX_IDS: u32 = 1 << 20;
+
+/// Bytes of the parts of all added tokens. Published tokenizers have some 100 KB.
+const MAX_PARTS_BYTES: usize = 64 << 20;
 
 /// How text is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,9 +60,10 @@ pub(super) struct Tokenizer {
 impl Tokenizer {
     /// Loads tokenizer.json.
     pub(super) fn load(path: &Path) -> Result<Self, TextLoadError> {
-        let json = std::fs::read(path)
-            .map_err(|source| TextLoadError::Read { path: path.to_owned(), source })?;
-        Self::from_json(&json)
+        let json = files::required(path, files::MAX_JSON_BYTES)?;
+        // The library asserts some of what it expects of a file.
+        let read = telemetry::catch_panic(|| Self::from_json(&json));
+        read.unwrap_or_else(|panic| Err(format!("the tokenizer library failed on it: {panic}")))
             .map_err(|reason| TextLoadError::Invalid { path: path.to_owned(), reason })
     }
 
@@ -67,6 +76,7 @@ impl Tokenizer {
             Value::Null => Vec::new(),
             tokens => serde_json::from_value(tokens).map_err(|e| format!("added_tokens: {e}"))?,
         };
+        check_added(&tokens)?;
         if has_normalizer && let Some(token) = tokens.iter().find(|token| token.normalized) {
             return Err(format!(
                 "added token {:?} is to be matched in normalised text, which phi4d can't do; \
@@ -97,6 +107,9 @@ impl Tokenizer {
                 "added token {:?} has id {}, but the vocabulary gives it another",
                 token.content, token.id
             ));
+        }
+        if let Some((word, id)) = bpe.get_vocab(false).iter().find(|(_, id)| **id >= MAX_IDS) {
+            return Err(too_large("token", word, *id));
         }
         let added = AddedTokens::new(tokens).map_err(|e| format!("added_tokens: {e}"))?;
         let vocabulary = Vocabulary::new(&bpe.get_vocab(false), &added);
@@ -209,6 +222,30 @@ impl Tokenizer {
             })
             .sum()
     }
+}
+
+/// Bounds what is made for each token: a table by id, and sets of the parts of added tokens.
+fn check_added(tokens: &[AddedToken]) -> Result<(), String> {
+    let mut parts = 0;
+    for token in tokens {
+        if token.id >= MAX_IDS {
+            return Err(too_large("added token", &token.content, token.id));
+        }
+        parts += token.content.len().saturating_pow(2);
+        if parts > MAX_PARTS_BYTES {
+            return Err(format!(
+                "added_tokens: their texts are too long, up to id {}; accepted are texts whose \
+                 squared lengths add up to {MAX_PARTS_BYTES} bytes",
+                token.id
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn too_large(what: &str, text: &str, id: u32) -> String {
+    let text: String = text.chars().take(64).collect();
+    format!("{what} {text:?} has id {id}; accepted are ids below {MAX_IDS}")
 }
 
 /// Only a byte-level decoder lets each token be turned into bytes by itself.

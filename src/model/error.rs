@@ -62,12 +62,31 @@ pub enum LoadError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// ONNX Runtime has no threads.
+    #[error("ONNX Runtime can't start its threads: {reason}")]
+    Threads {
+        /// What it said.
+        reason: String,
+    },
     /// The load was given up on request.
     #[error("the loading of the model was cancelled")]
     Cancelled,
     /// ONNX Runtime refused something else.
     #[error("ONNX Runtime: {0}")]
     Session(String),
+}
+
+impl LoadError {
+    /// What ONNX Runtime refused that is not the model's fault.
+    pub(super) fn of_session(error: &impl std::fmt::Display) -> Self {
+        let reason = error.to_string();
+        if lacks_threads(&reason) { Self::Threads { reason } } else { Self::Session(reason) }
+    }
+}
+
+/// Whether ONNX Runtime's error is the system's that it has no thread to give.
+pub(super) fn lacks_threads(error: &str) -> bool {
+    error.contains("pthread_create failed") || error.contains("Resource temporarily unavailable")
 }
 
 /// The first differences: those of the other layers are alike.

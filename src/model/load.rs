@@ -203,8 +203,8 @@ fn open(
     let mut builder = chosen.register(session::exported(source, options)?)?;
     #[cfg(test)]
     {
-        builder = paged::stand_in::register(builder)
-            .map_err(|error| LoadError::Session(error.to_string()))?;
+        builder =
+            paged::stand_in::register(builder).map_err(|error| LoadError::of_session(&error))?;
     }
     cancel.reach(builder.canceler());
     if cancel.is_cancelled() {

@@ -123,7 +123,7 @@ impl OnnxRunner {
         if let (true, Cache::Device(cache)) = (wanted, &self.cache) {
             let bytes = self.shape.slots * self.shape.vocab * self.shape.logits_bytes;
             let logits = cache.allocate(bytes);
-            let logits = logits.map_err(|error| LoadError::Session(error.to_string()))?;
+            let logits = logits.map_err(|error| LoadError::of_session(&error))?;
             self.recorder = Some(Recorder { graphs: Graphs::new(), logits });
         }
         Ok(self)

@@ -77,7 +77,7 @@ fn write_into(folder: &Path, source: &Source, options: &LoadOptions) -> Result<(
         return write_stamp(folder, &stamp(source, &graph));
     }
     let mut builder = with_output(session::exported(source, options)?, folder)
-        .map_err(|error| LoadError::Session(error.to_string()))?;
+        .map_err(|error| LoadError::of_session(&error))?;
     let session = builder.commit_from_memory(&source.graph);
     drop(session.map_err(|error| source.invalid(&error, CPU_NAME))?);
     write_stamp(folder, &stamp(source, &source.graph))

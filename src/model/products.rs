@@ -20,6 +20,7 @@ use super::products_store::{Store, Weights, lock};
 use super::provider::CPU_NAME;
 use super::session;
 use super::source::Source;
+use crate::telemetry;
 use phi4d_int4::{self as int4, BLOCK, COLUMNS, Results, Rounded};
 
 /// The file of laid-out weights in the folder of what was prepared.
@@ -75,9 +76,9 @@ fn commit(
     store: &Arc<Store>,
     cancel: &LoadCancel,
 ) -> Result<Session, LoadError> {
-    let operators = domain(store).map_err(|error| LoadError::Session(error.to_string()))?;
+    let operators = domain(store).map_err(|error| LoadError::of_session(&error))?;
     let mut builder =
-        builder.with_operators(operators).map_err(|error| LoadError::Session(error.to_string()))?;
+        builder.with_operators(operators).map_err(|error| LoadError::of_session(&error))?;
     cancel.reach(builder.canceler());
     if cancel.is_cancelled() {
         return Err(LoadError::Cancelled);
@@ -112,6 +113,12 @@ impl Operator for Int4Product {
     }
 
     fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> ort::Result<ProductKernel> {
+        caught(|| self.kernel(context))
+    }
+}
+
+impl Int4Product {
+    fn kernel(&self, context: &KernelContext<'_>) -> ort::Result<ProductKernel> {
         let size = |name: &str| {
             let size = context.get::<i64>(name).and_then(|size| usize::try_from(size).ok());
             size.ok_or_else(|| ort::Error::new(format!("{OPERATOR} has no size {name}")))
@@ -146,6 +153,34 @@ struct ProductKernel {
 
 impl Kernel for ProductKernel {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
+        caught(|| self.multiply(context))
+    }
+}
+
+/// Does `work`, whose panic becomes an error: ONNX Runtime calls it, and its code must not see one.
+fn caught<T>(work: impl FnOnce() -> ort::Result<T>) -> ort::Result<T> {
+    telemetry::catch_panic(work).unwrap_or_else(|panic| Err(failed(&panic)))
+}
+
+fn failed(panic: &str) -> ort::Error {
+    ort::Error::new(format!("{OPERATOR} failed in an unexpected way: {panic}"))
+}
+
+/// Does `work` for each index below `count` on ONNX Runtime's threads, whose code must not see a
+/// panic either.
+fn on_all(context: &ComputeContext, count: usize, work: impl Fn(usize) + Sync) -> ort::Result<()> {
+    let first: Mutex<Option<String>> = Mutex::new(None);
+    context.par_for(count, count, |index| {
+        if let Err(panic) = telemetry::catch_panic(|| work(index)) {
+            lock(&first).get_or_insert(panic);
+        }
+    })?;
+    let panic = lock(&first).take();
+    panic.map_or(Ok(()), |panic| Err(failed(&panic)))
+}
+
+impl ProductKernel {
+    fn multiply(&mut self, context: &ComputeContext) -> ort::Result<()> {
         let missing = || ort::Error::new(format!("{OPERATOR} has no tensor"));
         let input = context.input(0)?.ok_or_else(missing)?;
         let (shape, activations) = input.try_extract_tensor::<f32>()?;
@@ -164,14 +199,12 @@ impl Kernel for ProductKernel {
         let groups = n / COLUMNS;
         let share = groups.div_ceil(SHARES);
         let shares = groups.div_ceil(share);
-        context.par_for(shares, shares, |index| {
+        on_all(context, shares, |index| {
             let first = index * share;
             int4::product(units, rounded, k, first..(first + share).min(groups), &results);
         })
     }
-}
 
-impl ProductKernel {
     /// Rounds the activations, on all threads where there are many.
     fn round(
         &self,
@@ -193,7 +226,7 @@ impl ProductKernel {
             .zip(rounded.chunks_mut(ROWS * self.k / BLOCK))
             .map(Mutex::new)
             .collect();
-        context.par_for(parts.len(), parts.len(), |index| {
+        on_all(context, parts.len(), |index| {
             let mut part = lock(&parts[index]);
             let (activations, rounded) = &mut *part;
             int4::round(activations, factor, rounded);

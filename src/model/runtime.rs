@@ -8,6 +8,7 @@ use ort::environment::Environment;
 use ort::logging::LogLevel;
 
 use super::error::LoadError;
+use crate::telemetry;
 
 /// The library's file name.
 pub const LIBRARY_NAME: &str = if cfg!(windows) { "onnxruntime.dll" } else { "libonnxruntime.so" };
@@ -140,5 +141,8 @@ fn forward_log(level: LogLevel, category: &str, _id: &str, place: &str, message:
         // What ONNX Runtime logs as an error it returns as one too, and we report that.
         LogLevel::Info | LogLevel::Error | LogLevel::Fatal => log::Level::Debug,
     };
-    log::log!(target: "onnxruntime", level, category, place; "{message}");
+    // The library calls this from its own code, which a panic must not reach.
+    let _ = telemetry::catch_panic(|| {
+        log::log!(target: "onnxruntime", level, category, place; "{message}");
+    });
 }

@@ -55,5 +55,5 @@ fn build(
                 None => Ok(builder),
             }
         })
-        .map_err(|error| LoadError::Session(error.to_string()))
+        .map_err(|error| LoadError::of_session(&error))
 }

@@ -5,7 +5,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use super::error::LoadError;
+use super::error::{LoadError, lacks_threads};
 use super::genai_config::GenaiConfig;
 use super::graph_edit::{self, Wanted};
 use super::wire::Damaged;
@@ -55,6 +55,9 @@ impl Source {
     /// The model's file is not one that ONNX Runtime loads on the provider that it calls `provider`.
     pub(super) fn invalid(&self, error: &ort::Error, provider: &str) -> LoadError {
         let error = error.to_string();
+        if lacks_threads(&error) {
+            return LoadError::Threads { reason: error };
+        }
         let reason = missing_operator(&error, provider).unwrap_or(error);
         LoadError::Invalid { path: self.path.clone(), reason }
     }

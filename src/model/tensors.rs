@@ -160,7 +160,7 @@ impl Input {
         let device = allocator.and_then(|allocator| {
             allocator.map(|allocator| Arc::new(allocator).allocate(bytes)).transpose()
         });
-        let device = device.map_err(|error| LoadError::Session(error.to_string()))?;
+        let device = device.map_err(|error| LoadError::of_session(&error))?;
         Ok(Self { element, memory, device })
     }
 

@@ -25,10 +25,11 @@ pub use peer::Peer;
 pub use signal::Signal;
 pub use state::State;
 pub use system::{
-    FolderLock, Notifier, Signals, SocketFile, UnixListener, UnixStream, activated_listeners,
-    append_private, barrier, bind_unix, confine, effective_uid, free_disk, group_id, groups_of,
-    host_name, is_open_to_all, owner, physical_cores, replace_file, resident_memory,
-    room_for_connections, spare_memory, user_id,
+    FolderLock, Notifier, Secrecy, Signals, SocketFile, UnixListener, UnixStream,
+    activated_listeners, append_private, barrier, bind_unix, check_folder, confine, create_private,
+    effective_uid, free_disk, group_id, groups_of, host_name, open_private, owner, physical_cores,
+    private_folder, replace_file, resident_memory, room_for_connections, spare_memory, take_stderr,
+    too_open, user_id, write_stderr,
 };
 #[cfg(unix)]
 pub use unix::helper;

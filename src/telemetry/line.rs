@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use log::Record;
-use log::kv::{Error, Key, Value, VisitSource};
 
 use super::disruptive::{escaped, escaped_json};
+use super::record::pairs;
 
 /// `2026-11-24T08:27:10.123Z INFO listening tcp=127.0.0.1:8484` and a line feed.
 pub(super) fn text(now: SystemTime, record: &Record<'_>) -> String {
@@ -45,20 +45,6 @@ pub(super) fn json(now: SystemTime, record: &Record<'_>) -> String {
     let mut line = escaped_json(&json).into_owned();
     line.push('\n');
     line
-}
-
-fn pairs(record: &Record<'_>) -> Vec<(String, String)> {
-    struct Collect(Vec<(String, String)>);
-    impl<'kvs> VisitSource<'kvs> for Collect {
-        fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), Error> {
-            self.0.push((key.to_string(), value.to_string()));
-            Ok(())
-        }
-    }
-    let mut collect = Collect(Vec::new());
-    // Collecting never fails; what was collected is used either way.
-    let _ = record.key_values().visit(&mut collect);
-    collect.0
 }
 
 /// RFC 3339 in UTC with milliseconds.

@@ -8,14 +8,19 @@ mod log;
 mod metrics;
 #[cfg(not(unix))]
 mod no_journal;
+mod queue;
+mod record;
+mod stderr;
 mod trace;
 mod transient;
 
 pub use disruptive::{escaped, is_disruptive, is_joiner};
 pub use line::timestamp;
-pub use log::{Format, Target, has_terminal, init, logs_to_journal};
+pub use log::{
+    Format, Target, catch_panic, flush, has_terminal, init, is_started, lost_lines, show_transient,
+    write_line,
+};
 pub use metrics::{Ending, Metrics, OpenConnection, Operation, RequestTimer, Sample, Value};
 pub use trace::{
     Attribute, OpenSpan, Span, SpanKind, TraceContext, Tracer, encode as encode_spans, time_of,
 };
-pub use transient::show_transient;

@@ -12,7 +12,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use super::common::{PATIENCE, Response, Setup};
+use super::common::{PATIENCE, Response, Setup, set_mode, wait_for, write_private};
 use super::table::{Class, May, check_by};
 use super::{SETTINGS, bearer, with_keys};
 
@@ -53,7 +53,7 @@ impl Authority {
         let (cert_path, key_path) =
             (folder.join(format!("{name}.pem")), folder.join(format!("{name}.key")));
         std::fs::write(&cert_path, cert.pem()).unwrap();
-        std::fs::write(&key_path, key.serialize_pem()).unwrap();
+        write_private(&key_path, &key.serialize_pem());
         Identity { cert: cert_path, key: key_path }
     }
 }
@@ -297,4 +297,37 @@ fn files_that_will_not_do_end_the_start_and_are_named() {
             assert!(found.contains(part), "{part} is not in {found}");
         }
     }
+}
+
+/// As sshd does it: what others may write lets them in, and a private key that others read is none.
+#[test]
+fn secrets_that_others_may_write_or_read_are_refused_at_start_and_at_reload() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let (one, ca) = (authority.sign(folder.path(), "one"), authority.file(folder.path()));
+    let keys = folder.path().join("keys");
+    write_private(&keys, "");
+    let files = [("tls_key_file", &one.key), ("tls_client_ca_file", &ca), ("api_keys_file", &keys)];
+    let mut arguments = arguments(&one);
+    arguments.extend(["--tls-client-ca-file".to_owned(), ca.to_str().unwrap().to_owned()]);
+    arguments.extend(["--api-keys-file".to_owned(), keys.to_str().unwrap().to_owned()]);
+    // What certificates and hashes of keys say is no secret.
+    for (mode, files) in [(0o644, &files[..1]), (0o660, &files[..]), (0o602, &files[..])] {
+        for (name, file) in files {
+            set_mode(file, mode);
+            let (status, said) = with(Setup::new(), &arguments).run_to_end();
+            set_mode(file, 0o600);
+            assert_eq!(status.code(), Some(SETTINGS), "{name} {mode:o}: {said}");
+            assert!(said.contains(name) && said.contains(file.to_str().unwrap()), "{said}");
+            assert!(said.contains(&format!("{mode:04o}")) && said.contains("0600"), "{said}");
+        }
+    }
+    for (_, file) in &files[1..] {
+        set_mode(file, 0o644);
+    }
+    let daemon = with(Setup::new(), &arguments).start();
+    set_mode(&one.key, 0o644);
+    daemon.signal("HUP");
+    wait_for("the refusal", || daemon.log.text().contains("reload: refused").then_some(()));
+    assert!(daemon.log.text().contains("reload: tls_key_file"), "{}", daemon.log.text());
 }

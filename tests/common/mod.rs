@@ -45,6 +45,18 @@ pub fn copy_demo(folder: &Path) -> PathBuf {
     copy
 }
 
+/// Writes a file that only its owner may read, as private keys are to be.
+pub fn write_private(path: &Path, text: &str) {
+    std::fs::write(path, text).unwrap();
+    set_mode(path, 0o600);
+}
+
+/// Sets a file's or folder's mode.
+pub fn set_mode(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
 /// A JSON file of `models/golden`.
 pub fn golden(name: &str) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/golden").join(name);

@@ -13,8 +13,10 @@ mod descriptors;
 mod disk;
 mod engine;
 mod killed;
+mod log;
 mod memory;
 mod model_files;
+mod modes;
 mod shim;
 
 use std::io::Read;

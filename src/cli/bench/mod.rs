@@ -21,6 +21,7 @@ use super::chat::endpoint::Endpoint;
 use super::exit::Fatal;
 use super::output::print;
 use super::start;
+use super::threads;
 use crate::engine::{self, Engine};
 use crate::generate::Generator;
 use crate::model;
@@ -39,11 +40,7 @@ pub(super) fn run(arguments: &BenchArgs) -> Result<(), Fatal> {
     // A line for each request would be part of what is measured.
     resolved.settings.log_level = resolved.settings.log_level.min(log::LevelFilter::Warn);
     start::start_log(&resolved)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(|source| Fatal::System { action: "start the network's threads", source })?;
+    let runtime = threads::runtime(2)?;
     let mut report = Report::default();
     runtime.block_on(measure(arguments, &resolved.settings, &mut report))?;
     if arguments.json { print(&report.json()) } else { print(report.text()) }

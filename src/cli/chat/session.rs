@@ -6,6 +6,7 @@ use tokio::runtime::Runtime;
 
 use super::super::args::ChatArgs;
 use super::super::exit::Fatal;
+use super::super::threads;
 use super::answer::Answer;
 use super::client::Client;
 use super::commands::{self, Entry};
@@ -32,11 +33,7 @@ struct Session {
 pub(super) fn run(arguments: &ChatArgs) -> Result<(), Fatal> {
     // A thread of its own closes the connection of a stopped answer while this one waits for the
     // next question; else the daemon would go on with it.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .map_err(|source| Fatal::System { action: "start the network", source })?;
+    let runtime = threads::runtime(1)?;
     let client = Client::new(&arguments.client)?;
     let screen = Screen::open();
     let tell = |text: &str| Screen::open().note(&format!("phi4d: {text}"));

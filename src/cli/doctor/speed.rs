@@ -64,7 +64,8 @@ fn tokens_per_second(rate: f64, step: u64) -> f64 {
 #[expect(clippy::cast_precision_loss, reason = "sizes far below where that shows")]
 fn measure(threads: usize) -> f64 {
     std::thread::scope(|scope| {
-        let readers: Vec<_> = (0..threads).map(|_| scope.spawn(read)).collect();
+        let start = || std::thread::Builder::new().spawn_scoped(scope, read).ok();
+        let readers: Vec<_> = (0..threads).filter_map(|_| start()).collect();
         readers
             .into_iter()
             .filter_map(|reader| reader.join().ok())

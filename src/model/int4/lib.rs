@@ -20,6 +20,7 @@ use std::arch::x86_64::{
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use half::f16;
 
@@ -93,21 +94,32 @@ pub fn pack(levels: &[u8], scales: &[f32], k: usize, n: usize) -> Packed {
     let (blocks, group) = (k / BLOCK, k / DEPTH);
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let share = (n / COLUMNS).div_ceil(threads);
+    let weights = levels.chunks(share * COLUMNS * blocks * BLOCK / 2);
+    let scales = scales.chunks(share * COLUMNS * blocks);
+    let parts = packed.chunks_mut(share * group).zip(weights).zip(scales);
+    let parts: Vec<_> = parts.map(Mutex::new).collect();
+    let pack = |part: usize| {
+        let mut part = parts[part].lock().unwrap_or_else(PoisonError::into_inner);
+        let ((part, weights), scales) = &mut *part;
+        for (index, units) in part.chunks_mut(group).enumerate() {
+            for column in 0..COLUMNS {
+                let first = (index * COLUMNS + column) * blocks;
+                let weights = &weights[first * BLOCK / 2..][..blocks * BLOCK / 2];
+                pack_column(units, column, weights, &scales[first..][..blocks], raise);
+            }
+        }
+    };
+    let pack = &pack;
     std::thread::scope(|scope| {
-        let weights = levels.chunks(share * COLUMNS * blocks * BLOCK / 2);
-        let scales = scales.chunks(share * COLUMNS * blocks);
-        for ((part, weights), scales) in packed.chunks_mut(share * group).zip(weights).zip(scales) {
-            scope.spawn(move || {
-                for (index, units) in part.chunks_mut(group).enumerate() {
-                    for column in 0..COLUMNS {
-                        let first = (index * COLUMNS + column) * blocks;
-                        let weights = &weights[first * BLOCK / 2..][..blocks * BLOCK / 2];
-                        pack_column(units, column, weights, &scales[first..][..blocks], raise);
-                    }
-                }
-            });
+        for part in 0..parts.len() {
+            let thread = std::thread::Builder::new();
+            if thread.spawn_scoped(scope, move || pack(part)).is_err() {
+                // The system has no thread to give: this one does it.
+                pack(part);
+            }
         }
     });
+    drop(parts);
     Packed { units: packed, factor: raise.recip() }
 }
 

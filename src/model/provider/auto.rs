@@ -31,8 +31,8 @@ pub(super) fn choose(
     let mut refusals = Vec::new();
     for (provider, _) in ORDER {
         let tried = Chosen::of(settings, provider, environment).and_then(|chosen| {
-            let builder = Session::builder(environment)
-                .map_err(|error| LoadError::Session(error.to_string()))?;
+            let builder =
+                Session::builder(environment).map_err(|error| LoadError::of_session(&error))?;
             chosen.register(builder).map(|_| chosen)
         });
         match tried {

@@ -9,9 +9,11 @@ pub mod helper;
 mod memory;
 mod notify;
 mod peer;
+mod private;
 mod replace;
 mod signals;
 mod socket;
+mod stderr;
 mod syscalls;
 
 use std::fs::Metadata;
@@ -25,9 +27,11 @@ pub use files::{barrier, free_disk};
 pub use memory::{resident_memory, spare_memory};
 pub use notify::Notifier;
 pub use peer::{group_id, groups_of, host_name, user_id};
+pub use private::{Secrecy, check_folder, create_private, open_private, private_folder, too_open};
 pub use replace::{FolderLock, append_private, replace_file};
 pub use signals::Signals;
 pub use socket::{SocketFile, bind_unix, path_of};
+pub use stderr::{take_stderr, write_stderr};
 pub use tokio::net::{UnixListener, UnixStream};
 
 /// The user that this process acts as.
@@ -40,10 +44,4 @@ pub fn effective_uid() -> u32 {
 #[must_use]
 pub fn owner(metadata: &Metadata) -> Option<u32> {
     Some(metadata.uid())
-}
-
-/// Whether a file's mode lets everyone write it.
-#[must_use]
-pub fn is_open_to_all(metadata: &Metadata) -> bool {
-    metadata.mode() & 0o002 != 0
 }

@@ -8,6 +8,9 @@ use std::os::unix::fs::{
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::libc::O_NOFOLLOW;
+
+use super::private::tighten;
 
 /// Held while a file is read, changed and replaced, so that two who do so take turns.
 #[derive(Debug)]
@@ -57,10 +60,10 @@ pub fn replace_file(path: &Path, contents: &[u8], mode: u32, group: Option<u32>)
 /// If the system refuses anything.
 pub fn append_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder_of(path))?;
-    let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
-    if file.metadata()?.mode() & 0o077 != 0 {
-        file.set_permissions(Permissions::from_mode(0o600))?;
-    }
+    let mut options = OpenOptions::new();
+    let options = options.append(true).create(true).mode(0o600).custom_flags(O_NOFOLLOW);
+    let mut file = options.open(path)?;
+    tighten(&file, 0o600)?;
     file.write_all(bytes)
 }
 

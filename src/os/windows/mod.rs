@@ -2,6 +2,7 @@
 //! protocols, and no users by number.
 
 mod machine;
+mod private;
 mod replace;
 mod signals;
 mod socket;
@@ -11,6 +12,7 @@ use std::io;
 use std::time::Duration;
 
 pub use machine::{physical_cores, spare_memory};
+pub use private::{Secrecy, check_folder, create_private, open_private, private_folder, too_open};
 pub use replace::{FolderLock, append_private, replace_file};
 pub use signals::Signals;
 pub use socket::{SocketFile, UnixListener, UnixStream, bind_unix, path_of};
@@ -26,6 +28,21 @@ use super::state::State;
 /// Never.
 pub fn room_for_connections() -> io::Result<usize> {
     Ok(usize::MAX)
+}
+
+/// Standard error.
+///
+/// # Errors
+/// Never.
+pub fn take_stderr() -> io::Result<io::Stderr> {
+    Ok(io::stderr())
+}
+
+/// Writes `text` to standard error, however long that takes.
+pub fn write_stderr(text: &str, _limit: Duration) {
+    use io::Write as _;
+    // There is nowhere left to report a failure.
+    let _ = io::stderr().write_all(text.as_bytes());
 }
 
 /// Tells nobody: there is no service manager to be told.
@@ -108,12 +125,6 @@ pub fn host_name() -> Option<String> {
 #[must_use]
 pub fn owner(_metadata: &Metadata) -> Option<u32> {
     None
-}
-
-/// Access is ruled by lists that metadata does not show: not known, so not said.
-#[must_use]
-pub fn is_open_to_all(_metadata: &Metadata) -> bool {
-    false
 }
 
 /// Who may read what is ruled by lists: not known, so nothing is named.

@@ -182,8 +182,8 @@ fn read_bounded(path: &Path) -> io::Result<String> {
     let file = std::fs::File::open(path)?;
     let found = file.metadata()?;
     let refused = |reason: &str| io::Error::new(io::ErrorKind::InvalidData, reason.to_owned());
-    if found.is_file() && os::is_open_to_all(&found) {
-        return Err(refused("everyone may write it; expected a mode such as 0640"));
+    if let Some(reason) = os::too_open(&found, os::Secrecy::Trusted) {
+        return Err(refused(&reason));
     }
     let mut text = String::new();
     file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text)?;

@@ -1,6 +1,7 @@
 //! TLS from the files that the settings name. The cryptography is ring's.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, BufReader};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use tokio_rustls::rustls::server::{ParsedCertificate, VerifierBuilderError, WebP
 use tokio_rustls::rustls::{self, CertificateError, RootCertStore, ServerConfig};
 
 use super::load::AccessFault;
+use crate::os::{self, Secrecy};
 use crate::settings::Settings;
 
 /// TLS as the settings ask for it; `None` for plain HTTP. What is wrong goes to `faults`.
@@ -33,14 +35,36 @@ pub(super) fn of(settings: &Settings, faults: &mut Vec<AccessFault>) -> Option<A
     };
     // Each file is looked at, so that every fault is told.
     let chain = certificates("tls_cert_file", cert);
-    let key_der = PrivateKeyDer::from_pem_file(key)
-        .map_err(|error| unreadable("tls_key_file", key, error, "a private key"));
-    let roots = ca.map(|ca| certificates("tls_client_ca_file", ca).map(|found| (ca, found)));
+    let key_der = opened("tls_key_file", key, Secrecy::Private).and_then(|file| {
+        PrivateKeyDer::from_pem_reader(file)
+            .map_err(|error| unreadable("tls_key_file", key, error, "a private key"))
+    });
+    let roots = ca.map(|ca| {
+        // Whoever may write it may let clients in.
+        opened("tls_client_ca_file", ca, Secrecy::Trusted)?;
+        certificates("tls_client_ca_file", ca).map(|found| (ca, found))
+    });
     let mut keep = |fault| faults.push(fault);
     let chain = chain.map_err(&mut keep).ok();
     let key_der = key_der.map_err(&mut keep).ok();
     let roots = roots.transpose().map_err(&mut keep).ok();
     build((cert, chain?), (key, key_der?), roots?).map_err(keep).ok()
+}
+
+/// Opens a file whose mode is as tight as `secrecy` asks.
+fn opened(
+    key: &'static str,
+    path: &Path,
+    secrecy: Secrecy,
+) -> Result<BufReader<File>, AccessFault> {
+    let open = || {
+        let file = File::open(path)?;
+        match os::too_open(&file.metadata()?, secrecy) {
+            None => Ok(BufReader::new(file)),
+            Some(reason) => Err(io::Error::new(io::ErrorKind::PermissionDenied, reason)),
+        }
+    };
+    open().map_err(|source| AccessFault::File { key, path: path.to_owned(), source })
 }
 
 type Chain = Vec<CertificateDer<'static>>;

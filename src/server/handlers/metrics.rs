@@ -3,7 +3,7 @@
 use crate::engine::{ModelLimits, Stats};
 use crate::server::app::App;
 use crate::server::reply::{Reply, text};
-use crate::telemetry::{Sample, Value};
+use crate::telemetry::{self, Sample, Value};
 
 /// Prometheus's text format.
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -20,6 +20,8 @@ pub(crate) fn get(app: &App) -> Reply {
     let (exported, dropped) = app.metrics().tracer().counts();
     samples.push(count("phi4d_trace_spans_exported", "Spans that a collector took", exported));
     samples.push(count("phi4d_trace_spans_dropped", "Spans that no collector took", dropped));
+    let lost = telemetry::lost_lines();
+    samples.push(count("phi4d_log_lines_lost", "Log lines that could not be written", lost));
     samples.extend(aliases(&stats, generator.limits()));
     text(CONTENT_TYPE, app.metrics().page(samples))
 }

@@ -1,0 +1,152 @@
+//! The runtime's threads, all of them made at the start: a system that has none left is an error
+//! then, and no request meets it later.
+
+use std::io;
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::{Builder, Runtime};
+
+use super::exit::Fatal;
+use crate::telemetry::catch_panic;
+
+/// Threads for work that blocks, made at the start. More are made where the system has them; where it
+/// has not, work waits for one of these.
+const BLOCKING: usize = 8;
+
+/// How long all threads may take to begin.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// They stay for good.
+const KEEP: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// A runtime with `workers` threads and no more, made when they are needed.
+pub(super) fn runtime(workers: usize) -> Result<Runtime, Fatal> {
+    build(workers).map_err(fatal)
+}
+
+/// A runtime with `workers` threads, and with those for work that blocks.
+pub(super) fn warm_runtime(workers: usize) -> Result<Runtime, Fatal> {
+    let made = probe(workers + BLOCKING).and_then(|()| build(workers)).and_then(|runtime| {
+        warm(&runtime)?;
+        Ok(runtime)
+    });
+    made.map_err(fatal)
+}
+
+fn fatal(source: io::Error) -> Fatal {
+    Fatal::System { action: "start the network's threads", source }
+}
+
+/// Whether the system has `count` threads.
+fn probe(count: usize) -> io::Result<()> {
+    let gate = Arc::new(Gate::default());
+    let mut threads = Vec::new();
+    let mut made = Ok(());
+    for _ in 0..count {
+        let held = Arc::clone(&gate);
+        match std::thread::Builder::new().spawn(move || held.wait_for_release()) {
+            Ok(thread) => threads.push(thread),
+            Err(error) => {
+                made = Err(error);
+                break;
+            }
+        }
+    }
+    gate.release();
+    for thread in threads {
+        // They do nothing that could panic.
+        let _ = thread.join();
+    }
+    made
+}
+
+/// The library panics where a thread can't be made, and may then wait for good for those that it has
+/// made: so it does that on a thread that can be left behind.
+fn build(workers: usize) -> io::Result<Runtime> {
+    let (sender, built) = sync_channel(1);
+    std::thread::Builder::new().name("phi4d-start".into()).spawn(move || {
+        let build = || {
+            Builder::new_multi_thread()
+                .worker_threads(workers)
+                .thread_name("phi4d-net")
+                .thread_keep_alive(KEEP)
+                .enable_all()
+                .build()
+        };
+        let runtime = catch_panic(build).unwrap_or_else(|panic| Err(io::Error::other(panic)));
+        // Nobody waits if it took too long.
+        let _ = sender.send(runtime);
+    })?;
+    built.recv_timeout(PATIENCE).unwrap_or_else(|_| Err(none_left()))
+}
+
+/// Has the runtime make its threads for work that blocks.
+fn warm(runtime: &Runtime) -> io::Result<()> {
+    let gate = Arc::new(Gate::default());
+    for _ in 0..BLOCKING {
+        let held = Arc::clone(&gate);
+        // Each holds its thread until all have begun.
+        catch_panic(|| drop(runtime.spawn_blocking(move || held.wait_for_release())))
+            .map_err(io::Error::other)?;
+    }
+    let all = gate.wait_for(BLOCKING);
+    gate.release();
+    if all { Ok(()) } else { Err(none_left()) }
+}
+
+fn none_left() -> io::Error {
+    io::Error::new(io::ErrorKind::WouldBlock, "the system has no thread left")
+}
+
+/// Holds threads until all are there.
+#[derive(Debug, Default)]
+struct Gate {
+    state: Mutex<(usize, bool)>,
+    changed: Condvar,
+}
+
+impl Gate {
+    fn wait_for_release(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.0 += 1;
+        self.changed.notify_all();
+        while !state.1 {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn release(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).1 = true;
+        self.changed.notify_all();
+    }
+
+    /// Whether `count` threads wait, at the latest when patience ends.
+    fn wait_for(&self, count: usize) -> bool {
+        let deadline = Instant::now() + PATIENCE;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        while state.0 < count {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let waited = self.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_threads_are_there_from_the_start() {
+        let runtime = warm_runtime(2).unwrap();
+        // As much work at once as there are threads ends without another.
+        warm(&runtime).unwrap();
+        assert!(probe(2).is_ok());
+    }
+}

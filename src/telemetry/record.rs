@@ -1,0 +1,100 @@
+//! A record of the log that outlives the call that logged it.
+
+use std::time::SystemTime;
+
+use log::kv::{Error, Key, Value, VisitSource};
+use log::{Level, Record};
+
+/// A record with its texts formatted.
+#[derive(Debug)]
+pub(super) struct OwnedRecord {
+    pub(super) time: SystemTime,
+    level: Level,
+    target: String,
+    message: String,
+    module: Option<String>,
+    file: Option<String>,
+    line: Option<u32>,
+    pairs: Vec<(String, String)>,
+}
+
+impl OwnedRecord {
+    /// Formats `record`, logged at `time`.
+    pub(super) fn new(time: SystemTime, record: &Record<'_>) -> Self {
+        Self {
+            time,
+            level: record.level(),
+            target: record.target().to_owned(),
+            message: record.args().to_string(),
+            module: record.module_path().map(str::to_owned),
+            file: record.file().map(str::to_owned),
+            line: record.line(),
+            pairs: pairs(record),
+        }
+    }
+
+    /// The record that says how many others were lost.
+    pub(super) fn of_lost(count: u64) -> Self {
+        let lines = if count == 1 { "line" } else { "lines" };
+        Self {
+            time: SystemTime::now(),
+            level: Level::Warn,
+            target: "phi4d::telemetry".to_owned(),
+            message: format!("{count} log {lines} lost: the log could not be written"),
+            module: None,
+            file: None,
+            line: None,
+            pairs: vec![("lost".to_owned(), count.to_string())],
+        }
+    }
+
+    /// A line that is no record of ours, as an error.
+    pub(super) fn of_line(line: &str) -> Self {
+        Self {
+            time: SystemTime::now(),
+            level: Level::Error,
+            target: "phi4d".to_owned(),
+            message: line.to_owned(),
+            module: None,
+            file: None,
+            line: None,
+            pairs: Vec::new(),
+        }
+    }
+
+    /// Bytes of text, roughly.
+    pub(super) fn bytes(&self) -> usize {
+        let pairs = self.pairs.iter().map(|(key, value)| key.len() + value.len() + 48);
+        200 + self.target.len() + self.message.len() + pairs.sum::<usize>()
+    }
+
+    /// Hands it to `write` as the logger's own type.
+    pub(super) fn with<T>(&self, write: impl FnOnce(&Record<'_>) -> T) -> T {
+        write(
+            &Record::builder()
+                .level(self.level)
+                .target(&self.target)
+                .args(format_args!("{}", self.message))
+                .module_path(self.module.as_deref())
+                .file(self.file.as_deref())
+                .line(self.line)
+                .key_values(&self.pairs)
+                .build(),
+        )
+    }
+}
+
+/// The key-values of a record as text.
+pub(super) fn pairs(record: &Record<'_>) -> Vec<(String, String)> {
+    struct Collect(Vec<(String, String)>);
+    impl<'kvs> VisitSource<'kvs> for Collect {
+        fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), Error> {
+            self.0.push((key.to_string(), value.to_string()));
+            Ok(())
+        }
+    }
+    let mut collect = Collect(Vec::new());
+    // Collecting never fails; what was collected is used either way.
+    let _ = record.key_values().visit(&mut collect);
+    collect.0
+}
