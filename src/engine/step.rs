@@ -29,7 +29,10 @@ impl Core {
         let count = if reports { count.min(MOST_ROWS) } else { count };
         let rows = if reports { count } else { 1 };
         let tokens = sequence.tokens()[held..held + count].to_vec();
-        let complete = held + count == sequence.tokens().len();
+        let chunked = sequence.chunked(self.options.reproducible, &self.limits);
+        let complete = held + count == chunked;
+        // What follows was sampled before the sequence was put back.
+        let sampled = chunked < sequence.tokens().len();
         let rotary = self.limits.rotary(sequence.tokens().len());
         self.runner.turn_by(rotary);
         let began = Instant::now();
@@ -45,7 +48,7 @@ impl Core {
                 if let Some(sequence) = self.cache.sequence_mut(row).filter(|_| reports) {
                     sequence.report_prompt(held, &logits);
                 }
-                match self.cache.sequence_mut(row).filter(|_| complete) {
+                match self.cache.sequence_mut(row).filter(|_| complete && !sampled) {
                     None => Ok(None),
                     Some(sequence) => {
                         Counters::add(&counters.generated_tokens, 1);
@@ -92,10 +95,14 @@ impl Core {
                 outcomes.extend((first..first + rows).map(|row| (row, Err(error.clone()))));
             }
             Ok(logits) => {
-                for (index, token) in tokens.iter().enumerate() {
+                for (index, (token, past)) in tokens.iter().zip(past).enumerate() {
                     let row = first + index;
                     self.cache.extend(row, &[*token]);
                     let Some(sequence) = self.cache.sequence_mut(row) else { continue };
+                    if past + 1 < sequence.tokens().len() {
+                        // The next token was sampled before the sequence was put back.
+                        continue;
+                    }
                     Counters::add(&counters.generated_tokens, 1);
                     let outcome = sample(sequence, &logits, index, &mut self.scratch);
                     outcomes.push((row, outcome));
