@@ -130,13 +130,28 @@ pub(super) fn engine_options(
         },
         prefill_share: settings.prefill_share,
         draft_tokens: settings.draft_tokens,
+        reproducible: settings.reproducible,
         fallback_seed: None,
         store: prefix_store(settings).map(|folder| engine::Store {
             folder,
             bytes: settings.prefix_store_bytes,
-            fingerprint,
+            fingerprint: store_fingerprint(settings, limits, fingerprint),
         }),
     }
+}
+
+/// Tells prefixes apart by the model, and where answers are to be reproducible by the chunks that
+/// they were read in: those of other chunks differ in their last digits.
+fn store_fingerprint(
+    settings: &Settings,
+    limits: &model::ModelLimits,
+    model: [u8; 32],
+) -> [u8; 32] {
+    if !settings.reproducible {
+        return model;
+    }
+    let grid = (limits.max_prefill_tokens as u64).to_le_bytes();
+    *blake3::hash(&[model.as_slice(), &grid].concat()).as_bytes()
 }
 
 /// Where prefixes are kept, if they are.

@@ -15,6 +15,7 @@ const SIZES: Sizes = Sizes {
     row_tokens: 64,
     block_tokens: 4,
     budget_tokens: 256,
+    grid: None,
     alike: false,
 };
 
@@ -55,5 +56,5 @@ pub fn prefix_file(data: &[u8]) {
     }
     // All memory can still be had.
     let prompt = vec![1; SIZES.row_tokens - 1];
-    assert!(cache.admit(&prompt, 1).is_some());
+    assert!(cache.admit(&prompt, usize::MAX, 1).is_some());
 }

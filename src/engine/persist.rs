@@ -304,6 +304,7 @@ mod tests {
             row_tokens: 64,
             block_tokens: 4,
             budget_tokens: 256,
+            grid: None,
             alike: false,
         })
     }
@@ -322,7 +323,7 @@ mod tests {
     fn filled(prompts: &[Vec<u32>]) -> (Cache<()>, FakeRunner) {
         let (mut cache, mut runner) = (cache(), runner());
         for prompt in prompts {
-            let admission = cache.admit(prompt, 5).unwrap();
+            let admission = cache.admit(prompt, usize::MAX, 5).unwrap();
             cache.place(admission, ());
             apply(&mut cache, &mut runner);
             for (index, part) in prompt.chunks(4).enumerate() {
@@ -352,7 +353,7 @@ mod tests {
         for (cache, mut runner) in [(&mut old, old_runner), (&mut new, new_runner)] {
             // A prompt of the same scope goes on from the memory that came back.
             let prompt: Vec<u32> = (20..35).collect();
-            let admission = cache.admit(&prompt, 5).unwrap();
+            let admission = cache.admit(&prompt, usize::MAX, 5).unwrap();
             cache.place(admission, ());
             apply(cache, &mut runner);
             assert_eq!(admission.cached, 13);

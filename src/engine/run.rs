@@ -45,6 +45,10 @@ pub struct Options {
     pub prefill_share: f64,
     /// The most tokens guessed ahead for a sequence that decodes alone; 0 guesses none.
     pub draft_tokens: usize,
+    /// Whether a request with a seed, or at temperature 0, gets the same answer each time, bit for
+    /// bit: whatever is cached, runs beside it or interrupted it. Prompts are read by a fixed grid of
+    /// chunks, and nothing is speculated.
+    pub reproducible: bool,
     /// Seed of jobs that give none, to make runs repeatable; `None` draws one for each.
     pub fallback_seed: Option<u64>,
     /// Where cached prefixes are kept between runs; `None` keeps them in memory only.
@@ -61,6 +65,7 @@ impl Default for Options {
             kv_cache_bytes: usize::MAX,
             prefill_share: 0.5,
             draft_tokens: 7,
+            reproducible: false,
             fallback_seed: None,
             store: None,
         }
@@ -102,7 +107,12 @@ pub struct Crashed;
 
 /// The cache's sizes within `bytes` of memory, or the device's that the runner has, which lower
 /// what one sequence can have.
-fn sizes(limits: &mut ModelLimits, max_live: usize, bytes: usize) -> Result<Sizes, StartError> {
+fn sizes(
+    limits: &mut ModelLimits,
+    max_live: usize,
+    bytes: usize,
+    reproducible: bool,
+) -> Result<Sizes, StartError> {
     let bytes = limits.kv_growth.device_bytes().unwrap_or(bytes);
     let alike = matches!(limits.kv_growth, KvGrowth::Alike { .. });
     let [row_tokens, budget_tokens] =
@@ -114,6 +124,7 @@ fn sizes(limits: &mut ModelLimits, max_live: usize, bytes: usize) -> Result<Size
         row_tokens,
         block_tokens: limits.kv_block_tokens,
         budget_tokens,
+        grid: reproducible.then_some(limits.max_prefill_tokens),
         alike,
     })
 }
@@ -152,11 +163,15 @@ fn enough(limits: &ModelLimits, bytes: usize, least: usize) -> Result<usize, Sta
 pub fn start(
     runner: Box<dyn Runner>,
     interrupt: Arc<dyn Interrupt>,
-    options: Options,
+    mut options: Options,
 ) -> Result<Engine, StartError> {
+    if options.reproducible {
+        // How much is speculated follows measured times, and shows in the last digits of the logits.
+        options.draft_tokens = 0;
+    }
     let mut limits = runner.limits().clone();
     let max_running = options.max_running.clamp(1, limits.slots);
-    let sizes = sizes(&mut limits, max_running, options.kv_cache_bytes)?;
+    let sizes = sizes(&mut limits, max_running, options.kv_cache_bytes, options.reproducible)?;
     let bounds = Bounds { total: options.queue, per_caller: options.queue_per_caller };
     let shared = Arc::new(Shared::new(limits.clone(), max_running, bounds, interrupt));
     // Waiting jobs are counted at the door, so the channel itself is never the limit: it has room
@@ -276,10 +291,14 @@ impl Core {
             let cached = self.cache.tokens(row).len();
             if let Some(sequence) = self.cache.sequence_mut(row) {
                 let state = (cached, row < decoding);
-                candidates.push(sequence.candidate(row, state, &self.limits, now));
+                let chunked = sequence.chunked(self.options.reproducible, &self.limits);
+                candidates.push(sequence.candidate(row, state, chunked, &self.limits, now));
             }
         }
-        let chunk = self.pace.chunk(decoding > 0);
+        let chunk = match self.options.reproducible {
+            true => self.limits.max_prefill_tokens,
+            false => self.pace.chunk(decoding > 0),
+        };
         match self.scheduler.plan(&candidates, chunk, self.pace.prefill_waits()) {
             StepPlan::Idle if candidates.is_empty() => {}
             StepPlan::Idle => {
@@ -368,7 +387,8 @@ impl Core {
     fn admit(&mut self, now: Instant) {
         while let Some(next) = self.waiting.next(now) {
             let scope = next.cache_scope(self.limits.rotary(next.tokens().len()));
-            let admission = self.cache.admit(next.tokens(), scope);
+            let shared = next.chunked(self.options.reproducible, &self.limits);
+            let admission = self.cache.admit(next.tokens(), shared, scope);
             let Some(admission) = admission else { return };
             self.do_actions();
             let Some((ticket, mut sequence)) = self.waiting.take(now) else { return };

@@ -100,6 +100,18 @@ impl Sequence {
         &self.tokens
     }
 
+    /// How many of its tokens are read in chunks; those behind are read one by one, as they were
+    /// when they were sampled. All of them, unless answers are to be reproducible: then the prompt,
+    /// and where an answer passed the switch of rotary tables, all up to that.
+    pub(super) fn chunked(&self, reproducible: bool, limits: &ModelLimits) -> usize {
+        let length = self.tokens.len();
+        match limits.rotary_switch {
+            _ if !reproducible => length,
+            Some(switch) if length > switch => self.prompt_tokens.max(switch + 1),
+            _ => self.prompt_tokens,
+        }
+    }
+
     /// Tokens that may still be generated.
     pub(super) fn remaining(&self) -> usize {
         self.end - self.tokens.len()
@@ -186,6 +198,7 @@ impl Sequence {
         &mut self,
         row: usize,
         (cached, decodes): (usize, bool),
+        chunked: usize,
         limits: &ModelLimits,
         now: Instant,
     ) -> Candidate {
@@ -198,7 +211,7 @@ impl Sequence {
         Candidate {
             row,
             arrival: self.arrival,
-            pending: self.tokens.len() - cached,
+            pending: if decodes { self.tokens.len() } else { chunked } - cached,
             decodes,
             rotary: limits.rotary(self.tokens.len()),
             ready: room && !self.awaits_mask(),

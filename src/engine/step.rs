@@ -28,7 +28,10 @@ impl Core {
         let count = if reports { count.min(MOST_ROWS) } else { count };
         let rows = if reports { count } else { 1 };
         let tokens = sequence.tokens()[held..held + count].to_vec();
-        let complete = held + count == sequence.tokens().len();
+        let chunked = sequence.chunked(self.options.reproducible, &self.limits);
+        let complete = held + count == chunked;
+        // What follows was sampled before the sequence was put back.
+        let sampled = chunked < sequence.tokens().len();
         let rotary = self.limits.rotary(sequence.tokens().len());
         self.runner.turn_by(rotary);
         let began = Instant::now();
@@ -46,7 +49,7 @@ impl Core {
                 // With the report, which takes a while for each token: a share of the time is
                 // what the others are promised.
                 self.pace.prefilled(count, began.elapsed());
-                match self.cache.sequence_mut(row).filter(|_| complete) {
+                match self.cache.sequence_mut(row).filter(|_| complete && !sampled) {
                     None => Ok(None),
                     Some(sequence) => {
                         let scratch = &mut self.scratch;
@@ -97,10 +100,14 @@ impl Core {
                 self.pace.decoded(rows, began.elapsed());
                 self.grace = grace(began.elapsed());
                 let mut chooser = Chooser::new(counters, &mut self.scratch, self.grace);
-                for (index, token) in tokens.iter().enumerate() {
+                for (index, (token, past)) in tokens.iter().zip(past).enumerate() {
                     let row = first + index;
                     self.cache.extend(row, &[*token]);
                     let Some(sequence) = self.cache.sequence_mut(row) else { continue };
+                    if past + 1 < sequence.tokens().len() {
+                        // The next token was sampled before the sequence was put back.
+                        continue;
+                    }
                     let outcome = chooser.sample_or_hold(sequence, logits.row(index));
                     outcomes.push((row, outcome));
                 }

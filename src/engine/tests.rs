@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 mod door;
 mod masks;
 mod paged;
+mod reproducible;
 mod rotary;
 
 use super::*;

@@ -13,6 +13,11 @@ use super::runner::{Interrupt, Logits, ModelLimits, Rotary, Runner};
 /// Marks a cached token that the long rotary table turned.
 const LONG: u32 = 1 << 31;
 
+/// Where a cached token keeps the width of the step that read it, if a test wants that.
+const WIDTH_SHIFT: u32 = 16;
+/// The token itself.
+const TOKEN: u32 = (1 << WIDTH_SHIFT) - 1;
+
 /// A runner whose logits depend on every token that a slot holds, in order, as a real model's do.
 /// It panics where it is asked for what [`Runner`] forbids.
 #[derive(Debug)]
@@ -35,6 +40,9 @@ pub(crate) struct FakeControl {
     pub(crate) panic_next: AtomicBool,
     /// Makes the likeliest token one of a short while ago, so that text repeats.
     pub(crate) repeat: AtomicBool,
+    /// Makes the logits depend on how many tokens of a sequence each step read, as rounding does
+    /// in a real model.
+    pub(crate) widths_show: AtomicBool,
     /// Microseconds that each step takes.
     pub(crate) step_us: AtomicU64,
 }
@@ -121,7 +129,9 @@ impl FakeRunner {
         held.truncate(past);
         assert!(tokens.iter().all(|&token| (token as usize) < self.limits.vocab_size));
         let mark = if self.rotary == Rotary::Long { LONG } else { 0 };
-        held.extend(tokens.iter().map(|token| token | mark));
+        let shows = self.control.widths_show.load(Ordering::Acquire);
+        let width = if shows { (tokens.len() as u32) << WIDTH_SHIFT } else { 0 };
+        held.extend(tokens.iter().map(|token| token | width | mark));
         assert!(held.len() <= self.limits.context_tokens, "slot {slot} overflows");
         assert!(held.iter().all(|token| token & LONG == mark), "slot {slot} mixes rotary tables");
         let least = self.limits.rotary(held.len());
@@ -135,7 +145,7 @@ impl FakeRunner {
             let prefix = &self.slots[slot][..length];
             let mut values = Self::row(prefix, self.limits.vocab_size);
             if self.control.repeat.load(Ordering::Acquire) && length >= 3 {
-                values[(prefix[length - 3] & !LONG) as usize] += 20.0;
+                values[(prefix[length - 3] & TOKEN) as usize] += 20.0;
             }
             self.logits.row_mut(row).assign(&ArrayView1::from(&values));
             rows = row + 1;

@@ -180,6 +180,12 @@ define_settings! {
     /// model checks each, so the answer stays the same; as many are guessed as pays. 0: none.
     draft_tokens: usize = "7", whole::<usize>(0, 64), "tokens";
 
+    /// Answer a request that gives a seed, or temperature 0, the same each time, bit for bit:
+    /// whatever is cached, runs beside it or interrupts it. Prompts are then read and reused in whole
+    /// chunks of prefill_chunk_tokens, and nothing is speculated. Off, a step's width moves the last
+    /// digits of log-probabilities, so close decisions may fall differently.
+    reproducible: bool = "false", Switch;
+
     /// Requests that may wait for a slot. Further ones are answered with status 503.
     queue: usize = "128", whole::<usize>(1, 1_000_000), "requests";
 

@@ -20,6 +20,9 @@ pub struct Sizes {
     pub block_tokens: usize,
     /// Tokens that all rows together may hold: at least `row_tokens`.
     pub budget_tokens: usize,
+    /// Tokens of a chunk of the grid that prompts are read by where answers are to be reproducible:
+    /// only whole chunks of it are cached and reused. `None`: any token is.
+    pub grid: Option<usize>,
     /// Whether all rows that hold something take as much as the longest, and one more is kept beside
     /// them ([`crate::model::KvGrowth::Alike`]); else each takes its own.
     pub alike: bool,
@@ -76,6 +79,9 @@ pub struct Admission {
 struct Row<S> {
     /// Tokens whose keys and values the row holds.
     tokens: Vec<u32>,
+    /// Of these, the first that were read in whole chunks of the grid. Their keys and values are the
+    /// same whatever prompt they were read for: a step's width shows in the last digits.
+    on_grid: usize,
     /// Tokens that it may grow to without asking; 0 unless it is live.
     reserved: usize,
     /// Prompts of another scope may not use the tokens.
@@ -89,6 +95,11 @@ impl<S> Row<S> {
     /// Tokens that there is to be memory for.
     fn tokens(&self) -> usize {
         self.tokens.len().max(self.reserved)
+    }
+
+    /// The tokens that another prompt may begin with.
+    fn reusable(&self, grid: Option<usize>) -> &[u32] {
+        &self.tokens[..grid.map_or(self.tokens.len(), |_| self.on_grid)]
     }
 }
 
@@ -113,9 +124,16 @@ impl<S> Cache<S> {
     /// An empty cache.
     #[must_use]
     pub fn new(sizes: Sizes) -> Self {
-        let row = || Row { tokens: Vec::new(), reserved: 0, scope: 0, used: 0, sequence: None };
+        let row = |_| Row {
+            tokens: Vec::new(),
+            on_grid: 0,
+            reserved: 0,
+            scope: 0,
+            used: 0,
+            sequence: None,
+        };
         Self {
-            rows: (0..sizes.rows.max(sizes.max_live)).map(|_| row()).collect(),
+            rows: (0..sizes.rows.max(sizes.max_live)).map(row).collect(),
             sizes,
             decoding_short: 0,
             decoding: 0,
@@ -177,10 +195,10 @@ impl<S> Cache<S> {
         self.tokens_in(&self.rows[self.live..])
     }
 
-    /// Makes a row ready for a sequence that begins with `prompt`, with as much of it as is
-    /// cached under `scope`. `None` where all places are taken or the prompt does not fit beside
-    /// what runs; then it has to wait.
-    pub fn admit(&mut self, prompt: &[u32], scope: u64) -> Option<Admission> {
+    /// Makes a row ready for a sequence that begins with `prompt`, with as much of its first
+    /// `shared` tokens as is cached under `scope`. `None` where all places are taken or the prompt
+    /// does not fit beside what runs; then it has to wait.
+    pub fn admit(&mut self, prompt: &[u32], shared: usize, scope: u64) -> Option<Admission> {
         let growth = GROWTH.min(self.sizes.row_tokens / 8);
         let reserved = (prompt.len() + growth).min(self.sizes.row_tokens.max(prompt.len()));
         let running = self.rows[..self.live].iter().map(Row::tokens);
@@ -191,8 +209,11 @@ impl<S> Cache<S> {
         let rows = self.rows.iter().enumerate().filter(|(_, row)| row.scope == scope);
         let live = self.live;
         let reuse = prefix::choose(
-            prompt,
-            rows.map(|(index, row)| (index, Seen { tokens: &row.tokens, live: index < live })),
+            &prompt[..shared.min(prompt.len())],
+            rows.map(|(index, row)| {
+                (index, Seen { tokens: row.reusable(self.sizes.grid), live: index < live })
+            }),
+            self.sizes.grid.unwrap_or(1),
         );
         let (row, cached) = match reuse {
             Reuse::Take { row, tokens } => self.take_over(row, tokens),
@@ -203,6 +224,7 @@ impl<S> Cache<S> {
                     self.rows[from].used = self.clock;
                     let copied = self.rows[from].tokens[..tokens].to_vec();
                     self.rows[to].tokens = copied;
+                    self.rows[to].on_grid = self.rows[from].on_grid.min(tokens);
                     self.actions.push(Action::Copy { from, to, tokens });
                     (to, tokens)
                 }
@@ -241,7 +263,11 @@ impl<S> Cache<S> {
 
     /// Notes that the live `row` holds `tokens` more, for which [`Cache::grow`] made room.
     pub fn extend(&mut self, row: usize, tokens: &[u32]) {
+        let grid = self.sizes.grid;
         let row = &mut self.rows[row];
+        if grid == Some(tokens.len()) && row.on_grid == row.tokens.len() {
+            row.on_grid += tokens.len();
+        }
         row.tokens.extend_from_slice(tokens);
         debug_assert!(row.tokens.len() <= row.reserved, "grow was not asked");
     }
@@ -303,6 +329,8 @@ impl<S> Cache<S> {
         self.clock += 1;
         self.rows[row].used = self.clock;
         if keep && self.rows.len() > self.sizes.max_live {
+            let reusable = self.rows[row].reusable(self.sizes.grid).len();
+            self.take_over(row, reusable);
             self.drop_covered(row);
         } else {
             self.clear(row);
@@ -331,6 +359,7 @@ impl<S> Cache<S> {
         self.rows[row].used = self.clock;
         self.rows[row].scope = scope;
         self.rows[row].tokens = tokens.to_vec();
+        self.rows[row].on_grid = self.sizes.grid.map_or(0, |grid| tokens.len() / grid * grid);
         Some(row)
     }
 
@@ -385,6 +414,7 @@ impl<S> Cache<S> {
     fn take_over(&mut self, row: usize, tokens: usize) -> (usize, usize) {
         if self.rows[row].tokens.len() > tokens {
             self.rows[row].tokens.truncate(tokens);
+            self.rows[row].on_grid = self.rows[row].on_grid.min(tokens);
             self.actions.push(Action::Release { row, keep: tokens });
         }
         (row, tokens)
@@ -445,6 +475,7 @@ impl<S> Cache<S> {
     fn clear(&mut self, row: usize) {
         if !self.rows[row].tokens.is_empty() {
             self.rows[row].tokens = Vec::new();
+            self.rows[row].on_grid = 0;
             self.actions.push(Action::Release { row, keep: 0 });
         }
     }
@@ -465,6 +496,8 @@ impl<S> Cache<S> {
             assert_eq!(row.sequence.is_some(), index < self.live, "row {index}");
             assert!(index < self.live || row.reserved == 0, "row {index} keeps a reservation");
             assert!(row.tokens.len() <= self.sizes.row_tokens, "row {index} overflows");
+            assert!(row.on_grid <= row.tokens.len(), "row {index} reuses what it has not");
+            assert!(row.on_grid.is_multiple_of(self.sizes.grid.unwrap_or(1)), "row {index}");
         }
         assert!(self.decoding_short <= self.decoding);
         assert!(self.decoding <= self.live && self.live <= self.sizes.max_live);

@@ -72,7 +72,7 @@ impl World {
     }
 
     fn admit(&mut self, prompt: Vec<u32>, scope: u64) {
-        let Some(admission) = self.cache.admit(&prompt, scope) else {
+        let Some(admission) = self.cache.admit(&prompt, usize::MAX, scope) else {
             // Alone, everything fits that a row can hold.
             assert!(self.cache.live() > 0, "a prompt of {} was refused", prompt.len());
             return;
@@ -165,6 +165,7 @@ proptest! {
         block_tokens in 1usize..9,
         budget in 100usize..400,
         alike in any::<bool>(),
+        on_grid in any::<bool>(),
         operations in prop::collection::vec(operation(), 0..120),
     ) {
         let sizes = Sizes {
@@ -174,6 +175,7 @@ proptest! {
             block_tokens: if alike { 1 } else { block_tokens },
             // All rows are of 100 tokens then, and there is a spare one.
             budget_tokens: if alike { 2 * budget } else { budget },
+            grid: on_grid.then_some(4),
             alike,
         };
         let mut world = World::new(sizes);
@@ -197,6 +199,7 @@ fn sizes() -> Sizes {
         row_tokens: 100,
         block_tokens: 1,
         budget_tokens: 400,
+        grid: None,
         alike: false,
     }
 }
@@ -209,7 +212,7 @@ fn a_finished_conversation_is_taken_up_again_without_a_copy() {
     world.step(0, 50);
     world.retire(0, true);
     let next: Vec<u32> = (0..80).collect();
-    let admission = world.cache.admit(&next, 0).unwrap();
+    let admission = world.cache.admit(&next, usize::MAX, 0).unwrap();
     assert_eq!(admission.cached, 50);
     assert!(!world.cache.take_actions().iter().any(|action| matches!(action, Action::Copy { .. })));
 }
@@ -234,7 +237,7 @@ fn where_rows_are_alike_a_long_one_takes_the_place_of_several_short_ones() {
     assert_eq!(world.cache.cached_prefixes().count(), 0);
     let mut full = World::new(Sizes { budget_tokens: 2 * 1024, ..budget });
     full.admit(prompt(0, 900), 0);
-    assert!(full.cache.admit(&prompt(5000, 10), 0).is_none());
+    assert!(full.cache.admit(&prompt(5000, 10), usize::MAX, 0).is_none());
 }
 
 #[test]
@@ -244,7 +247,7 @@ fn another_scope_sees_nothing_of_it() {
     world.step(0, 50);
     world.retire(0, true);
     let prompt: Vec<u32> = (0..60).collect();
-    assert_eq!(world.cache.admit(&prompt, 8).unwrap().cached, 0);
+    assert_eq!(world.cache.admit(&prompt, usize::MAX, 8).unwrap().cached, 0);
 }
 
 #[test]
