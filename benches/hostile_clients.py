@@ -213,7 +213,9 @@ def crowds(arguments) -> None:
     most = arguments.connections + 100
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, max(most, resource.getrlimit(resource.RLIMIT_NOFILE)[1])))
     with tempfile.TemporaryDirectory() as folder:
+        # All of them come from one address.
         limit = ["--max-connections", str(arguments.connections), "--queue-per-caller", "128"]
+        limit += ["--max-connections-per-local", str(arguments.connections)]
         daemon, path, port = start(arguments, folder, *limit)
         rate(path, 16)
         for kind in arguments.kinds.split(","):

@@ -206,7 +206,7 @@ define_settings! {
 
     /// Of the TCP connections, the most of one loopback address, and of all the most of one user of
     /// the Unix socket. A reverse proxy on this machine brings everyone's connections; as many as
-    /// max_connections is no bound. 0: three quarters.
+    /// max_connections is no bound. 0: three quarters of TCP's.
     max_connections_per_local: usize = "0", whole::<usize>(0, 1_000_000), "connections";
 
     /// How long a connection's first head may take to arrive, TLS handshake included, and a later one
