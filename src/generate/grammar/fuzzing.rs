@@ -5,8 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
-
 use super::super::request::{Chat, Constraint, Form, Message, Role};
 use super::super::tools::{Dialect, Tool, ToolChoice, Tools};
 use super::{FormHost, Grammars, Turn, check};
@@ -99,11 +97,10 @@ fn draw(mask: &mut dyn TokenMask) {
     }
 }
 
-/// An object's schema, for seeds.
 #[cfg(test)]
 #[test]
 fn a_call_is_held_to_the_schema_that_is_given() {
-    let chat = call_with(&json!({"properties": {"a": {"type": "null"}}}));
+    let chat = call_with(&serde_json::json!({"properties": {"a": {"type": "null"}}}));
     let turn = Turn::of_chat(&chat, Dialect::default(), None);
     let text = match turn.map(|turn| turn.constraint) {
         Ok(Some(Constraint { form: Form::Lark(text), .. })) => text,
