@@ -6,10 +6,10 @@ use std::task::Poll;
 
 use super::answer::{Answer, Parts};
 use super::error::GenerateError;
-use super::generation::Generation;
-use super::request::{Delta, Prompt, Request, Usage};
+use super::generation::{Generation, ReadPrompt};
+use super::request::{Delta, Finished, Prompt, Request, TextDelta, TokenDelta, Usage};
 use super::service::Generator;
-use super::validate::invalid;
+use super::validate::{self, invalid};
 
 /// Most answers that one request may set to work.
 const MAX_ANSWERS: usize = 128;
@@ -49,7 +49,7 @@ impl Generator {
     pub async fn start_all(
         &self,
         prompts: Vec<Prompt>,
-        request: &Request,
+        mut request: Request,
         copies: Copies,
     ) -> Result<Choices, GenerateError> {
         let count = prompts.len().saturating_mul(copies.made);
@@ -61,34 +61,33 @@ impl Generator {
                 format!("1 to {MAX_ANSWERS} answers for all prompts together"),
             ));
         }
-        let mut request = request.clone();
         if copies.made > copies.wanted {
             request.parameters.top_logprobs.get_or_insert(0);
         }
-        let copy = |prompt: &Prompt, index: usize| {
-            let mut request = request.clone();
-            request.prompt = prompt.clone();
-            let seed = &mut request.parameters.seed;
-            *seed = seed.map(|seed| seed.wrapping_add_unsigned(index as u64));
-            if index > 0 {
-                request.parameters.prompt_logprobs = None;
-            }
-            self.start(request)
-        };
-        let mut firsts = Vec::with_capacity(prompts.len());
-        for prompt in &prompts {
-            firsts.push(copy(prompt, 0).await?);
+        if let Some(prompt) = prompts.first() {
+            validate::not_empty(prompt)?;
+        }
+        let plan = self.plan(request).await?;
+        let mut all = Vec::with_capacity(prompts.len());
+        for prompt in prompts {
+            all.push(self.prepare(&plan, prompt).await?);
+        }
+        let mut firsts = Vec::with_capacity(all.len());
+        for ready in &all {
+            firsts.push(self.launch(&plan, ready, 0).await?);
         }
         let mut generations = Vec::with_capacity(count);
-        for (prompt, mut first) in prompts.iter().zip(firsts) {
+        for (ready, mut first) in all.iter().zip(firsts) {
             if copies.made > 1 {
                 first.prompt_read().await;
             }
             generations.push(first);
             for index in 1..copies.made {
-                generations.push(copy(prompt, index).await?);
+                generations.push(self.launch(&plan, ready, index).await?);
             }
         }
+        // What held the output to a form may be large.
+        self.pool.drop_there(plan.caller, (plan, all));
         Ok(Choices { ended: vec![false; count], generations, copies, turn: 0 })
     }
 }
@@ -146,39 +145,43 @@ impl Choices {
         Some((index, next))
     }
 
-    /// Waits for all answers and gives out the wanted ones, in order, with what all of them took.
+    /// Waits for all answers. `grown` is told of each piece how much memory it takes at most,
+    /// written out as JSON too, and says whether there is that much.
+    ///
+    /// # Errors
+    /// If the engine failed before the end of one, or `grown` says no.
+    pub async fn gather(
+        &mut self,
+        mut grown: impl FnMut(usize) -> bool,
+    ) -> Result<Gathered, GenerateError> {
+        let mut texts: Vec<Parts> = self.generations.iter().map(|_| Parts::default()).collect();
+        let mut ended: Vec<Option<Finished>> = vec![None; texts.len()];
+        // Side by side: one that nobody reads would be paused.
+        while let Some((index, delta)) = self.next().await {
+            match delta? {
+                Delta::Text(part) => {
+                    if !grown(memory_of(&part)) {
+                        return Err(GenerateError::OutOfMemory);
+                    }
+                    texts[index].add(part);
+                }
+                Delta::Finished(finished) => ended[index] = Some(finished),
+            }
+        }
+        // Only the first copy reports the prompt that all of them have.
+        let firsts = self.generations.iter_mut().step_by(self.copies.made);
+        let prompts = firsts.map(Generation::take_prompt).collect();
+        let usage = self.usage();
+        Ok(Gathered { texts, ended, prompts, copies: self.copies, usage })
+    }
+
+    /// As [`Self::gather`] and [`Gathered::into_answers`].
     ///
     /// # Errors
     /// If the engine failed before the end of one.
+    #[cfg(test)]
     pub async fn collect(&mut self) -> Result<(Vec<Answer>, Usage), GenerateError> {
-        let mut texts: Vec<Parts> = self.generations.iter().map(|_| Parts::default()).collect();
-        let mut all: Vec<Option<Answer>> = vec![None; texts.len()];
-        // Side by side: one that nobody reads would be parked.
-        while let Some((index, delta)) = self.next().await {
-            match delta? {
-                Delta::Text(part) => texts[index].add(part),
-                Delta::Finished(finished) => {
-                    let parts = std::mem::take(&mut texts[index]);
-                    // Only the first copy reports the prompt that all of them have.
-                    let first = index - index % self.copies.made;
-                    let prompt = self.generations[first].described_prompt();
-                    all[index] = Some(parts.into_answer(prompt, finished));
-                }
-            }
-        }
-        let Copies { wanted, made } = self.copies;
-        let all: Vec<Answer> = all.into_iter().flatten().collect();
-        let mut given = Vec::with_capacity(all.len());
-        let mut rest = all.into_iter().peekable();
-        while rest.peek().is_some() {
-            let mut of_prompt: Vec<Answer> = rest.by_ref().take(made).collect();
-            if made > wanted {
-                of_prompt.sort_by(|a, b| likelihood(b).total_cmp(&likelihood(a)));
-                of_prompt.truncate(wanted);
-            }
-            given.append(&mut of_prompt);
-        }
-        Ok((given, self.usage()))
+        Ok(self.gather(|_| true).await?.into_answers())
     }
 
     /// What all answers took so far. Prompts are counted once for all their copies.
@@ -198,6 +201,51 @@ impl Choices {
         }
         sum
     }
+}
+
+/// Answers that have ended.
+#[derive(Debug)]
+pub struct Gathered {
+    texts: Vec<Parts>,
+    ended: Vec<Option<Finished>>,
+    prompts: Vec<ReadPrompt>,
+    copies: Copies,
+    usage: Usage,
+}
+
+impl Gathered {
+    /// The wanted answers, in order, with what all of them took. This takes time where answers or
+    /// prompts are long.
+    #[must_use]
+    pub fn into_answers(self) -> (Vec<Answer>, Usage) {
+        let Copies { wanted, made } = self.copies;
+        let mut all = self.texts.into_iter().zip(self.ended);
+        let mut given = Vec::new();
+        for prompt in &self.prompts {
+            let whole = |(text, ended): (Parts, Option<Finished>)| {
+                Some(text.into_answer(Vec::new(), ended?))
+            };
+            let mut of_prompt: Vec<Answer> = all.by_ref().take(made).filter_map(whole).collect();
+            if made > wanted {
+                of_prompt.sort_by(|a, b| likelihood(b).total_cmp(&likelihood(a)));
+                of_prompt.truncate(wanted);
+            }
+            for answer in &mut of_prompt {
+                answer.prompt = prompt.described();
+            }
+            given.append(&mut of_prompt);
+        }
+        (given, self.usage)
+    }
+}
+
+/// What a piece of an answer takes, at most: itself, and twice as much again as JSON.
+fn memory_of(delta: &TextDelta) -> usize {
+    const TOKEN: usize = 160;
+    let call = delta.call.as_ref().map_or(0, |call| call.arguments.len() + TOKEN);
+    let top = |token: &TokenDelta| token.logprobs.as_ref().map_or(0, |known| known.top.len() + 1);
+    let tokens: usize = delta.tokens.iter().map(|token| (1 + top(token)) * TOKEN).sum();
+    3 * (delta.text.len() + delta.reasoning.len() + call) + tokens
 }
 
 /// Mean log-probability of an answer's tokens.

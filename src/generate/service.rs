@@ -9,13 +9,14 @@ use tokio::time::Instant;
 
 use super::error::{GenerateError, TextLoadError};
 use super::generation::Generation;
-use super::grammar::{Grammars, Turn};
+use super::grammar::Grammars;
+use super::pool::Pool;
+use super::preparation::{MOST_TOKENS, Place, Plan, Ready, is_large};
 use super::prompt::PromptReader;
-use super::reading::Reading;
-use super::request::{Constraint, Prompt, Request, Side};
+use super::request::{Prompt, Request};
 use super::stream::TextStream;
-use super::{grammar, validate, words};
-use crate::engine::{self, Job};
+use super::validate;
+use crate::engine::{self, CallerId, Job};
 use crate::telemetry::{Metrics, Operation, TraceContext};
 
 /// Events of one request that wait for its reader. When full, the engine does not step the
@@ -40,10 +41,11 @@ pub struct GeneratorOptions {
 /// Turns requests into text. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Generator {
-    engine: engine::Handle,
-    reader: Arc<PromptReader>,
+    pub(super) engine: engine::Handle,
+    pub(super) reader: Arc<PromptReader>,
     grammars: Arc<Grammars>,
-    options: Arc<GeneratorOptions>,
+    pub(super) pool: Arc<Pool>,
+    pub(super) options: Arc<GeneratorOptions>,
     metrics: Option<Metrics>,
     trace: Option<(TraceContext, Operation)>,
 }
@@ -87,6 +89,7 @@ impl Generator {
             engine,
             grammars: Arc::new(Grammars::new(tokenizer, options.eos_token_ids.clone())),
             reader: Arc::new(reader),
+            pool: Arc::new(Pool::start().map_err(TextLoadError::Threads)?),
             options: Arc::new(options),
             metrics: None,
             trace: None,
@@ -110,86 +113,109 @@ impl Generator {
     ///
     /// # Errors
     /// Every fault of the request, found before it takes a place in any queue; or a full queue.
-    pub async fn start(&self, request: Request) -> Result<Generation, GenerateError> {
-        let arrived = std::time::Instant::now();
+    pub async fn start(&self, mut request: Request) -> Result<Generation, GenerateError> {
+        let prompt = std::mem::replace(&mut request.prompt, Prompt::Tokens(Vec::new()));
+        validate::not_empty(&prompt)?;
+        let plan = self.plan(request).await?;
+        let ready = self.prepare(&plan, prompt).await?;
+        let started = self.launch(&plan, &ready, 0).await;
+        self.pool.drop_there(plan.caller, (plan, ready));
+        started
+    }
+
+    /// Queues copy number `index` of a request.
+    pub(super) async fn launch(
+        &self,
+        plan: &Plan,
+        ready: &Ready,
+        index: usize,
+    ) -> Result<Generation, GenerateError> {
+        let (Plan { parameters, checked, .. }, Ready { prompt, reading, .. }) = (plan, ready);
         let limits = self.engine.limits();
-        let parameters = &request.parameters;
-        validate::prompt(&request.prompt, limits.vocab_size)?;
-        let mut checked = validate::parameters(parameters, &self.options, limits.vocab_size)?;
-        words::resolve(parameters, self.reader.tokenizer(), &mut checked.sampling)?;
-        if checked.prompt_logprobs.is_some() && !limits.many_rows {
-            let value = "a number, but the model's graph gives logits for one position only";
-            return Err(validate::invalid("prompt_logprobs", value, "null with this model"));
-        }
-        let reading = Reading::of(&request.prompt);
-        let turn = self.turn(&request.prompt, parameters.constraint.as_ref())?;
-        grammar::check_company(parameters, turn.constraint.as_ref())?;
-        reading.check_company(parameters)?;
-        let deadline = checked.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let longest = match parameters.truncate_prompt_tokens {
-            None => limits.context_tokens,
-            Some(_) => usize::MAX,
-        };
-        let mut prompt = self.reader.read(request.prompt, longest, deadline).await?;
-        if let Some(most) = parameters.truncate_prompt_tokens {
-            let fits = limits.context_tokens.saturating_sub(1);
-            let most = usize::try_from(most).unwrap_or(fits).min(fits);
-            truncate(&mut prompt, most, parameters.truncation_side);
-        }
-        let max_tokens = validate::room(prompt.len(), limits.context_tokens, checked.max_tokens)?;
-        let mask = self.grammars.mask_of_turn(&turn, deadline).await?;
         let tokenizer = self.reader.tokenizer();
-        let mask = reading.budgeted(mask, tokenizer, &prompt, limits.vocab_size);
-        let answer = reading.reader(tokenizer, &prompt);
-        let prompt_tokens = prompt.len();
-        let prompt_ids: Arc<[u32]> = prompt.as_slice().into();
-        let least_tokens = checked.sampling.min_tokens;
+        let mask = self.grammars.mask_of_turn(&ready.turn, plan.deadline).await?;
+        let mask = reading.budgeted(mask, tokenizer, prompt, limits.vocab_size);
+        let mut sampling = checked.sampling.clone();
+        sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(index as u64));
+        let least_tokens = sampling.min_tokens;
+        // Copies of a prompt do not report it again.
+        let prompt_logprobs = checked.prompt_logprobs.filter(|_| index == 0);
         let (sender, events) = mpsc::channel(EVENTS);
         self.engine.submit(Job {
-            caller: request.caller,
+            caller: plan.caller,
             priority: parameters.priority.saturating_neg(),
             cache_scope: parameters.cache_salt.as_deref().map_or(0, cache_scope),
-            prompt,
-            sampling: checked.sampling,
+            prompt: prompt.to_vec(),
+            sampling,
             mask,
-            prompt_logprobs: checked.prompt_logprobs,
-            max_tokens,
-            stop_tokens: checked.stop_tokens,
-            deadline: deadline.map(Instant::into_std),
+            prompt_logprobs,
+            max_tokens: ready.max_tokens,
+            stop_tokens: checked.stop_tokens.clone(),
+            deadline: plan.deadline.map(Instant::into_std),
             events: sender,
         })?;
         let text = TextStream::new(Arc::clone(tokenizer), parameters, least_tokens)
             .spelling(reading.spelt(tokenizer));
-        let timer = |metrics: &Metrics| metrics.request(arrived, prompt_tokens).traced(self.trace);
+        let arrived = if index == 0 { plan.arrived } else { std::time::Instant::now() };
+        let timer = |metrics: &Metrics| metrics.request(arrived, prompt.len()).traced(self.trace);
         let timer = self.metrics.as_ref().map(timer);
-        let generation = Generation::new(events, prompt_ids, text, answer, timer);
-        Ok(generation.telling_prompt(checked.prompt_logprobs.is_some()))
+        let answer = reading.reader(tokenizer, prompt);
+        let generation = Generation::new(events, Arc::clone(prompt), text, answer, timer);
+        Ok(generation.telling_prompt(prompt_logprobs.is_some()))
     }
 
-    /// What may answer `prompt`, where the request wants `given` of it.
-    fn turn(&self, prompt: &Prompt, given: Option<&Constraint>) -> Result<Turn, GenerateError> {
-        match prompt {
-            Prompt::Chat(chat) => Turn::of_chat(chat, self.reader.dialect(), given),
-            _ => Ok(Turn { constraint: given.cloned(), parts: Vec::new() }),
+    /// The token ids that `prompt` is read as, without running it; a request of `weight` bytes.
+    ///
+    /// # Errors
+    /// As [`Self::start`], but for the parameters and the queue; the prompt may be longer than the
+    /// context, but not than 1,048,576 tokens.
+    pub async fn tokenize(
+        &self,
+        prompt: Prompt,
+        caller: CallerId,
+        weight: usize,
+    ) -> Result<Vec<u32>, GenerateError> {
+        let field = if matches!(prompt, Prompt::Chat(_)) { "messages" } else { "prompt" };
+        let most = MOST_TOKENS.max(self.limits().context_tokens);
+        let (reader, vocab_size) = (Arc::clone(&self.reader), self.limits().vocab_size);
+        let (mut prompt, mut tokenizing) = (Some(prompt), None);
+        let mut step = move || -> Result<Option<Vec<u32>>, GenerateError> {
+            if let Some(prompt) = prompt.take() {
+                validate::prompt(&prompt, vocab_size)?;
+                tokenizing = Some(reader.begin(prompt, most)?);
+            }
+            tokenizing.as_mut().and_then(|going| reader.advance(going)).transpose()
+        };
+        let place = Place { pool: &self.pool, caller, deadline: None, large: is_large(weight) };
+        let read = place.run_steps(move || step().transpose()).await;
+        read.map_err(|error| match error {
+            GenerateError::ContextExceeded { prompt_tokens, .. } => validate::invalid(
+                field,
+                format_args!("a text of at least {prompt_tokens} tokens"),
+                format!("fewer than {most} tokens"),
+            ),
+            error => error,
+        })
+    }
+
+    /// The threads for work that grows with requests.
+    #[must_use]
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// How many bytes the text has that token ids stand for.
+    ///
+    /// # Errors
+    /// If the model has no such token, or there are too many; the field is `tokens`.
+    pub fn spelt_bytes(&self, ids: &[u32]) -> Result<usize, GenerateError> {
+        if ids.len() > MOST_TOKENS {
+            let accepted = format!("up to {MOST_TOKENS} token ids");
+            return Err(validate::invalid("tokens", format!("{} token ids", ids.len()), accepted));
         }
-    }
-
-    /// The token ids that `prompt` is read as, without running it.
-    ///
-    /// # Errors
-    /// As [`Self::start`], but for the parameters, the context's size and the queue.
-    pub async fn tokenize(&self, prompt: Prompt) -> Result<Vec<u32>, GenerateError> {
-        validate::prompt(&prompt, self.engine.limits().vocab_size)?;
-        self.reader.read(prompt, usize::MAX, None).await
-    }
-
-    /// The text that token ids stand for, as [`Self::spell`].
-    ///
-    /// # Errors
-    /// If the model has no such token; the field is `tokens`.
-    pub fn detokenize(&self, ids: &[u32]) -> Result<String, GenerateError> {
         validate::token_ids("tokens", ids.iter().copied(), self.engine.limits().vocab_size)?;
-        Ok(self.spell(ids))
+        let vocabulary = self.reader.tokenizer().vocabulary();
+        Ok(ids.iter().map(|&id| vocabulary.bytes(id).len()).sum())
     }
 
     /// A token's bytes; a control token's spelling.
@@ -226,14 +252,6 @@ impl Generator {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         !self.engine.has_crashed() && !self.engine.is_draining()
-    }
-}
-
-/// Cuts a prompt to its last or first `most` tokens.
-fn truncate(prompt: &mut Vec<u32>, most: usize, side: Side) {
-    match side {
-        Side::Right => prompt.truncate(most),
-        Side::Left => drop(prompt.drain(..prompt.len().saturating_sub(most))),
     }
 }
 

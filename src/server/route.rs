@@ -231,11 +231,11 @@ async fn dispatch(
         }
         Route::Render => tokens::render(app, request, exchange).await,
         Route::Tokenize => tokens::tokenize(app, request, exchange).await,
-        Route::Detokenize => tokens::detokenize(app, request).await,
+        Route::Detokenize => tokens::detokenize(app, request, exchange).await,
         Route::Slots => slots::get(app).await,
         Route::OllamaChat => ollama::chat(app, request, exchange).await,
         Route::OllamaGenerate => ollama::generate(app, request, exchange).await,
-        Route::OllamaShow => ollama::show(app, request).await,
+        Route::OllamaShow => ollama::show(app, request, exchange).await,
         Route::OllamaTags => Ok(ollama::tags(app)),
         Route::OllamaPs => Ok(ollama::ps(app)),
         Route::OllamaVersion => Ok(ollama::version()),

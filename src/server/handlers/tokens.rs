@@ -5,11 +5,12 @@ use std::sync::Arc;
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
 
+use super::built::built;
 use super::generation::check_model;
 use crate::generate::Prompt;
 use crate::server::access::Exchange;
 use crate::server::app::App;
-use crate::server::body::read_json;
+use crate::server::body::read;
 use crate::server::error::ApiError;
 use crate::server::reply::{Reply, json, telling_ignored};
 use crate::server::wire::chat::ChatRequest;
@@ -18,41 +19,71 @@ use crate::server::wire::tokens::{
     DetokenizeRequest, Detokenized, Piece, Rendered, TokenizeRequest, Tokenized, WireToken,
 };
 
+/// Copies of a text that exist while an answer with it is built, escapes included.
+const TEXT_COPIES: usize = 6;
+
 /// The tokens of a text or of a conversation.
 pub(crate) async fn tokenize(
     app: &App,
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let asked = TokenizeRequest::parse(read_json(request, app).await?)?;
-    check_model(app, asked.model.as_deref())?;
-    let generator = app.generator();
-    let ids = match asked.prompt {
+    let parse = |app: &App, body| {
+        let asked = TokenizeRequest::parse(body)?;
+        check_model(app, asked.model.as_deref())?;
+        Ok(asked)
+    };
+    let TokenizeRequest { prompt, strings, pieces, ignored, .. } =
+        read(request, app, exchange, parse).await?;
+    let ids = match prompt {
         Prompt::Tokens(ids) => ids,
-        prompt => generator.tokenize(prompt).await?,
+        prompt => {
+            let (caller, weight) = (exchange.caller().id(), exchange.weight());
+            app.generator().tokenize(prompt, caller, weight).await?
+        }
     };
     exchange.read_prompt(ids.len());
-    let token_strs = asked.strings.then(|| ids.iter().map(|&id| generator.spell(&[id])).collect());
-    let token = |&id: &u32| match asked.pieces {
-        true => WireToken::Piece { id, piece: Piece::new(generator.piece(id)) },
-        false => WireToken::Id(id),
+    // Each as a number and in the answer, and its text where that is wanted.
+    let each = if strings || pieces { 200 } else { 24 };
+    let build = move |app: &App| {
+        let generator = app.generator();
+        let token_strs = strings.then(|| ids.iter().map(|&id| generator.spell(&[id])).collect());
+        let token = |&id: &u32| match pieces {
+            true => WireToken::Piece { id, piece: Piece::new(generator.piece(id)) },
+            false => WireToken::Id(id),
+        };
+        let body = Tokenized {
+            count: ids.len(),
+            max_model_len: generator.limits().context_tokens,
+            tokens: ids.iter().map(token).collect(),
+            token_strs,
+        };
+        to_json(&body)
     };
-    let body = Tokenized {
-        count: ids.len(),
-        max_model_len: generator.limits().context_tokens,
-        tokens: ids.iter().map(token).collect(),
-        token_strs,
-    };
-    Ok(telling_ignored(json(StatusCode::OK, to_json(&body)), &asked.ignored))
+    let body = built(app, exchange, exchange.prompt_tokens() * each, build).await?;
+    Ok(telling_ignored(json(StatusCode::OK, body), &ignored))
 }
 
 /// The text of tokens.
-pub(crate) async fn detokenize(app: &App, request: Request<Incoming>) -> Result<Reply, ApiError> {
-    let asked = DetokenizeRequest::parse(&read_json(request, app).await?)?;
-    check_model(app, asked.model.as_deref())?;
-    let text = app.generator().detokenize(&asked.tokens)?;
-    let body = Detokenized { prompt: text.clone(), content: text };
-    Ok(telling_ignored(json(StatusCode::OK, to_json(&body)), &asked.ignored))
+pub(crate) async fn detokenize(
+    app: &App,
+    request: Request<Incoming>,
+    exchange: &Arc<Exchange>,
+) -> Result<Reply, ApiError> {
+    let parse = |app: &App, body| {
+        let asked = DetokenizeRequest::parse(&body)?;
+        check_model(app, asked.model.as_deref())?;
+        let bytes = app.generator().spelt_bytes(&asked.tokens)?;
+        Ok((asked, bytes))
+    };
+    let (DetokenizeRequest { tokens, ignored, .. }, bytes) =
+        read(request, app, exchange, parse).await?;
+    let build = move |app: &App| {
+        let text = app.generator().spell(&tokens);
+        to_json(&Detokenized { prompt: text.clone(), content: text })
+    };
+    let body = built(app, exchange, TEXT_COPIES * bytes, build).await?;
+    Ok(telling_ignored(json(StatusCode::OK, body), &ignored))
 }
 
 /// What a chat request would make the model read.
@@ -61,16 +92,26 @@ pub(crate) async fn render(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let chat = ChatRequest::parse(&read_json(request, app).await?)?;
-    check_model(app, chat.model.as_deref())?;
-    let generator = app.generator();
-    let token_ids = generator.tokenize(chat.prompt).await?;
-    exchange.read_prompt(token_ids.len());
-    let body = Rendered {
-        prompt: generator.spell(&token_ids),
-        count: token_ids.len(),
-        max_model_len: generator.limits().context_tokens,
-        token_ids,
+    let parse = |app: &App, body| {
+        let chat = ChatRequest::parse(&body)?;
+        check_model(app, chat.model.as_deref())?;
+        Ok(chat)
     };
-    Ok(telling_ignored(json(StatusCode::OK, to_json(&body)), &chat.ignored))
+    let ChatRequest { prompt, ignored, .. } = read(request, app, exchange, parse).await?;
+    let (caller, weight) = (exchange.caller().id(), exchange.weight());
+    let token_ids = app.generator().tokenize(prompt, caller, weight).await?;
+    exchange.read_prompt(token_ids.len());
+    let bytes = TEXT_COPIES * weight + 24 * token_ids.len();
+    let build = move |app: &App| {
+        let generator = app.generator();
+        let body = Rendered {
+            prompt: generator.spell(&token_ids),
+            count: token_ids.len(),
+            max_model_len: generator.limits().context_tokens,
+            token_ids,
+        };
+        to_json(&body)
+    };
+    let body = built(app, exchange, bytes, build).await?;
+    Ok(telling_ignored(json(StatusCode::OK, body), &ignored))
 }

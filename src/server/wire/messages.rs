@@ -1,5 +1,7 @@
 //! The turns of a conversation in a chat request.
 
+use std::collections::HashSet;
+
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -55,10 +57,12 @@ pub(super) fn conversation(
         return Err(ApiError::missing("messages", ACCEPTED));
     };
     let mut messages: Vec<Message> = Vec::with_capacity(given.len());
+    let mut called = HashSet::new();
     for (index, Object(message)) in given.into_iter().enumerate() {
         let place = format!("messages[{index}]");
         let message = message.checked(&place)?;
-        check_answer(&message, &messages, &place)?;
+        check_answer(&message, &called, &place)?;
+        called.extend(message.calls.iter().map(|call| call.id.clone()));
         messages.push(message);
     }
     match messages.last() {
@@ -71,10 +75,10 @@ pub(super) fn conversation(
     }
 }
 
-/// A result must be that of a call which the model has made.
-fn check_answer(message: &Message, before: &[Message], place: &str) -> Result<(), ApiError> {
+/// A result must be that of a call which the model has made; `called` are the ids of those.
+fn check_answer(message: &Message, called: &HashSet<String>, place: &str) -> Result<(), ApiError> {
     let Some(id) = &message.answers else { return Ok(()) };
-    if before.iter().flat_map(|message| &message.calls).any(|call| call.id == *id) {
+    if called.contains(id) {
         return Ok(());
     }
     Err(ApiError::invalid_value(
