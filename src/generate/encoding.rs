@@ -122,16 +122,20 @@ impl Tokenizer {
 
     /// Reads the next stretch; true after the last.
     pub(super) fn advance(&self, encoding: &mut Encoding) -> Result<bool, EncodeError> {
-        let mut left = STRETCH;
+        self.advance_by(STRETCH, encoding)
+    }
+
+    fn advance_by(&self, most: usize, encoding: &mut Encoding) -> Result<bool, EncodeError> {
+        let mut left = most;
         while let Some(part) = encoding.parts.pop() {
             let cost = match part {
                 Part::Token(id) => {
-                    encoding.rest -= 1;
+                    encoding.rest = encoding.rest.saturating_sub(1);
                     encoding.ids.push(id);
                     TOKEN_COST
                 }
                 Part::Text(range) => {
-                    let stretch = self.stretch(&encoding.text[range.clone()])?;
+                    let stretch = self.stretch(&encoding.text[range.clone()], most)?;
                     let now = range.start..range.start + stretch;
                     if now.end < range.end {
                         encoding.parts.push(Part::Text(now.end..range.end));
@@ -159,26 +163,15 @@ impl Tokenizer {
         Ok(encoding.parts.is_empty())
     }
 
-    /// How much of `text` is read at once.
-    fn stretch(&self, text: &str) -> Result<usize, EncodeError> {
-        if text.len() <= STRETCH {
+    /// How much of `text` is read at once: about `most` bytes.
+    fn stretch(&self, text: &str, most: usize) -> Result<usize, EncodeError> {
+        if text.len() <= most {
             return Ok(text.len());
         }
-        let bytes = text.as_bytes();
-        let ends_word = |at: usize| {
-            let (before, after) = (bytes[at - 1], bytes[at]);
-            let continues =
-                after == b'\'' || !(after.is_ascii_whitespace() || after.is_ascii_punctuation());
-            !continues && (before.is_ascii_alphanumeric() || is_ideograph(&text[..at]))
-        };
-        let first = if self.cuttable {
-            let near = (STRETCH / 2..=STRETCH).rev();
-            let far = STRETCH + 1..bytes.len().min(LONGEST_STRETCH);
-            near.chain(far).find(|&at| ends_word(at))
-        } else {
-            None
-        };
-        match first {
+        let near = (most / 2 + 1..=most).rev();
+        let far = most + 1..text.len().min(LONGEST_STRETCH);
+        let cut = near.chain(far).find(|&at| self.cuttable && ends_word(text, at));
+        match cut {
             Some(at) => Ok(at),
             None if text.len() <= LONGEST_STRETCH => Ok(text.len()),
             None => Err(EncodeError::Lossy),
@@ -200,8 +193,139 @@ impl Tokenizer {
     }
 }
 
-/// Whether a text ends in a letter of the scripts that are written without spaces.
-fn is_ideograph(text: &str) -> bool {
-    let last = text.chars().next_back();
-    last.is_some_and(|c| matches!(c, '\u{3041}'..='\u{3096}' | '\u{30A1}'..='\u{30FA}' | '\u{4E00}'..='\u{9FFF}'))
+/// Whether a word ends before byte `at` by all of [`PATTERNS`].
+fn ends_word(text: &str, at: usize) -> bool {
+    let after = text.as_bytes()[at];
+    let goes_on = after == b'\'' || !(after.is_ascii_whitespace() || after.is_ascii_punctuation());
+    // `at` is between characters, as the one behind it is ASCII.
+    !goes_on && text[..at].chars().next_back().is_some_and(is_letter_or_digit)
+}
+
+/// Those of the scripts that matter most; marks, which patterns treat in different ways, are none.
+fn is_letter_or_digit(character: char) -> bool {
+    character.is_ascii_alphanumeric()
+        || matches!(character, '\u{3041}'..='\u{3096}' | '\u{30A1}'..='\u{30FA}')
+        || matches!(character, '\u{4E00}'..='\u{9FFF}' | '\u{AC00}'..='\u{D7A3}')
+        || matches!(character, '\u{0410}'..='\u{044F}' | '\u{03B1}'..='\u{03C9}')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::super::fixtures::demo_folder;
+    use super::*;
+
+    /// The demo model's tokenizer with the words of each of the patterns.
+    fn tokenizers() -> Vec<Tokenizer> {
+        let json = std::fs::read(demo_folder().join("tokenizer.json")).unwrap();
+        let with = |pattern: &&str| {
+            let mut root: Value = serde_json::from_slice(&json).unwrap();
+            root["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = json!(pattern);
+            let tokenizer = Tokenizer::from_json(&serde_json::to_vec(&root).unwrap()).unwrap();
+            assert!(tokenizer.cuttable);
+            tokenizer
+        };
+        PATTERNS.iter().map(with).collect()
+    }
+
+    fn by_stretches(tokenizer: &Tokenizer, text: &str, most: usize, markup: Markup) -> Vec<u32> {
+        let mut encoding = tokenizer.begin(text.to_owned(), markup, usize::MAX).unwrap();
+        while !tokenizer.advance_by(most, &mut encoding).unwrap() {}
+        encoding.into_ids()
+    }
+
+    fn awkward() -> impl Strategy<Value = String> {
+        let part = prop_oneof![
+            "[a-zA-Z]{1,6}",
+            "[0-9]{1,5}",
+            "[ \t]{1,3}",
+            "[\r\n]{1,2}",
+            "['’.,!?;:(){}/\\\\-]{1,3}",
+            prop::sample::select(vec![
+                "'s",
+                "'LL",
+                "don't",
+                "\u{301}",
+                "é",
+                "Ж",
+                "漢字",
+                "ひら",
+                "，",
+                "。",
+                "한",
+                "🦀",
+                "\u{a0}",
+                "\u{2028}",
+                "ǅ",
+                "ªº",
+                "²",
+                "٣",
+                "_",
+                "<|im_end|>",
+                "=",
+                "\u{E000}",
+            ])
+            .prop_map(str::to_owned),
+            "\\PC{1,3}",
+        ];
+        prop::collection::vec(part, 0..60).prop_map(|parts| parts.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1500))]
+        #[test]
+        fn stretches_read_as_the_whole_does(text in awkward(), most in 1usize..24) {
+            thread_local! { static TOKENIZERS: Vec<Tokenizer> = tokenizers(); }
+            TOKENIZERS.with(|all| {
+                for tokenizer in all {
+                    for markup in [Markup::Plain, Markup::Parsed, Markup::Guarded('\u{E000}')] {
+                        let whole = by_stretches(tokenizer, &text, usize::MAX, markup);
+                        let cut = by_stretches(tokenizer, &text, most, markup);
+                        prop_assert_eq!(&cut, &whole, "{:?} by {}", markup, most);
+                    }
+                }
+                Ok(())
+            })?;
+        }
+    }
+
+    #[test]
+    fn long_texts_are_cut_and_what_is_too_long_is_refused_as_soon_as_it_shows() {
+        let tokenizer = &tokenizers()[0];
+        let text = "Some words, and 12 numbers; more. ".repeat(20_000);
+        let mut encoding = tokenizer.begin(text.clone(), Markup::Plain, usize::MAX).unwrap();
+        let mut steps = 1;
+        while !tokenizer.advance(&mut encoding).unwrap() {
+            steps += 1;
+        }
+        assert!(steps >= text.len() / STRETCH, "{steps} steps");
+        let ids = encoding.into_ids();
+        assert_eq!(tokenizer.vocabulary().spell(&ids), text);
+        let mut encoding = tokenizer.begin(text, Markup::Plain, 100_000).unwrap();
+        let refused = loop {
+            match tokenizer.advance(&mut encoding) {
+                Ok(done) => assert!(!done),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(refused, EncodeError::TooLong { at_least } if at_least >= 100_000));
+        assert!(encoding.ids.len() < ids.len() / 2);
+    }
+
+    #[test]
+    fn only_known_words_are_cut() {
+        let split = |regex: &str, prefix: bool| {
+            json!({"type": "Sequence", "pretokenizers": [
+                {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Removed", "invert": true},
+                {"type": "ByteLevel", "add_prefix_space": prefix, "use_regex": false},
+            ]})
+        };
+        assert!(may_cut(&split(PATTERNS[2], false)));
+        assert!(!may_cut(&split(PATTERNS[2], true)));
+        assert!(!may_cut(&split("\\S+", false)));
+        assert!(!may_cut(&json!({"type": "ByteLevel", "add_prefix_space": false})));
+        assert!(!may_cut(&Value::Null));
+    }
 }
