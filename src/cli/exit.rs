@@ -197,6 +197,7 @@ impl Fatal {
             Self::Text(error) => match error {
                 TextLoadError::Read { .. } => Code::NoInput,
                 TextLoadError::Invalid { .. } => Code::Data,
+                TextLoadError::Threads(_) => Code::Os,
             },
             Self::Fetch(error) => of_fetch(error),
             Self::Bind(BindError::Tcp { .. })

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
@@ -41,11 +42,18 @@ pub(super) fn run(arguments: &SettingsArgs) -> Result<(), Fatal> {
     start::start_log(&resolved)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONNECTION_THREADS)
-        .thread_name("phi4d-net")
+        .thread_name_fn(thread_name)
         .enable_all()
         .build()
         .map_err(|source| Fatal::System { action: "start the network's threads", source })?;
     runtime.block_on(serve(arguments, &resolved))
+}
+
+/// The runtime starts its own threads first; what it starts later is for calls that block.
+fn thread_name() -> String {
+    static STARTED: AtomicUsize = AtomicUsize::new(0);
+    let net = STARTED.fetch_add(1, Ordering::Relaxed) < CONNECTION_THREADS;
+    if net { "phi4d-net" } else { "phi4d-blocking" }.to_owned()
 }
 
 async fn serve(arguments: &SettingsArgs, resolved: &Resolved) -> Result<(), Fatal> {
@@ -275,6 +283,7 @@ fn server_options(settings: &Settings, name: String) -> Result<ServerOptions, Fa
     let created = made.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     Ok(ServerOptions {
         max_body_bytes: settings.max_body_bytes,
+        request_memory_bytes: start::request_memory(settings),
         max_connections: most_connections(settings),
         header_timeout: settings.header_timeout_s,
         body_timeout: settings.body_timeout_s,

@@ -20,6 +20,8 @@ mod error;
 pub mod fuzzing;
 mod guard;
 mod handlers;
+mod measure;
+mod memory;
 #[cfg(test)]
 mod openapi;
 mod page;

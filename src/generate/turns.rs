@@ -1,0 +1,154 @@
+//! Round-robin turns between callers: a bounded queue in which no caller waits behind all of
+//! another's items. Pure: it knows neither threads nor time.
+
+use std::collections::VecDeque;
+
+use crate::engine::CallerId;
+
+/// Items that wait, by caller.
+///
+/// A full queue refuses an item and gives it back: see [`Turns::push`].
+#[derive(Debug)]
+pub(super) struct Turns<T> {
+    /// Callers with items, the one whose turn is next first. No list is empty.
+    callers: VecDeque<(CallerId, VecDeque<T>)>,
+    count: usize,
+    most: usize,
+    most_of_caller: usize,
+}
+
+impl<T> Turns<T> {
+    /// An empty queue of up to `most` items, `most_of_caller` of them of one caller.
+    pub(super) fn new(most: usize, most_of_caller: usize) -> Self {
+        Self { callers: VecDeque::new(), count: 0, most, most_of_caller }
+    }
+
+    /// Adds an item behind the others of its caller.
+    ///
+    /// # Errors
+    /// The item, if the queue or the caller's part of it is full.
+    pub(super) fn push(&mut self, caller: CallerId, item: T) -> Result<(), T> {
+        if self.count >= self.most {
+            return Err(item);
+        }
+        match self.callers.iter_mut().find(|(known, _)| *known == caller) {
+            Some((_, items)) if items.len() >= self.most_of_caller => return Err(item),
+            Some((_, items)) => items.push_back(item),
+            None => self.callers.push_back((caller, VecDeque::from([item]))),
+        }
+        self.count += 1;
+        Ok(())
+    }
+
+    /// Puts back an item that had its turn and needs more: it is its caller's next, after the other
+    /// callers' turns. Never refused, since the item was counted before.
+    pub(super) fn put_back(&mut self, caller: CallerId, item: T) {
+        match self.callers.iter_mut().find(|(known, _)| *known == caller) {
+            Some((_, items)) => items.push_front(item),
+            None => self.callers.push_back((caller, VecDeque::from([item]))),
+        }
+        self.count += 1;
+    }
+
+    /// Takes the next item, and passes the turn to the next caller.
+    pub(super) fn take(&mut self) -> Option<(CallerId, T)> {
+        let (caller, mut items) = self.callers.pop_front()?;
+        let item = items.pop_front()?;
+        if !items.is_empty() {
+            self.callers.push_back((caller, items));
+        }
+        self.count -= 1;
+        Some((caller, item))
+    }
+
+    /// How many items wait.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Removes the items for which `keep` is false, and returns them.
+    pub(super) fn remove_unless(&mut self, mut keep: impl FnMut(&T) -> bool) -> Vec<T> {
+        let mut removed = Vec::new();
+        for (_, items) in &mut self.callers {
+            let (kept, gone) = std::mem::take(items).into_iter().partition(|item| keep(item));
+            *items = kept;
+            removed.extend::<VecDeque<T>>(gone);
+        }
+        self.callers.retain(|(_, items)| !items.is_empty());
+        self.count -= removed.len();
+        removed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_full_queue_gives_the_item_back() {
+        let mut turns = Turns::new(3, 2);
+        assert_eq!(turns.push(CallerId(1), 'a'), Ok(()));
+        assert_eq!(turns.push(CallerId(1), 'b'), Ok(()));
+        assert_eq!(turns.push(CallerId(1), 'c'), Err('c'));
+        assert_eq!(turns.push(CallerId(2), 'd'), Ok(()));
+        assert_eq!(turns.push(CallerId(3), 'e'), Err('e'));
+        assert_eq!(turns.take(), Some((CallerId(1), 'a')));
+        assert_eq!(turns.push(CallerId(3), 'e'), Ok(()));
+        assert_eq!(turns.remove_unless(|item| *item == 'e'), ['d', 'b']);
+        assert_eq!(turns.take(), Some((CallerId(3), 'e')));
+        assert_eq!(turns.take(), None);
+    }
+
+    #[test]
+    fn what_needs_more_waits_for_the_others() {
+        let mut turns = Turns::new(8, 8);
+        turns.push(CallerId(1), 'a').unwrap();
+        turns.push(CallerId(1), 'b').unwrap();
+        turns.push(CallerId(2), 'c').unwrap();
+        let mut order = String::new();
+        for _ in 0..5 {
+            let (caller, item) = turns.take().unwrap();
+            order.push(item);
+            // The first needs three turns.
+            if item == 'a' && order.matches('a').count() < 3 {
+                turns.put_back(caller, item);
+            }
+        }
+        assert_eq!(order, "acaab");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_lost_and_no_caller_waits_more_than_a_round(
+            pushed in prop::collection::vec(0u64..5, 1..80),
+        ) {
+            let mut turns = Turns::new(60, 20);
+            let mut expected = Vec::new();
+            for (index, &caller) in pushed.iter().enumerate() {
+                let before = expected.iter().filter(|(known, _)| *known == caller).count();
+                let fits = expected.len() < 60 && before < 20;
+                prop_assert_eq!(turns.push(CallerId(caller), index).is_ok(), fits);
+                if fits {
+                    expected.push((caller, index));
+                }
+            }
+            let mut seen = Vec::new();
+            while let Some((caller, index)) = turns.take() {
+                seen.push((caller.0, index));
+            }
+            for (place, &(caller, _)) in seen.iter().enumerate() {
+                let next = seen[place + 1..].iter().position(|&(other, _)| other == caller);
+                prop_assert!(next.is_none_or(|distance| distance <= 4));
+            }
+            for caller in 0..5 {
+                let of = |list: &[(u64, usize)]| -> Vec<usize> {
+                    list.iter().filter(|(known, _)| *known == caller).map(|item| item.1).collect()
+                };
+                prop_assert_eq!(of(&seen), of(&expected));
+            }
+        }
+    }
+}
