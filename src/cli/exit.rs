@@ -202,6 +202,7 @@ impl Fatal {
                 TextLoadError::Read { .. } => Code::NoInput,
                 TextLoadError::Invalid { .. } => Code::Data,
                 TextLoadError::Thread { .. } => Code::Os,
+                TextLoadError::Threads(_) => Code::Os,
             },
             Self::Fetch(error) => of_fetch(error),
             Self::Bind(BindError::Tcp { .. })

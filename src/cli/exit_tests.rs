@@ -23,6 +23,7 @@ fn load_errors() -> Vec<(Fatal, u8)> {
         (LoadError::Session(text()).into(), 70),
         (LoadError::Cancelled.into(), 70),
         (TextLoadError::Read { path: path(), source: io_error() }.into(), 66),
+        (TextLoadError::Threads(io_error()).into(), 71),
         (TextLoadError::Invalid { path: path(), reason: text() }.into(), 65),
     ]
 }

@@ -171,6 +171,24 @@ fn kv_cache_default() -> usize {
     bytes
 }
 
+/// Memory for requests: half of what is to spare beside the KV cache, which is not in use yet.
+pub(super) fn request_memory(settings: &Settings) -> usize {
+    const LEAST: usize = 64 << 20;
+    const MOST: usize = 1 << 30;
+    if settings.request_memory_bytes > 0 {
+        return settings.request_memory_bytes;
+    }
+    let spare = os::spare_memory();
+    let kv_cache = match settings.kv_cache_bytes {
+        0 => spare / 2,
+        bytes => bytes.min(spare),
+    };
+    let least = settings.max_body_bytes.saturating_mul(8).max(LEAST);
+    let bytes = ((spare - kv_cache) / 2).min(MOST).max(least);
+    log::info!(request_memory_bytes = bytes; "memory for requests, from what is left");
+    bytes
+}
+
 /// Options of the text side, with forms compiled in this process.
 pub(super) fn generator_options(
     settings: &Settings,

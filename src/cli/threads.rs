@@ -2,6 +2,7 @@
 //! then, and no request meets it later.
 
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -67,10 +68,16 @@ fn probe(count: usize) -> io::Result<()> {
 fn build(workers: usize) -> io::Result<Runtime> {
     let (sender, built) = sync_channel(1);
     std::thread::Builder::new().name("phi4d-start".into()).spawn(move || {
+        // The runtime makes its workers first; later ones are for work that blocks.
+        let made = AtomicUsize::new(0);
+        let name = move || {
+            let net = made.fetch_add(1, Ordering::Relaxed) < workers;
+            if net { "phi4d-net" } else { "phi4d-blocking" }.to_owned()
+        };
         let build = || {
             Builder::new_multi_thread()
                 .worker_threads(workers)
-                .thread_name("phi4d-net")
+                .thread_name_fn(name)
                 .thread_keep_alive(KEEP)
                 .enable_all()
                 .build()

@@ -8,9 +8,9 @@ use std::task::Poll;
 
 use super::answer::{Answer, Parts};
 use super::error::GenerateError;
-use super::generation::Generation;
-use super::prepare::{ReadPrompt, Shared};
-use super::request::{Delta, Prompt, Request, Usage};
+use super::generation::{Generation, ReadPrompt};
+use super::preparation::{Plan, Ready};
+use super::request::{Delta, Finished, Prompt, Request, TextDelta, TokenDelta, Usage};
 use super::service::Generator;
 use super::validate::{self, invalid};
 
@@ -56,8 +56,9 @@ impl Copies {
 #[derive(Debug)]
 pub struct Choices {
     generator: Generator,
-    shared: Shared,
-    prompts: Vec<ReadPrompt>,
+    /// Until all have begun.
+    plan: Option<Arc<Plan>>,
+    prompts: Vec<Ready>,
     /// First answers to prompts whose copies have not begun.
     firsts: VecDeque<Generation>,
     generations: Vec<Generation>,
@@ -73,7 +74,7 @@ impl Generator {
     ///
     /// # Errors
     /// Every fault of the request; or no turn in time for what takes long.
-    pub async fn prepare(
+    pub async fn prepare_all(
         &self,
         prompts: Vec<Prompt>,
         mut request: Request,
@@ -83,18 +84,17 @@ impl Generator {
         if copies.made > copies.wanted {
             request.parameters.top_logprobs.get_or_insert(0);
         }
-        for prompt in &prompts {
-            validate::prompt(prompt, self.limits().vocab_size)?;
+        if let Some(prompt) = prompts.first() {
+            validate::not_empty(prompt)?;
         }
-        let parameters = Arc::new(request.parameters);
-        let shared = self.check(&parameters, request.caller).await?;
+        let plan = self.plan(request).await?;
         let mut read = Vec::with_capacity(prompts.len());
         for prompt in prompts {
-            read.push(self.read_prompt(prompt, &parameters, &shared).await?);
+            read.push(self.prepare(&plan, prompt).await?);
         }
         Ok(Choices {
             generator: self.clone(),
-            shared,
+            plan: Some(plan),
             prompts: read,
             firsts: VecDeque::new(),
             generations: Vec::with_capacity(count),
@@ -104,17 +104,17 @@ impl Generator {
         })
     }
 
-    /// [`Self::prepare`] and [`Choices::begin`].
+    /// [`Self::prepare_all`] and [`Choices::begin`].
     ///
     /// # Errors
     /// As these; then none of the answers runs on.
     pub async fn start_all(
         &self,
         prompts: Vec<Prompt>,
-        request: &Request,
+        request: Request,
         copies: Copies,
     ) -> Result<Choices, GenerateError> {
-        let mut choices = self.prepare(prompts, request.clone(), copies).await?;
+        let mut choices = self.prepare_all(prompts, request, copies).await?;
         choices.begin().await?;
         Ok(choices)
     }
@@ -127,7 +127,8 @@ impl Choices {
     /// # Errors
     /// A form that can't be kept to, or a full queue.
     pub async fn begin(&mut self) -> Result<(), GenerateError> {
-        let Self { generator, shared, prompts, firsts, generations, copies, .. } = self;
+        let Self { generator, plan, prompts, firsts, generations, copies, .. } = self;
+        let Some(shared) = plan else { return Ok(()) };
         for prompt in prompts.iter() {
             firsts.push_back(generator.launch(shared, prompt, 0).await?);
         }
@@ -142,6 +143,11 @@ impl Choices {
                 generations.push(generator.launch(shared, prompt, index).await?);
             }
         }
+        // What held the output to a form may be large.
+        let turns: Vec<_> =
+            prompts.iter_mut().map(|prompt| std::mem::take(&mut prompt.turn)).collect();
+        let caller = shared.caller;
+        generator.pool.drop_there(caller, (plan.take(), turns));
         Ok(())
     }
 
@@ -157,7 +163,7 @@ impl Choices {
 
     /// Answers whose length the request leaves open may take at most `tokens` each, at least one.
     pub fn limit_open_answers(&mut self, tokens: usize) {
-        if !self.shared.limits_answers() {
+        if self.plan.as_ref().is_some_and(|plan| plan.checked.max_tokens.is_none()) {
             for prompt in &mut self.prompts {
                 prompt.max_tokens = prompt.max_tokens.min(tokens.max(1));
             }
@@ -167,8 +173,8 @@ impl Choices {
     /// The most that prompts and answers can take together. Copies share their prompt.
     #[must_use]
     pub fn most_tokens(&self) -> usize {
-        let most = |prompt: &ReadPrompt| {
-            prompt.max_tokens.saturating_mul(self.copies.made).saturating_add(prompt.ids.len())
+        let most = |prompt: &Ready| {
+            prompt.max_tokens.saturating_mul(self.copies.made).saturating_add(prompt.prompt.len())
         };
         self.prompts.iter().map(most).fold(0, usize::saturating_add)
     }
@@ -176,7 +182,7 @@ impl Choices {
     /// Tokens of all prompts, each counted once.
     #[must_use]
     pub fn prompt_tokens(&self) -> usize {
-        self.prompts.iter().map(|prompt| prompt.ids.len()).sum()
+        self.prompts.iter().map(|prompt| prompt.prompt.len()).sum()
     }
 
     /// How many answers there are to be.
@@ -187,7 +193,7 @@ impl Choices {
 
     /// The prompts' token ids, in the order of the prompts.
     pub fn prompts(&self) -> impl Iterator<Item = &[u32]> {
-        self.prompts.iter().map(|prompt| &*prompt.ids)
+        self.prompts.iter().map(|prompt| &*prompt.prompt)
     }
 
     /// Waits until the first prompt has been read.
@@ -225,39 +231,43 @@ impl Choices {
         Some((index, next))
     }
 
-    /// Waits for all answers and gives out the wanted ones, in order, with what all of them took.
+    /// Waits for all answers. `grown` is told of each piece how much memory it takes at most,
+    /// written out as JSON too, and says whether there is that much.
+    ///
+    /// # Errors
+    /// If the engine failed before the end of one, or `grown` says no.
+    pub async fn gather(
+        &mut self,
+        mut grown: impl FnMut(usize) -> bool,
+    ) -> Result<Gathered, GenerateError> {
+        let mut texts: Vec<Parts> = self.generations.iter().map(|_| Parts::default()).collect();
+        let mut ended: Vec<Option<Finished>> = vec![None; texts.len()];
+        // Side by side: one that nobody reads would be paused.
+        while let Some((index, delta)) = self.next().await {
+            match delta? {
+                Delta::Text(part) => {
+                    if !grown(memory_of(&part)) {
+                        return Err(GenerateError::OutOfMemory);
+                    }
+                    texts[index].add(part);
+                }
+                Delta::Finished(finished) => ended[index] = Some(finished),
+            }
+        }
+        // Only the first copy reports the prompt that all of them have.
+        let firsts = self.generations.iter_mut().step_by(self.copies.made);
+        let prompts = firsts.map(Generation::take_prompt).collect();
+        let usage = self.usage();
+        Ok(Gathered { texts, ended, prompts, copies: self.copies, usage })
+    }
+
+    /// As [`Self::gather`] and [`Gathered::into_answers`].
     ///
     /// # Errors
     /// If the engine failed before the end of one.
+    #[cfg(test)]
     pub async fn collect(&mut self) -> Result<(Vec<Answer>, Usage), GenerateError> {
-        let mut texts: Vec<Parts> = self.generations.iter().map(|_| Parts::default()).collect();
-        let mut all: Vec<Option<Answer>> = vec![None; texts.len()];
-        // Side by side: one that nobody reads would be parked.
-        while let Some((index, delta)) = self.next().await {
-            match delta? {
-                Delta::Text(part) => texts[index].add(part),
-                Delta::Finished(finished) => {
-                    let parts = std::mem::take(&mut texts[index]);
-                    // Only the first copy reports the prompt that all of them have.
-                    let first = index - index % self.copies.made;
-                    let prompt = self.generations[first].described_prompt();
-                    all[index] = Some(parts.into_answer(prompt, finished));
-                }
-            }
-        }
-        let Copies { wanted, made } = self.copies;
-        let all: Vec<Answer> = all.into_iter().flatten().collect();
-        let mut given = Vec::with_capacity(all.len());
-        let mut rest = all.into_iter().peekable();
-        while rest.peek().is_some() {
-            let mut of_prompt: Vec<Answer> = rest.by_ref().take(made).collect();
-            if made > wanted {
-                of_prompt.sort_by(|a, b| likelihood(b).total_cmp(&likelihood(a)));
-                of_prompt.truncate(wanted);
-            }
-            given.append(&mut of_prompt);
-        }
-        Ok((given, self.usage()))
+        Ok(self.gather(|_| true).await?.into_answers())
     }
 
     /// What all answers took so far. Prompts are counted once for all their copies.
@@ -276,6 +286,51 @@ impl Choices {
         }
         sum
     }
+}
+
+/// Answers that have ended.
+#[derive(Debug)]
+pub struct Gathered {
+    texts: Vec<Parts>,
+    ended: Vec<Option<Finished>>,
+    prompts: Vec<ReadPrompt>,
+    copies: Copies,
+    usage: Usage,
+}
+
+impl Gathered {
+    /// The wanted answers, in order, with what all of them took. This takes time where answers or
+    /// prompts are long.
+    #[must_use]
+    pub fn into_answers(self) -> (Vec<Answer>, Usage) {
+        let Copies { wanted, made } = self.copies;
+        let mut all = self.texts.into_iter().zip(self.ended);
+        let mut given = Vec::new();
+        for prompt in &self.prompts {
+            let whole = |(text, ended): (Parts, Option<Finished>)| {
+                Some(text.into_answer(Vec::new(), ended?))
+            };
+            let mut of_prompt: Vec<Answer> = all.by_ref().take(made).filter_map(whole).collect();
+            if made > wanted {
+                of_prompt.sort_by(|a, b| likelihood(b).total_cmp(&likelihood(a)));
+                of_prompt.truncate(wanted);
+            }
+            for answer in &mut of_prompt {
+                answer.prompt = prompt.described();
+            }
+            given.append(&mut of_prompt);
+        }
+        (given, self.usage)
+    }
+}
+
+/// What a piece of an answer takes, at most: itself, and twice as much again as JSON.
+fn memory_of(delta: &TextDelta) -> usize {
+    const TOKEN: usize = 160;
+    let call = delta.call.as_ref().map_or(0, |call| call.arguments.len() + TOKEN);
+    let top = |token: &TokenDelta| token.logprobs.as_ref().map_or(0, |known| known.top.len() + 1);
+    let tokens: usize = delta.tokens.iter().map(|token| (1 + top(token)) * TOKEN).sum();
+    3 * (delta.text.len() + delta.reasoning.len() + call) + tokens
 }
 
 /// Mean log-probability of an answer's tokens.

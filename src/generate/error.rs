@@ -41,8 +41,8 @@ pub enum GenerateError {
     /// The engine went away before the job ended.
     #[error("the engine stopped before the answer was complete")]
     EngineGone,
-    /// All tokenizer workers were busy for too long.
-    #[error("too many long prompts are being tokenised; try again")]
+    /// The threads for large requests were busy for too long, or too many requests wait for them.
+    #[error("too many large requests are being read; try again")]
     TokenizerBusy,
     /// All workers that compile grammars were busy for too long.
     #[error("too many grammars are being compiled; try again")]
@@ -50,6 +50,12 @@ pub enum GenerateError {
     /// Forms can't be compiled for want of processes. Not the client's fault.
     #[error("outputs can't be held to a form now: {0}")]
     FormsUnavailable(FormEnd),
+    /// The answer takes more memory than there is for it.
+    #[error(
+        "there is no memory for the whole answer; ask for a stream, for fewer tokens, answers or \
+         log-probabilities, or try again later"
+    )]
+    OutOfMemory,
     /// Grammars can't be used with this model. Not the client's fault.
     #[error("outputs can't be held to a form: {0}")]
     Grammar(String),
@@ -69,6 +75,9 @@ pub enum TextLoadError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The system gives no threads for the work on texts.
+    #[error("cannot start threads: {0}")]
+    Threads(#[source] std::io::Error),
     /// A file is not what it should be.
     #[error("{path}: {reason}")]
     Invalid {

@@ -10,7 +10,8 @@ use super::answer::{Answer, Parts};
 use super::error::GenerateError;
 use super::reading::AnswerReader;
 use super::request::{Delta, Finish, Finished, PromptToken, TextDelta, Usage};
-use super::stream::TextStream;
+use super::stream::{TextStream, describe};
+use super::tokenizer::Tokenizer;
 use crate::engine::{Event, FinishReason, PromptLogprobs};
 use crate::telemetry::{Ending, RequestTimer};
 
@@ -31,6 +32,28 @@ pub struct Generation {
     /// What the last events came to: pieces of the answer, and the end.
     ready: VecDeque<Result<Delta, GenerateError>>,
     timer: Option<RequestTimer>,
+}
+
+/// A prompt that has been read, to be described.
+#[derive(Debug)]
+pub(super) struct ReadPrompt {
+    ids: Arc<[u32]>,
+    /// Of the tokens from the second on.
+    logprobs: Option<Vec<PromptLogprobs>>,
+    tokenizer: Arc<Tokenizer>,
+}
+
+impl ReadPrompt {
+    /// The prompt's tokens with their log-probabilities; empty where they were not asked for.
+    pub(super) fn described(&self) -> Vec<PromptToken> {
+        let Some(known) = &self.logprobs else { return Vec::new() };
+        let known = std::iter::once(None).chain(known.iter().map(Some));
+        let token = |(&id, known): (&u32, Option<&PromptLogprobs>)| PromptToken {
+            token: describe(&self.tokenizer, id, known.map(|known| &known.logprobs)),
+            rank: known.map_or(0, |known| known.rank),
+        };
+        self.ids.iter().zip(known).map(token).collect()
+    }
 }
 
 impl Generation {
@@ -89,16 +112,14 @@ impl Generation {
         &self.prompt_ids
     }
 
-    /// The prompt's tokens with their log-probabilities, once it has been read; empty where they
-    /// were not asked for.
-    pub(super) fn described_prompt(&self) -> Vec<PromptToken> {
-        let Some(known) = &self.prompt_logprobs else { return Vec::new() };
-        let known = std::iter::once(None).chain(known.iter().map(Some));
-        let token = |(&id, known): (&u32, Option<&PromptLogprobs>)| PromptToken {
-            token: self.text.describe(id, known.map(|known| &known.logprobs)),
-            rank: known.map_or(0, |known| known.rank),
-        };
-        self.prompt_ids.iter().zip(known).map(token).collect()
+    /// The prompt with the log-probabilities of its tokens, once it has been read and if they were
+    /// asked for; they are given out once.
+    pub(super) fn take_prompt(&mut self) -> ReadPrompt {
+        ReadPrompt {
+            ids: Arc::clone(&self.prompt_ids),
+            logprobs: self.prompt_logprobs.take(),
+            tokenizer: Arc::clone(self.text.tokenizer()),
+        }
     }
 
     /// Waits until the prompt is in the KV cache: the first token has been made, or none will be.
@@ -134,7 +155,7 @@ impl Generation {
             match delta? {
                 Delta::Text(part) => whole.add(part),
                 Delta::Finished(finished) => {
-                    return Ok(whole.into_answer(self.described_prompt(), finished));
+                    return Ok(whole.into_answer(self.take_prompt().described(), finished));
                 }
             }
         }

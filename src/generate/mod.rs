@@ -6,6 +6,7 @@ mod answer;
 mod budget;
 mod choices;
 mod detokenize;
+mod encoding;
 mod error;
 mod files;
 #[cfg(test)]
@@ -16,7 +17,8 @@ mod generation;
 mod grammar;
 mod inspect;
 mod jinja;
-mod prepare;
+mod pool;
+mod preparation;
 mod prompt;
 mod reading;
 mod request;
@@ -33,19 +35,21 @@ mod turns;
 mod validate;
 mod vocabulary;
 mod words;
-mod workers;
 
 pub use answer::Answer;
-pub use choices::{Choices, Copies};
+pub use choices::{Choices, Copies, Gathered};
 pub use error::{GenerateError, TextLoadError};
 pub use generation::Generation;
 pub use grammar::{
     FormCompiler, FormEnd, FormFork, FormHost, FormLink, FormPort, FormWait, NoForms, ThreadForms,
 };
 pub use inspect::{TextFacts, inspect_text};
+pub use pool::{Pool, Undone};
+pub use preparation::{MOST_TOKENS, is_large};
 pub use request::{
     Chat, Constraint, Delta, DryParameters, Ending, Finish, Finished, Form, Logprobs, Message,
     Parameters, Prompt, PromptToken, Reasoning, Request, Role, Side, TextDelta, TokenDelta, Usage,
 };
 pub use service::{Generator, GeneratorOptions};
 pub use tools::{CallDelta, CallStart, Tool, ToolCall, ToolChoice, Tools};
+pub use validate::MAX_STOPS as MOST_STOPS;

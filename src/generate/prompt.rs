@@ -1,12 +1,11 @@
-//! Prompts to token ids: the chat template, then the tokenizer, away from the async threads where
-//! it takes long.
+//! Prompts to token ids: the chat template, then the tokenizer, a stretch of text at a time.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Map, Value as Json};
-use tokio::time::Instant;
 
+use super::encoding::{Encoding, Part};
 use super::error::{GenerateError, TextLoadError};
 use super::request::{Chat, Parameters, Prompt};
 use super::template::ChatTemplate;
@@ -14,12 +13,7 @@ use super::tokenizer::{EncodeError, Markup, Tokenizer};
 use super::tools::Dialect;
 use super::validate::invalid;
 use super::words;
-use super::workers::{Undone, Workers};
 use crate::engine::TokenSet;
-
-/// Prompts of up to this many bytes are tokenised where they are: about 1 ms (measured: 0.5 to 1
-/// second for a mebibyte of any text, however odd).
-const INLINE_BYTES: usize = 2048;
 
 /// Characters that stand for "what follows is no special token" while a template is rendered.
 const GUARDS: std::ops::RangeInclusive<char> = '\u{E000}'..='\u{F8FF}';
@@ -65,7 +59,22 @@ pub(super) struct PromptReader {
     bos_token_id: u32,
     /// Tokens that break repetitions where a request names none.
     usual_breakers: TokenSet,
-    workers: Workers,
+}
+
+/// A prompt on its way to token ids.
+#[derive(Debug)]
+pub(super) enum Tokenizing {
+    /// It has been read.
+    Done(Vec<u32>),
+    /// It is being read.
+    Going {
+        /// What has been read so far.
+        encoding: Encoding,
+        /// The field that it came in, for messages.
+        field: &'static str,
+        /// As many tokens, or more, are too many.
+        context_tokens: usize,
+    },
 }
 
 impl PromptReader {
@@ -87,7 +96,6 @@ impl PromptReader {
             tokenizer,
             template,
             bos_token_id,
-            workers: Workers::default(),
         }
     }
 
@@ -106,97 +114,102 @@ impl PromptReader {
         &self.usual_breakers
     }
 
-    /// Does costly `work` with the reader in a worker's turn, at most until `deadline`.
-    pub(super) async fn aside<T: Send + 'static>(
-        self: &Arc<Self>,
-        deadline: Option<Instant>,
-        work: impl FnOnce(&Self) -> Result<T, GenerateError> + Send + 'static,
-    ) -> Result<T, GenerateError> {
-        let reader = Arc::clone(self);
-        self.workers.run(deadline, move || work(&reader)).await.map_err(|undone| match undone {
-            Undone::Busy => GenerateError::TokenizerBusy,
-            Undone::Failed(reason) => GenerateError::Tokenizer(reason),
-        })?
-    }
-
-    /// Token ids of `prompt`, at least one.
+    /// Begins to read `prompt`: checks it and renders it, where it is a conversation.
     ///
     /// A prompt that can't be shorter than `context_tokens` is refused before the costly part.
-    /// Long ones wait for a worker, at most until `deadline`.
-    pub(super) async fn read(
-        self: &Arc<Self>,
+    pub(super) fn begin(
+        &self,
         prompt: Prompt,
         context_tokens: usize,
-        deadline: Option<Instant>,
-    ) -> Result<Vec<u32>, GenerateError> {
-        if let Prompt::Tokens(ids) = prompt {
-            return Ok(ids);
+    ) -> Result<Tokenizing, GenerateError> {
+        let field = if matches!(prompt, Prompt::Chat(_)) { "messages" } else { "prompt" };
+        let begun = match prompt {
+            Prompt::Tokens(ids) => return Ok(Tokenizing::Done(ids)),
+            Prompt::Text { text, .. } if text.is_empty() => {
+                return Ok(Tokenizing::Done(vec![self.bos_token_id]));
+            }
+            Prompt::Text { text, parse_special } => {
+                let markup = if parse_special { Markup::Parsed } else { Markup::Plain };
+                self.tokenizer.begin(text, markup, context_tokens)
+            }
+            Prompt::Fill { before, after } => self.fill(before, &after, context_tokens)?,
+            Prompt::Chat(chat) => {
+                let (text, markup) = self.render(&chat)?;
+                drop(chat);
+                self.tokenizer.begin(text, markup, context_tokens)
+            }
+        };
+        match begun {
+            Ok(encoding) => Ok(Tokenizing::Going { encoding, field, context_tokens }),
+            Err(error) => Err(failed(error, field, context_tokens)),
         }
-        if byte_length(&prompt) <= INLINE_BYTES {
-            return self.read_now(&prompt, context_tokens);
-        }
-        self.aside(deadline, move |reader| reader.read_now(&prompt, context_tokens)).await
     }
 
-    /// As [`Self::read`], on this thread.
+    /// Reads some more: the prompt's token ids, at least one, after the last piece.
+    pub(super) fn advance(
+        &self,
+        reading: &mut Tokenizing,
+    ) -> Option<Result<Vec<u32>, GenerateError>> {
+        match reading {
+            Tokenizing::Done(ids) => return Some(Ok(std::mem::take(ids))),
+            Tokenizing::Going { encoding, field, context_tokens } => {
+                match self.tokenizer.advance(encoding) {
+                    Ok(false) => return None,
+                    Ok(true) => {}
+                    Err(error) => return Some(Err(failed(error, field, *context_tokens))),
+                }
+            }
+        }
+        let Tokenizing::Going { encoding, .. } =
+            std::mem::replace(reading, Tokenizing::Done(Vec::new()))
+        else {
+            return None;
+        };
+        let mut ids = encoding.into_ids();
+        if ids.is_empty() {
+            // Only white space that a special token swallowed, or a template that says nothing.
+            ids.push(self.bos_token_id);
+        }
+        Some(Ok(ids))
+    }
+
+    /// The token ids of `prompt`, read at once.
+    #[cfg(any(test, fuzzing))]
     pub(super) fn read_now(
         &self,
         prompt: &Prompt,
         context_tokens: usize,
     ) -> Result<Vec<u32>, GenerateError> {
-        let encoded = match prompt {
-            Prompt::Tokens(ids) => return Ok(ids.clone()),
-            Prompt::Text { text, .. } if text.is_empty() => return Ok(vec![self.bos_token_id]),
-            Prompt::Text { text, parse_special } => {
-                let markup = if *parse_special { Markup::Parsed } else { Markup::Plain };
-                self.tokenizer.encode(text, markup, context_tokens)
+        let mut reading = self.begin(prompt.clone(), context_tokens)?;
+        loop {
+            if let Some(read) = self.advance(&mut reading) {
+                return read;
             }
-            Prompt::Fill { before, after } => self.fill(before, after, context_tokens)?,
-            Prompt::Chat(chat) => {
-                let (text, markup) = self.render(chat)?;
-                self.tokenizer.encode(&text, markup, context_tokens)
-            }
-        };
-        let ids = encoded.map_err(|error| match error {
-            EncodeError::TooLong { at_least } => {
-                GenerateError::ContextExceeded { prompt_tokens: at_least, context_tokens }
-            }
-            EncodeError::Lossy => invalid(
-                if matches!(prompt, Prompt::Chat(_)) { "messages" } else { "prompt" },
-                "text that the model's tokenizer can't read to its end",
-                "text with fewer than a million white-space characters in a row",
-            ),
-            EncodeError::Failed(reason) => GenerateError::Tokenizer(reason),
-        })?;
-        if ids.is_empty() {
-            // Only white space that a special token swallowed, or a template that says nothing.
-            return Ok(vec![self.bos_token_id]);
         }
-        Ok(ids)
     }
 
     /// Prefix, suffix, middle: the order in which models with these tokens are trained.
     fn fill(
         &self,
-        before: &str,
+        before: String,
         after: &str,
         context_tokens: usize,
-    ) -> Result<Result<Vec<u32>, EncodeError>, GenerateError> {
+    ) -> Result<Result<Encoding, EncodeError>, GenerateError> {
         let added = self.tokenizer.added();
         let token = |name: &str| {
             let found = added.iter().find(|token| token.content == name);
-            found.map(|token| token.id).ok_or_else(|| {
+            found.map(|token| Part::Token(token.id)).ok_or_else(|| {
                 let value = "a text, but the model's tokenizer has no fill-in-the-middle tokens";
                 invalid("suffix", value, "null with this model")
             })
         };
         let [prefix, suffix, middle] =
             [token("<|fim_prefix|>")?, token("<|fim_suffix|>")?, token("<|fim_middle|>")?];
-        let encode = |text| self.tokenizer.encode(text, Markup::Plain, context_tokens);
-        Ok(encode(before).and_then(|before| {
-            let after = encode(after)?;
-            Ok([&[prefix], before.as_slice(), &[suffix], after.as_slice(), &[middle]].concat())
-        }))
+        let gap = before.len();
+        let text = before + after;
+        let (before, after) = (Part::Text(0..gap), Part::Text(gap..text.len()));
+        let parts = vec![prefix, before, suffix, after, middle];
+        Ok(self.tokenizer.begin_with(text, parts, None, context_tokens))
     }
 
     /// A conversation as text, and how to read it so that only the template's special tokens
@@ -291,6 +304,21 @@ fn unused_guard<'t>(texts: impl Iterator<Item = &'t str>) -> Option<char> {
         used[character as usize - *GUARDS.start() as usize] = true;
     }
     GUARDS.zip(used).find_map(|(guard, used)| (!used).then_some(guard))
+}
+
+/// Why a text of `field` has no token ids.
+fn failed(error: EncodeError, field: &str, context_tokens: usize) -> GenerateError {
+    match error {
+        EncodeError::TooLong { at_least } => {
+            GenerateError::ContextExceeded { prompt_tokens: at_least, context_tokens }
+        }
+        EncodeError::Lossy => invalid(
+            field,
+            "text that the model's tokenizer can't read to its end",
+            "text whose words end, and fewer than 262,144 bytes without one that does",
+        ),
+        EncodeError::Failed(reason) => GenerateError::Tokenizer(reason),
+    }
 }
 
 fn byte_length(prompt: &Prompt) -> usize {

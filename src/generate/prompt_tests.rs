@@ -3,7 +3,6 @@ use serde_json::Value;
 
 use super::super::fixtures::{demo_folder, golden_cases, phi4_folder};
 use super::super::request::{Message, Role};
-use super::super::workers::WORKERS;
 use super::*;
 
 const IM_START: u32 = 1008;
@@ -193,32 +192,6 @@ fn a_folder_without_a_template_still_reads_text() {
     assert!(reader.read_now(&text, 4096).is_ok());
     let refused = reader.read_now(&Prompt::chat(vec![user("hi")]), 4096).unwrap_err();
     assert!(matches!(&refused, GenerateError::Template(why) if why.contains("no chat template")));
-}
-
-#[tokio::test]
-async fn long_prompts_wait_for_a_worker_until_their_deadline() {
-    let reader = demo();
-    let long = "word ".repeat(1000);
-    let prompt = || Prompt::Text { text: long.clone(), parse_special: false };
-    let ids = reader.read(prompt(), 4096, None).await.unwrap();
-    assert_eq!(ids, plain(&reader, &long));
-
-    let all = u32::try_from(WORKERS).unwrap();
-    let busy = Arc::clone(&reader.workers.0).acquire_many_owned(all).await.unwrap();
-    let refused = reader.read(prompt(), 4096, Some(Instant::now())).await;
-    assert_eq!(refused, Err(GenerateError::TokenizerBusy));
-    let short = Prompt::Text { text: "short".into(), parse_special: false };
-    assert!(reader.read(short, 4096, Some(Instant::now())).await.is_ok());
-
-    let waiting = tokio::spawn({
-        let (reader, prompt) = (Arc::clone(&reader), prompt());
-        async move { reader.read(prompt, 4096, None).await }
-    });
-    tokio::task::yield_now().await;
-    assert!(!waiting.is_finished());
-    drop(busy);
-    assert_eq!(waiting.await.unwrap().unwrap(), ids);
-    assert_eq!(reader.workers.0.available_permits(), WORKERS);
 }
 
 #[test]

@@ -16,6 +16,9 @@ pub struct Request {
     pub parameters: Parameters,
     /// Who asked.
     pub caller: CallerId,
+    /// Bytes of the request as it came in. Small ones are handled where they come in, others on
+    /// threads of their own.
+    pub weight: usize,
 }
 
 /// What the model reads.

@@ -4,17 +4,23 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
 use super::error::{GenerateError, TextLoadError};
 use super::generation::Generation;
-use super::grammar::{FormHost, Grammars, Turn};
+use super::grammar::{FormHost, Grammars};
+use super::pool::Pool;
+use super::preparation::{MOST_TOKENS, Place, Plan, Ready, is_large};
 use super::prompt::PromptReader;
-use super::request::{Constraint, Prompt, Request};
-use super::{grammar, validate};
-use crate::engine;
+use super::request::{Prompt, Request};
+use super::validate;
+use crate::engine::{self, CallerId, Job};
 use crate::telemetry::{Metrics, Operation, TraceContext};
 
-/// Tokens whose texts are looked up in well below a millisecond.
-const FEW_TOKENS: usize = 2048;
+/// Events of one request that wait for its reader. When full, the engine does not step the
+/// sequence until there is room again, and gives it up if that takes too long.
+const EVENTS: usize = 64;
 
 /// Fixed choices of a [`Generator`].
 #[derive(Debug, Clone)]
@@ -38,10 +44,11 @@ pub struct GeneratorOptions {
 pub struct Generator {
     pub(super) engine: engine::Handle,
     pub(super) reader: Arc<PromptReader>,
-    pub(super) grammars: Arc<Grammars>,
+    grammars: Arc<Grammars>,
+    pub(super) pool: Arc<Pool>,
     pub(super) options: Arc<GeneratorOptions>,
-    pub(super) metrics: Option<Metrics>,
-    pub(super) trace: Option<(TraceContext, Operation)>,
+    metrics: Option<Metrics>,
+    trace: Option<(TraceContext, Operation)>,
 }
 
 impl Generator {
@@ -87,6 +94,7 @@ impl Generator {
                 Arc::clone(&options.forms),
             )),
             reader: Arc::new(reader),
+            pool: Arc::new(Pool::start().map_err(TextLoadError::Threads)?),
             options: Arc::new(options),
             metrics: None,
             trace: None,
@@ -110,60 +118,107 @@ impl Generator {
     ///
     /// # Errors
     /// Every fault of the request, found before it takes a place in any queue; or a full queue.
-    pub async fn start(&self, request: Request) -> Result<Generation, GenerateError> {
-        let parameters = Arc::new(request.parameters);
-        validate::prompt(&request.prompt, self.engine.limits().vocab_size)?;
-        let shared = self.check(&parameters, request.caller).await?;
-        let prompt = self.read_prompt(request.prompt, &parameters, &shared).await?;
-        self.launch(&shared, &prompt, 0).await
+    pub async fn start(&self, mut request: Request) -> Result<Generation, GenerateError> {
+        let prompt = std::mem::replace(&mut request.prompt, Prompt::Tokens(Vec::new()));
+        validate::not_empty(&prompt)?;
+        let plan = self.plan(request).await?;
+        let ready = self.prepare(&plan, prompt).await?;
+        let started = self.launch(&plan, &ready, 0).await;
+        self.pool.drop_there(plan.caller, (plan, ready));
+        started
     }
 
-    /// What may answer `prompt`, where the request wants `given` of it.
-    pub(super) fn turn(
+    /// Queues copy number `index` of a request.
+    pub(super) async fn launch(
         &self,
-        prompt: &Prompt,
-        given: Option<&Constraint>,
-    ) -> Result<Turn, GenerateError> {
-        given.map_or(Ok(()), grammar::check)?;
-        match prompt {
-            Prompt::Chat(chat) => Turn::of_chat(chat, self.reader.dialect(), given),
-            _ => Ok(Turn { constraint: given.cloned(), parts: Vec::new() }),
-        }
+        plan: &Plan,
+        ready: &Ready,
+        index: usize,
+    ) -> Result<Generation, GenerateError> {
+        let (Plan { parameters, checked, .. }, Ready { prompt, reading, .. }) = (plan, ready);
+        let limits = self.engine.limits();
+        let tokenizer = self.reader.tokenizer();
+        let mask = self.grammars.mask_of_turn(&ready.turn, plan.caller, plan.deadline).await?;
+        let mask = reading.budgeted(mask, tokenizer, prompt, limits.vocab_size);
+        let mut sampling = checked.sampling.clone();
+        sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(index as u64));
+        // Copies of a prompt do not report it again.
+        let prompt_logprobs = checked.prompt_logprobs.filter(|_| index == 0);
+        let (sender, events) = mpsc::channel(EVENTS);
+        self.engine.submit(Job {
+            caller: plan.caller,
+            priority: parameters.priority.saturating_neg(),
+            cache_scope: parameters.cache_salt.as_deref().map_or(0, cache_scope),
+            prompt: prompt.to_vec(),
+            sampling,
+            mask,
+            prompt_logprobs,
+            max_tokens: ready.max_tokens,
+            stop_tokens: checked.stop_tokens.clone(),
+            deadline: plan.deadline.map(Instant::into_std),
+            events: sender,
+        })?;
+        let text = plan.text.clone().spelling(reading.spelt(tokenizer));
+        let arrived = if index == 0 { plan.arrived } else { std::time::Instant::now() };
+        let timer = |metrics: &Metrics| metrics.request(arrived, prompt.len()).traced(self.trace);
+        let timer = self.metrics.as_ref().map(timer);
+        let answer = reading.reader(tokenizer, prompt);
+        let generation = Generation::new(events, Arc::clone(prompt), text, answer, timer);
+        Ok(generation.telling_prompt(prompt_logprobs.is_some()))
     }
 
-    /// The token ids that `prompt` is read as, without running it.
+    /// The token ids that `prompt` is read as, without running it; a request of `weight` bytes.
     ///
     /// # Errors
-    /// As [`Self::start`], but for the parameters, the context's size and the queue.
-    pub async fn tokenize(&self, prompt: Prompt) -> Result<Vec<u32>, GenerateError> {
-        validate::prompt(&prompt, self.engine.limits().vocab_size)?;
-        self.reader.read(prompt, usize::MAX, None).await
-    }
-
-    /// Does `work` on so many `tokens`: here if they are few, else in a worker's turn, away from the
-    /// async threads.
-    ///
-    /// # Errors
-    /// If no turn comes in time.
-    pub async fn aside<T: Send + 'static>(
+    /// As [`Self::start`], but for the parameters and the queue; the prompt may be longer than the
+    /// context, but not than 1,048,576 tokens.
+    pub async fn tokenize(
         &self,
-        tokens: usize,
-        work: impl FnOnce(&Self) -> T + Send + 'static,
-    ) -> Result<T, GenerateError> {
-        if tokens <= FEW_TOKENS {
-            return Ok(work(self));
-        }
-        let generator = self.clone();
-        self.reader.aside(None, move |_| Ok(work(&generator))).await
+        prompt: Prompt,
+        caller: CallerId,
+        weight: usize,
+    ) -> Result<Vec<u32>, GenerateError> {
+        let field = if matches!(prompt, Prompt::Chat(_)) { "messages" } else { "prompt" };
+        let most = MOST_TOKENS.max(self.limits().context_tokens);
+        let (reader, vocab_size) = (Arc::clone(&self.reader), self.limits().vocab_size);
+        let (mut prompt, mut tokenizing) = (Some(prompt), None);
+        let mut step = move || -> Result<Option<Vec<u32>>, GenerateError> {
+            if let Some(prompt) = prompt.take() {
+                validate::prompt(&prompt, vocab_size)?;
+                tokenizing = Some(reader.begin(prompt, most)?);
+            }
+            tokenizing.as_mut().and_then(|going| reader.advance(going)).transpose()
+        };
+        let place = Place { pool: &self.pool, caller, deadline: None, large: is_large(weight) };
+        let read = place.run_steps(move || step().transpose()).await;
+        read.map_err(|error| match error {
+            GenerateError::ContextExceeded { prompt_tokens, .. } => validate::invalid(
+                field,
+                format_args!("a text of at least {prompt_tokens} tokens"),
+                format!("fewer than {most} tokens"),
+            ),
+            error => error,
+        })
     }
 
-    /// The text that token ids stand for, as [`Self::spell`].
+    /// The threads for work that grows with requests.
+    #[must_use]
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// How many bytes the text has that token ids stand for.
     ///
     /// # Errors
-    /// If the model has no such token; the field is `tokens`.
-    pub fn detokenize(&self, ids: &[u32]) -> Result<String, GenerateError> {
+    /// If the model has no such token, or there are too many; the field is `tokens`.
+    pub fn spelt_bytes(&self, ids: &[u32]) -> Result<usize, GenerateError> {
+        if ids.len() > MOST_TOKENS {
+            let accepted = format!("up to {MOST_TOKENS} token ids");
+            return Err(validate::invalid("tokens", format!("{} token ids", ids.len()), accepted));
+        }
         validate::token_ids("tokens", ids.iter().copied(), self.engine.limits().vocab_size)?;
-        Ok(self.spell(ids))
+        let vocabulary = self.reader.tokenizer().vocabulary();
+        Ok(ids.iter().map(|&id| vocabulary.bytes(id).len()).sum())
     }
 
     /// A token's bytes; a control token's spelling.
@@ -201,6 +256,15 @@ impl Generator {
     pub fn is_ready(&self) -> bool {
         !self.engine.has_crashed() && !self.engine.is_draining()
     }
+}
+
+/// The scope of a salt: equal over restarts, since cached prefixes are kept with it; never the
+/// common scope.
+fn cache_scope(salt: &str) -> u64 {
+    let hash = blake3::hash(salt.as_bytes());
+    let mut first = [0; 8];
+    first.copy_from_slice(&hash.as_bytes()[..8]);
+    u64::from_le_bytes(first).max(1)
 }
 
 #[cfg(test)]

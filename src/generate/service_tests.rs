@@ -40,6 +40,7 @@ fn request(text: &str, parameters: Parameters) -> Request {
         prompt: Prompt::Text { text: text.to_owned(), parse_special: false },
         parameters,
         caller: CallerId::default(),
+        weight: text.len(),
     }
 }
 
@@ -61,7 +62,10 @@ fn text_of(tokenizer: &Tokenizer, ids: &[u32]) -> String {
 #[tokio::test]
 async fn a_request_gives_the_model_s_text_and_its_usage() {
     let (generator, _engine, _) = started(limits());
-    let prompt = generator.tokenize(request("hello", Parameters::default()).prompt).await.unwrap();
+    let prompt = generator
+        .tokenize(request("hello", Parameters::default()).prompt, CallerId::default(), 5)
+        .await
+        .unwrap();
     let parameters = Parameters { max_tokens: Some(12), ignore_eos: true, ..Parameters::default() };
     let generation = generator.start(request("hello", parameters)).await.unwrap();
     assert_eq!(generation.usage().prompt_tokens, prompt.len());
@@ -83,7 +87,10 @@ async fn a_request_gives_the_model_s_text_and_its_usage() {
 #[tokio::test]
 async fn a_stop_token_counts_and_says_nothing() {
     let (generator, _engine, _) = started(limits());
-    let prompt = generator.tokenize(request("hello", Parameters::default()).prompt).await.unwrap();
+    let prompt = generator
+        .tokenize(request("hello", Parameters::default()).prompt, CallerId::default(), 5)
+        .await
+        .unwrap();
     let ids = expected(&prompt, 4);
     assert!(!ids[..3].contains(&ids[3]));
     let parameters = Parameters {

@@ -61,7 +61,7 @@ impl TextStream {
 
     /// Takes a token; true if its text completes a stop string, after which nothing may follow.
     pub(super) fn push(&mut self, token: &Token) -> bool {
-        let described = self.describe(token.id, token.logprobs.as_ref());
+        let described = describe(&self.tokenizer, token.id, token.logprobs.as_ref());
         self.waiting.push_back((described, self.decoded));
         let mut fresh = String::new();
         let vocabulary = self.tokenizer.vocabulary();
@@ -120,17 +120,26 @@ impl TextStream {
         self.stops.push(fresh, &mut self.text)
     }
 
-    /// A token as text.
-    pub(super) fn describe(&self, id: u32, logprobs: Option<&TokenLogprobs>) -> TokenDelta {
-        let bytes = |id: u32| self.tokenizer.vocabulary().bytes(id).to_vec();
-        TokenDelta {
-            id,
-            bytes: bytes(id),
-            logprobs: logprobs.map(|logprobs| Logprobs {
-                chosen: logprobs.chosen,
-                top: logprobs.top.iter().map(|&(id, logprob)| (id, bytes(id), logprob)).collect(),
-            }),
-        }
+    /// Whose text it is.
+    pub(super) fn tokenizer(&self) -> &Arc<Tokenizer> {
+        &self.tokenizer
+    }
+}
+
+/// A token as text.
+pub(super) fn describe(
+    tokenizer: &Tokenizer,
+    id: u32,
+    logprobs: Option<&TokenLogprobs>,
+) -> TokenDelta {
+    let bytes = |id: u32| tokenizer.vocabulary().bytes(id).to_vec();
+    TokenDelta {
+        id,
+        bytes: bytes(id),
+        logprobs: logprobs.map(|logprobs| Logprobs {
+            chosen: logprobs.chosen,
+            top: logprobs.top.iter().map(|&(id, logprob)| (id, bytes(id), logprob)).collect(),
+        }),
     }
 }
 

@@ -9,7 +9,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::added::{AddedToken, AddedTokens, Piece};
+use super::added::{AddedToken, AddedTokens};
+use super::encoding;
 use super::error::TextLoadError;
 use super::files;
 use super::vocabulary::Vocabulary;
@@ -54,7 +55,9 @@ pub(super) struct Tokenizer {
     added: AddedTokens,
     vocabulary: Vocabulary,
     /// A normaliser may shorten text, so its length says nothing about its tokens.
-    has_normalizer: bool,
+    pub(super) has_normalizer: bool,
+    /// Whether text may be cut where [`super::encoding`] cuts it.
+    pub(super) cuttable: bool,
 }
 
 impl Tokenizer {
@@ -72,6 +75,7 @@ impl Tokenizer {
         let mut root: Value = serde_json::from_slice(json).map_err(|e| e.to_string())?;
         check_decoder(&root["decoder"])?;
         let has_normalizer = !root["normalizer"].is_null();
+        let cuttable = !has_normalizer && encoding::may_cut(&root["pre_tokenizer"]);
         let tokens: Vec<AddedToken> = match root["added_tokens"].take() {
             Value::Null => Vec::new(),
             tokens => serde_json::from_value(tokens).map_err(|e| format!("added_tokens: {e}"))?,
@@ -113,7 +117,7 @@ impl Tokenizer {
         }
         let added = AddedTokens::new(tokens).map_err(|e| format!("added_tokens: {e}"))?;
         let vocabulary = Vocabulary::new(&bpe.get_vocab(false), &added);
-        let tokenizer = Self { bpe, added, vocabulary, has_normalizer };
+        let tokenizer = Self { bpe, added, vocabulary, has_normalizer, cuttable };
         tokenizer.check_controls_unreachable()?;
         Ok(tokenizer)
     }
@@ -157,30 +161,13 @@ impl Tokenizer {
         markup: Markup,
         limit: usize,
     ) -> Result<Vec<u32>, EncodeError> {
-        let guard = match markup {
-            Markup::Guarded(guard) => Some(guard),
-            Markup::Plain | Markup::Parsed => None,
-        };
-        let pieces = if markup == Markup::Plain {
-            vec![Piece::Text(text)]
-        } else {
-            self.added.split(text, guard)
-        };
-        let at_least = self.fewest_tokens(&pieces, guard);
-        if at_least >= limit {
-            return Err(EncodeError::TooLong { at_least });
-        }
-        let mut ids = Vec::with_capacity(text.len() / 4 + pieces.len());
-        for piece in pieces {
-            match piece {
-                Piece::Token(id) => ids.push(id),
-                Piece::Text(text) => self.encode_plain(text, guard, &mut ids)?,
-            }
-        }
-        Ok(ids)
+        let mut encoding = self.begin(text.to_owned(), markup, limit)?;
+        while !self.advance(&mut encoding)? {}
+        Ok(encoding.into_ids())
     }
 
-    fn encode_plain(
+    /// Appends the token ids of ordinary text.
+    pub(super) fn encode_plain(
         &self,
         text: &str,
         guard: Option<char>,
@@ -204,23 +191,6 @@ impl Tokenizer {
         }
         ids.extend_from_slice(fresh);
         Ok(())
-    }
-
-    /// A lower bound: no token stands for more bytes than the longest does.
-    fn fewest_tokens(&self, pieces: &[Piece<'_>], guard: Option<char>) -> usize {
-        if self.has_normalizer || self.vocabulary.longest() == 0 {
-            return 0;
-        }
-        pieces
-            .iter()
-            .map(|piece| match piece {
-                Piece::Token(_) => 1,
-                Piece::Text(text) => {
-                    let guards = guard.map_or(0, |g| text.matches(g).count() * g.len_utf8());
-                    (text.len() - guards).div_ceil(self.vocabulary.longest())
-                }
-            })
-            .sum()
     }
 }
 

@@ -1,208 +1,154 @@
-//! Round-robin turns between callers for costly work.
+//! Round-robin turns between callers: a bounded queue in which no caller waits behind all of
+//! another's items. Pure: it knows neither threads nor time.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
-
-use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
+use std::collections::VecDeque;
 
 use crate::engine::CallerId;
 
-/// How much work is done at once.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct TurnLimits {
-    /// Pieces of work in all.
-    pub(super) total: usize,
-    /// Pieces of one caller's work.
-    pub(super) per_caller: usize,
-    /// Requests that wait, in all; one more is refused at once.
-    pub(super) waiting: usize,
-}
-
-/// Hands out turns. A lock and not a thread, since it is held for book-keeping only.
+/// Items that wait, by caller.
+///
+/// A full queue refuses an item and gives it back: see [`Turns::push`].
 #[derive(Debug)]
-pub(super) struct Turns {
-    limits: TurnLimits,
-    state: Mutex<State>,
+pub(super) struct Turns<T> {
+    /// Callers with items, the one whose turn is next first. No list is empty.
+    callers: VecDeque<(CallerId, VecDeque<T>)>,
+    count: usize,
+    most: usize,
+    most_of_caller: usize,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    running: HashMap<CallerId, usize>,
-    /// Callers that wait, the next first, each with its requests in order.
-    waiting: VecDeque<(CallerId, VecDeque<oneshot::Sender<Turn>>)>,
-}
-
-/// No turn came in time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Busy;
-
-/// Leave to work, until it is dropped.
-#[derive(Debug)]
-pub(super) struct Turn {
-    /// `None` for one that was never handed out.
-    of: Option<(Arc<Turns>, CallerId)>,
-}
-
-impl Turns {
-    pub(super) fn new(limits: TurnLimits) -> Arc<Self> {
-        Arc::new(Self { limits, state: Mutex::default() })
+impl<T> Turns<T> {
+    /// An empty queue of up to `most` items, `most_of_caller` of them of one caller.
+    pub(super) fn new(most: usize, most_of_caller: usize) -> Self {
+        Self { callers: VecDeque::new(), count: 0, most, most_of_caller }
     }
 
-    /// Waits for a turn, until `until` at most.
+    /// Adds an item behind the others of its caller.
     ///
     /// # Errors
-    /// [`Busy`] if there is none by then, or too many wait.
-    pub(super) async fn take(
-        self: &Arc<Self>,
-        caller: CallerId,
-        until: Instant,
-    ) -> Result<Turn, Busy> {
-        let waiting = {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            let count: usize = state.waiting.iter().map(|(_, requests)| requests.len()).sum();
-            if count >= self.limits.waiting {
-                // Those that have gone away make room.
-                state.forget_gone();
-                let count: usize = state.waiting.iter().map(|(_, requests)| requests.len()).sum();
-                if count >= self.limits.waiting {
-                    return Err(Busy);
-                }
-            }
-            let (sender, receiver) = oneshot::channel();
-            state.wait(caller, sender);
-            self.hand_out(&mut state);
-            receiver
-        };
-        match timeout_at(until, waiting).await {
-            Ok(Ok(turn)) => Ok(turn),
-            _ => Err(Busy),
+    /// The item, if the queue or the caller's part of it is full.
+    pub(super) fn push(&mut self, caller: CallerId, item: T) -> Result<(), T> {
+        if self.count >= self.most {
+            return Err(item);
         }
+        match self.callers.iter_mut().find(|(known, _)| *known == caller) {
+            Some((_, items)) if items.len() >= self.most_of_caller => return Err(item),
+            Some((_, items)) => items.push_back(item),
+            None => self.callers.push_back((caller, VecDeque::from([item]))),
+        }
+        self.count += 1;
+        Ok(())
     }
 
-    /// Gives turns to those that wait, as long as there are any.
-    fn hand_out(self: &Arc<Self>, state: &mut State) {
-        while state.running.values().sum::<usize>() < self.limits.total {
-            let may = |caller: &CallerId| {
-                state.running.get(caller).is_none_or(|count| *count < self.limits.per_caller)
-            };
-            let Some(place) = state.waiting.iter().position(|(caller, _)| may(caller)) else {
-                return;
-            };
-            let Some((caller, mut requests)) = state.waiting.remove(place) else { return };
-            let next = requests.pop_front();
-            if !requests.is_empty() {
-                state.waiting.push_back((caller, requests));
-            }
-            let Some(next) = next else { continue };
-            let turn = Turn { of: Some((Arc::clone(self), caller)) };
-            match next.send(turn) {
-                Ok(()) => *state.running.entry(caller).or_default() += 1,
-                // It has gone away. Its turn must not be given back: it was not counted.
-                Err(mut turn) => turn.of = None,
-            }
+    /// Puts back an item that had its turn and needs more: it is its caller's next, after the other
+    /// callers' turns. Never refused, since the item was counted before.
+    pub(super) fn put_back(&mut self, caller: CallerId, item: T) {
+        match self.callers.iter_mut().find(|(known, _)| *known == caller) {
+            Some((_, items)) => items.push_front(item),
+            None => self.callers.push_back((caller, VecDeque::from([item]))),
         }
-    }
-}
-
-impl State {
-    fn wait(&mut self, caller: CallerId, request: oneshot::Sender<Turn>) {
-        match self.waiting.iter_mut().find(|(known, _)| *known == caller) {
-            Some((_, requests)) => requests.push_back(request),
-            None => self.waiting.push_back((caller, VecDeque::from([request]))),
-        }
+        self.count += 1;
     }
 
-    fn forget_gone(&mut self) {
-        for (_, requests) in &mut self.waiting {
-            requests.retain(|request| !request.is_closed());
+    /// Takes the next item, and passes the turn to the next caller.
+    pub(super) fn take(&mut self) -> Option<(CallerId, T)> {
+        let (caller, mut items) = self.callers.pop_front()?;
+        let item = items.pop_front()?;
+        if !items.is_empty() {
+            self.callers.push_back((caller, items));
         }
-        self.waiting.retain(|(_, requests)| !requests.is_empty());
+        self.count -= 1;
+        Some((caller, item))
     }
-}
 
-impl Drop for Turn {
-    fn drop(&mut self) {
-        let Some((turns, caller)) = self.of.take() else { return };
-        let mut state = turns.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = state.running.get_mut(&caller) {
-            *count -= 1;
-            if *count == 0 {
-                state.running.remove(&caller);
-            }
+    /// How many items wait.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Removes the items for which `keep` is false, and returns them.
+    pub(super) fn remove_unless(&mut self, mut keep: impl FnMut(&T) -> bool) -> Vec<T> {
+        let mut removed = Vec::new();
+        for (_, items) in &mut self.callers {
+            let (kept, gone) = std::mem::take(items).into_iter().partition(|item| keep(item));
+            *items = kept;
+            removed.extend::<VecDeque<T>>(gone);
         }
-        turns.hand_out(&mut state);
+        self.callers.retain(|(_, items)| !items.is_empty());
+        self.count -= removed.len();
+        removed
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use proptest::prelude::*;
 
     use super::*;
 
-    fn turns() -> Arc<Turns> {
-        Turns::new(TurnLimits { total: 3, per_caller: 2, waiting: 50 })
+    #[test]
+    fn a_full_queue_gives_the_item_back() {
+        let mut turns = Turns::new(3, 2);
+        assert_eq!(turns.push(CallerId(1), 'a'), Ok(()));
+        assert_eq!(turns.push(CallerId(1), 'b'), Ok(()));
+        assert_eq!(turns.push(CallerId(1), 'c'), Err('c'));
+        assert_eq!(turns.push(CallerId(2), 'd'), Ok(()));
+        assert_eq!(turns.push(CallerId(3), 'e'), Err('e'));
+        assert_eq!(turns.take(), Some((CallerId(1), 'a')));
+        assert_eq!(turns.push(CallerId(3), 'e'), Ok(()));
+        assert_eq!(turns.remove_unless(|item| *item == 'e'), ['d', 'b']);
+        assert_eq!(turns.take(), Some((CallerId(3), 'e')));
+        assert_eq!(turns.take(), None);
     }
 
-    fn soon() -> Instant {
-        Instant::now() + Duration::from_millis(20)
-    }
-
-    #[tokio::test]
-    async fn no_caller_and_not_all_have_more_than_their_turns() {
-        let turns = turns();
-        let [greedy, other, third] = [1, 2, 3].map(CallerId);
-        let held =
-            [turns.take(greedy, soon()).await.unwrap(), turns.take(greedy, soon()).await.unwrap()];
-        assert_eq!(turns.take(greedy, soon()).await.unwrap_err(), Busy);
-        let last = turns.take(other, soon()).await.unwrap();
-        assert_eq!(turns.take(third, soon()).await.unwrap_err(), Busy);
-        drop(held);
-        let _more =
-            [turns.take(third, soon()).await.unwrap(), turns.take(greedy, soon()).await.unwrap()];
-        drop(last);
-        let state = turns.state.lock().unwrap();
-        assert_eq!(state.running.values().sum::<usize>(), 2);
-    }
-
-    #[tokio::test]
-    async fn callers_that_wait_go_round_and_those_that_left_are_passed_over() {
-        let turns = Turns::new(TurnLimits { total: 1, per_caller: 1, waiting: 50 });
-        let held = turns.take(CallerId(0), soon()).await.unwrap();
-        let late = Instant::now() + Duration::from_secs(30);
-        let (order, mut ended) = tokio::sync::mpsc::channel(50);
-        let mut tasks = Vec::new();
-        for caller in [1, 1, 1, 1, 2] {
-            let (turns, order) = (Arc::clone(&turns), order.clone());
-            tasks.push(tokio::spawn(async move {
-                let _turn = turns.take(CallerId(caller), late).await.unwrap();
-                order.send(caller).await.unwrap();
-            }));
-            tokio::task::yield_now().await;
+    #[test]
+    fn what_needs_more_waits_for_the_others() {
+        let mut turns = Turns::new(8, 8);
+        turns.push(CallerId(1), 'a').unwrap();
+        turns.push(CallerId(1), 'b').unwrap();
+        turns.push(CallerId(2), 'c').unwrap();
+        let mut order = String::new();
+        for _ in 0..5 {
+            let (caller, item) = turns.take().unwrap();
+            order.push(item);
+            // The first needs three turns.
+            if item == 'a' && order.matches('a').count() < 3 {
+                turns.put_back(caller, item);
+            }
         }
-        tasks[1].abort();
-        tokio::task::yield_now().await;
-        drop((held, order));
-        let mut seen = Vec::new();
-        while let Some(caller) = ended.recv().await {
-            seen.push(caller);
-        }
-        assert_eq!(seen, [1, 2, 1, 1]);
+        assert_eq!(order, "acaab");
     }
 
-    #[tokio::test]
-    async fn one_more_than_may_wait_is_refused_at_once() {
-        let turns = Turns::new(TurnLimits { total: 1, per_caller: 1, waiting: 1 });
-        let held = turns.take(CallerId(0), soon()).await.unwrap();
-        let late = Instant::now() + Duration::from_secs(30);
-        let waiting = tokio::spawn({
-            let turns = Arc::clone(&turns);
-            async move { turns.take(CallerId(1), late).await.map(drop) }
-        });
-        tokio::task::yield_now().await;
-        assert_eq!(turns.take(CallerId(2), late).await.unwrap_err(), Busy);
-        drop(held);
-        assert_eq!(waiting.await.unwrap(), Ok(()));
+    proptest! {
+        #[test]
+        fn nothing_is_lost_and_no_caller_waits_more_than_a_round(
+            pushed in prop::collection::vec(0u64..5, 1..80),
+        ) {
+            let mut turns = Turns::new(60, 20);
+            let mut expected = Vec::new();
+            for (index, &caller) in pushed.iter().enumerate() {
+                let before = expected.iter().filter(|(known, _)| *known == caller).count();
+                let fits = expected.len() < 60 && before < 20;
+                prop_assert_eq!(turns.push(CallerId(caller), index).is_ok(), fits);
+                if fits {
+                    expected.push((caller, index));
+                }
+            }
+            let mut seen = Vec::new();
+            while let Some((caller, index)) = turns.take() {
+                seen.push((caller.0, index));
+            }
+            for (place, &(caller, _)) in seen.iter().enumerate() {
+                let next = seen[place + 1..].iter().position(|&(other, _)| other == caller);
+                prop_assert!(next.is_none_or(|distance| distance <= 4));
+            }
+            for caller in 0..5 {
+                let of = |list: &[(u64, usize)]| -> Vec<usize> {
+                    list.iter().filter(|(known, _)| *known == caller).map(|item| item.1).collect()
+                };
+                prop_assert_eq!(of(&seen), of(&expected));
+            }
+        }
     }
 }

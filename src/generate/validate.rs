@@ -10,7 +10,8 @@ use super::service::GeneratorOptions;
 use super::shapes;
 use crate::engine::{Sampling, TokenSet};
 
-const MAX_STOPS: usize = 16;
+/// Most stop strings of a request.
+pub const MAX_STOPS: usize = 16;
 const MAX_STOP_BYTES: usize = 4096;
 const MAX_TOP_LOGPROBS: u64 = 20;
 
@@ -35,12 +36,23 @@ pub(super) struct Checked {
     pub(super) prompt_logprobs: Option<usize>,
 }
 
-/// Checks everything about the prompt that can be told without tokenising it.
-pub(super) fn prompt(prompt: &Prompt, vocab_size: usize) -> Result<(), GenerateError> {
+/// Refuses a prompt without anything in it.
+pub(super) fn not_empty(prompt: &Prompt) -> Result<(), GenerateError> {
     match prompt {
         Prompt::Chat(chat) if chat.messages.is_empty() => {
             Err(invalid("messages", "an empty list", "at least one message"))
         }
+        Prompt::Tokens(ids) if ids.is_empty() => {
+            Err(invalid("prompt", "an empty list", "at least one token id"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Checks everything about the prompt that can be told without tokenising it.
+pub(super) fn prompt(prompt: &Prompt, vocab_size: usize) -> Result<(), GenerateError> {
+    not_empty(prompt)?;
+    match prompt {
         Prompt::Chat(chat) => {
             match RESERVED.iter().find(|name| chat.variables.contains_key(**name)) {
                 Some(name) => Err(invalid(
@@ -50,9 +62,6 @@ pub(super) fn prompt(prompt: &Prompt, vocab_size: usize) -> Result<(), GenerateE
                 )),
                 None => Ok(()),
             }
-        }
-        Prompt::Tokens(ids) if ids.is_empty() => {
-            Err(invalid("prompt", "an empty list", "at least one token id"))
         }
         Prompt::Tokens(ids) => token_ids("prompt", ids.iter().copied(), vocab_size),
         Prompt::Text { .. } | Prompt::Fill { .. } => Ok(()),

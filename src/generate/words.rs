@@ -13,21 +13,6 @@ const MAX_WORDS: usize = 128;
 const MAX_WORD_BYTES: usize = 256;
 const USUAL_BREAKERS: [&str; 4] = ["\n", ":", "\"", "*"];
 
-/// Entries of lists and bytes of their texts that are little work to check and resolve.
-const LITTLE: usize = 2048;
-
-/// Whether [`resolve`] and the checks of `given`'s lists take well below a millisecond.
-pub(super) fn is_little(given: &Parameters) -> bool {
-    let ids = given.allowed_token_ids.as_ref().map_or(0, Vec::len)
-        + given.stop_token_ids.len()
-        + given.logit_bias.len();
-    let texts = given.bad_words.iter().chain(&given.stop).map(String::len);
-    let biases = given.text_bias.iter().map(|(text, _)| text.len());
-    // Breakers are looked for in the whole vocabulary.
-    given.dry.sequence_breakers.is_none()
-        && texts.chain(biases).fold(ids, usize::saturating_add) <= LITTLE
-}
-
 /// Bytes of text in `given` that the tokenizer reads.
 pub(super) fn bytes(given: &Parameters) -> usize {
     let biases = given.text_bias.iter().map(|(text, _)| text.len());

@@ -1,8 +1,8 @@
 //! What is known, logged and counted about one request: its id, and one line when it has ended.
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use hyper::header::HeaderValue;
@@ -10,8 +10,10 @@ use hyper::{HeaderMap, Method, StatusCode};
 use log::kv::Value;
 
 use super::auth::Admission;
+use super::body::kept_bytes;
 use super::caller::Caller;
 use super::error::ApiError;
+use super::memory::{NoRoom, Share};
 use crate::telemetry::{
     Attribute, Metrics, OpenSpan, Operation, Span, SpanKind, TraceContext, time_of,
 };
@@ -59,6 +61,10 @@ pub(super) struct Exchange {
     span: Option<OpenSpan>,
     /// The model that answers, if one does.
     model: OnceLock<String>,
+    /// Bytes of its body.
+    weight: AtomicUsize,
+    /// The memory that it takes, to its end.
+    share: Mutex<Option<Share>>,
 }
 
 impl Exchange {
@@ -74,6 +80,8 @@ impl Exchange {
         Self {
             span: metrics.tracer().begin(traceparent),
             model: OnceLock::new(),
+            weight: AtomicUsize::new(0),
+            share: Mutex::new(None),
             id: request_id(headers),
             origin,
             admission: OnceLock::new(),
@@ -145,12 +153,60 @@ impl Exchange {
         let _ = self.route.set(route);
     }
 
+    /// Its body has so many bytes.
+    pub(super) fn weighs(&self, bytes: usize) {
+        self.weight.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes of its body.
+    pub(super) fn weight(&self) -> usize {
+        self.weight.load(Ordering::Relaxed)
+    }
+
+    /// It takes this memory.
+    pub(super) fn holds(&self, share: Share) {
+        *self.lock_share() = Some(share);
+    }
+
+    /// It is ready to run: of its body it keeps what goes into lists, and so much `more`.
+    ///
+    /// # Errors
+    /// If there is no room for that.
+    pub(super) fn keeps(&self, more: usize) -> Result<(), NoRoom> {
+        let mut share = self.lock_share();
+        let Some(share) = share.as_mut() else { return Ok(()) };
+        let kept = share.bytes().min(kept_bytes(self.weight()));
+        share.shrink_to(kept);
+        share.grow_to(kept.saturating_add(more))
+    }
+
+    /// It takes so much more than it did.
+    ///
+    /// # Errors
+    /// If there is no room for that.
+    pub(super) fn takes(&self, more: usize) -> Result<(), NoRoom> {
+        let mut share = self.lock_share();
+        let Some(share) = share.as_mut() else { return Ok(()) };
+        let bytes = share.bytes().saturating_add(more);
+        share.grow_to(bytes)
+    }
+
+    /// A panic while the lock is held leaves the share whole.
+    fn lock_share(&self) -> MutexGuard<'_, Option<Share>> {
+        self.share.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn answered(&self, status: StatusCode) {
         self.status.store(status.as_u16(), Ordering::Relaxed);
     }
 
     pub(super) fn read_prompt(&self, tokens: usize) {
         self.prompt_tokens.store(tokens, Ordering::Relaxed);
+    }
+
+    /// Tokens of its prompts.
+    pub(super) fn prompt_tokens(&self) -> usize {
+        self.prompt_tokens.load(Ordering::Relaxed)
     }
 
     pub(super) fn made_tokens(&self, tokens: usize) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::auth::Rules;
-use super::body::Room;
+use super::memory::RequestMemory;
 use crate::generate::Generator;
 use crate::telemetry::{Metrics, Tracer};
 
@@ -19,6 +19,8 @@ pub struct ServerOptions {
     pub created: u64,
     /// The largest request body; a larger one is refused with 413.
     pub max_body_bytes: usize,
+    /// Memory that requests may take, all together: bodies, what they are parsed into, and answers.
+    pub request_memory_bytes: usize,
     /// Most connections at once, over all listeners; further ones wait in the system's backlog.
     /// TCP can't have those that are kept for the Unix socket.
     pub max_connections: usize,
@@ -50,6 +52,7 @@ impl ServerOptions {
             model_name: model_name.into(),
             created,
             max_body_bytes: 8 << 20,
+            request_memory_bytes: 256 << 20,
             max_connections: 512,
             connections_per_address: 0,
             connections_per_local: 0,
@@ -89,7 +92,7 @@ struct Inner {
     unasked: watch::Sender<usize>,
     rules: watch::Sender<Arc<Rules>>,
     metrics: Metrics,
-    body_room: Room,
+    request_memory: RequestMemory,
 }
 
 impl App {
@@ -103,7 +106,7 @@ impl App {
             inner: Arc::new(Inner {
                 generator,
                 metrics,
-                body_room: Room::new(options.max_body_bytes),
+                request_memory: RequestMemory::new(options.request_memory_bytes),
                 options,
                 phase: watch::Sender::new(Phase::Serving),
                 unasked: watch::Sender::default(),
@@ -122,8 +125,8 @@ impl App {
         Arc::clone(&self.inner.rules.borrow())
     }
 
-    pub(super) fn body_room(&self) -> &Room {
-        &self.inner.body_room
+    pub(super) fn request_memory(&self) -> &RequestMemory {
+        &self.inner.request_memory
     }
 
     pub(super) fn generator(&self) -> &Generator {

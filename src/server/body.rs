@@ -1,4 +1,4 @@
-//! Reads request bodies: bounded in size and time, JSON only.
+//! Reads request bodies: bounded in size, time and the memory that they become, JSON only.
 
 use std::time::Duration;
 
@@ -7,10 +7,13 @@ use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT};
 use hyper::{HeaderMap, Request};
 use serde_json::Value;
-use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::access::Exchange;
 use super::app::App;
 use super::error::{ApiError, shortened};
+use super::measure::{Measured, measure};
+use super::memory::{NoRoom, Share};
+use crate::generate::{GenerateError, is_large};
 
 /// How much of a body that is too large is still read, and for how long, before it is refused: a
 /// connection that is closed with unread bytes is reset, and the client may lose the answer.
@@ -20,56 +23,78 @@ const DISCARD_TIME: Duration = Duration::from_secs(2);
 /// The same for bodies of callers that nothing is known of, before the factor.
 const DISCARD_UNASKED: u64 = 64 * 1024;
 
-/// Space made ahead of a body's arrival, whatever length it claims.
+/// Space for the beginning of a body, whatever length it claims.
 const INITIAL_BYTES: usize = 64 * 1024;
 
-/// What all bodies that are being read may take together, in the largest that is allowed.
-const BODIES: usize = 32;
+/// Copies of a body's values that exist at once, at most: as they were parsed, as a request of
+/// another surface, and as the request that is handled.
+const COPIES: usize = 3;
 
-/// Memory for all bodies that are being read.
-#[derive(Debug)]
-pub(super) struct Room {
-    /// Of `INITIAL_BYTES` each. A body's first is its connection's, so that short ones are read always.
-    parts: Semaphore,
-}
+/// Bytes that a request keeps to its end for each byte of its body, at most: lists of numbers as
+/// they are used.
+const KEPT: usize = 4;
 
-impl Room {
-    /// Room for bodies of up to `limit` bytes.
-    pub(super) fn new(limit: usize) -> Self {
-        Self { parts: Semaphore::new(limit.div_ceil(INITIAL_BYTES) * BODIES) }
-    }
-}
-
-/// What one body has of the room.
-struct Share<'a> {
-    room: &'a Room,
-    parts: Option<SemaphorePermit<'a>>,
-}
-
-impl Share<'_> {
-    /// Takes what `bytes` need. Never waits, for what it has others may be waiting for.
-    fn grow(&mut self, bytes: usize) -> Result<(), ApiError> {
-        let wanted = bytes.div_ceil(INITIAL_BYTES).saturating_sub(1);
-        let held = self.parts.as_ref().map_or(0, SemaphorePermit::num_permits);
-        let more = u32::try_from(wanted.saturating_sub(held)).unwrap_or(u32::MAX);
-        if more == 0 {
-            return Ok(());
-        }
-        let more = self.room.parts.try_acquire_many(more);
-        let more = more.map_err(|_| ApiError::no_memory_for_body())?;
-        match &mut self.parts {
-            Some(parts) => parts.merge(more),
-            None => self.parts = Some(more),
-        }
-        Ok(())
-    }
-}
-
-/// The request's JSON.
+/// Reads a request's JSON and what `parse` makes of it. Large bodies are parsed by the generator's
+/// pool. What it takes is counted in `exchange`, to the request's end.
 ///
 /// # Errors
-/// 415, 413, 408, 503 where there is no memory for it, or 400 for a body that breaks off or is not JSON.
-pub(super) async fn read_json(request: Request<Incoming>, app: &App) -> Result<Value, ApiError> {
+/// 415, 413, 408, 503 where there is no memory for it or the pool is busy, 400 for a body that breaks
+/// off or is not JSON, and what `parse` says.
+pub(super) async fn read<T: Send + 'static>(
+    request: Request<Incoming>,
+    app: &App,
+    exchange: &Exchange,
+    parse: impl FnOnce(&App, Value) -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let caller = exchange.caller().id();
+    let mut share = app.request_memory().share(caller);
+    let bytes = read_bytes(request, app, &mut share).await?;
+    exchange.weighs(bytes.len());
+    let most = app.request_memory().most();
+    let parsed = if is_large(bytes.len()) {
+        let here = app.clone();
+        let work = move || parsed(bytes, most, share, |body| parse(&here, body));
+        app.generator().pool().run(caller, None, work).await.map_err(GenerateError::from)?
+    } else {
+        parsed(bytes, most, share, |body| parse(app, body))
+    };
+    let (parsed, share) = parsed?;
+    exchange.holds(share);
+    Ok(parsed)
+}
+
+/// What `parse` makes of a body, and the memory that it takes.
+fn parsed<T>(
+    bytes: Vec<u8>,
+    most: usize,
+    mut share: Share,
+    parse: impl FnOnce(Value) -> Result<T, ApiError>,
+) -> Result<(T, Share), ApiError> {
+    let Measured { values, bytes: measured } = measure(&bytes);
+    let wanted = bytes.len().saturating_add(measured.saturating_mul(COPIES));
+    if wanted > most {
+        return Err(ApiError::too_many_values(values, wanted, most));
+    }
+    share.grow_to(wanted).map_err(|NoRoom| ApiError::no_memory_for_body())?;
+    let length = bytes.len();
+    let value = json_of(&bytes)?;
+    drop(bytes);
+    let parsed = parse(value)?;
+    // Until it has been prepared, there may be as many copies again.
+    share.shrink_to(wanted - length);
+    Ok((parsed, share))
+}
+
+/// What a request whose body had so many bytes keeps of them to its end.
+pub(super) fn kept_bytes(length: usize) -> usize {
+    length.saturating_mul(KEPT)
+}
+
+async fn read_bytes(
+    request: Request<Incoming>,
+    app: &App,
+    share: &mut Share,
+) -> Result<Vec<u8>, ApiError> {
     let options = app.options();
     let (head, mut body) = request.into_parts();
     check_type(&head.headers)?;
@@ -82,14 +107,12 @@ pub(super) async fn read_json(request: Request<Incoming>, app: &App) -> Result<V
         }
         return Err(ApiError::body_too_large(limit));
     }
-    // Held until the body is parsed.
-    let mut share = Share { room: app.body_room(), parts: None };
-    let reading = read_within(&mut body, limit, &mut share);
+    let reading = read_within(&mut body, limit, share);
     match tokio::time::timeout(options.body_timeout, reading).await {
         Err(_) => Err(ApiError::body_timeout(options.body_timeout)),
-        Ok(Ok(bytes)) => parse(&bytes),
+        Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(error)) => {
-            drop(share);
+            share.shrink_to(0);
             if error.close {
                 discard(&mut body, limit as u64).await;
             }
@@ -101,10 +124,10 @@ pub(super) async fn read_json(request: Request<Incoming>, app: &App) -> Result<V
 async fn read_within(
     body: &mut Incoming,
     limit: usize,
-    share: &mut Share<'_>,
+    share: &mut Share,
 ) -> Result<Vec<u8>, ApiError> {
     let claimed = usize::try_from(body.size_hint().lower()).unwrap_or(limit);
-    let mut bytes = Vec::with_capacity(claimed.min(INITIAL_BYTES));
+    let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| ApiError::broken_body(&error))?;
         let Ok(data) = frame.into_data() else {
@@ -113,9 +136,16 @@ async fn read_within(
         if bytes.len() + data.len() > limit {
             return Err(ApiError::body_too_large(limit));
         }
-        share.grow(bytes.len() + data.len())?;
-        // The one buffer whose size is a client's choice is not worth the process's end.
-        bytes.try_reserve(data.len()).map_err(|_| ApiError::no_memory_for_body())?;
+        let length = bytes.len() + data.len();
+        if length > bytes.capacity() {
+            // By doubling, up to what it claims to be.
+            let doubled = bytes.capacity().saturating_mul(2).max(INITIAL_BYTES);
+            let capacity = doubled.min(claimed).max(length);
+            share.grow_to(capacity).map_err(|NoRoom| ApiError::no_memory_for_body())?;
+            // The one buffer whose size is a client's choice is not worth the process's end.
+            let more = bytes.try_reserve_exact(capacity - bytes.len());
+            more.map_err(|_| ApiError::no_memory_for_body())?;
+        }
         bytes.extend_from_slice(&data);
     }
     Ok(bytes)
@@ -168,7 +198,7 @@ fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
     Ok(())
 }
 
-pub(super) fn parse(bytes: &[u8]) -> Result<Value, ApiError> {
+pub(super) fn json_of(bytes: &[u8]) -> Result<Value, ApiError> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Err(ApiError::invalid_json("it is empty; expected a JSON object"));
     }
@@ -210,15 +240,15 @@ mod tests {
             (b"\xef\xbb\xbf{}", "line 1 column 1"),
         ];
         for (body, part) in table {
-            let error = parse(body).unwrap_err();
+            let error = json_of(body).unwrap_err();
             assert_eq!(error.code, "invalid_json");
             assert!(error.message.contains(part), "{body:?}: {}", error.message);
         }
         let deep = "[".repeat(1000);
-        assert!(parse(deep.as_bytes()).unwrap_err().message.contains("recursion limit"));
+        assert!(json_of(deep.as_bytes()).unwrap_err().message.contains("recursion limit"));
         let long = format!("{{\"{}\": e}}", "name".repeat(1000));
-        assert!(parse(long.as_bytes()).unwrap_err().message.len() < 1000);
-        assert_eq!(parse(b" {\"a\": [1]} ").unwrap(), json!({"a": [1]}));
+        assert!(json_of(long.as_bytes()).unwrap_err().message.len() < 1000);
+        assert_eq!(json_of(b" {\"a\": [1]} ").unwrap(), json!({"a": [1]}));
     }
 
     #[test]

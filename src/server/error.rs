@@ -201,7 +201,38 @@ impl ApiError {
         .closing()
     }
 
-    /// The system gives no memory for the body.
+    /// A body that becomes more than any request may take.
+    pub(super) fn too_many_values(values: usize, bytes: usize, most: usize) -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "request_too_large",
+            format!(
+                "the request's body has {values} JSON values, for which up to {bytes} bytes of \
+                 memory are needed; accepted are up to {most}, half of request_memory_bytes"
+            ),
+        )
+    }
+
+    /// An answer that becomes more than any request may take.
+    pub(super) fn answer_too_large(bytes: usize, most: usize) -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "answer_too_large",
+            format!(
+                "the answer needs up to {bytes} bytes of memory; a request may take up to {most}, half \
+                 of request_memory_bytes; ask for fewer tokens, answers or log-probabilities, or \
+                 for a stream"
+            ),
+        )
+    }
+
+    /// There is no memory for the answer now.
+    pub(super) fn no_memory_for_answer() -> Self {
+        let message = GenerateError::OutOfMemory.to_string();
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "out_of_memory", message).with_retry()
+    }
+
+    /// There is no memory for the body, by the budget or by the system.
     pub(super) fn no_memory_for_body() -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -371,6 +402,7 @@ impl From<GenerateError> for ApiError {
             GenerateError::GrammarsBusy => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "grammars_busy", message).with_retry()
             }
+            GenerateError::OutOfMemory => Self::no_memory_for_answer(),
             GenerateError::TokenizerBusy => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "tokenizer_busy", message).with_retry()
             }
@@ -448,7 +480,7 @@ mod tests {
         let context = GenerateError::ContextExceeded { prompt_tokens: 9, context_tokens: 8 };
         let template = GenerateError::Template("x".into());
         let model = JobError::Model("x".into());
-        let table: [(GenerateError, &str); 16] = [
+        let table: [(GenerateError, &str); 17] = [
             (field(), "400 invalid_value"),
             (context, "400 context_length_exceeded"),
             (template, "400 invalid_value"),
@@ -460,6 +492,7 @@ mod tests {
             (JobError::ShuttingDown.into(), "503 shutting_down retry close"),
             (model.into(), "500 model_error"),
             (GenerateError::EngineGone, "500 engine_stopped"),
+            (GenerateError::OutOfMemory, "503 out_of_memory retry"),
             (GenerateError::TokenizerBusy, "503 tokenizer_busy retry"),
             (GenerateError::GrammarsBusy, "503 grammars_busy retry"),
             (GenerateError::FormsUnavailable(FormEnd::Gone), "503 forms_unavailable"),

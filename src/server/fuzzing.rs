@@ -32,7 +32,7 @@ use crate::os::Listener;
 
 /// A body of every surface: it is read, or refused with a 400 that names a field of the client's.
 pub fn bodies(data: &[u8]) {
-    let Ok(body) = body::parse(data).map_err(|error| check_fault(&error)) else { return };
+    let Ok(body) = body::json_of(data).map_err(|error| check_fault(&error)) else { return };
     let faults = [
         ChatRequest::parse(&body).err(),
         CompletionRequest::parse(&body).err(),

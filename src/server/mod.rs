@@ -22,6 +22,8 @@ pub mod fuzzing;
 mod guard;
 mod handlers;
 mod heads;
+mod measure;
+mod memory;
 #[cfg(test)]
 mod openapi;
 mod page;

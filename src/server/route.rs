@@ -240,7 +240,7 @@ async fn dispatch(
         Route::Slots => slots::get(app).await,
         Route::OllamaChat => ollama::chat(app, request, exchange).await,
         Route::OllamaGenerate => ollama::generate(app, request, exchange).await,
-        Route::OllamaShow => ollama::show(app, request).await,
+        Route::OllamaShow => ollama::show(app, request, exchange).await,
         Route::OllamaTags => Ok(ollama::tags(app)),
         Route::OllamaPs => Ok(ollama::ps(app)),
         Route::OllamaVersion => Ok(ollama::version()),

@@ -196,6 +196,12 @@ define_settings! {
     /// read at once may take 32 times as much; what goes beyond is answered with status 503.
     max_body_bytes: usize = "8388608", whole::<usize>(1024, 1 << 30), "bytes";
 
+    /// Memory for all requests together: their bodies, what these are parsed into, tokens and
+    /// answers. One request may take up to half of it, and a caller no more than it leaves free. 0: half
+    /// of what is to spare beside the KV cache when the model is loaded, 1 GiB at most; at least
+    /// 64 MiB and 8 times max_body_bytes.
+    request_memory_bytes: usize = "0", whole::<usize>(0, 1 << 50), "bytes";
+
     /// Open connections over all sockets. Further ones wait to be accepted. Where there is TCP
     /// and a Unix socket, an eighth is the Unix socket's alone.
     max_connections: usize = "1024", whole::<usize>(1, 1_000_000), "connections";

@@ -23,6 +23,7 @@ mod spelling;
 mod tests;
 mod threads;
 mod turn;
+mod turns;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,10 +41,10 @@ use self::mask::GrammarMask;
 use self::protocol::{Answer, Ask, Order};
 pub use self::threads::ThreadForms;
 pub(super) use self::turn::Turn;
+use self::turns::{TurnLimits, Turns};
 use super::error::GenerateError;
 use super::request::{Constraint, Form as Given, Parameters};
 use super::tokenizer::Tokenizer;
-use super::turns::{TurnLimits, Turns};
 use super::validate::invalid;
 use crate::engine::{CallerId, JobError, TokenMask};
 

@@ -5,6 +5,7 @@
 //! functions are told in words in the system turn, calls stand between tags of plain text, and
 //! results are a user's turn. What a folder has is found out by rendering probes.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use serde::de::IgnoredAny;
@@ -115,10 +116,12 @@ impl Dialect {
     ) -> Vec<Turn> {
         let mut turns: Vec<Turn> = Vec::with_capacity(chat.messages.len() + 1);
         let mut results = false;
+        let mut called = HashMap::new();
         for message in &chat.messages {
+            called.extend(message.calls.iter().map(|call| (call.id.as_str(), call.name.as_str())));
             let content = match message.role {
                 Role::Assistant => self.said(message, change),
-                Role::Tool if !self.tool_turns => result(message, &chat.messages, change),
+                Role::Tool if !self.tool_turns => result(message, &called, change),
                 _ => change(&message.content),
             };
             let is_result = message.role == Role::Tool && !self.tool_turns;
@@ -243,11 +246,15 @@ fn as_json(text: &str) -> String {
     }
 }
 
-/// A result in a user's turn, with the name of the function whose it is.
-fn result(message: &Message, all: &[Message], change: &mut dyn FnMut(&str) -> String) -> String {
-    let id = message.answers.as_deref();
-    let call = all.iter().flat_map(|m| &m.calls).rfind(|call| Some(call.id.as_str()) == id);
-    let name = python_json(call.map_or("", |call| call.name.as_str()));
+/// A result in a user's turn, with the name of the function whose it is; `called` has the names of
+/// the functions by the ids of the calls so far.
+fn result(
+    message: &Message,
+    called: &HashMap<&str, &str>,
+    change: &mut dyn FnMut(&str) -> String,
+) -> String {
+    let name = message.answers.as_deref().and_then(|id| called.get(id));
+    let name = python_json(name.unwrap_or(&""));
     let content = as_json(&message.content);
     let json = change(&format!("{{\"name\": {name}, \"content\": {content}}}"));
     format!("<tool_response>\n{json}\n</tool_response>")

@@ -7,10 +7,10 @@ use hyper::{Request, StatusCode};
 
 use super::generation::{Asked, Voice, answer_in, check_model};
 use super::tokens::tokens_of;
-use crate::generate::{Answer, Choices, Finished, TextDelta, Usage};
+use crate::generate::{Answer, Choices, Finished, MOST_STOPS, TextDelta, Usage};
 use crate::server::access::{Exchange, random_hex};
 use crate::server::app::App;
-use crate::server::body::read_json;
+use crate::server::body::read;
 use crate::server::error::ApiError;
 use crate::server::reply::{Reply, json, telling_ignored};
 use crate::server::sse::{Format, named_event};
@@ -26,15 +26,19 @@ pub(crate) async fn create(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let MessagesRequest { chat, renaming, ignored } =
-        MessagesRequest::parse(&read_json(request, app).await?)?;
-    check_model(app, chat.model.as_deref())?;
+    let parse = |app: &App, body| {
+        let asked = MessagesRequest::parse(&body)?;
+        check_model(app, asked.chat.model.as_deref())?;
+        Ok(asked)
+    };
+    let MessagesRequest { chat, renaming, ignored } = read(request, app, exchange, parse).await?;
     let voice = MessageVoice {
         id: format!("msg_{}", random_hex()),
         model: app.options().model_name.clone(),
         blocks: 0,
         open: None,
-        stops: chat.parameters.stop.clone(),
+        // More are refused.
+        stops: chat.parameters.stop.iter().take(MOST_STOPS).cloned().collect(),
     };
     let asked = Asked { ignored, ..Asked::from(chat) };
     answer_in(app, asked, exchange, voice).await.map_err(|error| renaming.tell(error))
@@ -46,8 +50,12 @@ pub(crate) async fn count_tokens(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let CountRequest(asked) = CountRequest::parse(&read_json(request, app).await?)?;
-    check_model(app, asked.chat.model.as_deref())?;
+    let parse = |app: &App, body| {
+        let CountRequest(asked) = CountRequest::parse(&body)?;
+        check_model(app, asked.chat.model.as_deref())?;
+        Ok(asked)
+    };
+    let asked = read(request, app, exchange, parse).await?;
     let counted = tokens_of(app, asked.chat.prompt, exchange).await;
     let ids = counted.map_err(|error| asked.renaming.tell(error))?;
     let body = Counted { input_tokens: ids.len() };

@@ -9,7 +9,7 @@ use super::generation::{Asked, Shape, answer, check_model, envelope};
 use crate::generate::{Answer, Choices, Finish, TextDelta, Usage};
 use crate::server::access::Exchange;
 use crate::server::app::App;
-use crate::server::body::read_json;
+use crate::server::body::read;
 use crate::server::error::ApiError;
 use crate::server::reply::Reply;
 use crate::server::wire::chat::{ChatChunk, ChatCompletion, ChatRequest};
@@ -23,10 +23,12 @@ pub(crate) async fn create(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let body = read_json(request, app).await?;
-    let chat = ChatRequest::parse(&body)?;
-    drop(body);
-    check_model(app, chat.model.as_deref())?;
+    let parse = |app: &App, body| {
+        let chat = ChatRequest::parse(&body)?;
+        check_model(app, chat.model.as_deref())?;
+        Ok(chat)
+    };
+    let chat = read(request, app, exchange, parse).await?;
     let object = match chat.delivery {
         Delivery::Whole => ChatCompletion::OBJECT,
         Delivery::Stream { .. } => ChatChunk::OBJECT,

@@ -9,7 +9,7 @@ use super::generation::{Asked, Shape, answer, check_model, envelope};
 use crate::generate::{Answer, Choices, Finish, TextDelta, Usage};
 use crate::server::access::Exchange;
 use crate::server::app::App;
-use crate::server::body::read_json;
+use crate::server::body::read;
 use crate::server::error::ApiError;
 use crate::server::reply::Reply;
 use crate::server::wire::common::{Delivery, Envelope, to_json};
@@ -23,10 +23,12 @@ pub(crate) async fn create(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let body = read_json(request, app).await?;
-    let completion = CompletionRequest::parse(&body)?;
-    drop(body);
-    check_model(app, completion.model.as_deref())?;
+    let parse = |app: &App, body| {
+        let completion = CompletionRequest::parse(&body)?;
+        check_model(app, completion.model.as_deref())?;
+        Ok(completion)
+    };
+    let completion = read(request, app, exchange, parse).await?;
     let shape = CompletionShape {
         envelope: envelope(app, "cmpl", Completion::OBJECT),
         logprobs: completion.parameters.top_logprobs.is_some(),

@@ -5,14 +5,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use hyper::StatusCode;
 
+use super::built::{done, keep};
 use crate::engine::JobError;
 use crate::generate::{
-    Answer, Choices, Copies, Delta, Finish, Finished, GenerateError, Parameters, Prompt, Request,
-    TextDelta, Usage,
+    Answer, Choices, Copies, Delta, Finish, Finished, Gathered, GenerateError, Parameters, Prompt,
+    Request, TextDelta, Usage, is_large,
 };
 use crate::server::access::{Exchange, random_hex};
 use crate::server::app::{App, Phase};
 use crate::server::error::ApiError;
+use crate::server::memory::NoRoom;
 use crate::server::reply::{Reply, events, json, telling_ignored};
 use crate::server::sse::{EventStream, Events, Format, event, named_event};
 use crate::server::wire::chat::ChatRequest;
@@ -185,28 +187,51 @@ pub(super) async fn answer_in<V: Voice>(
     exchange: &Arc<Exchange>,
     mut voice: V,
 ) -> Result<Reply, ApiError> {
-    exchange.asks(&app.options().model_name);
+    let weight = exchange.weight();
+    let known = asked.parameters.prompt_logprobs.map(|top| usize::try_from(top).unwrap_or(0) + 1);
     let (names, delivery, ignored) = (asked.names, asked.delivery, asked.ignored);
+    let copies = asked.copies;
     let request = Request {
         prompt: Prompt::Tokens(Vec::new()),
         parameters: asked.parameters,
         caller: exchange.caller().id(),
+        weight,
     };
-    let choices = admitted(app, asked.prompts, request, asked.copies, exchange).await;
+    exchange.asks(&app.options().model_name);
+    // A prompt has no more tokens than bytes, or than fit.
+    let prompts = asked.prompts.len().saturating_mul(app.generator().limits().context_tokens);
+    let expected = Took { prompt_tokens: weight.min(prompts), answers: copies.made, known: None };
+    exchange.takes(expected.bytes()).map_err(|NoRoom| ApiError::no_memory_for_answer())?;
+    let choices = admitted(app, asked.prompts, request, copies, exchange).await;
     let choices = choices.map_err(|error| names.tell(error))?;
     let mut running = Running { app: app.clone(), exchange: Arc::clone(exchange), choices };
     running.begin().await?;
-    voice.begin(app, &running.choices);
+    let prompt_tokens = running.choices.prompt_tokens();
+    keep(app, exchange, Took { prompt_tokens, answers: copies.made, known }.bytes())?;
+    let large = is_large(weight.max(prompt_tokens * size_of::<u32>()));
+    let begin = move |app: &App| {
+        voice.begin(app, &running.choices);
+        (voice, running)
+    };
+    let (mut voice, running) = done(app, exchange, large, begin).await?;
     if delivery == Delivery::Whole {
-        let (answers, usage) = running.collect(|| voice.prompt_read()).await?;
-        let reply = json(StatusCode::OK, voice.whole(answers, usage));
+        let (gathered, bytes) = running.collect(|| voice.prompt_read()).await?;
+        let whole = move |_: &App| {
+            let (answers, usage) = gathered.into_answers();
+            voice.whole(answers, usage)
+        };
+        let reply =
+            json(StatusCode::OK, done(app, exchange, large || is_large(bytes), whole).await?);
         return Ok(telling_ignored(reply, &ignored));
     }
     let exchange = Arc::clone(exchange);
     let on_panic = || framed_fault(V::FORMAT, V::DIALECT, &ApiError::internal());
     let interval = app.options().stream_keep_alive;
     let stream = EventStream::new(V::FORMAT, interval, on_panic, |out| async move {
-        stream(running, &mut voice, &out, &exchange).await;
+        if let Err(error) = stream(running, voice, large, &out, &exchange).await {
+            exchange.ended(error.code);
+            out.send(framed_fault(V::FORMAT, V::DIALECT, &error)).await;
+        }
     });
     Ok(telling_ignored(events(stream), &ignored))
 }
@@ -228,7 +253,7 @@ async fn admitted(
     let asked = usize::try_from(given).unwrap_or(usize::MAX).saturating_mul(answers);
     exchange.reserve(asked.min(generator.limits().context_tokens).max(least))?;
     exchange.pay(least)?;
-    let mut choices = generator.prepare(prompts, request, copies).await?;
+    let mut choices = generator.prepare_all(prompts, request, copies).await?;
     if let Some(tokens) = exchange.open_answer_tokens(answers) {
         choices.limit_open_answers(tokens);
     }
@@ -236,9 +261,57 @@ async fn admitted(
     Ok(choices)
 }
 
-async fn stream<V: Voice>(mut running: Running, voice: &mut V, out: &Events, exchange: &Exchange) {
+/// What a request takes while it runs.
+struct Took {
+    prompt_tokens: usize,
+    /// Answers to each prompt.
+    answers: usize,
+    /// How many log-probabilities are reported for each of the prompt's tokens.
+    known: Option<usize>,
+}
+
+impl Took {
+    /// From above, what answers will be made of not included.
+    fn bytes(&self) -> usize {
+        /// Events and text on their way.
+        const ANSWER: usize = 8 * 1024;
+        /// A log-probability with its token's text, in memory and in the answer.
+        const LOGPROB: usize = 200;
+        let of_token = size_of::<u32>() + self.known.unwrap_or(0) * LOGPROB;
+        let prompts = self.prompt_tokens.saturating_mul(of_token);
+        prompts.saturating_add(ANSWER).saturating_mul(self.answers)
+    }
+}
+
+/// Says what follows from `say`, which is long where the request is `large`.
+async fn said<V: Voice>(
+    app: &App,
+    exchange: &Arc<Exchange>,
+    large: bool,
+    mut voice: V,
+    say: impl FnOnce(&mut V) -> String + Send + 'static,
+) -> Result<(V, String), ApiError> {
+    let work = move |_: &App| {
+        let text = say(&mut voice);
+        (voice, text)
+    };
+    done(app, exchange, large, work).await
+}
+
+async fn stream<V: Voice>(
+    mut running: Running,
+    mut voice: V,
+    large: bool,
+    out: &Events,
+    exchange: &Arc<Exchange>,
+) -> Result<(), ApiError> {
+    let app = running.app.clone();
+    let mut text;
     for index in 0..running.choices.count() {
-        out.send(voice.start(index, running.choices.usage())).await;
+        let usage = running.choices.usage();
+        let start = move |voice: &mut V| voice.start(index, usage);
+        (voice, text) = said(&app, exchange, large, voice, start).await?;
+        out.send(text).await;
     }
     let mut read = false;
     while let Some((index, delta)) = running.next().await {
@@ -256,14 +329,30 @@ async fn stream<V: Voice>(mut running: Running, voice: &mut V, out: &Events, exc
             }
             Err(error) => {
                 let error = ApiError::from(error);
-                out.send(voice.fault(&error)).await;
-                return exchange.ended(error.code);
+                let code = error.code;
+                let fault = move |voice: &mut V| voice.fault(&error);
+                (voice, text) = said(&app, exchange, large, voice, fault).await?;
+                out.send(text).await;
+                leave(&app, exchange, large, voice);
+                exchange.ended(code);
+                return Ok(());
             }
         }
     }
     let usage = running.choices.usage();
-    out.send(voice.close(usage)).await;
+    let close = move |voice: &mut V| voice.close(usage);
+    (voice, text) = said(&app, exchange, large, voice, close).await?;
+    out.send(text).await;
+    leave(&app, exchange, large, voice);
     exchange.ended("complete");
+    Ok(())
+}
+
+/// What a voice repeats of a large request takes long to drop.
+fn leave<V: Voice>(app: &App, exchange: &Exchange, large: bool, voice: V) {
+    if large {
+        app.generator().pool().drop_there(exchange.caller().id(), voice);
+    }
 }
 
 /// Answers in the making that fail when the daemon's drain limit has passed.
@@ -300,17 +389,24 @@ impl Running {
         }
     }
 
+    /// The answers, and how much memory they take.
     async fn collect(
         mut self,
         prompt_read: impl FnOnce(),
-    ) -> Result<(Vec<Answer>, Usage), GenerateError> {
+    ) -> Result<(Gathered, usize), GenerateError> {
         let app = self.app.clone();
         let answers = async move {
             if self.choices.count() == 1 {
                 self.choices.first_read().await;
                 prompt_read();
             }
-            self.choices.collect().await
+            let (exchange, mut bytes) = (Arc::clone(&self.exchange), 0);
+            let grown = |more: usize| {
+                bytes += more;
+                exchange.takes(more).is_ok()
+            };
+            let gathered = self.choices.gather(grown).await?;
+            Ok((gathered, bytes))
         };
         tokio::select! {
             biased;

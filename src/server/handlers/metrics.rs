@@ -17,6 +17,17 @@ pub(crate) fn get(app: &App) -> Reply {
         labels: vec![("version", env!("CARGO_PKG_VERSION").to_owned())],
         ..number("phi4d_build_info", "The program's version", 1)
     });
+    let memory = app.request_memory();
+    samples.push(number(
+        "phi4d_request_memory_bytes",
+        "Memory that requests take, from above",
+        memory.held(),
+    ));
+    samples.push(number(
+        "phi4d_request_memory_capacity_bytes",
+        "Memory that requests may take",
+        memory.total(),
+    ));
     let (exported, dropped) = app.metrics().tracer().counts();
     samples.push(count("phi4d_trace_spans_exported", "Spans that a collector took", exported));
     samples.push(count("phi4d_trace_spans_dropped", "Spans that no collector took", dropped));

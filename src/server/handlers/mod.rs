@@ -1,6 +1,7 @@
 //! One file for each endpoint: wire in, `generate`, wire out.
 
 pub(super) mod anthropic;
+mod built;
 mod calls;
 pub(super) mod chat;
 pub(super) mod completions;

@@ -11,7 +11,7 @@ use super::generation::{Asked, Voice, answer_in, check_model};
 use crate::generate::{Answer, Choices, Finished, TextDelta, Usage};
 use crate::server::access::Exchange;
 use crate::server::app::App;
-use crate::server::body::read_json;
+use crate::server::body::read;
 use crate::server::error::ApiError;
 use crate::server::reply::{Reply, json, telling_ignored};
 use crate::server::sse::Format;
@@ -36,8 +36,12 @@ pub(crate) async fn chat(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let asked = OllamaChat::parse(&read_json(request, app).await?)?;
-    check(app, asked.model.as_deref())?;
+    let parse = |app: &App, body| {
+        let asked = OllamaChat::parse(&body)?;
+        check(app, asked.model.as_deref())?;
+        Ok(asked)
+    };
+    let asked = read(request, app, exchange, parse).await?;
     let voice = OllamaVoice::new(app, Kind::Chat);
     let Some(chat) = asked.chat else {
         return Ok(voice.loaded(asked.unloads));
@@ -52,8 +56,12 @@ pub(crate) async fn generate(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let asked = OllamaGenerate::parse(&read_json(request, app).await?)?;
-    check(app, asked.model.as_deref())?;
+    let parse = |app: &App, body| {
+        let asked = OllamaGenerate::parse(&body)?;
+        check(app, asked.model.as_deref())?;
+        Ok(asked)
+    };
+    let asked = read(request, app, exchange, parse).await?;
     let voice = OllamaVoice::new(app, Kind::Generate);
     let task = match asked.task {
         GenerateTask::Load => return Ok(voice.loaded(asked.unloads)),
@@ -97,9 +105,17 @@ pub(crate) fn ps(app: &App) -> Reply {
 }
 
 /// `POST /api/show`.
-pub(crate) async fn show(app: &App, request: Request<Incoming>) -> Result<Reply, ApiError> {
-    let (model, ignored) = ShowRequest::parse(&read_json(request, app).await?)?;
-    check(app, Some(&model))?;
+pub(crate) async fn show(
+    app: &App,
+    request: Request<Incoming>,
+    exchange: &Arc<Exchange>,
+) -> Result<Reply, ApiError> {
+    let parse = |app: &App, body| {
+        let (model, ignored) = ShowRequest::parse(&body)?;
+        check(app, Some(&model))?;
+        Ok(ignored)
+    };
+    let ignored = read(request, app, exchange, parse).await?;
     let limits = app.generator().limits();
     let facts = ShowFacts { context_tokens: limits.context_tokens, vocabulary: limits.vocab_size };
     let shown = Shown::new(made_at(app), facts);

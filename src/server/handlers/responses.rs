@@ -11,7 +11,7 @@ use super::generation::{Asked, Voice, answer_in, check_model, envelope};
 use crate::generate::{Answer, CallDelta, Choices, Finish, Finished, TextDelta, Usage};
 use crate::server::access::{Exchange, random_hex};
 use crate::server::app::App;
-use crate::server::body::read_json;
+use crate::server::body::read;
 use crate::server::error::ApiError;
 use crate::server::reply::Reply;
 use crate::server::sse::{Format, named_event};
@@ -27,9 +27,13 @@ pub(crate) async fn create(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
+    let parse = |app: &App, body| {
+        let asked = ResponsesRequest::parse(&body)?;
+        check_model(app, asked.chat.model.as_deref())?;
+        Ok(asked)
+    };
     let ResponsesRequest { chat, renaming, ignored, echo } =
-        ResponsesRequest::parse(&read_json(request, app).await?)?;
-    check_model(app, chat.model.as_deref())?;
+        read(request, app, exchange, parse).await?;
     let envelope = envelope(app, "resp", "response");
     let voice = ResponseVoice {
         id: envelope.id.replacen('-', "_", 1),

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
 
+use super::built::built;
 use super::generation::check_model;
-use crate::generate::{GenerateError, Generator, Prompt};
+use crate::generate::Prompt;
 use crate::server::access::Exchange;
 use crate::server::app::App;
-use crate::server::body::read_json;
+use crate::server::body::read;
 use crate::server::error::ApiError;
 use crate::server::reply::{Reply, json, telling_ignored};
 use crate::server::wire::chat::ChatRequest;
@@ -17,6 +18,9 @@ use crate::server::wire::common::to_json;
 use crate::server::wire::tokens::{
     DetokenizeRequest, Detokenized, Piece, Rendered, TokenizeRequest, Tokenized, WireToken,
 };
+
+/// Copies of a text that exist while an answer with it is built, escapes included.
+const TEXT_COPIES: usize = 6;
 
 /// The tokens that `prompt` is read as. The tokenizer's work counts against the key's limits: what
 /// it reads before it begins, and the tokens before they are given out.
@@ -29,7 +33,10 @@ pub(super) async fn tokens_of(
     let ids = match prompt {
         // Where nothing is generated, none need be there.
         Prompt::Tokens(ids) => ids,
-        prompt => app.generator().tokenize(prompt).await?,
+        prompt => {
+            let (caller, weight) = (exchange.caller().id(), exchange.weight());
+            app.generator().tokenize(prompt, caller, weight).await?
+        }
     };
     exchange.reserve(ids.len())?;
     exchange.read_prompt(ids.len());
@@ -42,25 +49,33 @@ pub(crate) async fn tokenize(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let asked = TokenizeRequest::parse(read_json(request, app).await?)?;
-    check_model(app, asked.model.as_deref())?;
-    let ids = tokens_of(app, asked.prompt, exchange).await?;
-    let (strings, pieces, count) = (asked.strings, asked.pieces, ids.len());
-    let spelled = move |generator: &Generator| {
+    let parse = |app: &App, body| {
+        let asked = TokenizeRequest::parse(body)?;
+        check_model(app, asked.model.as_deref())?;
+        Ok(asked)
+    };
+    let TokenizeRequest { prompt, strings, pieces, ignored, .. } =
+        read(request, app, exchange, parse).await?;
+    let ids = tokens_of(app, prompt, exchange).await?;
+    // Each as a number and in the answer, and its text where that is wanted.
+    let each = if strings || pieces { 200 } else { 24 };
+    let build = move |app: &App| {
+        let generator = app.generator();
         let token_strs = strings.then(|| ids.iter().map(|&id| generator.spell(&[id])).collect());
         let token = |&id: &u32| match pieces {
             true => WireToken::Piece { id, piece: Piece::new(generator.piece(id)) },
             false => WireToken::Id(id),
         };
-        to_json(&Tokenized {
+        let body = Tokenized {
             count: ids.len(),
             max_model_len: generator.limits().context_tokens,
             tokens: ids.iter().map(token).collect(),
             token_strs,
-        })
+        };
+        to_json(&body)
     };
-    let body = app.generator().aside(count, spelled).await?;
-    Ok(telling_ignored(json(StatusCode::OK, body), &asked.ignored))
+    let body = built(app, exchange, exchange.prompt_tokens() * each, build).await?;
+    Ok(telling_ignored(json(StatusCode::OK, body), &ignored))
 }
 
 /// The text of tokens.
@@ -69,18 +84,22 @@ pub(crate) async fn detokenize(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let asked = DetokenizeRequest::parse(&read_json(request, app).await?)?;
-    check_model(app, asked.model.as_deref())?;
-    let count = asked.tokens.len();
-    exchange.pay(count)?;
-    exchange.read_prompt(count);
-    let DetokenizeRequest { tokens, ignored, .. } = asked;
-    let spelled = move |generator: &Generator| {
-        let text = generator.detokenize(&tokens)?;
-        Ok(to_json(&Detokenized { prompt: text.clone(), content: text }))
+    let parse = |app: &App, body| {
+        let asked = DetokenizeRequest::parse(&body)?;
+        check_model(app, asked.model.as_deref())?;
+        let bytes = app.generator().spelt_bytes(&asked.tokens)?;
+        Ok((asked, bytes))
     };
-    let body: Result<String, GenerateError> = app.generator().aside(count, spelled).await?;
-    Ok(telling_ignored(json(StatusCode::OK, body?), &ignored))
+    let (DetokenizeRequest { tokens, ignored, .. }, bytes) =
+        read(request, app, exchange, parse).await?;
+    exchange.pay(tokens.len())?;
+    exchange.read_prompt(tokens.len());
+    let build = move |app: &App| {
+        let text = app.generator().spell(&tokens);
+        to_json(&Detokenized { prompt: text.clone(), content: text })
+    };
+    let body = built(app, exchange, TEXT_COPIES * bytes, build).await?;
+    Ok(telling_ignored(json(StatusCode::OK, body), &ignored))
 }
 
 /// What a chat request would make the model read.
@@ -89,18 +108,24 @@ pub(crate) async fn render(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let chat = ChatRequest::parse(&read_json(request, app).await?)?;
-    check_model(app, chat.model.as_deref())?;
-    let token_ids = tokens_of(app, chat.prompt, exchange).await?;
-    let count = token_ids.len();
-    let rendered = move |generator: &Generator| {
-        to_json(&Rendered {
+    let parse = |app: &App, body| {
+        let chat = ChatRequest::parse(&body)?;
+        check_model(app, chat.model.as_deref())?;
+        Ok(chat)
+    };
+    let ChatRequest { prompt, ignored, .. } = read(request, app, exchange, parse).await?;
+    let token_ids = tokens_of(app, prompt, exchange).await?;
+    let bytes = TEXT_COPIES * exchange.weight() + 24 * token_ids.len();
+    let build = move |app: &App| {
+        let generator = app.generator();
+        let body = Rendered {
             prompt: generator.spell(&token_ids),
-            count,
+            count: token_ids.len(),
             max_model_len: generator.limits().context_tokens,
             token_ids,
-        })
+        };
+        to_json(&body)
     };
-    let body = app.generator().aside(count, rendered).await?;
-    Ok(telling_ignored(json(StatusCode::OK, body), &chat.ignored))
+    let body = built(app, exchange, bytes, build).await?;
+    Ok(telling_ignored(json(StatusCode::OK, body), &ignored))
 }

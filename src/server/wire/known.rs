@@ -23,6 +23,9 @@ const NOTED: &[&str] = &[
     "service_tier",
 ];
 
+/// Most names of unread fields that are kept: more than a header tells.
+const MOST_TOLD: usize = 64;
+
 #[derive(Debug, serde::Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 struct StrictField {
@@ -56,7 +59,7 @@ pub(super) fn unread(
 fn left_over(body: &Value, is_read: impl Fn(&str) -> bool) -> Result<Vec<String>, ApiError> {
     let StrictField { strict } = read_fields(body)?;
     let fields = body.as_object().into_iter().flat_map(|fields| fields.keys());
-    let left: Vec<String> = fields.filter(|name| !is_read(name)).cloned().collect();
+    let left: Vec<String> = fields.filter(|name| !is_read(name)).take(MOST_TOLD).cloned().collect();
     match left.first() {
         Some(name) if strict == Some(true) => {
             Err(ApiError::unsupported(name, "a field that this server does not know", "null"))

@@ -79,7 +79,7 @@ pub(super) fn conversation(
     }
 }
 
-/// A result must be that of a call which the model has made, whose ids are in `called`.
+/// A result must be that of a call which the model has made; `called` are the ids of those.
 fn check_answer(message: &Message, called: &HashSet<String>, place: &str) -> Result<(), ApiError> {
     let Some(id) = &message.answers else { return Ok(()) };
     if called.contains(id) {

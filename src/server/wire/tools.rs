@@ -126,7 +126,8 @@ fn choose(tools: &mut Tools, choice: &Value) -> Result<(), ApiError> {
         Value::String(word) => by_word(word, FIELD, &["none", "auto", "required"], CHOICES)?,
         Value::Object(_) => match choice["type"].as_str() {
             Some("function") => {
-                ToolChoice::Named(named(&choice["function"]["name"], tools, FIELD)?)
+                let known = |name: &str| tools.definitions.iter().any(|tool| tool.name == name);
+                ToolChoice::Named(named(&choice["function"]["name"], known, FIELD)?)
             }
             Some("allowed_tools") => allowed(tools, &choice["allowed_tools"])?,
             _ => {
@@ -168,14 +169,12 @@ fn by_word(
     }
 }
 
-/// The name, if a tool has it.
-fn named(name: &Value, tools: &Tools, place: &str) -> Result<String, ApiError> {
+/// The name, if it is a tool's.
+fn named(name: &Value, is_known: impl Fn(&str) -> bool, place: &str) -> Result<String, ApiError> {
     let field = format!("{place}.function.name");
     match name {
         Value::Null => Err(ApiError::missing(field, "the name of one of the tools")),
-        Value::String(name) if tools.definitions.iter().any(|tool| tool.name == *name) => {
-            Ok(name.clone())
-        }
+        Value::String(name) if is_known(name) => Ok(name.clone()),
         other => Err(ApiError::invalid_value(field, shown(other), "the name of one of the tools")),
     }
 }
@@ -191,10 +190,11 @@ fn allowed(tools: &mut Tools, given: &Value) -> Result<ToolChoice, ApiError> {
         return Err(too_long(&format!("{PLACE}.tools"), list.len(), bounds::TOOLS));
     }
     let mut names = HashSet::new();
+    let known: HashSet<&str> = tools.definitions.iter().map(|tool| tool.name.as_str()).collect();
     for (index, entry) in list.iter().enumerate() {
         let place = format!("{PLACE}.tools[{index}]");
         check_kind(entry["type"].as_str(), &place)?;
-        names.insert(named(&entry["function"]["name"], tools, &place)?);
+        names.insert(named(&entry["function"]["name"], |name| known.contains(name), &place)?);
     }
     tools.definitions.retain(|tool| names.contains(&tool.name));
     let mode = given["mode"].as_str().unwrap_or("auto");

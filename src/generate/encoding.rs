@@ -1,0 +1,331 @@
+//! A text on its way to token ids, a stretch at a time: so that a long one can be left in between,
+//! and takes no more memory for the tokenizer library than a stretch does (several hundred bytes
+//! for each of its words).
+
+use std::ops::Range;
+
+use serde_json::Value;
+
+use super::added::Piece;
+use super::tokenizer::{EncodeError, Markup, Tokenizer};
+
+/// Bytes of a stretch: about 20 ms.
+const STRETCH: usize = 32 * 1024;
+
+/// The longest text without a place to cut.
+const LONGEST_STRETCH: usize = 256 * 1024;
+
+/// What an added token counts as, of a stretch.
+const TOKEN_COST: usize = 64;
+
+/// The patterns, in tokenizer.json's words, by which the words of GPT-4, GPT-4o and Phi-4 are found
+/// (and the demo model's, which has single digits). In all of them a word of letters or digits ends
+/// before any other character, but for an apostrophe in English contractions, and what comes
+/// after is found without a look back.
+const PATTERNS: [&str; 4] = [
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
+];
+
+/// Whether texts can be cut, with this `pre_tokenizer` of a tokenizer.json.
+pub(super) fn may_cut(pre_tokenizer: &Value) -> bool {
+    let plain_bytes = |step: &Value| {
+        step["type"] == "ByteLevel"
+            && step["add_prefix_space"] == false
+            && step["use_regex"] == false
+    };
+    let steps = pre_tokenizer["pretokenizers"].as_array().map(Vec::as_slice);
+    match steps {
+        Some([split, bytes]) if split["type"] == "Split" && plain_bytes(bytes) => {
+            split["pattern"]["Regex"].as_str().is_some_and(|regex| PATTERNS.contains(&regex))
+        }
+        _ => false,
+    }
+}
+
+/// A part of a text that is read by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Part {
+    /// Ordinary text.
+    Text(Range<usize>),
+    /// An added token's id.
+    Token(u32),
+}
+
+/// A text on its way to token ids.
+#[derive(Debug)]
+pub(super) struct Encoding {
+    text: String,
+    /// The last first.
+    parts: Vec<Part>,
+    guard: Option<char>,
+    ids: Vec<u32>,
+    /// As many tokens, or more, are too many.
+    limit: usize,
+    /// The fewest tokens that the rest can be.
+    rest: usize,
+}
+
+impl Encoding {
+    /// The token ids.
+    pub(super) fn into_ids(self) -> Vec<u32> {
+        self.ids
+    }
+}
+
+impl Tokenizer {
+    /// Begins to read a text; see [`Self::encode`].
+    pub(super) fn begin(
+        &self,
+        text: String,
+        markup: Markup,
+        limit: usize,
+    ) -> Result<Encoding, EncodeError> {
+        let guard = match markup {
+            Markup::Guarded(guard) => Some(guard),
+            Markup::Plain | Markup::Parsed => None,
+        };
+        let pieces = if markup == Markup::Plain {
+            vec![Piece::Text(text.as_str())]
+        } else {
+            self.added().split(&text, guard)
+        };
+        let part = |piece| match piece {
+            Piece::Token(id) => Part::Token(id),
+            Piece::Text(piece) => {
+                let start = piece.as_ptr().addr() - text.as_ptr().addr();
+                Part::Text(start..start + piece.len())
+            }
+        };
+        let parts = pieces.into_iter().map(part).collect();
+        self.begin_with(text, parts, guard, limit)
+    }
+
+    /// Begins to read `parts` of `text` in their order.
+    pub(super) fn begin_with(
+        &self,
+        text: String,
+        mut parts: Vec<Part>,
+        guard: Option<char>,
+        limit: usize,
+    ) -> Result<Encoding, EncodeError> {
+        let rest = parts.iter().map(|part| self.fewest_tokens(&text, part, guard)).sum();
+        if rest >= limit {
+            return Err(EncodeError::TooLong { at_least: rest });
+        }
+        parts.reverse();
+        let ids = Vec::with_capacity(rest);
+        Ok(Encoding { text, parts, guard, ids, limit, rest })
+    }
+
+    /// Reads the next stretch; true after the last.
+    pub(super) fn advance(&self, encoding: &mut Encoding) -> Result<bool, EncodeError> {
+        self.advance_by(STRETCH, encoding)
+    }
+
+    fn advance_by(&self, most: usize, encoding: &mut Encoding) -> Result<bool, EncodeError> {
+        let mut left = most;
+        while let Some(part) = encoding.parts.pop() {
+            let cost = match part {
+                Part::Token(id) => {
+                    encoding.rest = encoding.rest.saturating_sub(1);
+                    encoding.ids.push(id);
+                    TOKEN_COST
+                }
+                Part::Text(range) => {
+                    let stretch = self.stretch(&encoding.text[range.clone()], most)?;
+                    let now = range.start..range.start + stretch;
+                    if now.end < range.end {
+                        encoding.parts.push(Part::Text(now.end..range.end));
+                    }
+                    self.encode_plain(
+                        &encoding.text[now.clone()],
+                        encoding.guard,
+                        &mut encoding.ids,
+                    )?;
+                    let read = self.fewest_tokens(&encoding.text, &Part::Text(now), encoding.guard);
+                    encoding.rest = encoding.rest.saturating_sub(read);
+                    stretch + TOKEN_COST
+                }
+            };
+            left = left.saturating_sub(cost);
+            if left == 0 {
+                break;
+            }
+        }
+        let at_least = encoding.ids.len() + encoding.rest;
+        // What has been read to its end is told with its true length.
+        if at_least >= encoding.limit && !encoding.parts.is_empty() {
+            return Err(EncodeError::TooLong { at_least });
+        }
+        Ok(encoding.parts.is_empty())
+    }
+
+    /// How much of `text` is read at once: about `most` bytes.
+    fn stretch(&self, text: &str, most: usize) -> Result<usize, EncodeError> {
+        if text.len() <= most {
+            return Ok(text.len());
+        }
+        let near = (most / 2 + 1..=most).rev();
+        let far = most + 1..text.len().min(LONGEST_STRETCH);
+        let cut = near.chain(far).find(|&at| self.cuttable && ends_word(text, at));
+        match cut {
+            Some(at) => Ok(at),
+            None if text.len() <= LONGEST_STRETCH => Ok(text.len()),
+            None => Err(EncodeError::Lossy),
+        }
+    }
+
+    /// A lower bound: no token stands for more bytes than the longest does.
+    fn fewest_tokens(&self, text: &str, part: &Part, guard: Option<char>) -> usize {
+        let longest = self.vocabulary().longest();
+        match part {
+            Part::Token(_) => 1,
+            Part::Text(_) if self.has_normalizer || longest == 0 => 0,
+            Part::Text(range) => {
+                let text = &text[range.clone()];
+                let guards = guard.map_or(0, |g| text.matches(g).count() * g.len_utf8());
+                (text.len() - guards).div_ceil(longest)
+            }
+        }
+    }
+}
+
+/// Whether a word ends before byte `at` by all of [`PATTERNS`].
+fn ends_word(text: &str, at: usize) -> bool {
+    let after = text.as_bytes()[at];
+    let goes_on = after == b'\'' || !(after.is_ascii_whitespace() || after.is_ascii_punctuation());
+    // `at` is between characters, as the one behind it is ASCII.
+    !goes_on && text[..at].chars().next_back().is_some_and(is_letter_or_digit)
+}
+
+/// Those of the scripts that matter most; marks, which patterns treat in different ways, are none.
+fn is_letter_or_digit(character: char) -> bool {
+    character.is_ascii_alphanumeric()
+        || matches!(character, '\u{3041}'..='\u{3096}' | '\u{30A1}'..='\u{30FA}')
+        || matches!(character, '\u{4E00}'..='\u{9FFF}' | '\u{AC00}'..='\u{D7A3}')
+        || matches!(character, '\u{0410}'..='\u{044F}' | '\u{03B1}'..='\u{03C9}')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::super::fixtures::demo_folder;
+    use super::*;
+
+    /// The demo model's tokenizer with the words of each of the patterns.
+    fn tokenizers() -> Vec<Tokenizer> {
+        let json = std::fs::read(demo_folder().join("tokenizer.json")).unwrap();
+        let with = |pattern: &&str| {
+            let mut root: Value = serde_json::from_slice(&json).unwrap();
+            root["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = json!(pattern);
+            let tokenizer = Tokenizer::from_json(&serde_json::to_vec(&root).unwrap()).unwrap();
+            assert!(tokenizer.cuttable);
+            tokenizer
+        };
+        PATTERNS.iter().map(with).collect()
+    }
+
+    fn by_stretches(tokenizer: &Tokenizer, text: &str, most: usize, markup: Markup) -> Vec<u32> {
+        let mut encoding = tokenizer.begin(text.to_owned(), markup, usize::MAX).unwrap();
+        while !tokenizer.advance_by(most, &mut encoding).unwrap() {}
+        encoding.into_ids()
+    }
+
+    fn awkward() -> impl Strategy<Value = String> {
+        let part = prop_oneof![
+            "[a-zA-Z]{1,6}",
+            "[0-9]{1,5}",
+            "[ \t]{1,3}",
+            "[\r\n]{1,2}",
+            "['’.,!?;:(){}/\\\\-]{1,3}",
+            prop::sample::select(vec![
+                "'s",
+                "'LL",
+                "don't",
+                "\u{301}",
+                "é",
+                "Ж",
+                "漢字",
+                "ひら",
+                "，",
+                "。",
+                "한",
+                "🦀",
+                "\u{a0}",
+                "\u{2028}",
+                "ǅ",
+                "ªº",
+                "²",
+                "٣",
+                "_",
+                "<|im_end|>",
+                "=",
+                "\u{E000}",
+            ])
+            .prop_map(str::to_owned),
+            "\\PC{1,3}",
+        ];
+        prop::collection::vec(part, 0..60).prop_map(|parts| parts.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1500))]
+        #[test]
+        fn stretches_read_as_the_whole_does(text in awkward(), most in 1usize..24) {
+            thread_local! { static TOKENIZERS: Vec<Tokenizer> = tokenizers(); }
+            TOKENIZERS.with(|all| {
+                for tokenizer in all {
+                    for markup in [Markup::Plain, Markup::Parsed, Markup::Guarded('\u{E000}')] {
+                        let whole = by_stretches(tokenizer, &text, usize::MAX, markup);
+                        let cut = by_stretches(tokenizer, &text, most, markup);
+                        prop_assert_eq!(&cut, &whole, "{:?} by {}", markup, most);
+                    }
+                }
+                Ok(())
+            })?;
+        }
+    }
+
+    #[test]
+    fn long_texts_are_cut_and_what_is_too_long_is_refused_as_soon_as_it_shows() {
+        let tokenizer = &tokenizers()[0];
+        let text = "Some words, and 12 numbers; more. ".repeat(20_000);
+        let mut encoding = tokenizer.begin(text.clone(), Markup::Plain, usize::MAX).unwrap();
+        let mut steps = 1;
+        while !tokenizer.advance(&mut encoding).unwrap() {
+            steps += 1;
+        }
+        assert!(steps >= text.len() / STRETCH, "{steps} steps");
+        let ids = encoding.into_ids();
+        assert_eq!(tokenizer.vocabulary().spell(&ids), text);
+        let mut encoding = tokenizer.begin(text, Markup::Plain, 100_000).unwrap();
+        let refused = loop {
+            match tokenizer.advance(&mut encoding) {
+                Ok(done) => assert!(!done),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(refused, EncodeError::TooLong { at_least } if at_least >= 100_000));
+        assert!(encoding.ids.len() < ids.len() / 2);
+    }
+
+    #[test]
+    fn only_known_words_are_cut() {
+        let split = |regex: &str, prefix: bool| {
+            json!({"type": "Sequence", "pretokenizers": [
+                {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Removed", "invert": true},
+                {"type": "ByteLevel", "add_prefix_space": prefix, "use_regex": false},
+            ]})
+        };
+        assert!(may_cut(&split(PATTERNS[2], false)));
+        assert!(!may_cut(&split(PATTERNS[2], true)));
+        assert!(!may_cut(&split("\\S+", false)));
+        assert!(!may_cut(&json!({"type": "ByteLevel", "add_prefix_space": false})));
+        assert!(!may_cut(&Value::Null));
+    }
+}

@@ -1,0 +1,230 @@
+//! Work that grows with a request, away from the threads that carry connections: two threads of
+//! their own, on which callers take turns.
+//!
+//! Work is done in steps. After each step the next caller has its turn, so that one long piece of
+//! work does not hold up the others, and work whose client has left is dropped.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+
+use super::turns::Turns;
+use crate::engine::CallerId;
+
+/// Threads. Few, for they compete with the model for the processor.
+pub(super) const THREADS: usize = 2;
+
+/// The most work that waits, in all and of one caller. What does not fit is refused.
+const MOST_WAITING: usize = 512;
+const MOST_OF_CALLER: usize = 64;
+
+/// How long work waits for its first turn, or until its deadline, if that is sooner.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Threads for the work that grows with requests. They end when this is dropped.
+#[derive(Debug)]
+pub struct Pool(Arc<Shared>);
+
+/// Why work was not done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Undone {
+    /// Its turn did not come in time, or too much waits already.
+    Busy,
+    /// Its deadline passed while it was being done.
+    Late,
+    /// It panicked, or the program ends.
+    Failed(String),
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// Signalled for each piece of work that is added, and at the end.
+    changed: Condvar,
+}
+
+struct State {
+    waiting: Turns<Box<dyn Work>>,
+    closed: bool,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+/// A piece of work.
+trait Work: Send {
+    /// Whether anyone waits for it.
+    fn is_wanted(&self) -> bool;
+    /// Does the next step; true after the last.
+    fn step(&mut self) -> bool;
+}
+
+struct Task<T, S> {
+    step: S,
+    begun: Arc<AtomicBool>,
+    answer: Option<oneshot::Sender<Result<T, Undone>>>,
+}
+
+impl<T: Send, S: FnMut() -> Option<T> + Send> Work for Task<T, S> {
+    fn is_wanted(&self) -> bool {
+        self.answer.as_ref().is_some_and(|answer| !answer.is_closed())
+    }
+
+    fn step(&mut self) -> bool {
+        self.begun.store(true, Ordering::Relaxed);
+        let done = match catch_unwind(AssertUnwindSafe(&mut self.step)) {
+            Ok(None) => return false,
+            Ok(Some(done)) => Ok(done),
+            Err(panic) => Err(Undone::Failed(message(panic.as_ref()))),
+        };
+        if let Some(answer) = self.answer.take() {
+            // The client may have left.
+            let _ = answer.send(done);
+        }
+        true
+    }
+}
+
+/// Something to drop: large values take long.
+struct Leftover<T>(Option<T>);
+
+impl<T: Send> Work for Leftover<T> {
+    fn is_wanted(&self) -> bool {
+        true
+    }
+
+    fn step(&mut self) -> bool {
+        drop(self.0.take());
+        true
+    }
+}
+
+impl Pool {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
+    pub(super) fn start() -> std::io::Result<Self> {
+        let waiting = Turns::new(MOST_WAITING, MOST_OF_CALLER);
+        let state = Mutex::new(State { waiting, closed: false });
+        let pool = Self(Arc::new(Shared { state, changed: Condvar::new() }));
+        for index in 0..THREADS {
+            let shared = Arc::clone(&pool.0);
+            std::thread::Builder::new()
+                .name(format!("phi4d-text-{index}"))
+                .spawn(move || shared.work())?;
+        }
+        Ok(pool)
+    }
+
+    /// Does `work` in one step.
+    ///
+    /// # Errors
+    /// If it was not done.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        caller: CallerId,
+        deadline: Option<Instant>,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Undone> {
+        let mut work = Some(work);
+        self.run_steps(caller, deadline, move || work.take().map(|work| work())).await
+    }
+
+    /// Does work whose every `step` is short: `None` where there is more to do. Dropping the future
+    /// ends the work after the step that runs.
+    ///
+    /// # Errors
+    /// If it was not done.
+    pub async fn run_steps<T: Send + 'static>(
+        &self,
+        caller: CallerId,
+        deadline: Option<Instant>,
+        step: impl FnMut() -> Option<T> + Send + 'static,
+    ) -> Result<T, Undone> {
+        let (answer, mut result) = oneshot::channel();
+        let begun = Arc::new(AtomicBool::new(false));
+        let task = Task { step, begun: Arc::clone(&begun), answer: Some(answer) };
+        self.0.add(caller, Box::new(task)).map_err(|_| Undone::Busy)?;
+        let patience = Instant::now() + PATIENCE;
+        let until = deadline.map_or(patience, |deadline| deadline.min(patience));
+        let done = match timeout_at(until, &mut result).await {
+            Ok(done) => done,
+            Err(_) if !begun.load(Ordering::Relaxed) => return Err(Undone::Busy),
+            Err(_) => match deadline {
+                None => result.await,
+                Some(deadline) => timeout_at(deadline, result).await.map_err(|_| Undone::Late)?,
+            },
+        };
+        done.unwrap_or_else(|_| Err(Undone::Failed("its threads have ended".to_owned())))
+    }
+
+    /// Drops `value` on one of the threads, or here where too much waits.
+    pub fn drop_there<T: Send + 'static>(&self, caller: CallerId, value: T) {
+        drop(self.0.add(caller, Box::new(Leftover(Some(value)))));
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.0.lock().closed = true;
+        self.0.changed.notify_all();
+    }
+}
+
+impl Shared {
+    /// A panic while the lock is held leaves nothing half done: each change is one call.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, caller: CallerId, work: Box<dyn Work>) -> Result<(), Box<dyn Work>> {
+        let mut unwanted = Vec::new();
+        let added = {
+            let mut state = self.lock();
+            state.waiting.push(caller, work).or_else(|work| {
+                // Those whose clients left make room.
+                unwanted = state.waiting.remove_unless(|work| work.is_wanted());
+                state.waiting.push(caller, work)
+            })
+        };
+        drop(unwanted);
+        self.changed.notify_one();
+        added
+    }
+
+    fn work(&self) {
+        let mut state = self.lock();
+        loop {
+            if state.closed {
+                return;
+            }
+            let Some((caller, mut work)) = state.waiting.take() else {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            drop(state);
+            let mut work = (work.is_wanted() && !work.step()).then_some(work);
+            state = self.lock();
+            if let Some(work) = work.take() {
+                state.waiting.put_back(caller, work);
+            }
+        }
+    }
+}
+
+fn message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "it panicked".to_owned())
+}
+
+#[cfg(test)]
+#[path = "pool_tests.rs"]
+mod tests;

@@ -1,0 +1,219 @@
+//! A request on its way to the engine: all that is checked, rendered and tokenised before it takes
+//! a place in a queue. Its steps are done where they come up if the request is small, else by the
+//! [`Pool`].
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::error::GenerateError;
+use super::grammar::Turn;
+use super::pool::{Pool, Undone};
+use super::prompt::Tokenizing;
+use super::reading::Reading;
+use super::request::{Parameters, Prompt, Request, Side};
+use super::service::Generator;
+use super::stream::TextStream;
+use super::validate::{self, Checked};
+use super::{grammar, words};
+use crate::engine::{CallerId, JobError};
+
+/// Requests of up to this many bytes are handled where they come in: about 2 ms.
+const SMALL_BYTES: usize = 16 * 1024;
+
+/// Tokens that a text may have where no model reads it.
+pub const MOST_TOKENS: usize = 1 << 20;
+
+/// What all answers to a request have in common, checked.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) arrived: std::time::Instant,
+    pub(super) deadline: Option<Instant>,
+    pub(super) caller: CallerId,
+    /// Without the constraint, which is in [`Ready::turn`].
+    pub(super) parameters: Parameters,
+    pub(super) checked: Checked,
+    /// The stream of text that each answer begins with.
+    pub(super) text: TextStream,
+    constraint: Option<super::request::Constraint>,
+    large: bool,
+}
+
+/// A prompt that the engine can be given.
+#[derive(Debug)]
+pub(super) struct Ready {
+    pub(super) prompt: Arc<[u32]>,
+    pub(super) turn: Turn,
+    pub(super) reading: Reading,
+    pub(super) max_tokens: usize,
+}
+
+/// A prompt on its way.
+struct Preparation {
+    generator: Generator,
+    plan: Arc<Plan>,
+    prompt: Option<Prompt>,
+    tokenizing: Option<(Tokenizing, Turn, Reading)>,
+}
+
+/// Whether a request of so many bytes is handled by the pool.
+#[must_use]
+pub fn is_large(bytes: usize) -> bool {
+    bytes > SMALL_BYTES
+}
+
+/// Where work is done, and for whom.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place<'p> {
+    pub(super) pool: &'p Pool,
+    pub(super) caller: CallerId,
+    pub(super) deadline: Option<Instant>,
+    /// Whether it is for the pool, or to be done where it comes up.
+    pub(super) large: bool,
+}
+
+impl Place<'_> {
+    /// Does work whose every `step` is short.
+    pub(super) async fn run_steps<T: Send + 'static>(
+        self,
+        mut step: impl FnMut() -> Option<Result<T, GenerateError>> + Send + 'static,
+    ) -> Result<T, GenerateError> {
+        if !self.large {
+            loop {
+                if let Some(done) = step() {
+                    return done;
+                }
+            }
+        }
+        self.pool.run_steps(self.caller, self.deadline, step).await?
+    }
+}
+
+impl From<Undone> for GenerateError {
+    fn from(undone: Undone) -> Self {
+        match undone {
+            Undone::Busy => Self::TokenizerBusy,
+            Undone::Late => Self::Job(JobError::DeadlineExceeded),
+            Undone::Failed(reason) => Self::Tokenizer(reason),
+        }
+    }
+}
+
+impl Generator {
+    /// Checks what is not about a prompt.
+    pub(super) async fn plan(&self, mut request: Request) -> Result<Arc<Plan>, GenerateError> {
+        let arrived = std::time::Instant::now();
+        // Breakers of repetitions are looked for in the whole vocabulary, however short they are.
+        let large = is_large(request.weight) || request.parameters.dry.multiplier.is_some();
+        let given = request.parameters.timeout.filter(|timeout| !timeout.is_zero());
+        let given = given.or(self.options.request_timeout);
+        let until = given.and_then(|timeout| Instant::now().checked_add(timeout));
+        let place = Place { pool: &self.pool, caller: request.caller, deadline: until, large };
+        let generator = self.clone();
+        let mut parameters = Some(std::mem::take(&mut request.parameters));
+        let step = move || {
+            let mut parameters = parameters.take()?;
+            let checked = generator.checked(&parameters);
+            Some(checked.map(|checked| (parameters.constraint.take(), parameters, checked)))
+        };
+        let (constraint, parameters, checked) = place.run_steps(step).await?;
+        let since = Instant::from_std(arrived);
+        let deadline = checked.timeout.and_then(|timeout| since.checked_add(timeout));
+        let caller = request.caller;
+        let tokenizer = Arc::clone(self.reader.tokenizer());
+        let text = TextStream::new(tokenizer, &parameters, checked.sampling.min_tokens);
+        let plan = Plan { arrived, deadline, caller, parameters, checked, text, constraint, large };
+        Ok(Arc::new(plan))
+    }
+
+    fn checked(&self, parameters: &Parameters) -> Result<Checked, GenerateError> {
+        let limits = self.engine.limits();
+        let mut checked = validate::parameters(parameters, &self.options, limits.vocab_size)?;
+        let usual = self.reader.usual_breakers();
+        words::resolve(parameters, self.reader.tokenizer(), usual, &mut checked.sampling)?;
+        if checked.prompt_logprobs.is_some() && !limits.many_rows {
+            let value = "a number, but the model's graph gives logits for one position only";
+            return Err(validate::invalid("prompt_logprobs", value, "null with this model"));
+        }
+        Ok(checked)
+    }
+
+    /// Checks, renders and tokenises a prompt.
+    pub(super) async fn prepare(
+        &self,
+        plan: &Arc<Plan>,
+        prompt: Prompt,
+    ) -> Result<Ready, GenerateError> {
+        let Plan { caller, deadline, large, .. } = **plan;
+        let mut preparation = Preparation {
+            generator: self.clone(),
+            plan: Arc::clone(plan),
+            prompt: Some(prompt),
+            tokenizing: None,
+        };
+        let place = Place { pool: &self.pool, caller, deadline, large };
+        place.run_steps(move || preparation.step().transpose()).await
+    }
+}
+
+impl Preparation {
+    fn step(&mut self) -> Result<Option<Ready>, GenerateError> {
+        if let Some(prompt) = self.prompt.take() {
+            self.tokenizing = Some(self.begin(prompt)?);
+            return Ok(None);
+        }
+        let Some((mut tokenizing, turn, reading)) = self.tokenizing.take() else { return Ok(None) };
+        match self.generator.reader.advance(&mut tokenizing) {
+            None => {
+                self.tokenizing = Some((tokenizing, turn, reading));
+                Ok(None)
+            }
+            Some(prompt) => Ok(Some(self.finish(prompt?, turn, reading)?)),
+        }
+    }
+
+    fn begin(&self, prompt: Prompt) -> Result<(Tokenizing, Turn, Reading), GenerateError> {
+        let (generator, parameters) = (&self.generator, &self.plan.parameters);
+        let limits = generator.engine.limits();
+        validate::prompt(&prompt, limits.vocab_size)?;
+        let reading = Reading::of(&prompt);
+        let given = self.plan.constraint.as_ref();
+        given.map_or(Ok(()), grammar::check)?;
+        let turn = match &prompt {
+            Prompt::Chat(chat) => Turn::of_chat(chat, generator.reader.dialect(), given)?,
+            _ => Turn { constraint: given.cloned(), parts: Vec::new() },
+        };
+        grammar::check_company(parameters, turn.constraint.as_ref())?;
+        reading.check_company(parameters)?;
+        let longest = match parameters.truncate_prompt_tokens {
+            None => limits.context_tokens,
+            Some(_) => MOST_TOKENS.max(limits.context_tokens),
+        };
+        Ok((generator.reader.begin(prompt, longest)?, turn, reading))
+    }
+
+    fn finish(
+        &self,
+        mut prompt: Vec<u32>,
+        turn: Turn,
+        reading: Reading,
+    ) -> Result<Ready, GenerateError> {
+        let context_tokens = self.generator.engine.limits().context_tokens;
+        let (parameters, checked) = (&self.plan.parameters, &self.plan.checked);
+        if let Some(most) = parameters.truncate_prompt_tokens {
+            let fits = context_tokens.saturating_sub(1);
+            let most = usize::try_from(most).unwrap_or(fits).min(fits);
+            truncate(&mut prompt, most, parameters.truncation_side);
+        }
+        let max_tokens = validate::room(prompt.len(), context_tokens, checked.max_tokens)?;
+        Ok(Ready { prompt: prompt.into(), turn, reading, max_tokens })
+    }
+}
+
+/// Cuts a prompt to its last or first `most` tokens.
+fn truncate(prompt: &mut Vec<u32>, most: usize, side: Side) {
+    match side {
+        Side::Right => prompt.truncate(most),
+        Side::Left => drop(prompt.drain(..prompt.len().saturating_sub(most))),
+    }
+}

@@ -1,0 +1,193 @@
+//! The memory that requests may take, all together: a body, what it is parsed into, tokens and
+//! answers are counted here until the request has ended.
+//!
+//! A caller may hold no more than it leaves free, so that the next caller finds room: one alone may
+//! have half of the total, the next half of what is left then, and so on. Small requests are not held
+//! to it, so that a caller's large ones do not shut out its small ones.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::engine::CallerId;
+
+/// Requests that take no more are let in as long as there is room at all.
+const SMALL_BYTES: usize = 64 * 1024;
+
+/// The budget. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct RequestMemory(Arc<Budget>);
+
+#[derive(Debug)]
+struct Budget {
+    total: usize,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    all: usize,
+    /// Of callers that hold something.
+    of_callers: HashMap<CallerId, usize>,
+}
+
+/// What one request holds. It is given back when this is dropped.
+#[derive(Debug)]
+pub(super) struct Share {
+    budget: RequestMemory,
+    caller: CallerId,
+    bytes: usize,
+}
+
+/// There is no room for a request now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NoRoom;
+
+impl RequestMemory {
+    /// A budget of `total` bytes.
+    pub(super) fn new(total: usize) -> Self {
+        Self(Arc::new(Budget { total, held: Mutex::default() }))
+    }
+
+    /// The most that one request can get, which is what a caller alone can.
+    pub(super) fn most(&self) -> usize {
+        self.0.total / 2
+    }
+
+    /// All there is.
+    pub(super) fn total(&self) -> usize {
+        self.0.total
+    }
+
+    /// What all requests hold now.
+    pub(super) fn held(&self) -> usize {
+        self.lock().all
+    }
+
+    /// A request of `caller`'s that holds nothing yet.
+    pub(super) fn share(&self, caller: CallerId) -> Share {
+        Share { budget: self.clone(), caller, bytes: 0 }
+    }
+
+    /// A panic while the lock is held leaves the counts as they were.
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Share {
+    /// What it holds.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Lets it hold `bytes` at least. Never waits: what it holds, others may wait for.
+    ///
+    /// # Errors
+    /// If that is more than there is for this caller now; then it holds what it did.
+    pub(super) fn grow_to(&mut self, bytes: usize) -> Result<(), NoRoom> {
+        let more = bytes.saturating_sub(self.bytes);
+        if more == 0 {
+            return Ok(());
+        }
+        let total = self.budget.0.total;
+        let mut held = self.budget.lock();
+        let of_caller = held.of_callers.get(&self.caller).copied().unwrap_or(0);
+        let (of_caller, all) = (of_caller.saturating_add(more), held.all.saturating_add(more));
+        if all > total || (bytes > SMALL_BYTES && of_caller > total - all) {
+            return Err(NoRoom);
+        }
+        held.all = all;
+        held.of_callers.insert(self.caller, of_caller);
+        self.bytes = bytes;
+        Ok(())
+    }
+
+    /// Lets it hold `bytes` at most.
+    pub(super) fn shrink_to(&mut self, bytes: usize) {
+        let less = self.bytes.saturating_sub(bytes);
+        if less == 0 {
+            return;
+        }
+        let mut held = self.budget.lock();
+        held.all -= less;
+        if let Some(of_caller) = held.of_callers.get_mut(&self.caller) {
+            *of_caller -= less;
+            if *of_caller == 0 {
+                held.of_callers.remove(&self.caller);
+            }
+        }
+        self.bytes = bytes;
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.shrink_to(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const UNIT: usize = 1 << 20;
+
+    #[test]
+    fn a_caller_may_hold_what_it_leaves_free() {
+        let memory = RequestMemory::new(600 * UNIT);
+        let mut first = memory.share(CallerId(1));
+        assert_eq!(first.grow_to(301 * UNIT), Err(NoRoom));
+        assert_eq!(first.bytes(), 0);
+        assert_eq!(first.grow_to(200 * UNIT), Ok(()));
+        let mut again = memory.share(CallerId(1));
+        assert_eq!(again.grow_to(101 * UNIT), Err(NoRoom));
+        assert_eq!(again.grow_to(100 * UNIT), Ok(()));
+        let mut second = memory.share(CallerId(2));
+        assert_eq!(second.grow_to(151 * UNIT), Err(NoRoom));
+        assert_eq!(second.grow_to(150 * UNIT), Ok(()));
+        let mut third = memory.share(CallerId(3));
+        assert_eq!(third.grow_to(75 * UNIT), Ok(()));
+        assert_eq!(third.grow_to(76 * UNIT), Err(NoRoom));
+        // Small requests go by all that is free.
+        let mut small = memory.share(CallerId(1));
+        assert_eq!(small.grow_to(SMALL_BYTES + 1), Err(NoRoom));
+        assert_eq!(small.grow_to(SMALL_BYTES), Ok(()));
+        drop((first, small));
+        assert_eq!(third.grow_to(137 * UNIT), Ok(()));
+        third.shrink_to(10 * UNIT);
+        assert_eq!(memory.held(), 260 * UNIT);
+        drop((again, second, third));
+        assert_eq!(memory.held(), 0);
+        assert!(memory.lock().of_callers.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn counts_are_those_of_the_shares_and_someone_new_always_finds_room(
+            steps in prop::collection::vec((0usize..12, 0u64..4, 1usize..700), 0..200),
+        ) {
+            let memory = RequestMemory::new(1000 * UNIT);
+            let mut shares: Vec<Option<Share>> = (0..12).map(|_| None).collect();
+            for (place, caller, units) in steps {
+                let bytes = units * UNIT;
+                match &mut shares[place] {
+                    Some(share) if bytes < share.bytes() => share.shrink_to(bytes),
+                    Some(share) if units % 7 > 0 => drop(share.grow_to(bytes)),
+                    slot @ Some(_) => *slot = None,
+                    slot @ None => {
+                        let mut share = memory.share(CallerId(caller));
+                        let _ = share.grow_to(bytes);
+                        *slot = Some(share);
+                    }
+                }
+                let held: usize = shares.iter().flatten().map(Share::bytes).sum();
+                prop_assert_eq!(memory.held(), held);
+                // Each caller leaves half of what it finds at least, so four leave a sixteenth.
+                let someone = memory.share(CallerId(9)).grow_to(31 * UNIT);
+                prop_assert!(someone.is_ok(), "{} are held", held);
+            }
+        }
+    }
+}
