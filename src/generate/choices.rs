@@ -86,8 +86,6 @@ impl Generator {
                 generations.push(self.launch(&plan, ready, index).await?);
             }
         }
-        // What held the output to a form may be large.
-        self.pool.drop_there(plan.caller, (plan, all));
         Ok(Choices { ended: vec![false; count], generations, copies, turn: 0 })
     }
 }

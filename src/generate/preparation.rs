@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::error::GenerateError;
 use super::grammar::Turn;
-use super::pool::{Pool, Undone};
+use super::pool::{Elsewhere, Pool, Undone};
 use super::prompt::Tokenizing;
 use super::reading::Reading;
 use super::request::{Parameters, Prompt, Request, Side};
@@ -136,7 +136,7 @@ impl Generator {
         &self,
         plan: &Arc<Plan>,
         prompt: Prompt,
-    ) -> Result<Ready, GenerateError> {
+    ) -> Result<Elsewhere<Ready>, GenerateError> {
         let Plan { caller, deadline, large, .. } = **plan;
         let mut preparation = Preparation {
             generator: self.clone(),
@@ -145,7 +145,8 @@ impl Generator {
             tokenizing: None,
         };
         let place = Place { pool: &self.pool, caller, deadline, large };
-        place.run_steps(move || preparation.step().transpose()).await
+        let ready = place.run_steps(move || preparation.step().transpose()).await?;
+        Ok(Elsewhere::new(&self.pool, caller, large, ready))
     }
 }
 
