@@ -9,6 +9,7 @@ use std::task::Poll;
 use super::answer::{Answer, Parts};
 use super::error::GenerateError;
 use super::generation::{Generation, ReadPrompt};
+use super::pool::Elsewhere;
 use super::preparation::{Plan, Ready};
 use super::request::{Delta, Finished, Prompt, Request, TextDelta, TokenDelta, Usage};
 use super::service::Generator;
@@ -58,7 +59,7 @@ pub struct Choices {
     generator: Generator,
     /// Until all have begun.
     plan: Option<Arc<Plan>>,
-    prompts: Vec<Ready>,
+    prompts: Vec<Elsewhere<Ready>>,
     /// First answers to prompts whose copies have not begun.
     firsts: VecDeque<Generation>,
     generations: Vec<Generation>,
@@ -146,8 +147,8 @@ impl Choices {
         // What held the output to a form may be large.
         let turns: Vec<_> =
             prompts.iter_mut().map(|prompt| std::mem::take(&mut prompt.turn)).collect();
-        let caller = shared.caller;
-        generator.pool.drop_there(caller, (plan.take(), turns));
+        let (caller, large) = (shared.caller, shared.large);
+        drop(Elsewhere::new(&generator.pool, caller, large, (plan.take(), turns)));
         Ok(())
     }
 
@@ -173,7 +174,7 @@ impl Choices {
     /// The most that prompts and answers can take together. Copies share their prompt.
     #[must_use]
     pub fn most_tokens(&self) -> usize {
-        let most = |prompt: &Ready| {
+        let most = |prompt: &Elsewhere<Ready>| {
             prompt.max_tokens.saturating_mul(self.copies.made).saturating_add(prompt.prompt.len())
         };
         self.prompts.iter().map(most).fold(0, usize::saturating_add)

@@ -44,7 +44,7 @@ pub use grammar::{
     FormCompiler, FormEnd, FormFork, FormHost, FormLink, FormPort, FormWait, NoForms, ThreadForms,
 };
 pub use inspect::{TextFacts, inspect_text};
-pub use pool::{Pool, Undone};
+pub use pool::{Elsewhere, Pool, Undone};
 pub use preparation::{MOST_TOKENS, is_large};
 pub use request::{
     Chat, Constraint, Delta, DryParameters, Ending, Finish, Finished, Form, Logprobs, Message,

@@ -113,7 +113,9 @@ fn limit_address_space(daemon: &Daemon, more: u64) {
 fn an_allocation_that_fails_refuses_a_body_or_ends_the_daemon_with_a_word() {
     // The allocator's heaps have up to 64 MiB of their own: what is larger it has to ask the system for.
     let bodies = ["--max-body-bytes", "268435456", "--header-timeout-s", "600"];
-    let mut daemon = Setup::new().with(&bodies).start();
+    // A budget that is far more than there is.
+    let memory = ["--request-memory-bytes", "17179869184"];
+    let mut daemon = Setup::new().with(&bodies).with(&memory).start();
     let (tcp, unix) = (daemon.tcp(), daemon.unix());
     let json = [("Content-Type", "application/json")];
     let post = |body: &[u8]| tcp.send("POST", "/v1/chat/completions", &json, body);
