@@ -6,7 +6,7 @@
 pub use crate::cli::fuzzing::events;
 pub use crate::engine::fuzzing::prefix_file;
 pub use crate::fetch::fuzzing::pull;
-pub use crate::generate::fuzzing::{answer, call_json, prompt, stop};
+pub use crate::generate::fuzzing::{answer, call_json, prompt, stop, template};
 pub use crate::model::fuzzing::{genai_config, graph};
 pub use crate::server::fuzzing::{bodies, http};
 pub use crate::settings::fuzzing::settings;
@@ -15,7 +15,7 @@ pub use crate::settings::fuzzing::settings;
 pub type Check = fn(&[u8]);
 
 /// Every target by its name.
-pub const TARGETS: [(&str, Check); 12] = [
+pub const TARGETS: [(&str, Check); 13] = [
     ("answer", answer),
     ("bodies", bodies),
     ("call_json", call_json),
@@ -28,6 +28,7 @@ pub const TARGETS: [(&str, Check); 12] = [
     ("pull", pull),
     ("settings", settings),
     ("stop", stop),
+    ("template", template),
 ];
 
 /// Stands between the parts of an input that has several.
