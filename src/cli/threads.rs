@@ -12,9 +12,10 @@ use super::exit::Fatal;
 use crate::os::probe_threads;
 use crate::telemetry::catch_panic;
 
-/// Threads for work that blocks, made at the start. More are made where the system has them; where it
+/// Threads for work that blocks, made at the start; few, since the allocator reserves address space
+/// for each. More are made where the system has them; where it
 /// has not, work waits for one of these.
-const BLOCKING: usize = 8;
+const BLOCKING: usize = 4;
 
 /// How long all threads may take to begin.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -3,6 +3,9 @@
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
+/// Their stack: they only wait.
+const STACK: usize = 64 << 10;
+
 /// Makes `count` threads that exist at the same time, and ends them. For libraries that hang or
 /// panic where they can't make theirs.
 ///
@@ -20,7 +23,8 @@ pub fn probe_threads(count: usize) -> io::Result<()> {
                 open = held.1.wait(open).unwrap_or_else(PoisonError::into_inner);
             }
         };
-        match std::thread::Builder::new().name("phi4d-probe".into()).spawn(wait) {
+        let thread = std::thread::Builder::new().name("phi4d-probe".into()).stack_size(STACK);
+        match thread.spawn(wait) {
             Ok(thread) => threads.push(thread),
             Err(error) => {
                 made = Err(error);
