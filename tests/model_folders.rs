@@ -5,7 +5,6 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a test")]
 
-#[allow(dead_code, reason = "shared by the tests")]
 mod common;
 
 use std::fs;
