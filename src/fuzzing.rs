@@ -6,7 +6,7 @@
 pub use crate::cli::fuzzing::{events, expression, grammar, schema};
 pub use crate::engine::fuzzing::prefix_file;
 pub use crate::fetch::fuzzing::pull;
-pub use crate::generate::fuzzing::{answer, call_json, prompt, stop};
+pub use crate::generate::fuzzing::{answer, call_json, prompt, stop, template};
 pub use crate::model::fuzzing::{genai_config, graph};
 pub use crate::server::fuzzing::{bodies, http};
 pub use crate::settings::fuzzing::settings;
@@ -15,7 +15,7 @@ pub use crate::settings::fuzzing::settings;
 pub type Check = fn(&[u8]);
 
 /// Every target by its name.
-pub const TARGETS: [(&str, Check); 15] = [
+pub const TARGETS: [(&str, Check); 16] = [
     ("answer", answer),
     ("bodies", bodies),
     ("call_json", call_json),
@@ -31,6 +31,7 @@ pub const TARGETS: [(&str, Check); 15] = [
     ("schema", schema),
     ("settings", settings),
     ("stop", stop),
+    ("template", template),
 ];
 
 /// Stands between the parts of an input that has several.

@@ -84,7 +84,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         layer: "model",
-        ours: &["telemetry"],
+        ours: &["os", "telemetry"],
         crates: &[
             "ort",
             "ndarray",

@@ -249,11 +249,18 @@ fn of_fetch(error: &FetchError) -> Code {
     }
 }
 
+/// Most characters of a line: libraries quote what they refuse, however long it is.
+const MAX_LINE: usize = 2000;
+
 /// The text with line feeds and other control characters made spaces, and runs of them one.
 fn one_line(text: &str) -> String {
     let words = text.split(|c: char| c.is_whitespace() || c.is_control());
     let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
-    words.join(" ")
+    let line = words.join(" ");
+    match line.char_indices().nth(MAX_LINE) {
+        Some((end, _)) => format!("{} ...", &line[..end]),
+        None => line,
+    }
 }
 
 /// Tells why the program ends, and gives the code to end with.

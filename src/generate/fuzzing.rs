@@ -12,7 +12,7 @@ use super::prompt::PromptReader;
 use super::reading::AnswerReader;
 use super::request::{Chat, Ending, Message, Prompt, Role, TextDelta, TokenDelta};
 use super::stop::StopMatcher;
-use super::template::ChatTemplate;
+use super::template::{ChatTemplate, Turn};
 use super::thought::ThoughtReader;
 use super::tokenizer::Tokenizer;
 use super::tools::parse::{CallReader, Piece};
@@ -188,6 +188,19 @@ const MORE_TOKENS: [&str; 8] = [
     "<|tool_call|>",
     "<|/tool_call|>",
 ];
+
+/// A model folder's template: it is refused, or it renders a conversation or refuses that.
+pub fn template(data: &[u8]) {
+    let Ok(source) = std::str::from_utf8(data) else { return };
+    let Ok(template) = ChatTemplate::new(source.to_owned(), &Json::Null) else { return };
+    let turn = |role, content: &str| Turn { role, content: content.to_owned(), tools: None };
+    let turns = [turn("system", "Be brief."), turn("user", "Hi"), turn("assistant", "Hello.")];
+    for ending in [Ending::ModelTurn, Ending::Closed, Ending::Open] {
+        let rendered = template.render(&turns, &Chat { ending, ..Chat::default() });
+        // Its work is bounded, and so is what it makes of it: 64 bytes a piece of work.
+        assert!(rendered.is_err() || rendered.is_ok_and(|text| text.len() < 1 << 30));
+    }
+}
 
 /// The first id that is a control token's.
 const CONTROLS: u32 = 1000;

@@ -3,7 +3,8 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use minijinja::value::{Kwargs, Value};
-use minijinja::{Error, ErrorKind};
+use minijinja::{Error, ErrorKind, State};
+use minijinja_contrib::pycompat::unknown_method_callback;
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
@@ -149,6 +150,30 @@ fn civil_date(days: u64) -> (u64, u64, u64) {
     let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
     let year = era * 400 + year_of_era + u64::from(month <= 2);
     (year, month, day)
+}
+
+/// Most characters that `str.format` is asked to pad to, in all.
+const MAX_WIDTHS: usize = 1 << 20;
+
+/// Methods of Python's values. The library bounds what they make, but for the widths of `str.format`.
+pub(super) fn method(
+    state: &mut State<'_, '_>,
+    value: &Value,
+    name: &str,
+    arguments: &[Value],
+) -> Result<Value, Error> {
+    if name == "format" && value.as_str().is_some_and(|text| widths(text) > MAX_WIDTHS) {
+        let accepted = format!("format: accepted are widths of up to {MAX_WIDTHS} in all");
+        return Err(Error::new(ErrorKind::InvalidOperation, accepted));
+    }
+    unknown_method_callback(state, value, name, arguments)
+}
+
+/// The sum of all numbers in a format, which are its widths and precisions, and some more.
+fn widths(format: &str) -> usize {
+    let numbers = format.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
+    let number = |digits: &str| digits.parse().unwrap_or(usize::MAX);
+    numbers.fold(0_usize, |sum, digits| sum.saturating_add(number(digits)))
 }
 
 /// The reason in an error, without the template's file name and source lines.

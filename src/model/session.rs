@@ -39,6 +39,9 @@ fn build(
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         threads => threads,
     };
+    // Where ONNX Runtime can make some of its threads and then no more, it waits for good.
+    crate::os::probe_threads(threads)
+        .map_err(|error| LoadError::Threads { reason: error.to_string() })?;
     Session::builder(environment)
         .and_then(|builder| {
             let builder = builder

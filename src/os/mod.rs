@@ -9,6 +9,7 @@ mod listen;
 mod peer;
 mod signal;
 mod state;
+mod threads;
 #[cfg(unix)]
 mod unix;
 #[cfg(windows)]
@@ -31,5 +32,6 @@ pub use system::{
     private_folder, replace_file, resident_memory, room_for_connections, spare_memory, take_stderr,
     too_open, user_id, write_stderr,
 };
+pub use threads::probe_threads;
 #[cfg(unix)]
 pub use unix::helper;

@@ -134,7 +134,7 @@ pub fn flush(limit: Duration) {
 /// Lines that were dropped because the log could not be written as fast as they came, or at all.
 #[must_use]
 pub fn lost_lines() -> u64 {
-    QUEUE.lost()
+    QUEUE.lost_so_far()
 }
 
 /// Puts `text`, one short line, in the place of what stood there; an empty one removes it. Only if

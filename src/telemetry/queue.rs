@@ -128,7 +128,7 @@ impl Queue {
     }
 
     /// Records that were lost so far.
-    pub(super) fn lost(&self) -> u64 {
+    pub(super) fn lost_so_far(&self) -> u64 {
         self.state().lost_in_all
     }
 
@@ -307,7 +307,7 @@ mod tests {
         }
         push(&running, 1..3 * MAX_RECORDS);
         assert!(!running.queue.flush(Duration::from_millis(1)));
-        let lost = running.queue.lost();
+        let lost = running.queue.lost_so_far();
         assert_eq!(lost, 2 * MAX_RECORDS as u64);
         for _ in 0..3 * MAX_RECORDS {
             running.turns.send(()).unwrap();
@@ -329,7 +329,7 @@ mod tests {
             running.queue.push(Entry::Line("x".repeat(MAX_BYTES / 8)));
         }
         assert!(running.queue.state().bytes <= MAX_BYTES);
-        assert!(running.queue.lost() >= 50);
+        assert!(running.queue.lost_so_far() >= 50);
         running.queue.push(Entry::Line("x".repeat(MAX_BYTES + 1)));
         assert!(running.queue.state().bytes <= MAX_BYTES);
     }
@@ -343,7 +343,7 @@ mod tests {
         running.fails.store(true, Ordering::Relaxed);
         push(&running, 0..3);
         assert!(running.queue.flush(Duration::from_secs(60)));
-        assert_eq!(running.queue.lost(), 3);
+        assert_eq!(running.queue.lost_so_far(), 3);
         running.fails.store(false, Ordering::Relaxed);
         push(&running, 3..5);
         assert!(running.queue.flush(Duration::from_secs(60)));

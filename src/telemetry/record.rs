@@ -25,7 +25,7 @@ impl OwnedRecord {
             time,
             level: record.level(),
             target: record.target().to_owned(),
-            message: record.args().to_string(),
+            message: shortened(record.args().to_string()),
             module: record.module_path().map(str::to_owned),
             file: record.file().map(str::to_owned),
             line: record.line(),
@@ -84,12 +84,23 @@ impl OwnedRecord {
     }
 }
 
+/// Most bytes of one text: a longer one would push others out of the queue.
+const MAX_TEXT: usize = 16 << 10;
+
+fn shortened(mut text: String) -> String {
+    if text.len() > MAX_TEXT {
+        text.truncate(text.floor_char_boundary(MAX_TEXT));
+        text.push_str("...");
+    }
+    text
+}
+
 /// The key-values of a record as text.
 pub(super) fn pairs(record: &Record<'_>) -> Vec<(String, String)> {
     struct Collect(Vec<(String, String)>);
     impl<'kvs> VisitSource<'kvs> for Collect {
         fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), Error> {
-            self.0.push((key.to_string(), value.to_string()));
+            self.0.push((key.to_string(), shortened(value.to_string())));
             Ok(())
         }
     }

@@ -12,6 +12,7 @@ mod clock;
 mod descriptors;
 mod disk;
 mod engine;
+mod injection;
 mod killed;
 mod log;
 mod memory;
