@@ -246,3 +246,43 @@ impl FormPort for Port {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Map, Value, json};
+
+    use super::*;
+    use crate::generate::Form;
+    use crate::generate::fuzzing::Forms;
+
+    /// A large agent's tools, as one schema.
+    fn tools(count: usize) -> Value {
+        let tool = |index: usize| {
+            let fields: Map<String, Value> = (0..12)
+                .map(|field| {
+                    let kind = ["string", "integer", "boolean"][field % 3];
+                    (format!("field_{field}_of_{index}"), json!({"type": kind}))
+                })
+                .collect();
+            json!({"type": "object", "properties": {"name": {"const": format!("tool_{index}")},
+                "arguments": {"type": "object", "properties": fields, "required": ["field_0"]}},
+                "required": ["name", "arguments"]})
+        };
+        json!({"anyOf": (0..count).map(tool).collect::<Vec<_>>()})
+    }
+
+    /// The limits leave real forms their room, at Phi-4's vocabulary.
+    #[tokio::test]
+    async fn large_forms_of_real_programs_are_within_the_limits() {
+        let forms = Forms::over_phi4(Arc::new(Forks::default()));
+        let began = Instant::now();
+        assert!(forms.check(&Form::JsonObject).await);
+        eprintln!("the first form: {:?}", began.elapsed());
+        let began = Instant::now();
+        assert!(forms.check(&Form::JsonSchema(tools(128))).await);
+        eprintln!("128 tools: {:?}", began.elapsed());
+        assert!(forms.check(&Form::Regex("([a-z]+ ){2,40}[0-9]{4}-[0-9]{2}".into())).await);
+        let texts = (0..1024).map(|index| format!("category {index}")).collect();
+        assert!(forms.check(&Form::Choice(texts)).await);
+    }
+}

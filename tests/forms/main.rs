@@ -115,7 +115,7 @@ fn what_once_killed_or_froze_the_daemon_is_refused() {
     stop(daemon);
 }
 
-/// A client that leaves ends its form's process in the middle of its work, and so does a stop.
+/// A client that leaves ends its form's process in the middle of its work; so do a deadline and a stop.
 #[test]
 fn a_compile_ends_with_its_client_and_with_the_daemon() {
     let daemon = start(&[]);
@@ -139,6 +139,11 @@ fn a_compile_ends_with_its_client_and_with_the_daemon() {
     drop(connection);
     wait_for("the end of that process", || (others(id).len() <= kept).then_some(()));
     assert!(left.elapsed() < Duration::from_millis(1500), "{:?}", left.elapsed());
+    let mut hurried = costly.clone();
+    hurried["timeout"] = json!(0.2);
+    let (status, code) = end_of(&daemon.tcp(), "/v1/completions", &hurried);
+    assert_eq!((status, code.as_str()), (504, "deadline_exceeded"));
+    wait_for("the end of the hurried one", || (others(id).len() <= kept).then_some(()));
     let _connection = send();
     wait_for("a process for the form", || (others(id).len() > kept).then_some(()));
     stop(daemon);

@@ -34,22 +34,32 @@ impl Forms {
         Some(Self(Grammars::new(Arc::new(tokenizer), ends, host)))
     }
 
-    /// Checks one form.
-    pub async fn check(&self, form: &Form) {
+    /// Over Phi-4's own vocabulary.
+    #[cfg(test)]
+    pub fn over_phi4(host: Arc<dyn FormHost>) -> Self {
+        let folder = crate::generate::fixtures::phi4_folder("first");
+        let tokenizer = Tokenizer::load(&folder.path().join("tokenizer.json")).unwrap();
+        Self(Grammars::new(Arc::new(tokenizer), vec![100_265, 100_257], host))
+    }
+
+    /// Checks one form; whether it could be used.
+    pub async fn check(&self, form: &Form) -> bool {
         let given = Constraint { form: form.clone(), field: "form".to_owned() };
         let turn = check(&given).map(|()| Turn { constraint: Some(given), parts: Vec::new() });
-        self.follow(turn).await;
+        let used = self.follow(turn).await;
         if let Form::JsonSchema(schema) = form {
             self.follow(Turn::of_chat(&call_with(schema), Dialect::default(), None)).await;
         }
+        used
     }
 
-    async fn follow(&self, turn: Result<Turn, GenerateError>) {
+    async fn follow(&self, turn: Result<Turn, GenerateError>) -> bool {
         let began = Instant::now();
         let mask = match turn {
             Ok(turn) => self.0.mask_of_turn(&turn, CallerId::default(), None).await,
             Err(error) => Err(error),
         };
+        let used = mask.is_ok();
         match mask {
             Ok(Some(mut mask)) => draw(mask.as_mut()),
             Ok(None) => {}
@@ -59,6 +69,7 @@ impl Forms {
             Err(error) => assert!(matches!(error, GenerateError::GrammarsBusy), "{error}"),
         }
         assert!(began.elapsed() < HANGS, "it took {:?}", began.elapsed());
+        used
     }
 }
 
