@@ -78,10 +78,13 @@ fn many(open: &str, item: impl Fn(usize) -> String, count: usize, close: &str) -
     format!("{open}{}{close}", items.join(","))
 }
 
+/// A beginning, items and an end.
+type Shape<'a> = (&'a str, &'a dyn Fn(usize) -> String, &'a str);
+
 #[test]
 fn shapes_that_take_the_most() {
     for count in [0, 1, 2, 3, 4, 5, 8, 9, 100, 1000, 1025, 100_000] {
-        let shapes: [(&str, &dyn Fn(usize) -> String, &str); 9] = [
+        let shapes: [Shape<'_>; 9] = [
             ("[", &|_| "{}".to_owned(), "]"),
             ("[", &|_| "[]".to_owned(), "]"),
             ("[", &|_| "[0]".to_owned(), "]"),

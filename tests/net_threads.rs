@@ -17,6 +17,9 @@ use serde_json::{Value, json};
 /// Bodies are as long as they may be, or nearly.
 const BODY: usize = 8 << 20;
 
+/// The same where each shape is sent to each route, one after the other.
+const ROUTED: usize = 4 << 20;
+
 /// Routes that take a body.
 const ROUTES: [&str; 11] = [
     "/v1/chat/completions",
@@ -80,6 +83,10 @@ fn shapes(bytes: usize) -> Vec<(&'static str, String)> {
         ("a text of 1 MiB", of_text(&words(1 << 18))),
         ("no words", of_text(&"漢".repeat(bytes / 24))),
         ("objects", filled(bytes, &with("\"guided_json\":{\"enum\":["), |_| "{}".into(), "]}}")),
+        (
+            "a schema",
+            filled(bytes / 32, &with("\"guided_json\":{\"enum\":["), |_| "{}".into(), "]}}"),
+        ),
         ("keys", filled(bytes, &with("\"x\":{"), |index| format!("\"{index}\":0"), "}}")),
         ("fields", filled(bytes, &with("\"x\":0,"), |index| format!("\"{index}\":0"), "}")),
         ("numbers", filled(bytes, &with("\"x\":["), |_| "0".into(), "]}")),
@@ -155,18 +162,19 @@ fn reset_peak(daemon: &Daemon) {
 
 #[test]
 fn no_route_makes_the_net_threads_work_with_the_input() {
-    let daemon = Setup::new().with(&["--request-memory-bytes", "1073741824"]).start();
+    let limits = ["--request-memory-bytes", "1073741824", "--max-body-bytes", "4194304"];
+    let daemon = Setup::new().with(&limits).start();
     let address = daemon.address();
     daemon.unix().chat("2+2=", &json!({}));
     // Receiving alone: it is refused for its first byte.
-    let junk = "x".repeat(BODY - 1);
+    let junk = "x".repeat(ROUTED - 1);
     let receiving = (0..3).map(|_| {
         let (answer, time) = net_time_of(&daemon, || ask(address, ROUTES[0], &junk));
         assert_eq!(answer.status, 400, "{}", answer.text());
         time
     });
     let receiving = receiving.max().unwrap();
-    for (shape, body) in shapes(BODY - 1) {
+    for (shape, body) in shapes(ROUTED - 1) {
         for route in ROUTES {
             let (answer, time) = net_time_of(&daemon, || ask(address, route, &body));
             assert!(answer.status < 500, "{shape} to {route}: {}", answer.status);
@@ -217,6 +225,38 @@ fn slowest(daemon: &Daemon, work: impl FnOnce()) -> Duration {
         over.store(true, Ordering::Relaxed);
         asking.join().unwrap()
     })
+}
+
+#[test]
+fn long_prompts_are_read_beside_a_crowd_s_that_never_end() {
+    let daemon = Setup::new().with(&["--request-memory-bytes", "1073741824"]).start();
+    let address = daemon.address();
+    let prompt = json!({ "prompt": "some words, 12 numbers; ".repeat(5_000) });
+    let timed = || {
+        let begun = Instant::now();
+        assert_eq!(daemon.unix().post("/tokenize", &prompt).status, 200);
+        begun.elapsed()
+    };
+    let alone = (0..3).map(|_| timed()).max().unwrap();
+    let text =
+        json!({ "prompt": "some words, 12 numbers; ".repeat((BODY - 200) / 24) }).to_string();
+    let over = AtomicBool::new(false);
+    let beside = std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let status = ask(address, "/tokenize", &text).status;
+                    assert!([400, 503].contains(&status), "{status}");
+                }
+            });
+        }
+        let beside = (0..5).map(|_| timed()).max().unwrap();
+        over.store(true, Ordering::Relaxed);
+        beside
+    });
+    // A step of another caller's for each of its own, and processors that are shared by all.
+    let most = alone * 6 + Duration::from_secs(2);
+    assert!(beside < most, "{beside:?} beside the crowd, {alone:?} alone");
 }
 
 #[test]

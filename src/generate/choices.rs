@@ -9,6 +9,7 @@ use std::task::Poll;
 use super::answer::{Answer, Parts};
 use super::error::GenerateError;
 use super::generation::{Generation, ReadPrompt};
+use super::pool::Elsewhere;
 use super::preparation::{Plan, Ready};
 use super::request::{Delta, Finished, Prompt, Request, TextDelta, TokenDelta, Usage};
 use super::service::Generator;
@@ -58,7 +59,7 @@ pub struct Choices {
     generator: Generator,
     /// Until all have begun.
     plan: Option<Arc<Plan>>,
-    prompts: Vec<Ready>,
+    prompts: Vec<Elsewhere<Ready>>,
     /// First answers to prompts whose copies have not begun.
     firsts: VecDeque<Generation>,
     generations: Vec<Generation>,
@@ -143,11 +144,13 @@ impl Choices {
                 generations.push(generator.launch(shared, prompt, index).await?);
             }
         }
-        // What held the output to a form may be large.
-        let turns: Vec<_> =
-            prompts.iter_mut().map(|prompt| std::mem::take(&mut prompt.turn)).collect();
-        let caller = shared.caller;
-        generator.pool.drop_there(caller, (plan.take(), turns));
+        // What held the output to a form may be large, and answers take long.
+        let pool = Arc::clone(&generator.pool);
+        for prompt in prompts.iter_mut() {
+            let turn = std::mem::take(&mut prompt.turn);
+            drop(Elsewhere::new(&pool, shared.caller, shared.large, turn));
+        }
+        *plan = None;
         Ok(())
     }
 
@@ -173,7 +176,7 @@ impl Choices {
     /// The most that prompts and answers can take together. Copies share their prompt.
     #[must_use]
     pub fn most_tokens(&self) -> usize {
-        let most = |prompt: &Ready| {
+        let most = |prompt: &Elsewhere<Ready>| {
             prompt.max_tokens.saturating_mul(self.copies.made).saturating_add(prompt.prompt.len())
         };
         self.prompts.iter().map(most).fold(0, usize::saturating_add)

@@ -40,7 +40,7 @@ pub use choices::{Choices, Copies, Gathered};
 pub use error::{GenerateError, TextLoadError};
 pub use generation::Generation;
 pub use inspect::{TextFacts, inspect_text};
-pub use pool::{Pool, Undone};
+pub use pool::{Elsewhere, Pool, Undone};
 pub use preparation::{MOST_TOKENS, is_large};
 pub use request::{
     Chat, Constraint, Delta, DryParameters, Ending, Finish, Finished, Form, Logprobs, Message,

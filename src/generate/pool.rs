@@ -4,6 +4,7 @@
 //! Work is done in steps. After each step the next caller has its turn, so that one long piece of
 //! work does not hold up the others, and work whose client has left is dropped.
 
+use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -91,7 +92,50 @@ impl<T: Send, S: FnMut() -> Option<T> + Send> Work for Task<T, S> {
     }
 }
 
-/// Something to drop: large values take long.
+/// A value that takes long to drop where it is `large`, which the pool does then.
+#[derive(Debug)]
+pub struct Elsewhere<T: Send + 'static> {
+    /// `None` only while it is dropped.
+    value: Option<T>,
+    pool: Arc<Pool>,
+    caller: CallerId,
+    large: bool,
+}
+
+impl<T: Send + 'static> Elsewhere<T> {
+    /// `value`, which the pool drops if it is `large`.
+    pub fn new(pool: &Arc<Pool>, caller: CallerId, large: bool, value: T) -> Self {
+        Self { value: Some(value), pool: Arc::clone(pool), caller, large }
+    }
+}
+
+#[expect(clippy::expect_used, reason = "the value is taken by nothing but the drop")]
+impl<T: Send + 'static> Deref for Elsewhere<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.value.as_ref().expect("there until it is dropped")
+    }
+}
+
+#[expect(clippy::expect_used, reason = "the value is taken by nothing but the drop")]
+impl<T: Send + 'static> DerefMut for Elsewhere<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.value.as_mut().expect("there until it is dropped")
+    }
+}
+
+impl<T: Send + 'static> Drop for Elsewhere<T> {
+    fn drop(&mut self) {
+        if self.large
+            && let Some(value) = self.value.take()
+        {
+            self.pool.drop_there(self.caller, value);
+        }
+    }
+}
+
+/// Something to drop.
 struct Leftover<T>(Option<T>);
 
 impl<T: Send> Work for Leftover<T> {
@@ -166,7 +210,7 @@ impl Pool {
     }
 
     /// Drops `value` on one of the threads, or here where too much waits.
-    pub fn drop_there<T: Send + 'static>(&self, caller: CallerId, value: T) {
+    fn drop_there<T: Send + 'static>(&self, caller: CallerId, value: T) {
         drop(self.0.add(caller, Box::new(Leftover(Some(value)))));
     }
 }

@@ -6,9 +6,9 @@ const A: CallerId = CallerId(1);
 const B: CallerId = CallerId(2);
 
 /// Occupies both threads until what is returned is dropped.
-fn occupy(pool: &Arc<Pool>) -> Vec<mpsc::Sender<()>> {
+fn occupy(pool: &Arc<Pool>) -> Vec<mpsc::SyncSender<()>> {
     let occupied = (0..THREADS).map(|_| {
-        let (release, wait) = mpsc::channel::<()>();
+        let (release, wait) = mpsc::sync_channel::<()>(1);
         let (tell, begun) = oneshot::channel();
         let pool = Arc::clone(pool);
         tokio::spawn(async move {
@@ -82,10 +82,10 @@ async fn a_client_that_leaves_ends_the_work() {
     let pool = Arc::new(Pool::start().unwrap());
     let alive = Arc::new(());
     let held = Arc::clone(&alive);
-    let (tell, begun) = mpsc::channel();
+    let (tell, begun) = mpsc::sync_channel(1);
     let endless = pool.run_steps(A, None, move || {
         let _held = &held;
-        let _ = tell.send(());
+        let _ = tell.try_send(());
         None::<()>
     });
     let endless = tokio::time::timeout(Duration::from_millis(50), endless).await;

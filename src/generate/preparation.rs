@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::error::GenerateError;
 use super::grammar::Turn;
-use super::pool::{Pool, Undone};
+use super::pool::{Elsewhere, Pool, Undone};
 use super::prompt::Tokenizing;
 use super::reading::Reading;
 use super::request::{Parameters, Prompt, Request, Side};
@@ -36,7 +36,7 @@ pub(super) struct Plan {
     /// The stream of text that each answer begins with.
     pub(super) text: TextStream,
     constraint: Option<super::request::Constraint>,
-    large: bool,
+    pub(super) large: bool,
 }
 
 /// A prompt that the engine can be given.
@@ -143,7 +143,7 @@ impl Generator {
         &self,
         plan: &Arc<Plan>,
         prompt: Prompt,
-    ) -> Result<Ready, GenerateError> {
+    ) -> Result<Elsewhere<Ready>, GenerateError> {
         let Plan { caller, deadline, large, .. } = **plan;
         let mut preparation = Preparation {
             generator: self.clone(),
@@ -152,7 +152,8 @@ impl Generator {
             tokenizing: None,
         };
         let place = Place { pool: &self.pool, caller, deadline, large };
-        place.run_steps(move || preparation.step().transpose()).await
+        let ready = place.run_steps(move || preparation.step().transpose()).await?;
+        Ok(Elsewhere::new(&self.pool, caller, large, ready))
     }
 }
 

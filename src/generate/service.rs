@@ -117,9 +117,7 @@ impl Generator {
         validate::not_empty(&prompt)?;
         let plan = self.plan(request).await?;
         let ready = self.prepare(&plan, prompt).await?;
-        let started = self.launch(&plan, &ready, 0).await;
-        self.pool.drop_there(plan.caller, (plan, ready));
-        started
+        self.launch(&plan, &ready, 0).await
     }
 
     /// Queues copy number `index` of a request.
@@ -197,7 +195,7 @@ impl Generator {
 
     /// The threads for work that grows with requests.
     #[must_use]
-    pub fn pool(&self) -> &Pool {
+    pub fn pool(&self) -> &Arc<Pool> {
         &self.pool
     }
 

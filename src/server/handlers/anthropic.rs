@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
 
-use super::generation::{Asked, Voice, answer_in, check_model};
+use super::generation::{Asked, Voice, answer_renamed, check_model};
 use super::tokens::tokens_of;
 use crate::generate::{Answer, Choices, Finished, MOST_STOPS, TextDelta, Usage};
 use crate::server::access::{Exchange, random_hex};
@@ -41,7 +41,7 @@ pub(crate) async fn create(
         stops: chat.parameters.stop.iter().take(MOST_STOPS).cloned().collect(),
     };
     let asked = Asked { ignored, ..Asked::from(chat) };
-    answer_in(app, asked, exchange, voice).await.map_err(|error| renaming.tell(error))
+    answer_renamed(app, asked, exchange, voice, renaming).await
 }
 
 /// `POST /v1/messages/count_tokens`.

@@ -8,8 +8,8 @@ use hyper::StatusCode;
 use super::built::{done, keep};
 use crate::engine::JobError;
 use crate::generate::{
-    Answer, Choices, Copies, Delta, Finish, Finished, Gathered, GenerateError, Parameters, Prompt,
-    Request, TextDelta, Usage, is_large,
+    Answer, Choices, Copies, Delta, Elsewhere, Finish, Finished, Gathered, GenerateError,
+    Parameters, Prompt, Request, TextDelta, Usage, is_large,
 };
 use crate::server::access::{Exchange, random_hex};
 use crate::server::app::{App, Phase};
@@ -21,6 +21,7 @@ use crate::server::wire::chat::ChatRequest;
 use crate::server::wire::common::{Delivery, Envelope, SYSTEM_FINGERPRINT};
 use crate::server::wire::completions::CompletionRequest;
 use crate::server::wire::error::Dialect;
+use crate::server::wire::names::Renaming;
 use crate::server::wire::sampling::GivenNames;
 
 /// The end of a stream that ended well.
@@ -170,6 +171,20 @@ pub(super) fn envelope(app: &App, prefix: &str, object: &'static str) -> Envelop
     }
 }
 
+/// As [`answer_in`], with faults under the client's names.
+pub(super) async fn answer_renamed<V: Voice>(
+    app: &App,
+    asked: Asked,
+    exchange: &Arc<Exchange>,
+    voice: V,
+    renaming: Renaming,
+) -> Result<Reply, ApiError> {
+    let (pool, caller) = (app.generator().pool(), exchange.caller().id());
+    // It knows the place of each message.
+    let renaming = Elsewhere::new(pool, caller, is_large(exchange.weight()), renaming);
+    answer_in(app, asked, exchange, voice).await.map_err(|error| renaming.tell(error))
+}
+
 /// Runs a request and answers it in `shape`.
 pub(super) async fn answer<S: Shape>(
     app: &App,
@@ -181,20 +196,23 @@ pub(super) async fn answer<S: Shape>(
 }
 
 /// Runs a request and answers it in `voice`.
-pub(super) async fn answer_in<V: Voice>(
+async fn answer_in<V: Voice>(
     app: &App,
     asked: Asked,
     exchange: &Arc<Exchange>,
-    mut voice: V,
+    voice: V,
 ) -> Result<Reply, ApiError> {
     let weight = exchange.weight();
+    let caller = exchange.caller().id();
+    // It may repeat much of the request.
+    let mut voice = Elsewhere::new(app.generator().pool(), caller, is_large(weight), voice);
     let known = asked.parameters.prompt_logprobs.map(|top| usize::try_from(top).unwrap_or(0) + 1);
     let (names, delivery, ignored) = (asked.names, asked.delivery, asked.ignored);
     let copies = asked.copies;
     let request = Request {
         prompt: Prompt::Tokens(Vec::new()),
         parameters: asked.parameters,
-        caller: exchange.caller().id(),
+        caller,
         weight,
     };
     exchange.asks(&app.options().model_name);
@@ -288,9 +306,9 @@ async fn said<V: Voice>(
     app: &App,
     exchange: &Arc<Exchange>,
     large: bool,
-    mut voice: V,
+    mut voice: Elsewhere<V>,
     say: impl FnOnce(&mut V) -> String + Send + 'static,
-) -> Result<(V, String), ApiError> {
+) -> Result<(Elsewhere<V>, String), ApiError> {
     let work = move |_: &App| {
         let text = say(&mut voice);
         (voice, text)
@@ -300,7 +318,7 @@ async fn said<V: Voice>(
 
 async fn stream<V: Voice>(
     mut running: Running,
-    mut voice: V,
+    mut voice: Elsewhere<V>,
     large: bool,
     out: &Events,
     exchange: &Arc<Exchange>,
@@ -331,9 +349,8 @@ async fn stream<V: Voice>(
                 let error = ApiError::from(error);
                 let code = error.code;
                 let fault = move |voice: &mut V| voice.fault(&error);
-                (voice, text) = said(&app, exchange, large, voice, fault).await?;
+                let (_, text) = said(&app, exchange, large, voice, fault).await?;
                 out.send(text).await;
-                leave(&app, exchange, large, voice);
                 exchange.ended(code);
                 return Ok(());
             }
@@ -341,18 +358,10 @@ async fn stream<V: Voice>(
     }
     let usage = running.choices.usage();
     let close = move |voice: &mut V| voice.close(usage);
-    (voice, text) = said(&app, exchange, large, voice, close).await?;
+    let (_, text) = said(&app, exchange, large, voice, close).await?;
     out.send(text).await;
-    leave(&app, exchange, large, voice);
     exchange.ended("complete");
     Ok(())
-}
-
-/// What a voice repeats of a large request takes long to drop.
-fn leave<V: Voice>(app: &App, exchange: &Exchange, large: bool, voice: V) {
-    if large {
-        app.generator().pool().drop_there(exchange.caller().id(), voice);
-    }
 }
 
 /// Answers in the making that fail when the daemon's drain limit has passed.

@@ -7,7 +7,7 @@ use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
 
 use super::calls::CallCollector;
-use super::generation::{Asked, Voice, answer_in, check_model};
+use super::generation::{Asked, Voice, answer_renamed, check_model};
 use crate::generate::{Answer, Choices, Finished, TextDelta, Usage};
 use crate::server::access::Exchange;
 use crate::server::app::App;
@@ -17,7 +17,6 @@ use crate::server::reply::{Reply, json, telling_ignored};
 use crate::server::sse::Format;
 use crate::server::wire::common::to_json;
 use crate::server::wire::error::Dialect;
-use crate::server::wire::names::Renaming;
 use crate::server::wire::ollama::{
     Details, Figures, GenerateTask, Kind, Line, LoadedModel, Models, OllamaChat, OllamaGenerate,
     ShowFacts, ShowRequest, Shown, TaggedModel, Version, done_reason,
@@ -47,7 +46,7 @@ pub(crate) async fn chat(
         return Ok(voice.loaded(asked.unloads));
     };
     let chat = Asked { ignored: asked.ignored, ..Asked::from(*chat) };
-    run(app, chat, exchange, voice, &asked.renaming).await
+    answer_renamed(app, chat, exchange, voice, asked.renaming).await
 }
 
 /// `POST /api/generate`.
@@ -69,17 +68,7 @@ pub(crate) async fn generate(
         GenerateTask::Text(text) => Asked::from(*text),
     };
     let task = Asked { ignored: asked.ignored, ..task };
-    run(app, task, exchange, voice, &asked.renaming).await
-}
-
-async fn run(
-    app: &App,
-    asked: Asked,
-    exchange: &Arc<Exchange>,
-    voice: OllamaVoice,
-    renaming: &Renaming,
-) -> Result<Reply, ApiError> {
-    answer_in(app, asked, exchange, voice).await.map_err(|error| renaming.tell(error))
+    answer_renamed(app, task, exchange, voice, asked.renaming).await
 }
 
 /// `GET /api/version`.

@@ -7,7 +7,7 @@ use hyper::body::Incoming;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::generation::{Asked, Voice, answer_in, check_model, envelope};
+use super::generation::{Asked, Voice, answer_renamed, check_model, envelope};
 use crate::generate::{Answer, CallDelta, Choices, Finish, Finished, TextDelta, Usage};
 use crate::server::access::{Exchange, random_hex};
 use crate::server::app::App;
@@ -46,7 +46,7 @@ pub(crate) async fn create(
         status: Status::Completed,
     };
     let asked = Asked { ignored, ..Asked::from(chat) };
-    answer_in(app, asked, exchange, voice).await.map_err(|error| renaming.tell(error))
+    answer_renamed(app, asked, exchange, voice, renaming).await
 }
 
 /// The item that is being made.
