@@ -29,6 +29,7 @@ pub(super) fn start_log(resolved: &Resolved) -> Result<(), Fatal> {
         LogFormat::Json => telemetry::Format::Json,
         LogFormat::Journal => telemetry::Format::Journal,
     };
+    os::prepare_unwinding();
     let stderr = os::take_stderr()
         .map_err(|source| Fatal::System { action: "open standard error again", source })?;
     telemetry::init(format, resolved.settings.log_level, stderr)
@@ -135,23 +136,9 @@ pub(super) fn engine_options(
         store: prefix_store(settings).map(|folder| engine::Store {
             folder,
             bytes: settings.prefix_store_bytes,
-            fingerprint: store_fingerprint(settings, limits, fingerprint),
+            fingerprint,
         }),
     }
-}
-
-/// Tells prefixes apart by the model, and where answers are to be reproducible by the chunks that
-/// they were read in: those of other chunks differ in their last digits.
-fn store_fingerprint(
-    settings: &Settings,
-    limits: &model::ModelLimits,
-    model: [u8; 32],
-) -> [u8; 32] {
-    if !settings.reproducible {
-        return model;
-    }
-    let grid = (limits.max_prefill_tokens as u64).to_le_bytes();
-    *blake3::hash(&[model.as_slice(), &grid].concat()).as_bytes()
 }
 
 /// Where prefixes are kept, if they are.

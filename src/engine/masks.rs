@@ -43,11 +43,14 @@ impl<'c> Chooser<'c> {
     /// Chooses the next token of `sequence` from `row`; `None` if its mask is not there in time. An
     /// outcome without a choice is the end of a sequence that is complete.
     pub(super) fn sample(&mut self, sequence: &mut Sequence, row: &[f32]) -> Option<Outcome> {
-        if let Some(reason) = sequence.settle(self.left()) {
+        // In this order: a mask that is ready has said whether the output is complete, but one
+        // that has not said so yet may say it while its readiness is waited for.
+        let left = self.left();
+        let ready = sequence.sampler().is_ready(left);
+        if let Some(reason) = sequence.settle(Duration::ZERO) {
             return Some(Ok(Some(reason)));
         }
-        let left = self.left();
-        sequence.sampler().is_ready(left).then(|| self.choose(sequence, row))
+        ready.then(|| self.choose(sequence, row))
     }
 
     /// As [`Self::sample`], keeping `row` where the mask is not there in time.
@@ -78,9 +81,12 @@ impl Core {
                 continue;
             }
             let left = until.saturating_duration_since(Instant::now());
+            // Before it is settled, as in [`Chooser::sample`].
+            let held = sequence.take_held();
+            let left = if held.is_some() { Duration::ZERO } else { left };
             let outcome = if let Some(reason) = sequence.settle(left) {
                 Ok(Some(reason))
-            } else if let Some(logits) = sequence.take_held() {
+            } else if let Some(logits) = held {
                 let counters = &self.shared.counters;
                 let mut chooser = Chooser::new(counters, &mut self.scratch, Duration::ZERO);
                 chooser.choose(sequence, &logits)

@@ -9,7 +9,7 @@ use std::fs;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
-use crate::model::Runner;
+use crate::model::{ModelLimits, Runner};
 use crate::os;
 
 use super::kv::{Action, Cache};
@@ -32,6 +32,13 @@ pub struct Store {
     pub bytes: u64,
     /// Says which model the keys and values are of.
     pub fingerprint: [u8; 32],
+}
+
+/// The fingerprint of prefixes that were read in chunks of a fixed grid: those of other chunks
+/// differ in their last digits.
+pub(super) fn on_grid(model: [u8; 32], limits: &ModelLimits) -> [u8; 32] {
+    let grid = (limits.max_prefill_tokens as u64).to_le_bytes();
+    *blake3::hash(&[model.as_slice(), &grid].concat()).as_bytes()
 }
 
 /// Why a file was not taken.

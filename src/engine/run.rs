@@ -168,6 +168,9 @@ pub fn start(
     if options.reproducible {
         // How much is speculated follows measured times, and shows in the last digits of the logits.
         options.draft_tokens = 0;
+        if let Some(store) = &mut options.store {
+            store.fingerprint = persist::on_grid(store.fingerprint, runner.limits());
+        }
     }
     let mut limits = runner.limits().clone();
     let max_running = options.max_running.clamp(1, limits.slots);

@@ -115,12 +115,15 @@ struct Late {
     inner: Runs,
     late: u32,
     left: u32,
+    /// Whether all is known at once as soon as it is asked whether the mask is ready, though it was
+    /// not when progress was asked for.
+    jumps: bool,
     progress: Progress,
 }
 
 impl Late {
     fn new(inner: Runs, late: u32) -> Self {
-        Self { inner, late, left: 0, progress: Progress::Open }
+        Self { inner, late, left: 0, jumps: false, progress: Progress::Open }
     }
 
     fn asked(&mut self) {
@@ -151,16 +154,19 @@ impl TokenMask for Late {
 
     fn ready(&mut self, _limit: Duration) -> bool {
         self.asked();
+        if self.jumps {
+            self.left = 0;
+        }
         self.left == 0
     }
 }
 
 #[test]
 fn masks_that_come_late_change_nothing_of_the_output() {
-    let late_run = |late: u32, draft_tokens: usize, max_tokens: usize| {
+    let late_run = |late: u32, jumps: bool, draft_tokens: usize, max_tokens: usize| {
         let (engine, _) = engine_with(Options { draft_tokens, ..options() });
         let (job, mut events) = job(&[1, 2, 3], max_tokens, 64);
-        let mask = Late::new(Runs::new(23), late);
+        let mask = Late { jumps, ..Late::new(Runs::new(23), late) };
         engine.handle().submit(Job { mask: Some(Box::new(mask)), ..job }).unwrap();
         let (tokens, end) = wait(&mut events);
         assert_settled(&settle(&engine.handle()));
@@ -170,9 +176,10 @@ fn masks_that_come_late_change_nothing_of_the_output() {
     for max_tokens in [40, 23, 9] {
         let (expected, end, _) = run(Runs::new(23), 0, max_tokens);
         for late in [0, 1, 2, 3, 7] {
-            for draft_tokens in [0, 7] {
-                let found = late_run(late, draft_tokens, max_tokens);
-                assert_eq!(found, (expected.clone(), end), "{late} {draft_tokens} {max_tokens}");
+            for (draft_tokens, jumps) in [(0, false), (7, false), (0, true), (7, true)] {
+                let found = late_run(late, jumps, draft_tokens, max_tokens);
+                let case = format!("{late} {jumps} {draft_tokens} {max_tokens}");
+                assert_eq!(found, (expected.clone(), end), "{case}");
             }
         }
     }

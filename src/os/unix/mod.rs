@@ -15,6 +15,7 @@ mod signals;
 mod socket;
 mod stderr;
 mod syscalls;
+mod unwinding;
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
@@ -33,6 +34,7 @@ pub use signals::Signals;
 pub use socket::{SocketFile, bind_unix, path_of};
 pub use stderr::{take_stderr, write_stderr};
 pub use tokio::net::{UnixListener, UnixStream};
+pub use unwinding::prepare_unwinding;
 
 /// The user that this process acts as.
 #[must_use]
