@@ -294,8 +294,8 @@ impl Core {
             let cached = self.cache.tokens(row).len();
             if let Some(sequence) = self.cache.sequence_mut(row) {
                 let state = (cached, row < decoding);
-                let chunked = sequence.chunked(self.options.reproducible, &self.limits);
-                candidates.push(sequence.candidate(row, state, chunked, &self.limits, now));
+                let how = (&self.limits, self.options.reproducible);
+                candidates.push(sequence.candidate(row, state, how, now));
             }
         }
         let chunk = match self.options.reproducible {

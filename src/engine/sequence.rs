@@ -198,8 +198,7 @@ impl Sequence {
         &mut self,
         row: usize,
         (cached, decodes): (usize, bool),
-        chunked: usize,
-        limits: &ModelLimits,
+        (limits, reproducible): (&ModelLimits, bool),
         now: Instant,
     ) -> Candidate {
         let room = self.events.capacity() >= EVENTS_PER_STEP;
@@ -211,7 +210,7 @@ impl Sequence {
         Candidate {
             row,
             arrival: self.arrival,
-            pending: if decodes { self.tokens.len() } else { chunked } - cached,
+            pending: self.chunked(reproducible && !decodes, limits) - cached,
             decodes,
             rotary: limits.rotary(self.tokens.len()),
             ready: room && !self.awaits_mask(),

@@ -130,7 +130,8 @@ impl FakeRunner {
         assert!(tokens.iter().all(|&token| (token as usize) < self.limits.vocab_size));
         let mark = if self.rotary == Rotary::Long { LONG } else { 0 };
         let shows = self.control.widths_show.load(Ordering::Acquire);
-        let width = if shows { (tokens.len() as u32) << WIDTH_SHIFT } else { 0 };
+        let width = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
+        let width = if shows { width << WIDTH_SHIFT } else { 0 };
         held.extend(tokens.iter().map(|token| token | width | mark));
         assert!(held.len() <= self.limits.context_tokens, "slot {slot} overflows");
         assert!(held.iter().all(|token| token & LONG == mark), "slot {slot} mixes rotary tables");

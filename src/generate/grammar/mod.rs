@@ -4,7 +4,7 @@
 //! The library recurses and loops as a form has it, so every form is compiled and followed in a
 //! process of its own ([`host`]), which a limit of time, memory or stack ends and nothing else of the
 //! daemon notices. A compiled form is kept as the process that compiled it; each output is followed
-//! by a copy of that. What [`schema`] and [`check`] bound before is for errors that say what is too
+//! by a copy of that. What [`schema`] and [`mod@check`] bound before is for errors that say what is too
 //! large, not for safety.
 
 mod check;

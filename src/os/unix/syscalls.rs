@@ -1,4 +1,4 @@
-//! The system calls that [`super::confine`] allows and refuses, and what needs them.
+//! The system calls that [`super::confine()`] allows and refuses, and what needs them.
 
 use nix::libc::{self, c_long};
 
