@@ -131,7 +131,8 @@ pub struct Sampling {
     pub min_tokens: usize,
     /// Tokens (usually the job's stop tokens) banned from the first `min_tokens` of the output.
     pub late_tokens: TokenSet,
-    /// Equal seeds give equal output for equal requests; `None` draws one.
+    /// Equal seeds give equal draws; `None` draws one. Equal output needs equal logits too
+    /// ([`super::Options::reproducible`]).
     pub seed: Option<u64>,
     /// How many alternatives to report with each token; `None` reports no log-probabilities.
     pub top_logprobs: Option<usize>,

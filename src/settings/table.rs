@@ -176,8 +176,10 @@ define_settings! {
     /// is read.
     prefill_share: f64 = "0.5", Number { min: 0.05, min_included: true, max: 0.95 };
 
-    /// Most tokens guessed ahead from the text so far for an answer that runs alone. The
-    /// model checks each, so the answer stays the same; as many are guessed as pays. 0: none.
+    /// Most draft tokens of speculative decoding, taken from the text so far, for an answer that
+    /// runs alone without a seed. The model checks each; as many are drafted as pays. A step's width
+    /// moves the last digits of its log-probabilities, so close decisions may fall differently;
+    /// reproducible turns it off. 0: none.
     draft_tokens: usize = "7", whole::<usize>(0, 64), "tokens";
 
     /// Answer a request that gives a seed, or temperature 0, the same each time, bit for bit:

@@ -42,7 +42,8 @@ pub(in crate::cli) struct ClientArgs {
     /// The most tokens of an answer. Default: what fits the context
     #[arg(long, value_name = "N")]
     pub(in crate::cli) max_tokens: Option<u64>,
-    /// Equal seeds give equal answers to equal conversations
+    /// Equal seeds give nearly always equal answers to equal conversations; always if the daemon's
+    /// setting `reproducible` is on
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(in crate::cli) seed: Option<i64>,
     /// Tell tokens and speed of each answer, on a terminal

@@ -19,7 +19,7 @@ const MORE = [
   number("repetition_penalty", "Repetition penalty", "Above 1, what was said gets less likely.", 0.01, 10, "any"),
   number("presence_penalty", "Presence penalty", "For each token that was said.", -2, 2, "any"),
   number("frequency_penalty", "Frequency penalty", "For each time that it was.", -2, 2, "any"),
-  number("seed", "Seed", "Equal seeds give equal answers.", -9_007_199_254_740_991, 9_007_199_254_740_991, 1),
+  number("seed", "Seed", "Equal seeds give nearly always equal answers; always if the server is set to be reproducible.", -9_007_199_254_740_991, 9_007_199_254_740_991, 1),
   { key: "stop", label: "Stop at", hint: "One text a line; an answer ends before it.", kind: "lines", rows: 2 },
   {
     key: "reasoning_effort", label: "Thought", hint: "For models that think.", kind: "choice",
