@@ -115,6 +115,15 @@ fn perplexity_is_that_of_the_weights() {
     }
 }
 
+/// How often answers are equal without the setting: the figures of docs/tuning.md. Nothing can fail
+/// here but the requests.
+#[test]
+#[ignore = "prints figures; asked for by name"]
+fn answers_without_the_setting() {
+    let Some(folder) = folder() else { return };
+    compare(&folder, &requests(&texts(), count()), "false", "82944000");
+}
+
 /// Of the tokens that greedy decoding in single precision chooses, how many the daemon would choose
 /// after the same text.
 #[test]
@@ -189,6 +198,18 @@ fn structured_output_holds_on_real_text() {
     assert_eq!(answer["choices"][0]["finish_reason"], "stop");
 }
 
+/// How many requests to ask.
+fn count() -> usize {
+    std::env::var("PHI4D_REAL_MODEL_REQUESTS").map_or(6, |count| count.parse().unwrap())
+}
+
+/// The texts whose perplexity is known.
+fn texts() -> Vec<String> {
+    let golden = golden("smollm.json");
+    let cases = golden["perplexity"].as_array().unwrap().iter();
+    cases.map(|case| case["text"].as_str().unwrap().to_owned()).collect()
+}
+
 /// Requests of 20 to 2,000 tokens, greedy and seeded by turns, many with a beginning in common.
 fn requests(texts: &[String], count: usize) -> Vec<Value> {
     let words: Vec<&str> = texts.iter().flat_map(|text| text.split_whitespace()).collect();
@@ -199,7 +220,7 @@ fn requests(texts: &[String], count: usize) -> Vec<Value> {
             let from = if index.is_multiple_of(3) { 0 } else { index * 37 % words.len() };
             let text: Vec<&str> = words.iter().cycle().skip(from).take(length).copied().collect();
             let mut body = json!({
-                "messages": [{ "role": "user", "content": text.join(" ") }], "max_tokens": 40,
+                "messages": [{ "role": "user", "content": text.join(" ") }], "max_tokens": 96,
                 "return_token_ids": true, "temperature": 0
             });
             if index.is_multiple_of(2) {
@@ -278,9 +299,11 @@ fn compare(
     table.push(("after a restart", equal(one_by_one(&daemon))));
     stop(daemon);
     let daemon = with(&["--kv-cache-bytes", tight, "--prefix-slots", "2"]);
-    let longer: Vec<Value> = bodies.to_vec();
-    table.push(("in little memory", equal(ask_together(&daemon, &longer))));
-    println!("reproducible {reproducible}, of {}: {table:?}; {}", bodies.len(), daemon.health());
+    table.push(("in little memory", equal(ask_together(&daemon, bodies))));
+    let preempted = daemon.health()["preempted"].as_u64().unwrap();
+    println!("reproducible {reproducible}, of {}: {table:?}; preempted {preempted}", bodies.len());
+    // A few requests may fit all the same.
+    assert!(preempted > 0 || bodies.len() < 24, "nothing was put back");
     stop(daemon);
     table
 }
@@ -288,17 +311,9 @@ fn compare(
 #[test]
 fn reproducible_answers_are_equal_cold_warm_together_streamed_preempted_and_restarted() {
     let Some(folder) = folder() else { return };
-    let count =
-        std::env::var("PHI4D_REAL_MODEL_REQUESTS").map_or(6, |count| count.parse().unwrap());
-    let golden = golden("smollm.json");
-    let texts: Vec<String> = golden["perplexity"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|case| case["text"].as_str().unwrap().to_owned())
-        .collect();
-    // Some 2,000 tokens of 45 KiB each: what one of the longest needs, so others are put back.
-    for (way, equal) in compare(&folder, &requests(&texts, count), "true", "94371840") {
+    let count = count();
+    // Some 1,800 tokens of 45 KiB each: little more than what one of the longest needs.
+    for (way, equal) in compare(&folder, &requests(&texts(), count), "true", "82944000") {
         assert_eq!(equal, count, "{way}");
     }
 }
