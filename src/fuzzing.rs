@@ -3,7 +3,7 @@
 //! The checks stand in the layer that they are about (its `fuzzing` module). They are there for the
 //! fuzzer (`cfg(fuzzing)`) and for tests, which run every seed and every input that once failed.
 
-pub use crate::cli::fuzzing::{events, expression, grammar, schema};
+pub use crate::cli::fuzzing::{events, expression, grammar, requests, schema};
 pub use crate::engine::fuzzing::prefix_file;
 pub use crate::fetch::fuzzing::pull;
 pub use crate::generate::fuzzing::{answer, call_json, prompt, stop, template};
@@ -15,7 +15,7 @@ pub use crate::settings::fuzzing::settings;
 pub type Check = fn(&[u8]);
 
 /// Every target by its name.
-pub const TARGETS: [(&str, Check); 16] = [
+pub const TARGETS: [(&str, Check); 17] = [
     ("answer", answer),
     ("bodies", bodies),
     ("call_json", call_json),
@@ -28,6 +28,7 @@ pub const TARGETS: [(&str, Check); 16] = [
     ("prefix_file", prefix_file),
     ("prompt", prompt),
     ("pull", pull),
+    ("requests", requests),
     ("schema", schema),
     ("settings", settings),
     ("stop", stop),

@@ -35,6 +35,16 @@ pub fn grammar(data: &[u8]) {
     }
 }
 
+/// A body of every surface goes as far as its compiled form.
+pub fn requests(data: &[u8]) {
+    assert!(FORMS.is_some(), "the demo model's vocabulary can be read");
+    if let Some((forms, runtime)) = &*FORMS {
+        for (prompt, constraint) in crate::server::fuzzing::asked(data) {
+            runtime.block_on(forms.check_request(&prompt, constraint.as_ref()));
+        }
+    }
+}
+
 fn form(form: &Form) {
     assert!(FORMS.is_some(), "the demo model's vocabulary can be read");
     if let Some((forms, runtime)) = &*FORMS {

@@ -25,7 +25,7 @@ use super::wire::tokens::{DetokenizeRequest, TokenizeRequest};
 use super::{App, ServerOptions, body, serve};
 use crate::engine::{self, Engine};
 use crate::fuzzing::split;
-use crate::generate::{Generator, GeneratorOptions};
+use crate::generate::{Constraint, Generator, GeneratorOptions, Prompt};
 use crate::model::ModelLimits;
 use crate::model::fake::FakeRunner;
 use crate::os::Listener;
@@ -46,6 +46,31 @@ pub fn bodies(data: &[u8]) {
         TokenizeRequest::parse(body).err(),
     ];
     faults.iter().flatten().for_each(check_fault);
+}
+
+/// What a body asks for, by each surface that reads it: its prompt, and what the answer is held to.
+pub fn asked(data: &[u8]) -> Vec<(Prompt, Option<Constraint>)> {
+    let Ok(body) = body::json_of(data) else { return Vec::new() };
+    let responses = ResponsesRequest::parse(&body).map(|request| request.chat);
+    let messages = MessagesRequest::parse(&body).map(|request| request.chat);
+    let ollama = ollama::OllamaChat::parse(&body).map(|request| request.chat);
+    let chats = [ChatRequest::parse(&body).ok(), responses.ok(), messages.ok()];
+    let chats = chats.into_iter().flatten().chain(ollama.ok().flatten().map(|chat| *chat));
+    let mut asked: Vec<_> = chats.map(|chat| (chat.prompt, chat.parameters.constraint)).collect();
+    let task = ollama::OllamaGenerate::parse(&body).map(|request| request.task);
+    let mut texts = vec![CompletionRequest::parse(&body).ok()];
+    match task {
+        Ok(ollama::GenerateTask::Chat(chat)) => {
+            asked.push((chat.prompt, chat.parameters.constraint));
+        }
+        Ok(ollama::GenerateTask::Text(text)) => texts.push(Some(*text)),
+        Ok(ollama::GenerateTask::Load) | Err(_) => {}
+    }
+    for text in texts.into_iter().flatten() {
+        let constraint = text.parameters.constraint;
+        asked.extend(text.prompts.into_iter().next().map(|prompt| (prompt, constraint)));
+    }
+    asked
 }
 
 fn check_fault(error: &ApiError) {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::super::request::{Chat, Constraint, Form, Message, Role};
+use super::super::request::{Chat, Constraint, Form, Message, Prompt, Role};
 use super::super::tools::{Dialect, Tool, ToolChoice, Tools};
 use super::{FormHost, Grammars, Turn, check};
 use crate::engine::{CallerId, Progress, TokenMask};
@@ -53,7 +53,26 @@ impl Forms {
         used
     }
 
+    /// Checks what an answer to `prompt` is held to where the request wants `given` of it: a fault
+    /// names some field.
+    pub async fn check_request(&self, prompt: &Prompt, given: Option<&Constraint>) {
+        let turn = given.map_or(Ok(()), check).and_then(|()| match prompt {
+            Prompt::Chat(chat) => Turn::of_chat(chat, Dialect::default(), given),
+            _ => Ok(Turn { constraint: given.cloned(), parts: Vec::new() }),
+        });
+        self.follow_named(turn, |field| !field.is_empty()).await;
+    }
+
     async fn follow(&self, turn: Result<Turn, GenerateError>) -> bool {
+        let ours = |field: &str| ["form", "tool"].iter().any(|name| field.starts_with(name));
+        self.follow_named(turn, ours).await
+    }
+
+    async fn follow_named(
+        &self,
+        turn: Result<Turn, GenerateError>,
+        names: impl Fn(&str) -> bool,
+    ) -> bool {
         let began = Instant::now();
         let mask = match turn {
             Ok(turn) => self.0.mask_of_turn(&turn, CallerId::default(), None).await,
@@ -64,7 +83,7 @@ impl Forms {
             Ok(Some(mut mask)) => draw(mask.as_mut()),
             Ok(None) => {}
             Err(GenerateError::InvalidField { field, .. }) => {
-                assert!(["form", "tool"].iter().any(|name| field.starts_with(name)), "{field}");
+                assert!(names(&field), "{field}");
             }
             Err(error) => assert!(matches!(error, GenerateError::GrammarsBusy), "{error}"),
         }
