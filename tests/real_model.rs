@@ -200,7 +200,7 @@ fn structured_output_holds_on_real_text() {
 
 /// How many requests to ask.
 fn count() -> usize {
-    std::env::var("PHI4D_REAL_MODEL_REQUESTS").map_or(6, |count| count.parse().unwrap())
+    std::env::var("PHI4D_REAL_MODEL_REQUESTS").map_or(4, |count| count.parse().unwrap())
 }
 
 /// The texts whose perplexity is known.

@@ -52,7 +52,13 @@ impl<T> Turns<T> {
 
     /// Takes the next item, and passes the turn to the next caller.
     pub(super) fn take(&mut self) -> Option<(CallerId, T)> {
-        let (caller, mut items) = self.callers.pop_front()?;
+        self.take_of(|_| true)
+    }
+
+    /// As [`Self::take`], passing over callers that may not have a turn now.
+    pub(super) fn take_of(&mut self, may: impl Fn(CallerId) -> bool) -> Option<(CallerId, T)> {
+        let place = self.callers.iter().position(|(caller, _)| may(*caller))?;
+        let (caller, mut items) = self.callers.remove(place)?;
         let item = items.pop_front()?;
         if !items.is_empty() {
             self.callers.push_back((caller, items));

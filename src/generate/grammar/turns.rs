@@ -1,11 +1,12 @@
 //! Round-robin turns between callers for costly work.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
+use super::super::turns::Turns as Queue;
 use crate::engine::CallerId;
 
 /// How much work is done at once.
@@ -26,11 +27,10 @@ pub(super) struct Turns {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     running: HashMap<CallerId, usize>,
-    /// Callers that wait, the next first, each with its requests in order.
-    waiting: VecDeque<(CallerId, VecDeque<oneshot::Sender<Turn>>)>,
+    waiting: Queue<oneshot::Sender<Turn>>,
 }
 
 /// No turn came in time.
@@ -46,7 +46,8 @@ pub(super) struct Turn {
 
 impl Turns {
     pub(super) fn new(limits: TurnLimits) -> Arc<Self> {
-        Arc::new(Self { limits, state: Mutex::default() })
+        let waiting = Queue::new(limits.waiting, limits.waiting);
+        Arc::new(Self { limits, state: Mutex::new(State { running: HashMap::new(), waiting }) })
     }
 
     /// Waits for a turn, until `until` at most.
@@ -60,17 +61,12 @@ impl Turns {
     ) -> Result<Turn, Busy> {
         let waiting = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            let count: usize = state.waiting.iter().map(|(_, requests)| requests.len()).sum();
-            if count >= self.limits.waiting {
-                // Those that have gone away make room.
-                state.forget_gone();
-                let count: usize = state.waiting.iter().map(|(_, requests)| requests.len()).sum();
-                if count >= self.limits.waiting {
-                    return Err(Busy);
-                }
-            }
             let (sender, receiver) = oneshot::channel();
-            state.wait(caller, sender);
+            if let Err(sender) = state.waiting.push(caller, sender) {
+                // Those that have gone away make room.
+                state.waiting.remove_unless(|request| !request.is_closed());
+                state.waiting.push(caller, sender).map_err(|_| Busy)?;
+            }
             self.hand_out(&mut state);
             receiver
         };
@@ -83,18 +79,11 @@ impl Turns {
     /// Gives turns to those that wait, as long as there are any.
     fn hand_out(self: &Arc<Self>, state: &mut State) {
         while state.running.values().sum::<usize>() < self.limits.total {
-            let may = |caller: &CallerId| {
-                state.running.get(caller).is_none_or(|count| *count < self.limits.per_caller)
+            let running = &state.running;
+            let may = |caller: CallerId| {
+                running.get(&caller).is_none_or(|count| *count < self.limits.per_caller)
             };
-            let Some(place) = state.waiting.iter().position(|(caller, _)| may(caller)) else {
-                return;
-            };
-            let Some((caller, mut requests)) = state.waiting.remove(place) else { return };
-            let next = requests.pop_front();
-            if !requests.is_empty() {
-                state.waiting.push_back((caller, requests));
-            }
-            let Some(next) = next else { continue };
+            let Some((caller, next)) = state.waiting.take_of(may) else { return };
             let turn = Turn { of: Some((Arc::clone(self), caller)) };
             match next.send(turn) {
                 Ok(()) => *state.running.entry(caller).or_default() += 1,
@@ -102,22 +91,6 @@ impl Turns {
                 Err(mut turn) => turn.of = None,
             }
         }
-    }
-}
-
-impl State {
-    fn wait(&mut self, caller: CallerId, request: oneshot::Sender<Turn>) {
-        match self.waiting.iter_mut().find(|(known, _)| *known == caller) {
-            Some((_, requests)) => requests.push_back(request),
-            None => self.waiting.push_back((caller, VecDeque::from([request]))),
-        }
-    }
-
-    fn forget_gone(&mut self) {
-        for (_, requests) in &mut self.waiting {
-            requests.retain(|request| !request.is_closed());
-        }
-        self.waiting.retain(|(_, requests)| !requests.is_empty());
     }
 }
 
