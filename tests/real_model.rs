@@ -1,8 +1,8 @@
 //! A real language model through the whole daemon, against what PyTorch says of the same weights.
 //!
 //! `tests/real_model/setup` makes the model; without it these tests are skipped, unless
-//! `PHI4D_REAL_MODEL` is `required`. `models/golden/smollm.json` is written by
-//! `models/make_smollm_golden.py`. `PHI4D_REAL_MODEL_REQUESTS` sets how many requests the tests of
+//! `REAL_MODEL` is `required`. `models/golden/smollm.json` is written by
+//! `models/make_smollm_golden.py`. `REAL_MODEL_REQUESTS` sets how many requests the tests of
 //! reproducible answers ask: a few in `.ci/run`, 200 in `.ci/nightly`.
 #![allow(
     clippy::unwrap_used,
@@ -26,7 +26,7 @@ fn folder() -> Option<PathBuf> {
     if folder.join(".made").exists() {
         return Some(folder);
     }
-    let required = std::env::var("PHI4D_REAL_MODEL").is_ok_and(|value| value == "required");
+    let required = std::env::var("REAL_MODEL").is_ok_and(|value| value == "required");
     assert!(!required, "{} is missing; run tests/real_model/setup", folder.display());
     eprintln!("skipped: there is no {}", folder.display());
     None
@@ -200,7 +200,7 @@ fn structured_output_holds_on_real_text() {
 
 /// How many requests to ask.
 fn count() -> usize {
-    std::env::var("PHI4D_REAL_MODEL_REQUESTS").map_or(4, |count| count.parse().unwrap())
+    std::env::var("REAL_MODEL_REQUESTS").map_or(4, |count| count.parse().unwrap())
 }
 
 /// The texts whose perplexity is known.
