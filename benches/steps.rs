@@ -16,7 +16,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use phi4d::model::{LoadOptions, Provider, Runner, load};
+use phi4d_model::{LoadOptions, Provider, Runner, load};
 
 const WIDTHS: [usize; 4] = [1, 2, 4, 8];
 const PAST: usize = 64;

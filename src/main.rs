@@ -3,6 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    phi4d::model::disable_telemetry();
-    phi4d::cli::run(std::env::args_os())
+    phi4d_cli::run(std::env::args_os())
 }

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| phi4d::fuzzing::graph(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| phi4d_model::fuzzing::graph(data));

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| phi4d::fuzzing::stop(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| phi4d_generate::fuzzing::stop(data));

@@ -9,10 +9,10 @@ use std::path::PathBuf;
 use clap::{Arg, ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::exit::Fatal;
-use crate::settings::{
+pub(super) use chat::{ChatArgs, ClientArgs, RunArgs};
+use phi4d_settings::{
     DEFAULT_FILE, DEFINITIONS, DROP_INS, Definition, Inputs, Resolved, default_file, resolve,
 };
-pub(super) use chat::{ChatArgs, ClientArgs, RunArgs};
 
 /// Serves Microsoft Phi-4 through ONNX Runtime, with an OpenAI-compatible API.
 #[derive(Debug, Parser)]
@@ -136,7 +136,7 @@ pub(super) struct RemoveArgs {
 
 fn model_name(text: &str) -> Result<String, String> {
     let expected = "expected at most 100 letters, digits, dashes, dots and underscores";
-    if crate::fetch::is_model_name(text) { Ok(text.to_owned()) } else { Err(expected.to_owned()) }
+    if phi4d_fetch::is_model_name(text) { Ok(text.to_owned()) } else { Err(expected.to_owned()) }
 }
 
 /// Where manual pages go.

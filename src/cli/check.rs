@@ -6,8 +6,8 @@ use super::args::SettingsArgs;
 use super::exit::Fatal;
 use super::output::print;
 use super::start;
-use crate::server::{self, Environment};
-use crate::settings::Settings;
+use phi4d_server::{self as server, Environment};
+use phi4d_settings::Settings;
 
 pub(super) fn run(arguments: &SettingsArgs) -> Result<(), Fatal> {
     let resolved = arguments.resolve(&["model"])?;

@@ -3,7 +3,7 @@
 use super::args::ConfigCommand;
 use super::exit::Fatal;
 use super::output::print;
-use crate::settings::{render_file, render_resolved};
+use phi4d_settings::{render_file, render_resolved};
 
 pub(super) fn run(command: &ConfigCommand) -> Result<(), Fatal> {
     match command {

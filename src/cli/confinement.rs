@@ -1,9 +1,9 @@
 //! The daemon gives up what it does not need of the system.
 
 use super::exit::Fatal;
-use crate::model::Provider;
-use crate::os::{self, Profile};
-use crate::settings::Sandbox;
+use phi4d_model::Provider;
+use phi4d_os::{self as os, Profile};
+use phi4d_settings::Sandbox;
 
 /// Puts the filters on this process, as `sandbox` says, and logs whether it did.
 ///

@@ -4,14 +4,14 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::engine::{Crashed, StartError};
-use crate::fetch::FetchError;
-use crate::generate::TextLoadError;
-use crate::model::LoadError;
-use crate::os::{self, ActivationError, BindError};
-use crate::server::{AccessError, KeysFileError};
-use crate::settings::SettingsError;
-use crate::telemetry;
+use phi4d_engine::{Crashed, StartError};
+use phi4d_fetch::FetchError;
+use phi4d_generate::TextLoadError;
+use phi4d_model::LoadError;
+use phi4d_os::{self as os, ActivationError, BindError};
+use phi4d_server::{AccessError, KeysFileError};
+use phi4d_settings::SettingsError;
+use phi4d_telemetry as telemetry;
 
 /// How long the last lines may take to be written: whoever reads them may have stopped.
 pub(super) const FLUSH_LIMIT: Duration = Duration::from_millis(500);

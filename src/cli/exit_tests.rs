@@ -3,8 +3,8 @@ use std::io;
 use std::path::PathBuf;
 
 use super::*;
-use crate::server::AccessFault;
-use crate::settings::Fault;
+use phi4d_server::AccessFault;
+use phi4d_settings::Fault;
 
 fn io_error() -> io::Error {
     io::ErrorKind::NotFound.into()
@@ -85,7 +85,7 @@ fn each_fault_of_the_settings_has_its_line() {
 
 #[test]
 fn the_parsers_errors_become_one_line() {
-    let error = crate::cli::command().try_get_matches_from(["phi4d", "serve", "--slot", "3"]);
+    let error = crate::command().try_get_matches_from(["phi4d", "serve", "--slot", "3"]);
     let line = Fatal::usage(&error.unwrap_err()).to_string();
     assert_eq!(
         line,

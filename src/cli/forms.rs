@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::exit::{self, Fatal};
-use crate::generate::{FormCompiler, FormEnd, FormFork, FormHost, FormLink, FormPort, FormWait};
-use crate::os::helper::{self, Control, Ended, Forked, Helper, Limits, Pipe};
+use phi4d_generate::{FormCompiler, FormEnd, FormFork, FormHost, FormLink, FormPort, FormWait};
+use phi4d_os::helper::{self, Control, Ended, Forked, Helper, Limits, Pipe};
 
 /// The subcommand, which the command line's definition does not know.
 pub(super) const SUBCOMMAND: &str = "forms";
@@ -147,11 +147,11 @@ fn serve_orders() -> io::Result<()> {
 
 /// As the helper, in the process that calls it: it forks itself for each form. For checks of what
 /// forms do, which have no helper.
-#[cfg(any(test, fuzzing))]
+#[cfg(any(test, feature = "testing"))]
 #[derive(Debug, Default)]
 pub(super) struct Forks(std::sync::OnceLock<Arc<FormCompiler>>);
 
-#[cfg(any(test, fuzzing))]
+#[cfg(any(test, feature = "testing"))]
 impl FormHost for Forks {
     fn prepare(&self, vocabulary: Vec<u8>) -> FormWait<'_, ()> {
         let compiler = FormCompiler::new(&vocabulary).map(Arc::new);
@@ -249,11 +249,13 @@ impl FormPort for Port {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use serde_json::{Map, Value, json};
 
     use super::*;
-    use crate::generate::Form;
-    use crate::generate::fuzzing::Forms;
+    use phi4d_generate::Form;
+    use phi4d_generate::fuzzing::Forms;
 
     /// A large agent's tools, as one schema.
     fn tools(count: usize) -> Value {
@@ -274,7 +276,14 @@ mod tests {
     /// The limits leave real forms their room, at Phi-4's vocabulary.
     #[tokio::test]
     async fn large_forms_of_real_programs_are_within_the_limits() {
-        let forms = Forms::over_phi4(Arc::new(Forks::default()));
+        let folder = tempfile::tempdir().unwrap();
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/make_phi4_tokenizer.py");
+        let made = Command::new("python3").arg(script).arg(folder.path()).status();
+        assert!(made.unwrap().success(), "{script}");
+        let vocabulary = folder.path().join("tokenizer.json");
+        let ends = vec![100_265, 100_257];
+        let host = Arc::new(Forks::default());
+        let forms = Forms::over_vocabulary(&vocabulary, ends, host).unwrap();
         let began = Instant::now();
         assert!(forms.check(&Form::JsonObject).await);
         eprintln!("the first form: {:?}", began.elapsed());

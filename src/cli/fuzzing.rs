@@ -5,8 +5,8 @@ use std::sync::{Arc, LazyLock};
 
 use super::chat::events::Events;
 use super::forms::Forks;
-use crate::generate::Form;
-use crate::generate::fuzzing::Forms;
+use phi4d_generate::Form;
+use phi4d_generate::fuzzing::Forms;
 
 /// What compiles forms, and the threads that wait for it.
 static FORMS: LazyLock<Option<(Forms, tokio::runtime::Runtime)>> = LazyLock::new(|| {
@@ -39,7 +39,7 @@ pub fn grammar(data: &[u8]) {
 pub fn requests(data: &[u8]) {
     assert!(FORMS.is_some(), "the demo model's vocabulary can be read");
     if let Some((forms, runtime)) = &*FORMS {
-        for (prompt, constraint) in crate::server::fuzzing::asked(data) {
+        for (prompt, constraint) in phi4d_server::fuzzing::asked(data) {
             runtime.block_on(forms.check_request(&prompt, constraint.as_ref()));
         }
     }

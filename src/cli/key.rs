@@ -9,9 +9,9 @@ use rand::Rng as _;
 use super::args::{KeyAdd, KeyCommand, KeyFileArgs};
 use super::exit::Fatal;
 use super::output::print;
-use crate::os;
-use crate::server::{Key, KeyLine, KeysFile, Limits, Scope};
-use crate::settings::resolve;
+use phi4d_os as os;
+use phi4d_server::{Key, KeyLine, KeysFile, Limits, Scope};
+use phi4d_settings::resolve;
 
 /// The group of a keys file that root makes: the daemon's, who must read it.
 const DAEMON_GROUP: &str = "phi4d";

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use tokio::time::{Interval, interval};
 
 use super::check::size;
-use crate::os::resident_memory;
-use crate::telemetry::{has_terminal, show_transient};
+use phi4d_os::resident_memory;
+use phi4d_telemetry::{has_terminal, show_transient};
 
 /// How often the line changes.
 const TICK: Duration = Duration::from_millis(200);

@@ -3,8 +3,8 @@
 use serde::Serialize;
 
 use super::check::size;
-use crate::model::Export;
-use crate::settings::Settings;
+use phi4d_model::Export;
+use phi4d_settings::Settings;
 
 /// The memory that a model takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -88,11 +88,11 @@ pub(super) fn bytes(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::{Inputs, resolve};
+    use phi4d_settings::{Inputs, resolve};
 
     fn plan(flags: &[(&str, &str)], spare: u64) -> Plan {
-        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
-        let export = crate::model::inspect(&folder).unwrap();
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo");
+        let export = phi4d_model::inspect(&folder).unwrap();
         let flags = flags.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
         let settings = resolve(&Inputs { flags, ..Inputs::default() }).unwrap().settings;
         Plan::new(&export, &settings, spare)

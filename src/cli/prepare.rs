@@ -4,7 +4,7 @@ use super::args::SettingsArgs;
 use super::exit::Fatal;
 use super::output::print;
 use super::start;
-use crate::model;
+use phi4d_model as model;
 
 pub(super) fn run(arguments: &SettingsArgs) -> Result<(), Fatal> {
     let resolved = arguments.resolve(&["model"])?;

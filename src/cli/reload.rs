@@ -3,9 +3,9 @@
 use super::args::SettingsArgs;
 use super::exit::Fatal;
 use super::serve::Manager;
-use crate::os::State;
-use crate::server::{App, Environment, Rules, rules_of};
-use crate::settings::{Entry, Resolved};
+use phi4d_os::State;
+use phi4d_server::{App, Environment, Rules, rules_of};
+use phi4d_settings::{Entry, Resolved};
 
 /// Settings that take effect at once. The others need a restart.
 const LIVE: &[&str] = &[
@@ -111,7 +111,7 @@ fn waiting_for_restart<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::{DEFINITIONS, Inputs, resolve};
+    use phi4d_settings::{DEFINITIONS, Inputs, resolve};
 
     #[test]
     fn what_is_live_is_a_setting() {

@@ -16,13 +16,13 @@ use super::start::{self, Started};
 use super::threads;
 use super::traces::Exporter;
 use super::watchdog;
-use crate::engine::Engine;
-use crate::generate::{FormHost, NoForms};
-use crate::model::{self, LoadCancel};
-use crate::os::{self, Listener, Notifier, Signal, Signals, SocketFile, State};
-use crate::server::{self, App, DrainOutcome, Environment, ServerOptions};
-use crate::settings::{Resolved, Settings};
-use crate::telemetry::Tracer;
+use phi4d_engine::Engine;
+use phi4d_generate::{FormHost, NoForms};
+use phi4d_model::{self as model, LoadCancel};
+use phi4d_os::{self as os, Listener, Notifier, Signal, Signals, SocketFile, State};
+use phi4d_server::{self as server, App, DrainOutcome, Environment, ServerOptions};
+use phi4d_settings::{Resolved, Settings};
+use phi4d_telemetry::Tracer;
 
 /// Threads that carry connections; the model has its own.
 const CONNECTION_THREADS: usize = 2;
@@ -63,7 +63,7 @@ fn start_forms() -> std::io::Result<Arc<dyn FormHost>> {
 
 #[cfg(not(unix))]
 fn start_forms() -> std::io::Result<Arc<dyn FormHost>> {
-    Ok(Arc::new(crate::generate::ThreadForms::default()))
+    Ok(Arc::new(phi4d_generate::ThreadForms::default()))
 }
 
 async fn serve(
@@ -336,7 +336,7 @@ async fn wait_for_stop(
             },
             _ = tick.tick() => {
                 if handle.has_crashed() {
-                    return Err(crate::engine::Crashed.into());
+                    return Err(phi4d_engine::Crashed.into());
                 }
             }
             ended = &mut *server => {

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::exit::Fatal;
-use crate::engine::{self, Engine};
-use crate::generate::{FormHost, Generator, GeneratorOptions, ThreadForms};
-use crate::model::{self, GenaiConfig, LoadCancel};
-use crate::os;
-use crate::settings::{self, LogFormat, Resolved, Settings};
-use crate::telemetry;
+use phi4d_engine::{self as engine, Engine};
+use phi4d_generate::{FormHost, Generator, GeneratorOptions, ThreadForms};
+use phi4d_model::{self as model, GenaiConfig, LoadCancel};
+use phi4d_os as os;
+use phi4d_settings::{self as settings, LogFormat, Resolved, Settings};
+use phi4d_telemetry as telemetry;
 
 /// The engine and what asks it.
 #[derive(Debug)]

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
 
 use super::exit::Fatal;
-use crate::os::probe_threads;
-use crate::telemetry::catch_panic;
+use phi4d_os::probe_threads;
+use phi4d_telemetry::catch_panic;
 
 /// Threads for work that blocks, made at the start; few, since the allocator reserves address space
 /// for each. More are made where the system has them; where it

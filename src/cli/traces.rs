@@ -7,8 +7,8 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::fetch::{Client, FetchError, Url};
-use crate::telemetry::{Span, Tracer, encode_spans};
+use phi4d_fetch::{Client, FetchError, Url};
+use phi4d_telemetry::{Span, Tracer, encode_spans};
 
 /// How often spans are sent.
 const TICK: Duration = Duration::from_secs(1);

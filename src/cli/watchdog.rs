@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::serve::Manager;
-use crate::engine::{Handle, Stats};
-use crate::os::State;
+use phi4d_engine::{Handle, Stats};
+use phi4d_os::State;
 
 /// Feeds the watchdog until the process ends. The task runs beside the connections', so that a
 /// runtime which is stuck starves the watchdog as an engine does that is.

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use super::kv::{Cache, Sizes};
 use super::persist::{Store, take_up};
-use crate::model::Runner as _;
-use crate::model::fake::FakeRunner;
+use phi4d_model::Runner as _;
+use phi4d_model::fake::FakeRunner;
 
 const FINGERPRINT: [u8; 32] = [7; 32];
 

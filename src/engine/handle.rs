@@ -10,7 +10,7 @@ use super::door::{Bounds, Door};
 use super::error::SubmitError;
 use super::look::{LOOKS, Live};
 use super::message::Job;
-use crate::model::{Interrupt, ModelLimits};
+use phi4d_model::{Interrupt, ModelLimits};
 
 /// What handles send to the engine's thread.
 #[derive(Debug)]

@@ -9,8 +9,8 @@ use std::fs;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
-use crate::model::{ModelLimits, Runner};
-use crate::os;
+use phi4d_model::{ModelLimits, Runner};
+use phi4d_os as os;
 
 use super::kv::{Action, Cache};
 
@@ -293,8 +293,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::engine::kv::Sizes;
-    use crate::model::fake::FakeRunner;
+    use crate::kv::Sizes;
+    use phi4d_model::fake::FakeRunner;
 
     fn store(folder: &Path) -> Store {
         Store { folder: folder.join("prefixes"), bytes: u64::MAX, fingerprint: [7; 32] }

@@ -21,7 +21,7 @@ use super::queue::Queue;
 use super::sampler::Scratch;
 use super::scheduler::{Scheduler, StepPlan};
 use super::sequence::Sequence;
-use crate::model::{Interrupt, KvGrowth, ModelLimits, Rotary, Runner, alike_positions};
+use phi4d_model::{Interrupt, KvGrowth, ModelLimits, Rotary, Runner, alike_positions};
 
 /// How long to wait before looking again whether a parked sequence's receiver has room. The
 /// channel tells nobody, and this is far below what a reader of the stream could notice.

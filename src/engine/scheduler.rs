@@ -6,7 +6,7 @@
 //! rows; the cache keeps decoding rows together, so that is one step unless a reader is slow. How
 //! large the chunk is beside decoding sequences is [`super::pace`]'s to say.
 
-use crate::model::Rotary;
+use phi4d_model::Rotary;
 
 /// A live sequence as the scheduler sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use super::queue::Ticket;
 use super::sampler::{self, Choice, Sampler};
 use super::scheduler::Candidate;
 use super::token_set::TokenSet;
-use crate::model::{Logits, ModelLimits, Rotary};
+use phi4d_model::{Logits, ModelLimits, Rotary};
 
 /// Events that a plain step may send for one sequence: a part of the prompt, a token and the end.
 const EVENTS_PER_STEP: usize = 3;

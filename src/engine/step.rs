@@ -9,7 +9,7 @@ use super::handle::Counters;
 use super::masks::{Chooser, grace};
 use super::message::{FinishReason, JobError};
 use super::run::Core;
-use crate::model::{Rotary, RunError};
+use phi4d_model::{Rotary, RunError};
 
 /// Rows of logits that a step of a reported prompt gives at most; each is as long as the vocabulary.
 const MOST_ROWS: usize = 64;

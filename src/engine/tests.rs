@@ -14,7 +14,7 @@ mod reproducible;
 mod rotary;
 
 use super::*;
-use crate::model::fake::{FakeControl, FakeRunner};
+use phi4d_model::fake::{FakeControl, FakeRunner};
 
 /// Sequences that run at once; the fake has two slots more, for prefixes.
 const SLOTS: usize = 3;

@@ -5,7 +5,14 @@ use std::path::{Component, Path};
 use super::hub::{Entry, listed, next_page};
 use super::names::{Source, Variant, is_name};
 use super::url::Url;
-use crate::fuzzing::split;
+
+/// Stands between the parts of an input that has several.
+const SEPARATOR: char = '\u{1e}';
+
+/// The text up to the next [`SEPARATOR`], and the rest.
+fn split(text: &str) -> (&str, &str) {
+    text.split_once(SEPARATOR).unwrap_or((text, ""))
+}
 
 /// Whether a path stays below the folder that it is joined to.
 fn stays_below(path: &str) -> bool {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::thought::ThoughtReader;
 use super::tokenizer::{Markup, Tokenizer};
-use crate::engine::{MaskError, Progress, TokenMask};
+use phi4d_engine::{MaskError, Progress, TokenMask};
 
 /// Follows an output. Once its thought has taken its budget, nothing but the thought's closer may
 /// come next; else what `inner` allows.

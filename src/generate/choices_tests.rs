@@ -2,9 +2,9 @@ use super::super::fixtures::demo_folder;
 use super::super::request::{Parameters, TextDelta};
 use super::super::service::GeneratorOptions;
 use super::*;
-use crate::engine::{self, CallerId, Engine};
-use crate::model::ModelLimits;
-use crate::model::fake::FakeRunner;
+use phi4d_engine::{self as engine, CallerId, Engine};
+use phi4d_model::ModelLimits;
+use phi4d_model::fake::FakeRunner;
 
 fn started() -> (Generator, Engine) {
     let limits =
@@ -19,7 +19,7 @@ fn started() -> (Generator, Engine) {
         default_temperature: 1.0,
         default_top_p: 1.0,
         request_timeout: None,
-        forms: std::sync::Arc::new(crate::generate::ThreadForms::default()),
+        forms: std::sync::Arc::new(crate::ThreadForms::default()),
     };
     (Generator::load(&demo_folder(), engine.handle(), options).unwrap(), engine)
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::grammar::FormEnd;
-use crate::engine::{JobError, SubmitError};
+use phi4d_engine::{JobError, SubmitError};
 
 /// Why a request failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

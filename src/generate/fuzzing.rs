@@ -17,7 +17,42 @@ use super::thought::ThoughtReader;
 use super::tokenizer::Tokenizer;
 use super::tools::parse::{CallReader, Piece};
 use super::tools::{Tool, ToolCall, Tools, call_json_end};
-use crate::fuzzing::{SEPARATOR, cut, split};
+
+/// Stands between the parts of an input that has several.
+const SEPARATOR: char = '\u{1e}';
+
+/// The text up to the next [`SEPARATOR`], and the rest.
+fn split(text: &str) -> (&str, &str) {
+    text.split_once(SEPARATOR).unwrap_or((text, ""))
+}
+
+/// `text` in pieces whose lengths in characters `lengths` tells, over and over; a digit tells itself.
+/// Pieces may be empty.
+fn cut<'t>(text: &'t str, lengths: &str) -> Vec<&'t str> {
+    let lengths: Vec<usize> = lengths.bytes().map(|byte| usize::from(byte & 15)).collect();
+    if lengths.iter().sum::<usize>() == 0 {
+        return vec![text];
+    }
+    let (mut pieces, mut rest) = (Vec::new(), text);
+    for length in lengths.into_iter().cycle() {
+        if rest.is_empty() {
+            break;
+        }
+        let at = rest.char_indices().nth(length).map_or(rest.len(), |(at, _)| at);
+        let (piece, behind) = rest.split_at(at);
+        pieces.push(piece);
+        rest = behind;
+    }
+    pieces
+}
+
+#[test]
+fn texts_are_cut_into_pieces_that_are_the_text() {
+    assert_eq!(cut("aäbcd", "12"), ["a", "äb", "c", "d"]);
+    assert_eq!(cut("abc", "0"), ["abc"]);
+    assert_eq!(cut("ab", "01"), ["", "a", "", "b"]);
+    assert_eq!(split("a\u{1e}b\u{1e}c"), ("a", "b\u{1e}c"));
+}
 
 /// Stop strings in `FLAGS-AND-CUTS ␞ STOP ␞ … ␞ TEXT`: what comes out and where it ends is what a
 /// search of the whole text says, however the text is cut.
@@ -208,7 +243,7 @@ const CONTROLS: u32 = 1000;
 /// Readers over the demo model's tokenizer: one for each template, strict and greedy about the white
 /// space beside control tokens.
 static READERS: LazyLock<Vec<PromptReader>> = LazyLock::new(|| {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo/tokenizer.json");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo/tokenizer.json");
     let load = |strips: bool| -> Option<Arc<Tokenizer>> {
         let mut root: Json = serde_json::from_slice(&std::fs::read(&path).ok()?).ok()?;
         let added = root["added_tokens"].as_array_mut()?;

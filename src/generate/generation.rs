@@ -12,8 +12,8 @@ use super::reading::AnswerReader;
 use super::request::{Delta, Finish, Finished, PromptToken, TextDelta, Usage};
 use super::stream::{TextStream, describe};
 use super::tokenizer::Tokenizer;
-use crate::engine::{Event, FinishReason, PromptLogprobs};
-use crate::telemetry::{Ending, RequestTimer};
+use phi4d_engine::{Event, FinishReason, PromptLogprobs};
+use phi4d_telemetry::{Ending, RequestTimer};
 
 /// An answer in the making. Dropping it cancels the work within one step.
 #[derive(Debug)]

@@ -3,7 +3,7 @@ use super::super::reading::Reading;
 use super::super::request::Parameters;
 use super::super::tokenizer::{Markup, Tokenizer};
 use super::*;
-use crate::engine::{JobError, Token};
+use phi4d_engine::{JobError, Token};
 
 const IM_END: u32 = 1009;
 

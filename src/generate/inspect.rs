@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn the_demo_folder_is_phi_4s() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo");
         let facts = inspect_text(&folder).unwrap();
         assert!(facts.special.iter().any(|token| token == "<|im_start|>"), "{facts:?}");
         assert!(facts.added >= facts.special.len());

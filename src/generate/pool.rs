@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::turns::Turns;
-use crate::engine::CallerId;
+use phi4d_engine::CallerId;
 
 /// Threads. Few, for they compete with the model for the processor.
 pub(super) const THREADS: usize = 2;

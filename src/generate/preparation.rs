@@ -16,7 +16,7 @@ use super::service::Generator;
 use super::stream::TextStream;
 use super::validate::{self, Checked};
 use super::{grammar, words};
-use crate::engine::{CallerId, JobError};
+use phi4d_engine::{CallerId, JobError};
 
 /// Requests of up to this many bytes are handled where they come in: about 2 ms.
 const SMALL_BYTES: usize = 16 * 1024;

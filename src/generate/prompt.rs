@@ -13,7 +13,7 @@ use super::tokenizer::{EncodeError, Markup, Tokenizer};
 use super::tools::Dialect;
 use super::validate::invalid;
 use super::words;
-use crate::engine::TokenSet;
+use phi4d_engine::TokenSet;
 
 /// Characters that stand for "what follows is no special token" while a template is rendered.
 const GUARDS: std::ops::RangeInclusive<char> = '\u{E000}'..='\u{F8FF}';
@@ -174,7 +174,7 @@ impl PromptReader {
     }
 
     /// The token ids of `prompt`, read at once.
-    #[cfg(any(test, fuzzing))]
+    #[cfg(any(test, feature = "testing"))]
     pub(super) fn read_now(
         &self,
         prompt: &Prompt,

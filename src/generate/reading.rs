@@ -12,7 +12,7 @@ use super::tokenizer::Tokenizer;
 use super::tools::parse::{self, CallReader, Piece};
 use super::tools::{CallDelta, CallStart};
 use super::validate::invalid;
-use crate::engine::TokenMask;
+use phi4d_engine::TokenMask;
 
 /// Tokens at a prompt's end in which a thought's opener is looked for.
 const TAIL: usize = 16;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Map, Value as Json};
 
 use super::tools::{CallDelta, ToolCall, Tools};
-use crate::engine::CallerId;
+use phi4d_engine::CallerId;
 
 /// What to generate from, how, and for whom.
 #[derive(Debug, Clone, PartialEq)]

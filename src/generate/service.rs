@@ -15,8 +15,8 @@ use super::preparation::{MOST_TOKENS, Place, Plan, Ready, is_large};
 use super::prompt::PromptReader;
 use super::request::{Prompt, Request};
 use super::validate;
-use crate::engine::{self, CallerId, Job};
-use crate::telemetry::{Metrics, Operation, TraceContext};
+use phi4d_engine::{self as engine, CallerId, Job};
+use phi4d_telemetry::{Metrics, Operation, TraceContext};
 
 /// Events of one request that wait for its reader. When full, the engine does not step the
 /// sequence until there is room again, and gives it up if that takes too long.

@@ -4,9 +4,9 @@ use super::super::fixtures::demo_folder;
 use super::super::request::{Finish, Finished, Message, Parameters, Role, Usage};
 use super::super::tokenizer::Tokenizer;
 use super::*;
-use crate::engine::{CallerId, Engine, JobError, SubmitError};
-use crate::model::ModelLimits;
-use crate::model::fake::{FakeControl, FakeRunner};
+use phi4d_engine::{CallerId, Engine, JobError, SubmitError};
+use phi4d_model::ModelLimits;
+use phi4d_model::fake::{FakeControl, FakeRunner};
 
 const IM_END: u32 = 1009;
 
@@ -17,7 +17,7 @@ fn options() -> GeneratorOptions {
         default_temperature: 0.0,
         default_top_p: 1.0,
         request_timeout: None,
-        forms: std::sync::Arc::new(crate::generate::ThreadForms::default()),
+        forms: std::sync::Arc::new(crate::ThreadForms::default()),
     }
 }
 

@@ -3,7 +3,7 @@
 use super::error::GenerateError;
 use super::request::{DryParameters, Parameters};
 use super::validate::{Range, invalid, narrow, narrow_positive, number};
-use crate::engine::{Dry, TokenSet, Xtc};
+use phi4d_engine::{Dry, TokenSet, Xtc};
 
 const DEFAULT_XTC_THRESHOLD: f32 = 0.1;
 const DEFAULT_DRY_BASE: f32 = 1.75;

@@ -7,7 +7,7 @@ use super::detokenize::Detokenizer;
 use super::request::{Logprobs, Parameters, TextDelta, TokenDelta};
 use super::stop::StopMatcher;
 use super::tokenizer::Tokenizer;
-use crate::engine::{Token, TokenLogprobs};
+use phi4d_engine::{Token, TokenLogprobs};
 
 /// Assembles text from tokens: whole characters, nothing of a stop string.
 ///

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::super::fixtures::{demo_folder, golden_cases};
 use super::super::tokenizer::Markup;
 use super::*;
-use crate::engine::TokenLogprobs;
+use phi4d_engine::TokenLogprobs;
 
 const IM_END: u32 = 1009;
 

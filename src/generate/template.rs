@@ -88,7 +88,7 @@ impl ChatTemplate {
 
     /// Compiles a template on a stack that is large enough for it. `config` is
     /// tokenizer_config.json's content.
-    #[cfg(any(test, fuzzing))]
+    #[cfg(any(test, feature = "testing"))]
     pub(super) fn new(source: String, config: &Json) -> Result<Self, String> {
         let stack = source.len().min(MAX_BYTES) * STACK_PER_BYTE;
         with_stack(stack, || Self::compile(source, config)).map_err(|error| error.to_string())?

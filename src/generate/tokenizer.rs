@@ -14,7 +14,7 @@ use super::encoding;
 use super::error::TextLoadError;
 use super::files;
 use super::vocabulary::Vocabulary;
-use crate::telemetry;
+use phi4d_telemetry as telemetry;
 
 /// Words of up to 256 bytes that each thread keeps encoded. The library's default (10,000) lets
 /// hostile text pin some 100 MB a thread.

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use crate::engine::CallerId;
+use phi4d_engine::CallerId;
 
 /// Items that wait, by caller.
 ///

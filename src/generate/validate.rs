@@ -8,7 +8,7 @@ use super::error::GenerateError;
 use super::request::{Parameters, Prompt};
 use super::service::GeneratorOptions;
 use super::shapes;
-use crate::engine::{Sampling, TokenSet};
+use phi4d_engine::{Sampling, TokenSet};
 
 /// Most stop strings of a request.
 pub const MAX_STOPS: usize = 16;

@@ -1,5 +1,5 @@
 use super::*;
-use crate::generate::{Message, Role};
+use crate::{Message, Role};
 
 const VOCAB: usize = 1000;
 
@@ -10,7 +10,7 @@ fn options() -> GeneratorOptions {
         default_temperature: 0.7,
         default_top_p: 0.9,
         request_timeout: Some(Duration::from_secs(60)),
-        forms: std::sync::Arc::new(crate::generate::ThreadForms::default()),
+        forms: std::sync::Arc::new(crate::ThreadForms::default()),
     }
 }
 

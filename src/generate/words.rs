@@ -7,7 +7,7 @@ use super::request::Parameters;
 use super::tokenizer::{Markup, Tokenizer};
 use super::validate::{Range, invalid, narrow, number, summed};
 use super::vocabulary::Vocabulary;
-use crate::engine::{Sampling, TokenSet};
+use phi4d_engine::{Sampling, TokenSet};
 
 const MAX_WORDS: usize = 128;
 const MAX_WORD_BYTES: usize = 256;

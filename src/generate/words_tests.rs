@@ -1,6 +1,6 @@
 use super::*;
-use crate::engine::Dry;
-use crate::generate::fixtures::demo_folder;
+use crate::fixtures::demo_folder;
+use phi4d_engine::Dry;
 
 fn tokenizer() -> Tokenizer {
     Tokenizer::load(&demo_folder().join("tokenizer.json")).unwrap()

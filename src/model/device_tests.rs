@@ -15,7 +15,7 @@ const MARGIN: f32 = 0.2;
 fn options(provider: Provider, slots: usize) -> LoadOptions {
     let library = std::env::var_os("PHI4D_TEST_WEBGPU").map(Into::into);
     LoadOptions {
-        folder: Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo-gpu"),
+        folder: Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo-gpu"),
         provider: ProviderSettings {
             library: library.filter(|_| provider == Provider::WebGpu),
             ..provider.into()

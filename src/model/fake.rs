@@ -21,7 +21,7 @@ const TOKEN: u32 = (1 << WIDTH_SHIFT) - 1;
 /// A runner whose logits depend on every token that a slot holds, in order, as a real model's do.
 /// It panics where it is asked for what [`Runner`] forbids.
 #[derive(Debug)]
-pub(crate) struct FakeRunner {
+pub struct FakeRunner {
     limits: ModelLimits,
     /// What each slot holds: a token, marked by [`LONG`] where the long table turned it.
     slots: Vec<Vec<u32>>,
@@ -32,19 +32,19 @@ pub(crate) struct FakeRunner {
 
 /// What a test sets and reads while the engine owns the runner.
 #[derive(Debug, Default)]
-pub(crate) struct FakeControl {
+pub struct FakeControl {
     interrupted: AtomicBool,
     /// Makes the next step fail.
-    pub(crate) fail_next: AtomicBool,
+    pub fail_next: AtomicBool,
     /// Makes the next step panic.
-    pub(crate) panic_next: AtomicBool,
+    pub panic_next: AtomicBool,
     /// Makes the likeliest token one of a short while ago, so that text repeats.
-    pub(crate) repeat: AtomicBool,
+    pub repeat: AtomicBool,
     /// Makes the logits depend on how many tokens of a sequence each step read, as rounding does
     /// in a real model.
-    pub(crate) widths_show: AtomicBool,
+    pub widths_show: AtomicBool,
     /// Microseconds that each step takes.
-    pub(crate) step_us: AtomicU64,
+    pub step_us: AtomicU64,
 }
 
 impl Interrupt for FakeControl {
@@ -54,7 +54,8 @@ impl Interrupt for FakeControl {
 }
 
 impl FakeRunner {
-    pub(crate) fn new(limits: ModelLimits) -> (Self, Arc<FakeControl>) {
+    /// A runner of these limits, and the handle by which a test steers it.
+    pub fn new(limits: ModelLimits) -> (Self, Arc<FakeControl>) {
         let control = Arc::new(FakeControl::default());
         let slots = vec![Vec::new(); limits.slots];
         let rows = limits.slots.max(limits.max_prefill_tokens);
@@ -64,7 +65,7 @@ impl FakeRunner {
     }
 
     /// Small limits that tests can reach.
-    pub(crate) fn small_limits(slots: usize) -> ModelLimits {
+    pub fn small_limits(slots: usize) -> ModelLimits {
         ModelLimits {
             vocab_size: 50,
             context_tokens: 64,
@@ -74,13 +75,12 @@ impl FakeRunner {
             kv_bytes_per_token: 8,
             kv_block_tokens: 4,
             rotary_switch: None,
-            kv_growth: crate::model::KvGrowth::Own,
+            kv_growth: crate::KvGrowth::Own,
         }
     }
 
     /// The token that greedy decoding chooses after `tokens`.
-    #[cfg(test)]
-    pub(crate) fn next_token(tokens: &[u32], vocab_size: usize) -> u32 {
+    pub fn next_token(tokens: &[u32], vocab_size: usize) -> u32 {
         let row = Self::row(tokens, vocab_size);
         (0..)
             .zip(&row)
@@ -89,8 +89,7 @@ impl FakeRunner {
     }
 
     /// As [`Self::next_token`] where the long rotary table turns the tokens.
-    #[cfg(test)]
-    pub(crate) fn next_token_by_long(tokens: &[u32], vocab_size: usize) -> u32 {
+    pub fn next_token_by_long(tokens: &[u32], vocab_size: usize) -> u32 {
         let marked: Vec<u32> = tokens.iter().map(|token| token | LONG).collect();
         Self::next_token(&marked, vocab_size)
     }

@@ -220,10 +220,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::{LoadOptions, Provider, load};
+    use crate::{LoadOptions, Provider, load};
 
     fn demo() -> Vec<u8> {
-        std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo/model.onnx")).unwrap()
+        std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/demo/model.onnx")).unwrap()
     }
 
     #[test]
@@ -302,7 +302,7 @@ mod tests {
 
     #[test]
     fn an_export_of_the_last_position_only_loads_and_gives_the_same() {
-        let whole = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo");
+        let whole = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/demo");
         let folder = tempfile::tempdir().unwrap();
         for entry in std::fs::read_dir(whole).unwrap() {
             let path = entry.unwrap().path();

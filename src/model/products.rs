@@ -20,8 +20,8 @@ use super::products_store::{Store, Weights, lock};
 use super::provider::CPU_NAME;
 use super::session;
 use super::source::Source;
-use crate::telemetry;
 use phi4d_int4::{self as int4, BLOCK, COLUMNS, Results, Rounded};
+use phi4d_telemetry as telemetry;
 
 /// The file of laid-out weights in the folder of what was prepared.
 pub(super) const LAID_OUT: &str = "int4";

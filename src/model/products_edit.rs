@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     fn demo() -> Vec<u8> {
-        std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo/model.onnx")).unwrap()
+        std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/demo/model.onnx")).unwrap()
     }
 
     fn count(model: &[u8], text: &str) -> usize {

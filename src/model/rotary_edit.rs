@@ -253,7 +253,7 @@ mod tests {
     use super::*;
 
     fn model(folder: &str) -> Vec<u8> {
-        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/models");
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models");
         std::fs::read(format!("{root}/{folder}/model.onnx")).unwrap()
     }
 

@@ -137,8 +137,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::external::{ENTRY_KEY, ENTRY_VALUE};
-    use crate::model::wire::{put_bytes, put_number};
+    use crate::external::{ENTRY_KEY, ENTRY_VALUE};
+    use crate::wire::{put_bytes, put_number};
 
     /// A model with a table of sines that begins anew after `first` of `rows` rows.
     fn model(rows: usize, first: usize, outside: Option<u64>) -> (Vec<u8>, Vec<u8>) {

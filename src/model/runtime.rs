@@ -8,7 +8,7 @@ use ort::environment::Environment;
 use ort::logging::LogLevel;
 
 use super::error::LoadError;
-use crate::telemetry;
+use phi4d_telemetry as telemetry;
 
 /// The library's file name.
 pub const LIBRARY_NAME: &str = if cfg!(windows) { "onnxruntime.dll" } else { "libonnxruntime.so" };

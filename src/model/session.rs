@@ -40,7 +40,7 @@ fn build(
         threads => threads,
     };
     // Where ONNX Runtime can make some of its threads and then no more, it waits for good.
-    crate::os::probe_threads(threads)
+    phi4d_os::probe_threads(threads)
         .map_err(|error| LoadError::Threads { reason: error.to_string() })?;
     Session::builder(environment)
         .and_then(|builder| {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::*;
 
 fn demo() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo")
 }
 
 pub(crate) fn options(slots: usize) -> LoadOptions {
@@ -119,7 +119,10 @@ fn a_slot_ignores_what_it_held_before_and_can_be_released() {
     // What is kept stays.
     runner.release(0, 39);
     let again = runner.prefill(0, 39, &tokens[39..], 1).unwrap().row(0).to_vec();
-    assert!(close(&fresh, &again, 0.02));
+    // Wide and narrow steps round differently: 0.08 apart with ONNX Runtime's AVX2 kernels. A cache
+    // that lost a token is off by whole units.
+    let worst = fresh.iter().zip(&again).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(worst <= 0.2, "{worst}");
     runner.release(0, 0);
     assert_eq!(runner.prefill(0, 0, &tokens, 1).unwrap().row(0), fresh);
 }

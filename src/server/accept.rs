@@ -18,7 +18,7 @@ use super::caller::Origin;
 use super::conn::serve_connection;
 use super::places::{Bounds, Holder, Places, Verdict};
 use super::secure::serve_tcp;
-use crate::os::{Listener, UnixStream};
+use phi4d_os::{Listener, UnixStream};
 
 /// How long to leave accepting alone when the system has no descriptors or memory for it.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

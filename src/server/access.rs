@@ -14,7 +14,7 @@ use super::body::kept_bytes;
 use super::caller::Caller;
 use super::error::ApiError;
 use super::memory::{NoRoom, Share};
-use crate::telemetry::{
+use phi4d_telemetry::{
     Attribute, Metrics, OpenSpan, Operation, Span, SpanKind, TraceContext, time_of,
 };
 

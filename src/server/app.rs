@@ -7,8 +7,8 @@ use tokio::sync::watch;
 
 use super::auth::Rules;
 use super::memory::RequestMemory;
-use crate::generate::Generator;
-use crate::telemetry::{Metrics, Tracer};
+use phi4d_generate::Generator;
+use phi4d_telemetry::{Metrics, Tracer};
 
 /// Fixed choices of the server.
 #[derive(Debug, Clone)]

@@ -13,7 +13,7 @@ use super::app::App;
 use super::error::{ApiError, shortened};
 use super::measure::{Measured, measure};
 use super::memory::{NoRoom, Share};
-use crate::generate::{GenerateError, is_large};
+use phi4d_generate::{GenerateError, is_large};
 
 /// How much of a body that is too large is still read, and for how long, before it is refused: a
 /// connection that is closed with unread bytes is reset, and the client may lose the answer.

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 
-use crate::engine::CallerId;
-use crate::os::{Peer, UnixStream};
+use phi4d_engine::CallerId;
+use phi4d_os::{Peer, UnixStream};
 
 /// The other end of a connection. All connections of one caller share its place in the queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl Origin {
         let Some(peer) = self.peer else { return &[] };
         let look = || async {
             // The system's databases may be on the network.
-            let looked = tokio::task::spawn_blocking(move || crate::os::groups_of(peer)).await;
+            let looked = tokio::task::spawn_blocking(move || phi4d_os::groups_of(peer)).await;
             looked.unwrap_or_default()
         };
         self.groups.get_or_init(look).await

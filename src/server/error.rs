@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use hyper::{Method, StatusCode};
 
-use crate::engine::{JobError, SubmitError};
-use crate::generate::GenerateError;
+use phi4d_engine::{JobError, SubmitError};
+use phi4d_generate::GenerateError;
 
 /// When a client may try again after a full queue or a stop.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
@@ -467,8 +467,8 @@ pub(super) fn shortened(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::MaskError;
-    use crate::generate::FormEnd;
+    use phi4d_engine::MaskError;
+    use phi4d_generate::FormEnd;
 
     #[test]
     fn each_fault_has_its_status_and_code() {

@@ -23,12 +23,19 @@ use super::wire::ollama;
 use super::wire::responses::ResponsesRequest;
 use super::wire::tokens::{DetokenizeRequest, TokenizeRequest};
 use super::{App, ServerOptions, body, serve};
-use crate::engine::{self, Engine};
-use crate::fuzzing::split;
-use crate::generate::{Constraint, Generator, GeneratorOptions, Prompt};
-use crate::model::ModelLimits;
-use crate::model::fake::FakeRunner;
-use crate::os::Listener;
+use phi4d_engine::{self as engine, Engine};
+use phi4d_generate::{Constraint, Generator, GeneratorOptions, Prompt};
+use phi4d_model::ModelLimits;
+use phi4d_model::fake::FakeRunner;
+use phi4d_os::Listener;
+
+/// Stands between the parts of an input that has several.
+const SEPARATOR: char = '\u{1e}';
+
+/// The text up to the next [`SEPARATOR`], and the rest.
+fn split(text: &str) -> (&str, &str) {
+    text.split_once(SEPARATOR).unwrap_or((text, ""))
+}
 
 /// A body of every surface: it is read, or refused with a 400 that names a field of the client's.
 pub fn bodies(data: &[u8]) {
@@ -131,9 +138,9 @@ impl Daemon {
             default_temperature: 0.0,
             default_top_p: 1.0,
             request_timeout: Some(Duration::from_secs(5)),
-            forms: std::sync::Arc::new(crate::generate::ThreadForms::default()),
+            forms: std::sync::Arc::new(phi4d_generate::ThreadForms::default()),
         };
-        let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
+        let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo");
         let generator = Generator::load(&demo, engine.handle(), options).ok()?;
         let app = App::new(generator, ServerOptions::new("phi-4-test", 1_700_000_000));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::engine::CallerId;
+use phi4d_engine::CallerId;
 
 /// Requests that take no more are let in as long as there is room at all.
 const SMALL_BYTES: usize = 64 * 1024;

@@ -3,7 +3,7 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 
 use super::*;
-use crate::server::activity::{Expected, OpenRequest};
+use crate::activity::{Expected, OpenRequest};
 
 /// Places whose connections are tasks that do nothing.
 struct Case {

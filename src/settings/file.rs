@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn the_examples_load_as_files_and_as_drop_ins() {
-        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples");
+        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/examples");
         let mut names = Vec::new();
         for entry in std::fs::read_dir(examples).unwrap() {
             let path = entry.unwrap().path();

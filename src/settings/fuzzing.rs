@@ -6,7 +6,14 @@ use std::sync::LazyLock;
 
 use super::table::DEFINITIONS;
 use super::{Inputs, render_resolved, resolve};
-use crate::fuzzing::split;
+
+/// Stands between the parts of an input that has several.
+const SEPARATOR: char = '\u{1e}';
+
+/// The text up to the next [`SEPARATOR`], and the rest.
+fn split(text: &str) -> (&str, &str) {
+    text.split_once(SEPARATOR).unwrap_or((text, ""))
+}
 
 /// A file of this process's own.
 static FILE: LazyLock<PathBuf> = LazyLock::new(|| {

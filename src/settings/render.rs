@@ -83,9 +83,11 @@ mod tests {
 
     #[test]
     fn the_committed_file_is_the_rendered_one() {
-        let committed =
-            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/phi4d.toml"))
-                .unwrap();
+        let committed = std::fs::read_to_string(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../config/phi4d.toml"
+        ))
+        .unwrap();
         assert!(
             committed == render_file(),
             "config/phi4d.toml is not what the table renders; make it anew by \

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::settings::SocketSetting;
+use crate::SocketSetting;
 
 /// Inputs from a file's text, environment and flags; the file lives as long as the guard.
 struct Case {

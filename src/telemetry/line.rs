@@ -77,7 +77,7 @@ fn civil_date(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::is_disruptive;
+    use crate::is_disruptive;
     use log::Level;
 
     fn at(seconds: u64, millis: u64) -> SystemTime {

@@ -6,73 +6,73 @@ use clap::{Args, ValueHint};
 
 /// How to reach the daemon and what to ask of it.
 #[derive(Debug, Default, Args)]
-pub(in crate::cli) struct ClientArgs {
+pub(crate) struct ClientArgs {
     /// The daemon's Unix socket. Default: as set, else where the daemon puts it by default
     #[arg(long, value_name = "PATH", conflicts_with = "url", value_hint = ValueHint::AnyPath)]
-    pub(in crate::cli) socket: Option<PathBuf>,
+    pub(crate) socket: Option<PathBuf>,
     /// The daemon's TCP address, as http://HOST:PORT or https://HOST:PORT
     #[arg(long, value_name = "URL", value_hint = ValueHint::Url)]
-    pub(in crate::cli) url: Option<String>,
+    pub(crate) url: Option<String>,
     /// Certificates to trust for an https URL, in PEM. Default: those that this machine trusts
     #[arg(long, value_name = "FILE", requires = "url", value_hint = ValueHint::FilePath)]
-    pub(in crate::cli) ca_file: Option<PathBuf>,
+    pub(crate) ca_file: Option<PathBuf>,
     /// The daemon's API key, where it asks for one. Better given by the variable or a file: others
     /// on this machine may see the command line
     #[arg(long, value_name = "KEY", env = "PHI4D_API_KEY", hide_env_values = true)]
-    pub(in crate::cli) api_key: Option<String>,
+    pub(crate) api_key: Option<String>,
     /// File with the daemon's API key, and nothing else
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub(in crate::cli) api_key_file: Option<PathBuf>,
+    pub(crate) api_key_file: Option<PathBuf>,
     /// How long to wait for a daemon that starts or loads its model; 0 fails at once. Default: 5
     /// for one that is not there, 300 for one that loads
     #[arg(long, value_name = "SECONDS")]
-    pub(in crate::cli) wait: Option<u32>,
+    pub(crate) wait: Option<u32>,
     /// The model, where several are behind one address
     #[arg(long, value_name = "NAME")]
-    pub(in crate::cli) model: Option<String>,
+    pub(crate) model: Option<String>,
     /// Instructions that hold for the whole conversation
     #[arg(long, value_name = "TEXT")]
-    pub(in crate::cli) system: Option<String>,
+    pub(crate) system: Option<String>,
     /// 0 always takes the likeliest token. Default: the daemon's
     #[arg(long, value_name = "X")]
-    pub(in crate::cli) temperature: Option<f64>,
+    pub(crate) temperature: Option<f64>,
     /// Choose among the likeliest tokens that make up this share. Default: the daemon's
     #[arg(long, value_name = "X")]
-    pub(in crate::cli) top_p: Option<f64>,
+    pub(crate) top_p: Option<f64>,
     /// The most tokens of an answer. Default: what fits the context
     #[arg(long, value_name = "N")]
-    pub(in crate::cli) max_tokens: Option<u64>,
+    pub(crate) max_tokens: Option<u64>,
     /// Equal seeds give nearly always equal answers to equal conversations; always if the daemon's
     /// setting `reproducible` is on
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    pub(in crate::cli) seed: Option<i64>,
+    pub(crate) seed: Option<i64>,
     /// Tell tokens and speed of each answer, on a terminal
     #[arg(long)]
-    pub(in crate::cli) stats: bool,
+    pub(crate) stats: bool,
 }
 
 /// A conversation.
 #[derive(Debug, Default, Args)]
-pub(in crate::cli) struct ChatArgs {
+pub(crate) struct ChatArgs {
     /// Neither read nor write the file of earlier questions
     #[arg(long)]
-    pub(in crate::cli) no_history: bool,
+    pub(crate) no_history: bool,
     #[command(flatten)]
-    pub(in crate::cli) client: ClientArgs,
+    pub(crate) client: ClientArgs,
 }
 
 /// One question.
 #[derive(Debug, Args)]
-pub(in crate::cli) struct RunArgs {
+pub(crate) struct RunArgs {
     /// The question. What is piped in follows it, or is the question where this is left out
     #[arg(value_name = "PROMPT")]
-    pub(in crate::cli) prompt: Option<String>,
+    pub(crate) prompt: Option<String>,
     /// Print one JSON object: content, reasoning, finish_reason, model, usage and timings
     #[arg(long)]
-    pub(in crate::cli) json: bool,
+    pub(crate) json: bool,
     /// File with a JSON Schema that the answer keeps to
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub(in crate::cli) schema: Option<PathBuf>,
+    pub(crate) schema: Option<PathBuf>,
     #[command(flatten)]
-    pub(in crate::cli) client: ClientArgs,
+    pub(crate) client: ClientArgs,
 }

@@ -4,7 +4,7 @@
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::model::{Logits, ModelLimits, Rotary, RunError, Runner};
+use phi4d_model::{Logits, ModelLimits, Rotary, RunError, Runner};
 
 /// The loaded model.
 pub(super) type Inner = Arc<Mutex<Box<dyn Runner>>>;

@@ -115,7 +115,7 @@ fn ignored(headers: &HeaderMap) -> Option<String> {
 
 /// Something of an answer.
 #[derive(Debug, PartialEq)]
-pub(in crate::cli) enum Piece {
+pub(crate) enum Piece {
     Text(String),
     /// What the model thought before it answered.
     Thought(String),
@@ -161,7 +161,7 @@ impl Stream {
 }
 
 /// What an event says.
-pub(in crate::cli) fn read_event(data: &str) -> Result<Vec<Piece>, Fatal> {
+pub(crate) fn read_event(data: &str) -> Result<Vec<Piece>, Fatal> {
     if data == "[DONE]" {
         return Ok(vec![Piece::End]);
     }

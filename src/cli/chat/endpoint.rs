@@ -11,13 +11,13 @@ use tokio::net::TcpStream;
 
 use super::super::args::{ClientArgs, ambient_inputs};
 use super::super::exit::Fatal;
-use crate::fetch::{Trust, Url};
-use crate::os::{UnixStream, effective_uid, owner};
-use crate::settings::{ListenAddress, SocketSetting, client_socket_candidates, resolve};
+use phi4d_fetch::{Trust, Url};
+use phi4d_os::{UnixStream, effective_uid, owner};
+use phi4d_settings::{ListenAddress, SocketSetting, client_socket_candidates, resolve};
 
 /// The daemon's address.
 #[derive(Debug, Clone)]
-pub(in crate::cli) enum Endpoint {
+pub(crate) enum Endpoint {
     Unix(PathBuf),
     Tcp(ListenAddress),
     Tls(Url, Trust),
@@ -34,7 +34,7 @@ impl fmt::Display for Endpoint {
 }
 
 /// A request's body, whole.
-pub(in crate::cli) type Body = http_body_util::Full<bytes::Bytes>;
+pub(crate) type Body = http_body_util::Full<bytes::Bytes>;
 
 impl Endpoint {
     /// The one named on the command line, else the one that a daemon with this machine's settings
@@ -83,7 +83,7 @@ impl Endpoint {
     }
 
     /// Opens a connection, which is carried by a task of its own.
-    pub(in crate::cli) async fn connect(&self) -> Result<SendRequest<Body>, Fatal> {
+    pub(crate) async fn connect(&self) -> Result<SendRequest<Body>, Fatal> {
         match self {
             Self::Unix(path) => {
                 let stream = UnixStream::connect(path).await;
@@ -103,7 +103,7 @@ impl Endpoint {
     }
 
     /// What the `Host` header says.
-    pub(in crate::cli) fn host(&self) -> String {
+    pub(crate) fn host(&self) -> String {
         match self {
             Self::Unix(_) => "localhost".to_owned(),
             Self::Tcp(address) => address.to_string(),
@@ -112,7 +112,7 @@ impl Endpoint {
     }
 
     /// That the daemon is not there, and will not be either.
-    pub(in crate::cli) fn unreachable(&self, reason: &impl fmt::Display) -> Fatal {
+    pub(crate) fn unreachable(&self, reason: &impl fmt::Display) -> Fatal {
         let (address, reason) = (self.to_string(), reason.to_string());
         Fatal::Unreachable { address, reason, may_come: false }
     }

@@ -2,14 +2,14 @@
 
 /// Gathers bytes and gives the data of each event that is complete.
 #[derive(Debug, Default)]
-pub(in crate::cli) struct Events {
+pub(crate) struct Events {
     line: Vec<u8>,
     data: Option<String>,
 }
 
 impl Events {
     /// Takes more bytes, cut anywhere, and gives the data of the events that they complete.
-    pub(in crate::cli) fn push(&mut self, bytes: &[u8]) -> Vec<String> {
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Vec<String> {
         let mut complete = Vec::new();
         for byte in bytes {
             if *byte != b'\n' {

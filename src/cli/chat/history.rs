@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::os::{append_private, replace_file};
+use phi4d_os::{append_private, replace_file};
 
 /// The most questions that are kept when a run begins.
 pub(super) const MOST_ENTRIES: usize = 1000;

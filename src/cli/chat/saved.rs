@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::conversation::{Conversation, Message, Role};
 use super::parameters::Parameters;
-use crate::os::replace_file;
+use phi4d_os::replace_file;
 
 /// The only version of the format.
 const VERSION: u32 = 1;

@@ -7,7 +7,7 @@ use std::io::{IsTerminal as _, Write as _};
 
 use super::super::exit::Fatal;
 use super::super::output::print;
-use crate::telemetry::{is_disruptive, is_joiner};
+use phi4d_telemetry::{is_disruptive, is_joiner};
 
 const DIM: &str = "\x1b[2m";
 const PLAIN: &str = "\x1b[0m";

@@ -2,8 +2,8 @@
 
 use super::Case;
 use super::findings::Findings;
-use crate::server::{self, Environment};
-use crate::settings::ListenAddress;
+use phi4d_server::{self as server, Environment};
+use phi4d_settings::ListenAddress;
 
 const CHECK: &str = "access";
 

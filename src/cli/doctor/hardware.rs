@@ -6,9 +6,9 @@ use std::path::Path;
 use serde_json::json;
 
 use super::findings::Findings;
-use crate::cli::plan::bytes;
-use crate::model;
-use crate::os;
+use crate::plan::bytes;
+use phi4d_model as model;
+use phi4d_os as os;
 
 const CHECK: &str = "hardware";
 

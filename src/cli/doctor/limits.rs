@@ -2,7 +2,7 @@
 
 use super::Case;
 use super::findings::Findings;
-use crate::os;
+use phi4d_os as os;
 
 const CHECK: &str = "limits";
 

@@ -4,8 +4,8 @@ use serde_json::json;
 
 use super::Case;
 use super::findings::Findings;
-use crate::cli::plan::{Plan, bytes};
-use crate::os;
+use crate::plan::{Plan, bytes};
+use phi4d_os as os;
 
 const CHECK: &str = "memory";
 

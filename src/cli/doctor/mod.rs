@@ -17,9 +17,9 @@ mod state;
 use super::args::DoctorArgs;
 use super::exit::Fatal;
 use super::output::print;
-use crate::model::Export;
-use crate::settings::Settings;
 use findings::Findings;
+use phi4d_model::Export;
+use phi4d_settings::Settings;
 
 /// What the checks look at.
 struct Case {

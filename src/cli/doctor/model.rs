@@ -2,9 +2,9 @@
 
 use super::Case;
 use super::findings::Findings;
-use crate::cli::plan::bytes;
-use crate::generate::inspect_text;
-use crate::model::{self, Export};
+use crate::plan::bytes;
+use phi4d_generate::inspect_text;
+use phi4d_model::{self as model, Export};
 
 const CHECK: &str = "model";
 

@@ -4,9 +4,9 @@ use serde_json::json;
 
 use super::Case;
 use super::findings::Findings;
-use crate::cli::inspect::Runs;
-use crate::cli::start;
-use crate::model;
+use crate::inspect::Runs;
+use crate::start;
+use phi4d_model as model;
 
 const MEND: &str = "mend that, or set provider to auto or cpu";
 

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use super::Case;
 use super::findings::Findings;
-use crate::os;
-use crate::settings::Provider;
+use phi4d_os as os;
+use phi4d_settings::Provider;
 
 const CHECK: &str = "service";
 

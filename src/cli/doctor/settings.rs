@@ -1,10 +1,10 @@
 //! Are the settings good?
 
 use super::findings::Findings;
-use crate::cli::args::SettingsArgs;
-use crate::cli::exit::Fatal;
-use crate::cli::start;
-use crate::settings::Settings;
+use crate::args::SettingsArgs;
+use crate::exit::Fatal;
+use crate::start;
+use phi4d_settings::Settings;
 
 const CHECK: &str = "settings";
 

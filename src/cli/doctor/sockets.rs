@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::Case;
 use super::findings::Findings;
-use crate::os;
-use crate::settings::ListenAddress;
+use phi4d_os as os;
+use phi4d_settings::ListenAddress;
 
 const CHECK: &str = "sockets";
 

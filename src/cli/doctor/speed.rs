@@ -10,8 +10,8 @@ use serde_json::json;
 
 use super::Case;
 use super::findings::Findings;
-use crate::model::Provider;
-use crate::os;
+use phi4d_model::Provider;
+use phi4d_os as os;
 
 const CHECK: &str = "speed";
 
@@ -26,7 +26,7 @@ const TIME: Duration = Duration::from_millis(400);
 pub(super) fn check(case: &Case, findings: &mut Findings) {
     let Some(export) = &case.export else { return };
     let on_cpu = matches!(
-        crate::cli::inspect::Runs::find(&case.settings, export).provider,
+        crate::inspect::Runs::find(&case.settings, export).provider,
         Ok((Provider::Cpu, _))
     );
     if !case.measure || !on_cpu {

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use super::Case;
 use super::findings::Findings;
-use crate::cli::start;
-use crate::os;
+use crate::start;
+use phi4d_os as os;
 
 const CHECK: &str = "state";
 

@@ -5,7 +5,7 @@ use clap_mangen::roff::Roff;
 
 use super::Page;
 use super::roff_text::{entry, exit_status, heading, see_also, title};
-use crate::settings::{DEFAULT_FILE, DROP_INS};
+use phi4d_settings::{DEFAULT_FILE, DROP_INS};
 
 pub(super) fn pages(command: clap::Command) -> Vec<Page> {
     let mut command = command.disable_help_subcommand(true);

@@ -56,7 +56,7 @@ fn completions_text(shell: Shell) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::DEFINITIONS;
+    use phi4d_settings::DEFINITIONS;
 
     /// Every flag of every command, with the command's full name joined by dashes.
     fn flags(command: &clap::Command, name: &str, found: &mut Vec<(String, String)>) {
@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn every_unit_is_told_of() {
         let text = plain(&page("phi4d.service.8"));
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../systemd");
         let mut units = 0;
         for entry in std::fs::read_dir(folder).unwrap() {
             let name = entry.unwrap().file_name().to_string_lossy().into_owned();

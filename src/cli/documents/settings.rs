@@ -3,7 +3,7 @@
 use clap_mangen::roff::{Roff, bold, roman};
 
 use super::roff_text::{heading, paragraph, see_also, title};
-use crate::settings::{DEFAULT_FILE, DEFINITIONS, DROP_INS, Definition};
+use phi4d_settings::{DEFAULT_FILE, DEFINITIONS, DROP_INS, Definition};
 
 pub(super) fn page() -> String {
     let mut roff = Roff::new();

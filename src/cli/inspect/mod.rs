@@ -10,10 +10,10 @@ use super::exit::Fatal;
 use super::output::print;
 use super::plan::Plan;
 use super::start;
-use crate::generate::{TextFacts, TextLoadError, inspect_text};
-use crate::model::{self, Export, Placement};
-use crate::os;
-use crate::settings::Settings;
+use phi4d_generate::{TextFacts, TextLoadError, inspect_text};
+use phi4d_model::{self as model, Export, Placement};
+use phi4d_os as os;
+use phi4d_settings::Settings;
 pub(super) use runs::Runs;
 
 /// Everything that was found out.

@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use super::Findings;
-use crate::cli::plan::bytes;
-use crate::generate::TextFacts;
-use crate::model::{Export, Placement, RotaryChoice, TensorInfo};
+use crate::plan::bytes;
+use phi4d_generate::TextFacts;
+use phi4d_model::{Export, Placement, RotaryChoice, TensorInfo};
 
 /// Lines of a name and what is told of it.
 pub(super) fn text(found: &Findings) -> String {
@@ -166,7 +166,7 @@ fn warnings(found: &Findings) -> Vec<String> {
     let mut warnings = found.export.damage();
     warnings.extend(found.runs.warnings.iter().cloned());
     let on_device =
-        matches!(found.runs.provider, Ok((provider, _)) if provider != crate::model::Provider::Cpu);
+        matches!(found.runs.provider, Ok((provider, _)) if provider != phi4d_model::Provider::Cpu);
     if let (Some(placement), true) = (&found.placement, on_device) {
         let heavy = placement.heavy_on_cpu();
         let heavy: Vec<String> =

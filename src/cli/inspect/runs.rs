@@ -1,22 +1,22 @@
 //! Which provider and which kernels would run an export here.
 
-use crate::cli::start;
-use crate::model::{self, Export};
-use crate::settings::Settings;
+use crate::start;
+use phi4d_model::{self as model, Export};
+use phi4d_settings::Settings;
 
 /// What would run it.
 #[derive(Debug)]
-pub(in crate::cli) struct Runs {
+pub(crate) struct Runs {
     /// The provider in the settings' words, with why; or why none can.
-    pub(in crate::cli) provider: Result<(model::Provider, String), String>,
+    pub(crate) provider: Result<(model::Provider, String), String>,
     /// Which kernels do the products there.
-    pub(in crate::cli) kernels: String,
+    pub(crate) kernels: String,
     /// What speaks against it.
-    pub(in crate::cli) warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
 }
 
 impl Runs {
-    pub(in crate::cli) fn find(settings: &Settings, export: &Export) -> Self {
+    pub(crate) fn find(settings: &Settings, export: &Export) -> Self {
         let asked = start::provider_settings(settings);
         let library = settings.runtime_library.as_deref();
         let found = model::provider_facts(&asked, &export.made_for, library);

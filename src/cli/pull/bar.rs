@@ -5,7 +5,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
 use super::bytes;
-use crate::fetch::Progress;
+use phi4d_fetch::Progress;
 
 /// How often the line changes.
 const TICK: Duration = Duration::from_millis(200);

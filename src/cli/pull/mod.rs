@@ -9,10 +9,10 @@ use super::args::{ModelsArgs, PullArgs, RemoveArgs, VariantChoice, ambient_input
 use super::check::size;
 use super::exit::Fatal;
 use super::output::print;
-use crate::fetch::{Client, Models, Pull, Source, Variant};
-use crate::os::effective_uid;
-use crate::settings::{Provider, resolve};
 use bar::Bar;
+use phi4d_fetch::{Client, Models, Pull, Source, Variant};
+use phi4d_os::effective_uid;
+use phi4d_settings::{Provider, resolve};
 
 /// Where packages let models live.
 const SYSTEM_MODELS: &str = "/var/lib/phi4d/models";
@@ -111,7 +111,7 @@ fn variant(choice: VariantChoice) -> Variant {
 fn token(arguments: &PullArgs) -> Result<Option<String>, Fatal> {
     let text = match &arguments.token_file {
         Some(path) => {
-            let failed = |source| crate::fetch::FetchError::File {
+            let failed = |source| phi4d_fetch::FetchError::File {
                 action: "read",
                 path: path.clone(),
                 source,

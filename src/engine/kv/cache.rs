@@ -1,7 +1,7 @@
 //! The rows of the KV cache and the sequences that run in them.
 
 use super::prefix::{self, Reuse, Seen};
-use crate::model::{Rotary, alike_positions};
+use phi4d_model::{Rotary, alike_positions};
 
 /// Tokens of growth that admission leaves room for at most, so that a sequence is not admitted only
 /// to be put back at once.
@@ -24,7 +24,7 @@ pub struct Sizes {
     /// only whole chunks of it are cached and reused. `None`: any token is.
     pub grid: Option<usize>,
     /// Whether all rows that hold something take as much as the longest, and one more is kept beside
-    /// them ([`crate::model::KvGrowth::Alike`]); else each takes its own.
+    /// them ([`phi4d_model::KvGrowth::Alike`]); else each takes its own.
     pub alike: bool,
 }
 

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::Rotary;
+use phi4d_model::Rotary;
 
 /// The memory as the actions leave it: what each row holds.
 struct Memory(Vec<Row>);

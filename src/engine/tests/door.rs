@@ -1,7 +1,7 @@
 //! Jobs are counted once, whoever submits, looks and stops at the same time.
 
 use super::*;
-use crate::engine::door::{Bounds, Door, End};
+use crate::door::{Bounds, Door, End};
 
 #[test]
 fn both_bounds_hold_and_leaving_makes_room() {

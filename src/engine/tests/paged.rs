@@ -6,17 +6,30 @@ use std::io::{self, Read, Write};
 use serde_json::Value;
 
 use super::*;
-use crate::model::tests::{options as load_options, with_graph};
-use crate::model::{
-    KvGrowth, LoadOptions, Loaded, Logits, ModelLimits, Rotary, RunError, Runner, load,
+use phi4d_model::{
+    KvGrowth, LoadOptions, Loaded, Logits, ModelLimits, Provider, Rotary, RunError, Runner, load,
 };
 
 fn loaded() -> Loaded {
-    let folder = with_graph("paged.onnx", "paged.json");
+    let models = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/longrope");
+    let folder = tempfile::tempdir().unwrap();
+    for (from, to) in [
+        ("paged.onnx", "model.onnx"),
+        ("model.onnx.data", "model.onnx.data"),
+        ("paged.json", "genai_config.json"),
+    ] {
+        std::fs::copy(format!("{models}/{from}"), folder.path().join(to)).unwrap();
+    }
     let load_options = LoadOptions {
         folder: folder.path().into(),
+        provider: Provider::Cpu.into(),
+        threads: 1,
+        slots: SLOTS + 10,
+        context_tokens: 0,
         max_prefill_tokens: 24,
-        ..load_options(SLOTS + 10)
+        kv_cache_bytes: 0,
+        own_kernels: true,
+        runtime_library: None,
     };
     load(&load_options).unwrap()
 }
@@ -30,7 +43,7 @@ fn paged_engine(budget_tokens: usize, draft_tokens: usize) -> Engine {
 
 /// Prompt and output of each case.
 fn cases() -> Vec<(Vec<u32>, Vec<u32>)> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/golden/longrope.json");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/golden/longrope.json");
     let golden: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let list = |value: &Value| -> Vec<u32> { serde_json::from_value(value.clone()).unwrap() };
     let cases = golden["cases"].as_array().unwrap();

@@ -1,7 +1,7 @@
 //! Answers that are the same each time, over a runner whose logits show how wide each step was.
 
 use super::*;
-use crate::model::ModelLimits;
+use phi4d_model::ModelLimits;
 
 /// An engine whose every step shows in the answers, with two rotary tables if there is a `switch`.
 fn shown(options: Options, switch: Option<usize>) -> Engine {

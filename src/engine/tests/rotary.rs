@@ -1,7 +1,7 @@
 //! Sequences that outgrow the short one of two rotary tables.
 
 use super::*;
-use crate::model::ModelLimits;
+use phi4d_model::ModelLimits;
 
 /// The most tokens that the short table is for.
 const SWITCH: usize = 20;

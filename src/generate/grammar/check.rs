@@ -19,7 +19,7 @@ const MOST_CHOICE_BYTES: usize = 256 << 10;
 ///
 /// # Errors
 /// [`GenerateError::InvalidField`].
-pub(in crate::generate) fn check(constraint: &Constraint) -> Result<(), GenerateError> {
+pub(crate) fn check(constraint: &Constraint) -> Result<(), GenerateError> {
     let field = &constraint.field;
     match &constraint.form {
         Form::JsonObject => Ok(()),

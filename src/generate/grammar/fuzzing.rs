@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use super::super::request::{Chat, Constraint, Form, Message, Prompt, Role};
 use super::super::tools::{Dialect, Tool, ToolChoice, Tools};
 use super::{FormHost, Grammars, Turn, check};
-use crate::engine::{CallerId, Progress, TokenMask};
-use crate::generate::GenerateError;
-use crate::generate::tokenizer::Tokenizer;
+use crate::GenerateError;
+use crate::tokenizer::Tokenizer;
+use phi4d_engine::{CallerId, Progress, TokenMask};
 
 /// Tokens that are drawn from what a form allows.
 const DRAWN: usize = 6;
@@ -25,7 +25,7 @@ pub struct Forms(Grammars);
 impl Forms {
     /// With forms compiled by `host`.
     pub fn over(host: Arc<dyn FormHost>) -> Option<Self> {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo/tokenizer.json");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo/tokenizer.json");
         let tokenizer = Tokenizer::load(&path).ok()?;
         let ends = ["<|im_end|>", "<|endoftext|>"].map(|name| {
             tokenizer.added().iter().find(|token| token.content == name).map(|token| token.id)
@@ -34,12 +34,10 @@ impl Forms {
         Some(Self(Grammars::new(Arc::new(tokenizer), ends, host)))
     }
 
-    /// Over Phi-4's own vocabulary.
-    #[cfg(test)]
-    pub fn over_phi4(host: Arc<dyn FormHost>) -> Self {
-        let folder = crate::generate::fixtures::phi4_folder("first");
-        let tokenizer = Tokenizer::load(&folder.path().join("tokenizer.json")).unwrap();
-        Self(Grammars::new(Arc::new(tokenizer), vec![100_265, 100_257], host))
+    /// Over the vocabulary of the `tokenizer.json` at `path`; a text ends with one of `ends`.
+    pub fn over_vocabulary(path: &Path, ends: Vec<u32>, host: Arc<dyn FormHost>) -> Option<Self> {
+        let tokenizer = Tokenizer::load(path).ok()?;
+        Some(Self(Grammars::new(Arc::new(tokenizer), ends, host)))
     }
 
     /// Checks one form; whether it could be used.

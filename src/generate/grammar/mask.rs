@@ -8,7 +8,7 @@ use super::super::tokenizer::{Markup, Tokenizer};
 use super::host::{FormEnd, FormLink};
 use super::ledger::Share;
 use super::protocol::{Answer, Ask, Following};
-use crate::engine::{MaskError, Progress, TokenMask};
+use phi4d_engine::{MaskError, Progress, TokenMask};
 
 /// How long an answer may take by the clock: far above its processor time, for a system that has
 /// more to do than it can.

@@ -9,7 +9,7 @@
 
 mod check;
 mod compile;
-#[cfg(all(unix, any(test, fuzzing)))]
+#[cfg(all(unix, any(test, feature = "testing")))]
 pub mod fuzzing;
 mod host;
 mod keep;
@@ -46,7 +46,7 @@ use super::error::GenerateError;
 use super::request::{Constraint, Form as Given, Parameters};
 use super::tokenizer::Tokenizer;
 use super::validate::invalid;
-use crate::engine::{CallerId, JobError, TokenMask};
+use phi4d_engine::{CallerId, JobError, TokenMask};
 
 /// How long a form may wait for its turn and be compiled, by the clock.
 const PATIENCE: Duration = Duration::from_secs(10);

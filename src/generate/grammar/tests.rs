@@ -10,7 +10,7 @@ use super::super::fixtures::{demo_folder, phi4_folder};
 use super::super::request::Form;
 use super::super::tokenizer::Markup;
 use super::*;
-use crate::engine::Progress;
+use phi4d_engine::Progress;
 
 pub(super) fn demo() -> Grammars {
     let tokenizer = Tokenizer::load(&demo_folder().join("tokenizer.json")).unwrap();

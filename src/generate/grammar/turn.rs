@@ -18,12 +18,12 @@ const MOST_BYTES: usize = 2 << 20;
 
 /// What holds a turn, and what it was made from.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(in crate::generate) struct Turn {
+pub(crate) struct Turn {
     /// `None` leaves the turn free.
-    pub(in crate::generate) constraint: Option<Constraint>,
+    pub(crate) constraint: Option<Constraint>,
     /// The schemas within the constraint's grammar, each under its own name, to find out which of
     /// them is at fault.
-    pub(in crate::generate) parts: Vec<Constraint>,
+    pub(crate) parts: Vec<Constraint>,
 }
 
 /// What a turn without calls may be.
@@ -39,7 +39,7 @@ impl Turn {
     ///
     /// # Errors
     /// A schema that can't be kept to, by its place.
-    pub(in crate::generate) fn of_chat(
+    pub(crate) fn of_chat(
         chat: &Chat,
         dialect: Dialect,
         given: Option<&Constraint>,

@@ -11,7 +11,7 @@ use super::super::super::tools::parse::{CallReader, Piece};
 use super::super::Grammars;
 use super::super::tests::{accept, allowed, demo, draw, of};
 use super::*;
-use crate::engine::{CallerId, Progress, TokenMask};
+use phi4d_engine::{CallerId, Progress, TokenMask};
 
 fn tool(name: &str, parameters: &Json, strict: bool) -> Tool {
     Tool {

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::super::turns::Turns as Queue;
-use crate::engine::CallerId;
+use phi4d_engine::CallerId;
 
 /// How much work is done at once.
 #[derive(Debug, Clone, Copy)]

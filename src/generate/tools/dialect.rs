@@ -25,7 +25,7 @@ const SYSTEM: &str = "You are a helpful assistant with some tools.";
 
 /// What the model folder knows of functions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(in crate::generate) struct Dialect {
+pub(crate) struct Dialect {
     /// The template places a system turn's `tools`.
     tools_placed: bool,
     /// The template writes turns of the role `tool`.
@@ -40,7 +40,7 @@ pub(in crate::generate) struct Dialect {
 
 impl Tools {
     /// The functions that the model is told of.
-    pub(in crate::generate) fn offered(&self) -> &[Tool] {
+    pub(crate) fn offered(&self) -> &[Tool] {
         if self.choice == ToolChoice::None { &[] } else { &self.definitions }
     }
 }
@@ -50,7 +50,7 @@ impl Dialect {
     pub(super) const TAGS: [&'static str; 2] = ["<tool_call>", "</tool_call>"];
 
     /// The dialect of a folder with this template and these tokens.
-    pub(in crate::generate) fn of(template: Option<&ChatTemplate>, added: &AddedTokens) -> Self {
+    pub(crate) fn of(template: Option<&ChatTemplate>, added: &AddedTokens) -> Self {
         let has = |name: &str| added.iter().any(|token| token.content == name);
         let shows = |turn: Turn| {
             let user = Turn { role: "user", content: "x".to_owned(), tools: None };
@@ -73,47 +73,43 @@ impl Dialect {
     }
 
     #[cfg(test)]
-    pub(in crate::generate) fn that_thinks() -> Self {
+    pub(crate) fn that_thinks() -> Self {
         Self { thinks: true, ..Self::default() }
     }
 
     #[cfg(test)]
-    pub(in crate::generate) fn with_call_tokens() -> Self {
+    pub(crate) fn with_call_tokens() -> Self {
         Self { call_tokens: true, ..Self::default() }
     }
 
     /// What calls stand between.
-    pub(in crate::generate) fn marks(self) -> [&'static str; 2] {
+    pub(crate) fn marks(self) -> [&'static str; 2] {
         if self.call_tokens { Self::TOKENS } else { Self::TAGS }
     }
 
     /// Whether [`Self::marks`] are tokens, which no text spells.
-    pub(in crate::generate) fn has_call_tokens(self) -> bool {
+    pub(crate) fn has_call_tokens(self) -> bool {
         self.call_tokens
     }
 
     /// Whether the template places functions.
-    pub(in crate::generate) fn places_tools(self) -> bool {
+    pub(crate) fn places_tools(self) -> bool {
         self.tools_placed
     }
 
     /// Whether the template drops system turns.
-    pub(in crate::generate) fn drops_system(self) -> bool {
+    pub(crate) fn drops_system(self) -> bool {
         self.no_system
     }
 
     /// Whether the model is asked to think before it answers.
-    pub(in crate::generate) fn thinks(self) -> bool {
+    pub(crate) fn thinks(self) -> bool {
         self.thinks
     }
 
     /// A conversation as the template takes it. Every text that came with the request goes through
     /// `change` before it stands beside text of the server's own.
-    pub(in crate::generate) fn turns(
-        self,
-        chat: &Chat,
-        change: &mut dyn FnMut(&str) -> String,
-    ) -> Vec<Turn> {
+    pub(crate) fn turns(self, chat: &Chat, change: &mut dyn FnMut(&str) -> String) -> Vec<Turn> {
         let mut turns: Vec<Turn> = Vec::with_capacity(chat.messages.len() + 1);
         let mut results = false;
         let mut called = HashMap::new();

@@ -11,7 +11,7 @@ mod scan;
 use serde_json::{Map, Value as Json};
 
 pub(super) use self::dialect::Dialect;
-#[cfg(all(unix, any(test, fuzzing)))]
+#[cfg(all(unix, any(test, feature = "testing")))]
 pub(super) use self::scan::value_in as call_json_end;
 
 /// Functions that the model may call in a conversation, and how.

@@ -12,17 +12,17 @@ use super::call::{CallScan, Step};
 use super::scan::is_blank;
 
 /// What opens a block.
-pub(in crate::generate) const OPENERS: [&str; 3] = ["<|tool_call|>", "<tool_call>", FUNCTOOLS];
+pub(crate) const OPENERS: [&str; 3] = ["<|tool_call|>", "<tool_call>", FUNCTOOLS];
 /// What closes it. The last opener has none.
 const CLOSERS: [&str; 2] = ["<|/tool_call|>", "</tool_call>"];
 /// Openers and closers that tokenizers may have as tokens.
-pub(in crate::generate) const TAGS: [&str; 4] = [OPENERS[0], OPENERS[1], CLOSERS[0], CLOSERS[1]];
+pub(crate) const TAGS: [&str; 4] = [OPENERS[0], OPENERS[1], CLOSERS[0], CLOSERS[1]];
 /// An opener that is a list's beginning already.
 const FUNCTOOLS: &str = "functools[";
 
 /// A piece of what was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::generate) enum Piece {
+pub(crate) enum Piece {
     /// Text outside of calls.
     Text(String),
     /// A call of the function of this name begins.
@@ -48,7 +48,7 @@ enum Place {
 
 /// Finds calls of certain functions.
 #[derive(Debug)]
-pub(in crate::generate) struct CallReader {
+pub(crate) struct CallReader {
     names: Vec<String>,
     place: Place,
     /// White space before anything else, or behind calls: dropped if calls follow or if the answer
@@ -67,7 +67,7 @@ pub(in crate::generate) struct CallReader {
 
 impl CallReader {
     /// A reader of calls to functions of these names.
-    pub(in crate::generate) fn new(names: Vec<String>) -> Self {
+    pub(crate) fn new(names: Vec<String>) -> Self {
         Self {
             names,
             place: Place::Outside(String::new()),
@@ -82,18 +82,18 @@ impl CallReader {
     }
 
     /// How many calls have begun.
-    pub(in crate::generate) fn begun(&self) -> usize {
+    pub(crate) fn begun(&self) -> usize {
         self.begun
     }
 
     /// How many calls are whole.
-    pub(in crate::generate) fn ended(&self) -> usize {
+    pub(crate) fn ended(&self) -> usize {
         self.ended
     }
 
     /// Takes some more text and gives out what it came to. With `most` calls ended, nothing more
     /// is read.
-    pub(in crate::generate) fn push(&mut self, text: &str, most: usize) -> Vec<Piece> {
+    pub(crate) fn push(&mut self, text: &str, most: usize) -> Vec<Piece> {
         let mut input: VecDeque<char> = text.chars().collect();
         while self.ended < most {
             let Some(c) = input.pop_front() else { break };
@@ -105,7 +105,7 @@ impl CallReader {
     }
 
     /// The end of the text: gives out what was held back.
-    pub(in crate::generate) fn finish(&mut self) -> Vec<Piece> {
+    pub(crate) fn finish(&mut self) -> Vec<Piece> {
         loop {
             match std::mem::replace(&mut self.place, Place::Outside(String::new())) {
                 Place::Outside(held) => {

@@ -207,8 +207,8 @@ pub(super) fn is_blank(c: char) -> bool {
 
 /// How many bytes the value at the beginning of `text` takes, and what of it is handed on; `None` if
 /// it is wrong or never whole.
-#[cfg(any(test, fuzzing))]
-pub(in crate::generate) fn value_in(text: &str) -> Option<(usize, String)> {
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn value_in(text: &str) -> Option<(usize, String)> {
     let mut scan = JsonScan::new();
     let mut out = String::new();
     for (at, c) in text.char_indices() {

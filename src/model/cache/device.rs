@@ -6,17 +6,17 @@ use std::sync::Arc;
 
 use super::layout::{Bounds, Layout, Lost, Mover, Seats};
 use super::movers::{Movers, NewSession, Place, Whole};
-use crate::model::bindings::Bindings;
-use crate::model::device::{DeviceAllocator, DeviceBlock};
-use crate::model::error::{LoadError, RunError};
-use crate::model::memory::Mapping;
-use crate::model::tensors::Shape;
+use crate::bindings::Bindings;
+use crate::device::{DeviceAllocator, DeviceBlock};
+use crate::error::{LoadError, RunError};
+use crate::memory::Mapping;
+use crate::tensors::Shape;
 
 /// Keys and values of all layers in device memory. How they lie there is told in [`Layout`].
 ///
 /// Moves that lay memory out anew clear the [`Bindings`] first, which hold shares of it.
 #[derive(Debug)]
-pub(in crate::model) struct DeviceCache {
+pub(crate) struct DeviceCache {
     layout: Layout,
     store: Store,
 }
@@ -47,7 +47,7 @@ struct Moving<'a> {
 
 /// Which tensors a step runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(in crate::model) enum Set {
+pub(crate) enum Set {
     /// Those of several rows.
     Rows,
     /// Those of one row.
@@ -66,7 +66,7 @@ fn failed(error: &ort::Error) -> RunError {
 
 impl DeviceCache {
     /// An empty cache, which takes memory when it is used.
-    pub(in crate::model) fn new(
+    pub(crate) fn new(
         allocator: DeviceAllocator,
         new_session: NewSession<'_>,
         shape: &Shape,
@@ -93,23 +93,23 @@ impl DeviceCache {
     }
 
     /// What ONNX Runtime calls the memory.
-    pub(in crate::model) fn memory_name(&self) -> &str {
+    pub(crate) fn memory_name(&self) -> &str {
         self.store.allocator.name()
     }
 
     /// Other memory of the device, of so many bytes.
-    pub(in crate::model) fn allocate(&self, bytes: usize) -> ort::Result<Arc<DeviceBlock>> {
+    pub(crate) fn allocate(&self, bytes: usize) -> ort::Result<Arc<DeviceBlock>> {
         self.store.allocator.allocate(bytes)
     }
 
     /// How often memory was allocated for it.
     #[cfg(test)]
-    pub(in crate::model) fn laid(&self) -> u64 {
+    pub(crate) fn laid(&self) -> u64 {
         self.store.laid
     }
 
     /// The tensors of a set, and their positions.
-    pub(in crate::model) fn tensors(&self, set: Set) -> (&[Arc<DeviceBlock>], usize) {
+    pub(crate) fn tensors(&self, set: Set) -> (&[Arc<DeviceBlock>], usize) {
         let blocks = match set {
             Set::Rows => &self.store.rows,
             Set::Bench => &self.store.bench,
@@ -118,7 +118,7 @@ impl DeviceCache {
     }
 
     /// Brings `slot` to the bench for a step over its positions `past..end`.
-    pub(in crate::model) fn seat_one(
+    pub(crate) fn seat_one(
         &mut self,
         slot: usize,
         past: usize,
@@ -130,7 +130,7 @@ impl DeviceCache {
     }
 
     /// Finds rows for a step over slots from `first` on, all of which write below `limit`.
-    pub(in crate::model) fn seat(
+    pub(crate) fn seat(
         &mut self,
         first: usize,
         past: &[usize],
@@ -142,24 +142,18 @@ impl DeviceCache {
     }
 
     /// A step has written `slot`'s positions up to `end`.
-    pub(in crate::model) fn wrote(&mut self, slot: usize, end: usize) {
+    pub(crate) fn wrote(&mut self, slot: usize, end: usize) {
         self.layout.wrote(slot, end);
     }
 
     /// Exchanges two slots.
-    pub(in crate::model) fn swap(&mut self, slots: [usize; 2]) {
+    pub(crate) fn swap(&mut self, slots: [usize; 2]) {
         self.layout.swap(slots);
     }
 
     /// Copies the first `tokens` positions of slot `from` to slot `to`. If the device can't, `to`
     /// holds nothing, and a step that counts on it fails.
-    pub(in crate::model) fn copy(
-        &mut self,
-        from: usize,
-        to: usize,
-        tokens: usize,
-        bindings: &mut Bindings,
-    ) {
+    pub(crate) fn copy(&mut self, from: usize, to: usize, tokens: usize, bindings: &mut Bindings) {
         let (layout, mut moving) = self.split(bindings);
         if let Err(error) = layout.copy(&mut moving, from, to, tokens) {
             log::error!("a cached prompt could not be copied on the device: {error}");
@@ -167,7 +161,7 @@ impl DeviceCache {
     }
 
     /// Writes the first `tokens` positions of `slot`, head by head of each tensor.
-    pub(in crate::model) fn export(
+    pub(crate) fn export(
         &mut self,
         slot: usize,
         tokens: usize,
@@ -189,7 +183,7 @@ impl DeviceCache {
     }
 
     /// Reads what [`DeviceCache::export`] wrote.
-    pub(in crate::model) fn import(
+    pub(crate) fn import(
         &mut self,
         slot: usize,
         tokens: usize,
@@ -212,7 +206,7 @@ impl DeviceCache {
     }
 
     /// `slot` holds its first `keep` tokens only.
-    pub(in crate::model) fn release(&mut self, slot: usize, keep: usize) {
+    pub(crate) fn release(&mut self, slot: usize, keep: usize) {
         self.layout.release(slot, keep);
     }
 

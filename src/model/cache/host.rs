@@ -5,13 +5,13 @@
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
-use crate::model::error::LoadError;
-use crate::model::memory::Mapping;
-use crate::model::tensors::Shape;
+use crate::error::LoadError;
+use crate::memory::Mapping;
+use crate::tensors::Shape;
 
 /// Keys and values of all layers in host memory.
 #[derive(Debug)]
-pub(in crate::model) struct HostCache {
+pub(crate) struct HostCache {
     /// Each `[slots, heads, capacity, head_size]`, and room for one slot more, by way of which
     /// slots are exchanged.
     memory: Vec<Arc<Mapping>>,
@@ -20,7 +20,7 @@ pub(in crate::model) struct HostCache {
 
 impl HostCache {
     /// Reserves address space for all slots.
-    pub(in crate::model) fn reserve(shape: &Shape) -> Result<Self, LoadError> {
+    pub(crate) fn reserve(shape: &Shape) -> Result<Self, LoadError> {
         let bytes = (shape.slots + 1) * shape.slot_bytes();
         let reserve = |_| {
             Mapping::reserve(bytes)
@@ -32,12 +32,12 @@ impl HostCache {
     }
 
     /// The memory of each tensor, in the order of the names.
-    pub(in crate::model) fn memory(&self) -> &[Arc<Mapping>] {
+    pub(crate) fn memory(&self) -> &[Arc<Mapping>] {
         &self.memory
     }
 
     /// Exchanges two slots, which hold `tokens` positions each.
-    pub(in crate::model) fn swap(&mut self, slots: [usize; 2], tokens: [usize; 2]) {
+    pub(crate) fn swap(&mut self, slots: [usize; 2], tokens: [usize; 2]) {
         let bytes = self.shape.slot_bytes();
         let places = slots.map(|slot| slot * bytes);
         let spare = self.shape.slots * bytes;
@@ -57,7 +57,7 @@ impl HostCache {
     }
 
     /// Copies the first `tokens` positions of slot `from` to slot `to`.
-    pub(in crate::model) fn copy(&mut self, from: usize, to: usize, tokens: usize) {
+    pub(crate) fn copy(&mut self, from: usize, to: usize, tokens: usize) {
         let [from, to] = [from, to].map(|slot| slot * self.shape.slot_bytes());
         let used = tokens * self.shape.position_bytes();
         for memory in &self.memory {
@@ -70,7 +70,7 @@ impl HostCache {
     }
 
     /// Writes the first `tokens` positions of `slot`, head by head of each tensor.
-    pub(in crate::model) fn export(
+    pub(crate) fn export(
         &self,
         slot: usize,
         tokens: usize,
@@ -88,7 +88,7 @@ impl HostCache {
     }
 
     /// Reads what [`HostCache::export`] wrote.
-    pub(in crate::model) fn import(
+    pub(crate) fn import(
         &mut self,
         slot: usize,
         tokens: usize,
@@ -106,7 +106,7 @@ impl HostCache {
     }
 
     /// Gives the memory of `slot`'s positions from `keep` on back to the system.
-    pub(in crate::model) fn release(&mut self, slot: usize, keep: usize) {
+    pub(crate) fn release(&mut self, slot: usize, keep: usize) {
         let head_bytes = self.shape.head_bytes();
         let start = slot * self.shape.slot_bytes();
         let kept = keep * self.shape.position_bytes();

@@ -14,7 +14,7 @@
 //! rows as many as hold something, positions the next power of two of the longest; more of either
 //! than is needed stays while it keeps to the budget.
 
-use crate::model::runner::alike_positions;
+use crate::runner::alike_positions;
 
 /// Does with the memory what the layout says.
 pub(super) trait Mover {
@@ -57,12 +57,12 @@ pub(super) struct Bounds {
 
 /// A step over several slots.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::model) struct Seats {
+pub(crate) struct Seats {
     /// The row of each of the step's slots.
-    pub(in crate::model) rows: Vec<usize>,
+    pub(crate) rows: Vec<usize>,
     /// For each row of the step, which are the first so many, the position that it writes. Those of
     /// rows that are not the step's own hold nothing.
-    pub(in crate::model) past: Vec<usize>,
+    pub(crate) past: Vec<usize>,
 }
 
 /// Where each slot's tokens are.

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::layout::{Bounds, Layout, Lost, Mover};
-use crate::model::runner::alike_positions;
+use crate::runner::alike_positions;
 
 /// Memory as lists of tokens.
 #[derive(Debug, Default)]

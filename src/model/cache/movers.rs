@@ -11,32 +11,32 @@ use ort::session::builder::SessionBuilder;
 use ort::session::{NoSelectedOutputs, RunOptions, Session};
 use ort::value::TensorElementType;
 
-use crate::model::binding::{Binding, Tensor};
-use crate::model::device::DeviceBlock;
-use crate::model::error::LoadError;
-use crate::model::memory::Mapping;
-use crate::model::wire::{put_bytes, put_number};
+use crate::binding::{Binding, Tensor};
+use crate::device::DeviceBlock;
+use crate::error::LoadError;
+use crate::memory::Mapping;
+use crate::wire::{put_bytes, put_number};
 
 /// Makes the sessions that copy: options with the model's provider.
-pub(in crate::model) type NewSession<'a> = &'a dyn Fn() -> Result<SessionBuilder, LoadError>;
+pub(crate) type NewSession<'a> = &'a dyn Fn() -> Result<SessionBuilder, LoadError>;
 
 /// A cache tensor, or a part of one, `[rows, heads, positions, head_size]`.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::model) struct Whole<'a> {
-    pub(in crate::model) place: Place<'a>,
-    pub(in crate::model) rows: usize,
-    pub(in crate::model) positions: usize,
+pub(crate) struct Whole<'a> {
+    pub(crate) place: Place<'a>,
+    pub(crate) rows: usize,
+    pub(crate) positions: usize,
 }
 
 /// Where it lies.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::model) enum Place<'a> {
+pub(crate) enum Place<'a> {
     Host(&'a Arc<Mapping>),
     Device(&'a Arc<DeviceBlock>),
 }
 
 /// The copying sessions.
-pub(in crate::model) struct Movers {
+pub(crate) struct Movers {
     take: Arc<Session>,
     put: Arc<Session>,
     host: MemoryInfo<'static>,
@@ -54,7 +54,7 @@ impl std::fmt::Debug for Movers {
 
 impl Movers {
     /// Sessions for tensors of `heads` heads of `head_size` elements of so many bytes.
-    pub(in crate::model) fn new(
+    pub(crate) fn new(
         new_session: NewSession<'_>,
         element_bytes: usize,
         heads: usize,
@@ -88,12 +88,7 @@ impl Movers {
 
     /// Row `i` of `to` becomes row `rows[i]` of `from`, as many of its positions as both have;
     /// further ones of `to` become 0.
-    pub(in crate::model) fn take(
-        &self,
-        from: Whole<'_>,
-        rows: &[usize],
-        to: Whole<'_>,
-    ) -> ort::Result<()> {
+    pub(crate) fn take(&self, from: Whole<'_>, rows: &[usize], to: Whole<'_>) -> ort::Result<()> {
         let common = from.positions.min(to.positions);
         let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
         let mut padding = [0; 8];
@@ -108,12 +103,7 @@ impl Movers {
     }
 
     /// Row `rows[i]` of `to` becomes row `i` of `from`, which has as many positions.
-    pub(in crate::model) fn put(
-        &self,
-        from: Whole<'_>,
-        to: Whole<'_>,
-        rows: &[usize],
-    ) -> ort::Result<()> {
+    pub(crate) fn put(&self, from: Whole<'_>, to: Whole<'_>, rows: &[usize]) -> ort::Result<()> {
         let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
         let mut binding = Binding::new(&self.put)?;
         binding.input(graph::FROM, self.tensor(from)?)?;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::Serialize;
 
-use crate::model::wire::{Damaged, Fields, Value};
+use crate::wire::{Damaged, Fields, Value};
 
 // Field numbers of onnx.proto's messages.
 const MODEL_PRODUCER: u64 = 2;
@@ -344,7 +344,8 @@ mod tests {
 
     #[test]
     fn a_cut_graph_is_read_or_damaged() {
-        let bytes = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo/model.onnx"));
+        let bytes =
+            std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/demo/model.onnx"));
         let bytes = bytes.unwrap();
         assert!(read(&bytes).is_ok());
         assert!(read(&bytes[..bytes.len() / 2]).is_err());

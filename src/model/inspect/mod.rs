@@ -206,7 +206,7 @@ mod tests {
     use super::*;
 
     fn demo() -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo")
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo")
     }
 
     #[test]
@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn a_paged_cache_is_told_by_its_blocks() {
-        let folder = crate::model::tests::with_graph("paged.onnx", "paged.json");
+        let folder = crate::tests::with_graph("paged.onnx", "paged.json");
         let export = inspect(folder.path()).unwrap();
         // 2 layers, keys and values, 2 heads of 32 values, 4 bytes each.
         let bytes = 16 * 2 * 2 * 2 * 32 * 4;

@@ -3,8 +3,8 @@
 use half::{bf16, f16};
 use serde::Serialize;
 
-use crate::model::rotary_edit;
-use crate::model::wire::{Damaged, Fields, Value, numbers};
+use crate::rotary_edit;
+use crate::wire::{Damaged, Fields, Value, numbers};
 
 // Field numbers of onnx.proto's messages.
 const MODEL_GRAPH: u64 = 7;

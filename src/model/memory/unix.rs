@@ -17,7 +17,7 @@ use nix::unistd::{SysconfVar, sysconf};
 use super::Plain;
 
 /// Bytes of the system's memory pages.
-pub(in crate::model) fn page_bytes() -> usize {
+pub(crate) fn page_bytes() -> usize {
     let size = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
     size.and_then(|size| usize::try_from(size).ok()).unwrap_or(4096)
 }
@@ -96,7 +96,7 @@ pub(super) unsafe fn unmap_file(start: NonNull<c_void>, bytes: usize) {
 /// Lets go of the whole pages of `constant`, a constant tensor, if they are a file's: they leave this
 /// process's memory, and are read again if they are wanted. Memory of other kinds stays.
 #[cfg(target_arch = "x86_64")]
-pub(in crate::model) fn forget_file_pages<T: Plain>(constant: &[T]) {
+pub(crate) fn forget_file_pages<T: Plain>(constant: &[T]) {
     let page = page_bytes();
     let place = constant.as_ptr() as usize;
     let (start, end) = (place.next_multiple_of(page), place + size_of_val(constant));

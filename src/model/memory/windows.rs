@@ -18,7 +18,7 @@ use windows_sys::Win32::System::Memory::{
 use super::Plain;
 
 /// Bytes of the system's memory pages, on every processor that Windows runs on.
-pub(in crate::model) fn page_bytes() -> usize {
+pub(crate) fn page_bytes() -> usize {
     4096
 }
 
@@ -94,4 +94,4 @@ pub(super) unsafe fn unmap_file(start: NonNull<c_void>, _bytes: usize) {
 
 /// Does nothing: the system takes a file's pages by itself when memory is wanted.
 #[cfg(target_arch = "x86_64")]
-pub(in crate::model) fn forget_file_pages<T: Plain>(_constant: &[T]) {}
+pub(crate) fn forget_file_pages<T: Plain>(_constant: &[T]) {}

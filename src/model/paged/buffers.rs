@@ -9,14 +9,14 @@ use ort::session::Session;
 use ort::value::TensorElementType;
 
 use super::contract::Contract;
-use crate::model::binding::{Binding, Tensor};
-use crate::model::error::LoadError;
-use crate::model::genai_config::DecoderSection;
-use crate::model::kv_format;
-use crate::model::memory::Mapping;
-use crate::model::rotary_edit::LONG_INPUT;
-use crate::model::runner::ModelLimits;
-use crate::model::tensors::Input;
+use crate::binding::{Binding, Tensor};
+use crate::error::LoadError;
+use crate::genai_config::DecoderSection;
+use crate::kv_format;
+use crate::memory::Mapping;
+use crate::rotary_edit::LONG_INPUT;
+use crate::runner::ModelLimits;
+use crate::tensors::Input;
 
 /// Sizes of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

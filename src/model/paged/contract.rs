@@ -8,11 +8,11 @@ use std::path::Path;
 use ort::session::Session;
 use ort::value::TensorElementType;
 
-use crate::model::contract::{Check, Dimension, FLOATS, INTS, Side};
-use crate::model::error::LoadError;
-use crate::model::genai_config::GenaiConfig;
-use crate::model::graph_edit::ROWS_INPUT;
-use crate::model::rotary_edit::LONG_INPUT;
+use crate::contract::{Check, Dimension, FLOATS, INTS, Side};
+use crate::error::LoadError;
+use crate::genai_config::GenaiConfig;
+use crate::graph_edit::ROWS_INPUT;
+use crate::rotary_edit::LONG_INPUT;
 
 /// What a checked session's tensors are like.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub(super) struct Contract {
 }
 
 /// Whether `session` is of an export with a paged cache.
-pub(in crate::model) fn is_paged(session: &Session, config: &GenaiConfig) -> bool {
+pub(crate) fn is_paged(session: &Session, config: &GenaiConfig) -> bool {
     Side::inputs(session).has(&config.model.decoder.inputs.paged.block_table)
 }
 

@@ -6,11 +6,11 @@
 use std::path::Path;
 
 use super::PagedRunner;
-use crate::model::cancel::LoadCancel;
-use crate::model::load::{opened, paged_runner};
-use crate::model::source::Source;
-use crate::model::tests::{folder_of, options as cpu_options, prompt};
-use crate::model::{KvGrowth, LoadOptions, Provider, ProviderSettings, RunError, Runner, load};
+use crate::cancel::LoadCancel;
+use crate::load::{opened, paged_runner};
+use crate::source::Source;
+use crate::tests::{folder_of, options as cpu_options, prompt};
+use crate::{KvGrowth, LoadOptions, Provider, ProviderSettings, RunError, Runner, load};
 
 /// How far logits may be from the CPU's: half precision in other orders.
 const MARGIN: f32 = 0.2;
@@ -47,7 +47,7 @@ fn on_device(slots: usize, blocks: Option<usize>) -> PagedRunner {
 }
 
 fn on_cpu(slots: usize) -> Box<dyn Runner> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo-gpu");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo-gpu");
     load(&options(&folder, slots)).unwrap().runner
 }
 
@@ -243,5 +243,5 @@ fn a_step_makes_nothing_that_the_step_before_it_made_and_many_rounds_take_no_mor
 fn resident() -> usize {
     let status = std::fs::read_to_string("/proc/self/statm").unwrap();
     let pages: usize = status.split_whitespace().nth(1).unwrap().parse().unwrap();
-    pages * crate::model::memory::page_bytes()
+    pages * crate::memory::page_bytes()
 }

@@ -8,7 +8,7 @@ mod contract;
 #[cfg(test)]
 mod device_tests;
 mod pool;
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 pub(super) mod stand_in;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,8 @@
 //! Paged attention for the tests, in plain loops, by the contract of `com.microsoft`'s
 //! `PagedAttention`, which ONNX Runtime has for devices only.
 
+#![expect(clippy::expect_used, reason = "for tests")]
+
 use ort::operator::{
     ComputeContext, Kernel, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput,
 };
@@ -11,7 +13,7 @@ use ort::value::TensorElementType;
 const DOMAIN: &str = "phi4d.test";
 
 /// Adds the operator to a session.
-pub(in crate::model) fn register(builder: SessionBuilder) -> ort::Result<SessionBuilder> {
+pub(crate) fn register(builder: SessionBuilder) -> ort::Result<SessionBuilder> {
     Ok(builder.with_operators(OperatorDomain::new(DOMAIN)?.add(PagedAttention)?)?)
 }
 

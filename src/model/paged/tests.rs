@@ -1,8 +1,8 @@
 //! The paged runner over the stand-in of its operator, beside the runner of the plain export of the
 //! same weights.
 
-use crate::model::tests::{check_moves, close, folder_of, options, prompt, with_graph};
-use crate::model::{LoadOptions, Rotary, Runner, load};
+use crate::tests::{check_moves, close, folder_of, options, prompt, with_graph};
+use crate::{LoadOptions, Rotary, Runner, load};
 
 /// Positions in a block of the model's cache.
 const BLOCK: usize = 16;

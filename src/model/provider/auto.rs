@@ -5,7 +5,7 @@ use ort::session::Session;
 
 use super::chosen::Chosen;
 use super::{Provider, ProviderSettings};
-use crate::model::error::LoadError;
+use crate::error::LoadError;
 
 /// Providers in the order in which they are tried, and what the model builder calls them. The CPU
 /// comes last and is not tried.

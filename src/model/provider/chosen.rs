@@ -9,15 +9,15 @@ use ort::session::builder::SessionBuilder;
 
 use super::options::{self, Options};
 use super::{Provider, ProviderSettings, auto, cuda, directml, plugin};
-use crate::model::error::LoadError;
-use crate::model::runtime;
+use crate::error::LoadError;
+use crate::runtime;
 
 /// What ONNX Runtime calls the CPU's.
-pub(in crate::model) const CPU_NAME: &str = "CPUExecutionProvider";
+pub(crate) const CPU_NAME: &str = "CPUExecutionProvider";
 
 /// A provider that can be used, by all that can be known before a session is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::model) struct Chosen {
+pub(crate) struct Chosen {
     /// Which; never [`Provider::Auto`].
     provider: Provider,
     /// Why it was taken, where that was left open.
@@ -44,7 +44,7 @@ pub(super) enum Way {
 ///
 /// # Errors
 /// If the one asked for can't be used: what is missing and what to do.
-pub(in crate::model) fn choose(
+pub(crate) fn choose(
     settings: &ProviderSettings,
     made_for: &[String],
     runtime_library: Option<&Path>,
@@ -90,22 +90,22 @@ impl Chosen {
     }
 
     /// Which provider it is; never [`Provider::Auto`].
-    pub(in crate::model) fn provider(&self) -> Provider {
+    pub(crate) fn provider(&self) -> Provider {
         self.provider
     }
 
     /// Why it was taken.
-    pub(in crate::model) fn reason(&self) -> &str {
+    pub(crate) fn reason(&self) -> &str {
         &self.reason
     }
 
     /// Whether the model runs on the CPU, with its memory in the host's.
-    pub(in crate::model) fn is_cpu(&self) -> bool {
+    pub(crate) fn is_cpu(&self) -> bool {
         self.way == Way::Cpu
     }
 
     /// The provider's name within ONNX Runtime.
-    pub(in crate::model) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         match &self.way {
             Way::Cpu => CPU_NAME,
             Way::BuiltInCuda(_) => "CUDAExecutionProvider",
@@ -118,10 +118,7 @@ impl Chosen {
     ///
     /// # Errors
     /// If ONNX Runtime can't start it.
-    pub(in crate::model) fn register(
-        &self,
-        builder: SessionBuilder,
-    ) -> Result<SessionBuilder, LoadError> {
+    pub(crate) fn register(&self, builder: SessionBuilder) -> Result<SessionBuilder, LoadError> {
         let registered = match &self.way {
             Way::Cpu => return Ok(builder),
             Way::BuiltInCuda(options) => {
@@ -154,7 +151,7 @@ impl Chosen {
     }
 
     /// Whether decode steps are to be recorded as CUDA graphs.
-    pub(in crate::model) fn records_graphs(&self) -> bool {
+    pub(crate) fn records_graphs(&self) -> bool {
         match &self.way {
             Way::BuiltInCuda(options) => options.graphs,
             Way::Plugin { options, .. } => {

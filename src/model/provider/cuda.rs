@@ -10,8 +10,8 @@ use ort::ep::{CUDA, ExecutionProvider as _};
 use super::chosen::Way;
 use super::options::Options;
 use super::{Provider, plugin, version};
-use crate::model::error::LoadError;
-use crate::model::runtime;
+use crate::error::LoadError;
+use crate::runtime;
 
 /// The provider's file.
 const LIBRARY: &str = if cfg!(windows) {

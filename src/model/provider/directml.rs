@@ -7,7 +7,7 @@ use ort::environment::Environment;
 use super::chosen::Way;
 use super::options::Options;
 use super::{Provider, plugin};
-use crate::model::error::LoadError;
+use crate::error::LoadError;
 
 /// The way to it: in the library that is named, else in ONNX Runtime itself.
 pub(super) fn way(
@@ -43,7 +43,7 @@ pub(super) fn device_id(options: &Options) -> Result<i32, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::runtime;
+    use crate::runtime;
 
     #[test]
     fn the_device_is_a_number_that_directml_takes() {

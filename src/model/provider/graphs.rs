@@ -15,31 +15,31 @@ use std::ffi::CString;
 use ort::AsPointer as _;
 use ort::session::{NoSelectedOutputs, RunOptions};
 
-use crate::model::binding::check;
+use crate::binding::check;
 
 /// The run's entry (`kOrtRunOptionsConfigCudaGraphAnnotation`).
 const ENTRY: &str = "gpu_graph_id";
 
 /// The number that ONNX Runtime takes for "do not record".
-pub(in crate::model) const UNRECORDED: i32 = -1;
+pub(crate) const UNRECORDED: i32 = -1;
 
 /// Recordings kept by ONNX Runtime until the session ends; steps beyond these run as they are.
 const MOST: i32 = 64;
 
 /// Gives numbers to recordings.
 #[derive(Debug)]
-pub(in crate::model) struct Graphs {
+pub(crate) struct Graphs {
     next: i32,
 }
 
 impl Graphs {
-    pub(in crate::model) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         // 0 is what runs without an entry have.
         Self { next: 1 }
     }
 
     /// A number that no recording has; the one for "do not record" where there are as many as may be.
-    pub(in crate::model) fn fresh(&mut self) -> i32 {
+    pub(crate) fn fresh(&mut self) -> i32 {
         if self.next > MOST {
             return UNRECORDED;
         }
@@ -52,10 +52,7 @@ impl Graphs {
 ///
 /// # Errors
 /// What ONNX Runtime says.
-pub(in crate::model) fn name(
-    options: &RunOptions<NoSelectedOutputs>,
-    number: i32,
-) -> ort::Result<()> {
+pub(crate) fn name(options: &RunOptions<NoSelectedOutputs>, number: i32) -> ort::Result<()> {
     let entry = |text: &str| CString::new(text).map_err(|error| ort::Error::new(error.to_string()));
     let (key, value) = (entry(ENTRY)?, entry(&number.to_string())?);
     // SAFETY: the options live, no run with them is under way on this thread, and another thread does
@@ -81,7 +78,7 @@ mod tests {
 
     #[test]
     fn a_runs_entry_can_be_set_again_and_again() {
-        crate::model::runtime::load(None).unwrap();
+        crate::runtime::load(None).unwrap();
         let mut options = RunOptions::new().unwrap();
         for number in [1, 2, UNRECORDED] {
             name(&options, number).unwrap();

@@ -12,7 +12,7 @@ use super::Chosen;
 use super::chosen::CPU_NAME;
 
 /// Session option that makes a session remember it (`kOrtSessionOptionsRecordEpGraphAssignmentInfo`).
-pub(in crate::model) const RECORD: &str = "session.record_ep_graph_assignment_info";
+pub(crate) const RECORD: &str = "session.record_ep_graph_assignment_info";
 
 /// Operators that nearly all of a step's time goes into.
 const HEAVY: [&str; 8] = [
@@ -35,7 +35,7 @@ pub struct Placement {
 
 impl Placement {
     /// What the session remembers; empty where ONNX Runtime does not tell.
-    pub(in crate::model) fn of(session: &Session) -> Self {
+    pub(crate) fn of(session: &Session) -> Self {
         let mut placement = Self::default();
         if let Err(error) = placement.read(session) {
             log::debug!("ONNX Runtime does not tell where nodes run: {error}");
@@ -89,7 +89,7 @@ impl Placement {
 
     /// Logs how the nodes are spread, and warns where heavy ones are on the CPU though another
     /// provider was chosen.
-    pub(in crate::model) fn log(&self, chosen: &Chosen) {
+    pub(crate) fn log(&self, chosen: &Chosen) {
         if chosen.is_cpu() || self.nodes.is_empty() {
             return;
         }

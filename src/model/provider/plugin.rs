@@ -10,8 +10,8 @@ use ort::environment::Environment;
 use super::Provider;
 use super::chosen::Way;
 use super::options::Options;
-use crate::model::error::LoadError;
-use crate::model::runtime;
+use crate::error::LoadError;
+use crate::runtime;
 
 /// The names of the providers that each library brought. ONNX Runtime refuses to load one twice.
 static REGISTERED: Mutex<BTreeMap<PathBuf, Vec<String>>> = Mutex::new(BTreeMap::new());

@@ -40,7 +40,7 @@ fn in_a_child(socket: OwnedFd) -> String {
     let output = Command::new("sh")
         .args(["-c", script])
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "os::unix::activation::tests::helper", "--nocapture"])
+        .args(["--exact", "unix::activation::tests::helper", "--nocapture"])
         .env("LISTEN_FDS", "1")
         .env("LISTEN_FDNAMES", "phi4d.socket")
         .env("PHI4D_TEST_ACTIVATION", "1")

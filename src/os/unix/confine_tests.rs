@@ -116,7 +116,7 @@ fn the_daemon_serves_on_and_runs_no_programs() {
                 .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
         );
         assert!(std::net::ToSocketAddrs::to_socket_addrs("localhost:1").is_ok());
-        assert!(crate::os::user_id("root").is_some());
+        assert!(crate::user_id("root").is_some());
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         assert_eq!(runtime.block_on(async { tokio::task::spawn_blocking(|| 7).await.unwrap() }), 7);
     });

@@ -104,7 +104,7 @@ mod tests {
         fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
         std::os::unix::fs::symlink("keys", &link).unwrap();
         // Only root can give files away.
-        let root = crate::os::effective_uid() == 0;
+        let root = crate::effective_uid() == 0;
         if root {
             std::os::unix::fs::chown(&path, Some(12), Some(34)).unwrap();
         }

@@ -9,23 +9,23 @@ use hyper::{HeaderMap, Uri};
 use super::keys::{LiveKey, Scope};
 use super::limits::{Exceeded, Lease};
 use super::{Class, Rules};
-use crate::server::caller::{Caller, Origin};
-use crate::server::error::ApiError;
+use crate::caller::{Caller, Origin};
+use crate::error::ApiError;
 
 /// The header that Anthropic's clients send their key in.
-pub(in crate::server) const X_API_KEY: &str = "x-api-key";
+pub(crate) const X_API_KEY: &str = "x-api-key";
 
 /// A request that may go on, as whom, and its share of the key's limits. Lives as long as the
 /// request's record.
 #[derive(Debug)]
-pub(in crate::server) struct Admission {
+pub(crate) struct Admission {
     caller: Caller,
     /// The key's name with the lease, where the route is metered.
     lease: Option<(Arc<str>, Lease)>,
 }
 
 impl Admission {
-    pub(in crate::server) fn caller(&self) -> &Caller {
+    pub(crate) fn caller(&self) -> &Caller {
         &self.caller
     }
 
@@ -33,7 +33,7 @@ impl Admission {
     ///
     /// # Errors
     /// 400 if its key may never have so many, 429 if it may not now.
-    pub(in crate::server) fn hold(&self, answers: usize) -> Result<(), ApiError> {
+    pub(crate) fn hold(&self, answers: usize) -> Result<(), ApiError> {
         self.ask(|lease| lease.hold(answers))
     }
 
@@ -41,7 +41,7 @@ impl Admission {
     ///
     /// # Errors
     /// 400 if its key never has so many, 429 if it has not now.
-    pub(in crate::server) fn pay(&self, tokens: usize) -> Result<(), ApiError> {
+    pub(crate) fn pay(&self, tokens: usize) -> Result<(), ApiError> {
         self.ask(|lease| lease.pay(tokens, Instant::now()))
     }
 
@@ -49,17 +49,17 @@ impl Admission {
     ///
     /// # Errors
     /// As [`Self::pay`].
-    pub(in crate::server) fn reserve(&self, tokens: usize) -> Result<(), ApiError> {
+    pub(crate) fn reserve(&self, tokens: usize) -> Result<(), ApiError> {
         self.ask(|lease| lease.reserve(tokens, Instant::now()))
     }
 
     /// The most that each of `answers` may take where the request does not say; `None` is no limit.
-    pub(in crate::server) fn open_answer_tokens(&self, answers: usize) -> Option<usize> {
+    pub(crate) fn open_answer_tokens(&self, answers: usize) -> Option<usize> {
         self.lease.as_ref().and_then(|(_, lease)| lease.open_answer_tokens(answers))
     }
 
     /// The request's prompts and answers have taken `tokens`.
-    pub(in crate::server) fn charge(&self, tokens: usize) {
+    pub(crate) fn charge(&self, tokens: usize) {
         if let Some((_, lease)) = &self.lease {
             lease.charge(tokens);
         }
@@ -88,7 +88,7 @@ fn told(name: &str, exceeded: Exceeded) -> ApiError {
 /// # Errors
 /// 401 without a key where one is needed, 403 where the user, the host or the page is none of those
 /// that may or the caller lacks the scope, 429 where its key's limits are used up.
-pub(in crate::server) async fn admit(
+pub(crate) async fn admit(
     rules: &Rules,
     origin: &Origin,
     class: Class,
@@ -124,9 +124,9 @@ pub(in crate::server) async fn admit(
 
 /// What of a request decides.
 #[derive(Debug)]
-pub(in crate::server) struct Parts<'a> {
-    pub(in crate::server) uri: &'a Uri,
-    pub(in crate::server) headers: &'a HeaderMap,
+pub(crate) struct Parts<'a> {
+    pub(crate) uri: &'a Uri,
+    pub(crate) headers: &'a HeaderMap,
 }
 
 /// Whether the request came by a way that it may: on the Unix socket from a user that may use it,

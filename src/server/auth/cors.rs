@@ -7,7 +7,7 @@ use hyper::header::{
 };
 use hyper::{Method, Request};
 
-use crate::settings::Settings;
+use phi4d_settings::Settings;
 
 /// How long a browser may keep a permission, in seconds.
 const MAX_AGE: &str = "600";
@@ -71,7 +71,7 @@ impl Cors {
 }
 
 /// The rest of the answer to a preflight: any header that was asked for. The key is in one.
-pub(in crate::server) fn preflight(asked: &HeaderMap, methods: &'static str) -> HeaderMap {
+pub(crate) fn preflight(asked: &HeaderMap, methods: &'static str) -> HeaderMap {
     let mut answer = HeaderMap::new();
     answer.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
     if let Some(headers) = asked.get(ACCESS_CONTROL_REQUEST_HEADERS) {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::keys::{KeyLine, holds_key, parse};
 use super::load::{AccessFault, read_keys};
-use crate::os::{FolderLock, replace_file};
+use phi4d_os::{FolderLock, replace_file};
 
 /// Of the file: its group, the daemon's, may read it, others not.
 const FILE_MODE: u32 = 0o640;

@@ -9,8 +9,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use hyper::Uri;
 use hyper::header::{HOST, HeaderMap};
 
-use crate::os;
-use crate::settings::Settings;
+use phi4d_os as os;
+use phi4d_settings::Settings;
 
 /// The names, in lower case.
 #[derive(Debug)]

@@ -9,8 +9,8 @@ use super::hosts::Hosts;
 use super::keys::{KeyLine, Keys, parse};
 use super::peers::Peers;
 use super::{Class, Rules, Scope, tls};
-use crate::os;
-use crate::settings::{MetricsAccess, Settings};
+use phi4d_os as os;
+use phi4d_settings::{MetricsAccess, Settings};
 
 /// The name of the service manager's credential that holds keys.
 const CREDENTIAL: &str = "api-keys";

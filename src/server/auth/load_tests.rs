@@ -1,6 +1,6 @@
 use super::super::keys::{Key, Limits, Scope};
 use super::*;
-use crate::settings::{Inputs, resolve};
+use phi4d_settings::{Inputs, resolve};
 
 fn settings(pairs: &[(&str, &str)]) -> Settings {
     let flags = pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();

@@ -26,12 +26,12 @@ use hyper::{HeaderMap, Request};
 use tokio_rustls::rustls::ServerConfig;
 
 use super::caller::{Caller, Origin};
-use crate::engine::CallerId;
-use crate::settings::WebPage;
 use cors::Cors;
 use hosts::Hosts;
 use keys::Keys;
 use peers::Peers;
+use phi4d_engine::CallerId;
+use phi4d_settings::WebPage;
 
 /// How closely a route is guarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +91,7 @@ impl Default for Rules {
             page: WebPage::Auto,
             refuses_pages: false,
             tls: None,
-            own_uid: crate::os::effective_uid(),
+            own_uid: phi4d_os::effective_uid(),
         }
     }
 }

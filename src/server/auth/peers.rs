@@ -1,9 +1,9 @@
 //! Which users of this machine may use the Unix socket.
 
 use super::load::AccessFault;
-use crate::os;
-use crate::server::caller::Origin;
-use crate::settings::Settings;
+use crate::caller::Origin;
+use phi4d_os as os;
+use phi4d_settings::Settings;
 
 /// The users and groups that may; nobody named means everyone who can connect.
 #[derive(Debug, Default)]

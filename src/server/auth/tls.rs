@@ -13,8 +13,8 @@ use tokio_rustls::rustls::server::{ParsedCertificate, VerifierBuilderError, WebP
 use tokio_rustls::rustls::{self, CertificateError, RootCertStore, ServerConfig};
 
 use super::load::AccessFault;
-use crate::os::{self, Secrecy};
-use crate::settings::Settings;
+use phi4d_os::{self as os, Secrecy};
+use phi4d_settings::Settings;
 
 /// TLS as the settings ask for it; `None` for plain HTTP. What is wrong goes to `faults`.
 pub(super) fn of(settings: &Settings, faults: &mut Vec<AccessFault>) -> Option<Arc<ServerConfig>> {

@@ -7,18 +7,18 @@ use hyper::{Request, StatusCode};
 
 use super::generation::{Asked, Voice, answer_renamed, check_model};
 use super::tokens::tokens_of;
-use crate::generate::{Answer, Choices, Finished, MOST_STOPS, TextDelta, Usage};
-use crate::server::access::{Exchange, random_hex};
-use crate::server::app::App;
-use crate::server::body::read;
-use crate::server::error::ApiError;
-use crate::server::reply::{Reply, json, telling_ignored};
-use crate::server::sse::{Format, named_event};
-use crate::server::wire::anthropic::{
+use crate::access::{Exchange, random_hex};
+use crate::app::App;
+use crate::body::read;
+use crate::error::ApiError;
+use crate::reply::{Reply, json, telling_ignored};
+use crate::sse::{Format, named_event};
+use crate::wire::anthropic::{
     Block, CountRequest, Counted, Delta, Event, MessagesRequest, Stopped, Whole, stop_reason,
 };
-use crate::server::wire::common::to_json;
-use crate::server::wire::error::Dialect;
+use crate::wire::common::to_json;
+use crate::wire::error::Dialect;
+use phi4d_generate::{Answer, Choices, Finished, MOST_STOPS, TextDelta, Usage};
 
 /// `POST /v1/messages`.
 pub(crate) async fn create(

@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use crate::generate::{GenerateError, is_large};
-use crate::server::access::Exchange;
-use crate::server::app::App;
-use crate::server::error::ApiError;
-use crate::server::memory::NoRoom;
+use crate::access::Exchange;
+use crate::app::App;
+use crate::error::ApiError;
+use crate::memory::NoRoom;
+use phi4d_generate::{GenerateError, is_large};
 
 /// Does `work`, which takes up to `bytes` bytes to the request's end. What else the request took is
 /// given back, but for what it keeps.

@@ -1,6 +1,6 @@
 //! Calls in the making, for surfaces that tell of a call only when it is whole.
 
-use crate::generate::{CallDelta, ToolCall};
+use phi4d_generate::{CallDelta, ToolCall};
 
 /// The call whose pieces come in.
 #[derive(Debug, Default)]
@@ -30,7 +30,7 @@ impl CallCollector {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generate::CallStart;
+    use phi4d_generate::CallStart;
 
     #[test]
     fn calls_come_out_whole_and_in_order() {

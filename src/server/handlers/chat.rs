@@ -6,16 +6,16 @@ use hyper::Request;
 use hyper::body::Incoming;
 
 use super::generation::{Asked, Shape, answer, check_model, envelope};
-use crate::generate::{Answer, Choices, Finish, TextDelta, Usage};
-use crate::server::access::Exchange;
-use crate::server::app::App;
-use crate::server::body::read;
-use crate::server::error::ApiError;
-use crate::server::reply::Reply;
-use crate::server::wire::chat::{ChatChunk, ChatCompletion, ChatRequest};
-use crate::server::wire::common::{Delivery, Envelope, to_json};
-use crate::server::wire::logprobs::name_by_ids;
-use crate::server::wire::timings::timed;
+use crate::access::Exchange;
+use crate::app::App;
+use crate::body::read;
+use crate::error::ApiError;
+use crate::reply::Reply;
+use crate::wire::chat::{ChatChunk, ChatCompletion, ChatRequest};
+use crate::wire::common::{Delivery, Envelope, to_json};
+use crate::wire::logprobs::name_by_ids;
+use crate::wire::timings::timed;
+use phi4d_generate::{Answer, Choices, Finish, TextDelta, Usage};
 
 /// Answers a conversation.
 pub(crate) async fn create(

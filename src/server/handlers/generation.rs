@@ -6,23 +6,23 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use hyper::StatusCode;
 
 use super::built::{done, keep};
-use crate::engine::JobError;
-use crate::generate::{
+use crate::access::{Exchange, random_hex};
+use crate::app::{App, Phase};
+use crate::error::ApiError;
+use crate::memory::NoRoom;
+use crate::reply::{Reply, events, json, telling_ignored};
+use crate::sse::{EventStream, Events, Format, event, named_event};
+use crate::wire::chat::ChatRequest;
+use crate::wire::common::{Delivery, Envelope, SYSTEM_FINGERPRINT};
+use crate::wire::completions::CompletionRequest;
+use crate::wire::error::Dialect;
+use crate::wire::names::Renaming;
+use crate::wire::sampling::GivenNames;
+use phi4d_engine::JobError;
+use phi4d_generate::{
     Answer, Choices, Copies, Delta, Elsewhere, Finish, Finished, Gathered, GenerateError,
     Parameters, Prompt, Request, TextDelta, Usage, is_large,
 };
-use crate::server::access::{Exchange, random_hex};
-use crate::server::app::{App, Phase};
-use crate::server::error::ApiError;
-use crate::server::memory::NoRoom;
-use crate::server::reply::{Reply, events, json, telling_ignored};
-use crate::server::sse::{EventStream, Events, Format, event, named_event};
-use crate::server::wire::chat::ChatRequest;
-use crate::server::wire::common::{Delivery, Envelope, SYSTEM_FINGERPRINT};
-use crate::server::wire::completions::CompletionRequest;
-use crate::server::wire::error::Dialect;
-use crate::server::wire::names::Renaming;
-use crate::server::wire::sampling::GivenNames;
 
 /// The end of a stream that ended well.
 const DONE: &str = "[DONE]";

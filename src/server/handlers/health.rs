@@ -2,10 +2,10 @@
 
 use hyper::StatusCode;
 
-use crate::server::app::{App, Phase};
-use crate::server::reply::{Reply, json};
-use crate::server::wire::common::to_json;
-use crate::server::wire::models::{Health, Readiness};
+use crate::app::{App, Phase};
+use crate::reply::{Reply, json};
+use crate::wire::common::to_json;
+use crate::wire::models::{Health, Readiness};
 
 /// The daemon's phase and the engine's counters.
 pub(crate) fn get(app: &App) -> Reply {

@@ -1,9 +1,9 @@
 //! `GET /metrics`.
 
-use crate::engine::{ModelLimits, Stats};
-use crate::server::app::App;
-use crate::server::reply::{Reply, text};
-use crate::telemetry::{self, Sample, Value};
+use crate::app::App;
+use crate::reply::{Reply, text};
+use phi4d_engine::{ModelLimits, Stats};
+use phi4d_telemetry::{self as telemetry, Sample, Value};
 
 /// Prometheus's text format.
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";

@@ -2,11 +2,11 @@
 
 use hyper::StatusCode;
 
-use crate::server::app::App;
-use crate::server::error::ApiError;
-use crate::server::reply::{Reply, json};
-use crate::server::wire::common::to_json;
-use crate::server::wire::models::{Model, ModelList};
+use crate::app::App;
+use crate::error::ApiError;
+use crate::reply::{Reply, json};
+use crate::wire::common::to_json;
+use crate::wire::models::{Model, ModelList};
 
 /// All models: the one.
 pub(crate) fn list(app: &App) -> Reply {

@@ -8,20 +8,20 @@ use hyper::{Request, StatusCode};
 
 use super::calls::CallCollector;
 use super::generation::{Asked, Voice, answer_renamed, check_model};
-use crate::generate::{Answer, Choices, Finished, TextDelta, Usage};
-use crate::server::access::Exchange;
-use crate::server::app::App;
-use crate::server::body::read;
-use crate::server::error::ApiError;
-use crate::server::reply::{Reply, json, telling_ignored};
-use crate::server::sse::Format;
-use crate::server::wire::common::to_json;
-use crate::server::wire::error::Dialect;
-use crate::server::wire::ollama::{
+use crate::access::Exchange;
+use crate::app::App;
+use crate::body::read;
+use crate::error::ApiError;
+use crate::reply::{Reply, json, telling_ignored};
+use crate::sse::Format;
+use crate::wire::common::to_json;
+use crate::wire::error::Dialect;
+use crate::wire::ollama::{
     Details, Figures, GenerateTask, Kind, Line, LoadedModel, Models, OllamaChat, OllamaGenerate,
     ShowFacts, ShowRequest, Shown, TaggedModel, Version, done_reason,
 };
-use crate::telemetry::timestamp;
+use phi4d_generate::{Answer, Choices, Finished, TextDelta, Usage};
+use phi4d_telemetry::timestamp;
 
 /// The version of Ollama's API that is spoken; clients look at it to know what there is.
 const API_VERSION: &str = "0.12.0";

@@ -2,7 +2,7 @@
 
 use hyper::StatusCode;
 
-use crate::server::reply::{Reply, json};
+use crate::reply::{Reply, json};
 
 /// Generated from the wire types; a test holds it to them.
 const DOCUMENT: &str = include_str!("../../../docs/openapi.json");

@@ -8,18 +8,16 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::generation::{Asked, Voice, answer_renamed, check_model, envelope};
-use crate::generate::{Answer, CallDelta, Choices, Finish, Finished, TextDelta, Usage};
-use crate::server::access::{Exchange, random_hex};
-use crate::server::app::App;
-use crate::server::body::read;
-use crate::server::error::ApiError;
-use crate::server::reply::Reply;
-use crate::server::sse::{Format, named_event};
-use crate::server::wire::common::to_json;
-use crate::server::wire::error::Dialect;
-use crate::server::wire::responses::{
-    Event, Failure, Item, Part, Response, ResponsesRequest, Status,
-};
+use crate::access::{Exchange, random_hex};
+use crate::app::App;
+use crate::body::read;
+use crate::error::ApiError;
+use crate::reply::Reply;
+use crate::sse::{Format, named_event};
+use crate::wire::common::to_json;
+use crate::wire::error::Dialect;
+use crate::wire::responses::{Event, Failure, Item, Part, Response, ResponsesRequest, Status};
+use phi4d_generate::{Answer, CallDelta, Choices, Finish, Finished, TextDelta, Usage};
 
 /// Answers an input.
 pub(crate) async fn create(

@@ -2,12 +2,12 @@
 
 use hyper::StatusCode;
 
-use crate::engine::SubmitError;
-use crate::server::app::App;
-use crate::server::error::ApiError;
-use crate::server::reply::{Reply, json};
-use crate::server::wire::common::to_json;
-use crate::server::wire::slots::slots;
+use crate::app::App;
+use crate::error::ApiError;
+use crate::reply::{Reply, json};
+use crate::wire::common::to_json;
+use crate::wire::slots::slots;
+use phi4d_engine::SubmitError;
 
 /// What is in each slot, and what waits for one.
 pub(crate) async fn get(app: &App) -> Result<Reply, ApiError> {

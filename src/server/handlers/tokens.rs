@@ -7,17 +7,17 @@ use hyper::{Request, StatusCode};
 
 use super::built::built;
 use super::generation::check_model;
-use crate::generate::Prompt;
-use crate::server::access::Exchange;
-use crate::server::app::App;
-use crate::server::body::read;
-use crate::server::error::ApiError;
-use crate::server::reply::{Reply, json, telling_ignored};
-use crate::server::wire::chat::ChatRequest;
-use crate::server::wire::common::to_json;
-use crate::server::wire::tokens::{
+use crate::access::Exchange;
+use crate::app::App;
+use crate::body::read;
+use crate::error::ApiError;
+use crate::reply::{Reply, json, telling_ignored};
+use crate::wire::chat::ChatRequest;
+use crate::wire::common::to_json;
+use crate::wire::tokens::{
     DetokenizeRequest, Detokenized, Piece, Rendered, TokenizeRequest, Tokenized, WireToken,
 };
+use phi4d_generate::Prompt;
 
 /// Copies of a text that exist while an answer with it is built, escapes included.
 const TEXT_COPIES: usize = 6;

@@ -7,13 +7,13 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use super::{document, in_docs};
-use crate::server::error::ApiError;
-use crate::server::wire::anthropic::{CountRequest, MessagesRequest};
-use crate::server::wire::chat::ChatRequest;
-use crate::server::wire::completions::CompletionRequest;
-use crate::server::wire::ollama::{OllamaChat, OllamaGenerate, ShowRequest};
-use crate::server::wire::responses::ResponsesRequest;
-use crate::server::wire::tokens::{DetokenizeRequest, TokenizeRequest};
+use crate::error::ApiError;
+use crate::wire::anthropic::{CountRequest, MessagesRequest};
+use crate::wire::chat::ChatRequest;
+use crate::wire::completions::CompletionRequest;
+use crate::wire::ollama::{OllamaChat, OllamaGenerate, ShowRequest};
+use crate::wire::responses::ResponsesRequest;
+use crate::wire::tokens::{DetokenizeRequest, TokenizeRequest};
 
 /// Fields that may hold any JSON, and what bounds lists in them.
 const FREE: &[(&str, &str)] = &[

@@ -202,7 +202,7 @@ fn meaning(status: u16) -> &'static str {
 }
 
 fn in_docs(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(name)
 }
 
 /// Compares a file with what it should be, or writes it where that is asked for.

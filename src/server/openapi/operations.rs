@@ -3,10 +3,10 @@
 use schemars::Schema;
 
 use super::Schemas;
-use crate::server::route::Route;
-use crate::server::sse::Format;
-use crate::server::wire::ollama::{self, Kind, Line, LoadedModel, Models, Shown, TaggedModel};
-use crate::server::wire::{anthropic, chat, completions, models, responses, slots, tokens};
+use crate::route::Route;
+use crate::sse::Format;
+use crate::wire::ollama::{self, Kind, Line, LoadedModel, Models, Shown, TaggedModel};
+use crate::wire::{anthropic, chat, completions, models, responses, slots, tokens};
 
 /// One route's operation.
 pub(super) struct Operation {

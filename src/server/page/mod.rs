@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn every_file_in_the_folder_is_served_and_named_once() {
-        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/server/page");
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../src/server/page");
         let mut found = Vec::new();
         for (part, prefix) in
             [("web", ""), ("vendor", "vendor/"), ("vendor/fonts", "vendor/fonts/")]

@@ -27,11 +27,11 @@ use tokio::task::JoinHandle;
 
 use self::client::{Client, Response};
 use super::{App, DrainOutcome, ServerOptions, serve};
-use crate::engine::{self, Engine, Stats};
-use crate::generate::{Generator, GeneratorOptions};
-use crate::model::ModelLimits;
-use crate::model::fake::{FakeControl, FakeRunner};
-use crate::os::Listener;
+use phi4d_engine::{self as engine, Engine, Stats};
+use phi4d_generate::{Generator, GeneratorOptions};
+use phi4d_model::ModelLimits;
+use phi4d_model::fake::{FakeControl, FakeRunner};
+use phi4d_os::Listener;
 
 const MODEL: &str = "phi-4-test";
 const CHAT: &str = "/v1/chat/completions";
@@ -98,9 +98,9 @@ impl Daemon {
             default_temperature: 0.0,
             default_top_p: 1.0,
             request_timeout: None,
-            forms: std::sync::Arc::new(crate::generate::ThreadForms::default()),
+            forms: std::sync::Arc::new(phi4d_generate::ThreadForms::default()),
         };
-        let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
+        let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo");
         let generator = Generator::load(&demo, engine.handle(), options).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let unix = folder.path().join("api.sock");

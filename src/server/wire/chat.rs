@@ -17,10 +17,10 @@ use super::sampling::{GivenNames, SamplingFields};
 use super::steering::{SteeringFields, check_prompt_logprobs, copies};
 use super::tools::{AnswerCall, ChunkCall, ToolFields};
 use super::unsupported;
-use crate::generate::{
+use crate::error::ApiError;
+use phi4d_generate::{
     Answer, CallDelta, Chat, Copies, Ending, Finish, Parameters, Prompt, TextDelta, ToolCall, Usage,
 };
-use crate::server::error::ApiError;
 
 /// A checked chat request, ready for `generate`.
 #[derive(Debug)]

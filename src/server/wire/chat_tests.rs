@@ -1,6 +1,6 @@
 use super::*;
-use crate::generate::{CallStart, Finished, Message, Role};
-use crate::server::wire::common::SYSTEM_FINGERPRINT;
+use crate::wire::common::SYSTEM_FINGERPRINT;
+use phi4d_generate::{CallStart, Finished, Message, Role};
 use serde_json::{json, to_value};
 
 fn messages(given: &Value) -> Result<Vec<Message>, ApiError> {

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::bounds;
-use crate::generate::{Finish, TokenDelta, Usage};
-use crate::server::error::{ApiError, shortened};
+use crate::error::{ApiError, shortened};
+use phi4d_generate::{Finish, TokenDelta, Usage};
 
 /// Reads the fields that `T` knows from a request's JSON object; others are left alone.
 pub(crate) fn read_fields<T: DeserializeOwned>(body: &Value) -> Result<T, ApiError> {

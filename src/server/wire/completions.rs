@@ -14,8 +14,8 @@ use super::logprobs::{CompletionLogprobs, PromptLogprobs};
 use super::sampling::{GivenNames, SamplingFields, token_ids};
 use super::steering::{SteeringFields, check_prompt_logprobs, copies};
 use super::unsupported;
-use crate::generate::{Copies, Finish, Parameters, Prompt, PromptToken, TextDelta, Usage};
-use crate::server::error::ApiError;
+use crate::error::ApiError;
+use phi4d_generate::{Copies, Finish, Parameters, Prompt, PromptToken, TextDelta, Usage};
 
 /// The API's own default, unlike chat's.
 const DEFAULT_MAX_TOKENS: u64 = 16;
@@ -312,7 +312,7 @@ pub(crate) fn field_schemas(generator: &mut schemars::SchemaGenerator) -> Vec<sc
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::wire::common::SYSTEM_FINGERPRINT;
+    use crate::wire::common::SYSTEM_FINGERPRINT;
     use serde_json::{json, to_value};
 
     fn prompt_of(prompt: &Value) -> Result<Prompt, ApiError> {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::common::to_json;
-use crate::server::error::ApiError;
+use crate::error::ApiError;
 
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]

@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use super::bounds;
 use super::common::{List, Object, shown};
-use crate::generate::{Constraint, Form};
-use crate::server::error::ApiError;
+use crate::error::ApiError;
+use phi4d_generate::{Constraint, Form};
 
 /// The fields of a request, at most one of which may be given.
 #[derive(Debug, Deserialize)]

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::common::read_fields;
 use super::unsupported;
-use crate::server::error::ApiError;
+use crate::error::ApiError;
 
 /// Fields that are accepted and change nothing, as their meaning allows.
 const NOTED: &[&str] = &[

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
-use crate::generate::{PromptToken, TokenDelta};
+use phi4d_generate::{PromptToken, TokenDelta};
 
 /// What OpenAI reports for a token that can't come up; JSON has no infinity.
 const IMPOSSIBLE: f32 = -9999.0;
@@ -209,7 +209,7 @@ fn characters_begun(bytes: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generate::Logprobs;
+    use phi4d_generate::Logprobs;
     use serde_json::{json, to_value};
 
     fn token(bytes: &[u8], chosen: f32, top: &[(&[u8], f32)]) -> TokenDelta {

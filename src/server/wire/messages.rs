@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::bounds;
 use super::common::{List, Object, TextOr, shown};
-use crate::generate::{Ending, Message, Role, ToolCall};
-use crate::server::error::ApiError;
+use crate::error::ApiError;
+use phi4d_generate::{Ending, Message, Role, ToolCall};
 
 const ROLES: &str = "\"system\", \"developer\", \"user\", \"assistant\" or \"tool\"";
 const CONTENT: &str = "a string, or a list of {\"type\": \"text\", \"text\": …}";

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::engine::Stats;
+use phi4d_engine::Stats;
 
 /// One model.
 #[derive(Debug, Serialize)]

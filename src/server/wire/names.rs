@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::server::error::ApiError;
+use crate::error::ApiError;
 
 /// Pairs of a chat request's field and what it is called elsewhere. What comes behind a field's
 /// name, like an index, stays. `[]` stands for any index.

@@ -3,8 +3,8 @@
 use serde::Deserialize;
 
 use super::common::Integer;
-use crate::generate::Reasoning;
-use crate::server::error::ApiError;
+use crate::error::ApiError;
+use phi4d_generate::Reasoning;
 
 /// The fields about the model's thought.
 #[derive(Debug, Deserialize)]

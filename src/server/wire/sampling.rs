@@ -7,8 +7,8 @@ use serde::Deserialize;
 
 use super::bounds;
 use super::common::{Entries, Integer, List, Number, TextOr};
-use crate::generate::Parameters;
-use crate::server::error::ApiError;
+use crate::error::ApiError;
+use phi4d_generate::Parameters;
 
 /// How to choose tokens and when to stop, under all accepted names.
 #[derive(Debug, Clone, Deserialize)]

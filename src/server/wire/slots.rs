@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::engine::{CallerId, Live, State};
+use phi4d_engine::{CallerId, Live, State};
 
 /// One slot, or a request that waits for one, in llama.cpp's shape as far as it goes: numbers,
 /// never text.

@@ -5,8 +5,8 @@ use serde::Deserialize;
 use super::bounds;
 use super::common::{Delivery, Integer, List, Number, TextOr};
 use super::sampling::token_ids;
-use crate::generate::{Copies, DryParameters, Parameters, Side};
-use crate::server::error::ApiError;
+use crate::error::ApiError;
+use phi4d_generate::{Copies, DryParameters, Parameters, Side};
 
 /// What steers the sampler and the queue.
 #[derive(Debug, Clone, Deserialize)]

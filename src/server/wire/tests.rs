@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::chat::ChatRequest;
 use super::completions::CompletionRequest;
 use super::error::error_json;
-use crate::server::error::ApiError;
+use crate::error::ApiError;
 
 const FIELDS: &[&str] = &[
     "messages",

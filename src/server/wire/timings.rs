@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::common::to_json;
-use crate::generate::Usage;
+use phi4d_generate::Usage;
 
 /// How long reading the prompt and answering took, queues aside.
 #[derive(Debug, Serialize)]

@@ -9,8 +9,8 @@ use super::chat::ChatRequest;
 use super::common::{Integer, List, read_fields};
 use super::known::{ignored, names_of};
 use super::sampling::token_ids;
-use crate::generate::Prompt;
-use crate::server::error::ApiError;
+use crate::error::ApiError;
+use phi4d_generate::Prompt;
 
 /// Text to tokens.
 #[derive(Debug)]

@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 
 use super::bounds;
 use super::common::{Entries, List, Object, shown, too_long};
-use crate::generate::{CallDelta, Tool, ToolCall, ToolChoice, Tools};
-use crate::server::error::ApiError;
+use crate::error::ApiError;
+use phi4d_generate::{CallDelta, Tool, ToolCall, ToolChoice, Tools};
 
 /// Most characters in a function's name.
 const MOST_NAME: usize = 64;

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::common::shown;
-use crate::server::error::ApiError;
+use crate::error::ApiError;
 
 /// A field, and the values that ask for nothing (null always is one).
 struct Unsupported {

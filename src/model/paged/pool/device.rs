@@ -9,11 +9,11 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use super::Sizes;
-use crate::model::binding::Tensor;
-use crate::model::cache::{Movers, NewSession, Place, Whole};
-use crate::model::device::{DeviceAllocator, DeviceBlock};
-use crate::model::error::{LoadError, RunError};
-use crate::model::memory::Mapping;
+use crate::binding::Tensor;
+use crate::cache::{Movers, NewSession, Place, Whole};
+use crate::device::{DeviceAllocator, DeviceBlock};
+use crate::error::{LoadError, RunError};
+use crate::memory::Mapping;
 
 /// Keys and values of all layers, in a device's memory.
 #[derive(Debug)]

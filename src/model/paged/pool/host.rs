@@ -8,9 +8,9 @@ use ort::memory::MemoryInfo;
 
 use super::super::blocks::Full;
 use super::Sizes;
-use crate::model::binding::Tensor;
-use crate::model::error::LoadError;
-use crate::model::memory::Mapping;
+use crate::binding::Tensor;
+use crate::error::LoadError;
+use crate::memory::Mapping;
 
 /// Keys and values of all layers, in the host's memory: address space for all blocks there may be. A
 /// block takes memory when it is first written to and gives it back when nobody holds it.

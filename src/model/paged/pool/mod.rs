@@ -12,8 +12,8 @@ pub(super) use device::DevicePool;
 pub(super) use host::HostPool;
 
 use super::blocks::{Full, Memory};
-use crate::model::binding::Tensor;
-use crate::model::error::RunError;
+use crate::binding::Tensor;
+use crate::error::RunError;
 
 /// Sizes of the cache's tensors, `[blocks, tokens, heads, head_size]`.
 #[derive(Debug, Clone, Copy)]

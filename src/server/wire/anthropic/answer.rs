@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::generate::{Answer, Finish, Usage};
+use phi4d_generate::{Answer, Finish, Usage};
 
 /// A part of an answer.
 #[derive(Debug, Serialize)]

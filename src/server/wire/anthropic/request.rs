@@ -3,12 +3,12 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::server::error::ApiError;
-use crate::server::wire::bounds;
-use crate::server::wire::chat::ChatRequest;
-use crate::server::wire::common::{Entries, Integer, List, Object, TextOr, read_fields, shown};
-use crate::server::wire::known::{names_of, unread};
-use crate::server::wire::names::{ChatBody, Names, Renaming};
+use crate::error::ApiError;
+use crate::wire::bounds;
+use crate::wire::chat::ChatRequest;
+use crate::wire::common::{Entries, Integer, List, Object, TextOr, read_fields, shown};
+use crate::wire::known::{names_of, unread};
+use crate::wire::names::{ChatBody, Names, Renaming};
 
 const NAMES: Names = &[
     ("stop", "stop_sequences"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::generate::{Finish, ToolCall, Usage};
+use phi4d_generate::{Finish, ToolCall, Usage};
 
 /// Which of the two endpoints answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,7 +117,7 @@ impl<'a> Line<'a> {
                 },
             },
         };
-        let created_at = crate::telemetry::timestamp(std::time::SystemTime::now());
+        let created_at = phi4d_telemetry::timestamp(std::time::SystemTime::now());
         Self { model, created_at, said, done: false, done_reason: None, figures: None }
     }
 

@@ -4,14 +4,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::open_calls::OpenCalls;
-use crate::generate::Prompt;
-use crate::server::error::ApiError;
-use crate::server::wire::bounds;
-use crate::server::wire::chat::ChatRequest;
-use crate::server::wire::common::{Entries, List, Object, read_fields, shown};
-use crate::server::wire::completions::CompletionRequest;
-use crate::server::wire::known::{names_of, unread};
-use crate::server::wire::names::{ChatBody, Names, Renaming};
+use crate::error::ApiError;
+use crate::wire::bounds;
+use crate::wire::chat::ChatRequest;
+use crate::wire::common::{Entries, List, Object, read_fields, shown};
+use crate::wire::completions::CompletionRequest;
+use crate::wire::known::{names_of, unread};
+use crate::wire::names::{ChatBody, Names, Renaming};
+use phi4d_generate::Prompt;
 
 const NAMES: Names = &[
     ("max_tokens", "options.num_predict"),

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::generate::Usage;
+use phi4d_generate::Usage;
 
 /// How far an item or a response is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

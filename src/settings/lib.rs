@@ -5,11 +5,13 @@
 //! command line's flags, `config/phi4d.toml` and the refusals are all made from it. Settings are
 //! resolved once; every fault is reported together, and nothing later can hold an invalid value.
 
+#![forbid(unsafe_code)]
+
 mod absent;
 mod define;
 mod error;
 mod file;
-#[cfg(all(unix, any(test, fuzzing)))]
+#[cfg(all(unix, any(test, feature = "testing")))]
 pub mod fuzzing;
 mod kind;
 mod pairs;

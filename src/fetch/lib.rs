@@ -3,11 +3,13 @@
 //!
 //! A leaf: it knows no setting and no model, only URLs, files and their hashes.
 
+#![forbid(unsafe_code)]
+
 mod client;
 mod digest;
 mod download;
 mod error;
-#[cfg(all(unix, any(test, fuzzing)))]
+#[cfg(all(unix, any(test, feature = "testing")))]
 pub mod fuzzing;
 mod hub;
 mod models;

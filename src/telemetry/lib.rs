@@ -1,5 +1,7 @@
 //! Telemetry: the log, to the journal or to standard error, the metrics and the traces.
 
+#![forbid(unsafe_code)]
+
 mod disruptive;
 #[cfg(unix)]
 mod journal;

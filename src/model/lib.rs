@@ -13,9 +13,9 @@ mod device_tests;
 mod error;
 mod external;
 mod facts;
-#[cfg(any(test, fuzzing))]
-pub(crate) mod fake;
-#[cfg(all(unix, any(test, fuzzing)))]
+#[cfg(any(test, feature = "testing"))]
+pub mod fake;
+#[cfg(all(unix, any(test, feature = "testing")))]
 pub mod fuzzing;
 mod genai_config;
 mod graph_edit;
@@ -49,7 +49,7 @@ mod source;
 mod tensors;
 mod terminator;
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
 mod wire;
 
 pub use cancel::LoadCancel;

@@ -1,6 +1,8 @@
 //! The composition root: reads the command line, puts the layers together, and turns every fatal
 //! error into one line and a documented exit code.
 
+#![forbid(unsafe_code)]
+
 mod args;
 mod bench;
 mod chat;
@@ -12,7 +14,7 @@ mod documents;
 mod exit;
 #[cfg(unix)]
 mod forms;
-#[cfg(all(unix, any(test, fuzzing)))]
+#[cfg(all(unix, any(test, feature = "testing")))]
 pub mod fuzzing;
 mod inspect;
 mod key;
@@ -41,6 +43,7 @@ use exit::Fatal;
 /// Runs the program with its arguments, the first of which is its name.
 #[must_use]
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    phi4d_model::disable_telemetry();
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     // Not of the command line that is documented: the daemon starts it, and nobody else can.
     #[cfg(unix)]
@@ -82,7 +85,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         Err(fatal) => exit::report(&fatal),
     };
-    crate::telemetry::flush(exit::FLUSH_LIMIT);
+    phi4d_telemetry::flush(exit::FLUSH_LIMIT);
     code
 }
 

@@ -3,10 +3,12 @@
 //! Its door is [`Handle::submit`]: a [`Job`] goes in, [`Event`]s come out of the job's channel.
 //! Nothing here knows text, JSON or HTTP, or how the model is run.
 
+#![forbid(unsafe_code)]
+
 mod door;
 mod draft;
 mod error;
-#[cfg(all(unix, any(test, fuzzing)))]
+#[cfg(all(unix, any(test, feature = "testing")))]
 pub mod fuzzing;
 mod handle;
 mod kv;
@@ -29,7 +31,6 @@ mod sync {
 mod tests;
 mod token_set;
 
-pub use crate::model::ModelLimits;
 pub use error::SubmitError;
 pub use handle::{Handle, Stats};
 pub use look::{Live, State};
@@ -38,5 +39,6 @@ pub use message::{
     Sampling, Token, TokenLogprobs, TokenMask, Xtc,
 };
 pub use persist::Store;
+pub use phi4d_model::ModelLimits;
 pub use run::{Crashed, Engine, Options, StartError, start};
 pub use token_set::TokenSet;

@@ -1,12 +1,14 @@
 //! The only HTTP layer: sockets in, OpenAI's shapes out.
 //!
 //! A connection is one task ([`conn`]); a request is a future inside it, so a client that goes
-//! away drops the future, the future drops its [`crate::generate::Generation`], and the engine
+//! away drops the future, the future drops its [`phi4d_generate::Generation`], and the engine
 //! frees the sequence at its next turn. Nothing here outlives the connection that asked for it.
 //!
 //! Bounds: connections, in all and of each address ([`places`]), request heads and bodies (431, 413), the time to send
 //! them (the connection is closed, 408), and the time a client may refuse to read (the connection
 //! is closed). Wire types stay inside [`wire`]; faults of all layers become HTTP in [`error`].
+
+#![forbid(unsafe_code)]
 
 mod accept;
 mod access;
@@ -17,7 +19,7 @@ mod body;
 mod caller;
 mod conn;
 mod error;
-#[cfg(all(unix, any(test, fuzzing)))]
+#[cfg(all(unix, any(test, feature = "testing")))]
 pub mod fuzzing;
 mod guard;
 mod handlers;

@@ -1,6 +1,8 @@
 //! Text to tokens and back: checks requests, renders chat templates, tokenises, and turns the
 //! engine's tokens into text.
 
+#![forbid(unsafe_code)]
+
 mod added;
 mod answer;
 mod budget;
@@ -11,7 +13,7 @@ mod error;
 mod files;
 #[cfg(test)]
 mod fixtures;
-#[cfg(all(unix, any(test, fuzzing)))]
+#[cfg(all(unix, any(test, feature = "testing")))]
 pub mod fuzzing;
 mod generation;
 mod grammar;
