@@ -78,8 +78,8 @@ fn every_claim_of_security_names_tests_that_are_there() {
 }
 
 #[test]
-fn exit_codes_in_the_readme_are_those_of_the_program() {
-    let documented: Vec<u8> = read("README.md")
+fn exit_codes_in_the_docs_are_those_of_the_program() {
+    let documented: Vec<u8> = read("docs/exit-codes.md")
         .lines()
         .filter_map(|line| line.strip_prefix("| ")?.split_once(" |")?.0.parse().ok())
         .collect();

@@ -16,11 +16,7 @@ use phi4d_settings::{
 
 /// Serves Microsoft Phi-4 through ONNX Runtime, with an OpenAI-compatible API.
 #[derive(Debug, Parser)]
-#[command(
-    name = "phi4d",
-    version,
-    after_help = "`phi4d exit-codes` tells what each exit code means."
-)]
+#[command(name = "phi4d", version, after_help = "`phi4d exit-codes` lists the exit codes.")]
 pub(super) struct Cli {
     #[command(subcommand)]
     pub(super) command: Command,
@@ -28,52 +24,52 @@ pub(super) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Serve the model until told to stop
+    /// Serve a model
     Serve(SettingsArgs),
     /// Check the settings and the model without serving
     Check(SettingsArgs),
-    /// Tell what the model in a folder is, what would run it and how much memory it takes
+    /// Show what a model folder contains, what would run it and how much memory it needs
     Inspect(InspectArgs),
-    /// Look over hardware, settings, model and installation, and tell what is wrong
+    /// Check hardware, settings, model and installation, and suggest a fix for each problem
     Doctor(DoctorArgs),
-    /// Talk to the daemon in the terminal; piped, answer each line of the input
+    /// Chat with the daemon in the terminal; in a pipe, answer each line of input
     Chat(ChatArgs),
-    /// Ask the daemon one question; the answer alone goes to standard output
+    /// Ask the daemon one question; only the answer goes to standard output
     Run(RunArgs),
-    /// Do the work of loading a model ahead, for faster starts and less memory
+    /// Lay out a model's weights ahead of time, for faster starts and less memory
     Prepare(SettingsArgs),
-    /// Measure a model, bare and through the daemon
+    /// Measure a model, in a bare session and through the daemon
     Bench(BenchArgs),
-    /// Make, list and remove keys of the API
+    /// Create, list and remove API keys
     #[command(subcommand)]
     Key(KeyCommand),
-    /// Fetch a model
+    /// Download a model
     Pull(PullArgs),
-    /// Tell which models have been fetched
+    /// List downloaded models
     List(ModelsArgs),
-    /// Remove a fetched model
+    /// Remove a downloaded model
     Remove(RemoveArgs),
     /// Show the settings
     #[command(subcommand)]
     Config(ConfigCommand),
     /// Write the manual pages
     Man(ManArgs),
-    /// Print a shell's completions
+    /// Print shell completions
     Completions(CompletionsArgs),
-    /// Tell what each exit code means
+    /// List the exit codes
     #[command(after_help = super::exit::table())]
     ExitCodes,
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ConfigCommand {
-    /// Print the settings in force and where each came from
+    /// Print every effective setting with its source
     Show(SettingsArgs),
-    /// Print a settings file with every key, its meaning and its default
+    /// Print a settings file with every key, its description and its default
     Render,
 }
 
-/// Where fetched models are.
+/// Where downloaded models are.
 #[derive(Debug, Args)]
 pub(super) struct ModelsArgs {
     /// Folder of the models. Default: /var/lib/phi4d/models for root, else phi4d/models in the
@@ -85,15 +81,15 @@ pub(super) struct ModelsArgs {
 /// Which export of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum VariantChoice {
-    /// What the settings' provider runs
+    /// The one for the provider in the settings
     Auto,
-    /// For processors
+    /// For CPUs
     Cpu,
     /// For GPUs
     Gpu,
 }
 
-/// What to fetch.
+/// What to download.
 #[derive(Debug, Args)]
 pub(super) struct PullArgs {
     /// phi-4, phi-4-mini, phi-4-reasoning, phi-4-reasoning-plus, OWNER/REPOSITORY with or without
@@ -106,19 +102,19 @@ pub(super) struct PullArgs {
     /// A branch, tag or commit. Default: the URL's, else main
     #[arg(long, value_name = "REVISION")]
     pub(super) revision: Option<String>,
-    /// What to call it here. Default: by its repository
+    /// Name of the model here. Default: from its repository
     #[arg(long, value_name = "NAME", value_parser = model_name)]
     pub(super) name: Option<String>,
-    /// Where models are published, for anything but a URL. Default: `https://huggingface.co`
+    /// Hugging Face compatible endpoint, unless MODEL is a URL. Default: `https://huggingface.co`
     #[arg(long, value_name = "URL", env = "HF_ENDPOINT", value_hint = ValueHint::Url)]
     pub(super) endpoint: Option<String>,
     /// File with an access token. Default: the token in HF_TOKEN, if there is one
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(super) token_file: Option<PathBuf>,
-    /// Fetch it anew if it is there already
+    /// Replace a model that is already there
     #[arg(long)]
     pub(super) replace: bool,
-    /// Where to
+    /// The destination
     #[command(flatten)]
     pub(super) models: ModelsArgs,
 }
@@ -126,10 +122,10 @@ pub(super) struct PullArgs {
 /// What to remove.
 #[derive(Debug, Args)]
 pub(super) struct RemoveArgs {
-    /// The model's name, as `phi4d list` tells it
+    /// The model's name, as `phi4d list` prints it
     #[arg(value_name = "NAME")]
     pub(super) name: String,
-    /// Where from
+    /// The folder that it is in
     #[command(flatten)]
     pub(super) models: ModelsArgs,
 }
@@ -139,15 +135,15 @@ fn model_name(text: &str) -> Result<String, String> {
     if phi4d_fetch::is_model_name(text) { Ok(text.to_owned()) } else { Err(expected.to_owned()) }
 }
 
-/// Where manual pages go.
+/// Where to write the manual pages.
 #[derive(Debug, Args)]
 pub(super) struct ManArgs {
-    /// Folder for phi4d.1, phi4d.toml.5 and the others; made if it is not there
+    /// Folder for phi4d.1, phi4d.toml.5 and the other pages; created if missing
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(super) folder: PathBuf,
 }
 
-/// Whose completions.
+/// Which shell's completions to print.
 #[derive(Debug, Args)]
 pub(super) struct CompletionsArgs {
     /// The shell
@@ -157,7 +153,7 @@ pub(super) struct CompletionsArgs {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KeyCommand {
-    /// Make a key and print it, this once
+    /// Create a key and print it, this once
     Add(KeyAdd),
     /// List the keys by name, with their scopes and limits
     List(KeyFileArgs),
@@ -170,18 +166,18 @@ pub(super) enum KeyCommand {
     },
 }
 
-/// A key to make.
+/// The key to create.
 #[derive(Debug, Args)]
 pub(super) struct KeyAdd {
-    /// What the log calls the key's holder
+    /// Name of the key's holder, as shown in the log
     pub(super) name: String,
-    /// Let the holder see what others do, too
+    /// Let the holder see other callers' requests (/slots)
     #[arg(long)]
     pub(super) admin: bool,
-    /// The most answers at the same time. Default: no limit
+    /// Most concurrent answers. Default: no limit
     #[arg(long, value_name = "N")]
     pub(super) max_in_flight: Option<NonZeroU32>,
-    /// The most tokens of prompts and answers in any 60 seconds. Default: no limit
+    /// Most tokens of prompts and answers in any 60 seconds. Default: no limit
     #[arg(long, value_name = "N")]
     pub(super) tokens_per_minute: Option<NonZeroU32>,
     #[command(flatten)]
@@ -191,21 +187,21 @@ pub(super) struct KeyAdd {
 /// Where the keys are.
 #[derive(Debug, Args)]
 pub(super) struct KeyFileArgs {
-    /// Settings file whose api_keys_file is meant
+    /// Settings file whose api_keys_file is used
     #[arg(long, value_name = "FILE", env = "PHI4D_CONFIG")]
     pub(super) config: Option<PathBuf>,
-    /// The keys file, whatever the settings say
+    /// The keys file, instead of the one in the settings
     #[arg(long, value_name = "FILE")]
     pub(super) api_keys_file: Option<PathBuf>,
 }
 
-/// What to look at.
+/// The folder to inspect, and how.
 #[derive(Debug, Args)]
 pub(super) struct InspectArgs {
-    /// The model's folder. Default: the settings' model
+    /// The model folder. Default: the model in the settings
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(super) folder: Option<PathBuf>,
-    /// Load the model, too, and tell which of its nodes run where
+    /// Also load the model, and show how many of its nodes each provider runs
     #[arg(long)]
     pub(super) nodes: bool,
     /// Print JSON
@@ -216,16 +212,16 @@ pub(super) struct InspectArgs {
     pub(super) settings: SettingsArgs,
 }
 
-/// How to look.
+/// How to check the installation.
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
-    /// Leave the measurement of the memory's speed out
+    /// Skip the measurement of memory bandwidth
     #[arg(long)]
     pub(super) no_speed: bool,
-    /// The settings to look at
+    /// The settings to check
     #[command(flatten)]
     pub(super) settings: SettingsArgs,
 }
@@ -233,34 +229,34 @@ pub(super) struct DoctorArgs {
 /// What to measure.
 #[derive(Debug, Args)]
 pub(super) struct BenchArgs {
-    /// The daemon's settings, of which model is required
+    /// The daemon's settings; model is required
     #[command(flatten)]
     pub(super) settings: SettingsArgs,
-    /// Lengths of the prompts whose prefill is measured, in tokens
+    /// Prompt lengths whose prefill is measured, in tokens
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "16,128,512")]
     pub(super) prompts: Vec<usize>,
     /// Tokens of each answer
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(2..=4096))]
     pub(super) tokens: u32,
-    /// Tokens that sequences hold when their decode steps begin
+    /// Tokens already in each sequence's context when decode steps begin
     #[arg(long, value_name = "N", default_value_t = 32)]
     pub(super) past: usize,
-    /// The widest batch of decode steps, of 1, 2, 4 and 8
+    /// Largest batch of decode steps: 1, 2, 4 or 8
     #[arg(long, value_name = "N", default_value_t = 8)]
     pub(super) widest: usize,
-    /// Rounds of each measurement, of which the median is told
+    /// Rounds of each measurement, of which the median is reported
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(super) rounds: u32,
-    /// Tokens of the conversation whose next turn is measured
+    /// Tokens of the conversation whose next message is measured
     #[arg(long, value_name = "N", default_value_t = 2000)]
     pub(super) conversation: usize,
-    /// Seconds in which requests come at random times; 0 leaves this out
+    /// Duration of a load test with requests at random times, in seconds; 0 skips it
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     pub(super) load_seconds: u64,
-    /// Requests a second that come then
+    /// Requests per second of the load test
     #[arg(long, value_name = "X", default_value_t = 1.0)]
     pub(super) load_rate: f64,
-    /// Longest of their prompts, in tokens
+    /// Longest prompt of the load test, in tokens
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub(super) load_prompt: usize,
     /// Print JSON

@@ -35,29 +35,32 @@ pub(super) enum Code {
 }
 
 const CODES: [(Code, &str); 13] = [
-    (Code::Ok, "The command did its work; for serve: the daemon was told to stop and did."),
-    (Code::Unwell, "For doctor: it found faults, which it told."),
-    (Code::Cut, "For run: the answer was cut by max_tokens or the context's length."),
+    (Code::Ok, "Success. For serve: the daemon stopped on request."),
+    (Code::Unwell, "For doctor: it found problems and reported them."),
+    (Code::Cut, "For run: the answer was cut by max_tokens or the context length."),
     (Code::Usage, "The command line is wrong."),
-    (Code::Data, "A file of the model's folder is damaged or does not fit the contract."),
+    (Code::Data, "A file in the model folder is damaged, or is not of a form that phi4d runs."),
     (
         Code::NoInput,
-        "The model's folder or a file in it is missing or can't be read; for pull: there is no such model; for chat and run: a file that was named can't be used.",
+        "The model folder or a file in it is missing or unreadable. For pull: there is no such model. For chat and run: a named file can't be used.",
     ),
     (
         Code::Unavailable,
-        "ONNX Runtime or the execution provider can't be used; for chat and run: no daemon answers, or it is not ready; for pull: the endpoint does not.",
+        "ONNX Runtime or the execution provider can't be used. For chat and run: no daemon answers, or it is not ready. For pull: the endpoint does not answer.",
     ),
-    (Code::Internal, "The program failed in a way it should not."),
-    (Code::Os, "The system refused something, such as a TCP address or memory."),
-    (Code::CannotCreate, "The Unix socket can't be made; for pull: the model is there already."),
+    (Code::Internal, "Internal error."),
+    (Code::Os, "The system refused a resource, such as a TCP address, memory or a thread."),
+    (
+        Code::CannotCreate,
+        "The Unix socket or the keys file can't be written. For pull: the model is already there.",
+    ),
     (
         Code::Io,
-        "Input or output failed, such as of a model's file that was cut short while in use.",
+        "Input or output failed, for example because a model file was truncated while in use.",
     ),
     (
         Code::Protocol,
-        "For chat, run and pull: the other side refused a request, or what it sent is wrong.",
+        "For chat, run and pull: the server refused a request or sent an invalid response.",
     ),
     (Code::Settings, "The settings are wrong."),
 ];

@@ -2,6 +2,11 @@
 //! endpoint into a folder of models.
 //!
 //! A leaf: it knows no setting and no model, only URLs, files and their hashes.
+//!
+//! A model is fetched into `.partial-NAME` beside the other models, under a lock: the commit and the file list
+//! first, then a check that they fit the disk, then each file. Interrupted files are resumed, and a file gets its
+//! name only when its hash is the listed one. When all are there, the folder is renamed to the model's name. The
+//! access token is sent to the endpoint and to no host that it redirects to.
 
 #![forbid(unsafe_code)]
 

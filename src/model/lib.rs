@@ -1,6 +1,47 @@
 //! The model: the export's contract, the ONNX Runtime session, KV memory and tensor binding.
 //!
 //! Its door is [`load()`], which gives a [`Runner`]. Nothing here knows sequences or requests.
+//!
+//! # KV memory in a device
+//!
+//! A device commits no memory lazily, moves memory by copies, and with some providers a tensor's pointer is an
+//! object and not an address, so a tensor can't begin inside another one. So there are two sets of tensors of one
+//! capacity: `[slots, kv_heads, capacity, head_size]` for decode steps over several slots, and a single-slot
+//! set (the bench) for prefill, speculation and a sequence that decodes alone. A slot's tokens are in one of the
+//! two. The capacity is a power of two (at least 256, at most the context); growing it, or adding slots, copies
+//! both sets tensor by tensor. The engine therefore counts every slot at the length of the longest
+//! (`KvGrowth::Alike`). ONNX Runtime does not expose the device's memory size, so the default budget is fixed.
+//! ONNX Runtime's API copies whole tensors only, so partial copies are small graphs that run on the device
+//! (`cache::movers`). If the device's memory runs out, cached tokens are lost, sequences that need them fail, and
+//! later ones start from the beginning.
+//!
+//! # Paged exports
+//!
+//! Exports with `PagedAttention` are recognised by their inputs (`block_table` and related ones). They have a
+//! pool of blocks (256 positions, or what the export says), a block table per slot, and packed tokens in a step.
+//! Slots are exchanged by exchanging tables, and copies share blocks until one of them writes. In host memory the
+//! pool is address space, committed block by block. In device memory it starts with 256 positions and doubles up
+//! to `kv_cache_bytes`; it never shrinks. The engine counts whole blocks (`KvGrowth::Blocks`), and a shared block
+//! counts for each slot that holds it, so that a copy for writing is always possible. ONNX Runtime has this
+//! operator for CUDA and WebGPU only; with other providers the load fails and names operator and provider. The
+//! CPU tests use an operator of their own, written from the documented contract.
+//!
+//! # Graph edits
+//!
+//! A `Slice` before the matmul with the vocabulary leaves only the positions whose logits a step wants. Where the
+//! graph selects one of two rotary tables by the length that a step reaches, the selection becomes an input, so
+//! that the first chunks of a long prompt use the long table. Where the kernel itself selects, from two joined
+//! tables, the context ends with the first one. On processors with AVX-512 VNNI, phi4d's operator replaces each
+//! `MatMulNBits` that it supports (blocks of 32, no zero points, accuracy level 4); other nodes stay. The exported
+//! weights leave memory once they are laid out. A token's result is the same at any batch width.
+//!
+//! # Providers
+//!
+//! `auto` tries cuda, directml and webgpu, in this order, with a trial session each, if `genai_config.json` names
+//! a provider; otherwise the model runs on the CPU. DirectML is part of ONNX Runtime's build, the others are
+//! libraries that it loads. A CUDA library of another version than ONNX Runtime is not loaded, since it may crash.
+//! The log names the provider, the reason, and how many nodes each provider runs, and warns if matmuls or attention
+//! are left to the CPU.
 
 mod binding;
 mod bindings;

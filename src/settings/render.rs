@@ -7,14 +7,14 @@ use super::resolve::Resolved;
 use super::table::DEFINITIONS;
 
 const HEAD: &str = "\
-# Settings of phi4d. Made by `phi4d config render`; every line below that begins
-# with #KEY shows the default, so that this file changes nothing as it stands.
+# Settings of phi4d, printed by `phi4d config render`. Each line that begins with
+# #KEY shows a default, so this file changes nothing as it stands.
 #
-# What is set here gives way to the files conf.d/*.toml beside phi4d.toml (for
-# NAME.toml: NAME.conf.d/*.toml) in the order of their names, to environment
-# variables (PHI4D_ and the key in capitals) and to flags (-- and the key with
-# dashes). `phi4d config show` tells each value that is in force and where it
-# came from.
+# Files conf.d/*.toml beside phi4d.toml (for NAME.toml: NAME.conf.d/*.toml)
+# override this file, in the order of their names; environment variables (PHI4D_
+# and the key in capitals) override all files, and flags (-- and the key with
+# dashes) override those. `phi4d config show` prints every effective setting
+# with its source.
 ";
 
 /// `config/phi4d.toml`: every key with its text, unit, range and default.

@@ -17,16 +17,15 @@ use super::value::{ListenAddress, LogFormat, MetricsAccess, Provider, Sandbox, W
 use super::words::Words;
 
 define_settings! {
-    /// The model's folder: an ONNX export with genai_config.json, model.onnx and
-    /// tokenizer.json in it.
+    /// The model folder: an ONNX export with genai_config.json, model.onnx and tokenizer.json.
     model: Option<PathBuf> = "", OptionalPath { placeholder: "DIR", accepted: "a folder's path" };
 
-    /// The name that the API calls the model by. Empty: the folder's name.
+    /// The model's name in the API. Empty: the folder's name.
     model_name: Option<String> = "", OptionalName;
 
-    /// Where the model runs. auto: of cuda, directml and webgpu the first that can be used,
-    /// for a model that was exported for GPUs; else the cpu. plugin: what provider_library
-    /// brings. One that is named and can't be used is an error.
+    /// Where the model runs. auto: the first of cuda, directml and webgpu that works, for a
+    /// model exported for GPUs, else cpu. plugin: the provider in provider_library. A named
+    /// provider that can't be used is an error.
     provider: Provider = "auto", Choice {
         placeholder: "PROVIDER",
         options: &[
@@ -39,49 +38,48 @@ define_settings! {
         ],
     };
 
-    /// Library of an execution provider that ONNX Runtime can load. Empty: the provider's
-    /// own, from ONNX Runtime's folder.
+    /// Library of an execution provider that ONNX Runtime can load. Empty: the provider's own
+    /// library in ONNX Runtime's folder.
     provider_library: Option<PathBuf> = "",
         OptionalPath { placeholder: "FILE", accepted: "a file's path, or empty" };
 
     /// Options of the provider: device (its number) for all but cpu; for cuda also
-    /// memory_limit_bytes, arena (next_power_of_two, same_as_requested), tf32 and graphs
-    /// (true, false); for webgpu and plugin whatever they know by themselves.
+    /// memory_limit_bytes, arena (next_power_of_two, same_as_requested), tf32 and graphs (true,
+    /// false); for webgpu and plugin any option of the provider.
     provider_options: Vec<(String, String)> = "", Pairs {
         placeholder: "OPTIONS", accepted: "options",
     };
 
-    /// Threads that run the model. 0: as many as there are physical cores that this
-    /// process may use.
+    /// Threads that run the model. 0: the number of physical cores that this process may use.
     threads: usize = "0", whole::<usize>(0, 1024), "threads";
 
-    /// Multiply int4 weights by phi4d's own kernel, where the processor has AVX-512 VNNI and
-    /// the export is of blocks of 32 at accuracy level 4, as the published ones are. Off:
-    /// ONNX Runtime's kernels, which give the same but for rounding.
+    /// Use phi4d's int4 matmul kernel where the processor has AVX-512 VNNI and the export has
+    /// blocks of 32 at accuracy level 4, as the published ones have. Off: ONNX Runtime's
+    /// kernels, with the same results except for rounding.
     own_kernels: bool = "true", Switch;
 
-    /// ONNX Runtime's shared library. Empty: searched for in ../lib/phi4d/ beside the
-    /// program, in /usr/lib/phi4d/, in .runtime/ under the current folder and the
-    /// folders above the program, then by the system's loader.
+    /// ONNX Runtime's shared library. Empty: looked for in ../lib/phi4d/ beside the program, in
+    /// /usr/lib/phi4d/, in .runtime/ under the current folder and the folders above the
+    /// program, then by the system's loader.
     runtime_library: Option<PathBuf> = "",
         OptionalPath { placeholder: "FILE", accepted: "a file's path, or empty" };
 
-    /// TCP address of the API; port 0 lets the system choose. off: no TCP. Addresses
-    /// that other machines can reach are refused unless there are API keys or
-    /// allow_unauthenticated_lan is on.
+    /// TCP address of the API; port 0 picks a free port. off: no TCP. An address that other
+    /// machines can reach is refused unless there are API keys or allow_unauthenticated_lan is
+    /// on.
     listen: Option<ListenAddress> = "127.0.0.1:8484", Listen;
 
-    /// Let anyone who can reach the TCP address use the API where there are no API keys:
-    /// everyone on the network.
+    /// Serve other machines without API keys: anyone who can reach the TCP address may use the
+    /// API.
     allow_unauthenticated_lan: bool = "false", Switch;
 
-    /// File of the API keys, one a line, as `phi4d key add` writes it; with it, TCP needs a
-    /// key. Empty: the credential api-keys, if systemd passes one, else no keys.
+    /// File of API keys, one per line, as `phi4d key add` writes it; with it, TCP clients need
+    /// a key. Empty: the systemd credential api-keys if there is one, else no keys.
     api_keys_file: Option<PathBuf> = "",
         OptionalPath { placeholder: "FILE", accepted: "a file's path, or empty" };
 
-    /// Who may read /metrics: open is anyone who reaches a socket, use anyone who may use the
-    /// API, admin keys with that scope and, by the Unix socket, root and the daemon's user.
+    /// Who may read /metrics. open: anyone who reaches a socket; use: anyone who may use the
+    /// API; admin: keys with that scope and, over the Unix socket, root and the daemon's user.
     metrics_access: MetricsAccess = "use", Choice {
         placeholder: "CLASS",
         options: &[
@@ -91,45 +89,46 @@ define_settings! {
         ],
     };
 
-    /// Certificate chain of the TCP address, in PEM's format; with it and its key, TCP is
-    /// HTTPS. Empty: plain HTTP.
+    /// Certificate chain for the TCP address, in PEM format; with it and its key, TCP is HTTPS.
+    /// Empty: plain HTTP.
     tls_cert_file: Option<PathBuf> = "",
         OptionalPath { placeholder: "FILE", accepted: "a file's path, or empty" };
 
-    /// The certificate's private key, in PEM's format.
+    /// Private key of the certificate, in PEM format.
     tls_key_file: Option<PathBuf> = "",
         OptionalPath { placeholder: "FILE", accepted: "a file's path, or empty" };
 
-    /// Certificates of those who sign clients' certificates. With it, no client without one
-    /// gets in by TCP.
+    /// CA certificates for client certificates, in PEM format. If set, TCP clients need a
+    /// certificate signed by one of them.
     tls_client_ca_file: Option<PathBuf> = "",
         OptionalPath { placeholder: "FILE", accepted: "a file's path, or empty" };
 
-    /// Further names by which the TCP address may be called, beside localhost, addresses,
-    /// the machine's name and that in listen; * is any. Where there are API keys, any name may.
+    /// Further Host names accepted on the TCP address, beside localhost, IP addresses, the
+    /// machine's name and the name in listen; * accepts any. With API keys any name is
+    /// accepted.
     allowed_hosts: Vec<String> = "", Words { placeholder: "NAMES", accepted: "hosts' names" };
 
-    /// Web pages that may use the API from a browser, by their origin, such as
-    /// `https://chat.example.org`; * is any. Empty: none.
+    /// Origins of web pages that may use the API from a browser, such as
+    /// `https://chat.example.org`; * allows any. Empty: none.
     cors_origins: Vec<String> = "", Words { placeholder: "ORIGINS", accepted: "origins" };
 
-    /// Whether there is a web page to chat by, at /. auto: for browsers on this machine, and on
-    /// others where there are API keys. on: for everyone who reaches the API. off: for nobody.
+    /// Who gets the chat page at /. auto: browsers on this machine, and on other machines if
+    /// there are API keys. on: everyone who reaches the API. off: nobody.
     web_page: WebPage = "auto", Choice {
         placeholder: "WHEN",
         options: &[("auto", WebPage::Auto), ("on", WebPage::On), ("off", WebPage::Off)],
     };
 
-    /// Path of the API's Unix socket. off: none. default: phi4d.sock in
-    /// $RUNTIME_DIRECTORY (under systemd), else in $XDG_RUNTIME_DIR, else
-    /// /run/phi4d/phi4d.sock for root and /tmp/phi4d-UID/phi4d.sock for others.
+    /// Path of the API's Unix socket. off: none. default: phi4d.sock in $RUNTIME_DIRECTORY
+    /// (under systemd), else in $XDG_RUNTIME_DIR, else /run/phi4d/phi4d.sock for root and
+    /// /tmp/phi4d-UID/phi4d.sock for other users.
     socket: SocketSetting = "default", Socket;
 
-    /// Who may use the Unix socket, as the octal mode of its file.
+    /// Octal file mode of the Unix socket: who may connect.
     socket_mode: u32 = "0660", Mode;
 
-    /// Users that may use the Unix socket, by name or number, beside root and the daemon's own.
-    /// Empty, here and for groups: everyone whom its mode lets connect.
+    /// Users who may use the Unix socket, by name or number, beside root and the daemon's user.
+    /// If this and socket_allow_groups are empty: everyone whom the file mode allows.
     socket_allow_users: Vec<String> = "", Words {
         placeholder: "USERS", accepted: "users' names or numbers",
     };
@@ -139,126 +138,126 @@ define_settings! {
         placeholder: "GROUPS", accepted: "groups' names or numbers",
     };
 
-    /// Where there are API keys, ask for one on the Unix socket, too.
+    /// Require an API key on the Unix socket too, if there are keys.
     socket_require_key: bool = "false", Switch;
 
-    /// Requests that are answered at the same time. Memory for the context of each is
-    /// taken as it is used, not before.
+    /// Requests that are answered at the same time. Memory for each one's context is allocated
+    /// as it is used.
     slots: usize = "8", whole::<usize>(1, 1024), "requests";
 
-    /// Answered prompts that are kept in the KV cache, so that a conversation's next turn
-    /// or a common beginning is not read again. Their memory is given up when it is wanted.
+    /// Prompts that are kept in the KV cache, so that a conversation's next message or a common
+    /// beginning is not read again. Their memory is freed when it is needed.
     prefix_slots: usize = "16", whole::<usize>(0, 1024), "prompts";
 
-    /// Memory for the KV cache. 0: half of what the machine or the cgroup of the process
-    /// has to spare once the model is loaded; in a device's memory 4 GiB, or what two
-    /// sequences of the whole context take if that is more.
+    /// Memory for the KV cache. 0: half of the memory that the machine or the process's cgroup
+    /// has left once the model is loaded; in a device's memory 4 GiB, or enough for two
+    /// sequences of full context if that is more.
     kv_cache_bytes: usize = "0", whole::<usize>(0, 1 << 50), "bytes";
 
-    /// Folder in which cached prompts outlive a restart: written when the daemon stops,
-    /// read when it starts with the same model. Empty: prefixes in $STATE_DIRECTORY, which
-    /// systemd sets; without that they are not kept.
+    /// Folder that keeps cached prompts over restarts: written at shutdown, read at the next
+    /// start with the same model. Empty: prefixes in $STATE_DIRECTORY, which systemd sets;
+    /// without it nothing is kept.
     prefix_store: Option<PathBuf> = "",
         OptionalPath { placeholder: "DIR", accepted: "a folder's path, or empty" };
 
-    /// The most that is written there. 0: nothing is kept.
+    /// Size limit of the prefix store. 0: nothing is kept.
     prefix_store_bytes: u64 = "2147483648", whole::<u64>(0, 1 << 50), "bytes";
 
-    /// Longest prompt and answer together. 0: as long as the model allows.
+    /// Maximum tokens of prompt and answer together. 0: the model's limit.
     context_tokens: usize = "0", whole::<usize>(0, 1 << 24), "tokens";
 
-    /// Part of a prompt that is read in one step. Larger reads long prompts faster;
-    /// smaller lets other answers go on sooner in between.
+    /// Tokens of a prompt that are read in one step. Larger values read long prompts faster;
+    /// smaller ones interrupt other answers for less time.
     prefill_chunk_tokens: usize = "256", whole::<usize>(1, 65_536), "tokens";
 
-    /// Share of the time that is given to reading prompts while other answers go on, from
-    /// 0.05 to 0.95. At 0.5 an answer's next token takes up to twice as long while a prompt
-    /// is read.
+    /// Share of the time, from 0.05 to 0.95, that goes to reading prompts while other answers
+    /// are being generated. At 0.5 the next token of an answer takes up to twice as long while
+    /// a prompt is read.
     prefill_share: f64 = "0.5", Number { min: 0.05, min_included: true, max: 0.95 };
 
-    /// Most draft tokens of speculative decoding, taken from the text so far, for an answer that
-    /// runs alone without a seed. The model checks each; as many are drafted as pays. A step's width
-    /// moves the last digits of its log-probabilities, so close decisions may fall differently;
-    /// reproducible turns it off. 0: none.
+    /// Most draft tokens per step of speculative decoding. Draft tokens come from the text so
+    /// far, for an answer that runs alone without a seed, and only as many are drafted as pay
+    /// off. The number of tokens in a step changes low-order digits of logits, so close
+    /// decisions may fall differently; reproducible turns speculation off. 0: none.
     draft_tokens: usize = "7", whole::<usize>(0, 64), "tokens";
 
-    /// Answer a request that gives a seed, or temperature 0, the same each time, bit for bit:
-    /// whatever is cached, runs beside it or interrupts it. Prompts are then read and reused in whole
-    /// chunks of prefill_chunk_tokens, and nothing is speculated. Off, a step's width moves the last
-    /// digits of log-probabilities, so close decisions may fall differently.
+    /// Give a request with a seed or temperature 0 the same answer every time, bit for bit,
+    /// whatever is cached, runs beside it or interrupts it. Prompts are then read and reused in
+    /// whole chunks of prefill_chunk_tokens, without speculative decoding. Off: the number of
+    /// tokens in a step changes low-order digits of logits, so close decisions may fall
+    /// differently.
     reproducible: bool = "false", Switch;
 
-    /// Requests that may wait for a slot. Further ones are answered with status 503.
+    /// Requests that may wait for a slot. Further ones get status 503.
     queue: usize = "128", whole::<usize>(1, 1_000_000), "requests";
 
-    /// Of these, the most of one caller. Further ones of it are answered with status 429.
+    /// Waiting requests of one caller. Further ones get status 429.
     queue_per_caller: usize = "64", whole::<usize>(1, 1_000_000), "requests";
 
-    /// Largest request body. Larger ones are answered with status 413. All bodies that are being
-    /// read at once may take 32 times as much; what goes beyond is answered with status 503.
+    /// Largest request body. Larger ones get status 413. All bodies that are being read may
+    /// take 32 times as much together; beyond that, requests get status 503.
     max_body_bytes: usize = "8388608", whole::<usize>(1024, 1 << 30), "bytes";
 
-    /// Memory for all requests together: their bodies, what these are parsed into, tokens and
-    /// answers. One request may take up to half of it, and a caller no more than it leaves free. 0: half
-    /// of what is to spare beside the KV cache when the model is loaded, 1 GiB at most; at least
-    /// 64 MiB and 8 times max_body_bytes.
+    /// Memory budget of all requests together: bodies, parsed values, tokens and answers. One
+    /// request may take up to half of it, and a caller no more than it leaves free. 0: half of
+    /// the memory that is left beside the KV cache once the model is loaded, at most 1 GiB, and
+    /// at least 64 MiB and 8 times max_body_bytes.
     request_memory_bytes: usize = "0", whole::<usize>(0, 1 << 50), "bytes";
 
-    /// Open connections over all sockets. Further ones wait to be accepted. Where there is TCP
-    /// and a Unix socket, an eighth is the Unix socket's alone.
+    /// Open connections on all sockets together. Further ones wait to be accepted. With both
+    /// TCP and a Unix socket, an eighth is reserved for the Unix socket.
     max_connections: usize = "1024", whole::<usize>(1, 1_000_000), "connections";
 
-    /// Of the TCP connections, the most of one remote address (of IPv6 a /64 network). Further ones
-    /// are closed at once. 0: a quarter.
+    /// TCP connections of one remote address (for IPv6, of one /64 network). Further ones are
+    /// closed at once. 0: a quarter of the TCP connections.
     max_connections_per_address: usize = "0", whole::<usize>(0, 1_000_000), "connections";
 
-    /// Of the TCP connections, the most of one loopback address, and of all the most of one user of
-    /// the Unix socket. A reverse proxy on this machine brings everyone's connections; as many as
-    /// max_connections is no bound. 0: three quarters of TCP's.
+    /// TCP connections of one loopback address, and connections of one user of the Unix socket.
+    /// A reverse proxy on this machine brings everyone's connections; a value of
+    /// max_connections is no limit. 0: three quarters of the TCP connections.
     max_connections_per_local: usize = "0", whole::<usize>(0, 1_000_000), "connections";
 
-    /// How long a connection's first head may take to arrive, TLS handshake included, and a later one
-    /// from its first byte on. While nearly all connections are taken it is 2 seconds at most.
+    /// Time limit for a connection's first request head, TLS handshake included, and for a
+    /// later head from its first byte on. At most 2 seconds while nearly all connections are
+    /// taken.
     first_head_timeout_s: Duration = "10", Seconds { min: 1, max: 3600 }, "seconds";
 
-    /// How long a connection may take until a request's head has arrived. This is also
-    /// how long an idle connection is kept open for the next request.
+    /// Time limit for a request head to arrive, and how long an idle connection stays open for
+    /// the next request.
     header_timeout_s: Duration = "60", Seconds { min: 1, max: 3600 }, "seconds";
 
-    /// How long a client may take to send a request's body.
+    /// Time limit for a request body to arrive.
     body_timeout_s: Duration = "60", Seconds { min: 1, max: 3600 }, "seconds";
 
-    /// The longest that a request may take from its arrival to the end of its answer.
-    /// 0: no limit.
+    /// Time limit of a request, from its arrival to the end of its answer. 0: none.
     request_timeout_s: Option<Duration> = "600", SecondsOrNone { max: 604_800 }, "seconds";
 
-    /// How long a client may leave its answer unread before it is given up.
+    /// How long a client may leave its answer unread before the request is cancelled.
     slow_client_timeout_s: Duration = "60", Seconds { min: 1, max: 86_400 }, "seconds";
 
-    /// How long answers in progress may go on after the daemon was told to stop.
+    /// How long running answers may continue after the daemon was asked to stop.
     drain_timeout_s: Duration = "30", Seconds { min: 0, max: 86_400 }, "seconds";
 
-    /// Whether the daemon, once it has its model and sockets, gives up what it does not need of the
-    /// system: running programs, other users' rights, new listeners and more (seccomp and
-    /// no_new_privs). auto: where the kernel can. on: else it does not start. With another provider
-    /// than cpu only what no part of it needs is given up.
+    /// Drop what the daemon does not need once it has its model and sockets: running programs,
+    /// other users' rights, new listeners and more (seccomp and no_new_privs). auto: if the
+    /// kernel supports it. on: refuse to start without it. With a provider other than cpu, only
+    /// what no part of the daemon needs is dropped.
     sandbox: Sandbox = "auto", Choice {
         placeholder: "WHEN",
         options: &[("auto", Sandbox::Auto), ("on", Sandbox::On), ("off", Sandbox::Off)],
     };
 
-    /// Temperature of requests that give none; 0 always takes the likeliest token.
+    /// Temperature for requests that set none; 0 always takes the most likely token.
     default_temperature: f64 = "1.0", Number { min: 0.0, min_included: true, max: 2.0 };
 
-    /// top_p of requests that give none.
+    /// top_p for requests that set none.
     default_top_p: f64 = "1.0", Number { min: 0.0, min_included: false, max: 1.0 };
 
-    /// Collector of OpenTelemetry traces, which takes OTLP as JSON over HTTP at /v1/traces
-    /// below this. Empty: no traces. Prompts and answers are not in them.
+    /// Base URL of an OpenTelemetry collector that takes OTLP as JSON over HTTP at /v1/traces.
+    /// Empty: no traces. Prompts and answers are not in them.
     otlp_endpoint: Option<String> = "", OptionalUrl;
 
-    /// Share of the requests that are traced, unless the request says by its traceparent
-    /// header that it is or is not.
+    /// Share of requests that are traced, unless the request's traceparent header decides.
     otlp_sample_ratio: f64 = "1.0", Number { min: 0.0, min_included: true, max: 1.0 };
 
     /// The least severe messages that are logged.
@@ -274,8 +273,8 @@ define_settings! {
         ],
     };
 
-    /// Where the log goes: text or json lines to standard error, or entries with fields
-    /// to the journal. auto: the journal if standard error leads there, else text.
+    /// Where the log goes: text or json lines to standard error, or entries with fields to the
+    /// journal. auto: the journal if standard error is connected to it, else text.
     log_format: LogFormat = "auto", Choice {
         placeholder: "FORMAT",
         options: &[

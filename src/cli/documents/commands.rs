@@ -68,14 +68,14 @@ fn usage(command: &clap::Command) -> String {
 fn environment_and_files(roff: &mut Roff) {
     heading(roff, "ENVIRONMENT");
     entry(roff, "PHI4D_*", "Each setting has a variable: PHI4D_ and its key in capitals.");
-    entry(roff, "PHI4D_CONFIG", "The settings file, as --config.");
+    entry(roff, "PHI4D_CONFIG", "The settings file, like --config.");
     heading(roff, "FILES");
-    entry(roff, DEFAULT_FILE, "The settings, if the file exists and no other is named.");
+    entry(roff, DEFAULT_FILE, "The settings file, used if it exists and no other is given.");
     let folder = std::path::Path::new(DEFAULT_FILE).with_file_name(DROP_INS);
     entry(
         roff,
         &format!("{}/*.toml", folder.display()),
-        "More settings, read after the file in the order of their names. A file NAME.toml that is \
-         named by --config has its own in NAME.conf.d beside it.",
+        "Further settings, read after the file in the order of their names. A file NAME.toml given \
+         by --config has its own in NAME.conf.d beside it.",
     );
 }

@@ -6,25 +6,30 @@ use super::roff_text::{entry, exit_status, heading, paragraph, see_also, title};
 
 /// Units and what each is for. A test holds this to the folder `systemd/`.
 const UNITS: [(&str, &str); 4] = [
-    ("phi4d.service", "The daemon. It is started when its model has loaded and it can answer."),
+    (
+        "phi4d.service",
+        "The daemon. It counts as started once its model is loaded and it can answer.",
+    ),
     (
         "phi4d@.service",
-        "Further daemons, one a model; the name after the @ is that of its settings.",
+        "Further daemons, one per model; the name after the @ is that of the settings file.",
     ),
-    ("phi4d.socket", "The Unix socket /run/phi4d/phi4d.sock, which stays over restarts."),
-    ("phi4d-http.socket", "TCP on loopback. Off unless enabled."),
+    ("phi4d.socket", "The Unix socket /run/phi4d/phi4d.sock, which stays open over restarts."),
+    ("phi4d-http.socket", "TCP on loopback. Disabled by default."),
 ];
 
 const SIGNALS: [(&str, &str); 3] = [
     (
         "SIGTERM, SIGINT",
-        "No new connections or requests; answers in progress go on for at most drain_timeout_s; \
-         kept prompts are saved; the daemon ends with code 0. A second signal ends the wait.",
+        "No new connections or requests are accepted; running answers continue for at most \
+         drain_timeout_s; cached prompts are stored; the daemon exits with code 0. A second signal \
+         ends the wait.",
     ),
     (
         "SIGHUP",
-        "Settings, keys and certificates are read again, all or nothing, while requests go on; the \
-         log names what is wrong, and what needs a restart. \"systemctl reload\" sends it.",
+        "Settings, keys and certificates are reloaded while requests continue; if any is wrong, \
+         nothing changes. The log names what is wrong, and what needs a restart. \"systemctl \
+         reload\" sends this signal.",
     ),
     ("SIGABRT", "Sent by systemd when the engine has made no progress for WatchdogSec."),
 ];
@@ -32,8 +37,8 @@ const SIGNALS: [(&str, &str); 3] = [
 const FILES: [(&str, &str); 4] = [
     ("/etc/phi4d/phi4d.toml, /etc/phi4d/conf.d/*.toml", "The settings; see phi4d.toml(5)."),
     ("/run/phi4d/phi4d.sock", "The Unix socket."),
-    ("/var/lib/phi4d/models", "Models that \"phi4d pull\" fetched."),
-    ("/var/lib/phi4d/prefixes", "Prompts that are kept over restarts."),
+    ("/var/lib/phi4d/models", "Models downloaded by \"phi4d pull\"."),
+    ("/var/lib/phi4d/prefixes", "The prefix store: prompts that stay cached over restarts."),
 ];
 
 pub(super) fn page() -> String {
@@ -45,13 +50,13 @@ pub(super) fn page() -> String {
     roff.text([roman(names.join(", "))]);
     heading(&mut roff, "DESCRIPTION");
     roff.text([roman(
-        "The service runs \"phi4d serve\" as the user phi4d, with no network but this machine's \
-         own, no capabilities and a read-only system. It logs to the journal, with fields.",
+        "The service runs \"phi4d serve\" as the user phi4d, with loopback networking only, no \
+         capabilities and a read-only file system. It logs to the journal, with fields.",
     )]);
     paragraph(
         &mut roff,
-        "Restarting it loses no request that waits in the Unix socket's queue. A fault that \
-         another start does not mend (settings, model, runtime) is not tried again.",
+        "A restart loses no request that waits in the Unix socket's backlog. An error that a restart \
+         does not fix (settings, model, runtime) is not retried.",
     );
     for (name, entries) in [("UNITS", &UNITS[..]), ("SIGNALS", &SIGNALS[..]), ("FILES", &FILES[..])]
     {

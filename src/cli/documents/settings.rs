@@ -14,16 +14,16 @@ pub(super) fn page() -> String {
     roff.text([roman(format!("{DEFAULT_FILE}, {}/*.toml", folder.display()))]);
     heading(&mut roff, "DESCRIPTION");
     roff.text([roman(
-        "TOML files of lines KEY = VALUE. They change the defaults; the files in conf.d are read \
+        "TOML files of lines KEY = VALUE that override the defaults. The files in conf.d are read \
          after phi4d.toml (those in NAME.conf.d after NAME.toml), in the order of their names, and \
-         later ones win. Environment variables \
-         and flags of the command line win over all files. Unknown keys and values that are not \
-         accepted are refused, all at once, with the file and line of each.",
+         later files override earlier ones. Environment variables override all files, and flags \
+         override those. Unknown keys and invalid values are all reported together, each with its \
+         file and line.",
     )]);
     paragraph(
         &mut roff,
-        "\"phi4d config show\" prints each value in force and where it came from, \"phi4d config \
-         render\" a file with every setting and its default.",
+        "\"phi4d config show\" prints every effective setting with its source, \"phi4d config render\" \
+         a file with every setting and its default.",
     );
     heading(&mut roff, "SETTINGS");
     for definition in DEFINITIONS.iter() {
