@@ -7,6 +7,10 @@
     reason = "tests may stop where something is wrong"
 )]
 
+#[cfg(unix)]
+mod dependencies;
+mod seeds;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
