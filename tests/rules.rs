@@ -9,6 +9,7 @@
 
 #[cfg(unix)]
 mod dependencies;
+mod imports;
 mod seeds;
 
 use std::fs;
