@@ -2,15 +2,14 @@
 //! way for who asks. Clients come from several loopback addresses.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
-mod common;
-
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use common::{Daemon, Response, Setup, connect_from as open, wait_for};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::json;
+
+use crate::common::{Daemon, Response, Setup, connect_from as open, wait_for};
 
 /// What an honest client may wait while others do their worst.
 const SOON: Duration = Duration::from_secs(1);

@@ -6,10 +6,9 @@
     reason = "tests may stop where something is wrong; equal work gives equal floats"
 )]
 
-mod common;
-
-use common::{Client, Daemon, merge};
 use serde_json::{Value, json};
+
+use crate::common::{Client, Daemon, merge};
 
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETIONS: &str = "/v1/completions";

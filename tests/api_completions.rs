@@ -2,12 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "tests may stop where something is wrong")]
 
-mod common;
-
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use common::{Client, Daemon, Setup, merge};
 use serde_json::{Value, json};
+
+use crate::common::{Client, Daemon, Setup, merge};
 
 const COMPLETIONS: &str = "/v1/completions";
 
@@ -24,7 +23,7 @@ fn text(answer: &Value) -> &str {
 }
 
 fn tokens_of(text: &str) -> Vec<u32> {
-    let file = common::demo_folder().join("tokenizer.json");
+    let file = crate::common::demo_folder().join("tokenizer.json");
     let tokenizer = tokenizers::Tokenizer::from_file(file).unwrap();
     tokenizer.encode(text, false).unwrap().get_ids().to_vec()
 }

@@ -3,12 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests may stop where something is wrong")]
 
-mod common;
-
 use std::io::Write;
 
-use common::{Client, Daemon, Response, Setup, merge};
 use serde_json::{Value, json};
+
+use crate::common::{Client, Daemon, Response, Setup, merge};
 
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETIONS: &str = "/v1/completions";

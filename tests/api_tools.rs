@@ -2,10 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests may stop where something is wrong")]
 
-mod common;
-
-use common::{Client, Daemon, merge};
 use serde_json::{Value, json};
+
+use crate::common::{Client, Daemon, merge};
 
 const CHAT: &str = "/v1/chat/completions";
 

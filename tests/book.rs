@@ -10,16 +10,13 @@
     reason = "tests may stop where something is wrong"
 )]
 
-mod common;
-mod markdown;
-
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::{Daemon, demo_folder};
-use markdown::{Block, Fate, Page, pages, root};
+use crate::common::{Daemon, demo_folder};
+use crate::markdown::{Block, Fate, Page, pages, root};
 
 /// Languages of blocks that are only shown.
 const SHOWN: [&str; 1] = ["text"];

@@ -2,12 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests may stop where something is wrong")]
 
-mod common;
-
 use std::io::Read;
 
-use common::{Client, Connection, Daemon, Setup, wait_for};
 use serde_json::{Value, json};
+
+use crate::common::{Client, Connection, Daemon, Setup, wait_for};
 
 /// A request that takes thousands of steps.
 fn endless(stream: bool) -> Value {

@@ -6,13 +6,12 @@
     reason = "tests may stop where something is wrong"
 )]
 
-mod common;
-
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 
-use common::{Daemon, Setup, demo_folder, wait_for};
 use serde_json::{Value, json};
+
+use crate::common::{Daemon, Setup, demo_folder, wait_for};
 
 const UNAVAILABLE: i32 = 69;
 const PROTOCOL: i32 = 76;

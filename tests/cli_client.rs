@@ -2,18 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "tests may stop where something is wrong")]
 
-mod common;
-mod terminal;
-
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use common::{Client, Daemon, Response, Setup};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::{Value, json};
-use terminal::{CTRL_D, ENTER, Terminal};
+
+use crate::common::{Client, Daemon, Response, Setup};
+use crate::terminal::{CTRL_C, CTRL_D, ENTER, Terminal};
 
 const CUT: i32 = 2;
 const USAGE: i32 = 64;
@@ -167,7 +165,7 @@ fn certificates(folder: &Path) -> [PathBuf; 3] {
     ]
     .map(|(name, text)| {
         let path = folder.join(name);
-        common::write_private(&path, &text);
+        crate::common::write_private(&path, &text);
         path
     })
 }
@@ -323,8 +321,8 @@ fn an_answer_that_nobody_waits_for_is_cancelled() {
         terminal.wait_prompt();
         assert!(terminal.enter(&format!("/load {}", path.display())).starts_with("0 messages"));
         terminal.press(&format!("Count to 12.{ENTER}"));
-        common::wait_for("an answer", || (daemon.health()["running"] == 1).then_some(()));
-        terminal.enter_raw(terminal::CTRL_C);
+        crate::common::wait_for("an answer", || (daemon.health()["running"] == 1).then_some(()));
+        terminal.enter_raw(CTRL_C);
         // The program is still there, and the daemon has nothing to do.
         assert_eq!(daemon.ends()[2], before + 1);
     }

@@ -2,16 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "tests may stop where something is wrong")]
 
-mod common;
-mod terminal;
-
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use common::{Daemon, Setup, wait_for};
 use serde_json::{Value, json};
-use terminal::{BACKSPACE, CTRL_C, CTRL_D, ENTER, LEFT, TAB, Terminal, UP, plain};
+
+use crate::common::{Daemon, Setup, wait_for};
+use crate::terminal::{BACKSPACE, CTRL_C, CTRL_D, ENTER, LEFT, TAB, Terminal, UP, plain};
 
 /// `phi4d chat` with `daemon`, greedy, with its state in `home`.
 fn chat(daemon: &Daemon, home: &Path, more: &[&str]) -> Command {

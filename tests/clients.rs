@@ -8,14 +8,13 @@
     reason = "tests may stop where something is wrong"
 )]
 
-mod common;
-
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::Daemon;
 use serde_json::{Value, json};
+
+use crate::common::Daemon;
 
 /// Where `tests/clients/setup` puts programs: `target/clients`.
 fn installed(what: &str) -> PathBuf {

@@ -7,15 +7,14 @@
     reason = "tests may stop where something is wrong"
 )]
 
-mod common;
-
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use common::Setup;
 use serde_json::Value;
+
+use crate::common::Setup;
 
 /// The exit code and what was told, of a doctor with nothing of this machine's settings.
 fn doctor(folder: &Path, arguments: &[&str]) -> (i32, Value) {
@@ -120,7 +119,7 @@ fn more_connections_than_files_are_no_fault_as_the_daemon_takes_fewer() {
 #[test]
 fn damaged_models_wrong_settings_and_a_missing_runtime_are_faults() {
     let folder = tempfile::tempdir().unwrap();
-    let model = common::copy_demo(folder.path());
+    let model = crate::common::copy_demo(folder.path());
     let weights = std::fs::File::options().write(true).open(model.join("model.onnx.data"));
     weights.unwrap().set_len(4096).unwrap();
     std::fs::remove_file(model.join("tokenizer_config.json")).unwrap();

@@ -3,14 +3,13 @@
 //! same with ten thousand.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
-mod common;
-
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use common::{Connection, Daemon, Setup, wait_for};
 use serde_json::{Value, json};
+
+use crate::common::{Connection, Daemon, Setup, wait_for};
 
 /// Clients of one kind at a time.
 const CROWD: usize = 40;
@@ -80,7 +79,7 @@ impl Target {
 
     fn open(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(common::PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(crate::common::PATIENCE)).unwrap();
         stream
     }
 }
@@ -242,13 +241,13 @@ fn a_crowd_on_tcp_leaves_connections_for_the_unix_socket() {
     }));
     for stream in &mut local {
         stream.write_all(request.as_bytes()).unwrap();
-        assert_eq!(common::Response::read_one(stream, "POST").status, 200);
+        assert_eq!(crate::common::Response::read_one(stream, "POST").status, 200);
     }
     drop(local);
     assert_eq!(held(), share, "TCP took what is the Unix socket's");
     // Those who wait outside come in as others leave.
     let mut last = crowd.pop().unwrap();
-    last.set_read_timeout(Some(common::PATIENCE)).unwrap();
+    last.set_read_timeout(Some(crate::common::PATIENCE)).unwrap();
     last.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         .unwrap();
     drop(crowd);

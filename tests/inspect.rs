@@ -7,8 +7,6 @@
     reason = "tests may stop where something is wrong"
 )]
 
-mod common;
-
 use std::process::{Command, Output};
 
 use serde_json::Value;
@@ -56,7 +54,7 @@ fn the_demo_model_is_told_for_people_and_for_programs() {
 #[test]
 fn damaged_folders_are_told_and_a_missing_one_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
-    let model = common::copy_demo(folder.path());
+    let model = crate::common::copy_demo(folder.path());
     let path = model.to_str().unwrap();
     let weights = std::fs::File::options().write(true).open(model.join("model.onnx.data"));
     weights.unwrap().set_len(1 << 20).unwrap();

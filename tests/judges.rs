@@ -8,14 +8,13 @@
     reason = "tests may stop where something is wrong"
 )]
 
-mod common;
-
 use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
 
-use common::Daemon;
 use serde_json::{Value, json};
+
+use crate::common::Daemon;
 
 const ASKED: u64 = 660;
 
@@ -49,7 +48,7 @@ fn answers_by_random_schemas_are_valid() {
 #[test]
 fn each_parameter_does_what_its_definition_says() {
     let daemon = Daemon::start();
-    let seen = judge("reference.py", &daemon, &[common::demo_folder().as_os_str()]);
+    let seen = judge("reference.py", &daemon, &[crate::common::demo_folder().as_os_str()]);
     let seen = seen.as_object().unwrap();
     assert!(seen.len() >= 20, "{seen:?}");
     let sum = |key: &str| seen.values().map(|found| found[key].as_u64().unwrap()).sum::<u64>();

@@ -5,10 +5,9 @@
 
 #![allow(clippy::unwrap_used, reason = "an end-to-end test")]
 
-mod common;
-
-use common::{Client, Setup, demo_folder, golden};
 use serde_json::{Value, json};
+
+use crate::common::{Client, Setup, demo_folder, golden};
 
 /// A folder with the model of the file `graph`, and the tokenizer of the demo model.
 fn folder(graph: &str) -> tempfile::TempDir {

@@ -3,13 +3,12 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests may stop where something is wrong")]
 
-mod common;
-
 use std::io::{Read, Write};
 
-use common::{Client, Daemon, Response, Setup};
 use proptest::prelude::*;
 use serde_json::json;
+
+use crate::common::{Client, Daemon, Response, Setup};
 
 /// A request that must never be answered: it follows what is malformed.
 const SMUGGLED: &str = "GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -330,7 +329,7 @@ fn what_a_path_holds_does_not_disturb_the_log() {
         let path = "/a\u{202e}b\u{2028}c\u{2066}\u{200b}\u{feff}\u{85}d";
         let text = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         exchange(&daemon.unix(), text.as_bytes());
-        let log = common::wait_for("the request's line", || {
+        let log = crate::common::wait_for("the request's line", || {
             let log = daemon.log.text();
             log.lines().any(|line| line.contains("202e")).then_some(log)
         });

@@ -2,12 +2,11 @@
 //! dashboards and alerts ask for is there.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
-mod common;
-
 use std::collections::BTreeSet;
 
-use common::{Client, Connection, Daemon, Setup, wait_for};
 use serde_json::json;
+
+use crate::common::{Client, Connection, Daemon, Setup, wait_for};
 
 /// A metrics page.
 struct Page(String);

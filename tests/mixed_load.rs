@@ -7,14 +7,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "an end-to-end test")]
 
-mod common;
-
 use std::sync::Mutex;
 
-use common::{Client, Daemon, Setup, golden};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
+
+use crate::common::{Client, Daemon, Setup, golden};
 
 /// Logits closer than this may change places.
 const NEAR_TIE: f64 = 0.05;

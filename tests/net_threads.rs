@@ -4,15 +4,14 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
-mod common;
-
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Daemon, PATIENCE, Response, Setup};
 use serde_json::{Value, json};
+
+use crate::common::{Daemon, PATIENCE, Response, Setup};
 
 /// Bodies are as long as they may be, or nearly.
 const BODY: usize = 8 << 20;
@@ -286,7 +285,7 @@ fn requests_keep_to_their_budget_of_memory() {
         let grown = peak.saturating_sub(before);
         assert!(grown <= budget + beside, "{shape} to {route}: {} MiB more", grown >> 20);
     }
-    common::wait_for("the requests' memory to be given back", || {
+    crate::common::wait_for("the requests' memory to be given back", || {
         let page = daemon.unix().get("/metrics").text();
         let held = page.lines().find_map(|line| line.strip_prefix("phi4d_request_memory_bytes "));
         (held == Some("0")).then_some(())

@@ -8,12 +8,10 @@
     reason = "tests may stop where something is wrong"
 )]
 
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{Daemon, Setup};
+use crate::common::{Daemon, Setup};
 
 /// What the setup installed in `target`.
 fn installed(what: &str) -> PathBuf {

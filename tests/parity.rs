@@ -8,10 +8,9 @@
     reason = "an end-to-end test"
 )]
 
-mod common;
-
-use common::{Client, Daemon, Setup, golden, merge};
 use serde_json::{Value, json};
+
+use crate::common::{Client, Daemon, Setup, golden, merge};
 
 /// A daemon that takes a whole prompt in one step, as the Python loop does, and guesses nothing.
 fn plain() -> Daemon {
@@ -61,7 +60,7 @@ fn spelled(answer: &Value) -> Vec<String> {
 
 /// The file's own tokenizer, by Hugging Face's library.
 fn tokenizer() -> tokenizers::Tokenizer {
-    tokenizers::Tokenizer::from_file(common::demo_folder().join("tokenizer.json")).unwrap()
+    tokenizers::Tokenizer::from_file(crate::common::demo_folder().join("tokenizer.json")).unwrap()
 }
 
 /// A token as the API spells it: text, or `bytes:\\x..` where it is no whole character. The file

@@ -2,12 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "an end-to-end test")]
 
-mod common;
-
 use std::path::Path;
 
-use common::{Daemon, Setup};
 use serde_json::{Value, json};
+
+use crate::common::{Daemon, Setup};
 
 const LONG: &str = "Tell me about the small river that runs behind the old mill, about the stones in \
                     it, and about the people who come there in the evening to sit and to talk.";

@@ -12,12 +12,11 @@
     reason = "an end-to-end test"
 )]
 
-mod common;
-
 use std::path::{Path, PathBuf};
 
-use common::{Client, Daemon, Setup, golden};
 use serde_json::{Value, json};
+
+use crate::common::{Client, Daemon, Setup, golden};
 
 /// The model's folder; `None` where it could not be made and need not be there.
 fn folder() -> Option<PathBuf> {

@@ -7,6 +7,11 @@
     reason = "tests may stop where something is wrong"
 )]
 
+#[cfg(unix)]
+mod dependencies;
+mod imports;
+mod seeds;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -44,6 +49,68 @@ fn the_readme_opens_with_two_commands_and_ci_runs_the_second() {
             && line.split(' ').skip(2).collect::<Vec<_>>().join(" ") == commands[1]
     });
     assert!(runs, ".ci/run has no step that is {:?}", commands[1]);
+}
+
+/// Executable scripts below a folder, by their paths from the root; what runs in another system apart.
+#[cfg(unix)]
+fn scripts(folder: &str) -> Vec<String> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root(folder)).unwrap() {
+        let entry = entry.unwrap();
+        let path = format!("{folder}/{}", entry.file_name().into_string().unwrap());
+        let kind = entry.metadata().unwrap();
+        if kind.is_dir() && !path.ends_with("/guest") {
+            found.extend(scripts(&path));
+        } else if kind.is_file() && kind.permissions().mode() & 0o111 != 0 {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[cfg(unix)]
+#[test]
+fn ci_runs_every_script_of_the_tests() {
+    let mut unread: Vec<String> = [".ci", "tests"].iter().flat_map(|name| scripts(name)).collect();
+    assert!(unread.len() > 30, "{unread:?}");
+    unread.retain(|path| ![".ci/run", ".ci/nightly"].contains(&path.as_str()));
+    let mut open = vec![read(".ci/run"), read(".ci/nightly")];
+    while let Some(text) = open.pop() {
+        let calls = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+        let text = calls.collect::<Vec<_>>().join("\n");
+        let words = text.split(|c: char| c.is_whitespace() || "\"'()".contains(c));
+        let (named, others): (Vec<_>, Vec<_>) = unread
+            .into_iter()
+            .partition(|path| words.clone().any(|word| word.trim_start_matches("$root/") == path));
+        open.extend(named.iter().map(|path| read(path)));
+        unread = others;
+    }
+    assert!(unread.is_empty(), "neither .ci/run nor .ci/nightly leads to {unread:?}");
+}
+
+/// The tests that docs/faults.md names, as modules of the daemon's tests or scripts.
+#[test]
+fn every_fault_names_tests_that_are_there() {
+    let page = read("docs/faults.md");
+    let faults: Vec<&str> = page.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+    assert!(faults.len() > 40, "{faults:?}");
+    let there = |name: &str| {
+        ["", ".rs", "/mod.rs"].iter().any(|end| root(&format!("{name}{end}")).is_file())
+    };
+    for fault in faults {
+        let mut tests = fault.split('|').nth(3).unwrap().split(", ");
+        let missing = tests.find(|test| {
+            let mut words = test.split(['`', ' ']).filter(|word| !word.is_empty());
+            match (words.next(), words.next()) {
+                (None | Some("--lib"), _) => false,
+                (Some(path), _) if path.contains('/') => !there(path),
+                (Some(module), None) => !there(&format!("tests/{module}")),
+                (Some(module), Some(part)) => !there(&format!("tests/{module}/{part}")),
+            }
+        });
+        assert!(missing.is_none(), "{missing:?} is not there: {fault}");
+    }
 }
 
 #[test]

@@ -1,12 +1,11 @@
 //! The daemon confines itself, and does all of its work so.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
-mod common;
-
 use std::io::Read as _;
 
-use common::{Daemon, Setup, wait_for};
 use serde_json::json;
+
+use crate::common::{Daemon, Setup, wait_for};
 
 /// A field of the status of every thread of a process.
 fn of_threads(id: u32, field: &str) -> Vec<String> {

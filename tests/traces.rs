@@ -1,14 +1,13 @@
 //! Traces and access lines of the real daemon: a collector gets the spans, and no prompt is in them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
-mod common;
-
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 
-use common::{Daemon, Setup, wait_for};
 use serde_json::{Value, json};
+
+use crate::common::{Daemon, Setup, wait_for};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";

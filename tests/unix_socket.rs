@@ -2,13 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "tests may stop where something is wrong")]
 
-mod common;
-
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 
-use common::{Daemon, Setup};
 use serde_json::{Value, json};
+
+use crate::common::{Daemon, Setup};
 
 /// The exit code of a socket that can't be made.
 const CANNOT_CREATE: i32 = 73;
@@ -114,15 +113,15 @@ fn a_successor_takes_the_path_while_its_predecessor_drains() {
     let headers = [("Content-Type", "application/json")];
     let body = running.to_string();
     let mut unread = old.unix().send("POST", "/v1/chat/completions", &headers, body.as_bytes());
-    common::wait_for("the stream to run", || (old.health()["running"] == 1).then_some(()));
+    crate::common::wait_for("the stream to run", || (old.health()["running"] == 1).then_some(()));
     old.signal("TERM");
     old.wait_notified("STOPPING=1");
-    common::wait_for("the path to be free", || (!old.socket().exists()).then_some(()));
+    crate::common::wait_for("the path to be free", || (!old.socket().exists()).then_some(()));
 
     // The folder goes with the setup, so that the new daemon is to be dropped last.
     let new = reuse(&mut old).start();
     assert_eq!(new.unix().get("/health").status, 200);
-    assert!(common::Response::read(&mut unread).chunks().len() > 1);
+    assert!(crate::common::Response::read(&mut unread).chunks().len() > 1);
     assert_eq!(old.wait_end().code(), Some(0));
     // The old one's end does not take the new one's socket away.
     assert_eq!(new.unix().get("/health").status, 200);

@@ -1,7 +1,7 @@
 //! Names and web pages: what a browser on this machine is kept from.
 
-use super::common::{Client, Daemon, Response, Setup};
 use super::{verdict, with_keys};
+use crate::common::{Client, Daemon, Response, Setup};
 
 fn with(client: &Client, method: &str, headers: &str) -> Response {
     use std::io::Write;

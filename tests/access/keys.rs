@@ -3,8 +3,8 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Output;
 
-use super::common::Setup;
 use super::{SETTINGS, USAGE, add_key, ask, key_command, keys_file};
+use crate::common::Setup;
 
 fn said(output: &Output) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use super::common::{Client, Response, Setup, wait_for};
 use super::{add_key, ask, bearer, keys_file, verdict};
+use crate::common::{Client, Response, Setup, wait_for};
 
 fn post(client: &Client, key: &str, body: &serde_json::Value) -> Response {
     let token = bearer(key);

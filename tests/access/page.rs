@@ -1,7 +1,7 @@
 //! Who gets the web page.
 
-use super::common::{Client, Daemon, Setup, wait_for};
 use super::{add_key, keys_file, verdict};
+use crate::common::{Client, Daemon, Setup, wait_for};
 
 const GONE: (u16, &str) = (404, "unknown_url");
 
@@ -69,7 +69,7 @@ fn other_names_and_pages_do_not_get_it() {
         let mut connection = daemon.tcp().connect();
         let text = format!("GET /page/main.js HTTP/1.1\r\nConnection: close\r\n{headers}\r\n");
         std::io::Write::write_all(&mut connection, text.as_bytes()).unwrap();
-        let response = super::common::Response::read(&mut connection);
+        let response = crate::common::Response::read(&mut connection);
         assert_eq!(verdict(&response), (403, code.to_owned()));
     }
 }

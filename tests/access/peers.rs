@@ -5,9 +5,9 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use super::common::{Daemon, Response, Setup};
 use super::table::{Class, May, check_by};
 use super::{SETTINGS, add_key, bearer, keys_file};
+use crate::common::{Daemon, Response, Setup};
 
 /// The user and group that everyone's machine has and nobody is.
 const NOBODY: u32 = 65534;

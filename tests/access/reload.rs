@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::json;
 
-use super::common::{Client, Daemon, Response, Setup, wait_for};
 use super::tls::{self, Authority};
 use super::{add_key, ask, bearer, key_command, keys_file};
+use crate::common::{Client, Daemon, Response, Setup, wait_for};
 
 /// A setup with a settings file that a test may change.
 fn with_file(setup: Setup, text: &str) -> (Setup, PathBuf) {

@@ -1,7 +1,7 @@
 //! Every route by every kind of caller.
 
-use super::common::{Client, Daemon, Response, Setup};
 use super::{ask, verdict, with_keys};
+use crate::common::{Client, Daemon, Response, Setup};
 
 /// A route's guard.
 #[derive(Clone, Copy, PartialEq)]
@@ -155,7 +155,7 @@ fn anthropics_header_carries_a_key_and_names_callers_in_the_log() {
     let daemon: Daemon = setup.start();
     let response = daemon.tcp().request("GET", "/v1/models", &[("x-api-key", &plain)], b"");
     assert_eq!(response.status, 200);
-    super::common::wait_for("the access line", || {
+    crate::common::wait_for("the access line", || {
         let log = daemon.log.text();
         let line = log.lines().find(|line| line.contains("GET /v1/models"))?.to_owned();
         assert!(line.contains("key:plain") && line.contains("127.0.0.1"), "{line}");

@@ -12,9 +12,9 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use super::common::{PATIENCE, Response, Setup, set_mode, wait_for, write_private};
 use super::table::{Class, May, check_by};
 use super::{SETTINGS, bearer, with_keys};
+use crate::common::{PATIENCE, Response, Setup, set_mode, wait_for, write_private};
 
 /// Who signs certificates.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -200,7 +200,7 @@ fn a_crowd_of_half_handshakes_and_idle_sessions_shuts_nobody_out() {
     let identity = authority.sign(setup.folder.path(), "server");
     let daemon = with(setup, &arguments(&identity)).with(&["--max-connections", "32"]).start();
     let address = daemon.address();
-    let from = |number| super::common::connect_from([127, 0, 0, number].into(), address);
+    let from = |number| crate::common::connect_from([127, 0, 0, number].into(), address);
     let mut hello = Vec::new();
     connect(address, &authority, None).conn.write_tls(&mut hello).unwrap();
     let (mut halves, mut idle) = (Vec::new(), Vec::new());
@@ -258,7 +258,7 @@ fn handshakes_and_records_that_break_off_are_forgotten() {
     }
     assert_eq!(ask(&mut kept, "GET", "/v1/models", None).unwrap().status, 200);
     drop(kept);
-    super::common::wait_for("all to be closed", || (open() <= before).then_some(()));
+    crate::common::wait_for("all to be closed", || (open() <= before).then_some(()));
     let log = daemon.log.text();
     assert!(!log.contains(" ERROR ") && !log.contains(" WARN "), "{log}");
 }

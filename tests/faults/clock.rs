@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use super::shim::preloaded;
+use super::{begin_stream, endless};
 use crate::common::Setup;
-use crate::shim::preloaded;
-use crate::{begin_stream, endless};
 
 #[test]
 fn limits_are_kept_by_a_clock_that_does_not_jump() {

@@ -4,8 +4,8 @@ use std::io::Write as _;
 use std::process::Command;
 use std::time::Instant;
 
+use super::{begin_stream, ticks};
 use crate::common::{Client, Connection, Daemon, Response, Setup, wait_for};
-use crate::{begin_stream, ticks};
 
 /// As long as an idle connection may stay, in seconds.
 const IDLE: &str = "2";

@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::json;
 
+use super::{begin_stream, cache, cached, prompts, take_setup};
 use crate::common::{Daemon, Setup};
-use crate::{begin_stream, cache, cached, prompts, take_setup};
 
 /// A command that runs `script` (in which `$0` is `folder`) in a mount namespace of its own and then
 /// becomes what it is given. `None`, with a word on standard error, where the system allows none.

@@ -2,9 +2,9 @@
 
 use std::fs::File;
 
+use super::shim::preloaded;
+use super::{End, begin, begin_stream, endless, read_end};
 use crate::common::{Setup, wait_for};
-use crate::shim::preloaded;
-use crate::{End, begin, begin_stream, endless, read_end};
 
 const INTERNAL: i32 = 70;
 

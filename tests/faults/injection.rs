@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::shim::preloaded;
+use super::{cache, prompts};
 use crate::common::{Daemon, PATIENCE, Setup, demo_folder, wait_for};
-use crate::shim::preloaded;
-use crate::{cache, prompts};
 
 /// Codes of a start that the system refused something, or that has no ONNX Runtime for it.
 const CODES: [i32; 2] = [69, 71];

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde_json::json;
 
+use super::{End, begin, begin_stream, cache, cached, endless, prompts, read_end, take_setup};
 use crate::common::{Daemon, Setup, wait_for};
-use crate::{End, begin, begin_stream, cache, cached, endless, prompts, read_end, take_setup};
 
 fn keeping(store: &Path) -> Daemon {
     Setup::new().with(&["--prefix-store", store.to_str().unwrap(), "--slots", "4"]).start()

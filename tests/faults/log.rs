@@ -147,11 +147,11 @@ fn errors_of_a_start_do_not_wait_for_whoever_reads_them() {
 #[test]
 fn a_panic_does_not_wait_for_whoever_reads_the_log() {
     let (_reader, writer) = full_pipe();
-    let setup = crate::shim::preloaded(Setup::new());
+    let setup = super::shim::preloaded(Setup::new());
     let armed = setup.folder.path().join("armed");
     let setup = setup.variable("PHI4D_TEST_PAGES", armed.to_str().unwrap());
     let mut daemon = setup.with(&["--slots", "3"]).start_with_log(Stdio::from(writer));
-    let mut open: Vec<_> = (0..3).map(|_| crate::begin_stream(&daemon.unix())).collect();
+    let mut open: Vec<_> = (0..3).map(|_| super::begin_stream(&daemon.unix())).collect();
     File::create(&armed).unwrap();
     drop(open.remove(0));
     assert_eq!(daemon.wait_end().code(), Some(70));

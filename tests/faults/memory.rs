@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::json;
 
+use super::{End, begin, begin_stream, cache, endless, prompts, read_end, take_setup};
 use crate::common::{Daemon, Setup, wait_for};
-use crate::{End, begin, begin_stream, cache, endless, prompts, read_end, take_setup};
 
 #[test]
 fn too_little_address_space_ends_the_start_with_one_clear_line() {

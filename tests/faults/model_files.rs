@@ -5,8 +5,8 @@ use std::os::unix::process::ExitStatusExt as _;
 
 use serde_json::json;
 
+use super::{End, begin, begin_stream, endless, read_end, take_setup};
 use crate::common::{Daemon, Setup, copy_demo, wait_for};
-use crate::{End, begin, begin_stream, endless, read_end, take_setup};
 
 const DATA: i32 = 65;
 const IO: i32 = 74;

@@ -5,8 +5,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::{cache, cached, prompts};
 use crate::common::{Setup, set_mode};
-use crate::{cache, cached, prompts};
 
 /// Everything below `folder` with its mode.
 fn modes(folder: &Path) -> Vec<(PathBuf, u32)> {

@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 
 use nix::pty::{Winsize, openpty};
 
-use super::common::wait_for;
+use crate::common::wait_for;
 
 pub const ENTER: &str = "\r";
 pub const LEFT: &str = "\x1b[D";
@@ -129,7 +129,7 @@ fn wait_for_or<T>(
     terminal: &Terminal,
     mut found: impl FnMut(&Terminal) -> Option<T>,
 ) -> T {
-    let limit = std::time::Instant::now() + super::common::PATIENCE;
+    let limit = std::time::Instant::now() + crate::common::PATIENCE;
     loop {
         if let Some(value) = found(terminal) {
             return value;

@@ -6,8 +6,6 @@
     reason = "tests may stop where something is wrong"
 )]
 
-#[path = "../common/mod.rs"]
-mod common;
 mod hosts;
 mod keys;
 mod limits;
@@ -20,7 +18,7 @@ mod tls;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::{Client, Response, Setup};
+use crate::common::{Client, Response, Setup};
 
 /// Exit codes, as `phi4d exit-codes` tells them.
 const USAGE: i32 = 64;

@@ -8,13 +8,10 @@
     reason = "tests may stop where something is wrong"
 )]
 
-#[path = "../common/mod.rs"]
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::Setup;
+use crate::common::Setup;
 
 const UNAVAILABLE: i32 = 69;
 
@@ -185,7 +182,7 @@ fn auto_runs_a_gpu_export_on_the_cpu_only_with_a_warning_that_names_every_reason
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let model = common::copy_demo(folder.path());
+    let model = crate::common::copy_demo(folder.path());
     let path = model.join("genai_config.json");
     let mut config: serde_json::Value =
         serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();

@@ -8,15 +8,14 @@
     reason = "tests may stop where something is wrong"
 )]
 
-#[path = "../common/mod.rs"]
-mod common;
 mod draws;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Client, Daemon, PATIENCE, Setup, merge, send_signal, wait_for};
 use serde_json::{Value, json};
+
+use crate::common::{Client, Daemon, PATIENCE, Setup, merge, send_signal, wait_for};
 
 /// A daemon in a process group of its own, which tells its processes from others'.
 fn start(arguments: &[&str]) -> Daemon {

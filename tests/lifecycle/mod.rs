@@ -6,8 +6,6 @@
     reason = "tests may stop where something is wrong"
 )]
 
-#[path = "../common/mod.rs"]
-mod common;
 mod faults;
 
 use std::fs::File;
@@ -18,8 +16,9 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Connection, Daemon, Response, Setup, copy_demo, wait_for};
 use serde_json::{Value, json};
+
+use crate::common::{Connection, Daemon, Response, Setup, copy_demo, wait_for};
 
 /// A daemon whose every message to the service manager is kept, from its first on.
 struct Launched {
@@ -63,7 +62,7 @@ impl Launched {
     }
 
     fn signal(&self, name: &str) {
-        common::send_signal(self.child.id(), name);
+        crate::common::send_signal(self.child.id(), name);
     }
 
     fn wait_end(&mut self) -> ExitStatus {
@@ -150,7 +149,7 @@ fn ready_is_said_when_requests_are_answered_and_not_before() {
     std::fs::write(pipe, graph).unwrap();
     daemon.wait_message("READY=1|STATUS=serving copy");
     early.set_nonblocking(false).unwrap();
-    early.set_read_timeout(Some(common::PATIENCE)).unwrap();
+    early.set_read_timeout(Some(crate::common::PATIENCE)).unwrap();
     let health = Response::read(&mut early);
     assert_eq!((health.status, &health.json()["status"]), (200, &json!("ok")));
 

@@ -5,9 +5,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a test")]
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod clock;
 mod descriptors;
 mod disk;
@@ -23,8 +20,9 @@ mod shim;
 use std::io::Read;
 use std::path::Path;
 
-use common::{Client, Connection, Daemon, Response, Setup};
 use serde_json::{Value, json};
+
+use crate::common::{Client, Connection, Daemon, Response, Setup};
 
 /// A stream that goes on for thousands of steps.
 fn endless() -> Value {

@@ -1,16 +1,15 @@
 //! `phi4d pull`, `list` and `remove` against an endpoint that cuts, lies and is out of order.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
-#[path = "../common/mod.rs"]
-mod common;
 mod hub;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use common::{Setup, demo_folder, wait_for};
-use hub::{COMMIT, Fault, Hub};
 use serde_json::json;
+
+use self::hub::{COMMIT, Fault, Hub};
+use crate::common::{Setup, demo_folder, wait_for};
 
 const DATA: &str = "model.onnx.data";
 

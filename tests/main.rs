@@ -1,0 +1,42 @@
+//! The program itself, driven from outside: the daemon over real sockets, the subcommands by their
+//! output and exit codes. One binary for all of it, since each would be linked again after every change;
+//! `cargo test --test daemon api_errors::` runs one module.
+
+mod access;
+mod addresses;
+mod api;
+mod api_completions;
+mod api_errors;
+mod api_stream;
+mod api_tools;
+mod book;
+mod cancel;
+mod cli_chat;
+mod cli_client;
+mod cli_terminal;
+mod clients;
+mod common;
+mod doctor;
+mod faults;
+mod forms;
+mod hostile_clients;
+mod inspect;
+mod judges;
+mod lifecycle;
+mod longrope;
+mod malformed_http;
+mod markdown;
+mod metrics;
+mod mixed_load;
+mod model_folders;
+mod net_threads;
+mod page;
+mod parity;
+mod prefix_store;
+mod providers;
+mod pull;
+mod real_model;
+mod sandbox;
+mod terminal;
+mod traces;
+mod unix_socket;
