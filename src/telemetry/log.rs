@@ -200,7 +200,10 @@ struct Filter {
 impl Log for Filter {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         let target = metadata.target();
-        let own = target == "phi4d" || target.starts_with("phi4d::");
+        // Our crates are `phi4d` and `phi4d_LAYER`.
+        let own = target
+            .strip_prefix("phi4d")
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with("::") || rest.starts_with('_'));
         let limit = if own || self.level == LevelFilter::Trace {
             self.level
         } else {
@@ -229,7 +232,8 @@ mod tests {
             let metadata = Metadata::builder().target(target).level(message).build();
             Filter { level }.enabled(&metadata)
         };
-        assert!(heard(LevelFilter::Info, "phi4d::cli::serve", Level::Info));
+        assert!(heard(LevelFilter::Info, "phi4d::main", Level::Info));
+        assert!(heard(LevelFilter::Info, "phi4d_cli::serve", Level::Info));
         assert!(!heard(LevelFilter::Info, "phi4d", Level::Debug));
         assert!(!heard(LevelFilter::Debug, "tokenizers", Level::Info));
         assert!(!heard(LevelFilter::Debug, "phi4data", Level::Info));
