@@ -6,10 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use super::door::{Bounds, Door};
-use super::error::SubmitError;
 use super::look::{LOOKS, Live};
 use super::message::Job;
+use phi4d_door::{Bounds, Door, SubmitError};
 use phi4d_model::{Interrupt, ModelLimits};
 
 /// What handles send to the engine's thread.

@@ -5,9 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-mod door;
 mod draft;
-mod error;
 #[cfg(all(unix, any(test, feature = "testing")))]
 pub mod fuzzing;
 mod handle;
@@ -23,22 +21,18 @@ mod sampler;
 mod scheduler;
 mod sequence;
 mod step;
-/// Locks, by a name that `tests/door` has its own for.
-mod sync {
-    pub(super) use std::sync::{Mutex, MutexGuard};
-}
 #[cfg(test)]
 mod tests;
 mod token_set;
 
-pub use error::SubmitError;
 pub use handle::{Handle, Stats};
 pub use look::{Live, State};
 pub use message::{
-    CallerId, Dry, Event, FinishReason, Job, JobError, MaskError, Progress, PromptLogprobs,
-    Sampling, Token, TokenLogprobs, TokenMask, Xtc,
+    Dry, Event, FinishReason, Job, JobError, MaskError, Progress, PromptLogprobs, Sampling, Token,
+    TokenLogprobs, TokenMask, Xtc,
 };
 pub use persist::Store;
+pub use phi4d_door::{CallerId, SubmitError};
 pub use phi4d_model::ModelLimits;
 pub use run::{Crashed, Engine, Options, StartError, start};
 pub use token_set::TokenSet;

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::kv::Cache;
-use super::message::CallerId;
 use super::queue::Queue;
 use super::sequence::Sequence;
+use phi4d_door::CallerId;
 
 /// Looks that may be on their way to the engine's thread; further ones wait.
 pub(super) const LOOKS: usize = 2;

@@ -7,10 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::token_set::TokenSet;
-
-/// Who asked, for fairness between callers and for logs. Opaque to the engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-pub struct CallerId(pub u64);
+use phi4d_door::CallerId;
 
 /// One generation to run.
 #[derive(Debug)]

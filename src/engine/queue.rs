@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::message::CallerId;
+use phi4d_door::CallerId;
 
 /// Waiting time that counts as much as one step of priority.
 const AGEING: Duration = Duration::from_secs(10);
@@ -84,13 +84,13 @@ impl<J> Queue<J> {
     }
 
     /// Takes the job that [`Queue::next`] tells, and gives the turn to the next caller.
-    pub fn take(&mut self, now: Instant) -> Option<(Ticket, J)> {
+    pub fn take(&mut self, now: Instant) -> Option<J> {
         let (caller, mut jobs) = self.callers.pop_front()?;
         let waiting = Self::first(&jobs, now).and_then(|index| jobs.remove(index));
         if !jobs.is_empty() {
             self.callers.push_back((caller, jobs));
         }
-        waiting.map(|waiting| (waiting.ticket, waiting.job))
+        waiting.map(|waiting| waiting.job)
     }
 
     /// Removes and returns the jobs for which `leaves` holds.
@@ -131,7 +131,7 @@ mod tests {
     }
 
     fn drain(queue: &mut Queue<u32>, now: Instant) -> Vec<u32> {
-        std::iter::from_fn(|| queue.take(now).map(|(_, job)| job)).collect()
+        std::iter::from_fn(|| queue.take(now)).collect()
     }
 
     #[test]
@@ -192,8 +192,8 @@ mod tests {
                 queue.push(ticket(caller, priority, now), index);
             }
             let mut seen = Vec::new();
-            while let Some((ticket, job)) = queue.take(now) {
-                seen.push((ticket.caller.0, job));
+            while let Some(job) = queue.take(now) {
+                seen.push((jobs[job].0, job));
             }
             let mut all: Vec<usize> = seen.iter().map(|&(_, job)| job).collect();
             all.sort_unstable();

@@ -9,8 +9,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
 
-use super::door::{Bounds, End};
-use super::error::SubmitError;
 use super::handle::{Command, Counters, Handle, Shared};
 use super::kv::{Action, Cache, Sizes};
 use super::look::{LOOKS, look};
@@ -21,6 +19,7 @@ use super::queue::Queue;
 use super::sampler::Scratch;
 use super::scheduler::{Scheduler, StepPlan};
 use super::sequence::Sequence;
+use phi4d_door::{Bounds, End, SubmitError};
 use phi4d_model::{Interrupt, KvGrowth, ModelLimits, Rotary, Runner, alike_positions};
 
 /// How long to wait before looking again whether a parked sequence's receiver has room. The
@@ -377,10 +376,9 @@ impl Core {
 
     /// Ends a waiting sequence that is abandoned or overdue.
     fn leave_queue(&mut self, sequence: Sequence, now: Instant) {
-        let caller = sequence.ticket().caller;
         let error = sequence.overdue(now, self.options.slow_client_timeout);
         let end = if sequence.is_abandoned() { End::Cancelled } else { End::Failed };
-        self.shared.door.end_waiting(caller, end);
+        self.shared.door.end_waiting(sequence.waiting(), end);
         if let Some(error) = error {
             sequence.fail(error);
         }
@@ -394,11 +392,11 @@ impl Core {
             let admission = self.cache.admit(next.tokens(), shared, scope);
             let Some(admission) = admission else { return };
             self.do_actions();
-            let Some((ticket, mut sequence)) = self.waiting.take(now) else { return };
+            let Some(mut sequence) = self.waiting.take(now) else { return };
+            self.shared.door.start(sequence.waiting());
             Counters::add(&self.shared.counters.cached_prompt_tokens, admission.cached);
             sequence.start(admission.cached);
             self.cache.place(admission, sequence);
-            self.shared.door.start(ticket.caller);
         }
     }
 
@@ -444,10 +442,9 @@ impl Core {
         let Some(mut sequence) = self.cache.retire(row, true) else { return };
         self.do_actions();
         sequence.drop_held();
-        let ticket = sequence.ticket();
-        self.shared.door.put_back(ticket.caller);
+        self.shared.door.put_back();
         Counters::add(&self.shared.counters.preempted, 1);
-        self.waiting.put_back(ticket, sequence);
+        self.waiting.put_back(sequence.ticket(), sequence);
     }
 
     pub(super) fn fail(&mut self, row: usize, keep: bool, error: JobError) {
@@ -497,7 +494,7 @@ impl Core {
             let _ = self.take_command(command);
         }
         for sequence in self.waiting.remove(|_| true) {
-            self.shared.door.end_waiting(sequence.ticket().caller, End::Failed);
+            self.shared.door.end_waiting(sequence.waiting(), End::Failed);
             sequence.fail(error.clone());
         }
     }

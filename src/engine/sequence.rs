@@ -11,6 +11,7 @@ use super::queue::Ticket;
 use super::sampler::{self, Choice, Sampler};
 use super::scheduler::Candidate;
 use super::token_set::TokenSet;
+use phi4d_door::Waiting;
 use phi4d_model::{Logits, ModelLimits, Rotary};
 
 /// Events that a plain step may send for one sequence: a part of the prompt, a token and the end.
@@ -84,6 +85,11 @@ impl Sequence {
 
     pub(super) fn ticket(&self) -> Ticket {
         self.ticket
+    }
+
+    /// How the door counts the sequence while it has no slot.
+    pub(super) fn waiting(&self) -> Waiting {
+        if self.started { Waiting::PutBack } else { Waiting::Queued(self.ticket.caller) }
     }
 
     /// Rows of this scope alone may share tokens with the sequence while its keys are turned by

@@ -3,12 +3,12 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::door::End;
 use super::draft::{self, Guess};
 use super::handle::Counters;
 use super::masks::{Chooser, grace};
 use super::message::{FinishReason, JobError};
 use super::run::Core;
+use phi4d_door::End;
 use phi4d_model::{Rotary, RunError};
 
 /// Rows of logits that a step of a reported prompt gives at most; each is as long as the vocabulary.

@@ -175,10 +175,10 @@ fn fill(
 
 #[test]
 fn the_queue_is_bounded_and_says_so() {
-    let (engine, control) = engine_with(Options { queue: 2, ..options() });
+    let (engine, control) = engine_with(Options { queue: 1, ..options() });
     let handle = engine.handle();
     let (refused, mut receivers) = fill(&handle, &control);
-    assert_eq!(refused, Some(SubmitError::Full { limit: 2 }));
+    assert_eq!(refused, Some(SubmitError::Full { limit: 1 }));
     // Nothing that was accepted is lost.
     for receiver in &mut receivers {
         assert_eq!(wait(receiver).0, expected(&[1], 3));

@@ -191,7 +191,9 @@ define_settings! {
     /// Requests that may wait for a slot. Further ones are answered with status 503.
     queue: usize = "128", whole::<usize>(1, 1_000_000), "requests";
 
-    /// Of these, the most of one caller. Further ones of it are answered with status 429.
+    /// Of these, the most of one caller. It also gets no more than it leaves free, so one caller alone
+    /// gets half of the queue, the next half of the rest, and so on; a caller's first request gets
+    /// any place that is free. Further ones of it are answered with status 429.
     queue_per_caller: usize = "64", whole::<usize>(1, 1_000_000), "requests";
 
     /// Largest request body. Larger ones are answered with status 413. All bodies that are being

@@ -1,22 +1,6 @@
 //! Jobs are counted once, whoever submits, looks and stops at the same time.
 
 use super::*;
-use crate::door::{Bounds, Door, End};
-
-#[test]
-fn both_bounds_hold_and_leaving_makes_room() {
-    let door = Door::new(Bounds { total: 3, per_caller: 2 });
-    let enter = |caller| door.enter(CallerId(caller), || true);
-    assert_eq!((enter(1), enter(1)), (Ok(()), Ok(())));
-    assert_eq!(enter(1), Err(SubmitError::CallerFull { limit: 2 }));
-    assert_eq!(enter(2), Ok(()));
-    assert_eq!(enter(2), Err(SubmitError::Full { limit: 3 }));
-    door.start(CallerId(1));
-    assert_eq!(enter(2), Ok(()));
-    door.put_back(CallerId(1));
-    door.end_waiting(CallerId(2), End::Cancelled);
-    assert_eq!((door.counts().accepted, door.counts().waiting), (4, 3));
-}
 
 fn balanced(stats: &Stats) -> bool {
     let inside = (stats.waiting + stats.running) as u64;

@@ -1,21 +1,21 @@
-//! Why the engine does not take a job.
+//! Why a job is refused.
 
-/// Why [`super::Handle::submit`] refused a job.
+/// Why the engine refused a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
-    /// As many jobs wait as may.
+    /// Every place in the queue is taken.
     #[error("the server is at its limit of {limit} waiting requests; try again later")]
     Full {
-        /// Jobs that may wait.
+        /// Places in the queue.
         limit: usize,
     },
-    /// As many jobs of this caller wait as may.
+    /// The caller has all the places that it may have now (see [`Bounds`](super::Bounds)).
     #[error("this caller is at its limit of {limit} waiting requests; try again later")]
     CallerFull {
-        /// Jobs of one caller that may wait.
+        /// Places that the caller has.
         limit: usize,
     },
-    /// The prompt leaves no room for an answer, or there is none. Callers check this before.
+    /// The prompt is empty, or too long to leave room for an answer. Callers check this before.
     #[error(
         "a prompt of {prompt_tokens} tokens does not fit: expected 1 to {}",
         context_tokens.saturating_sub(1)
