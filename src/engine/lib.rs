@@ -1,7 +1,7 @@
 //! The engine: one thread that owns the model's runner, the KV cache and all sequences.
 //!
-//! Its door is [`Handle::submit`]: a [`Job`] goes in, [`Event`]s come out of the job's channel.
-//! Nothing here knows text, JSON or HTTP, or how the model is run.
+//! [`Handle::submit`] takes a [`Job`]; [`Event`]s come out of the job's channel. Nothing here knows text,
+//! JSON or HTTP, or how the model runs a step.
 
 #![forbid(unsafe_code)]
 
@@ -10,7 +10,6 @@ mod draft;
 pub mod fuzzing;
 mod handle;
 mod kv;
-mod look;
 mod masks;
 mod message;
 mod pace;
@@ -26,10 +25,9 @@ mod tests;
 mod token_set;
 
 pub use handle::{Handle, Stats};
-pub use look::{Live, State};
 pub use message::{
-    Dry, Event, FinishReason, Job, JobError, MaskError, Progress, PromptLogprobs, Sampling, Token,
-    TokenLogprobs, TokenMask, Xtc,
+    Dry, Event, FinishReason, Job, JobError, Live, MaskError, Progress, PromptLogprobs, Sampling,
+    State, Token, TokenLogprobs, TokenMask, Xtc,
 };
 pub use persist::Store;
 pub use phi4d_door::{CallerId, SubmitError};
