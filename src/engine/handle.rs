@@ -154,6 +154,7 @@ impl Handle {
         if prompt_tokens == 0 || prompt_tokens >= context_tokens {
             return Err(SubmitError::PromptLength { prompt_tokens, context_tokens });
         }
+        // Boxed, so that a channel of many places costs a pointer for each.
         let caller = job.caller;
         let command = Command::Run(Box::new(job));
         // The channel has room for every job that may be queued, so if it refuses, the engine has ended.
@@ -199,6 +200,8 @@ impl Handle {
     /// The jobs that have not ended: running ones in the order of their slots, then waiting ones. The
     /// engine answers between two steps; `None` if its thread has ended.
     pub async fn snapshot(&self) -> Option<Vec<Live>> {
+        // The engine gives the permit back when it takes the command out of the channel, so the channel
+        // never holds more of them than it has room for.
         let permit = Arc::clone(&self.shared.snapshots).acquire_owned().await.ok()?;
         let (answer, answered) = oneshot::channel();
         self.commands.try_send(Command::Snapshot(permit, answer)).ok()?;
@@ -229,6 +232,7 @@ impl Handle {
 
     /// Interrupts the running step and makes the thread end.
     pub(super) fn abort(&self) {
+        // The flag before the interrupt: the engine checks it after the step that was interrupted.
         self.drain();
         self.shared.stopping.store(true, Ordering::Release);
         self.shared.interrupt.interrupt();

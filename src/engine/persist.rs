@@ -81,6 +81,7 @@ pub(super) fn save<S>(
             continue;
         }
         left -= size;
+        // The number is the order of use, which `load` goes by.
         let path = store.folder.join(format!("prefix-{:04}.{EXTENSION}", written.len()));
         let beside = path.with_extension(UNFINISHED);
         let header = Header { scope, tokens: tokens.len() as u64, payload: payload as u64 };
@@ -96,6 +97,7 @@ pub(super) fn save<S>(
         }
         written.push(path);
     }
+    // Only now: a failure above leaves the files of the last run.
     for path in old.into_iter().filter(|path| !written.contains(path)) {
         fs::remove_file(path)?;
     }
@@ -208,6 +210,7 @@ pub(super) fn restore<S>(
     let mut tokens = Vec::with_capacity(count);
     for _ in 0..count {
         let token = u32::from_le_bytes(source.array()?);
+        // The hash is checked last, so until then a token may be any number.
         if token as usize >= limits.vocab_size {
             return Err(Refused::Damaged);
         }
@@ -225,6 +228,7 @@ pub(super) fn restore<S>(
     if matches!(filled, Ok(true)) {
         return Ok(true);
     }
+    // The slot may hold half of the file, or bytes with a wrong hash: neither may be reused.
     cache.abandon(slot);
     for action in cache.take_actions() {
         if let Action::Release { slot, keep } = action {

@@ -58,6 +58,7 @@ impl<J> Queue<J> {
     /// Adds a job behind the others of its caller.
     pub fn push(&mut self, ticket: Ticket, job: J) {
         let waiting = Waiting { ticket, job };
+        // A new caller comes last, so that none skips the others by leaving and coming back.
         match self.callers.iter_mut().find(|(caller, _)| *caller == ticket.caller) {
             Some((_, jobs)) => jobs.push_back(waiting),
             None => self.callers.push_back((ticket.caller, VecDeque::from([waiting]))),
@@ -88,6 +89,7 @@ impl<J> Queue<J> {
     pub fn take(&mut self, now: Instant) -> Option<J> {
         let (caller, mut jobs) = self.callers.pop_front()?;
         let waiting = Self::first(&jobs, now).and_then(|index| jobs.remove(index));
+        // Behind the others, and dropped when it has no more jobs: callers come and go without end.
         if !jobs.is_empty() {
             self.callers.push_back((caller, jobs));
         }

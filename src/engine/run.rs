@@ -211,7 +211,7 @@ impl Engine {
     }
 }
 
-/// Everything that the engine's thread owns. Steps are in [`super::step`].
+/// Everything that the engine's thread owns. Its steps are in the module `step`.
 pub(super) struct Core {
     pub(super) runner: Box<dyn Runner>,
     commands: mpsc::Receiver<Command>,

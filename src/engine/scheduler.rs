@@ -73,6 +73,7 @@ impl Scheduler {
     }
 
     fn prefill(live: &[Candidate], chunk: usize) -> Option<StepPlan> {
+        // The first to arrive, until it is read: sharing chunks among prompts would delay all first tokens.
         let next = live
             .iter()
             .filter(|candidate| candidate.ready && !candidate.decodes)
@@ -87,6 +88,7 @@ impl Scheduler {
             .iter()
             .filter(|candidate| candidate.slot >= from && candidate.ready && candidate.decodes);
         let first = run.next()?;
+        // A sequence that is not ready leaves a gap, and the round continues behind it with another step.
         let mut end = first.slot + 1;
         for next in run {
             if next.slot != end || next.rotary != first.rotary {

@@ -55,6 +55,7 @@ impl Sequence {
     /// The sequence of `job`, which was job number `arrival`, for slots of `row_tokens`. `seed` is used
     /// if the job gives none.
     pub(super) fn new(job: Job, arrival: u64, now: Instant, row_tokens: usize, seed: u64) -> Self {
+        // A client may ask for any number of tokens; the slot ends the output at the latest.
         let end = job.prompt.len().saturating_add(job.max_tokens).min(row_tokens);
         let ticket = Ticket { caller: job.caller, priority: job.priority, arrived: now };
         Self {
@@ -66,11 +67,13 @@ impl Sequence {
             sampler: Sampler::new(job.sampling, &job.prompt, seed).masked(job.mask),
             prompt_tokens: job.prompt.len(),
             prompt_logprobs: job.prompt_logprobs,
+            // The first token follows nothing, so it has no log-probability.
             reported: 1,
             tokens: job.prompt,
             end,
             stop_tokens: job.stop_tokens,
             deadline: job.deadline,
+            // Also how the door knows a preempted sequence from a queued one.
             started: false,
             paused_since: None,
             held_logits: None,
@@ -115,6 +118,7 @@ impl Sequence {
     /// up to there was read in chunks when it restarted, and is again.
     pub(super) fn chunked(&self, reproducible: bool, limits: &ModelLimits) -> usize {
         let length = self.tokens.len();
+        // The output passes the switch with its token number `switch + 1`, at which it restarts.
         match limits.rotary_switch {
             _ if !reproducible => length,
             Some(switch) if length > switch => self.prompt_tokens.max(switch + 1),
@@ -191,6 +195,7 @@ impl Sequence {
     /// are, except those that were reported before the sequence was preempted.
     pub(super) fn report_prompt(&mut self, from: usize, logits: &Logits<'_>) {
         let Some(count) = self.prompt_logprobs else { return };
+        // The logits at a position are about the token behind it; those of the last one are for sampling.
         let end = (from + logits.rows() + 1).min(self.prompt_tokens);
         let fresh: Vec<_> = (self.reported.max(from + 1)..end)
             .map(|place| {
@@ -213,6 +218,7 @@ impl Sequence {
         (limits, reproducible): (&ModelLimits, bool),
         now: Instant,
     ) -> Candidate {
+        // Without room a step would generate a token that has nowhere to go.
         let room = self.events.capacity() >= EVENTS_PER_STEP;
         if room {
             self.paused_since = None;
@@ -247,6 +253,7 @@ impl Sequence {
 
     /// The logit row that was kept, if the mask is known by now.
     pub(super) fn take_held(&mut self) -> Option<Vec<f32>> {
+        // Polled without waiting: other sequences are ready to run.
         if self.held_logits.is_none() || !self.sampler.is_ready(Duration::ZERO) {
             return None;
         }
@@ -255,6 +262,7 @@ impl Sequence {
 
     /// Waits up to `limit` for its pending mask.
     pub(super) fn wait_for_mask(&mut self, limit: Duration) {
+        // What the wait returns is asked again by the next iteration, so it is not used here.
         if self.awaits_progress {
             self.sampler.progress(limit);
         } else {
@@ -298,6 +306,7 @@ impl Sequence {
         }
         self.send(Event::Token(Token { id: choice.token, logprobs: choice.logprobs }));
         self.tokens.push(choice.token);
+        // Some masks know at once that the output is complete; others say so by `progress` later.
         if choice.progress == Progress::Complete {
             return Some(FinishReason::Complete);
         }

@@ -177,6 +177,7 @@ impl Core {
         tokens.extend_from_slice(draft);
         self.runner.turn_by(self.limits.rotary(sequence.tokens().len()));
         let began = Instant::now();
+        // A prefill step with all its logits: decode steps have one token for each sequence.
         let result = self.runner.prefill(slot, held, &tokens, tokens.len());
         let counters = &self.shared.counters;
         Counters::add(&counters.steps, 1);

@@ -45,6 +45,7 @@ impl FromIterator<u32> for TokenSet {
             }
             words[index] |= 1 << (id % 32);
         }
+        // Equal sets are equal bitmaps: words grow only up to the greatest id, so none trail.
         Self((!words.is_empty()).then(|| words.into()))
     }
 }

@@ -205,6 +205,7 @@ impl<S> Cache<S> {
         let reserved = (prompt.len() + growth).min(self.sizes.row_tokens.max(prompt.len()));
         let running = self.slots[..self.live].iter().map(Slot::tokens);
         let wanted = self.cost(running.chain([reserved]));
+        // A slot more for prefixes than for sequences may be free, but the batch is not to grow.
         if self.live == self.sizes.max_live || wanted > self.budget() {
             return None;
         }
@@ -220,6 +221,7 @@ impl<S> Cache<S> {
         let (slot, cached) = match reuse {
             Reuse::Take { slot, tokens } => self.shorten(slot, tokens),
             Reuse::Nothing => (self.empty_slot(reserved, None)?, 0),
+            // The slot that is copied must not be evicted for its own copy.
             Reuse::Copy { slot: from, tokens } => match self.empty_slot(reserved, Some(from)) {
                 Some(to) => {
                     self.clock += 1;
@@ -258,6 +260,7 @@ impl<S> Cache<S> {
         if wanted <= self.slots[slot].reserved {
             return true;
         }
+        // Token by token: a larger reservation might evict prefixes that are never in the way.
         if !self.evict_for(More::Grown(slot, wanted), None) {
             return false;
         }
@@ -332,9 +335,11 @@ impl<S> Cache<S> {
             // Rejected draft tokens or a failed step may have written there.
             self.actions.push(Action::Release { slot, keep: held });
         }
+        // The reservation goes with the sequence; a prefix takes what it holds.
         self.slots[slot].reserved = 0;
         self.clock += 1;
         self.slots[slot].used = self.clock;
+        // Without slots beyond the running ones a prefix would be overwritten by the next sequence.
         if keep && self.slots.len() > self.sizes.max_live {
             let reusable = self.slots[slot].reusable(self.sizes.grid).len();
             self.shorten(slot, reusable);
@@ -452,6 +457,7 @@ impl<S> Cache<S> {
 
     /// Evicts cached prefixes except `spared` until `more` fits. Returns whether it does.
     fn evict_for(&mut self, more: More, spared: Option<usize>) -> bool {
+        // One at a time, since evicting the longest may be enough where all take as much as the longest.
         while self.used_with(more) > self.budget() {
             let Some(slot) = self.least_used(spared) else { return false };
             self.clear(slot);
@@ -497,6 +503,7 @@ impl<S> Cache<S> {
     }
 
     fn swap(&mut self, a: usize, b: usize) {
+        // Two empty slots have no memory to exchange.
         let tokens = [self.slots[a].tokens.len(), self.slots[b].tokens.len()];
         if a != b {
             self.slots.swap(a, b);

@@ -51,6 +51,7 @@ pub(super) fn choose<'a>(
     slots: impl Iterator<Item = (usize, Seen<'a>)>,
     grid: usize,
 ) -> Reuse {
+    // Without the last token: it is read in any case.
     let usable = &prompt[..prompt.len().saturating_sub(1)];
     let best = slots
         .map(|(slot, seen)| (slot, common(usable, seen.tokens) / grid * grid, seen))
@@ -58,6 +59,8 @@ pub(super) fn choose<'a>(
         .max_by_key(|&(_, tokens, seen)| (tokens, !seen.live));
     match best {
         Some((slot, tokens, seen)) if tokens >= MIN_MATCH => {
+            // Up to a quarter of what is reused may be lost: an answer that the client did not send back,
+            // or changed, is usually less. A system prompt's other conversations are more.
             let lost = seen.tokens.len() - tokens;
             if !seen.live && lost <= tokens / 4 {
                 Reuse::Take { slot, tokens }
@@ -79,11 +82,11 @@ mod tests {
 
     #[test]
     fn the_next_message_takes_its_slot_and_a_shared_beginning_is_copied() {
-        let turn: Vec<u32> = (0..40).collect();
+        let message: Vec<u32> = (0..40).collect();
         let next: Vec<u32> = (0..60).collect();
-        let slot = [(3, seen(&turn, false))];
+        let slot = [(3, seen(&message, false))];
         assert_eq!(choose(&next, slot.into_iter(), 1), Reuse::Take { slot: 3, tokens: 40 });
-        let live = [(3, seen(&turn, true))];
+        let live = [(3, seen(&message, true))];
         assert_eq!(choose(&next, live.into_iter(), 1), Reuse::Copy { slot: 3, tokens: 40 });
         let other: Vec<u32> = (0..10).chain(90..99).collect();
         assert_eq!(choose(&other, slot.into_iter(), 1), Reuse::Copy { slot: 3, tokens: 10 });

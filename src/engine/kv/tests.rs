@@ -92,15 +92,15 @@ impl World {
         let held = self.cache.tokens(slot).len();
         let (tokens, _) = self.cache.sequence(slot).unwrap();
         let next = tokens[held..tokens.len().min(held + count)].to_vec();
-        // Some of what is written may be a guess that was wrong.
-        let guess = (count % 4).min(self.sizes.row_tokens - held - next.len());
-        if !self.cache.grow(slot, next.len() + guess) {
+        // Some of what is written may be draft tokens that are rejected.
+        let draft = (count % 4).min(self.sizes.row_tokens - held - next.len());
+        if !self.cache.grow(slot, next.len() + draft) {
             assert!(self.cache.live() > 1, "the only sequence was refused room");
             self.retire(self.cache.live() - 1, true);
             return;
         }
         self.settle();
-        self.memory.0[slot].written = self.memory.0[slot].written.max(held + next.len() + guess);
+        self.memory.0[slot].written = self.memory.0[slot].written.max(held + next.len() + draft);
         self.settle();
         self.cache.extend(slot, &next);
         self.memory.0[slot].tokens.extend_from_slice(&next);
@@ -116,7 +116,7 @@ impl World {
         self.settle();
     }
 
-    /// Has the slot's sequence read anew, in the other scope.
+    /// Restarts the slot's sequence in the other scope.
     fn restart(&mut self, slot: usize) {
         let mut whose = self.cache.sequence(slot).unwrap().clone();
         whose.1 ^= 1;
@@ -210,8 +210,8 @@ fn sizes() -> Sizes {
 #[test]
 fn a_finished_conversation_is_taken_up_again_without_a_copy() {
     let mut world = World::new(sizes());
-    let turn: Vec<u32> = (0..50).collect();
-    world.admit(turn.clone(), 0);
+    let message: Vec<u32> = (0..50).collect();
+    world.admit(message.clone(), 0);
     world.step(0, 50);
     world.retire(0, true);
     let next: Vec<u32> = (0..80).collect();
@@ -285,7 +285,7 @@ fn the_longer_of_two_prefixes_covers_the_shorter() {
 }
 
 #[test]
-fn what_a_wrong_guess_wrote_is_given_back_with_the_sequence() {
+fn what_rejected_draft_tokens_wrote_is_freed_with_the_sequence() {
     let mut world = World::new(sizes());
     world.admit((0..60).collect(), 0);
     // Three more than there are.

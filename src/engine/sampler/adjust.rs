@@ -26,6 +26,7 @@ pub(super) fn ban_tokens(
         allow_only(logits, allowed.words());
     }
     for word in sampling.bad_words.iter() {
+        // A sequence of tokens is banned by its last one, once the others are there.
         if let Some((&last, before)) = word.split_last()
             && output.ends_with(before)
         {
@@ -117,6 +118,7 @@ pub(super) fn penalise(logits: &mut [f32], sampling: &Sampling, history: &TokenH
         } else {
             *logit * sampling.repetition_penalty
         };
+        // Presence and frequency count the output only; the repetition penalty counts the prompt, too.
         if count > 0 {
             #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^24")]
             let times = count as f32;

@@ -84,6 +84,7 @@ impl Sampler {
     #[must_use]
     pub fn new(sampling: Sampling, prompt: &[u32], fallback_seed: u64) -> Self {
         let seed = sampling.seed.unwrap_or(fallback_seed);
+        // A long prompt is copied only for parameters that look at it.
         let wants_history = adjust::uses_history(&sampling);
         let tokens = if wants_order(&sampling) { prompt.to_vec() } else { Vec::new() };
         Self {
@@ -151,6 +152,7 @@ impl Sampler {
         if wants_order(&self.sampling) {
             self.tokens.push(token);
         }
+        // All of this before the mask: if the mask fails, so does the job.
         self.generated += 1;
         let logprobs = self.sampling.top_logprobs.map(|count| logprobs::of(row, token, count));
         let progress = match &mut self.mask {
@@ -192,6 +194,7 @@ impl Sampler {
         {
             filters::exclude_top(candidates, xtc);
         }
+        // Drawn even if one candidate is left, so that later draws do not depend on what filters left.
         let point = self.random.random::<f64>();
         Ok(filters::pick(candidates, point))
     }

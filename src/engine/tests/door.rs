@@ -1,4 +1,4 @@
-//! Jobs are counted once, whoever submits, looks and stops at the same time.
+//! Each job is counted once, while others submit, read the counts and stop the engine.
 
 use super::*;
 
@@ -14,8 +14,8 @@ fn crowd(handle: &Handle) -> (u64, u64) {
         let handle = handle.clone();
         std::thread::spawn(move || {
             let (mut accepted, mut unheard) = (0, 0);
-            for turn in 0.. {
-                let (job, mut events) = job(&[number, turn % 50], 3, 64);
+            for round in 0.. {
+                let (job, mut events) = job(&[number, round % 50], 3, 64);
                 match handle.submit(Job { caller: CallerId(number.into()), ..job }) {
                     Ok(()) => accepted += 1,
                     Err(SubmitError::ShuttingDown | SubmitError::Stopped) => break,
@@ -24,7 +24,7 @@ fn crowd(handle: &Handle) -> (u64, u64) {
                         continue;
                     }
                 }
-                if turn % 3 != 0 && wait(&mut events).1.is_none() {
+                if round % 3 != 0 && wait(&mut events).1.is_none() {
                     unheard += 1;
                 }
             }
@@ -37,7 +37,7 @@ fn crowd(handle: &Handle) -> (u64, u64) {
 }
 
 #[test]
-fn every_look_finds_each_job_once_while_the_engine_is_stopped_or_panics() {
+fn the_counts_find_each_job_once_while_the_engine_is_stopped_or_panics() {
     for panics in [false, true] {
         for _ in 0..10 {
             let (engine, control) = engine();
