@@ -107,7 +107,7 @@ def ask_health(path: str, per_second: int, stop: threading.Event, asked: list) -
 
 def disturbance(arguments) -> None:
     with tempfile.TemporaryDirectory() as quiet, tempfile.TemporaryDirectory() as busy:
-        more = ["--slots", "60", "--queue-per-caller", "128", "--draft-tokens", "0"]
+        more = ["--slots", "60", "--queue", "256", "--queue-per-caller", "128", "--draft-tokens", "0"]
         daemons = [start(arguments, folder, *more) for folder in (quiet, busy)]
         alone_path, beside_path = (path for _, path, _ in daemons)
         rates, asked = {"alone": [], "beside": []}, []
@@ -214,7 +214,7 @@ def crowds(arguments) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, max(most, resource.getrlimit(resource.RLIMIT_NOFILE)[1])))
     with tempfile.TemporaryDirectory() as folder:
         # All of them come from one address.
-        limit = ["--max-connections", str(arguments.connections), "--queue-per-caller", "128"]
+        limit = ["--max-connections", str(arguments.connections), "--queue", "256", "--queue-per-caller", "128"]
         limit += ["--max-connections-per-local", str(arguments.connections)]
         daemon, path, port = start(arguments, folder, *limit)
         rate(path, 16)

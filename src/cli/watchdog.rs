@@ -36,14 +36,14 @@ fn half(interval: Duration) -> Duration {
 /// Whether the engine gets on, from one look to the next.
 #[derive(Debug, Default)]
 struct Progress {
-    turns: u64,
+    iterations: u64,
 }
 
 impl Progress {
     /// Whether the engine has moved since the last look, or has nothing to do.
     fn is_made(&mut self, stats: &Stats) -> bool {
-        let moved = stats.turns != self.turns;
-        self.turns = stats.turns;
+        let moved = stats.iterations != self.iterations;
+        self.iterations = stats.iterations;
         moved || (stats.running == 0 && stats.waiting == 0)
     }
 }
@@ -55,8 +55,8 @@ mod tests {
     #[test]
     fn an_engine_that_works_or_has_no_work_is_alive() {
         let mut progress = Progress::default();
-        let look = |progress: &mut Progress, turns, running, waiting| {
-            progress.is_made(&Stats { turns, running, waiting, ..Stats::default() })
+        let look = |progress: &mut Progress, iterations, running, waiting| {
+            progress.is_made(&Stats { iterations, running, waiting, ..Stats::default() })
         };
         assert!(look(&mut progress, 0, 0, 0));
         assert!(look(&mut progress, 5, 1, 0));

@@ -1,32 +1,35 @@
-//! Guesses of the next tokens from what a sequence has already seen (prompt lookup, after
-//! Saxena's prompt-lookup decoding and arXiv:2304.04487): what followed the same words before
-//! often follows again, in quotations, code and lists. Guesses cost nothing; the model checks them.
+//! Draft tokens for speculative decoding, looked up in the sequence's own text (after Saxena's
+//! prompt-lookup decoding and arXiv:2304.04487): what followed the same tokens before often follows
+//! again, in quotations, code and lists. A draft costs nothing to make, and the model checks it.
 
-/// The longest run of newest tokens to look for; longer ones make better guesses.
-const LONGEST: usize = 4;
+/// The longest run of newest tokens to look for. Longer matches make better drafts, so they are tried
+/// first; beyond 4 tokens they hardly get better.
+const LONGEST_MATCH: usize = 4;
 
-/// The shortest.
-const SHORTEST: usize = 2;
+/// The shortest run. A single token occurs so often that what followed it says little.
+const SHORTEST_MATCH: usize = 2;
 
-/// Where a guess comes from.
+/// Where draft tokens come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Guess {
+pub enum DraftSource {
     /// Looked up in the sequence's own text.
-    Looked,
-    /// The output's mask leaves nothing else, though other tokens may spell the same.
+    Lookup,
+    /// The only tokens that the output's mask allows. They may still be rejected, since other tokens
+    /// may spell the same text.
     Forced,
 }
 
-/// Up to `most` tokens that followed the latest earlier occurrence of the newest tokens; empty
-/// where they did not occur before.
+/// Up to `most` tokens that followed the latest earlier occurrence of the newest tokens; empty if
+/// there is none.
 #[must_use]
 pub fn propose(tokens: &[u32], most: usize) -> &[u32] {
     if most == 0 {
         return &[];
     }
-    for length in (SHORTEST..=LONGEST).rev() {
+    for length in (SHORTEST_MATCH..=LONGEST_MATCH).rev() {
         let Some(start) = tokens.len().checked_sub(length) else { continue };
         let newest = &tokens[start..];
+        // A scan of some thousand tokens takes microseconds, far less than the step that it may save.
         // Windows that end before the last token, so that something follows each.
         let earlier = tokens[..tokens.len() - 1].windows(length).rposition(|at| at == newest);
         if let Some(place) = earlier {
@@ -37,32 +40,33 @@ pub fn propose(tokens: &[u32], most: usize) -> &[u32] {
     &[]
 }
 
-/// How often a sequence's guesses have been right of late.
+/// The share of a sequence's draft tokens that was accepted lately, as an exponential average.
 #[derive(Debug, Clone, Copy)]
 pub struct Acceptance(f64);
 
 impl Acceptance {
-    /// Weight of a new guess.
-    const FRESH: f64 = 0.1;
+    /// Weight of the newest draft token: the average covers about the last ten, so it follows a text
+    /// that goes from prose to code within a line or two.
+    const NEWEST: f64 = 0.1;
 
-    /// Of a sequence of which nothing is known.
+    /// The starting value for a sequence of which nothing is known yet.
     #[must_use]
-    pub fn new(kind: Guess) -> Self {
-        Self(match kind {
-            Guess::Looked => 0.5,
-            Guess::Forced => 0.9,
+    pub fn new(source: DraftSource) -> Self {
+        Self(match source {
+            DraftSource::Lookup => 0.5,
+            DraftSource::Forced => 0.9,
         })
     }
 
-    /// The share of right guesses.
+    /// The probability that the next draft token is accepted, in [0, 1].
     #[must_use]
     pub fn rate(self) -> f64 {
         self.0
     }
 
-    /// Notes a guess.
-    pub fn note(&mut self, right: bool) {
-        self.0 += Self::FRESH * (f64::from(u8::from(right)) - self.0);
+    /// Counts a draft token that was accepted or rejected.
+    pub fn note(&mut self, accepted: bool) {
+        self.0 += Self::NEWEST * (f64::from(u8::from(accepted)) - self.0);
     }
 }
 
@@ -91,8 +95,8 @@ mod tests {
     }
 
     #[test]
-    fn acceptance_follows_the_guesses() {
-        let mut acceptance = Acceptance::new(Guess::Looked);
+    fn acceptance_follows_the_draft_tokens() {
+        let mut acceptance = Acceptance::new(DraftSource::Lookup);
         for _ in 0..40 {
             acceptance.note(true);
         }

@@ -1,9 +1,9 @@
-//! What must hold of files with cached prefixes, whatever their bytes.
+//! What must hold for files of cached prefixes, whatever their bytes.
 
 use std::path::PathBuf;
 
 use super::kv::{Cache, Sizes};
-use super::persist::{Store, take_up};
+use super::persist::{Store, restore};
 use phi4d_model::Runner as _;
 use phi4d_model::fake::FakeRunner;
 
@@ -19,8 +19,8 @@ const SIZES: Sizes = Sizes {
     alike: false,
 };
 
-/// A prefix file, with the frame and the hash that fit where the first byte is odd: it is taken up
-/// as it is written, or refused and nothing is left of it.
+/// A prefix file, with a valid frame and hash if the first byte is odd: it is restored exactly, or refused
+/// without leaving anything.
 pub fn prefix_file(data: &[u8]) {
     let Some((&kind, rest)) = data.split_first() else { return };
     let mut file = Vec::new();
@@ -36,25 +36,27 @@ pub fn prefix_file(data: &[u8]) {
     let store = Store { folder: PathBuf::new(), bytes: u64::MAX, fingerprint: FINGERPRINT };
     let mut runner = FakeRunner::new(FakeRunner::small_limits(SIZES.rows)).0;
     let mut cache: Cache<()> = Cache::new(SIZES);
-    let taken = take_up(file.as_slice(), file.len() as u64, &store, &mut cache, &mut runner);
-    let held: Vec<_> =
-        cache.cached_prefixes().map(|(row, scope, tokens)| (row, scope, tokens.to_vec())).collect();
-    if matches!(taken, Ok(true)) {
+    let restored = restore(file.as_slice(), file.len() as u64, &store, &mut cache, &mut runner);
+    let held: Vec<_> = cache
+        .cached_prefixes()
+        .map(|(slot, scope, tokens)| (slot, scope, tokens.to_vec()))
+        .collect();
+    if matches!(restored, Ok(true)) {
         assert_eq!(kind & 1, 1, "a hash by chance");
-        let [(row, scope, tokens)] = held.as_slice() else { unreachable!("{held:?}") };
+        let [(slot, scope, tokens)] = held.as_slice() else { unreachable!("{held:?}") };
         let number = |at: usize| rest[at..].first_chunk().copied().map(u64::from_le_bytes);
         assert_eq!(number(0), Some(*scope));
         assert_eq!(number(8), Some(tokens.len() as u64));
         let ids = rest[24..].chunks_exact(4).take(tokens.len());
         assert!(ids.zip(tokens).all(|(bytes, token)| bytes == token.to_le_bytes()));
         let mut payload = Vec::new();
-        assert!(runner.export(*row, tokens.len(), &mut payload).is_ok());
+        assert!(runner.export(*slot, tokens.len(), &mut payload).is_ok());
         assert_eq!(payload.len(), tokens.len() * 8);
         assert_eq!(24 + tokens.len() * 12, rest.len());
     } else {
         assert_eq!(held, []);
     }
-    // All memory can still be had.
+    // All memory is still free.
     let prompt = vec![1; SIZES.row_tokens - 1];
     assert!(cache.admit(&prompt, usize::MAX, 1).is_some());
 }

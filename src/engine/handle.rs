@@ -1,4 +1,4 @@
-//! The engine's door, as other threads see it.
+//! The engine as other threads see it: submit jobs, read counters, drain and stop.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,20 +6,22 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use super::door::{Bounds, Door};
-use super::error::SubmitError;
-use super::look::{LOOKS, Live};
-use super::message::Job;
+use super::message::{Job, Live};
+use phi4d_door::{Bounds, Door, SubmitError};
 use phi4d_model::{Interrupt, ModelLimits};
+
+/// Snapshots that may be on their way to the engine's thread; further ones wait. They share the channel
+/// with jobs, so without a bound they could fill it.
+pub(super) const SNAPSHOTS: usize = 2;
 
 /// What handles send to the engine's thread.
 #[derive(Debug)]
 pub(super) enum Command {
-    /// Run a job.
+    /// Queue a job.
     Run(Box<Job>),
-    /// Tell what there is, and give back the place in the channel.
-    Look(OwnedSemaphorePermit, oneshot::Sender<Vec<Live>>),
-    /// End at once.
+    /// Send the jobs that have not ended. The permit is one of [`SNAPSHOTS`].
+    Snapshot(OwnedSemaphorePermit, oneshot::Sender<Vec<Live>>),
+    /// Stop at once.
     Stop,
 }
 
@@ -30,12 +32,12 @@ pub struct Handle {
     shared: Arc<Shared>,
 }
 
-/// What the engine's thread and its handles both see.
+/// State shared by the engine's thread and its handles.
 pub(super) struct Shared {
     limits: ModelLimits,
     slots: usize,
     interrupt: Arc<dyn Interrupt>,
-    looks: Arc<Semaphore>,
+    snapshots: Arc<Semaphore>,
     pub(super) stopping: AtomicBool,
     pub(super) crashed: AtomicBool,
     pub(super) door: Door,
@@ -53,7 +55,7 @@ impl Shared {
             limits,
             slots,
             interrupt,
-            looks: Arc::new(Semaphore::new(LOOKS)),
+            snapshots: Arc::new(Semaphore::new(SNAPSHOTS)),
             stopping: AtomicBool::new(false),
             crashed: AtomicBool::new(false),
             door: Door::new(bounds),
@@ -78,14 +80,14 @@ pub(super) struct Counters {
     pub(super) draft_tokens: AtomicU64,
     pub(super) accepted_draft_tokens: AtomicU64,
     pub(super) steps: AtomicU64,
-    pub(super) turns: AtomicU64,
+    pub(super) iterations: AtomicU64,
     pub(super) kv_tokens: AtomicUsize,
     pub(super) kv_cached_tokens: AtomicUsize,
     pub(super) kv_budget_tokens: AtomicUsize,
 }
 
 impl Counters {
-    /// Adds to a counter that only the engine's thread writes.
+    /// Adds to a counter. Only the engine's thread writes, and readers need no order between counters.
     pub(super) fn add(counter: &AtomicU64, count: usize) {
         counter.fetch_add(count as u64, Ordering::Relaxed);
     }
@@ -109,7 +111,7 @@ pub struct Stats {
     pub cancelled: u64,
     /// Jobs that ended in an error.
     pub failed: u64,
-    /// Times that a running sequence was put back to wait, for want of KV memory.
+    /// Times that a running sequence was preempted because KV memory ran out.
     pub preempted: u64,
     /// Prompt tokens read by the model.
     pub prompt_tokens: u64,
@@ -117,14 +119,15 @@ pub struct Stats {
     pub cached_prompt_tokens: u64,
     /// Tokens generated, stop tokens included.
     pub generated_tokens: u64,
-    /// Tokens guessed and put to the model.
+    /// Draft tokens that the model checked (speculative decoding).
     pub draft_tokens: u64,
-    /// Guessed tokens that were right.
+    /// Draft tokens that were accepted.
     pub accepted_draft_tokens: u64,
     /// Model steps run.
     pub steps: u64,
-    /// Turns of the engine's loop: it moves on while anything runs or waits.
-    pub turns: u64,
+    /// Iterations of the engine's loop. They stop only while nothing runs or waits, so the watchdog
+    /// takes a count that stands still for a hang.
+    pub iterations: u64,
     /// Tokens in the KV cache, in whole blocks.
     pub kv_tokens: usize,
     /// Of these, tokens kept for sequences that have ended.
@@ -142,29 +145,30 @@ impl Handle {
     ///
     /// # Errors
     /// [`SubmitError::PromptLength`] if the prompt is empty or leaves no room for an answer,
-    /// [`SubmitError::Full`] or [`SubmitError::CallerFull`] if as many jobs wait as may,
+    /// [`SubmitError::Full`] or [`SubmitError::CallerFull`] if no place in the queue is free for it,
     /// [`SubmitError::ShuttingDown`] while draining, [`SubmitError::Stopped`] if the engine's
     /// thread has ended.
     pub fn submit(&self, job: Job) -> Result<(), SubmitError> {
-        // A job that can never be admitted would wait for ever.
+        // A job that never fits would wait for ever.
         let (prompt_tokens, context_tokens) = (job.prompt.len(), self.limits().context_tokens);
         if prompt_tokens == 0 || prompt_tokens >= context_tokens {
             return Err(SubmitError::PromptLength { prompt_tokens, context_tokens });
         }
+        // Boxed, so that a channel of many places costs a pointer for each.
         let caller = job.caller;
         let command = Command::Run(Box::new(job));
-        // The channel holds all that may wait, so where it refuses the engine has ended.
+        // The channel has room for every job that may be queued, so if it refuses, the engine has ended.
         self.shared.door.enter(caller, || self.commands.try_send(command).is_ok())
     }
 
-    /// The model's limits, as the engine uses them: `context_tokens` is what one sequence may
-    /// have in the KV cache's memory.
+    /// The model's limits, with `context_tokens` lowered to what one sequence may have in the KV
+    /// cache's memory.
     #[must_use]
     pub fn limits(&self) -> &ModelLimits {
         &self.shared.limits
     }
 
-    /// The counters now.
+    /// The current counters. Those of jobs are of one moment and add up; the others may be newer.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let counters = &self.shared.counters;
@@ -186,28 +190,30 @@ impl Handle {
             draft_tokens: total(&counters.draft_tokens),
             accepted_draft_tokens: total(&counters.accepted_draft_tokens),
             steps: total(&counters.steps),
-            turns: total(&counters.turns),
+            iterations: total(&counters.iterations),
             kv_tokens: gauge(&counters.kv_tokens),
             kv_cached_tokens: gauge(&counters.kv_cached_tokens),
             kv_budget_tokens: gauge(&counters.kv_budget_tokens),
         }
     }
 
-    /// The jobs that have not ended, as they are between two steps; `None` if the engine's thread
-    /// has ended.
-    pub async fn look(&self) -> Option<Vec<Live>> {
-        let place = Arc::clone(&self.shared.looks).acquire_owned().await.ok()?;
+    /// The jobs that have not ended: running ones in the order of their slots, then waiting ones. The
+    /// engine answers between two steps; `None` if its thread has ended.
+    pub async fn snapshot(&self) -> Option<Vec<Live>> {
+        // The engine gives the permit back when it takes the command out of the channel, so the channel
+        // never holds more of them than it has room for.
+        let permit = Arc::clone(&self.shared.snapshots).acquire_owned().await.ok()?;
         let (answer, answered) = oneshot::channel();
-        self.commands.try_send(Command::Look(place, answer)).ok()?;
+        self.commands.try_send(Command::Snapshot(permit, answer)).ok()?;
         answered.await.ok()
     }
 
-    /// Takes no more jobs from now on; those accepted run to their end.
+    /// Accepts no more jobs from now on; those accepted run to their end.
     pub fn drain(&self) {
         self.shared.door.close(SubmitError::ShuttingDown);
     }
 
-    /// Whether no more jobs are taken: [`Handle::drain`] was called, or the engine has ended.
+    /// Whether no more jobs are accepted: [`Handle::drain`] was called, or the engine has ended.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.shared.door.is_closed()
@@ -224,12 +230,13 @@ impl Handle {
         self.commands.closed().await;
     }
 
-    /// Cuts the running step and makes the thread end.
+    /// Interrupts the running step and makes the thread end.
     pub(super) fn abort(&self) {
+        // The flag before the interrupt: the engine checks it after the step that was interrupted.
         self.drain();
         self.shared.stopping.store(true, Ordering::Release);
         self.shared.interrupt.interrupt();
-        // Wakes a thread that waits for work. A full channel belongs to one that does not wait.
+        // Wakes the thread if it waits for work. If the channel is full, it does not wait.
         let _ = self.commands.try_send(Command::Stop);
     }
 }

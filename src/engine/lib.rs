@@ -1,7 +1,7 @@
 //! The engine: one thread that owns the model's runner, the KV cache and all sequences.
 //!
-//! Its door is [`Handle::submit`]: a [`Job`] goes in, [`Event`]s come out of the job's channel.
-//! Nothing here knows text, JSON or HTTP, or how the model is run.
+//! [`Handle::submit`] takes a [`Job`]; [`Event`]s come out of the job's channel. Nothing here knows text,
+//! JSON or HTTP, or how the model runs a step.
 //!
 //! # KV cache
 //!
@@ -44,14 +44,11 @@
 
 #![forbid(unsafe_code)]
 
-mod door;
 mod draft;
-mod error;
 #[cfg(all(unix, any(test, feature = "testing")))]
 pub mod fuzzing;
 mod handle;
 mod kv;
-mod look;
 mod masks;
 mod message;
 mod pace;
@@ -62,22 +59,17 @@ mod sampler;
 mod scheduler;
 mod sequence;
 mod step;
-/// Locks, by a name that `tests/door` has its own for.
-mod sync {
-    pub(super) use std::sync::{Mutex, MutexGuard};
-}
 #[cfg(test)]
 mod tests;
 mod token_set;
 
-pub use error::SubmitError;
 pub use handle::{Handle, Stats};
-pub use look::{Live, State};
 pub use message::{
-    CallerId, Dry, Event, FinishReason, Job, JobError, MaskError, Progress, PromptLogprobs,
-    Sampling, Token, TokenLogprobs, TokenMask, Xtc,
+    Dry, Event, FinishReason, Job, JobError, Live, MaskError, Progress, PromptLogprobs, Sampling,
+    State, Token, TokenLogprobs, TokenMask, Xtc,
 };
 pub use persist::Store;
+pub use phi4d_door::{CallerId, SubmitError};
 pub use phi4d_model::ModelLimits;
 pub use run::{Crashed, Engine, Options, StartError, start};
 pub use token_set::TokenSet;

@@ -1,4 +1,4 @@
-//! What crosses the engine's door: jobs in, events out. Plain data, no text.
+//! The data that crosses the engine's boundary: jobs in, events and snapshots out. No text.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,78 +7,75 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::token_set::TokenSet;
-
-/// Who asked, for fairness between callers and for logs. Opaque to the engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-pub struct CallerId(pub u64);
+use phi4d_door::CallerId;
 
 /// One generation to run.
 #[derive(Debug)]
 pub struct Job {
     /// Who asked.
     pub caller: CallerId,
-    /// Higher goes before lower among one caller's waiting jobs; 0 is usual.
+    /// Among one caller's waiting jobs, higher priorities start first; 0 is usual.
     pub priority: i32,
-    /// Cached tokens are shared only between jobs of equal scope; 0 is the common one.
+    /// Cached prefixes are shared only between jobs of equal scope; 0 is the common one.
     pub cache_scope: u64,
     /// Prompt token ids, at least one, all below the vocabulary's size.
     pub prompt: Vec<u32>,
     /// How to choose tokens.
     pub sampling: Sampling,
-    /// What the output must be; `None` leaves it free.
+    /// Constrains the output; `None` leaves it free.
     pub mask: Option<Box<dyn TokenMask>>,
-    /// How many alternatives to report with each token of the prompt but the first; `None` reports
-    /// nothing of it. Such a job takes nothing from cached prefixes, and leaves none. Needs
+    /// How many alternatives to report with each prompt token but the first; `None` reports no prompt
+    /// tokens. Such a job neither uses nor leaves cached prefixes, since cached tokens have no logits. Needs
     /// [`ModelLimits::many_rows`](super::ModelLimits).
     pub prompt_logprobs: Option<usize>,
     /// Most tokens to generate, at least one.
     pub max_tokens: usize,
     /// Tokens that end the output. They are reported by [`FinishReason::StopToken`], not as tokens.
     pub stop_tokens: TokenSet,
-    /// When the job fails with [`JobError::DeadlineExceeded`] if it has not finished.
+    /// If the job has not finished by then, it fails with [`JobError::DeadlineExceeded`].
     pub deadline: Option<Instant>,
-    /// Where events go. Dropping the receiver cancels the job at the engine's next turn.
+    /// Where events go. Dropping the receiver cancels the job at the engine's next iteration.
     pub events: mpsc::Sender<Event>,
 }
 
-/// Which tokens may come next: a state that follows one job's output, token by token. The engine
-/// knows nothing of what it stands for.
+/// Constrains one job's output: a state that follows the output token by token and says which tokens may
+/// come next. The engine does not know what it stands for (a grammar, a schema).
 ///
-/// What may follow a token may take long to work out, so the engine asks [`Self::progress`] and
-/// [`Self::ready`] first and has others run meanwhile.
+/// The next mask may take long to compute, so the engine asks [`Self::progress`] and [`Self::ready`]
+/// first, and lets other sequences run meanwhile.
 pub trait TokenMask: fmt::Debug + Send {
     /// The tokens that may come next, one bit for each id (bit `id % 32` of word `id / 32`; ids
-    /// beyond have none). Waits until they are known.
+    /// beyond are not allowed). Blocks until they are known.
     ///
     /// # Errors
-    /// [`MaskError`] where they can't be worked out.
+    /// [`MaskError`] if they can't be computed.
     fn allowed(&mut self) -> Result<&[u32], MaskError>;
 
-    /// Goes on by a token that was chosen among the allowed ones. Returns before it is known what
-    /// may follow it, so that this is worked out while the model runs: [`Progress::Open`] may turn
-    /// out to be [`Progress::Complete`] by [`Self::progress`].
+    /// Advances by a token that was chosen among the allowed ones. Returns before the next mask is
+    /// known, so that it is computed while the model runs: after [`Progress::Open`],
+    /// [`Self::progress`] may still return [`Progress::Complete`].
     ///
     /// # Errors
-    /// [`MaskError`] where the token can't be followed.
+    /// [`MaskError`] if the token can't follow.
     fn accept(&mut self, token: u32) -> Result<Progress, MaskError>;
 
-    /// Tokens that are likely to come next because nothing else may; empty where there is a choice,
-    /// or it is not known. They are a guess: only [`Self::allowed`] decides.
+    /// Tokens that are likely to come next because nothing else may; empty if there is a choice, or it
+    /// is not known. They serve as draft tokens: only [`Self::allowed`] decides.
     fn forced(&mut self) -> &[u32];
 
-    /// Whether anything may follow the last accepted token, if that is known within `limit`.
+    /// Whether anything may follow the newest token; `None` if that is not known within `limit`.
     fn progress(&mut self, _limit: Duration) -> Option<Progress> {
         Some(Progress::Open)
     }
 
-    /// Whether, within `limit`, it is known what may follow, or that nothing can be known of it, so
-    /// that [`Self::allowed`] does not wait.
+    /// Whether the next mask, or an error in its place, is there within `limit`, so that
+    /// [`Self::allowed`] does not block.
     fn ready(&mut self, _limit: Duration) -> bool {
         true
     }
 }
 
-/// How far an output has come under a [`TokenMask`].
+/// Whether an output under a [`TokenMask`] may go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
     /// More may follow.
@@ -87,14 +84,14 @@ pub enum Progress {
     Complete,
 }
 
-/// A [`TokenMask`] can't go on.
+/// A [`TokenMask`] failed, and with it the job.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the output's grammar can't be followed any further: {0}")]
 pub struct MaskError(pub String);
 
-/// How tokens are chosen. Checked by the caller: every field is in the range stated. Lists are
-/// normalised by the caller, too, and shared by copies: a step's cost depends on the vocabulary, not
-/// on how long a client's list was.
+/// How tokens are chosen. The caller has checked that every field is in the range stated, and has
+/// normalised the lists, which copies share: a step's cost depends on the vocabulary, not on how long a
+/// client's list was.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
     /// 0 means greedy; otherwise logits are divided by it.
@@ -105,7 +102,7 @@ pub struct Sampling {
     pub top_p: f32,
     /// Keep tokens at least this share as likely as the likeliest, in [0, 1].
     pub min_p: f32,
-    /// Divides positive and multiplies negative logits of tokens seen in prompt or output, > 0.
+    /// Positive logits of tokens seen in prompt or output are divided by it, negative ones multiplied; > 0.
     pub repetition_penalty: f32,
     /// Subtracted once from the logits of tokens seen in the output, in [-2, 2].
     pub presence_penalty: f32,
@@ -123,28 +120,28 @@ pub struct Sampling {
     pub xtc: Option<Xtc>,
     /// Penalise tokens that would prolong a repetition; `None` does not.
     pub dry: Option<Dry>,
-    /// If given, no token but these is chosen.
+    /// Only these tokens may be chosen; `None` allows all.
     pub allowed_tokens: Option<TokenSet>,
-    /// Token sequences that the output never holds. None is empty.
+    /// Token sequences that the output never contains. None of them is empty.
     pub bad_words: Arc<[Vec<u32>]>,
-    /// Output tokens before which none of `late_tokens` is chosen.
+    /// As long as the output has fewer tokens, none of `late_tokens` is chosen.
     pub min_tokens: usize,
     /// Tokens (usually the job's stop tokens) banned from the first `min_tokens` of the output.
     pub late_tokens: TokenSet,
-    /// Equal seeds give equal draws; `None` draws one. Equal output needs equal logits too
-    /// ([`super::Options::reproducible`]).
+    /// Equal seeds give equal draws; `None` draws a seed. Equal output needs equal logits, too (see
+    /// `reproducible` in [`super::Options`]).
     pub seed: Option<u64>,
     /// How many alternatives to report with each token; `None` reports no log-probabilities.
     pub top_logprobs: Option<usize>,
 }
 
-/// Exclude top choices: with a chance, all tokens that are likely enough, but for the least likely
-/// of them, are left out.
+/// Exclude top choices: with `probability`, all tokens at least as likely as `threshold` are left out,
+/// except the least likely of them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Xtc {
-    /// The chance, in (0, 1], at each token.
+    /// The probability for each token of the output, in (0, 1].
     pub probability: f32,
-    /// How likely is likely enough, in [0, 0.5].
+    /// The least probability of a top choice, in [0, 0.5].
     pub threshold: f32,
 }
 
@@ -152,15 +149,15 @@ pub struct Xtc {
 /// `multiplier * base^(n - allowed_length)` from its logit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dry {
-    /// Above 0.
+    /// The penalty of the shortest repetition that costs anything; above 0.
     pub multiplier: f32,
-    /// At least 1.
+    /// By how much the penalty grows with each further token; at least 1.
     pub base: f32,
     /// Repetitions shorter than this cost nothing; at least 1.
     pub allowed_length: usize,
-    /// How many of the last tokens are looked at; `usize::MAX` for all.
+    /// How many of the last tokens are searched for repetitions; `usize::MAX` for all.
     pub last_tokens: usize,
-    /// Tokens that no repetition reaches across.
+    /// Tokens that end a repetition.
     pub breakers: TokenSet,
 }
 
@@ -190,29 +187,29 @@ impl Default for Sampling {
     }
 }
 
-/// What the engine says about a job, in order: `Started`, any number of `Prompt` if they are asked
-/// for, any number of `Token`, then exactly one of `Finished` or `Failed`.
+/// What happens to a job, in order: `Started`, any number of `Prompt` if the job asks for them, any
+/// number of `Token`, then exactly one of `Finished` or `Failed`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// The prompt is being read; `cached_tokens` of it were in the KV cache already.
+    /// Prefill begins; `cached_tokens` of the prompt were in the KV cache already.
     Started {
         /// Prompt tokens that needed no prefill.
         cached_tokens: usize,
     },
-    /// The next tokens of the prompt, from its second token on.
+    /// Log-probabilities of the next prompt tokens, from the second token on.
     Prompt(Vec<PromptLogprobs>),
     /// One generated token.
     Token(Token),
-    /// The last event of a job that ran to an end.
+    /// The last event of a job that finished.
     Finished(FinishReason),
-    /// The last event of a job that could not.
+    /// The last event of a job that failed.
     Failed(JobError),
 }
 
 /// A generated token.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Token {
-    /// Its id.
+    /// The token's id.
     pub id: u32,
     /// Log-probabilities, if the job asked for them.
     pub logprobs: Option<TokenLogprobs>,
@@ -221,29 +218,29 @@ pub struct Token {
 /// Natural log-probabilities under the model's own distribution, before any sampling parameter.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TokenLogprobs {
-    /// The chosen token's.
+    /// Of the chosen token.
     pub chosen: f32,
-    /// The likeliest tokens with theirs, likeliest first, as many as were asked for.
+    /// The likeliest tokens, likeliest first, as many as the job asked for.
     pub top: Vec<(u32, f32)>,
 }
 
-/// How likely the model found a token of the prompt after what came before it.
+/// How likely a prompt token was under the model, after the tokens before it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PromptLogprobs {
     /// The token's log-probability and the alternatives.
     pub logprobs: TokenLogprobs,
-    /// Its place among all tokens, likeliest first, from 1.
+    /// Its rank among all tokens; 1 is the likeliest.
     pub rank: usize,
 }
 
 /// Why a generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FinishReason {
-    /// One of the job's stop tokens came up.
+    /// One of the job's stop tokens was chosen.
     StopToken(u32),
     /// The output is complete: the job's [`TokenMask`] lets nothing follow.
     Complete,
-    /// `max_tokens` were made, or the slot is full.
+    /// `max_tokens` were generated, or the slot is full.
     Length,
 }
 
@@ -253,16 +250,50 @@ pub enum JobError {
     /// The job's deadline passed.
     #[error("the request's deadline passed before the answer was complete")]
     DeadlineExceeded,
-    /// The receiver did not take events for too long.
-    #[error("the client read too slowly and the answer was given up")]
+    /// The receiver had no room for events for too long.
+    #[error("the client read too slowly and the answer was cancelled")]
     SlowClient,
     /// The daemon is stopping and its drain limit passed.
     #[error("the server is shutting down")]
     ShuttingDown,
-    /// What the output must be could not be kept to.
+    /// The output could not be constrained any further.
     #[error(transparent)]
     Mask(#[from] MaskError),
-    /// The model could not run the step.
+    /// A step of the model failed.
     #[error("the model failed to run: {0}")]
     Model(String),
+}
+
+/// A job that has not ended, in numbers only: an administrator sees no tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Live {
+    /// What the engine does with it.
+    pub state: State,
+    /// Who asked.
+    pub caller: CallerId,
+    /// As in [`Job::priority`].
+    pub priority: i32,
+    /// Time since it was submitted.
+    pub age: Duration,
+    /// Tokens in the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens generated so far.
+    pub output_tokens: usize,
+    /// Tokens that may still be generated.
+    pub remaining_tokens: usize,
+    /// Its tokens in the KV cache.
+    pub cached_tokens: usize,
+}
+
+/// What the engine does with a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// The job waits for a slot.
+    Waiting,
+    /// The model reads its prompt.
+    Prefill,
+    /// Each step adds a token, or several with speculative decoding.
+    Decode,
+    /// It is left out of steps until its receiver has room for events.
+    Paused,
 }

@@ -1,44 +1,46 @@
-//! How long steps take, and what follows from it for the next one. Pure: durations come in.
+//! Measures how long steps take, and derives the size of prefill chunks and of drafts from it. Pure: it
+//! gets durations as arguments.
 
 use std::time::Duration;
 
-/// Weight of a new measurement in the running averages.
-const FRESH: f64 = 0.2;
+/// Weight of the newest measurement in the averages. They cover about the last five steps: enough to
+/// smooth out scheduling noise, few enough to follow a context that grows.
+const NEWEST: f64 = 0.2;
 
-/// The fewest tokens of a chunk that shares the model with decoding sequences. Below this a step
-/// costs nearly as much and does less.
+/// The smallest chunk beside decoding sequences. A smaller one takes nearly as long, since a step's time
+/// is dominated by reading the weights.
 const LEAST_CHUNK: usize = 4;
 
-/// A running average; `None` before the first value.
+/// An exponential average; `None` before the first value.
 #[derive(Debug, Clone, Copy, Default)]
 struct Average(Option<f64>);
 
 impl Average {
     fn add(&mut self, value: f64) {
-        self.0 = Some(self.0.map_or(value, |old| old + FRESH * (value - old)));
+        self.0 = Some(self.0.map_or(value, |old| old + NEWEST * (value - old)));
     }
 }
 
-/// What steps have taken so far.
+/// The times that steps have taken so far.
 #[derive(Debug)]
 pub struct Pace {
     /// Share of the time that prefill gets while others decode, in (0, 1).
     share: f64,
-    /// The most tokens of a chunk.
+    /// The largest chunk, in tokens.
     most: usize,
-    /// Seconds for a prefilled token.
+    /// Seconds for each token of a prefill step.
     token: Average,
-    /// Seconds for a decode step, of whatever width was last used.
+    /// Seconds for a decode step of the widths used lately.
     decode: Average,
-    /// Seconds for a step over so many tokens of one sequence; index 0 is one token.
+    /// Seconds for a step over `index + 1` tokens of one sequence.
     widths: Vec<Average>,
-    /// Seconds of decode steps that are to come before the next chunk.
+    /// Seconds of decode steps that have to run before the next chunk.
     owed: f64,
 }
 
 impl Pace {
-    /// With nothing measured yet. `share` is of the time for prefill while others decode, `most`
-    /// the most tokens of a chunk, `widths` the widest step that [`Pace::best_draft`] considers.
+    /// A pace without measurements. `share` is prefill's share of the time while others decode, `most`
+    /// the largest chunk in tokens, `widths` the widest step that [`Pace::best_draft`] considers.
     #[must_use]
     pub fn new(share: f64, most: usize, widths: usize) -> Self {
         Self {
@@ -51,33 +53,34 @@ impl Pace {
         }
     }
 
-    /// Notes a chunk of `tokens`.
+    /// Records a prefill step of `tokens`.
     pub fn prefilled(&mut self, tokens: usize, took: Duration) {
         #[expect(clippy::cast_precision_loss, reason = "chunks are far below 2^52 tokens")]
         let tokens = tokens.max(1) as f64;
         self.token.add(took.as_secs_f64() / tokens);
-        // What was decoded beyond the last debt counts, up to this one.
+        // Decoding beyond the last debt pays for this one in advance, but for no more than this: else a
+        // long time without prompts would let a burst of them hold up every decoding sequence.
         let pay = took.as_secs_f64() * (1.0 - self.share) / self.share;
         self.owed = self.owed.clamp(-pay, 0.0) + pay;
     }
 
-    /// Whether sequences that decode are to have the next turn too: the smallest chunk takes about as
-    /// long as a step, which is more than a small share of the time for one step each.
+    /// Whether decoding sequences get further steps before the next chunk. Even the smallest chunk takes
+    /// about as long as a decode step, so with one of each in turn prefill would have half of the time.
     #[must_use]
     pub fn prefill_waits(&self) -> bool {
         self.owed > 0.0
     }
 
-    /// Notes a decode step over `rows` sequences.
-    pub fn decoded(&mut self, rows: usize, took: Duration) {
+    /// Records a decode step over `slots` sequences.
+    pub fn decoded(&mut self, slots: usize, took: Duration) {
         self.decode.add(took.as_secs_f64());
         self.owed -= took.as_secs_f64();
-        if rows == 1 {
+        if slots == 1 {
             self.widths[0].add(took.as_secs_f64());
         }
     }
 
-    /// Notes a step over `tokens` tokens of one decoding sequence.
+    /// Records a step over `tokens` tokens of one decoding sequence: the newest and its draft.
     pub fn verified(&mut self, tokens: usize, took: Duration) {
         if let Some(width) = self.widths.get_mut(tokens - 1) {
             width.add(took.as_secs_f64());
@@ -86,7 +89,8 @@ impl Pace {
         self.owed -= took.as_secs_f64();
     }
 
-    /// Tokens for the next chunk. While others decode, as many as take prefill's share of the time.
+    /// The size of the next chunk in tokens. While others decode, a chunk takes prefill's share of the time
+    /// of a round of one chunk and one decode step.
     #[must_use]
     pub fn chunk(&self, others_decode: bool) -> usize {
         let (true, Some(token), Some(decode)) = (others_decode, self.token.0, self.decode.0) else {
@@ -102,11 +106,13 @@ impl Pace {
         tokens.clamp(LEAST_CHUNK.min(self.most), self.most)
     }
 
-    /// The number of draft tokens, up to `most`, that makes the most tokens a second, when each is
-    /// right with probability `accept`: 0 where a plain step does.
+    /// The number of draft tokens, up to `most`, with the most output tokens a second, if each is accepted
+    /// with probability `accept`; 0 if plain decoding is fastest.
     #[must_use]
     pub fn best_draft(&self, accept: f64, most: usize) -> usize {
         let mut best = (0, 0.0);
+        // A draft token counts only if all before it are accepted, so the expected number of tokens is
+        // the sum of `accept`'s powers. A step always yields one token.
         let (mut tokens, mut chance) = (1.0, 1.0);
         for draft in 0..=most.min(self.widths.len() - 1) {
             if draft > 0 {
@@ -121,8 +127,9 @@ impl Pace {
         best.0
     }
 
-    /// Seconds for a step over `tokens` tokens of one sequence: measured, or as the nearest
-    /// narrower measurement tells with a tenth of a plain step for each further token.
+    /// Seconds for a step over `tokens` tokens of one sequence. If that width was never measured, the
+    /// nearest narrower one and a tenth of a plain step for each further token: optimistic, so that wider
+    /// steps are tried and then measured.
     fn seconds(&self, tokens: usize) -> f64 {
         let plain = self.widths[0].0.unwrap_or(1.0);
         let mut further = 0.0;

@@ -1,9 +1,9 @@
 //! Cached prefixes on disk, so that they outlive a restart.
 //!
-//! One file for each prefix: a header (magic, the model's fingerprint, scope, counts), the tokens,
-//! their keys and values as the runner gives them, and a BLAKE3 hash of all that. Files are written
-//! beside their place and renamed, so a crash leaves whole files or none; a file that is damaged, or
-//! of another model, is left alone and named in one warning.
+//! Each prefix is a file: a header (magic, the model's fingerprint, scope, counts), the tokens, their keys
+//! and values as the runner exports them, and a BLAKE3 hash of everything before. A file is written under
+//! another name and renamed, so a crash leaves a complete file or none. Files that are damaged, or of
+//! another model, are left alone; one warning names the first.
 
 use std::fs;
 use std::io::{self, BufReader, BufWriter, Read, Write};
@@ -17,36 +17,36 @@ use super::kv::{Action, Cache};
 const MAGIC: &[u8; 8] = b"phi4dKV1";
 const EXTENSION: &str = "kv";
 
-/// Of a file that is being written.
+/// The extension of a file that is being written.
 const UNFINISHED: &str = "new";
 
-/// The bytes around tokens, keys and values: magic, fingerprint, three numbers, hash.
+/// Bytes of a file without tokens, keys and values: magic, fingerprint, three numbers, hash.
 const FRAME_BYTES: u64 = 8 + 32 + 3 * 8 + 32;
 
-/// Where prefixes are kept, how much, and for which model.
+/// Where cached prefixes are stored, how much of them, and for which model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Store {
-    /// The folder; it is made if it is missing.
+    /// The folder. It is created if it is missing.
     pub folder: PathBuf,
-    /// Bytes of all files together; prefixes that do not fit are not kept.
+    /// The most bytes of all files together; prefixes that do not fit are not stored.
     pub bytes: u64,
-    /// Says which model the keys and values are of.
+    /// Identifies the model that computed the keys and values.
     pub fingerprint: [u8; 32],
 }
 
-/// The fingerprint of prefixes that were read in chunks of a fixed grid: those of other chunks
-/// differ in their last digits.
+/// The fingerprint of prefixes that were read in chunks of a fixed grid. Chunks of other sizes give keys
+/// and values with other low-order digits, which reproducible answers must not reuse.
 pub(super) fn on_grid(model: [u8; 32], limits: &ModelLimits) -> [u8; 32] {
     let grid = (limits.max_prefill_tokens as u64).to_le_bytes();
     *blake3::hash(&[model.as_slice(), &grid].concat()).as_bytes()
 }
 
-/// Why a file was not taken.
+/// Why a file was not restored.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refused {
     #[error("{0}")]
     Io(#[from] io::Error),
-    #[error("it is no prefix file of this version")]
+    #[error("it is not a prefix file of this version")]
     Format,
     #[error("it is of another model")]
     Foreign,
@@ -54,31 +54,34 @@ pub(super) enum Refused {
     Damaged,
 }
 
-/// Writes the cached prefixes of `cache`, those of most recent use first, and removes older files.
+/// Stores the cached prefixes of `cache`, the most recently used first, and removes older files. Returns
+/// how many were stored.
 ///
 /// # Errors
-/// If the folder or a file can't be written; files written before stay.
+/// If the folder or a file can't be written. Files written before that stay.
 pub(super) fn save<S>(
     store: &Store,
     cache: &Cache<S>,
     runner: &mut dyn Runner,
 ) -> io::Result<usize> {
-    // Prefixes hold prompts.
+    // Prefixes are prompts, which no other user may read.
     os::private_folder(&store.folder)?;
     let old = files(&store.folder, EXTENSION)?;
-    // What a process that was killed left half-written.
+    // Left by a process that was killed while it wrote.
     for path in files(&store.folder, UNFINISHED)? {
         fs::remove_file(path)?;
     }
     let mut written = Vec::new();
     let mut left = store.bytes;
-    for (row, scope, tokens) in cache.cached_prefixes() {
+    for (slot, scope, tokens) in cache.cached_prefixes() {
         let payload = tokens.len() * runner.limits().kv_bytes_per_token;
         let size = FRAME_BYTES + (4 * tokens.len() + payload) as u64;
+        // A shorter prefix may still fit.
         if size > left {
             continue;
         }
         left -= size;
+        // The number is the order of use, which `load` goes by.
         let path = store.folder.join(format!("prefix-{:04}.{EXTENSION}", written.len()));
         let beside = path.with_extension(UNFINISHED);
         let header = Header { scope, tokens: tokens.len() as u64, payload: payload as u64 };
@@ -86,7 +89,7 @@ pub(super) fn save<S>(
             for token in tokens {
                 sink.write_all(&token.to_le_bytes())?;
             }
-            runner.export(row, tokens.len(), sink)
+            runner.export(slot, tokens.len(), sink)
         });
         if let Err(error) = result.and_then(|()| fs::rename(&beside, &path)) {
             let _ = fs::remove_file(&beside);
@@ -94,16 +97,17 @@ pub(super) fn save<S>(
         }
         written.push(path);
     }
+    // Only now: a failure above leaves the files of the last run.
     for path in old.into_iter().filter(|path| !written.contains(path)) {
         fs::remove_file(path)?;
     }
     Ok(written.len())
 }
 
-/// Puts the prefixes of `store` back into `cache` and the runner's memory, as far as they fit.
-/// Returns how many.
+/// Restores the prefixes of `store` to `cache` and the runner's memory, as far as they fit. Returns how
+/// many were restored. Faults are logged: without its prefixes the engine is slower, not wrong.
 pub(super) fn load<S>(store: &Store, cache: &mut Cache<S>, runner: &mut dyn Runner) -> usize {
-    // What others may write there is not to be taken for ours.
+    // In a folder that others may write to, a file could be anybody's.
     let found = os::check_folder(&store.folder).and_then(|()| files(&store.folder, EXTENSION));
     let paths = match found {
         Ok(paths) => paths,
@@ -115,7 +119,7 @@ pub(super) fn load<S>(store: &Store, cache: &mut Cache<S>, runner: &mut dyn Runn
     };
     let mut taken = 0;
     let mut refused = Vec::new();
-    // The one of most recent use is written first; taken up last, it is the most recent again.
+    // The most recently used prefix is the first file. Restored last, it is the most recent again.
     for path in paths.iter().rev() {
         match read_file(path, store, cache, runner) {
             Ok(true) => taken += 1,
@@ -124,12 +128,12 @@ pub(super) fn load<S>(store: &Store, cache: &mut Cache<S>, runner: &mut dyn Runn
         }
     }
     if let Some(first) = refused.first() {
-        log::warn!("cached prefixes: {} not taken up, such as {first}", refused.len());
+        log::warn!("cached prefixes: {} not restored, such as {first}", refused.len());
     }
     taken
 }
 
-/// The folder's files of a kind in order of name.
+/// The folder's files with this extension, by name.
 fn files(folder: &Path, extension: &str) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -142,13 +146,15 @@ fn files(folder: &Path, extension: &str) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// What a file begins with, after magic and fingerprint.
+/// The numbers that follow magic and fingerprint.
 struct Header {
     scope: u64,
     tokens: u64,
     payload: u64,
 }
 
+/// Writes a file: frame, `content` and hash, and syncs it, so that the rename after it can't reach the
+/// disk first.
 fn write_file(
     path: &Path,
     store: &Store,
@@ -169,7 +175,7 @@ fn write_file(
     file.get_ref().sync_all()
 }
 
-/// Takes up one file. Returns whether there was room for it.
+/// Restores one file. Returns whether there was room for it.
 fn read_file<S>(
     path: &Path,
     store: &Store,
@@ -178,11 +184,11 @@ fn read_file<S>(
 ) -> Result<bool, Refused> {
     let file = os::open_private(path)?;
     let size = file.metadata()?.len();
-    take_up(BufReader::new(file), size, store, cache, runner)
+    restore(BufReader::new(file), size, store, cache, runner)
 }
 
-/// Takes up the `size` bytes of a file. Returns whether there was room for it.
-pub(super) fn take_up<S>(
+/// Restores the `size` bytes of a file. Returns whether there was room for it.
+pub(super) fn restore<S>(
     source: impl Read,
     size: u64,
     store: &Store,
@@ -192,7 +198,7 @@ pub(super) fn take_up<S>(
     let mut source = Hashed::new(source);
     let header = read_header(&mut source, store)?;
     let limits = runner.limits();
-    // The size tells before anything is reserved whether the counts can be right.
+    // Checked by the size before anything is allocated: a damaged count may be any number.
     let expected = header
         .tokens
         .checked_mul(4 + limits.kv_bytes_per_token as u64)
@@ -204,13 +210,16 @@ pub(super) fn take_up<S>(
     let mut tokens = Vec::with_capacity(count);
     for _ in 0..count {
         let token = u32::from_le_bytes(source.array()?);
+        // The hash is checked last, so until then a token may be any number.
         if token as usize >= limits.vocab_size {
             return Err(Refused::Damaged);
         }
         tokens.push(token);
     }
-    let Some(row) = cache.adopt(&tokens, header.scope) else { return Ok(false) };
-    let filled = runner.import(row, count, &mut source).and_then(|()| {
+    // Keys and values go straight into the slot, as they may be gigabytes; the hash behind them decides
+    // whether they stay.
+    let Some(slot) = cache.adopt(&tokens, header.scope) else { return Ok(false) };
+    let filled = runner.import(slot, count, &mut source).and_then(|()| {
         let hash = source.hash();
         let mut written = [0; 32];
         source.inner.read_exact(&mut written)?;
@@ -219,10 +228,11 @@ pub(super) fn take_up<S>(
     if matches!(filled, Ok(true)) {
         return Ok(true);
     }
-    cache.abandon(row);
+    // The slot may hold half of the file, or bytes with a wrong hash: neither may be reused.
+    cache.abandon(slot);
     for action in cache.take_actions() {
-        if let Action::Release { row, keep } = action {
-            runner.release(row, keep);
+        if let Action::Release { slot, keep } = action {
+            runner.release(slot, keep);
         }
     }
     filled?;
@@ -244,7 +254,7 @@ fn read_header(source: &mut Hashed<impl Read>, store: &Store) -> Result<Header, 
     Ok(Header { scope: number()?, tokens: number()?, payload: number()? })
 }
 
-/// Hashes what passes through.
+/// Hashes the bytes read or written through it.
 struct Hashed<T> {
     inner: T,
     hasher: blake3::Hasher,
@@ -319,9 +329,9 @@ mod tests {
     fn apply(cache: &mut Cache<()>, runner: &mut FakeRunner) {
         for action in cache.take_actions() {
             match action {
-                Action::Swap { rows, tokens } => runner.swap(rows, tokens),
+                Action::Swap { slots, tokens } => runner.swap(slots, tokens),
                 Action::Copy { from, to, tokens } => runner.copy(from, to, tokens),
-                Action::Release { row, keep } => runner.release(row, keep),
+                Action::Release { slot, keep } => runner.release(slot, keep),
             }
         }
     }

@@ -1,26 +1,26 @@
-//! Who runs next: the jobs that wait for a row.
+//! The jobs that wait for a slot, and which of them is next.
 //!
-//! Callers take turns, so that one with many jobs does not hold up the others. Of one caller's
-//! jobs the one with the highest priority is next, where each [`AGEING`] of waiting counts as one
-//! step of priority so that none starves; of equals the one that came first. Pure: time comes in
-//! as an argument.
+//! Callers take round-robin turns, so a caller with many jobs does not delay the others. Of one caller's
+//! jobs the one with the highest priority is next, the oldest of equals. Each [`AGEING`] of waiting
+//! raises a job by one step of priority, so none starves. Pure: time is an argument.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::message::CallerId;
+use phi4d_door::CallerId;
 
-/// Waiting time that counts as much as one step of priority.
+/// Waiting time that counts like one step of priority. Requests take seconds, so ten of them are a wait
+/// that a client notices, while a short burst keeps the order that its priorities ask for.
 const AGEING: Duration = Duration::from_secs(10);
 
-/// What the order goes by.
+/// What a job is ordered by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ticket {
-    /// Whose job it is.
+    /// Who submitted the job.
     pub caller: CallerId,
-    /// Higher goes first.
+    /// Higher priorities start first.
     pub priority: i32,
-    /// When it came.
+    /// When it was submitted.
     pub arrived: Instant,
 }
 
@@ -30,21 +30,21 @@ struct Waiting<J> {
     job: J,
 }
 
-/// Jobs that wait.
+/// The waiting jobs.
 #[derive(Debug)]
 pub struct Queue<J> {
-    /// Callers with jobs, the one whose turn it is first.
+    /// Callers that have jobs, in the order of their turns. A caller's jobs are in order of arrival.
     callers: VecDeque<(CallerId, VecDeque<Waiting<J>>)>,
 }
 
 impl<J> Queue<J> {
-    /// An empty queue.
+    /// A queue without jobs.
     #[must_use]
     pub fn new() -> Self {
         Self { callers: VecDeque::new() }
     }
 
-    /// Whether nothing waits.
+    /// Whether no job waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.callers.is_empty()
@@ -58,15 +58,17 @@ impl<J> Queue<J> {
     /// Adds a job behind the others of its caller.
     pub fn push(&mut self, ticket: Ticket, job: J) {
         let waiting = Waiting { ticket, job };
+        // A new caller comes last, so that none skips the others by leaving and coming back.
         match self.callers.iter_mut().find(|(caller, _)| *caller == ticket.caller) {
             Some((_, jobs)) => jobs.push_back(waiting),
             None => self.callers.push_back((ticket.caller, VecDeque::from([waiting]))),
         }
     }
 
-    /// Puts back a job that had its turn and could not go on: it is next.
+    /// Puts back a job that was preempted. It is next, before all others: it has had its turn, and cached
+    /// tokens that it can continue from.
     pub fn put_back(&mut self, ticket: Ticket, job: J) {
-        // Above every priority that its caller's others can have aged to.
+        // Higher than the priority of any other job of its caller with its ageing.
         let ticket = Ticket { priority: i32::MAX, ..ticket };
         let place = self.callers.iter().position(|(caller, _)| *caller == ticket.caller);
         let (caller, mut jobs) = place
@@ -76,24 +78,25 @@ impl<J> Queue<J> {
         self.callers.push_front((caller, jobs));
     }
 
-    /// The job whose turn it is.
+    /// The next job.
     #[must_use]
     pub fn next(&self, now: Instant) -> Option<&J> {
         let (_, jobs) = self.callers.front()?;
         Self::first(jobs, now).map(|index| &jobs[index].job)
     }
 
-    /// Takes the job that [`Queue::next`] tells, and gives the turn to the next caller.
-    pub fn take(&mut self, now: Instant) -> Option<(Ticket, J)> {
+    /// Takes the job that [`Queue::next`] returns, and ends the caller's turn.
+    pub fn take(&mut self, now: Instant) -> Option<J> {
         let (caller, mut jobs) = self.callers.pop_front()?;
         let waiting = Self::first(&jobs, now).and_then(|index| jobs.remove(index));
+        // Behind the others, and dropped when it has no more jobs: callers come and go without end.
         if !jobs.is_empty() {
             self.callers.push_back((caller, jobs));
         }
-        waiting.map(|waiting| (waiting.ticket, waiting.job))
+        waiting.map(|waiting| waiting.job)
     }
 
-    /// Removes and returns the jobs for which `leaves` holds.
+    /// Removes and returns the jobs that `leaves` selects; the others keep their order.
     pub fn remove(&mut self, mut leaves: impl FnMut(&J) -> bool) -> Vec<J> {
         let mut gone = Vec::new();
         for (_, jobs) in &mut self.callers {
@@ -110,6 +113,8 @@ impl<J> Queue<J> {
         gone
     }
 
+    /// The index of the job that is next among one caller's. A scan at each call, since ageing reorders
+    /// jobs as time passes and a caller has few of them.
     fn first(jobs: &VecDeque<Waiting<J>>, now: Instant) -> Option<usize> {
         let rank = |ticket: &Ticket| {
             let waited = now.saturating_duration_since(ticket.arrived).as_secs();
@@ -131,11 +136,11 @@ mod tests {
     }
 
     fn drain(queue: &mut Queue<u32>, now: Instant) -> Vec<u32> {
-        std::iter::from_fn(|| queue.take(now).map(|(_, job)| job)).collect()
+        std::iter::from_fn(|| queue.take(now)).collect()
     }
 
     #[test]
-    fn callers_take_turns_whatever_each_has_queued() {
+    fn callers_take_round_robin_turns_whatever_each_has_queued() {
         let now = Instant::now();
         let mut queue = Queue::new();
         for job in 0..4 {
@@ -160,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_put_back_is_next() {
+    fn a_job_that_was_put_back_is_next() {
         let now = Instant::now();
         let mut queue = Queue::new();
         queue.push(ticket(1, 5, now), 0);
@@ -192,8 +197,8 @@ mod tests {
                 queue.push(ticket(caller, priority, now), index);
             }
             let mut seen = Vec::new();
-            while let Some((ticket, job)) = queue.take(now) {
-                seen.push((ticket.caller.0, job));
+            while let Some(job) = queue.take(now) {
+                seen.push((jobs[job].0, job));
             }
             let mut all: Vec<usize> = seen.iter().map(|&(_, job)| job).collect();
             all.sort_unstable();

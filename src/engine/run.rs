@@ -1,4 +1,4 @@
-//! The engine's thread: takes jobs, gives them rows, plans steps and lets sequences go.
+//! The engine's thread: accepts jobs, gives them slots, plans steps and ends sequences.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -9,49 +9,48 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
 
-use super::door::{Bounds, End};
-use super::error::SubmitError;
-use super::handle::{Command, Counters, Handle, Shared};
+use super::handle::{Command, Counters, Handle, SNAPSHOTS, Shared};
 use super::kv::{Action, Cache, Sizes};
-use super::look::{LOOKS, look};
-use super::message::JobError;
+use super::message::{JobError, Live, State};
 use super::pace::Pace;
 use super::persist::{self, Store};
 use super::queue::Queue;
 use super::sampler::Scratch;
 use super::scheduler::{Scheduler, StepPlan};
 use super::sequence::Sequence;
+use phi4d_door::{Bounds, End, SubmitError};
 use phi4d_model::{Interrupt, KvGrowth, ModelLimits, Rotary, Runner, alike_positions};
 
-/// How long to wait before looking again whether a parked sequence's receiver has room. The
-/// channel tells nobody, and this is far below what a reader of the stream could notice.
-const PARKED_POLL: Duration = Duration::from_millis(2);
+/// How long to wait before checking again whether a paused sequence's receiver has room. The channel
+/// wakes nobody when it gets room, and a reader of the stream does not notice 2 ms.
+const PAUSED_POLL: Duration = Duration::from_millis(2);
 
 /// Fixed choices of the engine.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
-    /// Sequences that run at once; at most the runner's slots. The slots beyond keep the cached
-    /// prefixes of sequences that have ended.
+    /// Sequences that run at once; at most the runner's slots. Further slots keep cached prefixes of
+    /// sequences that have ended.
     pub max_running: usize,
-    /// Jobs that may wait for a slot; one more is refused.
+    /// Places in the queue of waiting jobs (see [`Bounds`]).
     pub queue: usize,
-    /// Jobs of one caller that may wait.
+    /// The most places that one caller may have.
     pub queue_per_caller: usize,
-    /// How long a sequence may be parked because its receiver takes no events.
+    /// How long a sequence may be paused because its receiver takes no events; then it fails.
     pub slow_client_timeout: Duration,
     /// Bytes of KV cache that all sequences and prefixes together may take.
     pub kv_cache_bytes: usize,
     /// Share of the time that prompts get while others decode, in (0, 1).
     pub prefill_share: f64,
-    /// The most tokens guessed ahead for a sequence that decodes alone; 0 guesses none.
+    /// The most draft tokens of a step (speculative decoding), for a sequence that decodes alone; 0
+    /// turns it off.
     pub draft_tokens: usize,
-    /// Whether a request with a seed, or at temperature 0, gets the same answer each time, bit for
-    /// bit: whatever is cached, runs beside it or interrupted it. Prompts are read by a fixed grid of
-    /// chunks, and nothing is speculated.
+    /// Whether a request with a seed, or at temperature 0, gets the same answer each time, bit for bit,
+    /// whatever is cached, runs beside it or interrupted it. Prompts are then read in chunks of a fixed
+    /// grid, without speculative decoding.
     pub reproducible: bool,
     /// Seed of jobs that give none, to make runs repeatable; `None` draws one for each.
     pub fallback_seed: Option<u64>,
-    /// Where cached prefixes are kept between runs; `None` keeps them in memory only.
+    /// Where cached prefixes are stored between runs; `None` keeps them in memory only.
     pub store: Option<Store>,
 }
 
@@ -82,7 +81,7 @@ pub struct Engine {
 /// The engine could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The system has no thread to give.
+    /// The system refused a thread.
     #[error("cannot start the engine's thread: {0}")]
     Thread(#[from] std::io::Error),
     /// The memory for the KV cache does not hold one short sequence.
@@ -91,7 +90,7 @@ pub enum StartError {
          {least} are needed"
     )]
     Memory {
-        /// What was given.
+        /// The memory given.
         bytes: usize,
         /// Tokens that it holds.
         tokens: usize,
@@ -102,7 +101,7 @@ pub enum StartError {
 
 /// The engine's thread panicked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the engine failed in an unexpected way; its requests were given up")]
+#[error("the engine failed in an unexpected way; its requests were aborted")]
 pub struct Crashed;
 
 /// The cache's sizes within `bytes` of memory, or the device's that the runner has, which lower
@@ -159,14 +158,15 @@ fn enough(limits: &ModelLimits, bytes: usize, least: usize) -> Result<usize, Sta
 /// Starts the engine's thread, which owns `runner` from now on.
 ///
 /// # Errors
-/// If the KV cache's memory is too small, or the system has no thread to give.
+/// If the KV cache's memory is too small, or the system refuses a thread.
 pub fn start(
     runner: Box<dyn Runner>,
     interrupt: Arc<dyn Interrupt>,
     mut options: Options,
 ) -> Result<Engine, StartError> {
     if options.reproducible {
-        // How much is speculated follows measured times, and shows in the last digits of the logits.
+        // The number of draft tokens follows measured times, and a step's width changes low-order
+        // digits of the logits.
         options.draft_tokens = 0;
         if let Some(store) = &mut options.store {
             store.fingerprint = persist::on_grid(store.fingerprint, runner.limits());
@@ -177,9 +177,9 @@ pub fn start(
     let sizes = sizes(&mut limits, max_running, options.kv_cache_bytes, options.reproducible)?;
     let bounds = Bounds { total: options.queue, per_caller: options.queue_per_caller };
     let shared = Arc::new(Shared::new(limits.clone(), max_running, bounds, interrupt));
-    // Waiting jobs are counted at the door, so the channel itself is never the limit: it has room
-    // for all that may wait, for looks and for the command to stop.
-    let (sender, receiver) = mpsc::channel(options.queue + LOOKS + 1);
+    // The door bounds the queued jobs, so the channel is never the limit: it has room for all of them,
+    // for requests for snapshots and for the command to stop.
+    let (sender, receiver) = mpsc::channel(options.queue + SNAPSHOTS + 1);
     let handle = Handle::new(sender, Arc::clone(&shared));
     let core = Core::new(runner, receiver, shared, options, sizes);
     let thread = std::thread::Builder::new().name("phi4d-engine".into()).spawn(move || {
@@ -193,14 +193,14 @@ pub fn start(
 }
 
 impl Engine {
-    /// A handle to submit jobs by.
+    /// A handle to submit jobs with.
     #[must_use]
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
 
-    /// Stops at once: cuts the running step, fails every job that has not ended, and waits for the
-    /// thread.
+    /// Stops at once: interrupts the running step, fails every job that has not ended, and waits for
+    /// the thread.
     ///
     /// # Errors
     /// If the thread had panicked.
@@ -211,7 +211,7 @@ impl Engine {
     }
 }
 
-/// All that the engine's thread owns. Steps are in [`super::step`].
+/// Everything that the engine's thread owns. Its steps are in the module `step`.
 pub(super) struct Core {
     pub(super) runner: Box<dyn Runner>,
     commands: mpsc::Receiver<Command>,
@@ -224,11 +224,11 @@ pub(super) struct Core {
     waiting: Queue<Sequence>,
     arrivals: u64,
     pub(super) scratch: Scratch,
-    /// How long others wait for masks that are late.
+    /// How long a step's other sequences wait for late masks, by the newest step's time.
     pub(super) grace: Duration,
 }
 
-/// The engine was told to stop, or nobody can submit any more.
+/// A stop was requested, or all handles are gone.
 struct Stop;
 
 impl Core {
@@ -265,37 +265,42 @@ impl Core {
     fn run(mut self) {
         if let Some(store) = &self.options.store {
             let count = persist::load(store, &mut self.cache, self.runner.as_mut());
-            log::info!(count; "took up cached prefixes");
+            log::info!(count; "restored cached prefixes");
             self.publish();
         }
-        while self.turn().is_ok() {}
+        while self.iterate().is_ok() {}
         self.fail_all(&JobError::ShuttingDown);
         if let Some(store) = &self.options.store {
             match persist::save(store, &self.cache, self.runner.as_mut()) {
-                Ok(count) => log::info!(count; "kept cached prefixes"),
+                Ok(count) => log::info!(count; "stored cached prefixes"),
                 Err(error) => {
-                    log::warn!("cannot keep prefixes in {}: {error}", store.folder.display());
+                    log::warn!(
+                        "cannot store cached prefixes in {}: {error}",
+                        store.folder.display()
+                    );
                 }
             }
         }
     }
 
-    /// One turn: commands, departures, admissions, one step.
-    fn turn(&mut self) -> Result<(), Stop> {
+    /// One iteration: take commands, end and admit sequences, run one step.
+    fn iterate(&mut self) -> Result<(), Stop> {
         self.take_commands()?;
         let now = Instant::now();
-        self.drop_departed(now);
+        // Before admission, so that slots and memory of ended sequences are there for waiting ones.
+        self.end_departed(now);
         self.admit(now);
-        self.hear_masks();
+        // Before the plan, since both may end sequences or move them to other slots.
+        self.poll_masks();
         self.restart_outgrown();
         let decoding = self.cache.decoding();
         let mut candidates = Vec::with_capacity(self.cache.live());
-        for row in 0..self.cache.live() {
-            let cached = self.cache.tokens(row).len();
-            if let Some(sequence) = self.cache.sequence_mut(row) {
-                let state = (cached, row < decoding);
+        for slot in 0..self.cache.live() {
+            let cached = self.cache.tokens(slot).len();
+            if let Some(sequence) = self.cache.sequence_mut(slot) {
+                let state = (cached, slot < decoding);
                 let how = (&self.limits, self.options.reproducible);
-                candidates.push(sequence.candidate(row, state, how, now));
+                candidates.push(sequence.candidate(slot, state, how, now));
             }
         }
         let chunk = match self.options.reproducible {
@@ -305,20 +310,21 @@ impl Core {
         match self.scheduler.plan(&candidates, chunk, self.pace.prefill_waits()) {
             StepPlan::Idle if candidates.is_empty() => {}
             StepPlan::Idle => {
-                if !self.wait_for_mask(PARKED_POLL) {
-                    std::thread::sleep(PARKED_POLL);
+                // Everything waits for a mask, whose arrival ends the wait, or for a slow client.
+                if !self.wait_for_mask(PAUSED_POLL) {
+                    std::thread::sleep(PAUSED_POLL);
                 }
             }
-            StepPlan::Prefill { row, tokens } => self.prefill(row, tokens),
-            StepPlan::Decode { first, rows: 1 } => self.decode_one(first, candidates.len() == 1),
-            StepPlan::Decode { first, rows } => self.decode(first, rows),
+            StepPlan::Prefill { slot, tokens } => self.prefill(slot, tokens),
+            StepPlan::Decode { first, slots: 1 } => self.decode_one(first, candidates.len() == 1),
+            StepPlan::Decode { first, slots } => self.decode(first, slots),
         }
         self.publish();
-        Counters::add(&self.shared.counters.turns, 1);
+        Counters::add(&self.shared.counters.iterations, 1);
         Ok(())
     }
 
-    /// Takes what is in the channel; waits for something if there is nothing else to do.
+    /// Takes all commands in the channel; blocks for one if there is nothing else to do.
     fn take_commands(&mut self) -> Result<(), Stop> {
         if self.shared.stopping.load(Ordering::Acquire) {
             return Err(Stop);
@@ -330,7 +336,7 @@ impl Core {
         loop {
             match self.commands.try_recv() {
                 Ok(command) => self.take_command(command)?,
-                // Where nobody can submit any more, jobs that were accepted still run to their end.
+                // If all handles are gone, the jobs that were accepted still run to their end.
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => return Ok(()),
             }
         }
@@ -339,10 +345,10 @@ impl Core {
     fn take_command(&mut self, command: Command) -> Result<(), Stop> {
         let job = match command {
             Command::Run(job) => job,
-            Command::Look(place, answer) => {
-                drop(place);
-                // Whoever asked may have gone.
-                let _ = answer.send(look(&self.cache, &self.waiting, Instant::now()));
+            Command::Snapshot(permit, answer) => {
+                drop(permit);
+                // The receiver may be gone by now.
+                let _ = answer.send(self.snapshot(Instant::now()));
                 return Ok(());
             }
             Command::Stop => return Err(Stop),
@@ -355,8 +361,23 @@ impl Core {
         Ok(())
     }
 
-    /// Ends what nobody waits for any more and what is overdue.
-    fn drop_departed(&mut self, now: Instant) {
+    /// All jobs that have not ended: running ones in the order of their slots, then waiting ones.
+    fn snapshot(&self, now: Instant) -> Vec<Live> {
+        let running = (0..self.cache.live()).filter_map(|slot| {
+            let sequence = self.cache.sequence(slot)?;
+            let state = match () {
+                () if sequence.is_paused() => State::Paused,
+                () if slot < self.cache.decoding() => State::Decode,
+                () => State::Prefill,
+            };
+            Some(sequence.live(state, self.cache.tokens(slot).len(), now))
+        });
+        let waiting = self.waiting.iter().map(|sequence| sequence.live(State::Waiting, 0, now));
+        running.chain(waiting).collect()
+    }
+
+    /// Ends sequences whose receiver is gone, whose deadline passed or whose client is too slow.
+    fn end_departed(&mut self, now: Instant) {
         let slow_client = self.options.slow_client_timeout;
         let leaves = |sequence: &Sequence| {
             sequence.is_abandoned() || sequence.overdue(now, slow_client).is_some()
@@ -364,29 +385,29 @@ impl Core {
         for sequence in self.waiting.remove(leaves) {
             self.leave_queue(sequence, now);
         }
-        // Downwards, since retiring moves rows that were seen already.
-        for row in (0..self.cache.live()).rev() {
-            let Some(sequence) = self.cache.sequence(row) else { continue };
+        // Downwards, since retiring moves slots behind this one, which were visited already.
+        for slot in (0..self.cache.live()).rev() {
+            let Some(sequence) = self.cache.sequence(slot) else { continue };
             if sequence.is_abandoned() {
-                drop(self.retire(row, true, End::Cancelled));
+                drop(self.retire(slot, true, End::Cancelled));
             } else if let Some(error) = sequence.overdue(now, slow_client) {
-                self.fail(row, true, error);
+                self.fail(slot, true, error);
             }
         }
     }
 
-    /// Ends a waiting sequence that is abandoned or overdue.
+    /// Ends a waiting sequence that was removed from the queue since it is abandoned or overdue.
     fn leave_queue(&mut self, sequence: Sequence, now: Instant) {
-        let caller = sequence.ticket().caller;
         let error = sequence.overdue(now, self.options.slow_client_timeout);
         let end = if sequence.is_abandoned() { End::Cancelled } else { End::Failed };
-        self.shared.door.end_waiting(caller, end);
+        self.shared.door.end_waiting(sequence.waiting(), end);
         if let Some(error) = error {
             sequence.fail(error);
         }
     }
 
-    /// Gives rows to waiting sequences, in the queue's order, as long as they fit.
+    /// Gives slots to waiting sequences, in the queue's order, as long as they fit. If the next one does
+    /// not fit, those behind it wait, too: passing it by would starve long prompts.
     fn admit(&mut self, now: Instant) {
         while let Some(next) = self.waiting.next(now) {
             let scope = next.cache_scope(self.limits.rotary(next.tokens().len()));
@@ -394,110 +415,118 @@ impl Core {
             let admission = self.cache.admit(next.tokens(), shared, scope);
             let Some(admission) = admission else { return };
             self.do_actions();
-            let Some((ticket, mut sequence)) = self.waiting.take(now) else { return };
+            let Some(mut sequence) = self.waiting.take(now) else { return };
+            self.shared.door.start(sequence.waiting());
             Counters::add(&self.shared.counters.cached_prompt_tokens, admission.cached);
             sequence.start(admission.cached);
             self.cache.place(admission, sequence);
-            self.shared.door.start(ticket.caller);
         }
     }
 
-    /// Has sequences read anew that have outgrown the rotary table which turned their keys. They
-    /// keep their rows.
+    /// Restarts sequences that have outgrown the short rotary table: keys rotated by it are of no use
+    /// beside keys of the long one, so the model reads all tokens again. They keep their slots.
     fn restart_outgrown(&mut self) {
-        // Downwards, since restarting moves rows that were seen already.
-        for row in (0..self.cache.decoding_short()).rev() {
-            let Some(sequence) = self.cache.sequence(row) else { continue };
+        // Downwards, since restarting moves slots behind this one, which were visited already.
+        for slot in (0..self.cache.decoding_short()).rev() {
+            let Some(sequence) = self.cache.sequence(slot) else { continue };
             let rotary = self.limits.rotary(sequence.tokens().len());
             if rotary == Rotary::Long {
                 let scope = sequence.cache_scope(rotary);
-                self.cache.restart(row, scope);
+                self.cache.restart(slot, scope);
                 self.do_actions();
             }
         }
     }
 
-    /// Makes room for `count` more tokens in `row`; puts back the sequences that came last where
-    /// it must. Returns the row's place afterwards, or `None` if the sequence itself was put back.
-    pub(super) fn make_room(&mut self, row: usize, count: usize) -> Option<usize> {
-        let arrival = self.cache.sequence(row)?.arrival();
+    /// Makes room for `count` more tokens in `slot`, and preempts the sequences that arrived last if
+    /// needed. Returns the sequence's slot afterwards, or `None` if it was preempted itself.
+    pub(super) fn make_room(&mut self, slot: usize, count: usize) -> Option<usize> {
+        // Preempting moves slots, so the sequence is found again by its arrival, which is unique.
+        let arrival = self.cache.sequence(slot)?.arrival();
         loop {
             let arrivals = self.live_arrivals();
-            let row = arrivals.iter().position(|&other| other == arrival)?;
-            if self.cache.grow(row, count) {
+            let slot = arrivals.iter().position(|&other| other == arrival)?;
+            if self.cache.grow(slot, count) {
                 self.do_actions();
-                return Some(row);
+                return Some(slot);
             }
-            let last = (0..arrivals.len()).max_by_key(|&row| arrivals[row])?;
+            // The last to arrive has waited least. As the first to arrive is never preempted, it always
+            // gets on, so preemption ends.
+            let last = (0..arrivals.len()).max_by_key(|&slot| arrivals[slot])?;
             self.preempt(last);
         }
     }
 
-    /// When the sequences of the live rows came, by row.
+    /// The arrival numbers of the sequences in live slots, by slot.
     fn live_arrivals(&self) -> Vec<u64> {
-        let sequences = (0..self.cache.live()).filter_map(|row| self.cache.sequence(row));
+        let sequences = (0..self.cache.live()).filter_map(|slot| self.cache.sequence(slot));
         sequences.map(Sequence::arrival).collect()
     }
 
-    /// Puts the sequence in `row` back to wait. Its tokens stay cached while there is room.
-    fn preempt(&mut self, row: usize) {
-        let Some(mut sequence) = self.cache.retire(row, true) else { return };
+    /// Puts the sequence in `slot` back into the queue. Its tokens stay cached while there is room, so
+    /// that it may continue from them.
+    fn preempt(&mut self, slot: usize) {
+        let Some(mut sequence) = self.cache.retire(slot, true) else { return };
         self.do_actions();
         sequence.drop_held();
-        let ticket = sequence.ticket();
-        self.shared.door.put_back(ticket.caller);
+        self.shared.door.put_back();
         Counters::add(&self.shared.counters.preempted, 1);
-        self.waiting.put_back(ticket, sequence);
+        self.waiting.put_back(sequence.ticket(), sequence);
     }
 
-    pub(super) fn fail(&mut self, row: usize, keep: bool, error: JobError) {
-        if let Some(sequence) = self.retire(row, keep, End::Failed) {
+    /// Ends the sequence in `slot` with `error`; `keep` keeps its tokens as a cached prefix.
+    pub(super) fn fail(&mut self, slot: usize, keep: bool, error: JobError) {
+        if let Some(sequence) = self.retire(slot, keep, End::Failed) {
             sequence.fail(error);
         }
     }
 
-    /// Takes the sequence out of `row` and counts how it ended; only then is its receiver told, so
-    /// that whoever hears of an end finds it counted. `keep` keeps the row's tokens as a prefix.
-    pub(super) fn retire(&mut self, row: usize, keep: bool, end: End) -> Option<Sequence> {
-        // Its scope is its own, so that its tokens could never be found again.
-        let keep = keep && !self.cache.sequence(row)?.reports_prompt();
-        let sequence = self.cache.retire(row, keep)?;
+    /// Takes the sequence out of `slot` and counts its end. The caller sends the last event after that,
+    /// so that a receiver that got it finds the end counted. `keep` keeps the slot's tokens as a cached
+    /// prefix.
+    pub(super) fn retire(&mut self, slot: usize, keep: bool, end: End) -> Option<Sequence> {
+        // Such a sequence has a cache scope of its own: its tokens could never be found again.
+        let keep = keep && !self.cache.sequence(slot)?.reports_prompt();
+        let sequence = self.cache.retire(slot, keep)?;
         self.do_actions();
         self.publish();
         self.shared.door.end_running(end);
         Some(sequence)
     }
 
-    /// Does with the memory what the cache's book-keeping says.
+    /// Applies the cache's book-keeping to the runner's memory. Must run before the next step, which
+    /// would otherwise find other tokens in its slots.
     pub(super) fn do_actions(&mut self) {
         for action in self.cache.take_actions() {
             match action {
-                Action::Swap { rows, tokens } => self.runner.swap(rows, tokens),
+                Action::Swap { slots, tokens } => self.runner.swap(slots, tokens),
                 Action::Copy { from, to, tokens } => self.runner.copy(from, to, tokens),
-                Action::Release { row, keep } => self.runner.release(row, keep),
+                Action::Release { slot, keep } => self.runner.release(slot, keep),
             }
         }
     }
 
+    /// Publishes the KV cache's use for [`Handle::stats`].
     fn publish(&self) {
         let counters = &self.shared.counters;
         counters.kv_tokens.store(self.cache.held_tokens(), Ordering::Release);
         counters.kv_cached_tokens.store(self.cache.cached_tokens(), Ordering::Release);
     }
 
+    /// Fails every job that was accepted and has not ended.
     fn fail_all(&mut self, error: &JobError) {
-        for row in (0..self.cache.live()).rev() {
-            self.fail(row, true, error.clone());
+        for slot in (0..self.cache.live()).rev() {
+            self.fail(slot, true, error.clone());
         }
-        // What was accepted is in the channel; nothing comes in behind this.
+        // Jobs are sent under the door's lock, so after this every accepted one is in the channel.
         self.shared.door.close(SubmitError::Stopped);
         self.commands.close();
         while let Ok(command) = self.commands.try_recv() {
-            // That it is told to stop once more changes nothing.
+            // A second command to stop changes nothing.
             let _ = self.take_command(command);
         }
         for sequence in self.waiting.remove(|_| true) {
-            self.shared.door.end_waiting(sequence.ticket().caller, End::Failed);
+            self.shared.door.end_waiting(sequence.waiting(), End::Failed);
             sequence.fail(error.clone());
         }
     }

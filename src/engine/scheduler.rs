@@ -1,27 +1,27 @@
-//! What to run next. Pure: it sees counts, not tensors, and no clock.
+//! Plans the next step. Pure: it sees counts, but no tensors and no clock.
 //!
-//! Policy: prefill and decode take turns. A prefill turn runs one chunk of the sequence that came
-//! first, since the model's attention takes a prompt with cached tokens one sequence at a time. A
-//! decode turn advances every ready sequence by one token, in one step for each run of neighbouring
-//! rows; the cache keeps decoding rows together, so that is one step unless a reader is slow. How
-//! large the chunk is beside decoding sequences is [`super::pace`]'s to say.
+//! Prefill and decode alternate. A prefill step runs one chunk of the sequence that arrived first, since
+//! the model's attention takes a prompt with cached tokens one sequence at a time. A decode round
+//! advances every ready sequence by one token, in one step for each run of neighbouring slots. The cache
+//! keeps decoding sequences in neighbouring slots, so a round is one step unless sequences are paused or
+//! their rotary tables differ. [`super::pace`] chooses the size of chunks beside decoding sequences.
 
 use phi4d_model::Rotary;
 
 /// A live sequence as the scheduler sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Candidate {
-    /// Its row of the KV cache.
-    pub row: usize,
-    /// When it came; lower came first.
+    /// Its slot in the KV cache.
+    pub slot: usize,
+    /// Its number in order of arrival.
     pub arrival: u64,
-    /// Tokens that the model has not read yet: at least 1.
+    /// Tokens that the model has not read yet, at least 1.
     pub pending: usize,
-    /// Whether it has read its prompt and adds a token a step.
+    /// Whether its prompt is read, so that it decodes.
     pub decodes: bool,
-    /// The rotary table of its keys, which all sequences of a step have in common.
+    /// The rotary table of its keys. A step has one table.
     pub rotary: Rotary,
-    /// Whether there is room for the events of a step.
+    /// Whether it can run: its channel has room for a step's events, and it awaits no mask.
     pub ready: bool,
 }
 
@@ -30,32 +30,32 @@ pub struct Candidate {
 pub enum StepPlan {
     /// Nothing can run.
     Idle,
-    /// The next `tokens` pending tokens of the sequence in `row`.
+    /// The next `tokens` pending tokens of the sequence in `slot`.
     Prefill {
-        /// Whose.
-        row: usize,
-        /// How many.
+        /// The slot of the sequence.
+        slot: usize,
+        /// The size of the chunk.
         tokens: usize,
     },
-    /// One token for each sequence in rows `first..first + rows`.
+    /// One token for each sequence in slots `first..first + slots`.
     Decode {
-        /// The first row.
+        /// The first slot.
         first: usize,
-        /// How many.
-        rows: usize,
+        /// The number of slots.
+        slots: usize,
     },
 }
 
 /// The scheduler's state between steps.
 #[derive(Debug, Default)]
 pub struct Scheduler {
-    /// Row from which the decode turn in progress goes on; `None` between decode turns.
+    /// The slot from which the current decode round continues; `None` between rounds.
     decode_from: Option<usize>,
 }
 
 impl Scheduler {
-    /// Plans one step over `live`, which is in row order. A prefill takes up to `chunk` tokens; if it
-    /// `waits`, decoding sequences that are ready have its turn.
+    /// Plans one step over `live`, in the order of slots. A prefill step has up to `chunk` tokens. If
+    /// prefill `waits`, it gets no step while a decoding sequence is ready.
     pub fn plan(&mut self, live: &[Candidate], chunk: usize, waits: bool) -> StepPlan {
         let prefill = || Self::prefill(live, chunk);
         if let Some(from) = self.decode_from {
@@ -66,35 +66,38 @@ impl Scheduler {
             if waits && let Some(step) = self.decode(live, 0) {
                 return step;
             }
-            // The decode turn is over; a prefill, if any, has the next.
+            // The decode round is over: prefill is next, if there is any.
             return prefill().or_else(|| self.decode(live, 0)).unwrap_or(StepPlan::Idle);
         }
         self.decode(live, 0).or_else(prefill).unwrap_or(StepPlan::Idle)
     }
 
     fn prefill(live: &[Candidate], chunk: usize) -> Option<StepPlan> {
+        // The first to arrive, until it is read: sharing chunks among prompts would delay all first tokens.
         let next = live
             .iter()
             .filter(|candidate| candidate.ready && !candidate.decodes)
             .min_by_key(|candidate| candidate.arrival)?;
-        Some(StepPlan::Prefill { row: next.row, tokens: next.pending.min(chunk.max(1)) })
+        Some(StepPlan::Prefill { slot: next.slot, tokens: next.pending.min(chunk.max(1)) })
     }
 
-    /// The first run of neighbouring ready rows of one rotary table at or after `from`.
+    /// Plans the first run of neighbouring slots at or after `from` that are ready and have one rotary
+    /// table.
     fn decode(&mut self, live: &[Candidate], from: usize) -> Option<StepPlan> {
         let mut run = live
             .iter()
-            .filter(|candidate| candidate.row >= from && candidate.ready && candidate.decodes);
+            .filter(|candidate| candidate.slot >= from && candidate.ready && candidate.decodes);
         let first = run.next()?;
-        let mut end = first.row + 1;
+        // A sequence that is not ready leaves a gap, and the round continues behind it with another step.
+        let mut end = first.slot + 1;
         for next in run {
-            if next.row != end || next.rotary != first.rotary {
+            if next.slot != end || next.rotary != first.rotary {
                 break;
             }
             end += 1;
         }
         self.decode_from = Some(end);
-        Some(StepPlan::Decode { first: first.row, rows: end - first.row })
+        Some(StepPlan::Decode { first: first.slot, slots: end - first.slot })
     }
 }
 
@@ -104,28 +107,28 @@ mod tests {
 
     use super::*;
 
-    fn decoding(row: usize) -> Candidate {
+    fn decoding(slot: usize) -> Candidate {
         let rotary = Rotary::Short;
-        Candidate { row, arrival: row as u64, pending: 1, decodes: true, rotary, ready: true }
+        Candidate { slot, arrival: slot as u64, pending: 1, decodes: true, rotary, ready: true }
     }
 
-    fn prefilling(row: usize, pending: usize) -> Candidate {
-        Candidate { pending, decodes: false, ..decoding(row) }
+    fn prefilling(slot: usize, pending: usize) -> Candidate {
+        Candidate { pending, decodes: false, ..decoding(slot) }
     }
 
     #[test]
-    fn prefill_and_decode_take_turns() {
+    fn prefill_and_decode_alternate() {
         let mut scheduler = Scheduler::default();
-        let mut parked = decoding(1);
-        parked.ready = false;
-        let live = [decoding(0), parked, decoding(2), prefilling(3, 10)];
+        let mut paused = decoding(1);
+        paused.ready = false;
+        let live = [decoding(0), paused, decoding(2), prefilling(3, 10)];
         let steps: Vec<StepPlan> = (0..6).map(|_| scheduler.plan(&live, 4, false)).collect();
-        let turn = [
-            StepPlan::Decode { first: 0, rows: 1 },
-            StepPlan::Decode { first: 2, rows: 1 },
-            StepPlan::Prefill { row: 3, tokens: 4 },
+        let round = [
+            StepPlan::Decode { first: 0, slots: 1 },
+            StepPlan::Decode { first: 2, slots: 1 },
+            StepPlan::Prefill { slot: 3, tokens: 4 },
         ];
-        assert_eq!(steps, [turn, turn].concat());
+        assert_eq!(steps, [round, round].concat());
     }
 
     #[test]
@@ -133,10 +136,10 @@ mod tests {
         let mut scheduler = Scheduler::default();
         let mut live = [decoding(0), prefilling(1, 10)];
         for _ in 0..5 {
-            assert_eq!(scheduler.plan(&live, 4, true), StepPlan::Decode { first: 0, rows: 1 });
+            assert_eq!(scheduler.plan(&live, 4, true), StepPlan::Decode { first: 0, slots: 1 });
         }
         live[0].ready = false;
-        assert_eq!(scheduler.plan(&live, 4, true), StepPlan::Prefill { row: 1, tokens: 4 });
+        assert_eq!(scheduler.plan(&live, 4, true), StepPlan::Prefill { slot: 1, tokens: 4 });
     }
 
     #[test]
@@ -144,28 +147,28 @@ mod tests {
         let live = [decoding(0), decoding(1), decoding(2)];
         let mut scheduler = Scheduler::default();
         for _ in 0..3 {
-            assert_eq!(scheduler.plan(&live, 4, false), StepPlan::Decode { first: 0, rows: 3 });
+            assert_eq!(scheduler.plan(&live, 4, false), StepPlan::Decode { first: 0, slots: 3 });
         }
     }
 
     #[test]
-    fn rows_of_two_rotary_tables_decode_apart_in_one_turn() {
+    fn slots_of_two_rotary_tables_decode_apart_in_one_round() {
         let mut live = [decoding(0), decoding(1), decoding(2), prefilling(3, 10)];
         live[2].rotary = Rotary::Long;
         let mut scheduler = Scheduler::default();
         let steps: Vec<StepPlan> = (0..3).map(|_| scheduler.plan(&live, 4, false)).collect();
-        let turn = [
-            StepPlan::Decode { first: 0, rows: 2 },
-            StepPlan::Decode { first: 2, rows: 1 },
-            StepPlan::Prefill { row: 3, tokens: 4 },
+        let round = [
+            StepPlan::Decode { first: 0, slots: 2 },
+            StepPlan::Decode { first: 2, slots: 1 },
+            StepPlan::Prefill { slot: 3, tokens: 4 },
         ];
-        assert_eq!(steps, turn);
+        assert_eq!(steps, round);
     }
 
     #[test]
     fn nothing_ready_is_idle() {
-        let parked = Candidate { ready: false, ..decoding(0) };
-        assert_eq!(Scheduler::default().plan(&[parked], 4, false), StepPlan::Idle);
+        let paused = Candidate { ready: false, ..decoding(0) };
+        assert_eq!(Scheduler::default().plan(&[paused], 4, false), StepPlan::Idle);
         assert_eq!(Scheduler::default().plan(&[], 4, false), StepPlan::Idle);
     }
 
@@ -173,18 +176,18 @@ mod tests {
     fn apply(live: &mut [Candidate], step: StepPlan, chunk: usize) -> Vec<usize> {
         match step {
             StepPlan::Idle => Vec::new(),
-            StepPlan::Prefill { row, tokens } => {
-                let candidate = live.iter_mut().find(|c| c.row == row).unwrap();
+            StepPlan::Prefill { slot, tokens } => {
+                let candidate = live.iter_mut().find(|c| c.slot == slot).unwrap();
                 assert!(candidate.ready && !candidate.decodes);
                 assert!((1..=chunk.min(candidate.pending)).contains(&tokens));
                 candidate.decodes = tokens == candidate.pending;
-                // The last chunk yields a token, which is pending in its turn.
+                // The last chunk yields a token, which is pending then.
                 candidate.pending = (candidate.pending - tokens).max(1);
-                vec![row]
+                vec![slot]
             }
-            StepPlan::Decode { first, rows } => (first..first + rows)
-                .inspect(|&row| {
-                    let candidate = live.iter().find(|c| c.row == row).unwrap();
+            StepPlan::Decode { first, slots } => (first..first + slots)
+                .inspect(|&slot| {
+                    let candidate = live.iter().find(|c| c.slot == slot).unwrap();
                     assert!(candidate.ready && candidate.decodes);
                 })
                 .collect(),
@@ -200,9 +203,9 @@ mod tests {
             let mut live: Vec<Candidate> = shapes
                 .iter()
                 .enumerate()
-                .map(|(row, &(decodes, pending, ready))| Candidate {
-                    row,
-                    arrival: (row * 7 % 5) as u64,
+                .map(|(slot, &(decodes, pending, ready))| Candidate {
+                    slot,
+                    arrival: (slot * 7 % 5) as u64,
                     pending: if decodes { 1 } else { pending },
                     decodes,
                     rotary: Rotary::Short,
@@ -212,7 +215,7 @@ mod tests {
             let mut scheduler = Scheduler::default();
             let work: usize = live.iter().map(|candidate| candidate.pending).sum();
             let mut advanced = std::collections::BTreeSet::new();
-            // Each turn of decode steps (at most one a row) lets one prefill chunk through.
+            // Each decode round (at most one step a slot) lets one prefill chunk through.
             for _ in 0..(work + 1) * (live.len() + 1) {
                 let step = scheduler.plan(&live, chunk, false);
                 let any_ready = live.iter().any(|candidate| candidate.ready);
@@ -220,7 +223,7 @@ mod tests {
                 advanced.extend(apply(&mut live, step, chunk));
             }
             for candidate in live.iter().filter(|candidate| candidate.ready) {
-                prop_assert!(advanced.contains(&candidate.row), "row {} starved", candidate.row);
+                prop_assert!(advanced.contains(&candidate.slot), "slot {} starved", candidate.slot);
             }
         }
     }

@@ -1,25 +1,26 @@
-//! One job: waiting, running, or put back to wait again.
+//! The state of one job in the engine: waiting, running, or preempted and waiting again.
 
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::draft::{Acceptance, Guess};
-use super::look::{Live, State};
-use super::message::{Event, FinishReason, Job, JobError, Progress, Token};
+use super::draft::{Acceptance, DraftSource};
+use super::message::{Event, FinishReason, Job, JobError, Live, Progress, State, Token};
 use super::queue::Ticket;
 use super::sampler::{self, Choice, Sampler};
 use super::scheduler::Candidate;
 use super::token_set::TokenSet;
+use phi4d_door::Waiting;
 use phi4d_model::{Logits, ModelLimits, Rotary};
 
-/// Events that a plain step may send for one sequence: a part of the prompt, a token and the end.
+/// Events that a step without draft tokens may send for one sequence: a part of the prompt, a token and
+/// the end.
 const EVENTS_PER_STEP: usize = 3;
 
-/// Keeps what the long rotary table turned apart from what the short one did, within one scope.
+/// Distinguishes the cache scope of keys rotated by the long table from that of the short one.
 const LONG_SCOPE: u64 = 0x6c6f_6e67_2072_6f70;
 
-/// One job.
+/// One job and all that the engine knows of it.
 #[derive(Debug)]
 pub(super) struct Sequence {
     arrival: u64,
@@ -28,66 +29,77 @@ pub(super) struct Sequence {
     /// Prompt, then output.
     tokens: Vec<u32>,
     prompt_tokens: usize,
-    /// Alternatives to report with the prompt's tokens, if they are to be reported.
+    /// Alternatives to report with each prompt token; `None` reports no prompt tokens.
     prompt_logprobs: Option<usize>,
-    /// The prompt's tokens before this one have been reported, or need not be.
+    /// Prompt tokens before this one have been reported; the first has nothing to report.
     reported: usize,
     /// Length of `tokens` at which the job ends.
     end: usize,
     stop_tokens: TokenSet,
     deadline: Option<Instant>,
     started: bool,
-    /// Since when the receiver has had no room; `None` while it has.
-    parked_since: Option<Instant>,
+    /// Since when the receiver has had no room for a step's events; `None` while it has.
+    paused_since: Option<Instant>,
     sampler: Sampler,
-    /// The row of logits from which the next token is to be chosen once the mask is known; the
-    /// model has read all tokens then.
-    held: Option<Vec<f32>>,
-    /// Whether it is open if anything may follow the newest token.
-    unsettled: bool,
-    /// Of what was looked up, and of what was forced.
+    /// The logit row from which to choose the next token once the mask is known. The model has read all
+    /// tokens then.
+    held_logits: Option<Vec<f32>>,
+    /// Whether the mask has not said yet if anything may follow the newest token.
+    awaits_progress: bool,
+    /// For [`DraftSource::Lookup`] and [`DraftSource::Forced`].
     acceptance: [Acceptance; 2],
     events: mpsc::Sender<Event>,
 }
 
 impl Sequence {
-    /// The sequence of `job`, which came as number `arrival`, for rows of `row_tokens`. `seed` is
-    /// for jobs that give none.
+    /// The sequence of `job`, which was job number `arrival`, for slots of `row_tokens`. `seed` is used
+    /// if the job gives none.
     pub(super) fn new(job: Job, arrival: u64, now: Instant, row_tokens: usize, seed: u64) -> Self {
+        // A client may ask for any number of tokens; the slot ends the output at the latest.
         let end = job.prompt.len().saturating_add(job.max_tokens).min(row_tokens);
         let ticket = Ticket { caller: job.caller, priority: job.priority, arrived: now };
         Self {
             arrival,
             ticket,
-            // Cached tokens are not read again, so nothing would be known of them.
+            // Cached tokens are not read again and so have no logits to report: with a scope of its
+            // own such a job finds none.
             cache_scope: job.prompt_logprobs.map_or(job.cache_scope, |_| rand::random()),
             sampler: Sampler::new(job.sampling, &job.prompt, seed).masked(job.mask),
             prompt_tokens: job.prompt.len(),
             prompt_logprobs: job.prompt_logprobs,
+            // The first token follows nothing, so it has no log-probability.
             reported: 1,
             tokens: job.prompt,
             end,
             stop_tokens: job.stop_tokens,
             deadline: job.deadline,
+            // Also how the door knows a preempted sequence from a queued one.
             started: false,
-            parked_since: None,
-            held: None,
-            unsettled: false,
-            acceptance: [Guess::Looked, Guess::Forced].map(Acceptance::new),
+            paused_since: None,
+            held_logits: None,
+            awaits_progress: false,
+            acceptance: [DraftSource::Lookup, DraftSource::Forced].map(Acceptance::new),
             events: job.events,
         }
     }
 
+    /// The number of its job, in order of arrival.
     pub(super) fn arrival(&self) -> u64 {
         self.arrival
     }
 
+    /// What the waiting queue orders it by.
     pub(super) fn ticket(&self) -> Ticket {
         self.ticket
     }
 
-    /// Rows of this scope alone may share tokens with the sequence while its keys are turned by
-    /// `rotary`.
+    /// How the door counts the sequence while it has no slot.
+    pub(super) fn waiting(&self) -> Waiting {
+        if self.started { Waiting::PutBack } else { Waiting::Queued(self.ticket.caller) }
+    }
+
+    /// Only slots of this scope may share tokens with the sequence while its keys are rotated by the
+    /// table `rotary`.
     pub(super) fn cache_scope(&self, rotary: Rotary) -> u64 {
         match rotary {
             Rotary::Short => self.cache_scope,
@@ -100,11 +112,13 @@ impl Sequence {
         &self.tokens
     }
 
-    /// How many of its tokens are read in chunks; those behind are read one by one, as they were
-    /// when they were sampled. All of them, unless answers are to be reproducible: then the prompt,
-    /// and where an answer passed the switch of rotary tables, all up to that.
+    /// How many of its tokens are read in chunks. With reproducible answers the rest is read one by one:
+    /// a preempted sequence must read its output as it was generated, since a step's width changes
+    /// low-order digits of keys and values. If the output passed the switch of rotary tables, everything
+    /// up to there was read in chunks when it restarted, and is again.
     pub(super) fn chunked(&self, reproducible: bool, limits: &ModelLimits) -> usize {
         let length = self.tokens.len();
+        // The output passes the switch with its token number `switch + 1`, at which it restarts.
         match limits.rotary_switch {
             _ if !reproducible => length,
             Some(switch) if length > switch => self.prompt_tokens.max(switch + 1),
@@ -117,12 +131,12 @@ impl Sequence {
         self.end - self.tokens.len()
     }
 
-    /// Whether it waited for its receiver when that was last looked at.
-    pub(super) fn is_parked(&self) -> bool {
-        self.parked_since.is_some()
+    /// Whether its receiver had no room when the last step was planned.
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused_since.is_some()
     }
 
-    /// How an administrator sees it at `now`, with `cached` of its tokens in the KV cache.
+    /// Its numbers for a snapshot at `now`, with `cached` of its tokens in the KV cache.
     pub(super) fn live(&self, state: State, cached: usize, now: Instant) -> Live {
         Live {
             state,
@@ -136,33 +150,35 @@ impl Sequence {
         }
     }
 
+    /// Its sampler and, behind it, its mask.
     pub(super) fn sampler(&mut self) -> &mut Sampler {
         &mut self.sampler
     }
 
-    pub(super) fn acceptance(&mut self, kind: Guess) -> &mut Acceptance {
-        let [looked, forced] = &mut self.acceptance;
-        match kind {
-            Guess::Looked => looked,
-            Guess::Forced => forced,
+    /// The acceptance of its draft tokens from `source`.
+    pub(super) fn acceptance(&mut self, source: DraftSource) -> &mut Acceptance {
+        let [lookup, forced] = &mut self.acceptance;
+        match source {
+            DraftSource::Lookup => lookup,
+            DraftSource::Forced => forced,
         }
     }
 
-    /// Whether nobody listens any more.
+    /// Whether its receiver is gone.
     pub(super) fn is_abandoned(&self) -> bool {
         self.events.is_closed()
     }
 
-    /// Why the sequence can't go on at `now`, if it can't.
+    /// The error that the sequence fails with if it is past a limit of time at `now`.
     pub(super) fn overdue(&self, now: Instant, slow_client: Duration) -> Option<JobError> {
         if self.deadline.is_some_and(|deadline| now >= deadline) {
             return Some(JobError::DeadlineExceeded);
         }
-        let parked = self.parked_since?;
-        (now.duration_since(parked) >= slow_client).then_some(JobError::SlowClient)
+        let paused = self.paused_since?;
+        (now.duration_since(paused) >= slow_client).then_some(JobError::SlowClient)
     }
 
-    /// Tells the receiver that the prompt is being read, the first time.
+    /// Sends [`Event::Started`], but only the first time that the sequence gets a slot.
     pub(super) fn start(&mut self, cached_tokens: usize) {
         if !self.started {
             self.started = true;
@@ -170,15 +186,16 @@ impl Sequence {
         }
     }
 
-    /// Whether the prompt's tokens are to be reported.
+    /// Whether the job asks for its prompt tokens' log-probabilities.
     pub(super) fn reports_prompt(&self) -> bool {
         self.prompt_logprobs.is_some()
     }
 
-    /// Reports the prompt's tokens that follow positions `from..from + logits.rows()`, whose logits
-    /// these are, but for those that were reported before the sequence was put back.
+    /// Reports the prompt tokens that follow positions `from..from + logits.rows()`, whose logits these
+    /// are, except those that were reported before the sequence was preempted.
     pub(super) fn report_prompt(&mut self, from: usize, logits: &Logits<'_>) {
         let Some(count) = self.prompt_logprobs else { return };
+        // The logits at a position are about the token behind it; those of the last one are for sampling.
         let end = (from + logits.rows() + 1).min(self.prompt_tokens);
         let fresh: Vec<_> = (self.reported.max(from + 1)..end)
             .map(|place| {
@@ -192,23 +209,24 @@ impl Sequence {
         }
     }
 
-    /// How the scheduler sees the sequence in `row`, which holds `cached` of its tokens and decodes
-    /// or not. Notes whether the receiver has room.
+    /// How the scheduler sees the sequence in `slot`, which holds `cached` of its tokens and decodes
+    /// or not. Pauses the sequence if its receiver has no room for a step's events.
     pub(super) fn candidate(
         &mut self,
-        row: usize,
+        slot: usize,
         (cached, decodes): (usize, bool),
         (limits, reproducible): (&ModelLimits, bool),
         now: Instant,
     ) -> Candidate {
+        // Without room a step would generate a token that has nowhere to go.
         let room = self.events.capacity() >= EVENTS_PER_STEP;
         if room {
-            self.parked_since = None;
+            self.paused_since = None;
         } else {
-            self.parked_since.get_or_insert(now);
+            self.paused_since.get_or_insert(now);
         }
         Candidate {
-            row,
+            slot,
             arrival: self.arrival,
             pending: self.chunked(reproducible && !decodes, limits) - cached,
             decodes,
@@ -217,57 +235,62 @@ impl Sequence {
         }
     }
 
-    /// Whether it can't run before its mask says more.
+    /// Whether it can't run before its mask is known. At its last token the mask decides between
+    /// [`FinishReason::Complete`] and [`FinishReason::Length`].
     pub(super) fn awaits_mask(&self) -> bool {
-        self.held.is_some() || (self.unsettled && self.tokens.len() >= self.end)
+        self.held_logits.is_some() || (self.awaits_progress && self.tokens.len() >= self.end)
     }
 
-    /// Whether its mask has something to say that the engine should look for.
-    pub(super) fn has_news_to_come(&self) -> bool {
-        self.held.is_some() || self.unsettled
+    /// Whether the engine should poll its mask.
+    pub(super) fn has_pending_mask(&self) -> bool {
+        self.held_logits.is_some() || self.awaits_progress
     }
 
-    /// Keeps a row of logits until the mask is known.
+    /// Keeps a logit row until the mask is known.
     pub(super) fn hold(&mut self, row: &[f32]) {
-        self.held = Some(row.to_vec());
+        self.held_logits = Some(row.to_vec());
     }
 
-    /// The row that was kept, if the mask is known by now.
+    /// The logit row that was kept, if the mask is known by now.
     pub(super) fn take_held(&mut self) -> Option<Vec<f32>> {
-        if self.held.is_none() || !self.sampler.is_ready(Duration::ZERO) {
+        // Polled without waiting: other sequences are ready to run.
+        if self.held_logits.is_none() || !self.sampler.is_ready(Duration::ZERO) {
             return None;
         }
-        self.held.take()
+        self.held_logits.take()
     }
 
-    /// Waits up to `limit` until its mask has said more.
-    pub(super) fn wait_for_news(&mut self, limit: Duration) {
-        if self.unsettled {
+    /// Waits up to `limit` for its pending mask.
+    pub(super) fn wait_for_mask(&mut self, limit: Duration) {
+        // What the wait returns is asked again by the next iteration, so it is not used here.
+        if self.awaits_progress {
             self.sampler.progress(limit);
         } else {
             self.sampler.is_ready(limit);
         }
     }
 
-    /// Forgets the row that was kept: the model reads its token again.
+    /// Drops the logit row that was kept: a preempted sequence reads its last token again.
     pub(super) fn drop_held(&mut self) {
-        self.held = None;
+        self.held_logits = None;
     }
 
-    /// Why the sequence is over by what its mask knows within `limit` of the newest token.
-    pub(super) fn settle(&mut self, limit: Duration) -> Option<FinishReason> {
-        if !self.unsettled {
+    /// Why the sequence is finished, if its mask lets nothing follow or its length is reached. Waits up to
+    /// `limit` for the mask; as long as it is not known, the sequence is not finished.
+    pub(super) fn finish_reason(&mut self, limit: Duration) -> Option<FinishReason> {
+        if !self.awaits_progress {
             return None;
         }
         let progress = self.sampler.progress(limit)?;
-        self.unsettled = false;
+        self.awaits_progress = false;
         match progress {
             Progress::Complete => Some(FinishReason::Complete),
             Progress::Open => (self.tokens.len() >= self.end).then_some(FinishReason::Length),
         }
     }
 
-    /// The most draft tokens for which a step's events have room.
+    /// The most draft tokens of a step, by the room for their events and by the tokens that may still
+    /// be generated.
     pub(super) fn draft_room(&self) -> usize {
         self.events
             .capacity()
@@ -275,34 +298,36 @@ impl Sequence {
             .min(self.remaining().saturating_sub(1))
     }
 
-    /// Takes the sampler's choice: sends it unless it is a stop token. Returns why the sequence is
-    /// over, if it is.
+    /// Appends and sends the sampler's choice, unless it is a stop token. Returns why the sequence is
+    /// finished, if it is.
     pub(super) fn take(&mut self, choice: Choice) -> Option<FinishReason> {
         if self.stop_tokens.contains(choice.token) {
             return Some(FinishReason::StopToken(choice.token));
         }
         self.send(Event::Token(Token { id: choice.token, logprobs: choice.logprobs }));
         self.tokens.push(choice.token);
+        // Some masks know at once that the output is complete; others say so by `progress` later.
         if choice.progress == Progress::Complete {
             return Some(FinishReason::Complete);
         }
-        self.unsettled = true;
-        self.settle(Duration::ZERO)
+        self.awaits_progress = true;
+        self.finish_reason(Duration::ZERO)
     }
 
-    /// Tells the receiver that the sequence is over.
+    /// Sends the last event of a sequence that finished.
     pub(super) fn finish(self, reason: FinishReason) {
         self.send(Event::Finished(reason));
     }
 
-    /// Tells the receiver that the sequence can't go on.
+    /// Sends the last event of a sequence that failed.
     pub(super) fn fail(self, error: JobError) {
         self.send(Event::Failed(error));
     }
 
-    /// Sends an event. There is room: steps are planned only with [`EVENTS_PER_STEP`] places free
-    /// (and one more for each draft token), and at most one event follows outside a step. A
-    /// receiver that has gone is noticed by [`Self::is_abandoned`] at the next turn.
+    /// Sends an event. There is room: steps are planned only with [`EVENTS_PER_STEP`] places free, and
+    /// one more for each draft token. A step that is not the last leaves one of them for an end outside
+    /// a step, such as a deadline. A receiver that is gone is noticed by [`Self::is_abandoned`] in the
+    /// next iteration.
     fn send(&self, event: Event) {
         let _ = self.events.try_send(event);
     }

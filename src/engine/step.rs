@@ -1,55 +1,52 @@
-//! The engine's steps: run the model, sample, and go on with, finish or fail each sequence.
+//! The engine's steps: run the model, sample, and continue, finish or fail each sequence.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::door::End;
-use super::draft::{self, Guess};
+use super::draft::{self, DraftSource};
 use super::handle::Counters;
-use super::masks::{Chooser, grace};
-use super::message::{FinishReason, JobError};
+use super::masks::{Chooser, Outcome, grace};
+use super::message::JobError;
 use super::run::Core;
+use phi4d_door::End;
 use phi4d_model::{Rotary, RunError};
 
-/// Rows of logits that a step of a reported prompt gives at most; each is as long as the vocabulary.
+/// The most logit rows of a step whose prompt tokens are reported. A row has the length of the
+/// vocabulary, so with 200,000 tokens this bounds them at 50 MB.
 const MOST_ROWS: usize = 64;
 
-/// What a step did to a sequence: nothing more, its end, or an error.
-pub(super) type Outcome = Result<Option<FinishReason>, JobError>;
-
 impl Core {
-    /// Reads the next `count` tokens of the sequence in `row`; if these are the last, samples.
-    pub(super) fn prefill(&mut self, row: usize, count: usize) {
-        let Some(row) = self.make_room(row, count) else { return };
-        let held = self.cache.tokens(row).len();
-        let Some(sequence) = self.cache.sequence(row) else { return };
-        // A row of logits for each token, where the prompt's tokens are to be reported.
+    /// Prefills the next `count` tokens of the sequence in `slot`; if these are the last, samples.
+    pub(super) fn prefill(&mut self, slot: usize, count: usize) {
+        let Some(slot) = self.make_room(slot, count) else { return };
+        let held = self.cache.tokens(slot).len();
+        let Some(sequence) = self.cache.sequence(slot) else { return };
+        // To report prompt tokens takes a logit row for each; otherwise the last one is enough.
         let reports = sequence.reports_prompt() && self.limits.many_rows;
         let count = if reports { count.min(MOST_ROWS) } else { count };
         let rows = if reports { count } else { 1 };
         let tokens = sequence.tokens()[held..held + count].to_vec();
         let chunked = sequence.chunked(self.options.reproducible, &self.limits);
         let complete = held + count == chunked;
-        // What follows was sampled before the sequence was put back.
+        // A preempted sequence goes on with output that it has already; nothing is sampled then.
         let sampled = chunked < sequence.tokens().len();
         let rotary = self.limits.rotary(sequence.tokens().len());
         self.runner.turn_by(rotary);
         let began = Instant::now();
-        let result = self.runner.prefill(row, held, &tokens, rows);
+        let result = self.runner.prefill(slot, held, &tokens, rows);
         let counters = &self.shared.counters;
         Counters::add(&counters.steps, 1);
         let outcome = match result {
             Err(error) => Err(job_error(error)),
             Ok(logits) => {
                 Counters::add(&counters.prompt_tokens, count);
-                self.cache.extend(row, &tokens);
-                if let Some(sequence) = self.cache.sequence_mut(row).filter(|_| reports) {
+                self.cache.extend(slot, &tokens);
+                if let Some(sequence) = self.cache.sequence_mut(slot).filter(|_| reports) {
                     sequence.report_prompt(held, &logits);
                 }
-                // With the report, which takes a while for each token: a share of the time is
-                // what the others are promised.
+                // The report is part of the time, since the other sequences wait for it, too.
                 self.pace.prefilled(count, began.elapsed());
-                match self.cache.sequence_mut(row).filter(|_| complete && !sampled) {
+                match self.cache.sequence_mut(slot).filter(|_| complete && !sampled) {
                     None => Ok(None),
                     Some(sequence) => {
                         let scratch = &mut self.scratch;
@@ -60,27 +57,27 @@ impl Core {
             }
         };
         let goes_on = complete && matches!(outcome, Ok(None));
-        let row = if goes_on { self.cache.promote(row, rotary) } else { row };
+        let slot = if goes_on { self.cache.promote(slot, rotary) } else { slot };
         self.do_actions();
-        self.settle(row, outcome);
+        self.finish_step(slot, outcome);
     }
 
-    /// One token for each sequence in rows `first..first + rows`.
-    pub(super) fn decode(&mut self, first: usize, rows: usize) {
-        let rows_before = self.cache.live();
-        for row in first..first + rows {
-            if self.make_room(row, 1).is_none() || self.cache.live() != rows_before {
-                // Rows have moved: the next turn plans anew.
+    /// Decodes one token for each sequence in slots `first..first + slots`.
+    pub(super) fn decode(&mut self, first: usize, slots: usize) {
+        let slots_before = self.cache.live();
+        for slot in first..first + slots {
+            if self.make_room(slot, 1).is_none() || self.cache.live() != slots_before {
+                // A preemption has moved slots, so the plan no longer fits; the next iteration plans again.
                 return;
             }
         }
         let mut rotary = Rotary::Short;
-        let mut tokens = Vec::with_capacity(rows);
-        let mut past = Vec::with_capacity(rows);
-        for row in first..first + rows {
-            let held = self.cache.tokens(row).len();
-            let Some(sequence) = self.cache.sequence(row) else { return };
-            // The plan has rows of one table.
+        let mut tokens = Vec::with_capacity(slots);
+        let mut past = Vec::with_capacity(slots);
+        for slot in first..first + slots {
+            let held = self.cache.tokens(slot).len();
+            let Some(sequence) = self.cache.sequence(slot) else { return };
+            // The scheduler plans sequences of one rotary table.
             rotary = self.limits.rotary(sequence.tokens().len());
             tokens.push(sequence.tokens()[held]);
             past.push(held);
@@ -90,98 +87,108 @@ impl Core {
         let result = self.runner.decode(first, &tokens, &past);
         let counters = &self.shared.counters;
         Counters::add(&counters.steps, 1);
-        let mut outcomes: Vec<(usize, Outcome)> = Vec::with_capacity(rows);
+        let mut outcomes: Vec<(usize, Outcome)> = Vec::with_capacity(slots);
         match result {
             Err(error) => {
                 let error = job_error(error);
-                outcomes.extend((first..first + rows).map(|row| (row, Err(error.clone()))));
+                outcomes.extend((first..first + slots).map(|slot| (slot, Err(error.clone()))));
             }
             Ok(logits) => {
-                self.pace.decoded(rows, began.elapsed());
+                self.pace.decoded(slots, began.elapsed());
                 self.grace = grace(began.elapsed());
                 let mut chooser = Chooser::new(counters, &mut self.scratch, self.grace);
                 for (index, (token, past)) in tokens.iter().zip(past).enumerate() {
-                    let row = first + index;
-                    self.cache.extend(row, &[*token]);
-                    let Some(sequence) = self.cache.sequence_mut(row) else { continue };
+                    let slot = first + index;
+                    self.cache.extend(slot, &[*token]);
+                    let Some(sequence) = self.cache.sequence_mut(slot) else { continue };
                     if past + 1 < sequence.tokens().len() {
-                        // The next token was sampled before the sequence was put back.
+                        // A preempted sequence reads output that it has already.
                         continue;
                     }
                     let outcome = chooser.sample_or_hold(sequence, logits.row(index));
-                    outcomes.push((row, outcome));
+                    outcomes.push((slot, outcome));
                 }
             }
         }
-        // Downwards, since retiring a row moves rows behind it.
-        for (row, outcome) in outcomes.into_iter().rev() {
-            self.settle(row, outcome);
+        // Downwards, since retiring a sequence moves slots behind it.
+        for (slot, outcome) in outcomes.into_iter().rev() {
+            self.finish_step(slot, outcome);
         }
     }
 
-    /// The sequence in `row` alone. If nothing else runs, guesses ahead as far as pays.
-    pub(super) fn decode_one(&mut self, row: usize, alone: bool) {
-        let Some(sequence) = self.cache.sequence_mut(row) else { return };
-        // How far a guess goes follows measured times, and a step's width moves the last digits of
-        // its logits. Draws by a given seed are to repeat, so they are not guessed ahead.
-        let guesses = alone && self.limits.many_rows && !sequence.sampler().is_seeded();
-        let most = if guesses { self.options.draft_tokens } else { 0 };
+    /// Decodes the sequence in `slot` only. If it is `alone` in the engine, with speculative decoding:
+    /// beside others the time for checking draft tokens would be theirs.
+    pub(super) fn decode_one(&mut self, slot: usize, alone: bool) {
+        let Some(sequence) = self.cache.sequence_mut(slot) else { return };
+        // Seeded requests skip speculation: the draft's length follows measured times, a step's width
+        // changes low-order digits of the logits, and their output must be reproducible.
+        let speculates = alone && self.limits.many_rows && !sequence.sampler().is_seeded();
+        let most = if speculates { self.options.draft_tokens } else { 0 };
         let most = most.min(sequence.draft_room()).min(self.limits.max_prefill_tokens - 1);
-        // Positions past the switch of rotary tables are not this table's to compute.
+        // A step has one rotary table, so a draft ends where the sequence switches to the long one.
         let left = self.limits.rotary_switch.and_then(|s| s.checked_sub(sequence.tokens().len()));
         let most = most.min(left.unwrap_or(most));
         if most == 0 {
-            return self.decode(row, 1);
+            return self.decode(slot, 1);
         }
-        // Nobody else waits for it. What is forced is known with what is allowed.
+        // Forced tokens are known with the mask, and no other sequence is delayed by waiting for it.
         sequence.sampler().is_ready(self.grace);
         let forced = sequence.sampler().forced().to_vec();
-        let kind = if forced.is_empty() { Guess::Looked } else { Guess::Forced };
-        let count = self.pace.best_draft(sequence.acceptance(kind).rate(), most);
-        let guess = match kind {
-            Guess::Forced => forced,
-            Guess::Looked => draft::propose(sequence.tokens(), count.max(1)).to_vec(),
+        let source = if forced.is_empty() { DraftSource::Lookup } else { DraftSource::Forced };
+        let count = self.pace.best_draft(sequence.acceptance(source).rate(), most);
+        let draft = match source {
+            DraftSource::Forced => forced,
+            DraftSource::Lookup => draft::propose(sequence.tokens(), count.max(1)).to_vec(),
         };
-        if count == 0 || guess.is_empty() {
+        if count == 0 || draft.is_empty() {
             let generated = sequence.tokens().len();
-            self.decode(row, 1);
-            return self.note_free_guess(row, generated, guess.first().copied(), kind);
+            self.decode(slot, 1);
+            return self.note_unused_draft(slot, generated, draft.first().copied(), source);
         }
-        let guess = &guess[..count.min(guess.len())];
-        let Some(row) = self.make_room(row, 1 + guess.len()) else { return };
-        self.verify(row, guess, kind);
+        let draft = &draft[..count.min(draft.len())];
+        let Some(slot) = self.make_room(slot, 1 + draft.len()) else { return };
+        self.verify(slot, draft, source);
     }
 
-    /// Learns from a guess that was not put to the model, at no cost. The row's sequence may have
-    /// ended or moved, in which case there is nothing to learn.
-    fn note_free_guess(&mut self, row: usize, place: usize, guess: Option<u32>, kind: Guess) {
-        let (Some(guess), true) = (guess, row < self.cache.decoding()) else { return };
-        let Some(sequence) = self.cache.sequence_mut(row) else { return };
+    /// Compares the first draft token with the one that a plain step has just sampled at `place`. So the
+    /// acceptance rate recovers at no cost while speculation does not pay. If the sequence has ended or
+    /// moved since, there is nothing to compare.
+    fn note_unused_draft(
+        &mut self,
+        slot: usize,
+        place: usize,
+        draft: Option<u32>,
+        source: DraftSource,
+    ) {
+        let (Some(draft), true) = (draft, slot < self.cache.decoding()) else { return };
+        let Some(sequence) = self.cache.sequence_mut(slot) else { return };
         if let Some(&token) = sequence.tokens().get(place) {
-            sequence.acceptance(kind).note(token == guess);
+            sequence.acceptance(source).note(token == draft);
         }
     }
 
-    /// Puts `guess` to the model after the newest token of the sequence in `row`, in one step.
-    /// Each position is sampled as it would be alone, and the first that differs from the guess
-    /// ends it: so the output is that of plain decoding, token for token and draw for draw.
-    fn verify(&mut self, row: usize, guess: &[u32], kind: Guess) {
-        let held = self.cache.tokens(row).len();
-        let Some(sequence) = self.cache.sequence(row) else { return };
+    /// Checks `draft` after the newest token of the sequence in `slot`, in one step. Each position is
+    /// sampled as in plain decoding, with the same draws, up to the first token that differs from the
+    /// draft. So speculation changes the speed, not the distribution of the output.
+    fn verify(&mut self, slot: usize, draft: &[u32], source: DraftSource) {
+        let held = self.cache.tokens(slot).len();
+        let Some(sequence) = self.cache.sequence(slot) else { return };
         let mut tokens = vec![sequence.tokens()[held]];
-        tokens.extend_from_slice(guess);
+        tokens.extend_from_slice(draft);
         self.runner.turn_by(self.limits.rotary(sequence.tokens().len()));
         let began = Instant::now();
-        let result = self.runner.prefill(row, held, &tokens, tokens.len());
+        // A prefill step with all its logits: decode steps have one token for each sequence.
+        let result = self.runner.prefill(slot, held, &tokens, tokens.len());
         let counters = &self.shared.counters;
         Counters::add(&counters.steps, 1);
         let logits = match result {
             Ok(logits) => logits,
-            Err(error) => return self.settle(row, Err(job_error(error))),
+            Err(error) => return self.finish_step(slot, Err(job_error(error))),
         };
-        let Some(sequence) = self.cache.sequence_mut(row) else { return };
+        let Some(sequence) = self.cache.sequence_mut(slot) else { return };
         self.grace = grace(began.elapsed());
         let mut outcome = Ok(None);
+        // Tokens that belong to the sequence; keys and values behind them are overwritten later.
         let mut valid = 0;
         for index in 0..tokens.len() {
             let mut chooser = Chooser::new(counters, &mut self.scratch, self.grace);
@@ -192,41 +199,43 @@ impl Core {
                     break;
                 }
             } else {
-                // A mask that is not there in time ends the run: what was accepted stays, and the
-                // newest token is read again.
+                // If the mask is not there in time, the accepted tokens stay, and the model reads the
+                // newest one again.
                 let Some(sampled) = chooser.sample(sequence, logits.row(index)) else { break };
                 valid = index + 1;
                 outcome = sampled;
             }
-            let right = sequence.tokens().last() == guess.get(index) && index < guess.len();
-            if index < guess.len() {
-                sequence.acceptance(kind).note(right);
+            // Behind the last draft token there is one more logit row, and so one more token.
+            let accepted = index < draft.len() && sequence.tokens().last() == draft.get(index);
+            if index < draft.len() {
+                sequence.acceptance(source).note(accepted);
                 Counters::add(&counters.draft_tokens, 1);
-                Counters::add(&counters.accepted_draft_tokens, usize::from(right));
+                Counters::add(&counters.accepted_draft_tokens, usize::from(accepted));
             }
-            if !right || !matches!(outcome, Ok(None)) {
+            if !accepted || !matches!(outcome, Ok(None)) {
                 break;
             }
         }
         self.pace.verified(tokens.len(), began.elapsed());
-        self.cache.extend(row, &tokens[..valid]);
-        self.settle(row, outcome);
+        self.cache.extend(slot, &tokens[..valid]);
+        self.finish_step(slot, outcome);
     }
 
-    /// Goes on with, finishes or fails the sequence in `row` after a step.
-    pub(super) fn settle(&mut self, row: usize, outcome: Outcome) {
+    /// Ends the sequence in `slot` if its step finished or failed it.
+    pub(super) fn finish_step(&mut self, slot: usize, outcome: Outcome) {
         match outcome {
             Ok(None) => {}
             Ok(Some(reason)) => {
-                if let Some(sequence) = self.retire(row, true, End::Finished) {
+                if let Some(sequence) = self.retire(slot, true, End::Finished) {
                     sequence.finish(reason);
                 }
             }
             Err(error) => {
+                // A stop interrupts the step, which is no fault worth a line.
                 if !self.shared.stopping.load(Ordering::Acquire) {
-                    log::error!(row; "a sequence failed: {error}");
+                    log::error!(slot; "a sequence failed: {error}");
                 }
-                self.fail(row, false, error);
+                self.fail(slot, false, error);
             }
         }
     }

@@ -107,7 +107,7 @@ fn a_job_gives_its_tokens_and_its_end() {
     let stats = settle(&engine.handle());
     assert_settled(&stats);
     assert_eq!((stats.finished, stats.prompt_tokens, stats.generated_tokens), (1, 10, 7));
-    // 10 prompt tokens in chunks of 4, then 6 tokens after the first, but for right guesses.
+    // 10 prompt tokens in chunks of 4, then 6 tokens after the first, except accepted draft tokens.
     assert_eq!(stats.steps, 3 + 6 - stats.accepted_draft_tokens);
     engine.stop().unwrap();
 }
@@ -175,10 +175,10 @@ fn fill(
 
 #[test]
 fn the_queue_is_bounded_and_says_so() {
-    let (engine, control) = engine_with(Options { queue: 2, ..options() });
+    let (engine, control) = engine_with(Options { queue: 1, ..options() });
     let handle = engine.handle();
     let (refused, mut receivers) = fill(&handle, &control);
-    assert_eq!(refused, Some(SubmitError::Full { limit: 2 }));
+    assert_eq!(refused, Some(SubmitError::Full { limit: 1 }));
     // Nothing that was accepted is lost.
     for receiver in &mut receivers {
         assert_eq!(wait(receiver).0, expected(&[1], 3));
@@ -188,7 +188,7 @@ fn the_queue_is_bounded_and_says_so() {
 }
 
 #[test]
-fn a_slow_reader_is_parked_and_loses_nothing() {
+fn a_slow_reader_is_paused_and_loses_nothing() {
     let (engine, _) = engine();
     let (slow, mut slow_events) = job(&[3], 20, 4);
     let (fast, mut fast_events) = job(&[4], 20, 64);
@@ -202,7 +202,7 @@ fn a_slow_reader_is_parked_and_loses_nothing() {
 }
 
 #[test]
-fn a_reader_that_never_reads_is_given_up_and_told() {
+fn a_reader_that_never_reads_is_cancelled_with_an_error() {
     let (engine, _) =
         engine_with(Options { slow_client_timeout: Duration::from_millis(20), ..options() });
     let (job, mut events) = job(&[3], 20, 4);
@@ -320,7 +320,7 @@ fn run(handle: &Handle, job: Job, receiver: &mut mpsc::Receiver<Event>) -> (Vec<
 }
 
 #[test]
-fn the_next_turn_reads_only_what_is_new() {
+fn the_next_message_reads_only_what_is_new() {
     let (engine, _) = engine();
     let handle = engine.handle();
     let first: Vec<u32> = (0..20).collect();
@@ -364,7 +364,7 @@ fn without_memory_for_all_the_last_to_come_waits_and_loses_nothing() {
 }
 
 #[test]
-fn draws_by_a_given_seed_are_not_guessed_ahead() {
+fn seeded_requests_skip_speculative_decoding() {
     let (engine, control) = engine();
     control.repeat.store(true, Ordering::Release);
     let (mut job, mut events) = job(&[5, 6, 7, 5, 6], 50, 64);
@@ -395,8 +395,8 @@ fn too_little_memory_is_refused_at_the_start() {
 }
 
 #[test]
-fn guessing_ahead_changes_the_steps_and_not_the_tokens() {
-    // Sampling too: each position is drawn as it is without guesses.
+fn speculative_decoding_changes_the_steps_and_not_the_tokens() {
+    // With sampling, too: each position is drawn as in plain decoding.
     for temperature in [0.0, 0.7] {
         let mut answers = Vec::new();
         for draft_tokens in [0, 3] {
@@ -413,10 +413,10 @@ fn guessing_ahead_changes_the_steps_and_not_the_tokens() {
             engine.stop().unwrap();
         }
         assert_eq!(answers[0].0, answers[1].0);
-        let (plain, guessed) = (&answers[0].1, &answers[1].1);
-        assert_eq!(guessed.steps, plain.steps - guessed.accepted_draft_tokens);
-        assert!(guessed.accepted_draft_tokens > 0);
-        assert_eq!(guessed.generated_tokens, plain.generated_tokens);
+        let (plain, drafted) = (&answers[0].1, &answers[1].1);
+        assert_eq!(drafted.steps, plain.steps - drafted.accepted_draft_tokens);
+        assert!(drafted.accepted_draft_tokens > 0);
+        assert_eq!(drafted.generated_tokens, plain.generated_tokens);
     }
 }
 

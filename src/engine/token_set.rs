@@ -1,4 +1,4 @@
-//! Sets of token ids whose cost depends on the vocabulary, never on the list they came from.
+//! Sets of token ids whose cost depends on the vocabulary, not on the client's list.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,20 +9,20 @@ use std::sync::Arc;
 pub struct TokenSet(Option<Arc<[u32]>>);
 
 impl TokenSet {
-    /// Whether `token` is in it.
+    /// Whether the set contains `token`.
     #[must_use]
     pub fn contains(&self, token: u32) -> bool {
         let word = self.words().get(token as usize / 32).copied().unwrap_or(0);
         word >> (token % 32) & 1 == 1
     }
 
-    /// Whether nothing is in it.
+    /// Whether the set has no tokens.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_none()
     }
 
-    /// Its tokens, in ascending order.
+    /// The tokens in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = u32> {
         (0_u32..).zip(self.words()).flat_map(|(index, &word)| {
             (0..32).filter(move |bit| word >> bit & 1 == 1).map(move |bit| index * 32 + bit)
@@ -45,6 +45,7 @@ impl FromIterator<u32> for TokenSet {
             }
             words[index] |= 1 << (id % 32);
         }
+        // Equal sets are equal bitmaps: words grow only up to the greatest id, so none trail.
         Self((!words.is_empty()).then(|| words.into()))
     }
 }

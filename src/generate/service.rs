@@ -227,7 +227,7 @@ impl Generator {
 
     /// The requests in the engine, as numbers; `None` if it has ended.
     pub async fn look(&self) -> Option<Vec<engine::Live>> {
-        self.engine.look().await
+        self.engine.snapshot().await
     }
 
     /// The model's limits.

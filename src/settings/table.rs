@@ -191,7 +191,9 @@ define_settings! {
     /// Requests that may wait for a slot. Further ones get status 503.
     queue: usize = "128", whole::<usize>(1, 1_000_000), "requests";
 
-    /// Waiting requests of one caller. Further ones get status 429.
+    /// Waiting requests of one caller. A caller also gets no more places than it leaves free, so
+    /// one caller alone gets half of the queue, the next half of the rest, and so on; a caller's
+    /// first request gets any free place. Further ones get status 429.
     queue_per_caller: usize = "64", whole::<usize>(1, 1_000_000), "requests";
 
     /// Largest request body. Larger ones get status 413. All bodies that are being read may

@@ -81,6 +81,6 @@ fn while_prefixes_are_written_leaves_whole_files_or_none() {
     assert_eq!(daemon.ends(), [8, 8, 0, 0]);
     daemon.signal("TERM");
     assert!(daemon.wait_end().success());
-    assert!(!daemon.log.text().contains("not taken up"), "{}", daemon.log.text());
+    assert!(!daemon.log.text().contains("not restored"), "{}", daemon.log.text());
     assert_eq!((names("kv").len(), names("new").len()), (8, 0));
 }

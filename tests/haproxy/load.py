@@ -28,7 +28,7 @@ class Daemon:
         self.log = os.path.join(folder, f"{name}.log")
         self.command = ["ip", "netns", "exec", f"d{self.place}", program, "serve", "--model", "models/demo", "--threads", "1"]
         self.command += ["--listen", f"192.0.2.{self.place}:8484", "--allow-unauthenticated-lan", "true"]
-        self.command += ["--socket", self.socket, "--log-level", "warn", "--queue-per-caller", "128"]
+        self.command += ["--socket", self.socket, "--log-level", "warn", "--queue", "256", "--queue-per-caller", "128"]
         self.start()
 
     def start(self) -> None:

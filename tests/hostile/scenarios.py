@@ -93,7 +93,7 @@ def usage(end: End) -> int:
 def quotas(options) -> list[str]:
     """What a key may have is what it gets, however it asks."""
     faults = []
-    with daemon(options, "--queue-per-caller", "256") as target:
+    with daemon(options, "--queue", "256", "--queue-per-caller", "128") as target:
         send, key = target.place.send, target.place.key
         body = chat(max_tokens=50, ignore_eos=True)
         attack = Attack(post(CHAT, body, key("few-tokens")))

@@ -276,7 +276,7 @@ fn a_paged_cache_of_few_blocks_serves_all_in_turn_and_outlives_a_restart() {
     assert!(daemon.wait_end().success());
     let daemon = export_on_device(&model, &arguments);
     let log = daemon.log.text();
-    assert!(log.contains("took up cached prefixes") && !log.contains("count=0"), "{log}");
+    assert!(log.contains("restored cached prefixes") && !log.contains("count=0"), "{log}");
     all(&daemon);
     let log = daemon.log.text();
     let line = log.lines().rfind(|line| line.contains("laid out the KV cache")).unwrap();

@@ -1,118 +1,119 @@
-//! The rows of the KV cache and the sequences that run in them.
+//! The slots of the KV cache and the sequences that run in them.
 
 use super::prefix::{self, Reuse, Seen};
 use phi4d_model::{Rotary, alike_positions};
 
-/// Tokens of growth that admission leaves room for at most, so that a sequence is not admitted only
-/// to be put back at once.
+/// Tokens of output that admission reserves at most, so that a sequence is not preempted right after it
+/// was admitted.
 const GROWTH: usize = 64;
 
 /// Fixed sizes of the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sizes {
-    /// Rows there are; at least `max_live`. The others keep prefixes of ended sequences.
+    /// All slots, at least `max_live`. Those without a sequence keep cached prefixes.
     pub rows: usize,
     /// Sequences that may run at once.
     pub max_live: usize,
-    /// Tokens that one row holds at most.
+    /// The most tokens of one slot.
     pub row_tokens: usize,
-    /// Tokens in the smallest piece of memory that a row can be given or lose.
+    /// Tokens of a block, the unit in which slots get and return memory.
     pub block_tokens: usize,
-    /// Tokens that all rows together may hold: at least `row_tokens`.
+    /// The most tokens of all slots together, at least `row_tokens`.
     pub budget_tokens: usize,
-    /// Tokens of a chunk of the grid that prompts are read by where answers are to be reproducible:
-    /// only whole chunks of it are cached and reused. `None`: any token is.
+    /// With reproducible answers the size of the chunks that prompts are read in: only complete chunks are
+    /// cached and reused. `None` caches and reuses any number of tokens.
     pub grid: Option<usize>,
-    /// Whether all rows that hold something take as much as the longest, and one more is kept beside
-    /// them ([`phi4d_model::KvGrowth::Alike`]); else each takes its own.
+    /// Whether every slot with tokens takes the memory of the longest, and there is one more of that size
+    /// ([`phi4d_model::KvGrowth::Alike`]). Otherwise each takes its own blocks.
     pub alike: bool,
 }
 
-/// What is to be held beside what is.
+/// Tokens to be held in addition to those in the slots.
 #[derive(Debug, Clone, Copy)]
 enum More {
     Nothing,
-    /// Another row with so many tokens.
-    Row(usize),
-    /// So many tokens in a row that is there.
+    /// One more slot with this many tokens.
+    Slot(usize),
+    /// Growth of a slot (the first number) to this many tokens.
     Grown(usize, usize),
 }
 
-/// What the owner of the memory has to do, in order.
+/// What to do with the slots' memory. Actions have to be applied in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Exchange the contents of two rows, which hold so many tokens.
+    /// Exchange the contents of two slots.
     Swap {
-        /// The rows.
-        rows: [usize; 2],
-        /// Tokens that each holds.
+        /// The slots.
+        slots: [usize; 2],
+        /// The tokens that each holds.
         tokens: [usize; 2],
     },
-    /// Copy the first tokens of a row to the front of another.
+    /// Copy the first tokens of a slot to the front of another.
     Copy {
-        /// Whence.
+        /// The slot to read.
         from: usize,
-        /// Whither.
+        /// The slot to write.
         to: usize,
-        /// How many tokens.
+        /// The number of tokens.
         tokens: usize,
     },
-    /// Give back a row's memory from a token on.
+    /// Free the memory behind the first tokens of a slot.
     Release {
-        /// The row.
-        row: usize,
+        /// The slot.
+        slot: usize,
         /// Tokens to keep.
         keep: usize,
     },
 }
 
-/// A row made ready for a prompt.
+/// A slot that was prepared for a prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Admission {
-    /// The row, to be filled by [`Cache::place`].
-    pub row: usize,
-    /// Tokens of the prompt that it holds already.
+    /// The slot, to be filled by [`Cache::place`].
+    pub slot: usize,
+    /// Tokens of the prompt that the slot holds already.
     pub cached: usize,
 }
 
 #[derive(Debug)]
-struct Row<S> {
-    /// Tokens whose keys and values the row holds.
+struct Slot<S> {
+    /// Tokens whose keys and values the slot holds.
     tokens: Vec<u32>,
-    /// Of these, the first that were read in whole chunks of the grid. Their keys and values are the
-    /// same whatever prompt they were read for: a step's width shows in the last digits.
+    /// The first tokens that were read in complete chunks of the grid. A step's width changes low-order
+    /// digits of keys and values, so only these are the same for every prompt that begins with them.
     on_grid: usize,
-    /// Tokens that it may grow to without asking; 0 unless it is live.
+    /// The tokens that the slot may grow to without [`Cache::grow`]; 0 unless it is live.
     reserved: usize,
-    /// Prompts of another scope may not use the tokens.
+    /// Only prompts of the same scope may reuse the tokens.
     scope: u64,
-    /// When it was last of use.
+    /// The cache's clock when the slot was last used.
     used: u64,
     sequence: Option<S>,
 }
 
-impl<S> Row<S> {
-    /// Tokens that there is to be memory for.
+impl<S> Slot<S> {
+    /// The tokens that the slot needs memory for.
     fn tokens(&self) -> usize {
         self.tokens.len().max(self.reserved)
     }
 
-    /// The tokens that another prompt may begin with.
+    /// The tokens that another prompt may reuse.
     fn reusable(&self, grid: Option<usize>) -> &[u32] {
         &self.tokens[..grid.map_or(self.tokens.len(), |_| self.on_grid)]
     }
 }
 
-/// The rows, in this order: those that decode by the short rotary table, those that decode by the
-/// long one, those that prefill, and those without a sequence (cached prefixes and empty ones). So
-/// one decode step covers neighbouring rows.
+/// The slots, in this order: those that decode by the short rotary table, those that decode by the long
+/// one, those that prefill, and those without a sequence (cached prefixes and empty ones). A decode step
+/// runs over neighbouring slots, so this order lets one step cover all of a table. A sequence that changes
+/// its state is exchanged with the one at the border, so each change costs one or two swaps.
 ///
-/// Invariants: rows `..live` and no others have a sequence; the tokens of all rows and what is
-/// reserved for live ones, in whole blocks, stay within the budget.
+/// Invariants: slots `..live` and no others have a sequence; the tokens of all slots, and what is reserved
+/// for live ones, stay within the budget in complete blocks.
 #[derive(Debug)]
 pub struct Cache<S> {
     sizes: Sizes,
-    rows: Vec<Row<S>>,
+    slots: Vec<Slot<S>>,
     decoding_short: usize,
     decoding: usize,
     live: usize,
@@ -121,10 +122,10 @@ pub struct Cache<S> {
 }
 
 impl<S> Cache<S> {
-    /// An empty cache.
+    /// A cache of empty slots.
     #[must_use]
     pub fn new(sizes: Sizes) -> Self {
-        let row = |_| Row {
+        let slot = |_| Slot {
             tokens: Vec::new(),
             on_grid: 0,
             reserved: 0,
@@ -133,7 +134,7 @@ impl<S> Cache<S> {
             sequence: None,
         };
         Self {
-            rows: (0..sizes.rows.max(sizes.max_live)).map(row).collect(),
+            slots: (0..sizes.rows.max(sizes.max_live)).map(slot).collect(),
             sizes,
             decoding_short: 0,
             decoding: 0,
@@ -143,236 +144,251 @@ impl<S> Cache<S> {
         }
     }
 
-    /// What is to be done with the memory since the last call.
+    /// The actions since the last call.
     pub fn take_actions(&mut self) -> Vec<Action> {
         std::mem::take(&mut self.actions)
     }
 
-    /// Rows that decode by the short rotary table: `0..decoding_short()`.
+    /// Slots `0..decoding_short()` decode by the short rotary table.
     #[must_use]
     pub fn decoding_short(&self) -> usize {
         self.decoding_short
     }
 
-    /// Rows that decode: `0..decoding()`.
+    /// Slots `0..decoding()` decode.
     #[must_use]
     pub fn decoding(&self) -> usize {
         self.decoding
     }
 
-    /// Rows that have a sequence: `0..live()`.
+    /// Slots `0..live()` have a sequence.
     #[must_use]
     pub fn live(&self) -> usize {
         self.live
     }
 
-    /// Tokens that `row` holds.
+    /// The tokens in `slot`.
     #[must_use]
-    pub fn tokens(&self, row: usize) -> &[u32] {
-        &self.rows[row].tokens
+    pub fn tokens(&self, slot: usize) -> &[u32] {
+        &self.slots[slot].tokens
     }
 
-    /// The sequence that runs in `row`.
-    pub fn sequence_mut(&mut self, row: usize) -> Option<&mut S> {
-        self.rows[row].sequence.as_mut()
+    /// The sequence in `slot`, to be changed.
+    pub fn sequence_mut(&mut self, slot: usize) -> Option<&mut S> {
+        self.slots[slot].sequence.as_mut()
     }
 
-    /// The sequence that runs in `row`.
+    /// The sequence in `slot`.
     #[must_use]
-    pub fn sequence(&self, row: usize) -> Option<&S> {
-        self.rows[row].sequence.as_ref()
+    pub fn sequence(&self, slot: usize) -> Option<&S> {
+        self.slots[slot].sequence.as_ref()
     }
 
-    /// Tokens held in all rows, in whole blocks.
+    /// Tokens in all slots, in complete blocks.
     #[must_use]
     pub fn held_tokens(&self) -> usize {
-        self.tokens_in(&self.rows)
+        self.tokens_in(&self.slots)
     }
 
-    /// Tokens held for sequences that have ended, in whole blocks.
+    /// Tokens of cached prefixes, in complete blocks.
     #[must_use]
     pub fn cached_tokens(&self) -> usize {
-        self.tokens_in(&self.rows[self.live..])
+        self.tokens_in(&self.slots[self.live..])
     }
 
-    /// Makes a row ready for a sequence that begins with `prompt`, with as much of its first
-    /// `shared` tokens as is cached under `scope`. `None` where all places are taken or the prompt
-    /// does not fit beside what runs; then it has to wait.
+    /// Prepares a slot for a sequence that begins with `prompt`, with as many of its first `shared` tokens
+    /// as are cached under `scope`. `None` if `max_live` sequences run, or the prompt does not fit beside
+    /// them; then it has to wait.
     pub fn admit(&mut self, prompt: &[u32], shared: usize, scope: u64) -> Option<Admission> {
+        // Decided by running sequences only, since cached prefixes can be evicted.
         let growth = GROWTH.min(self.sizes.row_tokens / 8);
         let reserved = (prompt.len() + growth).min(self.sizes.row_tokens.max(prompt.len()));
-        let running = self.rows[..self.live].iter().map(Row::tokens);
+        let running = self.slots[..self.live].iter().map(Slot::tokens);
         let wanted = self.cost(running.chain([reserved]));
+        // A slot more for prefixes than for sequences may be free, but the batch is not to grow.
         if self.live == self.sizes.max_live || wanted > self.budget() {
             return None;
         }
-        let rows = self.rows.iter().enumerate().filter(|(_, row)| row.scope == scope);
+        let slots = self.slots.iter().enumerate().filter(|(_, slot)| slot.scope == scope);
         let live = self.live;
         let reuse = prefix::choose(
             &prompt[..shared.min(prompt.len())],
-            rows.map(|(index, row)| {
-                (index, Seen { tokens: row.reusable(self.sizes.grid), live: index < live })
+            slots.map(|(index, slot)| {
+                (index, Seen { tokens: slot.reusable(self.sizes.grid), live: index < live })
             }),
             self.sizes.grid.unwrap_or(1),
         );
-        let (row, cached) = match reuse {
-            Reuse::Take { row, tokens } => self.take_over(row, tokens),
-            Reuse::Nothing => (self.empty_row(reserved, None)?, 0),
-            Reuse::Copy { row: from, tokens } => match self.empty_row(reserved, Some(from)) {
+        let (slot, cached) = match reuse {
+            Reuse::Take { slot, tokens } => self.shorten(slot, tokens),
+            Reuse::Nothing => (self.empty_slot(reserved, None)?, 0),
+            // The slot that is copied must not be evicted for its own copy.
+            Reuse::Copy { slot: from, tokens } => match self.empty_slot(reserved, Some(from)) {
                 Some(to) => {
                     self.clock += 1;
-                    self.rows[from].used = self.clock;
-                    let copied = self.rows[from].tokens[..tokens].to_vec();
-                    self.rows[to].tokens = copied;
-                    self.rows[to].on_grid = self.rows[from].on_grid.min(tokens);
+                    self.slots[from].used = self.clock;
+                    let copied = self.slots[from].tokens[..tokens].to_vec();
+                    self.slots[to].tokens = copied;
+                    self.slots[to].on_grid = self.slots[from].on_grid.min(tokens);
                     self.actions.push(Action::Copy { from, to, tokens });
                     (to, tokens)
                 }
-                // No room for both.
-                None if from >= self.live => self.take_over(from, tokens),
-                None => (self.empty_row(reserved, None)?, 0),
+                // There is no room for a copy. A cached prefix is shortened and used itself; one that
+                // runs can't be, so the prompt starts from nothing.
+                None if from >= self.live => self.shorten(from, tokens),
+                None => (self.empty_slot(reserved, None)?, 0),
             },
         };
-        self.rows[row].reserved = reserved;
-        self.rows[row].scope = scope;
+        self.slots[slot].reserved = reserved;
+        self.slots[slot].scope = scope;
+        // A slot that was taken over has a reservation now, which other prefixes may have to make room for.
         self.evict_for(More::Nothing, None);
-        self.swap(row, self.live);
-        Some(Admission { row: self.live, cached })
+        self.swap(slot, self.live);
+        Some(Admission { slot: self.live, cached })
     }
 
-    /// Puts `sequence` into the row that [`Cache::admit`] has just made ready.
+    /// Puts `sequence` into the slot that [`Cache::admit`] has just prepared.
     pub fn place(&mut self, admission: Admission, sequence: S) {
-        debug_assert_eq!(admission.row, self.live);
-        self.rows[admission.row].sequence = Some(sequence);
+        debug_assert_eq!(admission.slot, self.live);
+        self.slots[admission.slot].sequence = Some(sequence);
         self.live += 1;
     }
 
-    /// Makes room for `count` more tokens in the live `row`, at the cost of cached prefixes.
-    /// Returns whether there is room; if not, a live sequence has to be put back first.
-    pub fn grow(&mut self, row: usize, count: usize) -> bool {
-        let wanted = self.rows[row].tokens.len() + count;
-        if wanted <= self.rows[row].reserved {
+    /// Makes room for `count` more tokens in the live `slot`, and evicts cached prefixes for it. Returns
+    /// whether there is room; if not, a live sequence has to be preempted first.
+    pub fn grow(&mut self, slot: usize, count: usize) -> bool {
+        let wanted = self.slots[slot].tokens.len() + count;
+        if wanted <= self.slots[slot].reserved {
             return true;
         }
-        if !self.evict_for(More::Grown(row, wanted), None) {
+        // Token by token: a larger reservation might evict prefixes that are never in the way.
+        if !self.evict_for(More::Grown(slot, wanted), None) {
             return false;
         }
-        self.rows[row].reserved = wanted;
+        self.slots[slot].reserved = wanted;
         true
     }
 
-    /// Notes that the live `row` holds `tokens` more, for which [`Cache::grow`] made room.
-    pub fn extend(&mut self, row: usize, tokens: &[u32]) {
+    /// Appends `tokens` that the model has read in the live `slot`. [`Cache::grow`] has made room for them.
+    pub fn extend(&mut self, slot: usize, tokens: &[u32]) {
         let grid = self.sizes.grid;
-        let row = &mut self.rows[row];
-        if grid == Some(tokens.len()) && row.on_grid == row.tokens.len() {
-            row.on_grid += tokens.len();
+        let slot = &mut self.slots[slot];
+        // A shorter chunk ends the grid: what follows it begins off the grid.
+        if grid == Some(tokens.len()) && slot.on_grid == slot.tokens.len() {
+            slot.on_grid += tokens.len();
         }
-        row.tokens.extend_from_slice(tokens);
-        debug_assert!(row.tokens.len() <= row.reserved, "grow was not asked");
+        slot.tokens.extend_from_slice(tokens);
+        debug_assert!(slot.tokens.len() <= slot.reserved, "grow was not asked");
     }
 
-    /// Moves the live `row`, which has read its prompt, to those that decode by the table that it
-    /// was read by. Returns its new row.
-    pub fn promote(&mut self, row: usize, rotary: Rotary) -> usize {
-        debug_assert!((self.decoding..self.live).contains(&row));
+    /// Moves the sequence in the live `slot`, whose prompt is read, to those that decode by the same rotary
+    /// table. Returns its new slot.
+    pub fn promote(&mut self, slot: usize, rotary: Rotary) -> usize {
+        debug_assert!((self.decoding..self.live).contains(&slot));
         let long = self.decoding;
-        self.swap(row, long);
+        self.swap(slot, long);
         self.decoding += 1;
         if rotary == Rotary::Long {
             return long;
         }
+        // From the end of the long ones to the end of the short ones.
         self.swap(long, self.decoding_short);
         self.decoding_short += 1;
         self.decoding_short - 1
     }
 
-    /// Drops what the live `row` holds, for its sequence to be read anew under `scope`. Rows
-    /// behind it may move; those before it stay. Returns its new row.
-    pub fn restart(&mut self, row: usize, scope: u64) -> usize {
-        let row = self.leave_decoding(row);
-        self.clear(row);
-        self.rows[row].scope = scope;
-        row
+    /// Drops the tokens of the live `slot`, so that its sequence is read again under `scope`. Slots behind
+    /// it may move; those before it stay. Returns its new slot.
+    pub fn restart(&mut self, slot: usize, scope: u64) -> usize {
+        let slot = self.leave_decoding(slot);
+        self.clear(slot);
+        self.slots[slot].scope = scope;
+        slot
     }
 
-    /// Moves the live `row`, if it decodes, to those that prefill. Returns its new row.
-    fn leave_decoding(&mut self, row: usize) -> usize {
-        let mut row = row;
-        if row < self.decoding_short {
+    /// Moves the sequence in the live `slot`, if it decodes, to those that prefill. Returns its new slot.
+    fn leave_decoding(&mut self, slot: usize) -> usize {
+        // Over one border after the other, so that both groups stay without a gap.
+        let mut slot = slot;
+        if slot < self.decoding_short {
             self.decoding_short -= 1;
-            self.swap(row, self.decoding_short);
-            row = self.decoding_short;
+            self.swap(slot, self.decoding_short);
+            slot = self.decoding_short;
         }
-        if row < self.decoding {
+        if slot < self.decoding {
             self.decoding -= 1;
-            self.swap(row, self.decoding);
-            row = self.decoding;
+            self.swap(slot, self.decoding);
+            slot = self.decoding;
         }
-        row
+        slot
     }
 
-    /// Takes the sequence out of the live `row`, and keeps the row's tokens as a cached prefix if
-    /// `keep` is set. Rows behind it may move; those before it stay.
-    pub fn retire(&mut self, row: usize, keep: bool) -> Option<S> {
-        let row = self.leave_decoding(row);
+    /// Takes the sequence out of the live `slot`, and keeps the slot's tokens as a cached prefix if
+    /// `keep` is set. Slots behind it may move; those before it stay.
+    pub fn retire(&mut self, slot: usize, keep: bool) -> Option<S> {
+        let slot = self.leave_decoding(slot);
         self.live -= 1;
-        self.swap(row, self.live);
-        let row = self.live;
-        let sequence = self.rows[row].sequence.take();
-        let held = self.rows[row].tokens.len();
-        if self.blocks(self.rows[row].reserved) > self.blocks(held) {
-            // A guess or a step that failed may have written there.
-            self.actions.push(Action::Release { row, keep: held });
+        self.swap(slot, self.live);
+        let slot = self.live;
+        let sequence = self.slots[slot].sequence.take();
+        let held = self.slots[slot].tokens.len();
+        if self.blocks(self.slots[slot].reserved) > self.blocks(held) {
+            // Rejected draft tokens or a failed step may have written there.
+            self.actions.push(Action::Release { slot, keep: held });
         }
-        self.rows[row].reserved = 0;
+        // The reservation goes with the sequence; a prefix takes what it holds.
+        self.slots[slot].reserved = 0;
         self.clock += 1;
-        self.rows[row].used = self.clock;
-        if keep && self.rows.len() > self.sizes.max_live {
-            let reusable = self.rows[row].reusable(self.sizes.grid).len();
-            self.take_over(row, reusable);
-            self.drop_covered(row);
+        self.slots[slot].used = self.clock;
+        // Without slots beyond the running ones a prefix would be overwritten by the next sequence.
+        if keep && self.slots.len() > self.sizes.max_live {
+            let reusable = self.slots[slot].reusable(self.sizes.grid).len();
+            self.shorten(slot, reusable);
+            self.drop_covered(slot);
         } else {
-            self.clear(row);
+            self.clear(slot);
         }
         sequence
     }
 
-    /// The cached prefixes, the one of most recent use first: scope and tokens of each row.
+    /// The cached prefixes, the most recently used first: slot, scope and tokens of each.
     pub fn cached_prefixes(&self) -> impl Iterator<Item = (usize, u64, &[u32])> {
-        let mut rows: Vec<usize> =
-            (self.live..self.rows.len()).filter(|&row| !self.rows[row].tokens.is_empty()).collect();
-        rows.sort_by_key(|&row| std::cmp::Reverse(self.rows[row].used));
-        rows.into_iter().map(|row| (row, self.rows[row].scope, self.rows[row].tokens.as_slice()))
+        let mut slots: Vec<usize> = (self.live..self.slots.len())
+            .filter(|&slot| !self.slots[slot].tokens.is_empty())
+            .collect();
+        slots.sort_by_key(|&slot| std::cmp::Reverse(self.slots[slot].used));
+        slots
+            .into_iter()
+            .map(|slot| (slot, self.slots[slot].scope, self.slots[slot].tokens.as_slice()))
     }
 
-    /// Makes a row ready for a prefix from elsewhere; the caller fills its memory. `None` where
-    /// there is no room without evicting another.
+    /// Prepares a slot for a prefix from a file; the caller fills its memory. `None` if there is no room
+    /// without evicting another prefix, or no slot is kept for prefixes.
     pub fn adopt(&mut self, tokens: &[u32], scope: u64) -> Option<usize> {
-        let row = (self.live..self.rows.len()).find(|&row| self.rows[row].tokens.is_empty())?;
+        let slot =
+            (self.live..self.slots.len()).find(|&slot| self.slots[slot].tokens.is_empty())?;
         let fits = tokens.len() <= self.sizes.row_tokens
-            && self.used_with(More::Row(tokens.len())) <= self.budget();
-        if !fits || self.rows.len() == self.sizes.max_live {
+            && self.used_with(More::Slot(tokens.len())) <= self.budget();
+        if !fits || self.slots.len() == self.sizes.max_live {
             return None;
         }
         self.clock += 1;
-        self.rows[row].used = self.clock;
-        self.rows[row].scope = scope;
-        self.rows[row].tokens = tokens.to_vec();
-        self.rows[row].on_grid = self.sizes.grid.map_or(0, |grid| tokens.len() / grid * grid);
-        Some(row)
+        self.slots[slot].used = self.clock;
+        self.slots[slot].scope = scope;
+        self.slots[slot].tokens = tokens.to_vec();
+        self.slots[slot].on_grid = self.sizes.grid.map_or(0, |grid| tokens.len() / grid * grid);
+        Some(slot)
     }
 
-    /// Empties a row that was adopted and could not be filled.
-    pub fn abandon(&mut self, row: usize) {
-        if row >= self.live {
-            self.clear(row);
+    /// Empties a slot from [`Cache::adopt`] that could not be filled.
+    pub fn abandon(&mut self, slot: usize) {
+        if slot >= self.live {
+            self.clear(slot);
         }
     }
 
-    /// Tokens that `rows` hold, in whole blocks.
-    fn tokens_in(&self, rows: &[Row<S>]) -> usize {
-        let blocks: usize = rows.iter().map(|row| self.blocks(row.tokens.len())).sum();
+    /// Tokens in `slots`, in complete blocks.
+    fn tokens_in(&self, slots: &[Slot<S>]) -> usize {
+        let blocks: usize = slots.iter().map(|slot| self.blocks(slot.tokens.len())).sum();
         blocks * self.sizes.block_tokens
     }
 
@@ -384,86 +400,92 @@ impl<S> Cache<S> {
         self.blocks(self.sizes.budget_tokens)
     }
 
-    /// Blocks of memory for rows that hold so many tokens each.
-    fn cost(&self, rows: impl Iterator<Item = usize>) -> usize {
+    /// The blocks of memory that slots with these numbers of tokens take.
+    fn cost(&self, slots: impl Iterator<Item = usize>) -> usize {
         if !self.sizes.alike {
-            return rows.map(|tokens| self.blocks(tokens)).sum();
+            return slots.map(|tokens| self.blocks(tokens)).sum();
         }
+        // The count begins with the spare slot.
         let (mut count, mut longest) = (1, 0);
-        for tokens in rows.filter(|&tokens| tokens > 0) {
+        for tokens in slots.filter(|&tokens| tokens > 0) {
             count += 1;
             longest = longest.max(tokens);
         }
         self.blocks(count * alike_positions(longest, self.sizes.row_tokens))
     }
 
+    /// The blocks of memory that all slots and `more` take.
     fn used_with(&self, more: More) -> usize {
         let grown = |index| match more {
-            More::Grown(row, tokens) if row == index => tokens,
+            More::Grown(slot, tokens) if slot == index => tokens,
             _ => 0,
         };
         let another = match more {
-            More::Row(tokens) => tokens,
+            More::Slot(tokens) => tokens,
             _ => 0,
         };
-        let rows = self.rows.iter().enumerate().map(|(index, row)| row.tokens().max(grown(index)));
-        self.cost(rows.chain([another]))
+        let slots =
+            self.slots.iter().enumerate().map(|(index, slot)| slot.tokens().max(grown(index)));
+        self.cost(slots.chain([another]))
     }
 
-    /// Keeps the first `tokens` of the cached `row`.
-    fn take_over(&mut self, row: usize, tokens: usize) -> (usize, usize) {
-        if self.rows[row].tokens.len() > tokens {
-            self.rows[row].tokens.truncate(tokens);
-            self.rows[row].on_grid = self.rows[row].on_grid.min(tokens);
-            self.actions.push(Action::Release { row, keep: tokens });
+    /// Drops all but the first `tokens` of the cached `slot`. Returns both.
+    fn shorten(&mut self, slot: usize, tokens: usize) -> (usize, usize) {
+        if self.slots[slot].tokens.len() > tokens {
+            self.slots[slot].tokens.truncate(tokens);
+            self.slots[slot].on_grid = self.slots[slot].on_grid.min(tokens);
+            self.actions.push(Action::Release { slot, keep: tokens });
         }
-        (row, tokens)
+        (slot, tokens)
     }
 
-    /// An empty row beside the live ones and room for `wanted` tokens in it, evicting what was not used
-    /// for longest except `spared`.
-    fn empty_row(&mut self, wanted: usize, spared: Option<usize>) -> Option<usize> {
-        if !self.evict_for(More::Row(wanted), spared) {
+    /// An empty slot with room for `wanted` tokens. The least recently used prefixes except `spared` are
+    /// evicted for it.
+    fn empty_slot(&mut self, wanted: usize, spared: Option<usize>) -> Option<usize> {
+        if !self.evict_for(More::Slot(wanted), spared) {
             return None;
         }
         let empty = |cache: &Self| {
-            (cache.live..cache.rows.len()).find(|&row| cache.rows[row].tokens.is_empty())
+            (cache.live..cache.slots.len()).find(|&slot| cache.slots[slot].tokens.is_empty())
         };
         empty(self).or_else(|| {
-            let row = self.least_used(spared)?;
-            self.clear(row);
-            Some(row)
+            let slot = self.least_used(spared)?;
+            self.clear(slot);
+            Some(slot)
         })
     }
 
     /// Evicts cached prefixes except `spared` until `more` fits. Returns whether it does.
     fn evict_for(&mut self, more: More, spared: Option<usize>) -> bool {
+        // One at a time, since evicting the longest may be enough where all take as much as the longest.
         while self.used_with(more) > self.budget() {
-            let Some(row) = self.least_used(spared) else { return false };
-            self.clear(row);
+            let Some(slot) = self.least_used(spared) else { return false };
+            self.clear(slot);
         }
         true
     }
 
+    /// The least recently used prefix, except `spared`.
     fn least_used(&self, spared: Option<usize>) -> Option<usize> {
-        (self.live..self.rows.len())
-            .filter(|&row| !self.rows[row].tokens.is_empty() && Some(row) != spared)
-            // A row that is being made ready has a reservation.
-            .filter(|&row| self.rows[row].reserved == 0)
-            .min_by_key(|&row| self.rows[row].used)
+        (self.live..self.slots.len())
+            .filter(|&slot| !self.slots[slot].tokens.is_empty() && Some(slot) != spared)
+            // The slot that is being prepared has a reservation.
+            .filter(|&slot| self.slots[slot].reserved == 0)
+            .min_by_key(|&slot| self.slots[slot].used)
     }
 
-    /// Drops cached prefixes that the cached `row` begins with, or `row` if another begins with it.
-    fn drop_covered(&mut self, row: usize) {
-        for other in self.live..self.rows.len() {
-            let (this, that) = (&self.rows[row], &self.rows[other]);
-            if other == row || this.scope != that.scope {
+    /// Drops cached prefixes that the prefix in `slot` begins with, or that prefix if another begins with
+    /// it: the longer one serves every prompt that the shorter one would.
+    fn drop_covered(&mut self, slot: usize) {
+        for other in self.live..self.slots.len() {
+            let (this, that) = (&self.slots[slot], &self.slots[other]);
+            if other == slot || this.scope != that.scope {
                 continue;
             }
             let common = prefix::common(&this.tokens, &that.tokens);
             if common == this.tokens.len() {
-                self.rows[other].used = self.clock;
-                self.clear(row);
+                self.slots[other].used = self.clock;
+                self.clear(slot);
                 return;
             }
             if common == that.tokens.len() {
@@ -472,32 +494,33 @@ impl<S> Cache<S> {
         }
     }
 
-    fn clear(&mut self, row: usize) {
-        if !self.rows[row].tokens.is_empty() {
-            self.rows[row].tokens = Vec::new();
-            self.rows[row].on_grid = 0;
-            self.actions.push(Action::Release { row, keep: 0 });
+    fn clear(&mut self, slot: usize) {
+        if !self.slots[slot].tokens.is_empty() {
+            self.slots[slot].tokens = Vec::new();
+            self.slots[slot].on_grid = 0;
+            self.actions.push(Action::Release { slot, keep: 0 });
         }
     }
 
     fn swap(&mut self, a: usize, b: usize) {
-        let tokens = [self.rows[a].tokens.len(), self.rows[b].tokens.len()];
+        // Two empty slots have no memory to exchange.
+        let tokens = [self.slots[a].tokens.len(), self.slots[b].tokens.len()];
         if a != b {
-            self.rows.swap(a, b);
+            self.slots.swap(a, b);
             if tokens != [0, 0] {
-                self.actions.push(Action::Swap { rows: [a, b], tokens });
+                self.actions.push(Action::Swap { slots: [a, b], tokens });
             }
         }
     }
 
     #[cfg(test)]
     pub(super) fn check(&self) {
-        for (index, row) in self.rows.iter().enumerate() {
-            assert_eq!(row.sequence.is_some(), index < self.live, "row {index}");
-            assert!(index < self.live || row.reserved == 0, "row {index} keeps a reservation");
-            assert!(row.tokens.len() <= self.sizes.row_tokens, "row {index} overflows");
-            assert!(row.on_grid <= row.tokens.len(), "row {index} reuses what it has not");
-            assert!(row.on_grid.is_multiple_of(self.sizes.grid.unwrap_or(1)), "row {index}");
+        for (index, slot) in self.slots.iter().enumerate() {
+            assert_eq!(slot.sequence.is_some(), index < self.live, "slot {index}");
+            assert!(index < self.live || slot.reserved == 0, "slot {index} keeps a reservation");
+            assert!(slot.tokens.len() <= self.sizes.row_tokens, "slot {index} overflows");
+            assert!(slot.on_grid <= slot.tokens.len(), "slot {index} reuses what it has not");
+            assert!(slot.on_grid.is_multiple_of(self.sizes.grid.unwrap_or(1)), "slot {index}");
         }
         assert!(self.decoding_short <= self.decoding);
         assert!(self.decoding <= self.live && self.live <= self.sizes.max_live);

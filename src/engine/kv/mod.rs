@@ -1,5 +1,5 @@
-//! Book-keeping of the KV cache: which row holds which tokens, for whom. The memory is the
-//! model's, and what is to be done with it comes out as [`Action`]s.
+//! Book-keeping of the KV cache: which slot holds which tokens, and for whom. The memory is the model's;
+//! [`Action`]s say what to do with it. So all of this is tested without a model.
 
 mod cache;
 mod prefix;

@@ -5,11 +5,11 @@ use proptest::prelude::*;
 use super::*;
 use phi4d_model::Rotary;
 
-/// The memory as the actions leave it: what each row holds.
-struct Memory(Vec<Row>);
+/// The memory as the actions leave it: what each slot holds.
+struct Memory(Vec<Slot>);
 
 #[derive(Clone, Default)]
-struct Row {
+struct Slot {
     tokens: Vec<u32>,
     /// Positions that steps have written to since they were given back.
     written: usize,
@@ -19,19 +19,19 @@ impl Memory {
     fn apply(&mut self, actions: Vec<Action>) {
         for action in actions {
             match action {
-                Action::Swap { rows: [a, b], tokens } => {
-                    assert_eq!([a, b].map(|row| self.0[row].tokens.len()), tokens);
+                Action::Swap { slots: [a, b], tokens } => {
+                    assert_eq!([a, b].map(|slot| self.0[slot].tokens.len()), tokens);
                     self.0.swap(a, b);
                 }
                 Action::Copy { from, to, tokens } => {
                     assert!(self.0[to].tokens.is_empty() && from != to);
                     let copied = self.0[from].tokens[..tokens].to_vec();
-                    self.0[to] = Row { tokens: copied, written: tokens };
+                    self.0[to] = Slot { tokens: copied, written: tokens };
                 }
-                Action::Release { row, keep } => {
-                    assert!(keep <= self.0[row].tokens.len());
-                    self.0[row].tokens.truncate(keep);
-                    self.0[row].written = self.0[row].written.min(keep);
+                Action::Release { slot, keep } => {
+                    assert!(keep <= self.0[slot].tokens.len());
+                    self.0[slot].tokens.truncate(keep);
+                    self.0[slot].written = self.0[slot].written.min(keep);
                 }
             }
         }
@@ -49,85 +49,88 @@ struct World {
 
 impl World {
     fn new(sizes: Sizes) -> Self {
-        Self { cache: Cache::new(sizes), memory: Memory(vec![Row::default(); sizes.rows]), sizes }
+        Self { cache: Cache::new(sizes), memory: Memory(vec![Slot::default(); sizes.rows]), sizes }
     }
 
     fn settle(&mut self) {
         self.memory.apply(self.cache.take_actions());
         self.cache.check();
-        for row in 0..self.sizes.rows {
-            assert_eq!(self.cache.tokens(row), self.memory.0[row].tokens, "row {row}");
+        for slot in 0..self.sizes.rows {
+            assert_eq!(self.cache.tokens(slot), self.memory.0[slot].tokens, "slot {slot}");
         }
         if !self.sizes.alike {
             // What has been written keeps to the budget as well: a device has no block more.
             let block = self.sizes.block_tokens;
-            let rows = self.memory.0.iter();
-            let written: usize = rows.map(|row| row.written.div_ceil(block)).sum();
+            let slots = self.memory.0.iter();
+            let written: usize = slots.map(|slot| slot.written.div_ceil(block)).sum();
             assert!(written <= self.sizes.budget_tokens.div_ceil(block), "{written} blocks");
         }
-        for row in 0..self.cache.live() {
-            let (tokens, _) = self.cache.sequence(row).unwrap();
-            assert!(tokens.starts_with(self.cache.tokens(row)), "row {row} holds another's tokens");
+        for slot in 0..self.cache.live() {
+            let (tokens, _) = self.cache.sequence(slot).unwrap();
+            assert!(
+                tokens.starts_with(self.cache.tokens(slot)),
+                "slot {slot} holds another's tokens"
+            );
         }
     }
 
     fn admit(&mut self, prompt: Vec<u32>, scope: u64) {
         let Some(admission) = self.cache.admit(&prompt, usize::MAX, scope) else {
-            // Alone, everything fits that a row can hold.
+            // Alone, everything fits that a slot can hold.
             assert!(self.cache.live() > 0, "a prompt of {} was refused", prompt.len());
             return;
         };
         assert!(admission.cached < prompt.len());
         self.cache.place(admission, (prompt, scope));
         self.settle();
-        assert_eq!(self.cache.tokens(admission.row).len(), admission.cached);
+        assert_eq!(self.cache.tokens(admission.slot).len(), admission.cached);
     }
 
     /// Reads some of a sequence's tokens, as a step does, then adds one.
-    fn step(&mut self, row: usize, count: usize) {
+    fn step(&mut self, slot: usize, count: usize) {
         let rotary = if count.is_multiple_of(3) { Rotary::Long } else { Rotary::Short };
-        let held = self.cache.tokens(row).len();
-        let (tokens, _) = self.cache.sequence(row).unwrap();
+        let held = self.cache.tokens(slot).len();
+        let (tokens, _) = self.cache.sequence(slot).unwrap();
         let next = tokens[held..tokens.len().min(held + count)].to_vec();
-        // Some of what is written may be a guess that was wrong.
-        let guess = (count % 4).min(self.sizes.row_tokens - held - next.len());
-        if !self.cache.grow(row, next.len() + guess) {
+        // Some of what is written may be draft tokens that are rejected.
+        let draft = (count % 4).min(self.sizes.row_tokens - held - next.len());
+        if !self.cache.grow(slot, next.len() + draft) {
             assert!(self.cache.live() > 1, "the only sequence was refused room");
             self.retire(self.cache.live() - 1, true);
             return;
         }
         self.settle();
-        self.memory.0[row].written = self.memory.0[row].written.max(held + next.len() + guess);
+        self.memory.0[slot].written = self.memory.0[slot].written.max(held + next.len() + draft);
         self.settle();
-        self.cache.extend(row, &next);
-        self.memory.0[row].tokens.extend_from_slice(&next);
-        let complete = held + next.len() == self.cache.sequence(row).unwrap().0.len();
-        let row = if complete && row >= self.cache.decoding() {
-            self.cache.promote(row, rotary)
+        self.cache.extend(slot, &next);
+        self.memory.0[slot].tokens.extend_from_slice(&next);
+        let complete = held + next.len() == self.cache.sequence(slot).unwrap().0.len();
+        let slot = if complete && slot >= self.cache.decoding() {
+            self.cache.promote(slot, rotary)
         } else {
-            row
+            slot
         };
         if complete && held + next.len() < self.sizes.row_tokens {
-            self.cache.sequence_mut(row).unwrap().0.push(1);
+            self.cache.sequence_mut(slot).unwrap().0.push(1);
         }
         self.settle();
     }
 
-    /// Has the row's sequence read anew, in the other scope.
-    fn restart(&mut self, row: usize) {
-        let mut whose = self.cache.sequence(row).unwrap().clone();
+    /// Restarts the slot's sequence in the other scope.
+    fn restart(&mut self, slot: usize) {
+        let mut whose = self.cache.sequence(slot).unwrap().clone();
         whose.1 ^= 1;
         let before = self.cache.decoding();
-        let at = self.cache.restart(row, whose.1);
-        assert_eq!(self.cache.decoding(), before - usize::from(row < before));
+        let at = self.cache.restart(slot, whose.1);
+        assert_eq!(self.cache.decoding(), before - usize::from(slot < before));
         assert!(at >= self.cache.decoding() && self.cache.tokens(at).is_empty());
         *self.cache.sequence_mut(at).unwrap() = whose;
         self.settle();
     }
 
-    fn retire(&mut self, row: usize, keep: bool) {
-        let whose = self.cache.sequence(row).unwrap().clone();
-        assert_eq!(self.cache.retire(row, keep), Some(whose));
+    fn retire(&mut self, slot: usize, keep: bool) {
+        let whose = self.cache.sequence(slot).unwrap().clone();
+        assert_eq!(self.cache.retire(slot, keep), Some(whose));
         self.settle();
     }
 }
@@ -173,7 +176,7 @@ proptest! {
             max_live,
             row_tokens: 100,
             block_tokens: if alike { 1 } else { block_tokens },
-            // All rows are of 100 tokens then, and there is a spare one.
+            // All slots are of 100 tokens then, and there is a spare one.
             budget_tokens: if alike { 2 * budget } else { budget },
             grid: on_grid.then_some(4),
             alike,
@@ -207,8 +210,8 @@ fn sizes() -> Sizes {
 #[test]
 fn a_finished_conversation_is_taken_up_again_without_a_copy() {
     let mut world = World::new(sizes());
-    let turn: Vec<u32> = (0..50).collect();
-    world.admit(turn.clone(), 0);
+    let message: Vec<u32> = (0..50).collect();
+    world.admit(message.clone(), 0);
     world.step(0, 50);
     world.retire(0, true);
     let next: Vec<u32> = (0..80).collect();
@@ -228,7 +231,7 @@ fn where_rows_are_alike_a_long_one_takes_the_place_of_several_short_ones() {
         world.retire(0, true);
     }
     assert_eq!(world.cache.cached_prefixes().count(), 3);
-    // Its 512 positions are each row's: two rows and the spare one are left beside it.
+    // Its 512 positions are each slot's: two slots and the spare one are left beside it.
     world.admit(prompt(3000, 400), 0);
     world.step(0, 400);
     assert_eq!(world.cache.cached_prefixes().count(), 2);
@@ -282,12 +285,12 @@ fn the_longer_of_two_prefixes_covers_the_shorter() {
 }
 
 #[test]
-fn what_a_wrong_guess_wrote_is_given_back_with_the_sequence() {
+fn what_rejected_draft_tokens_wrote_is_freed_with_the_sequence() {
     let mut world = World::new(sizes());
     world.admit((0..60).collect(), 0);
     // Three more than there are.
     world.step(0, 63);
-    let written = |world: &World| world.memory.0.iter().map(|row| row.written).sum::<usize>();
+    let written = |world: &World| world.memory.0.iter().map(|slot| slot.written).sum::<usize>();
     assert_eq!(written(&world), 63);
     world.retire(0, true);
     assert_eq!(written(&world), 60);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::super::message::Dry;
 
-/// Takes the penalty from the logit of every token that would prolong a repetition of the end of
+/// Subtracts the penalty from the logit of every token that would extend a repetition of the end of
 /// `tokens` (prompt and output).
 pub(super) fn apply(logits: &mut [f32], dry: &Dry, tokens: &[u32]) {
     for (token, length) in repetitions(dry, tokens) {
@@ -15,17 +15,20 @@ pub(super) fn apply(logits: &mut [f32], dry: &Dry, tokens: &[u32]) {
             #[expect(clippy::cast_precision_loss, reason = "lengths stay far below 2^24")]
             let exponent = (length - dry.allowed_length) as f32;
             let penalty = dry.multiplier * dry.base.powf(exponent);
-            // Finite, so that a row where all repeats still has a choice.
+            // Finite, so that there is still a choice if every token repeats something.
             *logit -= penalty.min(f32::MAX / 4.0);
         }
     }
 }
 
-/// For each token that followed an earlier occurrence of the newest tokens: how many of the newest
-/// tokens occurred there, at least `allowed_length`, the longest if there are several.
+/// Each token that followed an earlier occurrence of the newest tokens, with the length of the longest such
+/// occurrence, which is at least `allowed_length`.
 fn repetitions(dry: &Dry, tokens: &[u32]) -> HashMap<u32, usize> {
     let window = &tokens[tokens.len() - dry.last_tokens.min(tokens.len())..];
+    // Reversed, the newest tokens are a prefix and their occurrences matches of it, which the Z function finds
+    // all in linear time.
     let newest_first: Vec<u32> = window.iter().rev().copied().collect();
+    // A repetition does not reach across a breaker.
     let limit = newest_first
         .iter()
         .position(|&token| dry.breakers.contains(token))
@@ -45,7 +48,8 @@ fn repetitions(dry: &Dry, tokens: &[u32]) -> HashMap<u32, usize> {
     longest
 }
 
-/// The Z function: for each place, how many items from there on equal those at the start.
+/// The Z function: for each place, how many items from there on equal the first ones. Linear, since the
+/// window `left..right` of the match that reaches furthest only moves on, and what lies within it is known.
 fn matches_of_start(items: &[u32]) -> Vec<usize> {
     let mut lengths = vec![0; items.len()];
     let (mut left, mut right) = (0, 0);

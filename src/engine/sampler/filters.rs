@@ -1,23 +1,23 @@
-//! Which tokens may be drawn, and with which weight.
+//! The filters that choose which tokens may be drawn, and the draw. Those by the distribution's shape
+//! (top_n_sigma, typical_p, XTC) are as llama.cpp defines them.
 
 use std::cmp::Ordering;
 
-use super::super::message::Sampling;
-use super::shape;
+use super::super::message::{Sampling, Xtc};
 
 /// A token that may be drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Candidate {
-    /// Its id.
+    /// The token's id.
     pub token: u32,
-    /// Its logit.
+    /// The token's logit.
     pub logit: f32,
-    /// Its weight, relative to the likeliest token's 1.
+    /// The token's probability relative to that of the likeliest token.
     pub weight: f64,
 }
 
 impl Candidate {
-    /// Likelier first, then the lower id.
+    /// Likelier tokens first, lower ids first among equals.
     pub(super) fn rank(&self, other: &Self) -> Ordering {
         other.logit.total_cmp(&self.logit).then(self.token.cmp(&other.token))
     }
@@ -37,37 +37,39 @@ pub(super) fn argmax(logits: &[f32]) -> Option<Candidate> {
     best.is_finite().then_some(Candidate { token, logit: best, weight: 1.0 })
 }
 
-/// Fills `candidates` with the tokens that pass `sampling`'s filters. `best` is the highest logit.
-/// At least the likeliest token is left.
+/// Fills `candidates` with the tokens that pass the filters of `sampling`, in ascending order of ids.
+/// `best` is the highest logit. At least the likeliest token is left.
 pub(super) fn select(
     logits: &[f32],
     best: f32,
     sampling: &Sampling,
     candidates: &mut Vec<Candidate>,
 ) {
+    // Weights relative to the likeliest token are at most 1, so they can't overflow at any temperature.
     let inverse = 1.0 / f64::from(sampling.temperature);
     let weight_of = |logit: f32| (f64::from(logit - best) * inverse).exp();
     let min_p = f64::from(sampling.min_p);
-    let least = shape::sigma_threshold(logits, best, sampling.top_n_sigma);
+    let least = sigma_threshold(logits, best, sampling.top_n_sigma);
     candidates.clear();
     for (token, &logit) in (0_u32..).zip(logits) {
         let weight = weight_of(logit);
-        // Comparisons that are false for a logit that is not a number.
+        // All of these are false for a logit that is not a number.
         if weight >= min_p && weight > 0.0 && f64::from(logit) >= least {
             candidates.push(Candidate { token, logit, weight });
         }
     }
+    // A selection takes linear time, where sorting a vocabulary of 200,000 tokens would show in a step.
     if sampling.top_k > 0 && sampling.top_k < candidates.len() {
         candidates.select_nth_unstable_by(sampling.top_k - 1, Candidate::rank);
         candidates.truncate(sampling.top_k);
     }
     if sampling.typical_p < 1.0 {
-        shape::keep_typical(candidates, f64::from(sampling.typical_p));
+        keep_typical(candidates, f64::from(sampling.typical_p));
     }
     if sampling.top_p < 1.0 {
         keep_nucleus(candidates, f64::from(sampling.top_p));
     }
-    // `pick` walks in this order, and selection above leaves any order.
+    // Equal seeds have to draw equal tokens, and the filters above leave any order.
     if sampling.top_k > 0 || sampling.top_p < 1.0 || sampling.typical_p < 1.0 {
         candidates.sort_unstable_by_key(|candidate| candidate.token);
     }
@@ -77,8 +79,8 @@ pub(super) fn select(
 /// al., arXiv:1904.09751).
 fn keep_nucleus(candidates: &mut Vec<Candidate>, top_p: f64) {
     let total: f64 = candidates.iter().map(|candidate| candidate.weight).sum();
-    // Candidates below this share can't be in the nucleus: all of them together weigh less than
-    // what it leaves out. Dropping them first makes the sort short at large vocabularies.
+    // Candidates below this share can't be in the nucleus: all of them together weigh less than what it
+    // leaves out. Dropping them first keeps the sort short with large vocabularies.
     #[expect(clippy::cast_precision_loss, reason = "vocabularies stay far below 2^52")]
     let floor = total * (1.0 - top_p) / candidates.len() as f64;
     candidates.retain(|candidate| candidate.weight >= floor);
@@ -93,7 +95,53 @@ fn keep_nucleus(candidates: &mut Vec<Candidate>, top_p: f64) {
     }
 }
 
-/// The candidate at `point`, in [0, 1), of the cumulative distribution.
+/// The lowest logit that `top_n_sigma` keeps: that many standard deviations of the finite logits below
+/// `best` (Tang et al., arXiv:2411.07641). Minus infinity if it keeps all.
+fn sigma_threshold(logits: &[f32], best: f32, top_n_sigma: f32) -> f64 {
+    if top_n_sigma <= 0.0 {
+        return f64::NEG_INFINITY;
+    }
+    let finite = || logits.iter().copied().filter(|logit| logit.is_finite()).map(f64::from);
+    #[expect(clippy::cast_precision_loss, reason = "vocabularies stay far below 2^52")]
+    let count = finite().count() as f64;
+    // In two passes and double precision: the usual formula of one pass cancels at large means.
+    let mean = finite().sum::<f64>() / count;
+    let variance = finite().map(|logit| (logit - mean).powi(2)).sum::<f64>() / count;
+    f64::from(best) - f64::from(top_n_sigma) * variance.sqrt()
+}
+
+/// Keeps the candidates whose surprise is nearest to the distribution's entropy, until their
+/// probabilities exceed `typical_p` (Meister et al., arXiv:2202.00666).
+fn keep_typical(candidates: &mut Vec<Candidate>, typical_p: f64) {
+    let total: f64 = candidates.iter().map(|candidate| candidate.weight).sum();
+    let surprise = |candidate: &Candidate| -(candidate.weight / total).ln();
+    let entropy: f64 =
+        candidates.iter().map(|candidate| candidate.weight / total * surprise(candidate)).sum();
+    let distance = |candidate: &Candidate| (surprise(candidate) - entropy).abs();
+    candidates.sort_unstable_by(|a, b| distance(a).total_cmp(&distance(b)).then_with(|| a.rank(b)));
+    let mut sum = 0.0;
+    let exceeded = candidates.iter().position(|candidate| {
+        sum += candidate.weight / total;
+        sum > typical_p
+    });
+    if let Some(last) = exceeded {
+        candidates.truncate(last + 1);
+    }
+}
+
+/// Removes all candidates at least as likely as the threshold, except the least likely of them. The others
+/// keep their order. Whether this token is one of XTC's share is the caller's draw.
+pub(super) fn exclude_top(candidates: &mut Vec<Candidate>, xtc: Xtc) {
+    let total: f64 = candidates.iter().map(|candidate| candidate.weight).sum();
+    let least = f64::from(xtc.threshold) * total;
+    let likely = |candidate: &Candidate| candidate.weight >= least;
+    let last = candidates.iter().copied().filter(likely).max_by(Candidate::rank);
+    if let Some(last) = last {
+        candidates.retain(|candidate| !likely(candidate) || candidate.token == last.token);
+    }
+}
+
+/// The candidate at `point` of the cumulative distribution, in [0, 1).
 ///
 /// # Panics
 /// If there is no candidate, which [`select`] never leaves.
@@ -106,7 +154,7 @@ pub(super) fn pick(candidates: &[Candidate], point: f64) -> u32 {
             return candidate.token;
         }
     }
-    // Rounding may leave a hair over the sum.
+    // The weights' sum rounds, so `left` may stay just above 0.
     candidates[candidates.len() - 1].token
 }
 

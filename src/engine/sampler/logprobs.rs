@@ -1,10 +1,11 @@
-//! Log-probabilities of a row.
+//! Log-probabilities by a logit row.
 
 use super::super::message::TokenLogprobs;
 
-/// Log-probabilities of `chosen` and of the `count` likeliest tokens of `row`.
+/// Log-probabilities of `chosen` and of the `count` likeliest tokens by `row`.
 pub(super) fn of(row: &[f32], chosen: u32, count: usize) -> TokenLogprobs {
     let best = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    // In double precision: single precision would lose the long tail of a large vocabulary.
     let sum: f64 = row
         .iter()
         .filter(|logit| !logit.is_nan())
@@ -18,7 +19,8 @@ pub(super) fn of(row: &[f32], chosen: u32, count: usize) -> TokenLogprobs {
     }
 }
 
-/// The `count` highest logits, highest first, the lower id first among equals.
+/// The `count` highest logits, highest first, lower ids first among equals. One pass with an insertion, since
+/// `count` is at most tens.
 fn likeliest(row: &[f32], count: usize) -> Vec<(u32, f32)> {
     let mut top: Vec<(u32, f32)> = Vec::with_capacity(count + 1);
     for (token, &logit) in (0_u32..).zip(row) {

@@ -1,28 +1,26 @@
-//! Chooses a token from a row of logits.
+//! Chooses a token from a logit row.
 //!
 //! Order: the job's mask, bans (`allowed_tokens`, `bad_words`, `min_tokens`), `logit_bias`, repetition penalty,
 //! presence and frequency penalties, DRY; then greedy at temperature 0, else temperature,
 //! `min_p` and `top_n_sigma`, `top_k`, `typical_p`, `top_p`, XTC (each over what the one before it
-//! left, renormalised; both thresholds over the whole row), and a draw. Up to XTC this is vLLM's
+//! left, renormalised; `min_p` and `top_n_sigma` over the complete row), and a draw. Up to XTC this is vLLM's
 //! order with llama.cpp's filters put in where llama.cpp has them. Greedy ignores the filters.
 //! Ties go to the lower token id, so that equal logits and an equal seed give an equal token.
 //!
 //! Pure: no clock, no global state; randomness comes from the sequence's own seeded generator.
 
+mod adjust;
 mod dry;
 mod filters;
 mod logprobs;
-mod mask;
-mod penalties;
-mod shape;
 
 use std::time::Duration;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+pub use adjust::TokenHistory;
 pub use filters::Candidate;
-pub use penalties::TokenHistory;
 
 use super::message::{
     JobError, MaskError, Progress, PromptLogprobs, Sampling, TokenLogprobs, TokenMask,
@@ -31,10 +29,10 @@ use super::message::{
 /// Why no token could be chosen.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChooseError {
-    /// A row had no finite logit to choose from.
+    /// The logit row has no finite value, which the model or the bans left.
     #[error("the model's logits are not finite")]
     NotFinite,
-    /// The mask could not be worked out or followed.
+    /// The mask could not be computed or followed.
     #[error(transparent)]
     Mask(#[from] MaskError),
 }
@@ -48,50 +46,51 @@ impl From<ChooseError> for JobError {
     }
 }
 
-/// Memory that sampling reuses from step to step; one for the engine's thread.
+/// Buffers that sampling reuses from step to step, of the vocabulary's size.
 #[derive(Debug, Default)]
 pub struct Scratch {
     logits: Vec<f32>,
     candidates: Vec<Candidate>,
 }
 
-/// One sequence's way of choosing tokens: its parameters, its random state and what it has seen.
+/// Chooses the tokens of one sequence: its parameters, its random state and its history.
 #[derive(Debug)]
 pub struct Sampler {
     sampling: Sampling,
     mask: Option<Box<dyn TokenMask>>,
     history: TokenHistory,
-    /// Prompt and output in order, if anything looks at them; else empty.
+    /// Prompt and output in order, if DRY or bad words need them; else empty.
     tokens: Vec<u32>,
     prompt_tokens: usize,
     /// Tokens chosen so far.
-    made: usize,
+    generated: usize,
     random: ChaCha8Rng,
 }
 
-/// What was chosen.
+/// A chosen token.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Choice {
-    /// The token.
+    /// The token's id.
     pub token: u32,
     /// Whether more may follow it.
     pub progress: Progress,
-    /// Log-probabilities of the unmodified row, if they are wanted.
+    /// Log-probabilities by the unmodified row, if the job asks for them.
     pub logprobs: Option<TokenLogprobs>,
 }
 
 impl Sampler {
-    /// A sampler for a sequence that begins with `prompt`. `fallback_seed` is used where
-    /// `sampling` has no seed.
+    /// A sampler for a sequence that begins with `prompt`. `fallback_seed` is used if `sampling` has no
+    /// seed.
     #[must_use]
     pub fn new(sampling: Sampling, prompt: &[u32], fallback_seed: u64) -> Self {
         let seed = sampling.seed.unwrap_or(fallback_seed);
-        let wants_history = penalties::uses_history(&sampling);
+        // A long prompt is copied only for parameters that look at it.
+        let wants_history = adjust::uses_history(&sampling);
         let tokens = if wants_order(&sampling) { prompt.to_vec() } else { Vec::new() };
         Self {
             prompt_tokens: tokens.len(),
             tokens,
-            made: 0,
+            generated: 0,
             history: if wants_history {
                 TokenHistory::of_prompt(prompt)
             } else {
@@ -103,57 +102,58 @@ impl Sampler {
         }
     }
 
-    /// The same, keeping to `mask`.
+    /// The same sampler, constrained by `mask`.
     #[must_use]
     pub fn masked(self, mask: Option<Box<dyn TokenMask>>) -> Self {
         Self { mask, ..self }
     }
 
-    /// Tokens that are likely to be chosen next because nothing else may.
+    /// The mask's [`TokenMask::forced`] tokens; none without a mask.
     pub fn forced(&mut self) -> &[u32] {
         self.mask.as_mut().map_or(&[], |mask| mask.forced())
     }
 
-    /// Whether anything may follow the token chosen last, if the mask knows that within `limit`.
+    /// Whether anything may follow the newest token; `None` if the mask does not know within `limit`.
     pub fn progress(&mut self, limit: Duration) -> Option<Progress> {
         self.mask.as_mut().map_or(Some(Progress::Open), |mask| mask.progress(limit))
     }
 
-    /// Whether, within `limit`, the mask knows what may follow, so that choosing does not wait.
+    /// Whether the mask is there within `limit`, so that choosing does not block.
     pub fn is_ready(&mut self, limit: Duration) -> bool {
         self.mask.as_mut().is_none_or(|mask| mask.ready(limit))
     }
 
-    /// Whether the tokens are drawn by a seed that the job gave, and so are to come out the same
-    /// when it is sent again.
+    /// Whether tokens are drawn with a seed of the job's, so that the same job must get the same tokens.
     #[must_use]
     pub fn is_seeded(&self) -> bool {
         self.sampling.seed.is_some() && self.sampling.temperature > 0.0
     }
 
-    /// Chooses the next token from `row` (one logit for each token id).
+    /// Chooses the next token from the logit row `row`, which has a logit for each token id.
     ///
     /// # Errors
-    /// If no logit is finite, or the mask can't go on.
+    /// If no logit is finite, or the mask fails.
     pub fn choose(&mut self, row: &[f32], scratch: &mut Scratch) -> Result<Choice, ChooseError> {
+        // Without changes the row is not copied, which is the usual case.
         let token = if self.mask.is_none() && leaves_logits(&self.sampling) {
             self.draw(row, &mut scratch.candidates)?
         } else {
             scratch.logits.clear();
             scratch.logits.extend_from_slice(row);
             if let Some(mask) = &mut self.mask {
-                mask::keep(&mut scratch.logits, mask.allowed()?);
+                adjust::allow_only(&mut scratch.logits, mask.allowed()?);
             }
             self.reshape(&mut scratch.logits);
             self.draw(&scratch.logits, &mut scratch.candidates)?
         };
-        if penalties::uses_history(&self.sampling) {
+        if adjust::uses_history(&self.sampling) {
             self.history.push(token);
         }
         if wants_order(&self.sampling) {
             self.tokens.push(token);
         }
-        self.made += 1;
+        // All of this before the mask: if the mask fails, so does the job.
+        self.generated += 1;
         let logprobs = self.sampling.top_logprobs.map(|count| logprobs::of(row, token, count));
         let progress = match &mut self.mask {
             Some(mask) => mask.accept(token)?,
@@ -162,12 +162,17 @@ impl Sampler {
         Ok(Choice { token, progress, logprobs })
     }
 
-    /// Bans, bias and penalties.
+    /// Applies bans, bias and penalties.
     fn reshape(&self, logits: &mut [f32]) {
-        if mask::bans_anything(&self.sampling) {
-            mask::apply(logits, &self.sampling, &self.tokens[self.prompt_tokens..], self.made);
+        if adjust::bans_anything(&self.sampling) {
+            adjust::ban_tokens(
+                logits,
+                &self.sampling,
+                &self.tokens[self.prompt_tokens..],
+                self.generated,
+            );
         }
-        penalties::apply(logits, &self.sampling, &self.history);
+        adjust::penalise(logits, &self.sampling, &self.history);
         if let Some(dry) = &self.sampling.dry {
             dry::apply(logits, dry, &self.tokens);
         }
@@ -178,6 +183,7 @@ impl Sampler {
         logits: &[f32],
         candidates: &mut Vec<Candidate>,
     ) -> Result<u32, ChooseError> {
+        // With top_k of 1 there is one candidate, so no randomness is used.
         let best = filters::argmax(logits).ok_or(ChooseError::NotFinite)?;
         if self.sampling.temperature <= 0.0 || self.sampling.top_k == 1 {
             return Ok(best.token);
@@ -186,14 +192,15 @@ impl Sampler {
         if let Some(xtc) = self.sampling.xtc
             && self.random.random::<f32>() < xtc.probability
         {
-            shape::exclude_top(candidates, xtc);
+            filters::exclude_top(candidates, xtc);
         }
+        // Drawn even if one candidate is left, so that later draws do not depend on what filters left.
         let point = self.random.random::<f64>();
         Ok(filters::pick(candidates, point))
     }
 }
 
-/// How likely `token` was by `row`, with the `count` likeliest tokens.
+/// The log-probability and rank of `token` by the logit row `row`, with the `count` likeliest tokens.
 #[must_use]
 pub fn prompt_logprobs(row: &[f32], token: u32, count: usize) -> PromptLogprobs {
     let own = row.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY);
@@ -201,14 +208,14 @@ pub fn prompt_logprobs(row: &[f32], token: u32, count: usize) -> PromptLogprobs 
     PromptLogprobs { logprobs: logprobs::of(row, token, count), rank: above + 1 }
 }
 
-/// Whether anything looks at the tokens in their order.
+/// Whether the parameters need the tokens in order.
 fn wants_order(sampling: &Sampling) -> bool {
-    sampling.dry.is_some() || mask::uses_output(sampling)
+    sampling.dry.is_some() || adjust::uses_output(sampling)
 }
 
-/// Whether a draw is from the row as it is.
+/// Whether the parameters leave the logits unchanged.
 fn leaves_logits(sampling: &Sampling) -> bool {
-    penalties::is_neutral(sampling) && sampling.dry.is_none() && !mask::bans_anything(sampling)
+    adjust::is_neutral(sampling) && sampling.dry.is_none() && !adjust::bans_anything(sampling)
 }
 
 #[cfg(test)]

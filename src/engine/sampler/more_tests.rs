@@ -80,7 +80,7 @@ proptest! {
         let best = filters::argmax(&logits).unwrap();
         let mut candidates = Vec::new();
         filters::select(&logits, best.logit, &Sampling::default(), &mut candidates);
-        shape::exclude_top(&mut candidates, Xtc { probability: 1.0, threshold });
+        filters::exclude_top(&mut candidates, Xtc { probability: 1.0, threshold });
         let left: Vec<u32> = candidates.iter().map(|candidate| candidate.token).collect();
         let p = softmax(&logits, 1.0);
         let mut order: Vec<usize> = (0..p.len()).collect();

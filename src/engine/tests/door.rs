@@ -1,22 +1,6 @@
-//! Jobs are counted once, whoever submits, looks and stops at the same time.
+//! Each job is counted once, while others submit, read the counts and stop the engine.
 
 use super::*;
-use crate::door::{Bounds, Door, End};
-
-#[test]
-fn both_bounds_hold_and_leaving_makes_room() {
-    let door = Door::new(Bounds { total: 3, per_caller: 2 });
-    let enter = |caller| door.enter(CallerId(caller), || true);
-    assert_eq!((enter(1), enter(1)), (Ok(()), Ok(())));
-    assert_eq!(enter(1), Err(SubmitError::CallerFull { limit: 2 }));
-    assert_eq!(enter(2), Ok(()));
-    assert_eq!(enter(2), Err(SubmitError::Full { limit: 3 }));
-    door.start(CallerId(1));
-    assert_eq!(enter(2), Ok(()));
-    door.put_back(CallerId(1));
-    door.end_waiting(CallerId(2), End::Cancelled);
-    assert_eq!((door.counts().accepted, door.counts().waiting), (4, 3));
-}
 
 fn balanced(stats: &Stats) -> bool {
     let inside = (stats.waiting + stats.running) as u64;
@@ -30,8 +14,8 @@ fn crowd(handle: &Handle) -> (u64, u64) {
         let handle = handle.clone();
         std::thread::spawn(move || {
             let (mut accepted, mut unheard) = (0, 0);
-            for turn in 0.. {
-                let (job, mut events) = job(&[number, turn % 50], 3, 64);
+            for round in 0.. {
+                let (job, mut events) = job(&[number, round % 50], 3, 64);
                 match handle.submit(Job { caller: CallerId(number.into()), ..job }) {
                     Ok(()) => accepted += 1,
                     Err(SubmitError::ShuttingDown | SubmitError::Stopped) => break,
@@ -40,7 +24,7 @@ fn crowd(handle: &Handle) -> (u64, u64) {
                         continue;
                     }
                 }
-                if turn % 3 != 0 && wait(&mut events).1.is_none() {
+                if round % 3 != 0 && wait(&mut events).1.is_none() {
                     unheard += 1;
                 }
             }
@@ -53,7 +37,7 @@ fn crowd(handle: &Handle) -> (u64, u64) {
 }
 
 #[test]
-fn every_look_finds_each_job_once_while_the_engine_is_stopped_or_panics() {
+fn the_counts_find_each_job_once_while_the_engine_is_stopped_or_panics() {
     for panics in [false, true] {
         for _ in 0..10 {
             let (engine, control) = engine();

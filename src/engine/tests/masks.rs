@@ -69,12 +69,12 @@ fn run(mask: Runs, draft_tokens: usize, max_tokens: usize) -> (Vec<u32>, FinishR
 }
 
 #[test]
-fn a_mask_holds_the_output_and_ends_it_with_guesses_and_without() {
+fn a_mask_constrains_and_ends_the_output_with_draft_tokens_and_without() {
     let (plain, end, plain_steps) = run(Runs::new(23), 0, 40);
     assert_eq!((plain.len(), end), (23, FinishReason::Complete));
-    let (guessed, end, steps) = run(Runs::new(23), 7, 40);
-    assert_eq!((&guessed, end), (&plain, FinishReason::Complete));
-    assert!(steps < plain_steps, "{steps} steps, without guesses {plain_steps}");
+    let (drafted, end, steps) = run(Runs::new(23), 7, 40);
+    assert_eq!((&drafted, end), (&plain, FinishReason::Complete));
+    assert!(steps < plain_steps, "{steps} steps, without draft tokens {plain_steps}");
     let (cut, end, _) = run(Runs::new(23), 7, 9);
     assert_eq!((cut.as_slice(), end), (&plain[..9], FinishReason::Length));
 }

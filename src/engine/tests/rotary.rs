@@ -32,7 +32,7 @@ fn prompt(length: usize) -> Vec<u32> {
 }
 
 #[test]
-fn a_sequence_is_read_anew_once_when_it_outgrows_its_table() {
+fn a_sequence_restarts_once_when_it_outgrows_its_table() {
     let (engine, _) = switching(Options { draft_tokens: 0, ..options() });
     let (job, mut events) = job(&prompt(15), 20, 64);
     engine.handle().submit(job).unwrap();
@@ -89,7 +89,7 @@ proptest! {
             prop_assert_eq!(end, Some(Ok(FinishReason::Length)));
             prop_assert_eq!(tokens, expected(&prompt(length), count));
         }
-        // Text that repeats is guessed ahead, up to the switch and past it; the fake checks that
+        // Text that repeats is speculated on, up to the switch and past it; the fake checks that
         // no step mixes tables.
         control.repeat.store(repeat, Ordering::Release);
         let (job, mut events) = job(&prompt(12), 40, 64);

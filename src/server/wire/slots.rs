@@ -81,6 +81,6 @@ fn name(state: State) -> &'static str {
         State::Waiting => "waiting",
         State::Prefill => "prefill",
         State::Decode => "decode",
-        State::Parked => "parked",
+        State::Paused => "parked",
     }
 }

@@ -1,22 +1,5 @@
-//! The engine's door through every order of its threads: submitting, cancelling, draining, stopping
-//! and a panic of the engine's thread. The module is compiled into this test with loom's locks.
-
-#![cfg(test)]
-#![allow(dead_code, reason = "what the model has no use for")]
-
-#[path = "../../src/engine/door.rs"]
-mod door;
-#[path = "../../src/engine/error.rs"]
-mod error;
-
-mod message {
-    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-    pub(crate) struct CallerId(pub(crate) u64);
-}
-
-mod sync {
-    pub(crate) use loom::sync::{Mutex, MutexGuard};
-}
+//! The door through every order of its threads: submitting, cancelling, draining, stopping and a
+//! panic of the engine's thread.
 
 use std::collections::VecDeque;
 
@@ -24,18 +7,16 @@ use loom::model::Builder;
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
 
-use door::{Bounds, Counts, Door, End};
-use error::SubmitError;
-use message::CallerId;
+use super::{Bounds, CallerId, Counts, Door, End, SubmitError, Waiting};
 
-/// What the engine's thread is sent.
+/// What is sent to the engine's thread.
 #[derive(Debug, PartialEq, Eq)]
 enum Command {
     Run(CallerId),
     Stop,
 }
 
-/// As the channel of commands: never full, and it refuses once its receiver is gone.
+/// Stands for the channel of commands: never full, and it refuses once its receiver is gone.
 #[derive(Default)]
 struct Channel {
     queue: Mutex<(VecDeque<Command>, bool)>,
@@ -88,7 +69,7 @@ impl World {
     }
 
     /// The counts, which always add up.
-    fn look(&self) -> Counts {
+    fn counts(&self) -> Counts {
         let counts = self.door.counts();
         let ended = counts.finished + counts.cancelled + counts.failed;
         let inside = (counts.waiting + counts.running) as u64;
@@ -96,27 +77,28 @@ impl World {
         counts
     }
 
-    /// The engine's thread: of what it runs, each third is put back once, and every second finds its
-    /// receiver gone.
+    /// The engine's thread. Of three jobs one ends in the queue; of the others each second is put back
+    /// once, and is then cancelled.
     fn run(&self) {
         let mut taken = 0;
         while let Command::Run(caller) = self.channel.receive() {
+            let queued = Waiting::Queued(caller);
             taken += 1;
             if taken % 3 == 0 {
-                self.door.end_waiting(caller, End::Cancelled);
+                self.door.end_waiting(queued, End::Cancelled);
                 continue;
             }
-            self.door.start(caller);
+            self.door.start(queued);
             if taken % 2 == 0 {
-                self.door.put_back(caller);
-                self.door.start(caller);
+                self.door.put_back();
+                self.door.start(Waiting::PutBack);
             }
             self.door.end_running(if taken % 2 == 0 { End::Cancelled } else { End::Finished });
         }
         self.door.close(SubmitError::Stopped);
         for command in self.channel.close() {
             if let Command::Run(caller) = command {
-                self.door.end_waiting(caller, End::Failed);
+                self.door.end_waiting(Waiting::Queued(caller), End::Failed);
             }
         }
     }
@@ -124,7 +106,7 @@ impl World {
     /// The engine's thread, which panics after the first job that it takes.
     fn crash(&self) {
         if let Command::Run(caller) = self.channel.receive() {
-            self.door.start(caller);
+            self.door.start(Waiting::Queued(caller));
         }
         drop(self.channel.close());
         self.door.abandon();
@@ -150,14 +132,14 @@ fn whatever_is_accepted_ends_once_when_the_engine_stops() {
             move || [world.submit(1), world.submit(1)]
         });
         let mut submitted = vec![world.submit(2)];
-        world.look();
+        world.counts();
         world.door.close(SubmitError::ShuttingDown);
         // Draining: refused from now on, whoever asks.
         assert_eq!(world.submit(2), Err(SubmitError::ShuttingDown));
         world.channel.send(Command::Stop);
         submitted.extend(other.join().unwrap());
         engine.join().unwrap();
-        let counts = world.look();
+        let counts = world.counts();
         let accepted = submitted.iter().filter(|result| result.is_ok()).count();
         assert_eq!(counts.accepted, accepted as u64);
         assert_eq!((counts.waiting, counts.running), (0, 0));
@@ -177,12 +159,12 @@ fn whatever_is_accepted_ends_once_when_the_engine_s_thread_panics() {
             move || [world.submit(1), world.submit(1)]
         });
         let mut submitted = vec![world.submit(2)];
-        world.look();
+        world.counts();
         submitted.extend(other.join().unwrap());
         // For where all were refused.
         world.channel.send(Command::Stop);
         engine.join().unwrap();
-        let counts = world.look();
+        let counts = world.counts();
         let accepted = submitted.iter().filter(|result| result.is_ok()).count() as u64;
         assert_eq!((counts.accepted, counts.failed), (accepted, accepted));
         assert_eq!((counts.waiting, counts.running), (0, 0));
@@ -209,8 +191,27 @@ fn no_order_lets_more_wait_than_may() {
                 || results.contains(&Err(SubmitError::Full { limit: 2 }))
         );
         assert_eq!(world.submit(3), Err(SubmitError::Full { limit: 2 }));
-        world.door.end_waiting(CallerId(2), End::Cancelled);
+        world.door.end_waiting(Waiting::Queued(CallerId(2)), End::Cancelled);
         assert_eq!(world.submit(3), Ok(()));
-        assert_eq!(world.look().waiting, 2);
+        assert_eq!(world.counts().waiting, 2);
+    });
+}
+
+#[test]
+fn no_order_of_two_callers_takes_the_last_place() {
+    check(|| {
+        let world = World::new(4, 4);
+        let others: Vec<_> = [1, 2]
+            .map(|caller| {
+                let world = world.clone();
+                thread::spawn(move || [(); 3].map(|()| world.submit(caller).is_ok()))
+            })
+            .into();
+        world.counts();
+        let accepted = others.into_iter().flat_map(|other| other.join().unwrap());
+        let accepted = accepted.filter(|&accepted| accepted).count();
+        assert_eq!(world.counts().waiting, accepted);
+        assert!((2..4).contains(&accepted), "{accepted}");
+        assert_eq!(world.submit(3), Ok(()));
     });
 }
