@@ -31,6 +31,7 @@ mod lost_file;
 mod memory;
 mod onnx;
 mod paged;
+mod plan;
 mod prepare;
 mod processor;
 #[cfg(target_arch = "x86_64")]
@@ -66,6 +67,7 @@ pub use inspect::{
 };
 pub use load::{LoadOptions, Loaded, load, load_cancellable};
 pub use lost_file::{end_on_lost_file, is_file_lost};
+pub use plan::{KvSizes, KvTooSmall, MemoryPlan, MemorySettings};
 pub use prepare::{PREPARED_FOLDER, prepare};
 pub use processor::processor_features;
 pub use provider::{OptionFault, Placement, Provider, ProviderSettings, UnknownProvider};

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use ort::session::Session;
 
 use super::cancel::LoadCancel;
-use super::contract;
 use super::error::LoadError;
 use super::genai_config::GenaiConfig;
 use super::onnx::OnnxRunner;
@@ -18,7 +17,6 @@ use super::provider::{self, Chosen, Placement, Provider, ProviderSettings};
 use super::runner::{Interrupt, Runner};
 use super::session;
 use super::source::Source;
-use super::tensors::Shape;
 
 /// What to load and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,13 +33,23 @@ pub struct LoadOptions {
     pub context_tokens: usize,
     /// The most tokens of one prefill step.
     pub max_prefill_tokens: usize,
-    /// Bytes for the KV cache, where it is in a device's memory; 0 takes a default. In the host's
-    /// memory, the engine keeps to its budget alone.
+    /// The setting `kv_cache_bytes` ([`super::MemoryPlan::new`] defines 0). It limits the runner's own
+    /// memory on a device only; in the host's memory the engine keeps to the plan.
     pub kv_cache_bytes: usize,
     /// Whether int4 products may be done by phi4d's own kernel, where model and processor fit it.
     pub own_kernels: bool,
     /// ONNX Runtime's shared library; `None` looks for it (see [`super::library_search_path`]).
     pub runtime_library: Option<PathBuf>,
+}
+
+impl LoadOptions {
+    /// Tokens that a slot holds, for a model with a context of `model_context`.
+    pub(super) fn context(&self, model_context: usize) -> usize {
+        match self.context_tokens {
+            0 => model_context,
+            tokens => tokens.min(model_context),
+        }
+    }
 }
 
 /// A loaded model.
@@ -58,6 +66,8 @@ pub struct Loaded {
     pub reason: String,
     /// Which of its nodes run where.
     pub placement: Placement,
+    /// Bytes of its weights, as [`super::Export::weight_bytes`].
+    pub weight_bytes: u64,
     /// Differs between models, and between versions of one model's files.
     pub fingerprint: [u8; 32],
 }
@@ -108,6 +118,7 @@ fn load_unless_cancelled(options: &LoadOptions, cancel: &LoadCancel) -> Result<L
         provider: chosen.provider(),
         reason: chosen.reason().to_owned(),
         placement,
+        weight_bytes: source.weight_bytes,
         fingerprint: source.fingerprint,
     })
 }
@@ -139,14 +150,8 @@ pub(super) fn rows_runner(
     options: &LoadOptions,
     chosen: &Chosen,
 ) -> Result<OnnxRunner, LoadError> {
-    let contract = contract::check(&session, &source.config, &source.path)?;
-    let shape = Shape {
-        rotary_switch: source.rotary_switch,
-        ..Shape::new(&source.config, &contract, options)
-    };
     let new_session = || chosen.register(session::exported(source, options)?);
-    OnnxRunner::new(session, &source.config, contract, shape, &new_session)?
-        .recording(chosen.records_graphs())
+    OnnxRunner::new(session, source, options, &new_session)?.recording(chosen.records_graphs())
 }
 
 /// A runner of a session whose cache is blocks of a pool.

@@ -10,15 +10,16 @@ use ort::session::Session;
 use super::binding::{Binding, Tensor};
 use super::bindings::{Bindings, BoundRange, Range};
 use super::cache::{Cache, DeviceCache, HostCache, NewSession, Set};
-use super::contract::{Contract, Positions};
+use super::contract::{self, Contract, Positions};
 use super::device::{DeviceAllocator, DeviceBlock};
 use super::error::{LoadError, RunError};
-use super::genai_config::GenaiConfig;
 use super::graph_edit::TAIL_INPUT;
+use super::load::LoadOptions;
 use super::logits;
 use super::provider::{Graphs, UNRECORDED, name_graph};
 use super::rotary_edit::LONG_INPUT;
 use super::runner::{Interrupt, Logits, ModelLimits, Rotary, Runner};
+use super::source::Source;
 use super::tensors::{Buffers, Names, Shape};
 use super::terminator::Terminator;
 
@@ -68,24 +69,26 @@ struct Step {
 }
 
 impl OnnxRunner {
-    /// A runner of `session`. `new_session` is how others are made on the same provider.
+    /// A runner of `session`, which is of `source`. `new_session` makes other sessions on the same
+    /// provider.
     pub(super) fn new(
         session: Session,
-        config: &GenaiConfig,
-        contract: Contract,
-        shape: Shape,
+        source: &Source,
+        options: &LoadOptions,
         new_session: NewSession<'_>,
     ) -> Result<Self, LoadError> {
+        let contract = contract::check(&session, &source.config, &source.path)?;
+        let shape = Shape::new(source, &contract, options);
         let ort = |error: ort::Error| LoadError::Session(error.to_string());
         let session = Arc::new(session);
-        let names = Names::new(config, &contract);
+        let names = Names::new(&source.config, &contract);
         // Where the session wants its keys and values is where they are kept.
         let (past, _) = &names.cache[0];
         let mut limits = shape.limits();
         let cache = match DeviceAllocator::for_input(&session, past).map_err(ort)? {
             None => Cache::Host(HostCache::reserve(&shape)?),
             Some(allocator) => {
-                let budget = limits.on_device(shape.device_kv_bytes);
+                let budget = limits.on_device(options.kv_cache_bytes);
                 let cache = DeviceCache::new(allocator, new_session, &shape, budget)?;
                 log::info!(
                     memory = cache.memory_name(), kv_cache_bytes = budget;

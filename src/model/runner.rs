@@ -3,6 +3,7 @@
 use std::io::{self, Read, Write};
 
 use super::error::RunError;
+use super::plan::{KvMemory, kv_budget};
 use ndarray::ArrayView2;
 
 /// What a loaded model can do. Fixed for the life of the process.
@@ -50,29 +51,27 @@ impl ModelLimits {
         }
     }
 
-    /// Makes these the limits of a cache of rows in a device's memory of `bytes`, or of a default
-    /// where they are 0. Returns how many bytes those are.
+    /// Makes these the limits of a cache of whole slots in a device's memory, by the setting
+    /// `kv_cache_bytes`. Returns the bytes of that memory.
     pub(super) fn on_device(&mut self, bytes: usize) -> usize {
-        let budget_bytes = self.device_budget(bytes, 2 * self.context_tokens);
+        let budget_bytes = self.device_budget(bytes, self.context_tokens);
         self.kv_block_tokens = 1;
         self.kv_growth = KvGrowth::Alike { budget_bytes };
         budget_bytes
     }
 
-    /// Makes these the limits of a cache of blocks in a device's memory, as [`Self::on_device`].
+    /// As [`Self::on_device`], for a cache of blocks.
     pub(super) fn in_device_blocks(&mut self, bytes: usize) -> usize {
-        let two = 2 * self.context_tokens.next_multiple_of(self.kv_block_tokens);
-        let budget_bytes = self.device_budget(bytes, two);
+        let block = self.kv_block_tokens.max(1);
+        let context = self.context_tokens.div_ceil(block).saturating_mul(block);
+        let budget_bytes = self.device_budget(bytes, context);
         self.kv_growth = KvGrowth::Blocks { budget_bytes };
         budget_bytes
     }
 
-    /// `bytes`, or where they are 0 a default that holds `tokens` at least.
-    fn device_budget(&self, bytes: usize, tokens: usize) -> usize {
-        /// How much memory a device has is not to be had from ONNX Runtime. This much is of use on
-        /// any device that a model of billions of weights fits.
-        const DEFAULT: usize = 4 << 30;
-        if bytes == 0 { DEFAULT.max(tokens * self.kv_bytes_per_token) } else { bytes }
+    fn device_budget(&self, kv_cache_bytes: usize, context: usize) -> usize {
+        let two_contexts = context.saturating_mul(2).saturating_mul(self.kv_bytes_per_token);
+        kv_budget(kv_cache_bytes, KvMemory::Device { two_contexts })
     }
 }
 

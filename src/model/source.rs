@@ -9,7 +9,7 @@ use super::error::{LoadError, lacks_threads};
 use super::genai_config::GenaiConfig;
 use super::graph_edit::{self, Wanted};
 use super::wire::Damaged;
-use super::{external, rotary_edit, rotary_joined};
+use super::{external, inspect, rotary_edit, rotary_joined};
 
 /// A model folder, read but for its weights.
 #[derive(Debug)]
@@ -28,6 +28,8 @@ pub(super) struct Source {
     /// The most tokens of a sequence for which the model uses its first rotary table, where it has
     /// two. The graph then takes the choice as an input.
     pub(super) rotary_switch: Option<usize>,
+    /// Bytes of the weights, as the file's graph names them.
+    pub(super) weight_bytes: u64,
     /// Differs between models, and between versions of one model's files.
     pub(super) fingerprint: [u8; 32],
 }
@@ -42,6 +44,7 @@ impl Source {
         let path = folder.join(&config.model.decoder.filename);
         let graph = read_graph(&path)?;
         let fingerprint = fingerprint(&graph, &path);
+        let weight_bytes = inspect::weight_bytes(&graph);
         let invalid = |reason| LoadError::Invalid { path: path.clone(), reason };
         let followed = external::follow(&graph, folder).map_err(invalid)?;
         let (graph, weights) = followed.unwrap_or_else(|| (graph, folder.into()));
@@ -49,7 +52,16 @@ impl Source {
         if rotary_switch.is_none() {
             limit_context(&mut config, &graph, &weights).map_err(invalid)?;
         }
-        Ok(Self { folder: folder.into(), path, config, weights, graph, rotary_switch, fingerprint })
+        Ok(Self {
+            folder: folder.into(),
+            path,
+            config,
+            weights,
+            graph,
+            rotary_switch,
+            weight_bytes,
+            fingerprint,
+        })
     }
 
     /// The model's file is not one that ONNX Runtime loads on the provider that it calls `provider`.

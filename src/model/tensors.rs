@@ -17,6 +17,7 @@ use super::load::LoadOptions;
 use super::memory::{Mapping, page_bytes};
 use super::rotary_edit::LONG_INPUT;
 use super::runner::{KvGrowth, ModelLimits};
+use super::source::Source;
 
 /// Sizes of the tensors.
 #[derive(Debug, Clone)]
@@ -27,8 +28,6 @@ pub(super) struct Shape {
     /// Tokens that a slot has address space for: whole pages in each head.
     pub(super) capacity: usize,
     pub(super) prefill: usize,
-    /// Bytes for the cache where it is in a device's memory; 0 for a default.
-    pub(super) device_kv_bytes: usize,
     pub(super) layers: usize,
     pub(super) heads: usize,
     /// Elements that a head's key or value is stored in.
@@ -42,12 +41,9 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    pub(super) fn new(config: &GenaiConfig, contract: &Contract, options: &LoadOptions) -> Self {
-        let model = &config.model;
-        let context = match options.context_tokens {
-            0 => model.context_length,
-            tokens => tokens.min(model.context_length),
-        };
+    pub(super) fn new(source: &Source, contract: &Contract, options: &LoadOptions) -> Self {
+        let model = &source.config.model;
+        let context = options.context(model.context_length);
         let head_size = kv_format::elements(contract.kv, model.decoder.head_size);
         let kv_bytes = kv_format::bytes(contract.kv);
         let block = page_bytes().div_ceil(head_size * kv_bytes);
@@ -56,7 +52,6 @@ impl Shape {
             context,
             capacity: context.next_multiple_of(block),
             prefill: options.max_prefill_tokens.clamp(1, context),
-            device_kv_bytes: options.kv_cache_bytes,
             layers: model.decoder.num_hidden_layers,
             heads: model.decoder.num_key_value_heads,
             head_size,
@@ -64,7 +59,7 @@ impl Shape {
             kv_bytes,
             logits_bytes: kv_format::bytes(contract.logits),
             positions: contract.positions,
-            rotary_switch: None,
+            rotary_switch: source.rotary_switch,
         }
     }
 

@@ -151,8 +151,8 @@ define_settings! {
     prefix_slots: usize = "16", whole::<usize>(0, 1024), "prompts";
 
     /// Memory for the KV cache. 0: half of what the machine or the cgroup of the process
-    /// has to spare once the model is loaded; in a device's memory 4 GiB, or what two
-    /// sequences of the whole context take if that is more.
+    /// has to spare beside the model's weights; in a device's memory 4 GiB, or what two
+    /// sequences of the whole context take if that is more. phi4d inspect prints the plan.
     kv_cache_bytes: usize = "0", whole::<usize>(0, 1 << 50), "bytes";
 
     /// Folder in which cached prompts outlive a restart: written when the daemon stops,
@@ -200,8 +200,8 @@ define_settings! {
 
     /// Memory for all requests together: their bodies, what these are parsed into, tokens and
     /// answers. One request may take up to half of it, and a caller no more than it leaves free. 0: half
-    /// of what is to spare beside the KV cache when the model is loaded, 1 GiB at most; at least
-    /// 64 MiB and 8 times max_body_bytes.
+    /// of what is to spare beside the weights and the KV cache, 1 GiB at most; at least 64 MiB and
+    /// 8 times max_body_bytes.
     request_memory_bytes: usize = "0", whole::<usize>(0, 1 << 50), "bytes";
 
     /// Open connections over all sockets. Further ones wait to be accepted. Where there is TCP

@@ -247,10 +247,7 @@ impl blocks::Memory for Unbinding<'_> {
 fn plan(source: &Source, kv: TensorElementType, options: &LoadOptions) -> (ModelLimits, Sizes) {
     let config = &source.config;
     let (model, decoder) = (&config.model, &config.model.decoder);
-    let context = match options.context_tokens {
-        0 => model.context_length,
-        tokens => tokens.min(model.context_length),
-    };
+    let context = options.context(model.context_length);
     let (slots, tokens) = (options.slots.max(1), config.engine.dynamic_batching.block_tokens());
     let sizes = Sizes {
         tensors: 2 * decoder.num_hidden_layers,
