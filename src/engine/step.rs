@@ -33,7 +33,7 @@ impl Core {
         // What follows was sampled before the sequence was put back.
         let sampled = chunked < sequence.tokens().len();
         let rotary = self.limits.rotary(sequence.tokens().len());
-        self.runner.turn_by(rotary);
+        self.runner.set_rotary(rotary);
         let began = Instant::now();
         let result = self.runner.prefill(row, held, &tokens, rows);
         let counters = &self.shared.counters;
@@ -85,7 +85,7 @@ impl Core {
             tokens.push(sequence.tokens()[held]);
             past.push(held);
         }
-        self.runner.turn_by(rotary);
+        self.runner.set_rotary(rotary);
         let began = Instant::now();
         let result = self.runner.decode(first, &tokens, &past);
         let counters = &self.shared.counters;
@@ -170,7 +170,7 @@ impl Core {
         let Some(sequence) = self.cache.sequence(row) else { return };
         let mut tokens = vec![sequence.tokens()[held]];
         tokens.extend_from_slice(guess);
-        self.runner.turn_by(self.limits.rotary(sequence.tokens().len()));
+        self.runner.set_rotary(self.limits.rotary(sequence.tokens().len()));
         let began = Instant::now();
         let result = self.runner.prefill(row, held, &tokens, tokens.len());
         let counters = &self.shared.counters;

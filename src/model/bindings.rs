@@ -3,11 +3,19 @@
 use std::collections::HashMap;
 
 use super::binding::Binding;
-use super::cache::Set;
 
-/// Bindings kept. There is one for each range of slots that a step has covered; beyond this many
-/// (only with very many slots) they are made anew.
+/// Bindings kept. There is one for each range of slots that a step has covered. With more ranges (only
+/// with very many slots) all are dropped, since a binding is cheap against a step.
 const MOST: usize = 128;
+
+/// Which tensors a step runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Set {
+    /// Those of several rows.
+    Rows,
+    /// Those of one row.
+    Bench,
+}
 
 /// Which part of the cache a binding is to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -48,8 +56,8 @@ pub(super) struct Bindings {
 }
 
 impl Bindings {
-    /// Takes the binding to `range` out, or makes one. What is taken out and not put back, since
-    /// something failed half-way, is not used again.
+    /// Takes the binding to `range` out, or makes one. A binding that fails half-way is not put back,
+    /// and so not used again.
     pub(super) fn take(
         &mut self,
         range: Range,

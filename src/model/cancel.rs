@@ -1,4 +1,4 @@
-//! Gives up a load that is under way.
+//! Cancels a load in progress.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,7 +33,7 @@ impl LoadCancel {
         self.lock().cancelled
     }
 
-    /// Lets this cancel the session that is to be made.
+    /// Lets this cancel the session that is about to be made.
     pub(super) fn reach(&self, session: LoadCanceler) {
         let mut state = self.lock();
         state.session = Some(session);

@@ -68,7 +68,7 @@ pub enum LoadError {
         /// What it said.
         reason: String,
     },
-    /// The load was given up on request.
+    /// The load was cancelled.
     #[error("the loading of the model was cancelled")]
     Cancelled,
     /// ONNX Runtime refused something else.
@@ -102,7 +102,7 @@ fn first_of(differences: &[String]) -> String {
 /// Why a step failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RunError {
-    /// The step was cut short on request.
+    /// The step was interrupted on request.
     #[error("the step was interrupted")]
     Interrupted,
     /// ONNX Runtime reported an error.

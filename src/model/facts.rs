@@ -1,4 +1,4 @@
-//! What there is to run a model on, for those who ask without loading one.
+//! What this machine can run a model on, without loading one.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ pub struct RuntimeFacts {
     pub devices: Vec<DeviceFacts>,
 }
 
-/// A device as ONNX Runtime tells it.
+/// A device as ONNX Runtime describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceFacts {
     /// The provider's name within ONNX Runtime.
@@ -28,7 +28,7 @@ pub struct DeviceFacts {
     pub kind: String,
 }
 
-/// Loads ONNX Runtime and tells what it is.
+/// Loads ONNX Runtime and describes it.
 ///
 /// # Errors
 /// [`LoadError::Runtime`], saying what to install.

@@ -22,8 +22,11 @@ mod graph_edit;
 mod inspect;
 mod kv_format;
 mod load;
+mod load_options;
 mod logits;
 mod lost_file;
+#[cfg(target_arch = "x86_64")]
+mod matmul;
 #[cfg_attr(
     not(target_arch = "x86_64"),
     allow(dead_code, reason = "files are mapped for the kernel of x86-64 only")
@@ -34,12 +37,7 @@ mod paged;
 mod plan;
 mod prepare;
 mod processor;
-#[cfg(target_arch = "x86_64")]
-mod products;
-#[cfg(target_arch = "x86_64")]
-mod products_edit;
-#[cfg(target_arch = "x86_64")]
-mod products_store;
+mod protobuf;
 mod provider;
 mod rotary_edit;
 mod rotary_joined;
@@ -51,7 +49,6 @@ mod tensors;
 mod terminator;
 #[cfg(test)]
 mod tests;
-mod wire;
 
 pub use cancel::LoadCancel;
 pub use error::{LoadError, RunError};
@@ -65,7 +62,8 @@ pub use inspect::{
     Attention, Blocks, Export, Quantised, RotaryChoice, RotaryTable, RotaryTables,
     Shape as ExportShape, TensorInfo, WeightFile, inspect,
 };
-pub use load::{LoadOptions, Loaded, load, load_cancellable};
+pub use load::{Loaded, load, load_cancellable};
+pub use load_options::LoadOptions;
 pub use lost_file::{end_on_lost_file, is_file_lost};
 pub use plan::{KvSizes, KvTooSmall, MemoryPlan, MemorySettings};
 pub use prepare::{PREPARED_FOLDER, prepare};

@@ -8,13 +8,13 @@ use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::Session;
 
 use super::binding::{Binding, Tensor};
-use super::bindings::{Bindings, BoundRange, Range};
-use super::cache::{Cache, DeviceCache, HostCache, NewSession, Set};
+use super::bindings::{Bindings, BoundRange, Range, Set};
+use super::cache::{Cache, DeviceCache, HostCache, NewSession};
 use super::contract::{self, Contract, Positions};
 use super::device::{DeviceAllocator, DeviceBlock};
 use super::error::{LoadError, RunError};
 use super::graph_edit::TAIL_INPUT;
-use super::load::LoadOptions;
+use super::load_options::LoadOptions;
 use super::logits;
 use super::provider::{Graphs, UNRECORDED, name_graph};
 use super::rotary_edit::LONG_INPUT;
@@ -23,15 +23,15 @@ use super::source::Source;
 use super::tensors::{Buffers, Names, Shape};
 use super::terminator::Terminator;
 
-/// Decode masks grow by this many positions at a time, so that the mask is bound anew once in as
-/// many steps. Positions past a row's own length are masked out.
+/// Decode masks grow by this many positions at a time, so that the mask is bound again only once in as
+/// many steps. Positions past a slot's own length are masked out.
 const MASK_STEP: usize = 64;
 
 /// Runs a decoder export by ONNX Runtime, with the KV cache in place: the same memory is past and
 /// present.
 #[derive(Debug)]
 pub(super) struct OnnxRunner {
-    // Bindings before the session they belong to.
+    // Dropped first: bindings must be released before the session that they belong to.
     bindings: Bindings,
     session: Arc<Session>,
     info: MemoryInfo<'static>,
@@ -148,6 +148,7 @@ impl OnnxRunner {
 
     /// Makes sure that the step's rows are bound with its sizes.
     fn bind(&mut self, step: Step) -> ort::Result<&mut BoundRange> {
+        // Taken out, so that the closure may borrow the rest of `self`.
         let mut bindings = std::mem::take(&mut self.bindings);
         let bound =
             bindings.take(step.range, || self.bind_cache(step.range)).and_then(|mut bound| {
@@ -195,6 +196,7 @@ impl OnnxRunner {
         let Step { range: Range { rows, .. }, sequence, total, .. } = step;
         let binding = &mut bound.binding;
         let sizes = (bound.sequence, bound.positions, bound.total);
+        // A recorded graph holds sizes and addresses, so it is of no use once anything is bound again.
         if sizes != (sequence, self.logit_positions(step), total) {
             bound.recording = None;
         }
@@ -208,7 +210,7 @@ impl OnnxRunner {
         }
         let positions = self.logit_positions(step);
         if bound.positions != positions {
-            // In host memory: ONNX Runtime brings them there from a device.
+            // In host memory: ONNX Runtime copies them there from a device.
             let dimensions = [rows, positions, self.shape.vocab];
             let memory = &self.buffers.logits;
             let logits = Tensor::new(&self.info, memory, 0, &dimensions, self.contract.logits)?;
@@ -275,7 +277,8 @@ impl OnnxRunner {
     /// The logits of the last `tail` positions of each of the step's rows.
     fn logits(&mut self, step: Step) -> Result<Logits<'_>, RunError> {
         let positions = self.logit_positions(step);
-        // A step has one row or one token a row, so what is wanted lies at the end, together.
+        // A step has one slot, or one token for each slot. Either way the wanted logits lie together at
+        // the end.
         let skipped = if step.range.rows == 1 { positions - step.tail } else { 0 };
         let place = [skipped, step.range.rows * positions - skipped, self.shape.vocab];
         let (memory, element) = (&self.buffers.logits, self.contract.logits);
@@ -306,8 +309,8 @@ impl OnnxRunner {
         }
     }
 
-    /// One token for each of several slots, which lie in rows of any order with others between. The
-    /// others write a token behind what they hold, which nothing ever reads.
+    /// One token for each of several slots, whose rows are in any order with others between them.
+    /// These others write a token behind what they hold, which nothing ever reads.
     fn decode_seated(
         &mut self,
         first: usize,
@@ -320,6 +323,7 @@ impl OnnxRunner {
         };
         let seats = cache.seat(first, past, widest, &mut self.bindings)?;
         let range = Range { set: Set::Rows, first: 0, rows: seats.past.len(), recorded: false };
+        // Rows of other slots read token 0; what they write is overwritten by their own next token.
         let mut ids = vec![0; seats.past.len()];
         for (&row, &token) in seats.rows.iter().zip(tokens) {
             ids[row] = token;
@@ -344,7 +348,7 @@ impl OnnxRunner {
         let longest = past.iter().max().map_or(0, |past| past + 1);
         let recorded = self.recorder.is_some();
         let total = match &self.cache {
-            // As what is recorded keeps its sizes.
+            // A recorded graph has fixed sizes, so the mask is as wide as the cache.
             Cache::Device(cache) if recorded => cache.tensors(range.set).1,
             _ => longest.next_multiple_of(MASK_STEP),
         };
@@ -352,8 +356,8 @@ impl OnnxRunner {
         Step { range: Range { recorded, ..range }, sequence: 1, tail: 1, total }
     }
 
-    /// Width of the widest mask. The short rotary table has a row for each token up to the switch,
-    /// and a mask may not be wider than the table is long.
+    /// Width of the widest mask. The short rotary table has a row for each token up to the switch, and
+    /// the attention kernel refuses a mask that is wider than its table is long.
     fn widest(&self) -> usize {
         let short = self.shape.rotary_switch.filter(|_| self.rotary == Rotary::Short);
         short.unwrap_or(usize::MAX).min(self.shape.context)
@@ -365,7 +369,7 @@ impl Runner for OnnxRunner {
         &self.limits
     }
 
-    fn turn_by(&mut self, rotary: Rotary) {
+    fn set_rotary(&mut self, rotary: Rotary) {
         self.rotary = rotary;
     }
 

@@ -113,7 +113,7 @@ impl MemoryPlan {
 }
 
 /// Where a KV cache is, with what the default of its size follows from.
-pub(super) enum KvMemory {
+enum KvMemory {
     /// The host's, which has `spare` bytes; `left` of them remain beside weights and program.
     Host { left: usize, spare: usize },
     /// A device's; two full contexts take `two_contexts` bytes.
@@ -121,7 +121,7 @@ pub(super) enum KvMemory {
 }
 
 /// Bytes for the KV cache by the setting `kv_cache_bytes`, as [`MemoryPlan::new`] defines it.
-pub(super) fn kv_budget(kv_cache_bytes: usize, memory: KvMemory) -> usize {
+fn kv_budget(kv_cache_bytes: usize, memory: KvMemory) -> usize {
     /// Of use on any device whose memory holds a model of billions of weights.
     const DEVICE: usize = 4 << 30;
     match (kv_cache_bytes, memory) {
@@ -168,6 +168,29 @@ pub struct KvTooSmall {
 }
 
 impl ModelLimits {
+    /// Makes these the limits of a cache of whole slots in a device's memory, by the setting
+    /// `kv_cache_bytes`. Returns the bytes of that memory.
+    pub(super) fn on_device(&mut self, bytes: usize) -> usize {
+        let budget_bytes = self.device_budget(bytes, self.context_tokens);
+        self.kv_block_tokens = 1;
+        self.kv_growth = KvGrowth::Alike { budget_bytes };
+        budget_bytes
+    }
+
+    /// As [`Self::on_device`], for a cache of blocks.
+    pub(super) fn in_device_blocks(&mut self, bytes: usize) -> usize {
+        let block = self.kv_block_tokens.max(1);
+        let context = self.context_tokens.div_ceil(block).saturating_mul(block);
+        let budget_bytes = self.device_budget(bytes, context);
+        self.kv_growth = KvGrowth::Blocks { budget_bytes };
+        budget_bytes
+    }
+
+    fn device_budget(&self, kv_cache_bytes: usize, context: usize) -> usize {
+        let two_contexts = context.saturating_mul(2).saturating_mul(self.kv_bytes_per_token);
+        kv_budget(kv_cache_bytes, KvMemory::Device { two_contexts })
+    }
+
     /// The KV cache's sizes within `host_bytes`, or within the device's memory that the runner has.
     ///
     /// # Errors

@@ -37,7 +37,7 @@ static MAKING: Mutex<()> = Mutex::new(());
 /// is 1 when it is loaded.
 const TELEMETRY: &str = "ORT_DISABLE_TELEMETRY";
 
-/// Turns the library's telemetry off. To be called first thing in the program: where other threads
+/// Disables the library's telemetry. To be called first thing in the program: if other threads
 /// run already it does nothing, and loading the library is refused unless the environment has it.
 pub fn disable_telemetry() {
     let alone = || std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1);

@@ -13,7 +13,7 @@ use super::error::LoadError;
 use super::genai_config::{GenaiConfig, layer_name};
 use super::graph_edit::TAIL_INPUT;
 use super::kv_format;
-use super::load::LoadOptions;
+use super::load_options::LoadOptions;
 use super::memory::{Mapping, page_bytes};
 use super::rotary_edit::LONG_INPUT;
 use super::runner::{KvGrowth, ModelLimits};
@@ -181,7 +181,7 @@ fn reserve(bytes: usize) -> Result<Arc<Mapping>, LoadError> {
     Mapping::reserve(bytes).map(Arc::new).map_err(|source| LoadError::Memory { bytes, source })
 }
 
-/// Memory that a step reads and writes beside the cache.
+/// Memory that a step reads and writes, apart from the cache.
 #[derive(Debug)]
 pub(super) struct Buffers {
     /// `[rows, sequence]`.

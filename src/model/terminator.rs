@@ -1,4 +1,4 @@
-//! Cuts running steps short.
+//! Interrupts running steps.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -7,7 +7,7 @@ use ort::session::{NoSelectedOutputs, RunOptions};
 use super::error::RunError;
 use super::runner::Interrupt;
 
-/// The options that all steps of a runner run with, and whether they were told to end.
+/// The options that all steps of a runner run with, and whether they were interrupted.
 pub(super) struct Terminator {
     options: RunOptions<NoSelectedOutputs>,
     interrupted: AtomicBool,
@@ -27,7 +27,7 @@ impl Terminator {
     /// The options for a step.
     ///
     /// # Errors
-    /// [`RunError::Interrupted`] once steps are to end.
+    /// [`RunError::Interrupted`] after an interrupt.
     pub(super) fn options(&self) -> Result<&RunOptions<NoSelectedOutputs>, RunError> {
         if self.interrupted.load(Ordering::Acquire) {
             return Err(RunError::Interrupted);
@@ -35,7 +35,7 @@ impl Terminator {
         Ok(&self.options)
     }
 
-    /// Why a step failed with `error`: that it was cut short, if it was.
+    /// Why a step failed with `error`: an interrupt, or what ONNX Runtime reports.
     pub(super) fn reason(&self, error: &ort::Error) -> RunError {
         if self.interrupted.load(Ordering::Acquire) {
             RunError::Interrupted
@@ -47,9 +47,10 @@ impl Terminator {
 
 impl Interrupt for Terminator {
     fn interrupt(&self) {
+        // Before the running step ends: whoever sees its error then finds the reason.
         self.interrupted.store(true, Ordering::Release);
         if let Err(error) = self.options.terminate() {
-            log::warn!("the running step could not be cut short: {error}");
+            log::warn!("the running step could not be interrupted: {error}");
         }
     }
 }

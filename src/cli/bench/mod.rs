@@ -223,7 +223,7 @@ impl Bench<'_> {
         let mut times = Vec::new();
         let mut past = vec![self.arguments.past; width];
         let rotary = runner.limits().rotary(self.arguments.past + steps as usize);
-        runner.turn_by(rotary);
+        runner.set_rotary(rotary);
         for _ in 0..steps {
             let tokens = self.under_test.prompt(width, random);
             let began = Instant::now();
@@ -268,7 +268,7 @@ impl Bench<'_> {
     fn bare_prefill(&self, slot: usize, prompt: &[u32]) -> Result<f64, Fatal> {
         let mut runner = lock(&self.under_test.inner);
         let rotary = runner.limits().rotary(prompt.len());
-        runner.turn_by(rotary);
+        runner.set_rotary(rotary);
         let began = Instant::now();
         let chunk = self.under_test.prefill_chunk;
         for (index, part) in prompt.chunks(chunk).enumerate() {

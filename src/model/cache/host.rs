@@ -21,6 +21,7 @@ pub(crate) struct HostCache {
 impl HostCache {
     /// Reserves address space for all slots.
     pub(crate) fn reserve(shape: &Shape) -> Result<Self, LoadError> {
+        // Address space only: a page takes memory when a token is first written there.
         let bytes = (shape.slots + 1) * shape.slot_bytes();
         let reserve = |_| {
             Mapping::reserve(bytes)
@@ -111,6 +112,7 @@ impl HostCache {
         let start = slot * self.shape.slot_bytes();
         let kept = keep * self.shape.position_bytes();
         for memory in &self.memory {
+            // A slot's heads lie together, so that one call gives all of them back.
             if kept == 0 {
                 // SAFETY: nothing runs, and no reference into the cache is ever made.
                 unsafe { memory.release(start..start + self.shape.slot_bytes()) };

@@ -11,7 +11,7 @@ use std::io::{self, Read, Write};
 
 use super::bindings::Bindings;
 
-pub(super) use device::{DeviceCache, Set};
+pub(super) use device::DeviceCache;
 pub(super) use host::HostCache;
 pub(super) use movers::{Movers, NewSession, Place, Whole};
 

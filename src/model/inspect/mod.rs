@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::error::LoadError;
 use super::genai_config::GenaiConfig;
-use super::load::LoadOptions;
+use super::load_options::LoadOptions;
 use super::memory::page_bytes;
 use super::rotary_joined;
 use super::runner::{KvGrowth, ModelLimits};
@@ -247,7 +247,7 @@ fn is_layer_of(name: &str, pattern: &str) -> bool {
 /// Matmuls of the graph that phi4d's own kernel does, whatever this processor is.
 #[cfg(target_arch = "x86_64")]
 fn own_matmuls(graph: &[u8]) -> usize {
-    super::products_edit::count(graph).unwrap_or(0)
+    super::matmul::edit::count(graph).unwrap_or(0)
 }
 
 #[cfg(not(target_arch = "x86_64"))]

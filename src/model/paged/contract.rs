@@ -1,7 +1,7 @@
 //! What an export with a paged cache must be like: the model builder's `use_paged_attention`.
 //!
-//! Sequences are packed: the tokens of all stand one after another, and tables tell where each
-//! begins and which blocks of the cache it has.
+//! Sequences are packed: their tokens stand one after another, and tables say where each sequence begins
+//! and which blocks of the cache it has.
 
 use std::path::Path;
 

@@ -31,7 +31,7 @@ use super::cache::NewSession;
 use super::device::DeviceAllocator;
 use super::error::{LoadError, RunError};
 use super::genai_config::{DecoderSection, layer_name};
-use super::load::LoadOptions;
+use super::load_options::LoadOptions;
 use super::runner::{Interrupt, KvGrowth, Logits, ModelLimits, Rotary, Runner};
 use super::source::Source;
 use super::terminator::Terminator;
@@ -40,7 +40,7 @@ use super::{kv_format, logits};
 /// A runner over an export with a paged cache.
 #[derive(Debug)]
 pub(super) struct PagedRunner {
-    // Before the session that it belongs to.
+    // Dropped first: a binding must be released before the session that it belongs to.
     bound: Option<Bound>,
     session: Arc<Session>,
     info: MemoryInfo<'static>,
@@ -135,7 +135,7 @@ impl PagedRunner {
         [self.pool.blocks(), self.blocks.free()]
     }
 
-    /// Makes positions `past..end` of `slot` its own to write.
+    /// As [`Blocks::reach`].
     fn reach(&mut self, slot: usize, past: usize, end: usize) -> Result<(), RunError> {
         let mut memory = Unbinding { pool: &mut self.pool, bound: &mut self.bound };
         self.blocks.reach(&mut memory, slot, past, end)
@@ -157,9 +157,9 @@ impl PagedRunner {
             self.reach(slot, past, past + each)?;
         }
         let most = (first..first + past.len()).map(|slot| self.blocks.of(slot).len()).max();
-        // Widths change seldom, so that the table is bound anew seldom.
+        // Powers of two, so that the table's width, and with it the binding, changes seldom.
         let width = most.unwrap_or(1).next_power_of_two();
-        // Where all tokens have logits, those that are wanted are the last.
+        // Graphs without the input for it give logits of all tokens; the wanted ones are the last.
         let given = if self.contract.rows.is_some() { rows } else { tokens.len() };
         let step = Step { sequences: past.len(), tokens: tokens.len(), rows: given, width };
         let long = self.rotary == Rotary::Long;
@@ -176,8 +176,8 @@ impl PagedRunner {
         unsafe { logits::rows(memory, element, place, &mut self.converted) }
     }
 
-    /// Positions that a sequence with so many blocks has at most. The rotary table has no more rows
-    /// than that.
+    /// Positions that a sequence with `blocks` blocks has at most, by its blocks, the context and the
+    /// rows of the rotary table.
     fn most_positions(&self, blocks: usize) -> usize {
         let short = self.limits.rotary_switch.filter(|_| self.rotary == Rotary::Short);
         let table = short.unwrap_or(usize::MAX).min(self.limits.context_tokens);
@@ -219,8 +219,8 @@ impl PagedRunner {
     }
 }
 
-/// The pool, and the binding that holds shares of its memory, which goes before that is laid out
-/// anew.
+/// The pool, and the binding that holds shares of its memory. Growing drops the binding first, or the
+/// old and the new pool would be in memory together.
 struct Unbinding<'a> {
     pool: &'a mut Pool,
     bound: &'a mut Option<Bound>,
@@ -278,7 +278,7 @@ impl Runner for PagedRunner {
         &self.limits
     }
 
-    fn turn_by(&mut self, rotary: Rotary) {
+    fn set_rotary(&mut self, rotary: Rotary) {
         self.rotary = rotary;
     }
 

@@ -1,7 +1,7 @@
 //! Execution providers: where the model's operators run.
 //!
-//! [`choose`] finds out which one can be used and says why, or why not. There is no silent fall back
-//! to the CPU: a provider that was asked for is used, or it is an error.
+//! [`choose`] finds out which one can be used and says why, or why not. A provider that was asked for
+//! is used or is an error; there is no silent fallback to the CPU.
 
 mod auto;
 mod chosen;
@@ -14,12 +14,13 @@ mod plugin;
 mod version;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::error::LoadError;
+use super::runtime;
 
-pub(super) use chosen::{CPU_NAME, Chosen, choose};
+pub(super) use chosen::{CPU_NAME, Chosen};
 pub(super) use graphs::{Graphs, UNRECORDED, name as name_graph};
 pub use options::OptionFault;
 pub use placement::Placement;
@@ -39,7 +40,7 @@ pub enum Provider {
     DirectMl,
     /// Any GPU with a Vulkan, Direct3D or Metal driver, by the WebGPU provider library.
     WebGpu,
-    /// Whatever the provider library that is named brings.
+    /// The provider of the library that the settings name.
     Plugin,
 }
 
@@ -94,7 +95,7 @@ pub struct ProviderSettings {
     /// The library that it is in, for those that come as a library of their own; `None` looks for
     /// it beside ONNX Runtime.
     pub library: Option<PathBuf>,
-    /// Options by their names; [`ProviderSettings::check`] tells which are known.
+    /// Options by their names; [`ProviderSettings::check`] lists unknown ones.
     pub options: Vec<(String, String)>,
 }
 
@@ -112,6 +113,38 @@ impl From<Provider> for ProviderSettings {
     fn from(provider: Provider) -> Self {
         Self { provider, ..Self::default() }
     }
+}
+
+/// How a session gets the provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Way {
+    /// Every session has it.
+    Cpu,
+    /// ONNX Runtime was built with it.
+    BuiltInCuda(options::Options),
+    /// ONNX Runtime was built with it.
+    BuiltInDirectMl(options::Options),
+    /// Device `index` of the provider `name`, which a library of its own brought.
+    Plugin { name: String, index: usize, options: Vec<(String, String)> },
+}
+
+/// The provider to use for a model whose export names the providers in `made_for`.
+///
+/// Loads ONNX Runtime, and the provider's library where it is in one of its own.
+///
+/// # Errors
+/// If the one asked for can't be used: what is missing and what to do.
+pub(super) fn choose(
+    settings: &ProviderSettings,
+    made_for: &[String],
+    runtime_library: Option<&Path>,
+) -> Result<Chosen, LoadError> {
+    let environment = runtime::load(runtime_library)?;
+    let chosen = match settings.provider {
+        Provider::Auto => auto::choose(settings, made_for, environment)?,
+        provider => Chosen::of(settings, provider, environment)?,
+    };
+    Ok(chosen)
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! Which provider each node of the graph runs on.
-#![expect(unsafe_code, reason = "asks by the C API, which the ort crate has no words for")]
+#![expect(unsafe_code, reason = "calls the C API for what the ort crate does not wrap")]
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char};
@@ -11,7 +11,7 @@ use ort::session::Session;
 use super::Chosen;
 use super::chosen::CPU_NAME;
 
-/// Session option that makes a session remember it (`kOrtSessionOptionsRecordEpGraphAssignmentInfo`).
+/// Session option that makes a session record it (`kOrtSessionOptionsRecordEpGraphAssignmentInfo`).
 pub(crate) const RECORD: &str = "session.record_ep_graph_assignment_info";
 
 /// Operators that nearly all of a step's time goes into.
@@ -34,11 +34,11 @@ pub struct Placement {
 }
 
 impl Placement {
-    /// What the session remembers; empty where ONNX Runtime does not tell.
+    /// What the session recorded; empty if ONNX Runtime does not expose it.
     pub(crate) fn of(session: &Session) -> Self {
         let mut placement = Self::default();
         if let Err(error) = placement.read(session) {
-            log::debug!("ONNX Runtime does not tell where nodes run: {error}");
+            log::debug!("ONNX Runtime does not expose where nodes run: {error}");
         }
         placement
     }
