@@ -10,6 +10,7 @@ use std::ptr::{NonNull, null, null_mut};
 use std::sync::Arc;
 
 use ort::AsPointer;
+use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::Session;
 
 /// Allocates memory where a session wants one of its inputs.
@@ -110,7 +111,12 @@ impl Drop for DeviceBlock {
     }
 }
 
-/// The memory in which `session` wants its input `name`; `None` where that is the host's.
+/// The host's memory, as ONNX Runtime describes it to a binding.
+pub(super) fn host_memory() -> ort::Result<MemoryInfo<'static>> {
+    MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default)
+}
+
+/// The memory in which `session` wants its input `name`; `None` for the host's.
 fn input_memory(
     session: &Session,
     name: &str,

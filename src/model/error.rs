@@ -76,9 +76,9 @@ pub enum LoadError {
     Session(String),
 }
 
-impl LoadError {
-    /// What ONNX Runtime refused that is not the model's fault.
-    pub(super) fn of_session(error: &impl std::fmt::Display) -> Self {
+/// What ONNX Runtime refused that is not the model's fault.
+impl<R> From<ort::Error<R>> for LoadError {
+    fn from(error: ort::Error<R>) -> Self {
         let reason = error.to_string();
         if lacks_threads(&reason) { Self::Threads { reason } } else { Self::Session(reason) }
     }

@@ -66,6 +66,7 @@ pub(super) fn choose_logits(
 }
 
 fn edit_graph(graph: &[u8], logits: &str, wanted: Wanted) -> Result<Option<Vec<u8>>, Damaged> {
+    // Two nodes take the place of one, which `protobuf::edited` has no form for.
     let mut edited = Vec::with_capacity(graph.len() + 1024);
     let mut found = false;
     for field in Fields::new(graph) {
@@ -108,6 +109,7 @@ fn hidden_states<'a>(node: &'a [u8], logits: &str) -> Result<Option<&'a [u8]>, D
 
 /// `node` with `name` in place of its first input.
 fn with_first_input(node: &[u8], name: &str) -> Result<Vec<u8>, Damaged> {
+    // Other inputs, the weights among them, keep their places.
     let mut edited = Vec::with_capacity(node.len() + name.len());
     let mut replaced = false;
     for field in Fields::new(node) {

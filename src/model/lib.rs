@@ -3,9 +3,7 @@
 //! Its door is [`load()`], which gives a [`Runner`]. Nothing here knows sequences or requests.
 
 mod binding;
-mod bindings;
 mod cache;
-mod cancel;
 mod contract;
 mod device;
 #[cfg(test)]
@@ -36,7 +34,6 @@ mod onnx;
 mod paged;
 mod plan;
 mod prepare;
-mod processor;
 mod protobuf;
 mod provider;
 mod rotary_edit;
@@ -45,15 +42,15 @@ mod runner;
 mod runtime;
 mod session;
 mod source;
+mod stop;
 mod tensors;
-mod terminator;
 #[cfg(test)]
 mod tests;
 
-pub use cancel::LoadCancel;
 pub use error::{LoadError, RunError};
 pub use facts::{
-    DeviceFacts, ProviderFacts, RuntimeFacts, has_own_kernel, provider_facts, runtime_facts,
+    DeviceFacts, ProviderFacts, RuntimeFacts, has_own_kernel, processor_features, provider_facts,
+    runtime_facts,
 };
 pub use genai_config::{
     DecoderSection, GenaiConfig, InputNames, ModelSection, OneOrMany, OutputNames,
@@ -67,7 +64,7 @@ pub use load_options::LoadOptions;
 pub use lost_file::{end_on_lost_file, is_file_lost};
 pub use plan::{KvSizes, KvTooSmall, MemoryPlan, MemorySettings};
 pub use prepare::{PREPARED_FOLDER, prepare};
-pub use processor::processor_features;
 pub use provider::{OptionFault, Placement, Provider, ProviderSettings, UnknownProvider};
 pub use runner::{Interrupt, KvGrowth, Logits, ModelLimits, Rotary, Runner, alike_positions};
 pub use runtime::{LIBRARY_NAME, disable_telemetry, search_path as library_search_path};
+pub use stop::LoadCancel;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use ort::session::Session;
 
-use super::cancel::LoadCancel;
 use super::error::LoadError;
 use super::genai_config::GenaiConfig;
 use super::load_options::LoadOptions;
@@ -18,6 +17,7 @@ use super::provider::{Chosen, Placement, Provider};
 use super::runner::{Interrupt, Runner};
 use super::session;
 use super::source::Source;
+use super::stop::LoadCancel;
 
 /// A loaded model.
 pub struct Loaded {
@@ -166,8 +166,7 @@ fn open(
     // The operator of `models/longrope/paged.onnx`, which ONNX Runtime has for devices only.
     #[cfg(any(test, feature = "testing"))]
     {
-        builder =
-            paged::stand_in::register(builder).map_err(|error| LoadError::of_session(&error))?;
+        builder = paged::stand_in::register(builder)?;
     }
     cancel.reach(builder.canceler());
     if cancel.is_cancelled() {

@@ -4,14 +4,13 @@
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
-use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
+use ort::memory::MemoryInfo;
 use ort::session::Session;
 
-use super::binding::{Binding, Tensor};
-use super::bindings::{Bindings, BoundRange, Range, Set};
+use super::binding::{Binding, Bindings, BoundRange, Range, Set, Tensor};
 use super::cache::{Cache, DeviceCache, HostCache, NewSession};
 use super::contract::{self, Contract, Positions};
-use super::device::{DeviceAllocator, DeviceBlock};
+use super::device::{DeviceAllocator, DeviceBlock, host_memory};
 use super::error::{LoadError, RunError};
 use super::graph_edit::TAIL_INPUT;
 use super::load_options::LoadOptions;
@@ -20,8 +19,8 @@ use super::provider::{Graphs, UNRECORDED, name_graph};
 use super::rotary_edit::LONG_INPUT;
 use super::runner::{Interrupt, Logits, ModelLimits, Rotary, Runner};
 use super::source::Source;
+use super::stop::Terminator;
 use super::tensors::{Buffers, Names, Shape};
-use super::terminator::Terminator;
 
 /// Decode masks grow by this many positions at a time, so that the mask is bound again only once in as
 /// many steps. Positions past a slot's own length are masked out.
@@ -79,13 +78,13 @@ impl OnnxRunner {
     ) -> Result<Self, LoadError> {
         let contract = contract::check(&session, &source.config, &source.path)?;
         let shape = Shape::new(source, &contract, options);
-        let ort = |error: ort::Error| LoadError::Session(error.to_string());
         let session = Arc::new(session);
         let names = Names::new(&source.config, &contract);
-        // Where the session wants its keys and values is where they are kept.
+        // Keys and values are kept where the session wants them: a copy of a long cache for each step
+        // would take longer than the step.
         let (past, _) = &names.cache[0];
         let mut limits = shape.limits();
-        let cache = match DeviceAllocator::for_input(&session, past).map_err(ort)? {
+        let cache = match DeviceAllocator::for_input(&session, past)? {
             None => Cache::Host(HostCache::reserve(&shape)?),
             Some(allocator) => {
                 let budget = limits.on_device(options.kv_cache_bytes);
@@ -99,19 +98,13 @@ impl OnnxRunner {
         };
         Ok(Self {
             bindings: Bindings::default(),
-            info: MemoryInfo::new(
-                AllocationDevice::CPU,
-                0,
-                AllocatorType::Device,
-                MemoryType::Default,
-            )
-            .map_err(ort)?,
+            info: host_memory()?,
             buffers: Buffers::new(&shape, &names, &contract, &session)?,
             session,
             names,
             cache,
             limits,
-            terminator: Arc::new(Terminator::new().map_err(ort)?),
+            terminator: Arc::new(Terminator::new()?),
             rotary: Rotary::Short,
             recorder: None,
             converted: Vec::new(),
@@ -121,12 +114,13 @@ impl OnnxRunner {
         })
     }
 
-    /// The same, recording decode steps as CUDA graphs if `wanted` and the cache is on a device.
+    /// The same, but decode steps are recorded as CUDA graphs if that is `wanted` and the cache is on a
+    /// device.
     pub(super) fn recording(mut self, wanted: bool) -> Result<Self, LoadError> {
         if let (true, Cache::Device(cache)) = (wanted, &self.cache) {
             let bytes = self.shape.slots * self.shape.vocab * self.shape.logits_bytes;
             let logits = cache.allocate(bytes);
-            let logits = logits.map_err(|error| LoadError::of_session(&error))?;
+            let logits = logits?;
             self.recorder = Some(Recorder { graphs: Graphs::new(), logits });
         }
         Ok(self)
@@ -163,7 +157,8 @@ impl OnnxRunner {
         Ok(self.bindings.keep(step.range, bound))
     }
 
-    /// A binding with the cache of a range of rows as past and present.
+    /// A binding with the cache of a range of rows as past and present: attention then appends to the
+    /// cache in place, and nothing is copied between steps.
     fn bind_cache(&self, range: Range) -> ort::Result<BoundRange> {
         let mut binding = Binding::new(&self.session)?;
         let (heads, size, kv) = (self.shape.heads, self.shape.head_size, self.contract.kv);
@@ -182,6 +177,7 @@ impl OnnxRunner {
             binding.input(past, tensor()?)?;
             binding.output(present, tensor()?)?;
         }
+        // These two never change their size, so that no step binds them again.
         if self.contract.takes_tail {
             self.buffers.tail.bind(&mut binding, &self.info, TAIL_INPUT, &[1])?;
         }
@@ -247,6 +243,7 @@ impl OnnxRunner {
         let options = terminator.options()?;
         let Step { sequence, total, .. } = step;
         let ids = tokens.iter().map(|&token| i64::from(token));
+        // Tokens of one slot stand together, and so do its positions of the mask.
         let position = |index: usize| (past[index / sequence] + index % sequence) as i64;
         let attended = |index: usize| i64::from(index % total < past[index / total] + sequence);
         // SAFETY: no reference into the buffers outlives a call (results of earlier steps borrow

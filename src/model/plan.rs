@@ -85,12 +85,14 @@ impl MemoryPlan {
         let on_device = limits.kv_growth.device_bytes();
         let spare = settings.spare_bytes;
         let host_bytes = kv_budget(settings.kv_cache_bytes, KvMemory::Host { left, spare });
+        // A cache in a device's memory takes nothing from requests.
         let in_host = if on_device.is_some() { 0 } else { host_bytes };
         let (sizes, too_small) = match limits.kv_sizes(host_bytes) {
             Ok(sizes) => (sizes, None),
             Err(fault) => (KvSizes::default(), Some(fault)),
         };
         let per_token = limits.kv_bytes_per_token;
+        // Saturating: a damaged folder may name any sizes, and `inspect` must still print a plan.
         let per_context = per_token.saturating_mul(limits.context_tokens);
         Self {
             weight_bytes,

@@ -13,17 +13,17 @@ use std::path::{Path, PathBuf};
 use ort::session::Session;
 use ort::session::builder::SessionBuilder;
 
-use super::cancel::LoadCancel;
 use super::error::LoadError;
+use super::facts::processor_kind;
 use super::load_options::LoadOptions;
 #[cfg(target_arch = "x86_64")]
 use super::matmul;
 #[cfg(target_arch = "x86_64")]
 use super::matmul::store::Store;
-use super::processor;
 use super::provider::CPU_NAME;
 use super::session;
 use super::source::Source;
+use super::stop::LoadCancel;
 
 /// The folder's name in a model's folder.
 pub const PREPARED_FOLDER: &str = "prepared";
@@ -78,8 +78,7 @@ fn write_into(folder: &Path, source: &Source, options: &LoadOptions) -> Result<(
         matmul::lay_out(folder, source, &graph, options)?;
         return write_stamp(folder, &stamp(source, &graph));
     }
-    let mut builder = with_output(session::exported(source, options)?, folder)
-        .map_err(|error| LoadError::of_session(&error))?;
+    let mut builder = with_output(session::exported(source, options)?, folder)?;
     let session = builder.commit_from_memory(&source.graph);
     drop(session.map_err(|error| source.invalid(&error, CPU_NAME))?);
     write_stamp(folder, &stamp(source, &source.graph))
@@ -160,7 +159,7 @@ fn stamp(source: &Source, graph: &[u8]) -> String {
     hasher.update(&source.fingerprint);
     hasher.update(graph);
     hasher.update(ort::info().as_bytes());
-    hasher.update(processor::name().as_bytes());
+    hasher.update(processor_kind().as_bytes());
     hasher.finalize().to_string()
 }
 

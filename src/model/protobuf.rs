@@ -123,6 +123,7 @@ impl<'a> Iterator for Fields<'a> {
     type Item = Result<Field<'a>, Damaged>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        // Messages carry no length of their own: they end where their bytes do.
         if self.at == self.message.len() {
             return None;
         }
@@ -286,7 +287,7 @@ impl<'a> Tensor<'a> {
         for field in Fields::new(bytes) {
             let field = field?;
             match (field.number, field.value) {
-                // Repeated numbers come one by one or packed, as the writer likes.
+                // Repeated numbers may come one by one or packed.
                 (TENSOR_DIMENSION, Value::Number(size)) => tensor.dimensions.push(size),
                 (TENSOR_DIMENSION, Value::Bytes(packed)) => {
                     tensor.dimensions.extend(numbers(packed));

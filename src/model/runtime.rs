@@ -97,6 +97,7 @@ pub(super) fn load(explicit: Option<&Path>) -> Result<&'static Environment, Load
         .map_err(|error| runtime(error.to_string()))?;
     environment.set_log_level(LogLevel::Warning);
     log::info!(library:% = path.display(), version = version_of(&path); "loaded ONNX Runtime");
+    // Provider libraries are beside the real file, so the folder is kept after links.
     let path = std::path::absolute(&path).ok().filter(|path| path.is_file()).unwrap_or(path);
     LOADED.get_or_init(|| path.canonicalize().unwrap_or(path));
     Ok(ENVIRONMENT.get_or_init(|| environment))

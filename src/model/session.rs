@@ -70,5 +70,5 @@ fn build(
                 None => Ok(builder),
             }
         })
-        .map_err(|error| LoadError::of_session(&error))
+        .map_err(LoadError::from)
 }

@@ -43,11 +43,13 @@ impl Source {
         let path = folder.join(&config.model.decoder.filename);
         let graph = read_graph(&path)?;
         let fingerprint = fingerprint(&graph, &path);
+        // Before the edits, which add small constants: `inspect` counts the same bytes.
         let weight_bytes = inspect::weight_bytes(&graph);
         let invalid = |reason| LoadError::Invalid { path: path.clone(), reason };
         let followed = external::follow(&graph, folder).map_err(invalid)?;
         let (graph, weights) = followed.unwrap_or_else(|| (graph, folder.into()));
         let (graph, rotary_switch) = edited(graph, &config).map_err(invalid)?;
+        // With a choice as an input the tables are apart, and none of them is two in one.
         if rotary_switch.is_none() {
             limit_context(&mut config, &graph, &weights).map_err(invalid)?;
         }

@@ -46,6 +46,7 @@ impl Shape {
         let context = options.context(model.context_length);
         let head_size = kv_format::elements(contract.kv, model.decoder.head_size);
         let kv_bytes = kv_format::bytes(contract.kv);
+        // Pages are committed and freed whole, so a head's positions begin at a page.
         let block = page_bytes().div_ceil(head_size * kv_bytes);
         Self {
             slots: options.slots.max(1),
@@ -148,6 +149,7 @@ impl Input {
         element: TensorElementType,
         count: usize,
     ) -> Result<Self, LoadError> {
+        // The widest type, so that one size serves all inputs.
         let bytes = count * size_of::<i64>();
         let memory = reserve(bytes)?;
         let Some(name) = name else { return Ok(Self { element, memory, device: None }) };
@@ -155,7 +157,7 @@ impl Input {
         let device = allocator.and_then(|allocator| {
             allocator.map(|allocator| Arc::new(allocator).allocate(bytes)).transpose()
         });
-        let device = device.map_err(|error| LoadError::of_session(&error))?;
+        let device = device?;
         Ok(Self { element, memory, device })
     }
 
@@ -205,6 +207,7 @@ impl Buffers {
         contract: &Contract,
         session: &Arc<Session>,
     ) -> Result<Self, LoadError> {
+        // The largest step is a full prefill chunk or one token of every slot.
         let tokens = shape.prefill.max(shape.slots);
         let input = |name, count| Input::new(session, name, TensorElementType::Int64, count);
         let long_rotary = contract.takes_rotary.then_some(LONG_INPUT);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::layout::{Bounds, Layout, Lost, Mover, Seats};
 use super::movers::{Movers, NewSession, Place, Whole};
-use crate::bindings::{Bindings, Set};
+use crate::binding::{Bindings, Set};
 use crate::device::{DeviceAllocator, DeviceBlock};
 use crate::error::{LoadError, RunError};
 use crate::memory::Mapping;

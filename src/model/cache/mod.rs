@@ -9,7 +9,7 @@ mod movers;
 
 use std::io::{self, Read, Write};
 
-use super::bindings::Bindings;
+use super::binding::Bindings;
 
 pub(super) use device::DeviceCache;
 pub(super) use host::HostCache;

@@ -6,13 +6,13 @@
 
 use std::sync::Arc;
 
-use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
+use ort::memory::MemoryInfo;
 use ort::session::builder::SessionBuilder;
 use ort::session::{NoSelectedOutputs, RunOptions, Session};
 use ort::value::TensorElementType;
 
 use crate::binding::{Binding, Tensor};
-use crate::device::DeviceBlock;
+use crate::device::{DeviceBlock, host_memory};
 use crate::error::LoadError;
 use crate::memory::Mapping;
 
@@ -65,20 +65,15 @@ impl Movers {
             2 => TensorElementType::Float16,
             _ => TensorElementType::Float32,
         };
-        let ort = |error: ort::Error| LoadError::Session(error.to_string());
-        let open =
-            |graph: Vec<u8>| new_session()?.commit_from_memory(&graph).map(Arc::new).map_err(ort);
+        // The sizes are open in the graphs, so two sessions serve every layout and every tensor.
+        let open = |graph: Vec<u8>| -> Result<_, LoadError> {
+            Ok(Arc::new(new_session()?.commit_from_memory(&graph)?))
+        };
         Ok(Self {
             take: open(graph::take(element))?,
             put: open(graph::put(element))?,
-            host: MemoryInfo::new(
-                AllocationDevice::CPU,
-                0,
-                AllocatorType::Device,
-                MemoryType::Default,
-            )
-            .map_err(ort)?,
-            options: RunOptions::new().map_err(ort)?,
+            host: host_memory()?,
+            options: RunOptions::new()?,
             element,
             heads,
             head_size,

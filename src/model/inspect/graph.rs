@@ -135,6 +135,7 @@ impl Graph {
         let node = Node::read(bytes)?;
         let operator = text(node.operator);
         let names = node.inputs.iter().map(|name| text(name));
+        // A table that only Gather reads costs a step one row, not its size (see `tables`).
         if operator.starts_with("Gather") {
             self.looked_up.extend(names);
         } else {
@@ -147,10 +148,12 @@ impl Graph {
             }
         }
         if operator == "MatMulNBits" {
+            // An optional input that is left out has an empty name.
             let zero_points = node.inputs.get(3).is_some_and(|name| !name.is_empty());
             self.quantised_matmul(&attributes, zero_points);
         }
         if ATTENTION.contains(&operator.as_str()) {
+            // The first layer's attributes stand for all; exports make their layers alike.
             let attention = self.attention.get_or_insert_with(|| Attention {
                 operator: operator.clone(),
                 nodes: 0,
@@ -189,6 +192,7 @@ impl Graph {
         self.inner_weights += inner;
         let size = match tensor.file {
             Some(file) => {
+                // A damaged file may name any offset, so the sum must not overflow.
                 let end = tensor.offset.saturating_add(tensor.length);
                 let last = self.external.entry(file.to_owned()).or_default();
                 *last = end.max(*last);

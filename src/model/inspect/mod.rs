@@ -2,7 +2,6 @@
 
 mod graph;
 mod rotary;
-mod sizes;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,7 +17,6 @@ use super::runner::{KvGrowth, ModelLimits};
 
 pub use graph::{Attention, Quantised, TensorInfo};
 pub use rotary::{RotaryChoice, RotaryTable, RotaryTables};
-pub use sizes::WeightFile;
 
 /// An export: what its configuration and its graph say.
 #[derive(Debug, Clone, Serialize)]
@@ -178,9 +176,7 @@ pub fn inspect(folder: &Path) -> Result<Export, LoadError> {
     let decoder = &config.model.decoder;
     let kv_bytes_per_token = cached
         .iter()
-        .map(|tensor| {
-            sizes::bytes_per_token(tensor, decoder.num_key_value_heads, decoder.head_size)
-        })
+        .map(|tensor| bytes_per_token(tensor, decoder.num_key_value_heads, decoder.head_size))
         .sum();
     let is_paged = inputs.iter().any(|input| input.name == decoder.inputs.paged.block_table);
     let blocks = is_paged.then(|| blocks(&config, kv_bytes_per_token));
@@ -203,7 +199,7 @@ pub fn inspect(folder: &Path) -> Result<Export, LoadError> {
         attention: graph.attention,
         quantised: graph.quantised,
         own_matmuls: own_matmuls(&bytes),
-        weights: sizes::weight_files(folder, graph.external),
+        weights: weight_files(folder, graph.external),
         table_bytes: graph.tables,
         inner_weights: graph.inner_weights,
         graph_bytes: bytes.len() as u64,
@@ -233,6 +229,50 @@ fn blocks(config: &GenaiConfig, kv_bytes_per_token: u64) -> Blocks {
         bytes: kv_bytes_per_token * tokens as u64,
         of_a_context: config.model.context_length.div_ceil(tokens.max(1)),
     }
+}
+
+/// A file of weights.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WeightFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Bytes that the graph reads of it, up to the last.
+    pub needed: u64,
+    /// Its size; `None` if it is not there.
+    pub bytes: Option<u64>,
+}
+
+impl WeightFile {
+    fn damage(&self) -> Option<String> {
+        let path = self.path.display();
+        match self.bytes {
+            None => Some(format!("{path} is missing")),
+            Some(bytes) if bytes < self.needed => Some(format!(
+                "{path} is truncated: it has {bytes} bytes, and the graph reads up to {}",
+                self.needed
+            )),
+            Some(_) => None,
+        }
+    }
+}
+
+/// The files that the graph names, each with where the last of its tensors ends.
+fn weight_files(folder: &Path, ends: BTreeMap<String, u64>) -> Vec<WeightFile> {
+    ends.into_iter()
+        .map(|(name, needed)| {
+            let path = folder.join(name);
+            let bytes = std::fs::metadata(&path).ok().map(|metadata| metadata.len());
+            WeightFile { path, needed, bytes }
+        })
+        .collect()
+}
+
+/// Bytes that one token takes in a tensor of the cache: its heads' last dimension, by the graph where
+/// that fixes it (quantised caches pack two values into a byte), else by the configuration.
+fn bytes_per_token(cache: &TensorInfo, heads: usize, head_size: usize) -> u64 {
+    let last = cache.shape.last().and_then(|size| size.parse().ok());
+    let last = last.unwrap_or(head_size as u64);
+    heads as u64 * last * cache.element_bytes()
 }
 
 /// Whether `name` is `pattern` with a number in the place of `%d`.

@@ -18,13 +18,13 @@ use ort::value::{DynTensorValueType, TensorElementType};
 
 use self::edit::{DOMAIN, OPERATOR};
 use self::store::{Store, Weights, lock};
-use super::cancel::LoadCancel;
 use super::error::LoadError;
 use super::load_options::LoadOptions;
 use super::memory::forget_file_pages;
 use super::provider::CPU_NAME;
 use super::session;
 use super::source::Source;
+use super::stop::LoadCancel;
 use phi4d_int4::{self as int4, BLOCK, COLUMNS, Results, Rounded};
 use phi4d_telemetry as telemetry;
 
@@ -68,7 +68,7 @@ pub(super) fn lay_out(
 ) -> Result<(), LoadError> {
     let builder = session::exported(source, options)?;
     let store = Arc::default();
-    // Kernels lay their weights out while the session is made; the session itself is not needed.
+    // Kernels pack their weights while the session is made; the session itself is not needed.
     drop(commit(builder, source, graph, &store, &LoadCancel::default())?);
     let path = folder.join(LAID_OUT);
     store.write(&path).map_err(|source| LoadError::Write { path, source })
@@ -81,9 +81,8 @@ fn commit(
     store: &Arc<Store>,
     cancel: &LoadCancel,
 ) -> Result<Session, LoadError> {
-    let operators = domain(store).map_err(|error| LoadError::of_session(&error))?;
-    let mut builder =
-        builder.with_operators(operators).map_err(|error| LoadError::of_session(&error))?;
+    let operators = domain(store)?;
+    let mut builder = builder.with_operators(operators)?;
     cancel.reach(builder.canceler());
     if cancel.is_cancelled() {
         return Err(LoadError::Cancelled);
@@ -130,6 +129,7 @@ impl Int4MatMul {
         };
         let (k, n) = (size("K")?, size("N")?);
         let inputs = context.inputs()?;
+        // The weights' tensor names them in the store and in the prepared file.
         let name = inputs.get(1).map_or("", |input| input.name());
         let weights = self.store.weights(name, int4::units(k, n), || {
             let levels = context.constant_input::<DynTensorValueType>(1)?;
@@ -175,6 +175,7 @@ fn failed(panic: &str) -> ort::Error {
 /// Does `work` for each index below `count` on ONNX Runtime's threads, through which a panic must not
 /// unwind either.
 fn on_all(context: &ComputeContext, count: usize, work: impl Fn(usize) + Sync) -> ort::Result<()> {
+    // One message suffices; the other parts run on, since ONNX Runtime cannot end them early.
     let first: Mutex<Option<String>> = Mutex::new(None);
     context.par_for(count, count, |index| {
         if let Err(panic) = telemetry::catch_panic(|| work(index)) {

@@ -93,6 +93,7 @@ impl Store {
 
     /// Writes what this process has laid out.
     pub(crate) fn write(&self, path: &Path) -> io::Result<()> {
+        // Sorted, so that the same model gives the same file.
         let made = lock(&self.made);
         let mut names: Vec<&String> = made.keys().collect();
         names.sort();
@@ -139,6 +140,7 @@ impl Store {
         {
             return Ok(Weights::Laid { file: Arc::clone(&laid.file), entry });
         }
+        // Nodes that share a weight tensor share its packed copy.
         if let Some(made) = lock(&self.made).get(name) {
             return Ok(Weights::Made(Arc::clone(made)));
         }

@@ -6,9 +6,9 @@
 use std::path::Path;
 
 use super::PagedRunner;
-use crate::cancel::LoadCancel;
 use crate::load::{opened, paged_runner};
 use crate::source::Source;
+use crate::stop::LoadCancel;
 use crate::tests::{folder_of, options as cpu_options, prompt};
 use crate::{KvGrowth, LoadOptions, Provider, ProviderSettings, RunError, Runner, load};
 

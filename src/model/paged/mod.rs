@@ -16,7 +16,7 @@ mod tests;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
-use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
+use ort::memory::MemoryInfo;
 use ort::session::Session;
 use ort::value::TensorElementType;
 
@@ -28,13 +28,13 @@ use self::contract::Contract;
 use self::pool::{DevicePool, HostPool, Pool, Sizes};
 use super::binding::Binding;
 use super::cache::NewSession;
-use super::device::DeviceAllocator;
+use super::device::{DeviceAllocator, host_memory};
 use super::error::{LoadError, RunError};
 use super::genai_config::{DecoderSection, layer_name};
 use super::load_options::LoadOptions;
 use super::runner::{Interrupt, KvGrowth, Logits, ModelLimits, Rotary, Runner};
 use super::source::Source;
-use super::terminator::Terminator;
+use super::stop::Terminator;
 use super::{kv_format, logits};
 
 /// A runner over an export with a paged cache.
@@ -77,14 +77,14 @@ impl PagedRunner {
         options: &LoadOptions,
         new_session: NewSession<'_>,
     ) -> Result<Self, LoadError> {
-        let ort = |error: ort::Error| LoadError::Session(error.to_string());
         let decoder = &source.config.model.decoder;
         let contract = contract::check(&session, &source.config, &source.path)?;
         let session = Arc::new(session);
         let (mut limits, mut sizes) = plan(source, contract.kv, options);
-        // Where the session wants its keys and values is where they are kept.
+        // Keys and values are kept where the session wants them: a copy of a long cache for each step
+        // would take longer than the step.
         let past = layer_name(&decoder.inputs.past_key_names, 0);
-        let pool = match DeviceAllocator::for_input(&session, &past).map_err(ort)? {
+        let pool = match DeviceAllocator::for_input(&session, &past)? {
             None => Pool::Host(HostPool::reserve(sizes)?),
             Some(allocator) => {
                 let budget = limits.in_device_blocks(options.kv_cache_bytes);
@@ -98,12 +98,9 @@ impl PagedRunner {
                 Pool::Device(Box::new(pool))
             }
         };
-        let info =
-            MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default)
-                .map_err(ort)?;
         Ok(Self {
             bound: None,
-            info,
+            info: host_memory()?,
             decoder: decoder.clone(),
             buffers: Buffers::reserve(&session, &limits, &contract, decoder)?,
             session,
@@ -111,7 +108,7 @@ impl PagedRunner {
             blocks: Blocks::new(limits.slots, pool.blocks(), sizes.tokens),
             limits,
             pool,
-            terminator: Arc::new(Terminator::new().map_err(ort)?),
+            terminator: Arc::new(Terminator::new()?),
             rotary: Rotary::Short,
             converted: Vec::new(),
             binds: 0,
@@ -152,6 +149,7 @@ impl PagedRunner {
     ) -> Result<Logits<'_>, RunError> {
         let terminator = Arc::clone(&self.terminator);
         let options = terminator.options()?;
+        // A prefill reads many tokens of one sequence, a decode step one token of each.
         let each = tokens.len() / past.len().max(1);
         for (slot, &past) in (first..).zip(past) {
             self.reach(slot, past, past + each)?;
@@ -186,6 +184,7 @@ impl PagedRunner {
 
     /// Binds the cache if it is not, and what has another size than in the step before.
     fn bind(&mut self, step: Step) -> ort::Result<&mut Binding> {
+        // Taken out first: if binding fails half-way, the next step starts with a fresh binding.
         let mut bound = match self.bound.take() {
             Some(bound) => bound,
             None => Bound { binding: self.bind_cache()?, step: None },
@@ -314,6 +313,7 @@ impl Runner for PagedRunner {
     }
 
     fn import(&mut self, slot: usize, tokens: usize, source: &mut dyn Read) -> io::Result<()> {
+        // Whatever the slot held is overwritten, and its blocks may be shared.
         self.blocks.release(&mut self.pool, slot, 0);
         self.reach(slot, 0, tokens).map_err(io::Error::other)?;
         self.pool.import(self.blocks.of(slot), tokens, source)

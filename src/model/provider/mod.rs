@@ -3,7 +3,6 @@
 //! [`choose`] finds out which one can be used and says why, or why not. A provider that was asked for
 //! is used or is an error; there is no silent fallback to the CPU.
 
-mod auto;
 mod chosen;
 mod cuda;
 mod directml;
@@ -16,6 +15,9 @@ mod version;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+
+use ort::environment::Environment;
+use ort::session::Session;
 
 use super::error::LoadError;
 use super::runtime;
@@ -141,10 +143,47 @@ pub(super) fn choose(
 ) -> Result<Chosen, LoadError> {
     let environment = runtime::load(runtime_library)?;
     let chosen = match settings.provider {
-        Provider::Auto => auto::choose(settings, made_for, environment)?,
+        Provider::Auto => choose_auto(settings, made_for, environment)?,
         provider => Chosen::of(settings, provider, environment)?,
     };
     Ok(chosen)
+}
+
+/// Providers in the order in which they are tried, and what the model builder calls them. The CPU
+/// comes last and is not tried.
+const ORDER: [(Provider, &str); 3] =
+    [(Provider::Cuda, "cuda"), (Provider::DirectMl, "dml"), (Provider::WebGpu, "webgpu")];
+
+/// The first provider that starts. Exports for the CPU (which name no other provider) stay on it:
+/// their cache is twice as large as that of exports for devices.
+fn choose_auto(
+    settings: &ProviderSettings,
+    made_for: &[String],
+    environment: &'static Environment,
+) -> Result<Chosen, LoadError> {
+    if settings.library.is_some() {
+        // A library that is named is meant to be used.
+        let reason = "provider_library names a library";
+        return Ok(Chosen::of(settings, Provider::Plugin, environment)?.because(reason));
+    }
+    let for_devices = made_for.iter().any(|name| ORDER.iter().any(|(_, known)| known == name));
+    if !for_devices {
+        return Ok(Chosen::cpu("the model was exported for the CPU".into()));
+    }
+    let mut refusals = Vec::new();
+    for (provider, _) in ORDER {
+        let tried = Chosen::of(settings, provider, environment).and_then(|chosen| {
+            let builder = Session::builder(environment)?;
+            chosen.register(builder).map(|_| chosen)
+        });
+        match tried {
+            Ok(chosen) => return Ok(chosen.because("it is the first that can be used here")),
+            Err(error) => refusals.push(error.to_string()),
+        }
+    }
+    let reason = format!("no other can be used: {}", refusals.join("; "));
+    log::warn!("the model was exported for a GPU and runs on the CPU, as {reason}");
+    Ok(Chosen::cpu(reason))
 }
 
 #[cfg(test)]

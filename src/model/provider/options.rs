@@ -59,6 +59,7 @@ fn typed(provider: Provider) -> &'static [&'static str] {
 fn passes_others_on(settings: &ProviderSettings) -> bool {
     match settings.provider {
         Provider::Cpu | Provider::DirectMl => false,
+        // A library that is named may know options that this program does not.
         Provider::Auto | Provider::Cuda => settings.library.is_some(),
         Provider::WebGpu | Provider::Plugin => true,
     }
@@ -143,6 +144,7 @@ impl Options {
 
 /// A whole number without a sign.
 fn whole<T: std::str::FromStr>(text: &str) -> Option<T> {
+    // `parse` alone would take a leading plus.
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
