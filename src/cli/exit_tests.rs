@@ -3,6 +3,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::*;
+use phi4d_model::KvTooSmall;
 use phi4d_server::AccessFault;
 use phi4d_settings::Fault;
 
@@ -47,7 +48,7 @@ fn other_errors() -> Vec<(Fatal, u8)> {
         (BindError::Unix { path: path(), action: "bind", source: io_error() }.into(), 73),
         (ActivationError::Variable { name: "LISTEN_FDS", value: text() }.into(), 71),
         (StartError::Thread(io_error()).into(), 71),
-        (StartError::Memory { bytes: 1, tokens: 0, least: 2 }.into(), 78),
+        (StartError::Memory(KvTooSmall { bytes: 1, tokens: 0, least: 2 }).into(), 78),
         (Crashed.into(), 70),
         (Fatal::Internal(text()), 70),
         (Fatal::System { action: "x", source: io_error() }, 71),

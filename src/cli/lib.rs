@@ -22,10 +22,10 @@ mod loading;
 #[cfg(unix)]
 mod model_files;
 mod output;
-mod plan;
 mod prepare;
 mod pull;
 mod reload;
+mod report;
 mod serve;
 mod start;
 mod threads;

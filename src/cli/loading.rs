@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{Interval, interval};
 
-use super::check::size;
+use super::report::{bytes, folder_bytes};
 use phi4d_os::resident_memory;
 use phi4d_telemetry::{has_terminal, show_transient};
 
@@ -32,7 +32,7 @@ impl Loading {
     pub(super) fn begin(name: &str, folder: &Path) -> Self {
         Self {
             name: name.chars().take(MOST_NAME).collect(),
-            files: bytes_of(folder),
+            files: folder_bytes(folder),
             begun: Instant::now(),
             ticks: has_terminal().then(|| interval(TICK)),
         }
@@ -48,7 +48,6 @@ impl Loading {
     }
 
     fn line(&self, resident: Option<u64>) -> String {
-        let bytes = |count: u64| size(usize::try_from(count).unwrap_or(usize::MAX));
         let seconds = self.begun.elapsed().as_secs();
         let mut line = format!("loading {}: files of {}", self.name, bytes(self.files));
         if let Some(resident) = resident {
@@ -64,13 +63,6 @@ impl Drop for Loading {
             show_transient("");
         }
     }
-}
-
-/// Of the files right in `folder`; what can't be read is the loader's to tell.
-fn bytes_of(folder: &Path) -> u64 {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let files = entries.filter_map(|entry| std::fs::metadata(entry.path()).ok());
-    files.filter(std::fs::Metadata::is_file).map(|metadata| metadata.len()).sum()
 }
 
 #[cfg(test)]

@@ -94,7 +94,11 @@ async fn serve(
         .map_or_else(Tracer::default, |_| Tracer::recording(settings.otlp_sample_ratio));
     let exporter = settings.otlp_endpoint.as_ref();
     let exporter = exporter.map(|url| Exporter::start(url, tracer.clone())).transpose()?;
-    let options = ServerOptions { tracer, ..server_options(settings, name.clone())? };
+    let options = ServerOptions {
+        tracer,
+        request_memory_bytes: started.plan.request_memory_bytes,
+        ..server_options(settings, name.clone())?
+    };
     let app = App::new(started.generator, options);
     app.enforce(rules);
     cut_on_lost_file(&app);
@@ -301,7 +305,6 @@ fn server_options(settings: &Settings, name: String) -> Result<ServerOptions, Fa
     let created = made.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     Ok(ServerOptions {
         max_body_bytes: settings.max_body_bytes,
-        request_memory_bytes: start::request_memory(settings),
         max_connections: most_connections(settings),
         connections_per_address: settings.max_connections_per_address,
         connections_per_local: settings.max_connections_per_local,

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::exit::Fatal;
-use phi4d_engine::{self as engine, Engine};
+use phi4d_engine::{self as engine, Engine, StartError};
 use phi4d_generate::{FormHost, Generator, GeneratorOptions, ThreadForms};
-use phi4d_model::{self as model, GenaiConfig, LoadCancel};
+use phi4d_model::{self as model, GenaiConfig, LoadCancel, MemoryPlan, MemorySettings};
 use phi4d_os as os;
 use phi4d_settings::{self as settings, LogFormat, Resolved, Settings};
 use phi4d_telemetry as telemetry;
@@ -19,9 +19,10 @@ pub(super) struct Started {
     pub(super) config: GenaiConfig,
     /// Where the model runs.
     pub(super) provider: model::Provider,
+    pub(super) plan: MemoryPlan,
 }
 
-/// Sets the log up as the settings say, and logs what the settings' reader wanted to tell.
+/// Sets the log up as the settings say, and logs the warnings of the settings' reader.
 pub(super) fn start_log(resolved: &Resolved) -> Result<(), Fatal> {
     let format = match resolved.settings.log_format {
         LogFormat::Auto => telemetry::Format::Auto,
@@ -59,8 +60,12 @@ pub(super) fn start_cancellable(
     cancel: &LoadCancel,
 ) -> Result<Started, Fatal> {
     let folder = model_folder(settings)?;
+    // Before the model takes its part: the plan counts its weights itself.
+    let memory = memory_settings(settings, os::spare_memory());
     let loaded = model::load_cancellable(&load_options(settings, folder), cancel)?;
-    let options = engine_options(settings, loaded.runner.limits(), loaded.fingerprint);
+    let plan = MemoryPlan::new(loaded.runner.limits(), loaded.weight_bytes, &memory);
+    log_plan(&plan);
+    let options = engine_options(settings, &plan, loaded.fingerprint)?;
     let engine = engine::start(loaded.runner, loaded.interrupt, options)?;
     let generator = Generator::load(
         folder,
@@ -69,10 +74,11 @@ pub(super) fn start_cancellable(
     );
     match generator {
         Ok(generator) => {
-            Ok(Started { engine, generator, config: loaded.config, provider: loaded.provider })
+            let (config, provider) = (loaded.config, loaded.provider);
+            Ok(Started { engine, generator, config, provider, plan })
         }
         Err(error) => {
-            // The first failure is the one to tell.
+            // The first failure is the one to report.
             let _ = engine.stop();
             Err(error.into())
         }
@@ -111,24 +117,51 @@ pub(super) fn provider_settings(settings: &Settings) -> model::ProviderSettings 
     }
 }
 
-/// Options of the engine. To be called when the model is loaded, as the memory for the KV cache is
-/// taken from what is left then.
+/// What the memory plan follows from, with `spare_bytes` to be had before the model is loaded.
+pub(super) fn memory_settings(settings: &Settings, spare_bytes: usize) -> MemorySettings {
+    MemorySettings {
+        kv_cache_bytes: settings.kv_cache_bytes,
+        slots: settings.slots,
+        prefix_slots: settings.prefix_slots,
+        request_memory_bytes: settings.request_memory_bytes,
+        max_body_bytes: settings.max_body_bytes,
+        prefix_store_bytes: prefix_store(settings).map_or(0, |_| settings.prefix_store_bytes),
+        spare_bytes,
+    }
+}
+
+fn log_plan(plan: &MemoryPlan) {
+    log::info!(
+        weight_bytes = plan.weight_bytes,
+        kv_cache_bytes = plan.kv_budget_bytes,
+        kv_cache_tokens = plan.kv_budget_tokens,
+        context_tokens = plan.slot_tokens,
+        slots = plan.slots,
+        prefix_slots = plan.prefix_slots,
+        request_memory_bytes = plan.request_memory_bytes,
+        prefix_store_bytes = plan.prefix_store_bytes;
+        "memory plan"
+    );
+}
+
+/// Options of the engine, for a model with this memory plan.
+///
+/// # Errors
+/// If the plan has too little memory for the KV cache.
 pub(super) fn engine_options(
     settings: &Settings,
-    limits: &model::ModelLimits,
+    plan: &MemoryPlan,
     fingerprint: [u8; 32],
-) -> engine::Options {
-    engine::Options {
+) -> Result<engine::Options, Fatal> {
+    if let Some(fault) = plan.too_small {
+        return Err(StartError::Memory(fault).into());
+    }
+    Ok(engine::Options {
         max_running: settings.slots,
         queue: settings.queue,
         queue_per_caller: settings.queue_per_caller,
         slow_client_timeout: settings.slow_client_timeout_s,
-        kv_cache_bytes: match (limits.kv_growth.device_bytes(), settings.kv_cache_bytes) {
-            // What the model's log has told.
-            (Some(bytes), _) => bytes,
-            (None, 0) => kv_cache_default(),
-            (None, bytes) => bytes,
-        },
+        kv_cache_bytes: plan.kv_budget_bytes,
         prefill_share: settings.prefill_share,
         draft_tokens: settings.draft_tokens,
         reproducible: settings.reproducible,
@@ -138,7 +171,7 @@ pub(super) fn engine_options(
             bytes: settings.prefix_store_bytes,
             fingerprint,
         }),
-    }
+    })
 }
 
 /// Where prefixes are kept, if they are.
@@ -149,31 +182,6 @@ pub(super) fn prefix_store(settings: &Settings) -> Option<PathBuf> {
     let state = || std::env::var_os("STATE_DIRECTORY").filter(|folder| !folder.is_empty());
     let folder = settings.prefix_store.clone();
     folder.or_else(|| state().map(|folder| Path::new(&folder).join("prefixes")))
-}
-
-/// Half of what is to spare; the rest is for requests, buffers of steps and the system.
-fn kv_cache_default() -> usize {
-    let bytes = os::spare_memory() / 2;
-    log::info!(kv_cache_bytes = bytes; "memory for the KV cache, from what is left");
-    bytes
-}
-
-/// Memory for requests: half of what is to spare beside the KV cache, which is not in use yet.
-pub(super) fn request_memory(settings: &Settings) -> usize {
-    const LEAST: usize = 64 << 20;
-    const MOST: usize = 1 << 30;
-    if settings.request_memory_bytes > 0 {
-        return settings.request_memory_bytes;
-    }
-    let spare = os::spare_memory();
-    let kv_cache = match settings.kv_cache_bytes {
-        0 => spare / 2,
-        bytes => bytes.min(spare),
-    };
-    let least = settings.max_body_bytes.saturating_mul(8).max(LEAST);
-    let bytes = ((spare - kv_cache) / 2).min(MOST).max(least);
-    log::info!(request_memory_bytes = bytes; "memory for requests, from what is left");
-    bytes
 }
 
 /// Options of the text side, with forms compiled in this process.

@@ -19,7 +19,7 @@ use super::sampler::Scratch;
 use super::scheduler::{Scheduler, StepPlan};
 use super::sequence::Sequence;
 use phi4d_door::{Bounds, End, SubmitError};
-use phi4d_model::{Interrupt, KvGrowth, ModelLimits, Rotary, Runner, alike_positions};
+use phi4d_model::{Interrupt, KvGrowth, KvTooSmall, ModelLimits, Rotary, Runner};
 
 /// How long to wait before checking again whether a paused sequence's receiver has room. The channel
 /// wakes nobody when it gets room, and a reader of the stream does not notice 2 ms.
@@ -37,7 +37,8 @@ pub struct Options {
     pub queue_per_caller: usize,
     /// How long a sequence may be paused because its receiver takes no events; then it fails.
     pub slow_client_timeout: Duration,
-    /// Bytes of KV cache that all sequences and prefixes together may take.
+    /// Bytes of KV cache in the host's memory that all sequences and prefixes together may take, by the
+    /// [`phi4d_model::MemoryPlan`]. A runner on a device has its own limit.
     pub kv_cache_bytes: usize,
     /// Share of the time that prompts get while others decode, in (0, 1).
     pub prefill_share: f64,
@@ -85,75 +86,14 @@ pub enum StartError {
     #[error("cannot start the engine's thread: {0}")]
     Thread(#[from] std::io::Error),
     /// The memory for the KV cache does not hold one short sequence.
-    #[error(
-        "kv_cache_bytes: {bytes} holds {tokens} tokens of this model's KV cache; at least \
-         {least} are needed"
-    )]
-    Memory {
-        /// The memory given.
-        bytes: usize,
-        /// Tokens that it holds.
-        tokens: usize,
-        /// Tokens that are needed.
-        least: usize,
-    },
+    #[error(transparent)]
+    Memory(#[from] KvTooSmall),
 }
 
 /// The engine's thread panicked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the engine failed in an unexpected way; its requests were aborted")]
 pub struct Crashed;
-
-/// The cache's sizes within `bytes` of memory, or the device's that the runner has, which lower
-/// what one sequence can have.
-fn sizes(
-    limits: &mut ModelLimits,
-    max_live: usize,
-    bytes: usize,
-    reproducible: bool,
-) -> Result<Sizes, StartError> {
-    let bytes = limits.kv_growth.device_bytes().unwrap_or(bytes);
-    let alike = matches!(limits.kv_growth, KvGrowth::Alike { .. });
-    let [row_tokens, budget_tokens] =
-        if alike { alike_tokens(limits, bytes)? } else { own_tokens(limits, bytes)? };
-    limits.context_tokens = row_tokens;
-    Ok(Sizes {
-        rows: limits.slots,
-        max_live,
-        row_tokens,
-        block_tokens: limits.kv_block_tokens,
-        budget_tokens,
-        grid: reproducible.then_some(limits.max_prefill_tokens),
-        alike,
-    })
-}
-
-/// Tokens of one row and of all, where each row takes its own whole blocks.
-fn own_tokens(limits: &ModelLimits, bytes: usize) -> Result<[usize; 2], StartError> {
-    let block = limits.kv_block_tokens;
-    let context = limits.context_tokens.next_multiple_of(block);
-    let tokens = enough(limits, bytes, context.min(2 * block))?;
-    let whole = tokens / block * block;
-    // What one sequence can have is what all can have.
-    let row = limits.context_tokens.min(whole);
-    Ok([row, whole.min(limits.slots * row.next_multiple_of(block))])
-}
-
-/// Tokens of one row and of all, where all are as long as the longest and a spare one is beside
-/// them.
-fn alike_tokens(limits: &ModelLimits, bytes: usize) -> Result<[usize; 2], StartError> {
-    let tokens = enough(limits, bytes, 2 * alike_positions(1, limits.context_tokens))?;
-    let half = tokens / 2;
-    let power = half.checked_ilog2().map_or(0, |bits| 1 << bits);
-    let row = if half < limits.context_tokens { power } else { limits.context_tokens };
-    Ok([row, tokens.min((limits.slots + 1) * row)])
-}
-
-/// Tokens whose keys and values `bytes` hold, which must be `least` at least.
-fn enough(limits: &ModelLimits, bytes: usize, least: usize) -> Result<usize, StartError> {
-    let tokens = bytes / limits.kv_bytes_per_token.max(1);
-    if tokens < least { Err(StartError::Memory { bytes, tokens, least }) } else { Ok(tokens) }
-}
 
 /// Starts the engine's thread, which owns `runner` from now on.
 ///
@@ -174,7 +114,17 @@ pub fn start(
     }
     let mut limits = runner.limits().clone();
     let max_running = options.max_running.clamp(1, limits.slots);
-    let sizes = sizes(&mut limits, max_running, options.kv_cache_bytes, options.reproducible)?;
+    let kv = limits.kv_sizes(options.kv_cache_bytes)?;
+    limits.context_tokens = kv.slot_tokens;
+    let sizes = Sizes {
+        rows: limits.slots,
+        max_live: max_running,
+        row_tokens: kv.slot_tokens,
+        block_tokens: limits.kv_block_tokens,
+        budget_tokens: kv.budget_tokens,
+        grid: options.reproducible.then_some(limits.max_prefill_tokens),
+        alike: matches!(limits.kv_growth, KvGrowth::Alike { .. }),
+    };
     let bounds = Bounds { total: options.queue, per_caller: options.queue_per_caller };
     let shared = Arc::new(Shared::new(limits.clone(), max_running, bounds, interrupt));
     // The door bounds the queued jobs, so the channel is never the limit: it has room for all of them,

@@ -31,7 +31,7 @@ impl Core {
         // A preempted sequence goes on with output that it has already; nothing is sampled then.
         let sampled = chunked < sequence.tokens().len();
         let rotary = self.limits.rotary(sequence.tokens().len());
-        self.runner.turn_by(rotary);
+        self.runner.set_rotary(rotary);
         let began = Instant::now();
         let result = self.runner.prefill(slot, held, &tokens, rows);
         let counters = &self.shared.counters;
@@ -82,7 +82,7 @@ impl Core {
             tokens.push(sequence.tokens()[held]);
             past.push(held);
         }
-        self.runner.turn_by(rotary);
+        self.runner.set_rotary(rotary);
         let began = Instant::now();
         let result = self.runner.decode(first, &tokens, &past);
         let counters = &self.shared.counters;
@@ -175,7 +175,7 @@ impl Core {
         let Some(sequence) = self.cache.sequence(slot) else { return };
         let mut tokens = vec![sequence.tokens()[held]];
         tokens.extend_from_slice(draft);
-        self.runner.turn_by(self.limits.rotary(sequence.tokens().len()));
+        self.runner.set_rotary(self.limits.rotary(sequence.tokens().len()));
         let began = Instant::now();
         // A prefill step with all its logits: decode steps have one token for each sequence.
         let result = self.runner.prefill(slot, held, &tokens, tokens.len());

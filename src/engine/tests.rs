@@ -14,6 +14,7 @@ mod reproducible;
 mod rotary;
 
 use super::*;
+use phi4d_model::KvTooSmall;
 use phi4d_model::fake::{FakeControl, FakeRunner};
 
 /// Sequences that run at once; the fake has two slots more, for prefixes.
@@ -391,7 +392,7 @@ fn too_little_memory_is_refused_at_the_start() {
     let (runner, control) = FakeRunner::new(FakeRunner::small_limits(2));
     let options = Options { kv_cache_bytes: 7 * 8, ..options() };
     let error = start(Box::new(runner), control, options).unwrap_err();
-    assert!(matches!(error, StartError::Memory { tokens: 7, least: 8, .. }), "{error}");
+    assert!(matches!(error, StartError::Memory(KvTooSmall { tokens: 7, least: 8, .. })), "{error}");
 }
 
 #[test]

@@ -15,8 +15,9 @@ use ort::memory::MemoryInfo;
 use ort::session::{NoSelectedOutputs, RunOptions, Session};
 use ort::value::TensorElementType;
 
-use super::device::{self, DeviceBlock};
+use super::device::{DeviceBlock, check, made};
 use super::memory::Mapping;
+use super::runtime;
 
 /// What a tensor lies in.
 #[derive(Debug)]
@@ -93,6 +94,7 @@ unsafe fn over(
     element: TensorElementType,
 ) -> ort::Result<NonNull<ort::sys::OrtValue>> {
     let shape: Vec<i64> = shape.iter().map(|&size| size as i64).collect();
+    // This makes no copy: the value points to `data`, which is what lets past and present be one memory.
     let mut value = null_mut();
     // SAFETY: the caller answers for `data`; `shape` and `value` live through the call.
     check(unsafe {
@@ -128,7 +130,8 @@ pub(super) struct Binding {
     uploads: HashMap<CString, Tensor>,
     /// Host memory that a bound device tensor of the same name goes to after each run.
     downloads: HashMap<CString, Tensor>,
-    /// Whether there is no other way there than to bind it anew.
+    /// Set once the provider has refused to copy between memories: inputs are then bound from the
+    /// host's memory before each run.
     rebinds: bool,
 }
 
@@ -160,6 +163,7 @@ impl Binding {
             (ort::api().BindInput)(self.binding.as_ptr(), name.as_ptr(), tensor.value.as_ptr())
         })?;
         self.uploads.remove(&name);
+        // Only now is the tensor dropped that was bound before: the binding used its memory so far.
         self.bound.insert(name, tensor);
         Ok(())
     }
@@ -200,7 +204,7 @@ impl Binding {
         options: &RunOptions<NoSelectedOutputs>,
     ) -> ort::Result<()> {
         // SAFETY: as the caller says.
-        unsafe { self.bring() }?;
+        unsafe { self.upload_all() }?;
         // SAFETY: all three pointers are live; the caller answers for the tensors' memory. Running
         // does not change the session.
         check(unsafe {
@@ -213,28 +217,29 @@ impl Binding {
         let downloads = self.downloads.iter();
         let pairs = downloads.filter_map(|(name, host)| Some((self.bound.get(name)?, host)));
         // SAFETY: as above; the run is over.
-        unsafe { device::copy_all(pairs) }
+        unsafe { copy_all(pairs) }
     }
 }
 
 impl Binding {
-    /// Brings what goes to device tensors there.
+    /// Copies the uploads to their device tensors.
     ///
     /// # Safety
     /// As with [`Binding::run`].
-    unsafe fn bring(&mut self) -> ort::Result<()> {
+    unsafe fn upload_all(&mut self) -> ort::Result<()> {
         let uploads = self.uploads.iter();
         let pairs = uploads.filter_map(|(name, host)| Some((host, self.bound.get(name)?)));
         if !self.rebinds {
             // SAFETY: by the caller's word nobody else uses the tensors.
-            let copied = unsafe { device::copy_all(pairs) };
-            // What is recorded reads from where it was recorded, so that nothing else will do.
+            let copied = unsafe { copy_all(pairs) };
+            // A recorded graph (the only user of downloads) reads from the recorded addresses, so
+            // binding other memory would not be seen.
             if copied.is_ok() || !self.downloads.is_empty() {
                 return copied;
             }
         }
-        // Providers that are built in have no copies outside a session. Binding host memory to an
-        // input that is wanted on the device copies it there, into memory of its own.
+        // Built-in providers do not offer copies outside a session. Binding host memory to an input that
+        // is wanted on the device makes ONNX Runtime copy it there, into memory of its own.
         self.rebinds = true;
         for (name, host) in &self.uploads {
             let (binding, host) = (self.binding.as_ptr(), host.value());
@@ -252,17 +257,119 @@ impl Drop for Binding {
     }
 }
 
-/// Turns a status into a result.
-pub(super) fn check(status: ort::sys::OrtStatusPtr) -> ort::Result<()> {
-    // SAFETY: only called with what a call of the C API returned, once.
-    unsafe { ort::Error::result_from_status(status) }
-}
-
-/// Refuses the null that a call which succeeded never gives.
-pub(super) fn made<T>(pointer: *mut T) -> ort::Result<NonNull<T>> {
-    NonNull::new(pointer).ok_or_else(|| ort::Error::new("ONNX Runtime made nothing"))
-}
-
 fn c_string(name: &str) -> ort::Result<CString> {
     CString::new(name).map_err(ort::Error::wrap)
+}
+
+/// Copies each pair's first tensor to its second, of the same size, wherever they are.
+///
+/// # Errors
+/// If ONNX Runtime has no way between the two memories.
+///
+/// # Safety
+/// Nobody else may use the tensors' memory.
+unsafe fn copy_all<'a>(pairs: impl Iterator<Item = (&'a Tensor, &'a Tensor)>) -> ort::Result<()> {
+    let (from, mut to): (Vec<_>, Vec<_>) =
+        pairs.map(|(from, to)| (from.value(), to.value())).unzip();
+    if from.is_empty() {
+        return Ok(());
+    }
+    let environment = runtime::loaded().ok_or_else(|| ort::Error::new("nothing is loaded"))?;
+    // SAFETY: all values are live, and both arrays of the same length; by the caller's word nobody
+    // else uses the memory.
+    check(unsafe {
+        (ort::api().CopyTensors)(
+            environment.ptr().cast_mut(),
+            from.as_ptr(),
+            to.as_mut_ptr(),
+            null_mut(),
+            from.len(),
+        )
+    })
+}
+
+/// Bindings kept for reuse. There is one for each range of slots that a step has covered. With more ranges (only
+/// with very many slots) all are dropped, since a binding is cheap against a step.
+const MOST: usize = 128;
+
+/// Which tensors a step runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Set {
+    /// Those of several rows.
+    Rows,
+    /// Those of one row.
+    Bench,
+}
+
+/// Which part of the cache a binding is to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Range {
+    pub(super) set: Set,
+    pub(super) first: usize,
+    pub(super) rows: usize,
+    /// Whether its steps are recorded. Others over the same rows have other sizes.
+    pub(super) recorded: bool,
+}
+
+/// A binding to a range of slots, and the sizes it is bound for.
+#[derive(Debug)]
+pub(super) struct BoundRange {
+    pub(super) binding: Binding,
+    /// Tokens of each row.
+    pub(super) sequence: usize,
+    /// Positions of each row that logits are given for.
+    pub(super) positions: usize,
+    /// Width of the mask.
+    pub(super) total: usize,
+    /// The number of the recording of its steps, as long as nothing else is bound.
+    pub(super) recording: Option<i32>,
+}
+
+impl BoundRange {
+    /// `binding` has the cache bound and nothing whose size is a step's.
+    pub(super) fn new(binding: Binding) -> Self {
+        Self { binding, sequence: 0, positions: 0, total: 0, recording: None }
+    }
+}
+
+/// All bindings. They hold shares of the memory that is bound.
+#[derive(Debug, Default)]
+pub(super) struct Bindings {
+    kept: HashMap<Range, BoundRange>,
+    made: u64,
+}
+
+impl Bindings {
+    /// Takes the binding to `range` out, or makes one. A binding that fails half-way is not put back,
+    /// and so not used again.
+    pub(super) fn take(
+        &mut self,
+        range: Range,
+        make: impl FnOnce() -> ort::Result<BoundRange>,
+    ) -> ort::Result<BoundRange> {
+        if let Some(bound) = self.kept.remove(&range) {
+            return Ok(bound);
+        }
+        if self.kept.len() >= MOST {
+            self.kept.clear();
+        }
+        self.made += 1;
+        make()
+    }
+
+    /// Keeps `bound` for the next step over `range`.
+    pub(super) fn keep(&mut self, range: Range, bound: BoundRange) -> &mut BoundRange {
+        self.kept.entry(range).insert_entry(bound).into_mut()
+    }
+
+    /// Drops all, as the memory that is bound moves.
+    pub(super) fn clear(&mut self) {
+        self.kept.clear();
+    }
+
+    /// Bindings made so far.
+    #[cfg(test)]
+    pub(super) fn made(&self) -> u64 {
+        self.made
+    }
 }

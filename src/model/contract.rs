@@ -1,7 +1,8 @@
-//! Checks a session's inputs and outputs against what this program runs, and says what it found.
+//! Checks a session's inputs and outputs against what this program runs.
 //!
 //! The contract is that of the onnxruntime-genai model builder's decoder exports with
-//! `GroupQueryAttention` and one buffer for past and present.
+//! `GroupQueryAttention` and one buffer for past and present. All differences are reported at once;
+//! ONNX Runtime would report the first one, when a step runs.
 
 use std::path::Path;
 
@@ -23,12 +24,12 @@ pub(super) struct Contract {
     pub(super) logits: TensorElementType,
     /// Which positions logits are given for.
     pub(super) positions: Positions,
-    /// Whether there is the input [`TAIL_INPUT`], which an export that gives the last position only
-    /// gets too, though it makes no difference there.
+    /// Whether there is the input [`TAIL_INPUT`]. Exports that give the last position only get it too,
+    /// though it makes no difference there.
     pub(super) takes_tail: bool,
     /// Whether there is the input [`LONG_INPUT`].
     pub(super) takes_rotary: bool,
-    /// Name of the position input, where there is one.
+    /// Name of the position input, if there is one.
     pub(super) position_ids: Option<String>,
 }
 
@@ -61,7 +62,7 @@ pub(super) fn check(
     check.end(contract, path)
 }
 
-/// Gathers what differs.
+/// Collects the differences.
 #[derive(Debug, Default)]
 pub(super) struct Check {
     differences: Vec<String>,
@@ -122,6 +123,7 @@ impl Check {
         let mask = [Open("batch"), Open("total")];
         self.tensor(ins, &inputs.attention_mask, &INTS, &mask);
 
+        // Most exports compute positions in the attention operator and have no such input.
         let position_ids = inputs.position_ids.clone().unwrap_or_else(|| "position_ids".into());
         let has = |name: &str| ins.has(name);
         let has_positions = has(&position_ids);
@@ -138,12 +140,8 @@ impl Check {
 
         let shape = [Open("batch"), Open("sequence"), Fixed("vocab_size", model.vocab_size)];
         let logits = self.tensor(outs, &outputs.logits, &FLOATS, &shape)?;
-        let declared = session
-            .outputs()
-            .iter()
-            .find(|output| output.name() == outputs.logits)
-            .and_then(|output| output.dtype().tensor_shape());
-        let positions = match declared.and_then(|shape| shape.get(1)) {
+        // Pruned exports declare one position; all others leave the number open.
+        let positions = match outs.shape(&outputs.logits).and_then(|shape| shape.get(1)) {
             Some(1) => Positions::Last,
             _ if has(TAIL_INPUT) => Positions::Tail,
             _ => Positions::All,
@@ -179,6 +177,7 @@ impl Check {
                 (outs, &outputs.present_value_names),
             ] {
                 let name = layer_name(pattern, layer);
+                // A 4-bit cache has two values in a byte, so its last dimension is half a head.
                 let stored = side.element(&name).unwrap_or(TensorElementType::Float32);
                 let head = kv_format::elements(stored, decoder.head_size);
                 let dimensions = dimensions(Dimension::Fixed("head_size", head));
@@ -192,6 +191,7 @@ impl Check {
                     ));
                 }
                 kv = kv.or(element);
+                // Outputs need not be read, so only unknown inputs are a difference.
                 if side.name == ins.name {
                     expected.push(name);
                 }

@@ -1,8 +1,8 @@
 //! Memory of a device, by the session's allocator for it.
 //!
 //! What the allocator gives is a handle: on some devices an address, on others (WebGPU, DirectML) an
-//! object that stands for the memory. So nothing here or above ever counts on from one: a tensor
-//! begins where a block begins.
+//! object that stands for the memory. So no code does arithmetic on it: a tensor begins where a block
+//! begins.
 #![expect(unsafe_code, reason = "calls the C API on raw pointers")]
 
 use std::ffi::{CStr, c_void};
@@ -10,10 +10,8 @@ use std::ptr::{NonNull, null, null_mut};
 use std::sync::Arc;
 
 use ort::AsPointer;
+use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::Session;
-
-use super::binding::{Tensor, check, made};
-use super::runtime;
 
 /// Allocates memory where a session wants one of its inputs.
 #[derive(Debug)]
@@ -50,10 +48,10 @@ impl DeviceAllocator {
         &self.name
     }
 
-    /// A block of `bytes` bytes, whatever they hold.
+    /// A block of `bytes` bytes, not initialised.
     ///
     /// # Errors
-    /// If the device has not as much.
+    /// If the device is out of memory.
     pub(super) fn allocate(self: &Arc<Self>, bytes: usize) -> ort::Result<Arc<DeviceBlock>> {
         let mut handle = null_mut();
         // SAFETY: the allocator is live.
@@ -113,7 +111,12 @@ impl Drop for DeviceBlock {
     }
 }
 
-/// The memory in which `session` wants its input `name`; `None` where that is the host's.
+/// The host's memory, as ONNX Runtime describes it to a binding.
+pub(super) fn host_memory() -> ort::Result<MemoryInfo<'static>> {
+    MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default)
+}
+
+/// The memory in which `session` wants its input `name`; `None` for the host's.
 fn input_memory(
     session: &Session,
     name: &str,
@@ -121,6 +124,7 @@ fn input_memory(
     let inputs = session.inputs();
     let missing = || ort::Error::new(format!("there is no input {name}"));
     let place = inputs.iter().position(|input| input.name() == name).ok_or_else(missing)?;
+    // The C API answers for all inputs at once, in the order in which it lists them.
     let mut infos = vec![null(); inputs.len()];
     // SAFETY: the array has room for each input.
     check(unsafe {
@@ -143,31 +147,13 @@ fn memory_name(info: NonNull<ort::sys::OrtMemoryInfo>) -> ort::Result<String> {
     Ok(unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned())
 }
 
-/// Copies each pair's first tensor to its second, of the same size, wherever they are.
-///
-/// # Errors
-/// If ONNX Runtime has no way between the two memories.
-///
-/// # Safety
-/// Nobody else may use the tensors' memory.
-pub(super) unsafe fn copy_all<'a>(
-    pairs: impl Iterator<Item = (&'a Tensor, &'a Tensor)>,
-) -> ort::Result<()> {
-    let (from, mut to): (Vec<_>, Vec<_>) =
-        pairs.map(|(from, to)| (from.value(), to.value())).unzip();
-    if from.is_empty() {
-        return Ok(());
-    }
-    let environment = runtime::loaded().ok_or_else(|| ort::Error::new("nothing is loaded"))?;
-    // SAFETY: all values are live, and both arrays of the same length; by the caller's word nobody
-    // else uses the memory.
-    check(unsafe {
-        (ort::api().CopyTensors)(
-            environment.ptr().cast_mut(),
-            from.as_ptr(),
-            to.as_mut_ptr(),
-            null_mut(),
-            from.len(),
-        )
-    })
+/// Turns a status into a result.
+pub(super) fn check(status: ort::sys::OrtStatusPtr) -> ort::Result<()> {
+    // SAFETY: only called with what a call of the C API returned, once.
+    unsafe { ort::Error::result_from_status(status) }
+}
+
+/// Refuses the null that a call which succeeded never gives.
+pub(super) fn made<T>(pointer: *mut T) -> ort::Result<NonNull<T>> {
+    NonNull::new(pointer).ok_or_else(|| ort::Error::new("ONNX Runtime made nothing"))
 }

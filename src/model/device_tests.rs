@@ -3,10 +3,10 @@
 
 use std::path::Path;
 
-use super::cancel::LoadCancel;
 use super::load::{opened, rows_runner};
 use super::onnx::OnnxRunner;
 use super::source::Source;
+use super::stop::LoadCancel;
 use super::{LoadOptions, Provider, ProviderSettings, Runner};
 
 /// How far logits may be from the CPU's on the same export: half precision in other orders.

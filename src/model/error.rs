@@ -68,7 +68,7 @@ pub enum LoadError {
         /// What it said.
         reason: String,
     },
-    /// The load was given up on request.
+    /// The load was cancelled.
     #[error("the loading of the model was cancelled")]
     Cancelled,
     /// ONNX Runtime refused something else.
@@ -76,9 +76,9 @@ pub enum LoadError {
     Session(String),
 }
 
-impl LoadError {
-    /// What ONNX Runtime refused that is not the model's fault.
-    pub(super) fn of_session(error: &impl std::fmt::Display) -> Self {
+/// What ONNX Runtime refused that is not the model's fault.
+impl<R> From<ort::Error<R>> for LoadError {
+    fn from(error: ort::Error<R>) -> Self {
         let reason = error.to_string();
         if lacks_threads(&reason) { Self::Threads { reason } } else { Self::Session(reason) }
     }
@@ -102,7 +102,7 @@ fn first_of(differences: &[String]) -> String {
 /// Why a step failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RunError {
-    /// The step was cut short on request.
+    /// The step was interrupted on request.
     #[error("the step was interrupted")]
     Interrupted,
     /// ONNX Runtime reported an error.

@@ -1,35 +1,19 @@
-//! Where a graph says that its weights are, and what becomes of that where the files are links.
+//! Follows links to files of weights.
 //!
 //! A downloader's cache has each file once, under a name of its own, and folders of links to them
-//! (Hugging Face's: `snapshots/REVISION/model.onnx.data` leads to `blobs/HASH`). ONNX Runtime takes
-//! no weights whose real place is outside the folder that it is told, so it is told the real one,
-//! and the graph, in memory, calls the files by their real names.
+//! (Hugging Face's: `snapshots/REVISION/model.onnx.data` leads to `blobs/HASH`). ONNX Runtime refuses
+//! weights whose real path is outside the folder that it is given. So it is given the real folder,
+//! and the graph, in memory, names the files by their real names.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::graph_edit::{GRAPH_INITIALIZER, MODEL_GRAPH};
-use super::wire::{Damaged, Fields, Value, put_bytes};
+use super::protobuf::{
+    Damaged, ENTRY_KEY, ENTRY_VALUE, GRAPH_INITIALIZER, MODEL_GRAPH, TENSOR_EXTERNAL, contents,
+    edited, entry, put_bytes,
+};
 
-/// `TensorProto.external_data`, entries of a key and a value.
-pub(super) const TENSOR_EXTERNAL: u64 = 13;
-pub(super) const ENTRY_KEY: u64 = 1;
-pub(super) const ENTRY_VALUE: u64 = 2;
 const LOCATION: &[u8] = b"location";
-
-/// What an entry of a tensor's external data says: its key and its value.
-pub(super) fn entry(bytes: &[u8]) -> Result<(&[u8], &[u8]), Damaged> {
-    let (mut key, mut value) = (&b""[..], &b""[..]);
-    for field in Fields::new(bytes) {
-        let field = field?;
-        match (field.number, field.value) {
-            (ENTRY_KEY, Value::Bytes(bytes)) => key = bytes,
-            (ENTRY_VALUE, Value::Bytes(bytes)) => value = bytes,
-            _ => {}
-        }
-    }
-    Ok((key, value))
-}
 
 /// The model `bytes` with its files of weights by their real names, and the folder that these are
 /// in. `None` where they are in `folder` by the names that the graph has, or missing.
@@ -42,7 +26,7 @@ pub(super) fn follow(bytes: &[u8], folder: &Path) -> Result<Option<(Vec<u8>, Pat
     let Ok(home) = folder.canonicalize() else { return Ok(None) };
     for name in locations(bytes).map_err(damaged)? {
         let Ok(text) = std::str::from_utf8(name) else { return Ok(None) };
-        // Others, and what is not there, are told of where they are read.
+        // Missing files, and files of other folders, are errors of whoever reads them.
         let Ok(path) = folder.join(text).canonicalize() else { return Ok(None) };
         if Path::new(text).file_name().is_none_or(|file| file != text) {
             return Ok(None);
@@ -69,14 +53,14 @@ pub(super) fn follow(bytes: &[u8], folder: &Path) -> Result<Option<(Vec<u8>, Pat
     Ok(Some((graph, place)))
 }
 
-/// The names of all files of weights, as the graph has them. Those of branches are not looked at:
-/// exports have small tensors there, which are in the graph itself.
+/// The names of all files of weights, as the graph has them. Initializers of branches are not
+/// searched: exports have small tensors there, which are in the graph itself.
 fn locations(bytes: &[u8]) -> Result<Vec<&[u8]>, Damaged> {
     let mut found: Vec<&[u8]> = Vec::new();
-    for graph in contents(bytes, MODEL_GRAPH)? {
-        for tensor in contents(graph, GRAPH_INITIALIZER)? {
-            for external in contents(tensor, TENSOR_EXTERNAL)? {
-                if let (LOCATION, name) = entry(external)?
+    for graph in contents(bytes, MODEL_GRAPH) {
+        for tensor in contents(graph?, GRAPH_INITIALIZER) {
+            for external in contents(tensor?, TENSOR_EXTERNAL) {
+                if let (LOCATION, name) = entry(external?)?
                     && !found.contains(&name)
                 {
                     found.push(name);
@@ -87,53 +71,19 @@ fn locations(bytes: &[u8]) -> Result<Vec<&[u8]>, Damaged> {
     Ok(found)
 }
 
-fn contents(message: &[u8], number: u64) -> Result<Vec<&[u8]>, Damaged> {
-    let fields = Fields::new(message).filter_map(|field| match field {
-        Ok(field) if field.number != number => None,
-        Ok(field) => match field.value {
-            Value::Bytes(bytes) => Some(Ok(bytes)),
-            _ => None,
-        },
-        Err(damage) => Some(Err(damage)),
-    });
-    fields.collect()
-}
-
 fn renamed(bytes: &[u8], real: &BTreeMap<Vec<u8>, PathBuf>) -> Result<Vec<u8>, Damaged> {
-    replaced(bytes, MODEL_GRAPH, |graph| {
-        replaced(graph, GRAPH_INITIALIZER, |tensor| {
-            replaced(tensor, TENSOR_EXTERNAL, |external| {
-                let (key, name) = entry(external)?;
-                let file = real.get(name).filter(|_| key == LOCATION);
-                let Some(file) = file.and_then(|path| path.file_name()) else {
-                    return Ok(external.to_vec());
-                };
-                let mut edited = Vec::new();
-                put_bytes(&mut edited, ENTRY_KEY, key);
-                put_bytes(&mut edited, ENTRY_VALUE, file.as_encoded_bytes());
-                Ok(edited)
-            })
-        })
-    })
-}
-
-/// `message` with the contents of its fields `number` edited.
-fn replaced(
-    message: &[u8],
-    number: u64,
-    edit: impl Fn(&[u8]) -> Result<Vec<u8>, Damaged>,
-) -> Result<Vec<u8>, Damaged> {
-    let mut edited = Vec::with_capacity(message.len() + 128);
-    for field in Fields::new(message) {
-        let field = field?;
-        match field.value {
-            Value::Bytes(content) if field.number == number => {
-                put_bytes(&mut edited, number, &edit(content)?);
-            }
-            _ => edited.extend_from_slice(field.raw),
-        }
-    }
-    Ok(edited)
+    let entry = |external: &[u8]| {
+        let (key, name) = entry(external)?;
+        let file = real.get(name).filter(|_| key == LOCATION).and_then(|path| path.file_name());
+        Ok::<_, Damaged>(file.map(|file| {
+            let mut edited = Vec::new();
+            put_bytes(&mut edited, ENTRY_KEY, key);
+            put_bytes(&mut edited, ENTRY_VALUE, file.as_encoded_bytes());
+            edited
+        }))
+    };
+    let tensor = |tensor: &[u8]| edited(tensor, TENSOR_EXTERNAL, entry).map(Some);
+    edited(bytes, MODEL_GRAPH, |graph| edited(graph, GRAPH_INITIALIZER, tensor).map(Some))
 }
 
 #[cfg(test)]

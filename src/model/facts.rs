@@ -1,4 +1,4 @@
-//! What there is to run a model on, for those who ask without loading one.
+//! What this machine can run a model on, without loading one.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ pub struct RuntimeFacts {
     pub devices: Vec<DeviceFacts>,
 }
 
-/// A device as ONNX Runtime tells it.
+/// A device as ONNX Runtime describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceFacts {
     /// The provider's name within ONNX Runtime.
@@ -28,7 +28,7 @@ pub struct DeviceFacts {
     pub kind: String,
 }
 
-/// Loads ONNX Runtime and tells what it is.
+/// Loads ONNX Runtime and describes it.
 ///
 /// # Errors
 /// [`LoadError::Runtime`], saying what to install.
@@ -81,6 +81,41 @@ pub fn has_own_kernel() -> bool {
     return phi4d_int4::available();
     #[cfg(not(target_arch = "x86_64"))]
     false
+}
+
+/// The instructions by which ONNX Runtime and our own kernel are chosen, and so the layout of
+/// weights.
+#[must_use]
+pub fn processor_features() -> Vec<&'static str> {
+    let mut features = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    for (name, there) in [
+        ("avx2", is_x86_feature_detected!("avx2")),
+        ("avx512f", is_x86_feature_detected!("avx512f")),
+        ("avx512bw", is_x86_feature_detected!("avx512bw")),
+        ("avx512vnni", is_x86_feature_detected!("avx512vnni")),
+        ("avx512bf16", is_x86_feature_detected!("avx512bf16")),
+        ("avxvnni", is_x86_feature_detected!("avxvnni")),
+    ] {
+        features.extend(there.then_some(name));
+    }
+    #[cfg(target_arch = "aarch64")]
+    for (name, there) in [
+        ("dotprod", std::arch::is_aarch64_feature_detected!("dotprod")),
+        ("i8mm", std::arch::is_aarch64_feature_detected!("i8mm")),
+        ("bf16", std::arch::is_aarch64_feature_detected!("bf16")),
+        ("sve", std::arch::is_aarch64_feature_detected!("sve")),
+    ] {
+        features.extend(there.then_some(name));
+    }
+    features
+}
+
+/// The kind of processor, as one text that differs where kernels may.
+pub(super) fn processor_kind() -> String {
+    let mut parts = vec![std::env::consts::ARCH];
+    parts.extend(processor_features());
+    parts.join(" ")
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use ndarray::{Array2, ArrayView1};
 use super::error::RunError;
 use super::runner::{Interrupt, Logits, ModelLimits, Rotary, Runner};
 
-/// Marks a cached token that the long rotary table turned.
+/// Marks a cached token that the long rotary table rotated.
 const LONG: u32 = 1 << 31;
 
 /// Where a cached token keeps the width of the step that read it, if a test wants that.
@@ -23,7 +23,7 @@ const TOKEN: u32 = (1 << WIDTH_SHIFT) - 1;
 #[derive(Debug)]
 pub struct FakeRunner {
     limits: ModelLimits,
-    /// What each slot holds: a token, marked by [`LONG`] where the long table turned it.
+    /// What each slot holds: a token, marked by [`LONG`] if the long table rotated it.
     slots: Vec<Vec<u32>>,
     rotary: Rotary,
     logits: Array2<f32>,
@@ -88,7 +88,7 @@ impl FakeRunner {
             .0
     }
 
-    /// As [`Self::next_token`] where the long rotary table turns the tokens.
+    /// As [`Self::next_token`], with the long rotary table.
     pub fn next_token_by_long(tokens: &[u32], vocab_size: usize) -> u32 {
         let marked: Vec<u32> = tokens.iter().map(|token| token | LONG).collect();
         Self::next_token(&marked, vocab_size)
@@ -159,7 +159,7 @@ impl Runner for FakeRunner {
         &self.limits
     }
 
-    fn turn_by(&mut self, rotary: Rotary) {
+    fn set_rotary(&mut self, rotary: Rotary) {
         self.rotary = rotary;
     }
 
@@ -194,7 +194,7 @@ impl Runner for FakeRunner {
     }
 
     fn swap(&mut self, [a, b]: [usize; 2], tokens: [usize; 2]) {
-        // A slot may hold more, from a guess that was wrong.
+        // A slot may hold more, from rejected draft tokens.
         assert!(self.slots[a].len() >= tokens[0] && self.slots[b].len() >= tokens[1]);
         self.slots.swap(a, b);
     }

@@ -6,9 +6,9 @@ use super::external;
 use super::genai_config::{GenaiConfig, layer_name};
 use super::graph_edit::{self, Wanted};
 #[cfg(target_arch = "x86_64")]
-use super::products_edit;
+use super::matmul;
+use super::protobuf::{Fields, Value};
 use super::rotary_edit;
-use super::wire::Fields;
 
 /// `genai_config.json`: what is taken names a file of the folder, counts that memory can be planned
 /// by, and tokens of the vocabulary.
@@ -32,7 +32,7 @@ pub fn genai_config(data: &[u8]) {
 fn is_whole(message: &[u8], inner: u64) -> bool {
     Fields::new(message).all(|field| {
         field.is_ok_and(|field| match field.value {
-            super::wire::Value::Bytes(bytes) if field.number == inner => {
+            Value::Bytes(bytes) if field.number == inner => {
                 Fields::new(bytes).all(|field| field.is_ok())
             }
             _ => true,
@@ -41,7 +41,7 @@ fn is_whole(message: &[u8], inner: u64) -> bool {
 }
 
 /// The graph's file: all edits refuse it or leave a message that can be read, which has grown by
-/// little. The product is replaced once.
+/// little. The matmul is replaced once.
 pub fn graph(data: &[u8]) {
     const GRAPH: u64 = 7;
     // Some 300 bytes for each graph in it, of which a file has one.
@@ -62,8 +62,8 @@ pub fn graph(data: &[u8]) {
         assert!(is_whole(&edited, GRAPH), "{edited:?}");
     }
     #[cfg(target_arch = "x86_64")]
-    if let Ok(Some(edited)) = products_edit::edit(data) {
+    if let Ok(Some(edited)) = matmul::edit::edit(data) {
         assert!(is_whole(&edited, GRAPH), "{edited:?}");
-        assert_eq!(products_edit::edit(&edited), Ok(None), "replaced twice");
+        assert_eq!(matmul::edit::edit(&edited), Ok(None), "replaced twice");
     }
 }

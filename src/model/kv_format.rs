@@ -1,8 +1,8 @@
 //! How keys and values are stored.
 //!
 //! Quantised caches are the model builder's `kv_cache_quant_scheme`: the attention's operator
-//! quantises what it stores and reads it back by scales in the graph, so that here they differ in
-//! their bytes alone.
+//! quantises what it stores and reads it back by scales in the graph, so that here only their sizes
+//! differ.
 
 use ort::value::TensorElementType;
 

@@ -44,9 +44,7 @@
 //! are left to the CPU.
 
 mod binding;
-mod bindings;
 mod cache;
-mod cancel;
 mod contract;
 mod device;
 #[cfg(test)]
@@ -63,8 +61,11 @@ mod graph_edit;
 mod inspect;
 mod kv_format;
 mod load;
+mod load_options;
 mod logits;
 mod lost_file;
+#[cfg(target_arch = "x86_64")]
+mod matmul;
 #[cfg_attr(
     not(target_arch = "x86_64"),
     allow(dead_code, reason = "files are mapped for the kernel of x86-64 only")
@@ -72,14 +73,9 @@ mod lost_file;
 mod memory;
 mod onnx;
 mod paged;
+mod plan;
 mod prepare;
-mod processor;
-#[cfg(target_arch = "x86_64")]
-mod products;
-#[cfg(target_arch = "x86_64")]
-mod products_edit;
-#[cfg(target_arch = "x86_64")]
-mod products_store;
+mod protobuf;
 mod provider;
 mod rotary_edit;
 mod rotary_joined;
@@ -87,16 +83,15 @@ mod runner;
 mod runtime;
 mod session;
 mod source;
+mod stop;
 mod tensors;
-mod terminator;
 #[cfg(test)]
 mod tests;
-mod wire;
 
-pub use cancel::LoadCancel;
 pub use error::{LoadError, RunError};
 pub use facts::{
-    DeviceFacts, ProviderFacts, RuntimeFacts, has_own_kernel, provider_facts, runtime_facts,
+    DeviceFacts, ProviderFacts, RuntimeFacts, has_own_kernel, processor_features, provider_facts,
+    runtime_facts,
 };
 pub use genai_config::{
     DecoderSection, GenaiConfig, InputNames, ModelSection, OneOrMany, OutputNames,
@@ -105,10 +100,12 @@ pub use inspect::{
     Attention, Blocks, Export, Quantised, RotaryChoice, RotaryTable, RotaryTables,
     Shape as ExportShape, TensorInfo, WeightFile, inspect,
 };
-pub use load::{LoadOptions, Loaded, load, load_cancellable};
+pub use load::{Loaded, load, load_cancellable};
+pub use load_options::LoadOptions;
 pub use lost_file::{end_on_lost_file, is_file_lost};
+pub use plan::{KvSizes, KvTooSmall, MemoryPlan, MemorySettings};
 pub use prepare::{PREPARED_FOLDER, prepare};
-pub use processor::processor_features;
 pub use provider::{OptionFault, Placement, Provider, ProviderSettings, UnknownProvider};
 pub use runner::{Interrupt, KvGrowth, Logits, ModelLimits, Rotary, Runner, alike_positions};
 pub use runtime::{LIBRARY_NAME, disable_telemetry, search_path as library_search_path};
+pub use stop::LoadCancel;

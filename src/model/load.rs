@@ -1,54 +1,29 @@
 //! Loads a model folder into a runner.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use ort::session::Session;
 
-use super::cancel::LoadCancel;
-use super::contract;
 use super::error::LoadError;
 use super::genai_config::GenaiConfig;
+use super::load_options::LoadOptions;
+#[cfg(target_arch = "x86_64")]
+use super::matmul;
 use super::onnx::OnnxRunner;
 use super::paged::{self, PagedRunner};
 use super::prepare;
-#[cfg(target_arch = "x86_64")]
-use super::products;
-use super::provider::{self, Chosen, Placement, Provider, ProviderSettings};
+use super::provider::{Chosen, Placement, Provider};
 use super::runner::{Interrupt, Runner};
 use super::session;
 use super::source::Source;
-use super::tensors::Shape;
-
-/// What to load and how.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LoadOptions {
-    /// The model folder.
-    pub folder: PathBuf,
-    /// Where to run it.
-    pub provider: ProviderSettings,
-    /// Threads of a step; 0 takes as many as the process may use.
-    pub threads: usize,
-    /// Sequences that can be live at once.
-    pub slots: usize,
-    /// Tokens that a slot holds; 0 takes the model's context, which is also the most.
-    pub context_tokens: usize,
-    /// The most tokens of one prefill step.
-    pub max_prefill_tokens: usize,
-    /// Bytes for the KV cache, where it is in a device's memory; 0 takes a default. In the host's
-    /// memory, the engine keeps to its budget alone.
-    pub kv_cache_bytes: usize,
-    /// Whether int4 products may be done by phi4d's own kernel, where model and processor fit it.
-    pub own_kernels: bool,
-    /// ONNX Runtime's shared library; `None` looks for it (see [`super::library_search_path`]).
-    pub runtime_library: Option<PathBuf>,
-}
+use super::stop::LoadCancel;
 
 /// A loaded model.
 pub struct Loaded {
     /// Runs it.
     pub runner: Box<dyn Runner>,
-    /// Cuts its running step short.
+    /// Interrupts its running step.
     pub interrupt: Arc<dyn Interrupt>,
     /// Its configuration.
     pub config: GenaiConfig,
@@ -58,6 +33,8 @@ pub struct Loaded {
     pub reason: String,
     /// Which of its nodes run where.
     pub placement: Placement,
+    /// Bytes of its weights, as [`super::Export::weight_bytes`].
+    pub weight_bytes: u64,
     /// Differs between models, and between versions of one model's files.
     pub fingerprint: [u8; 32],
 }
@@ -82,7 +59,7 @@ pub fn load(options: &LoadOptions) -> Result<Loaded, LoadError> {
 /// As [`load`]; [`LoadError::Cancelled`] if it was cancelled.
 pub fn load_cancellable(options: &LoadOptions, cancel: &LoadCancel) -> Result<Loaded, LoadError> {
     load_unless_cancelled(options, cancel).map_err(|error| {
-        // ONNX Runtime reports a load that was given up as a fault of the model.
+        // ONNX Runtime reports a cancelled load as a fault of the model.
         if cancel.is_cancelled() { LoadError::Cancelled } else { error }
     })
 }
@@ -108,6 +85,7 @@ fn load_unless_cancelled(options: &LoadOptions, cancel: &LoadCancel) -> Result<L
         provider: chosen.provider(),
         reason: chosen.reason().to_owned(),
         placement,
+        weight_bytes: source.weight_bytes,
         fingerprint: source.fingerprint,
     })
 }
@@ -125,7 +103,7 @@ pub(super) fn opened(
     options: &LoadOptions,
     cancel: &LoadCancel,
 ) -> Result<Opened, LoadError> {
-    let chosen = choose(source, options)?;
+    let chosen = session::choose(source, options)?;
     let session = session(source, options, &chosen, cancel)?;
     let placement = Placement::of(&session);
     placement.log(&chosen);
@@ -139,14 +117,8 @@ pub(super) fn rows_runner(
     options: &LoadOptions,
     chosen: &Chosen,
 ) -> Result<OnnxRunner, LoadError> {
-    let contract = contract::check(&session, &source.config, &source.path)?;
-    let shape = Shape {
-        rotary_switch: source.rotary_switch,
-        ..Shape::new(&source.config, &contract, options)
-    };
     let new_session = || chosen.register(session::exported(source, options)?);
-    OnnxRunner::new(session, &source.config, contract, shape, &new_session)?
-        .recording(chosen.records_graphs())
+    OnnxRunner::new(session, source, options, &new_session)?.recording(chosen.records_graphs())
 }
 
 /// A runner of a session whose cache is blocks of a pool.
@@ -160,20 +132,8 @@ pub(super) fn paged_runner(
     PagedRunner::new(session, source, options, &new_session)
 }
 
-/// The provider for the model, which the log tells.
-pub(super) fn choose(source: &Source, options: &LoadOptions) -> Result<Chosen, LoadError> {
-    let made_for = source.config.model.decoder.made_for();
-    let library = options.runtime_library.as_deref();
-    let chosen = provider::choose(&options.provider, &made_for, library)?;
-    log::info!(
-        provider = chosen.provider().as_str(), name = chosen.name(), reason = chosen.reason();
-        "chose where the model runs"
-    );
-    Ok(chosen)
-}
-
-/// The session: with the own operator where it does, else of what was prepared, else of the graph as
-/// it was exported. The first two are of the CPU's kernels.
+/// The session: with the own operator if it does any node, else of what was prepared, else of the graph
+/// as it was exported. The first two are for the CPU only.
 fn session(
     source: &Source,
     options: &LoadOptions,
@@ -184,8 +144,10 @@ fn session(
         return open(source, options, chosen, cancel);
     }
     #[cfg(target_arch = "x86_64")]
-    if let Some(graph) = products::graph(source, options)? {
-        return products::open(source, &graph, options, cancel);
+    if let Some(graph) = matmul::graph(source, options)? {
+        // ONNX Runtime is loaded since the provider was chosen; the stamp names its build.
+        let prepared = prepare::laid_out(source, &graph);
+        return matmul::open(source, &graph, prepared, options, cancel);
     }
     match prepare::load(source, options, cancel)? {
         Some(session) => Ok(session),
@@ -204,8 +166,7 @@ fn open(
     // The operator of `models/longrope/paged.onnx`, which ONNX Runtime has for devices only.
     #[cfg(any(test, feature = "testing"))]
     {
-        builder =
-            paged::stand_in::register(builder).map_err(|error| LoadError::of_session(&error))?;
+        builder = paged::stand_in::register(builder)?;
     }
     cancel.reach(builder.canceler());
     if cancel.is_cancelled() {
@@ -214,8 +175,8 @@ fn open(
     builder.commit_from_memory(&source.graph).map_err(|error| source.invalid(&error, chosen.name()))
 }
 
-/// Runs one token, to find now what the graph leaves open and its operators check only when they
-/// run, such as the size of a head.
+/// Runs one token: some sizes, such as a head's, are open in the graph and checked by its operators
+/// only when they run.
 fn try_out(runner: &mut dyn Runner, path: &Path) -> Result<(), LoadError> {
     let contract = |difference: String| LoadError::Contract {
         path: path.into(),

@@ -1,4 +1,4 @@
-//! Logits as a step left them, in single precision.
+//! The logits of a step, in single precision.
 #![expect(unsafe_code, reason = "reads memory that is bound to the session")]
 
 use half::{bf16, f16};
@@ -8,8 +8,8 @@ use super::error::RunError;
 use super::memory::Mapping;
 use super::runner::Logits;
 
-/// Rows `skip..skip + rows` of the logits in `memory`, of which each has `vocab` of type `element`.
-/// `converted` holds them where they are not in single precision.
+/// Rows `skip..skip + rows` of the logits in `memory`, `vocab` values of type `element` each.
+/// `converted` holds them if they are not in single precision already.
 ///
 /// # Safety
 /// Nobody may write to the memory while the result lives.

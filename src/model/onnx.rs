@@ -4,33 +4,33 @@
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
-use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
+use ort::memory::MemoryInfo;
 use ort::session::Session;
 
-use super::binding::{Binding, Tensor};
-use super::bindings::{Bindings, BoundRange, Range};
-use super::cache::{Cache, DeviceCache, HostCache, NewSession, Set};
-use super::contract::{Contract, Positions};
-use super::device::{DeviceAllocator, DeviceBlock};
+use super::binding::{Binding, Bindings, BoundRange, Range, Set, Tensor};
+use super::cache::{Cache, DeviceCache, HostCache, NewSession};
+use super::contract::{self, Contract, Positions};
+use super::device::{DeviceAllocator, DeviceBlock, host_memory};
 use super::error::{LoadError, RunError};
-use super::genai_config::GenaiConfig;
 use super::graph_edit::TAIL_INPUT;
+use super::load_options::LoadOptions;
 use super::logits;
 use super::provider::{Graphs, UNRECORDED, name_graph};
 use super::rotary_edit::LONG_INPUT;
 use super::runner::{Interrupt, Logits, ModelLimits, Rotary, Runner};
+use super::source::Source;
+use super::stop::Terminator;
 use super::tensors::{Buffers, Names, Shape};
-use super::terminator::Terminator;
 
-/// Decode masks grow by this many positions at a time, so that the mask is bound anew once in as
-/// many steps. Positions past a row's own length are masked out.
+/// Decode masks grow by this many positions at a time, so that the mask is bound again only once in as
+/// many steps. Positions past a slot's own length are masked out.
 const MASK_STEP: usize = 64;
 
 /// Runs a decoder export by ONNX Runtime, with the KV cache in place: the same memory is past and
 /// present.
 #[derive(Debug)]
 pub(super) struct OnnxRunner {
-    // Bindings before the session they belong to.
+    // Dropped first: bindings must be released before the session that they belong to.
     bindings: Bindings,
     session: Arc<Session>,
     info: MemoryInfo<'static>,
@@ -68,24 +68,26 @@ struct Step {
 }
 
 impl OnnxRunner {
-    /// A runner of `session`. `new_session` is how others are made on the same provider.
+    /// A runner of `session`, which is of `source`. `new_session` makes other sessions on the same
+    /// provider.
     pub(super) fn new(
         session: Session,
-        config: &GenaiConfig,
-        contract: Contract,
-        shape: Shape,
+        source: &Source,
+        options: &LoadOptions,
         new_session: NewSession<'_>,
     ) -> Result<Self, LoadError> {
-        let ort = |error: ort::Error| LoadError::Session(error.to_string());
+        let contract = contract::check(&session, &source.config, &source.path)?;
+        let shape = Shape::new(source, &contract, options);
         let session = Arc::new(session);
-        let names = Names::new(config, &contract);
-        // Where the session wants its keys and values is where they are kept.
+        let names = Names::new(&source.config, &contract);
+        // Keys and values are kept where the session wants them: a copy of a long cache for each step
+        // would take longer than the step.
         let (past, _) = &names.cache[0];
         let mut limits = shape.limits();
-        let cache = match DeviceAllocator::for_input(&session, past).map_err(ort)? {
+        let cache = match DeviceAllocator::for_input(&session, past)? {
             None => Cache::Host(HostCache::reserve(&shape)?),
             Some(allocator) => {
-                let budget = limits.on_device(shape.device_kv_bytes);
+                let budget = limits.on_device(options.kv_cache_bytes);
                 let cache = DeviceCache::new(allocator, new_session, &shape, budget)?;
                 log::info!(
                     memory = cache.memory_name(), kv_cache_bytes = budget;
@@ -96,19 +98,13 @@ impl OnnxRunner {
         };
         Ok(Self {
             bindings: Bindings::default(),
-            info: MemoryInfo::new(
-                AllocationDevice::CPU,
-                0,
-                AllocatorType::Device,
-                MemoryType::Default,
-            )
-            .map_err(ort)?,
+            info: host_memory()?,
             buffers: Buffers::new(&shape, &names, &contract, &session)?,
             session,
             names,
             cache,
             limits,
-            terminator: Arc::new(Terminator::new().map_err(ort)?),
+            terminator: Arc::new(Terminator::new()?),
             rotary: Rotary::Short,
             recorder: None,
             converted: Vec::new(),
@@ -118,12 +114,13 @@ impl OnnxRunner {
         })
     }
 
-    /// The same, recording decode steps as CUDA graphs if `wanted` and the cache is on a device.
+    /// The same, but decode steps are recorded as CUDA graphs if that is `wanted` and the cache is on a
+    /// device.
     pub(super) fn recording(mut self, wanted: bool) -> Result<Self, LoadError> {
         if let (true, Cache::Device(cache)) = (wanted, &self.cache) {
             let bytes = self.shape.slots * self.shape.vocab * self.shape.logits_bytes;
             let logits = cache.allocate(bytes);
-            let logits = logits.map_err(|error| LoadError::of_session(&error))?;
+            let logits = logits?;
             self.recorder = Some(Recorder { graphs: Graphs::new(), logits });
         }
         Ok(self)
@@ -145,6 +142,7 @@ impl OnnxRunner {
 
     /// Makes sure that the step's rows are bound with its sizes.
     fn bind(&mut self, step: Step) -> ort::Result<&mut BoundRange> {
+        // Taken out, so that the closure may borrow the rest of `self`.
         let mut bindings = std::mem::take(&mut self.bindings);
         let bound =
             bindings.take(step.range, || self.bind_cache(step.range)).and_then(|mut bound| {
@@ -159,7 +157,8 @@ impl OnnxRunner {
         Ok(self.bindings.keep(step.range, bound))
     }
 
-    /// A binding with the cache of a range of rows as past and present.
+    /// A binding with the cache of a range of rows as past and present: attention then appends to the
+    /// cache in place, and nothing is copied between steps.
     fn bind_cache(&self, range: Range) -> ort::Result<BoundRange> {
         let mut binding = Binding::new(&self.session)?;
         let (heads, size, kv) = (self.shape.heads, self.shape.head_size, self.contract.kv);
@@ -178,6 +177,7 @@ impl OnnxRunner {
             binding.input(past, tensor()?)?;
             binding.output(present, tensor()?)?;
         }
+        // These two never change their size, so that no step binds them again.
         if self.contract.takes_tail {
             self.buffers.tail.bind(&mut binding, &self.info, TAIL_INPUT, &[1])?;
         }
@@ -192,6 +192,7 @@ impl OnnxRunner {
         let Step { range: Range { rows, .. }, sequence, total, .. } = step;
         let binding = &mut bound.binding;
         let sizes = (bound.sequence, bound.positions, bound.total);
+        // A recorded graph holds sizes and addresses, so it is of no use once anything is bound again.
         if sizes != (sequence, self.logit_positions(step), total) {
             bound.recording = None;
         }
@@ -205,7 +206,7 @@ impl OnnxRunner {
         }
         let positions = self.logit_positions(step);
         if bound.positions != positions {
-            // In host memory: ONNX Runtime brings them there from a device.
+            // In host memory: ONNX Runtime copies them there from a device.
             let dimensions = [rows, positions, self.shape.vocab];
             let memory = &self.buffers.logits;
             let logits = Tensor::new(&self.info, memory, 0, &dimensions, self.contract.logits)?;
@@ -242,6 +243,7 @@ impl OnnxRunner {
         let options = terminator.options()?;
         let Step { sequence, total, .. } = step;
         let ids = tokens.iter().map(|&token| i64::from(token));
+        // Tokens of one slot stand together, and so do its positions of the mask.
         let position = |index: usize| (past[index / sequence] + index % sequence) as i64;
         let attended = |index: usize| i64::from(index % total < past[index / total] + sequence);
         // SAFETY: no reference into the buffers outlives a call (results of earlier steps borrow
@@ -272,7 +274,8 @@ impl OnnxRunner {
     /// The logits of the last `tail` positions of each of the step's rows.
     fn logits(&mut self, step: Step) -> Result<Logits<'_>, RunError> {
         let positions = self.logit_positions(step);
-        // A step has one row or one token a row, so what is wanted lies at the end, together.
+        // A step has one slot, or one token for each slot. Either way the wanted logits lie together at
+        // the end.
         let skipped = if step.range.rows == 1 { positions - step.tail } else { 0 };
         let place = [skipped, step.range.rows * positions - skipped, self.shape.vocab];
         let (memory, element) = (&self.buffers.logits, self.contract.logits);
@@ -303,8 +306,8 @@ impl OnnxRunner {
         }
     }
 
-    /// One token for each of several slots, which lie in rows of any order with others between. The
-    /// others write a token behind what they hold, which nothing ever reads.
+    /// One token for each of several slots, whose rows are in any order with others between them.
+    /// These others write a token behind what they hold, which nothing ever reads.
     fn decode_seated(
         &mut self,
         first: usize,
@@ -317,6 +320,7 @@ impl OnnxRunner {
         };
         let seats = cache.seat(first, past, widest, &mut self.bindings)?;
         let range = Range { set: Set::Rows, first: 0, rows: seats.past.len(), recorded: false };
+        // Rows of other slots read token 0; what they write is overwritten by their own next token.
         let mut ids = vec![0; seats.past.len()];
         for (&row, &token) in seats.rows.iter().zip(tokens) {
             ids[row] = token;
@@ -341,7 +345,7 @@ impl OnnxRunner {
         let longest = past.iter().max().map_or(0, |past| past + 1);
         let recorded = self.recorder.is_some();
         let total = match &self.cache {
-            // As what is recorded keeps its sizes.
+            // A recorded graph has fixed sizes, so the mask is as wide as the cache.
             Cache::Device(cache) if recorded => cache.tensors(range.set).1,
             _ => longest.next_multiple_of(MASK_STEP),
         };
@@ -349,8 +353,8 @@ impl OnnxRunner {
         Step { range: Range { recorded, ..range }, sequence: 1, tail: 1, total }
     }
 
-    /// Width of the widest mask. The short rotary table has a row for each token up to the switch,
-    /// and a mask may not be wider than the table is long.
+    /// Width of the widest mask. The short rotary table has a row for each token up to the switch, and
+    /// the attention kernel refuses a mask that is wider than its table is long.
     fn widest(&self) -> usize {
         let short = self.shape.rotary_switch.filter(|_| self.rotary == Rotary::Short);
         short.unwrap_or(usize::MAX).min(self.shape.context)
@@ -362,7 +366,7 @@ impl Runner for OnnxRunner {
         &self.limits
     }
 
-    fn turn_by(&mut self, rotary: Rotary) {
+    fn set_rotary(&mut self, rotary: Rotary) {
         self.rotary = rotary;
     }
 

@@ -1,10 +1,10 @@
-//! Does the work of loading ahead: the graph optimised, and the weights laid out as the processor's
-//! kernels want them, in a file that is mapped instead of copied: our own kernels' layout where they
-//! do the products, else ONNX Runtime's.
+//! Does the work of loading in advance: it optimises the graph and lays the weights out as the
+//! processor's kernels want them, in a file that is mapped instead of copied. The layout is our own
+//! kernels' if they do the matmuls, else ONNX Runtime's.
 //!
-//! The result lies in a folder of its own in the model's folder. It is good for the same model
-//! files, the same ONNX Runtime and the same kind of processor, which its stamp says; without a
-//! fitting stamp it is left alone and the model is loaded as it was exported.
+//! The result is in a folder of its own in the model's folder. Its stamp names the model files, the ONNX
+//! Runtime and the kind of processor that it is for; unless all of them fit, the model is loaded as it
+//! was exported.
 
 use std::fs;
 use std::io;
@@ -13,17 +13,17 @@ use std::path::{Path, PathBuf};
 use ort::session::Session;
 use ort::session::builder::SessionBuilder;
 
-use super::cancel::LoadCancel;
 use super::error::LoadError;
-use super::load::{LoadOptions, choose};
-use super::processor;
+use super::facts::processor_kind;
+use super::load_options::LoadOptions;
 #[cfg(target_arch = "x86_64")]
-use super::products;
+use super::matmul;
 #[cfg(target_arch = "x86_64")]
-use super::products_store::Store;
+use super::matmul::store::Store;
 use super::provider::CPU_NAME;
 use super::session;
 use super::source::Source;
+use super::stop::LoadCancel;
 
 /// The folder's name in a model's folder.
 pub const PREPARED_FOLDER: &str = "prepared";
@@ -43,7 +43,7 @@ const SAVE_PREPACKED: &str = "session.save_external_prepacked_constant_initializ
 /// As loading; or if the folder can't be written.
 pub fn prepare(options: &LoadOptions) -> Result<PathBuf, LoadError> {
     let source = Source::read(&options.folder)?;
-    let chosen = choose(&source, options)?;
+    let chosen = session::choose(&source, options)?;
     if !chosen.is_cpu() {
         return Err(LoadError::Provider {
             provider: chosen.provider().to_string(),
@@ -58,13 +58,15 @@ pub fn prepare(options: &LoadOptions) -> Result<PathBuf, LoadError> {
         |source: io::Error| LoadError::Write { path, source }
     };
     remove(&beside).map_err(write(&beside))?;
+    // Written beside and renamed at the end: a daemon that starts meanwhile sees the old or the new
+    // folder, never half of one.
     fs::create_dir(&beside).map_err(write(&beside))?;
     let made = write_into(&beside, &source, options).and_then(|()| {
         remove(&folder).map_err(write(&folder))?;
         fs::rename(&beside, &folder).map_err(write(&folder))
     });
     if made.is_err() {
-        // What was half written helps nobody, and may be large.
+        // A half-written folder is of no use, and may be large.
         let _ = remove(&beside);
     }
     made.map(|()| folder)
@@ -72,12 +74,11 @@ pub fn prepare(options: &LoadOptions) -> Result<PathBuf, LoadError> {
 
 fn write_into(folder: &Path, source: &Source, options: &LoadOptions) -> Result<(), LoadError> {
     #[cfg(target_arch = "x86_64")]
-    if let Some(graph) = products::graph(source, options)? {
-        products::lay_out(folder, source, &graph, options)?;
+    if let Some(graph) = matmul::graph(source, options)? {
+        matmul::lay_out(folder, source, &graph, options)?;
         return write_stamp(folder, &stamp(source, &graph));
     }
-    let mut builder = with_output(session::exported(source, options)?, folder)
-        .map_err(|error| LoadError::of_session(&error))?;
+    let mut builder = with_output(session::exported(source, options)?, folder)?;
     let session = builder.commit_from_memory(&source.graph);
     drop(session.map_err(|error| source.invalid(&error, CPU_NAME))?);
     write_stamp(folder, &stamp(source, &source.graph))
@@ -98,8 +99,8 @@ fn with_output(builder: SessionBuilder, folder: &Path) -> ort::Result<SessionBui
     Ok(builder)
 }
 
-/// Loads what [`prepare`] made, if it fits the model and this machine. `None` where it does not, or
-/// is damaged; the log says so.
+/// Loads what [`prepare`] made, if it fits the model and this machine. `None` if it does not or is
+/// damaged, which is logged.
 pub(super) fn load(
     source: &Source,
     options: &LoadOptions,
@@ -126,8 +127,8 @@ pub(super) fn load(
     }
 }
 
-/// The weights that [`prepare`] laid out for the own operator in `graph`, if they fit the model and
-/// this machine. `None` where they do not, or are damaged; the log says so.
+/// The weights that [`prepare`] laid out for the own operator in `graph`, if they fit the model and this
+/// machine. `None` if they do not or are damaged, which is logged.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn laid_out(source: &Source, graph: &[u8]) -> Option<Store> {
     let folder = source.folder.join(PREPARED_FOLDER);
@@ -136,7 +137,7 @@ pub(super) fn laid_out(source: &Source, graph: &[u8]) -> Option<Store> {
         warn_of_another(&folder);
         return None;
     }
-    let store = Store::open(&folder.join(products::LAID_OUT));
+    let store = Store::open(&folder.join(matmul::LAID_OUT));
     store
         .inspect_err(|error| {
             log::warn!(folder:% = folder.display(); "what was prepared can't be loaded: {error}");
@@ -148,17 +149,17 @@ fn warn_of_another(folder: &Path) {
     log::warn!(
         folder:% = folder.display();
         "what was prepared is of other model files, another ONNX Runtime, another kind of \
-         processor or other kernels; `phi4d prepare` makes it anew"
+         processor or other kernels; `phi4d prepare` makes it again"
     );
 }
 
-/// Says for what a prepared model is good: `graph` is the one loaded.
+/// Names what a prepared model is for: `graph` is the one loaded.
 fn stamp(source: &Source, graph: &[u8]) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&source.fingerprint);
     hasher.update(graph);
     hasher.update(ort::info().as_bytes());
-    hasher.update(processor::name().as_bytes());
+    hasher.update(processor_kind().as_bytes());
     hasher.finalize().to_string()
 }
 

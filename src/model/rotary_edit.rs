@@ -1,32 +1,25 @@
 //! Lets the caller choose between the two rotary tables of a graph that has them.
 //!
-//! Exports of models with `longrope` (Phi-4-mini) turn keys by one table while a sequence is short
+//! Exports of models with `longrope` (Phi-4-mini) rotate keys by one table while a sequence is short
 //! and by another past `original_max_position_embeddings`. The graph chooses by the length that a
-//! step reaches, so a prompt read in chunks would have its first ones turned by the wrong table. An
+//! step reaches, so a prompt read in chunks would have its first ones rotated by the wrong table. An
 //! edit in memory puts a graph input in the place of that comparison.
 //!
-//! The builder writes it in two forms: a `Greater` that decides an `If` with both tables, or, where
-//! `If` can't be had, a `GreaterOrEqual` on the highest of `position_ids`, which are then moved to
-//! the second of two joined tables.
+//! The builder writes the comparison in two forms: a `Greater` that decides an `If` with both tables,
+//! or, for runtimes without `If`, a `GreaterOrEqual` on the highest of `position_ids`, which are then
+//! moved to the second of two joined tables.
 
 use std::collections::{HashMap, HashSet};
 
-use super::graph_edit::{GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_NODE, MODEL_GRAPH};
-use super::graph_edit::{NODE_INPUT, NODE_NAME, NODE_OP_TYPE, NODE_OUTPUT};
-use super::wire::{Damaged, Fields, Value, numbers, put_bytes, put_number};
+use super::protobuf::{
+    ATTRIBUTE_TENSOR, BOOL, Damaged, Fields, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_NODE,
+    MODEL_GRAPH, Node, TENSOR_INT32, TENSOR_INT64, TENSOR_NAME, TENSOR_RAW, Value, content, edited,
+    node, numbers, put_bytes, value_info,
+};
 
 /// Name of the input that the edit adds: a boolean without dimensions, whether the long table is
 /// used.
 pub(super) const LONG_INPUT: &str = "phi4d.long_rotary";
-
-const NODE_ATTRIBUTE: u64 = 5;
-const ATTRIBUTE_TENSOR: u64 = 5;
-const TENSOR_NAME: u64 = 8;
-const TENSOR_RAW: u64 = 9;
-const TENSOR_INT32: u64 = 5;
-const TENSOR_INT64: u64 = 7;
-/// `TensorProto.DataType.BOOL`.
-const BOOL: u64 = 9;
 
 /// Why a graph can't be edited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -51,78 +44,41 @@ pub(super) struct Edited {
     pub(super) short_tokens: usize,
 }
 
-/// The model `bytes` with the choice as an input; `None` where it has one table only.
+/// The model `bytes` with the choice as an input; `None` if it has one table only.
 pub(super) fn choose_by_input(
     bytes: &[u8],
     position_ids: Option<&str>,
 ) -> Result<Option<Edited>, Refused> {
-    let mut model = Vec::with_capacity(bytes.len() + 256);
     let mut short_tokens = None;
-    for field in Fields::new(bytes) {
-        let field = field?;
-        match field.value {
-            Value::Bytes(graph) if field.number == MODEL_GRAPH => {
-                let Some(choice) = Choice::find(graph, position_ids.unwrap_or("position_ids"))?
-                else {
-                    return Ok(None);
-                };
-                short_tokens = Some(choice.short_tokens);
-                put_bytes(&mut model, MODEL_GRAPH, &edit_graph(graph, choice.output)?);
-            }
-            _ => model.extend_from_slice(field.raw),
-        }
-    }
+    let model = edited(bytes, MODEL_GRAPH, |graph| {
+        let choice = Choice::find(graph, position_ids.unwrap_or("position_ids"))?;
+        let Some(choice) = choice else { return Ok(None) };
+        short_tokens = Some(choice.short_tokens);
+        Ok::<_, Refused>(Some(edit_graph(graph, choice.output)?))
+    })?;
     Ok(short_tokens.map(|short_tokens| Edited { model, short_tokens }))
 }
 
-/// The most tokens that a graph uses its short table for; `None` where it has one table only.
+/// The most tokens that a graph uses its short table for; `None` if it has one table only.
 pub(super) fn short_tokens(
     model: &[u8],
     position_ids: Option<&str>,
 ) -> Result<Option<usize>, Refused> {
-    let Some(graph) = field_of(model, MODEL_GRAPH)? else { return Ok(None) };
+    let Some(graph) = content(model, MODEL_GRAPH)? else { return Ok(None) };
     let choice = Choice::find(graph, position_ids.unwrap_or("position_ids"))?;
     Ok(choice.map(|choice| choice.short_tokens))
 }
 
 /// The node that decides which table is used.
 struct Choice<'a> {
+    /// The tensor that it makes: whether the long table is used.
     output: &'a [u8],
     short_tokens: usize,
 }
 
-/// What the search needs of a node.
-#[derive(Default)]
-struct Node<'a> {
-    inputs: Vec<&'a [u8]>,
-    outputs: Vec<&'a [u8]>,
-    operator: &'a [u8],
-    tensor: Option<&'a [u8]>,
-}
-
-impl<'a> Node<'a> {
-    fn read(bytes: &'a [u8]) -> Result<Self, Damaged> {
-        let mut node = Self::default();
-        for field in Fields::new(bytes) {
-            let field = field?;
-            let Value::Bytes(bytes) = field.value else { continue };
-            match field.number {
-                NODE_INPUT => node.inputs.push(bytes),
-                NODE_OUTPUT => node.outputs.push(bytes),
-                NODE_OP_TYPE => node.operator = bytes,
-                NODE_ATTRIBUTE => {
-                    let tensor = field_of(bytes, ATTRIBUTE_TENSOR)?;
-                    node.tensor = node.tensor.or(tensor);
-                }
-                _ => {}
-            }
-        }
-        Ok(node)
-    }
-}
-
 impl<'a> Choice<'a> {
     fn find(graph: &'a [u8], position_ids: &str) -> Result<Option<Self>, Refused> {
+        // One pass suffices, since ONNX wants nodes in the order in which they run.
         let mut constants = HashMap::new();
         let mut compared = Vec::new();
         let mut decides = HashSet::new();
@@ -133,7 +89,7 @@ impl<'a> Choice<'a> {
             let field = field?;
             let Value::Bytes(bytes) = field.value else { continue };
             if field.number == GRAPH_INITIALIZER {
-                if let Some(name) = field_of(bytes, TENSOR_NAME)? {
+                if let Some(name) = content(bytes, TENSOR_NAME)? {
                     constants.insert(name, bytes);
                 }
             } else if field.number == GRAPH_NODE {
@@ -141,7 +97,10 @@ impl<'a> Choice<'a> {
                 let (first, output) = (node.inputs.first(), node.outputs.first());
                 match (node.operator, first, output) {
                     (b"Constant", _, Some(&output)) => {
-                        constants.extend(node.tensor.map(|tensor| (output, tensor)));
+                        for attribute in &node.attributes {
+                            let tensor = content(attribute, ATTRIBUTE_TENSOR)?;
+                            constants.extend(tensor.map(|tensor| (output, tensor)));
+                        }
                     }
                     // A choice of tables gives two: of cosines and of sines.
                     (b"If", Some(&first), _) if node.outputs.len() == 2 => {
@@ -163,6 +122,7 @@ impl<'a> Choice<'a> {
             let by_position = node.inputs.first().is_some_and(|input| highest.contains(input));
             by_length || by_position
         };
+        // Other comparisons are left alone: exports have some that choose no table.
         let Some(node) = compared.iter().find(chooses) else {
             return if decides.is_empty() { Ok(None) } else { Err(Refused::Unknown) };
         };
@@ -176,22 +136,12 @@ impl<'a> Choice<'a> {
     }
 }
 
-/// The first field `number` of a message that holds bytes.
-fn field_of(message: &[u8], number: u64) -> Result<Option<&[u8]>, Damaged> {
-    for field in Fields::new(message) {
-        let field = field?;
-        if let (Value::Bytes(bytes), true) = (field.value, field.number == number) {
-            return Ok(Some(bytes));
-        }
-    }
-    Ok(None)
-}
-
 /// The value of a `TensorProto` with one whole number.
 fn scalar(tensor: &[u8]) -> Result<Option<u64>, Damaged> {
     for field in Fields::new(tensor) {
         let field = field?;
         let value = match (field.number, field.value) {
+            // The number is int64 or int32, which raw data show by their length only.
             (TENSOR_RAW, Value::Bytes(raw)) => {
                 let wide = raw.try_into().ok().map(u64::from_le_bytes);
                 wide.or_else(|| raw.try_into().ok().map(|raw| u64::from(u32::from_le_bytes(raw))))
@@ -207,43 +157,14 @@ fn scalar(tensor: &[u8]) -> Result<Option<u64>, Damaged> {
 
 /// `graph` with the new input in the place of the node that makes `output`.
 fn edit_graph(graph: &[u8], output: &[u8]) -> Result<Vec<u8>, Damaged> {
-    let mut edited = Vec::with_capacity(graph.len() + 256);
-    for field in Fields::new(graph) {
-        let field = field?;
-        match field.value {
-            Value::Bytes(node)
-                if field.number == GRAPH_NODE && Node::read(node)?.outputs == [output] =>
-            {
-                put_bytes(&mut edited, GRAPH_NODE, &identity(output));
-            }
-            _ => edited.extend_from_slice(field.raw),
-        }
-    }
-    put_bytes(&mut edited, GRAPH_INPUT, &bool_input());
+    let mut edited = edited(graph, GRAPH_NODE, |bytes| {
+        let replaced = Node::read(bytes)?.outputs == [output];
+        // An Identity lets the new input keep its own name and the readers of the result theirs.
+        let identity = || node("Identity", &[LONG_INPUT.as_bytes()], output, LONG_INPUT);
+        Ok::<_, Damaged>(replaced.then(identity))
+    })?;
+    put_bytes(&mut edited, GRAPH_INPUT, &value_info(LONG_INPUT, BOOL, &[]));
     Ok(edited)
-}
-
-/// A node that gives the new input the name of the comparison's result.
-fn identity(output: &[u8]) -> Vec<u8> {
-    let mut node = Vec::new();
-    put_bytes(&mut node, NODE_INPUT, LONG_INPUT.as_bytes());
-    put_bytes(&mut node, NODE_OUTPUT, output);
-    put_bytes(&mut node, NODE_NAME, LONG_INPUT.as_bytes());
-    put_bytes(&mut node, NODE_OP_TYPE, b"Identity");
-    node
-}
-
-/// A `ValueInfoProto`: a boolean without dimensions.
-fn bool_input() -> Vec<u8> {
-    let mut tensor = Vec::new();
-    put_number(&mut tensor, 1, BOOL);
-    put_bytes(&mut tensor, 2, b"");
-    let mut kind = Vec::new();
-    put_bytes(&mut kind, 1, &tensor);
-    let mut info = Vec::new();
-    put_bytes(&mut info, 1, LONG_INPUT.as_bytes());
-    put_bytes(&mut info, 2, &kind);
-    info
 }
 
 #[cfg(test)]
@@ -251,6 +172,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::protobuf::{NODE_INPUT, NODE_OPERATOR, NODE_OUTPUT};
 
     fn model(folder: &str) -> Vec<u8> {
         let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models");
@@ -264,7 +186,7 @@ mod tests {
     }
 
     fn node(operator: &[u8], inputs: &[&[u8]], outputs: &[&[u8]]) -> Vec<u8> {
-        let mut bytes = message(&[(NODE_OP_TYPE, operator)]);
+        let mut bytes = message(&[(NODE_OPERATOR, operator)]);
         inputs.iter().for_each(|input| put_bytes(&mut bytes, NODE_INPUT, input));
         outputs.iter().for_each(|output| put_bytes(&mut bytes, NODE_OUTPUT, output));
         bytes

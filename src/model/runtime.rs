@@ -37,7 +37,7 @@ static MAKING: Mutex<()> = Mutex::new(());
 /// is 1 when it is loaded.
 const TELEMETRY: &str = "ORT_DISABLE_TELEMETRY";
 
-/// Turns the library's telemetry off. To be called first thing in the program: where other threads
+/// Disables the library's telemetry. To be called first thing in the program: if other threads
 /// run already it does nothing, and loading the library is refused unless the environment has it.
 pub fn disable_telemetry() {
     let alone = || std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1);
@@ -97,6 +97,7 @@ pub(super) fn load(explicit: Option<&Path>) -> Result<&'static Environment, Load
         .map_err(|error| runtime(error.to_string()))?;
     environment.set_log_level(LogLevel::Warning);
     log::info!(library:% = path.display(), version = version_of(&path); "loaded ONNX Runtime");
+    // Provider libraries are beside the real file, so the folder is kept after links.
     let path = std::path::absolute(&path).ok().filter(|path| path.is_file()).unwrap_or(path);
     LOADED.get_or_init(|| path.canonicalize().unwrap_or(path));
     Ok(ENVIRONMENT.get_or_init(|| environment))

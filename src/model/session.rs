@@ -1,4 +1,4 @@
-//! Options of the session.
+//! Sessions of a model: their provider and their options.
 
 use std::path::Path;
 
@@ -6,14 +6,26 @@ use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
 use super::error::LoadError;
-use super::load::LoadOptions;
-use super::provider::RECORD;
+use super::load_options::LoadOptions;
+use super::provider::{self, Chosen, RECORD};
 use super::runtime;
 use super::source::Source;
 
 /// Session option that says where a graph loaded from memory has its weights
 /// (`kOrtSessionOptionsModelExternalInitializersFileFolderPath`).
 const WEIGHTS_FOLDER: &str = "session.model_external_initializers_file_folder_path";
+
+/// Chooses the provider for the model, and logs it.
+pub(super) fn choose(source: &Source, options: &LoadOptions) -> Result<Chosen, LoadError> {
+    let made_for = source.config.model.decoder.made_for();
+    let library = options.runtime_library.as_deref();
+    let chosen = provider::choose(&options.provider, &made_for, library)?;
+    log::info!(
+        provider = chosen.provider().as_str(), name = chosen.name(), reason = chosen.reason();
+        "chose where the model runs"
+    );
+    Ok(chosen)
+}
 
 /// Options for the graph of `source`, loaded from memory. As for all options here, another provider
 /// than the CPU is yet to be registered.
@@ -58,5 +70,5 @@ fn build(
                 None => Ok(builder),
             }
         })
-        .map_err(|error| LoadError::of_session(&error))
+        .map_err(LoadError::from)
 }

@@ -1,4 +1,4 @@
-//! What a model folder holds: its configuration, its graph and which weights these are.
+//! What a model folder holds: its configuration, its graph and the identity of its weights.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -8,10 +8,10 @@ use std::time::UNIX_EPOCH;
 use super::error::{LoadError, lacks_threads};
 use super::genai_config::GenaiConfig;
 use super::graph_edit::{self, Wanted};
-use super::wire::Damaged;
-use super::{external, rotary_edit, rotary_joined};
+use super::protobuf::Damaged;
+use super::{external, inspect, rotary_edit, rotary_joined};
 
-/// A model folder, read but for its weights.
+/// A model folder, read without its weights.
 #[derive(Debug)]
 pub(super) struct Source {
     /// The folder.
@@ -20,14 +20,15 @@ pub(super) struct Source {
     pub(super) path: PathBuf,
     /// The folder's configuration.
     pub(super) config: GenaiConfig,
-    /// The folder that the weights are really in.
+    /// The real folder of the weights, after links.
     pub(super) weights: PathBuf,
-    /// The graph to load: the file's, edited to give the logits of the last positions only where it
-    /// gives all.
+    /// The graph to load: the file's, edited to give logits of the last positions only.
     pub(super) graph: Vec<u8>,
-    /// The most tokens of a sequence for which the model uses its first rotary table, where it has
-    /// two. The graph then takes the choice as an input.
+    /// For models with two rotary tables: the most tokens of a sequence that uses the first. The graph
+    /// then takes the choice as an input.
     pub(super) rotary_switch: Option<usize>,
+    /// Bytes of the weights, as the file's graph names them.
+    pub(super) weight_bytes: u64,
     /// Differs between models, and between versions of one model's files.
     pub(super) fingerprint: [u8; 32],
 }
@@ -36,23 +37,35 @@ impl Source {
     /// Reads `folder`.
     ///
     /// # Errors
-    /// If a file is missing or is not what it should be.
+    /// If a file is missing or invalid.
     pub(super) fn read(folder: &Path) -> Result<Self, LoadError> {
         let mut config = GenaiConfig::read(folder)?;
         let path = folder.join(&config.model.decoder.filename);
         let graph = read_graph(&path)?;
         let fingerprint = fingerprint(&graph, &path);
+        // Before the edits, which add small constants: `inspect` counts the same bytes.
+        let weight_bytes = inspect::weight_bytes(&graph);
         let invalid = |reason| LoadError::Invalid { path: path.clone(), reason };
         let followed = external::follow(&graph, folder).map_err(invalid)?;
         let (graph, weights) = followed.unwrap_or_else(|| (graph, folder.into()));
         let (graph, rotary_switch) = edited(graph, &config).map_err(invalid)?;
+        // With a choice as an input the tables are apart, and none of them is two in one.
         if rotary_switch.is_none() {
             limit_context(&mut config, &graph, &weights).map_err(invalid)?;
         }
-        Ok(Self { folder: folder.into(), path, config, weights, graph, rotary_switch, fingerprint })
+        Ok(Self {
+            folder: folder.into(),
+            path,
+            config,
+            weights,
+            graph,
+            rotary_switch,
+            weight_bytes,
+            fingerprint,
+        })
     }
 
-    /// The model's file is not one that ONNX Runtime loads on the provider that it calls `provider`.
+    /// The error that ONNX Runtime does not load the model's file on its provider `provider`.
     pub(super) fn invalid(&self, error: &ort::Error, provider: &str) -> LoadError {
         let error = error.to_string();
         if lacks_threads(&error) {
@@ -63,7 +76,7 @@ impl Source {
     }
 }
 
-/// What to say of an operator that neither `provider` nor the CPU has, if that is what `error` tells.
+/// The message for an operator that neither `provider` nor the CPU has, if `error` is about one.
 fn missing_operator(error: &str, provider: &str) -> Option<String> {
     let (_, rest) = error.split_once("Could not find an implementation for ")?;
     let operator = rest.split(['(', ' ']).next().filter(|name| !name.is_empty())?;
@@ -79,8 +92,8 @@ fn missing_operator(error: &str, provider: &str) -> Option<String> {
     ))
 }
 
-/// Ends the context where the attention's kernel would change its rotary table by itself: what is
-/// cached by the one means nothing to the other.
+/// Ends the context where the attention's kernel would change its rotary table by itself: keys that are
+/// cached with one table are useless with the other.
 fn limit_context(config: &mut GenaiConfig, graph: &[u8], folder: &Path) -> Result<(), String> {
     let context = config.model.context_length;
     if let Some(tokens) = rotary_joined::first_rows(graph, folder, context)? {
@@ -95,7 +108,7 @@ fn limit_context(config: &mut GenaiConfig, graph: &[u8], folder: &Path) -> Resul
     Ok(())
 }
 
-/// The graph with its edits, and the length at which it would have changed its rotary table.
+/// The edited graph, and the length at which it would have changed its rotary table.
 fn edited(graph: Vec<u8>, config: &GenaiConfig) -> Result<(Vec<u8>, Option<usize>), String> {
     let inputs = &config.model.decoder.inputs;
     let logits = &config.model.decoder.outputs.logits;
@@ -118,8 +131,8 @@ fn edited(graph: Vec<u8>, config: &GenaiConfig) -> Result<(Vec<u8>, Option<usize
     })
 }
 
-/// Reads the graph, and finds missing weights early, where ONNX Runtime's message would not say
-/// which file.
+/// Reads the graph, and checks that its weights are there: ONNX Runtime's message would not name the
+/// missing file.
 fn read_graph(path: &Path) -> Result<Vec<u8>, LoadError> {
     let read = |path: &Path| {
         let path = path.to_path_buf();
@@ -138,8 +151,8 @@ fn read_graph(path: &Path) -> Result<Vec<u8>, LoadError> {
     Ok(graph)
 }
 
-/// A hash of the graph and of what can be told of the weights without reading them all: their
-/// size, their time of change and a sample of each 64th of them.
+/// A hash of the graph and of the weights' size, time of change and 64 samples. Reading gigabytes of
+/// weights whole would double the time of a start.
 fn fingerprint(graph: &[u8], path: &Path) -> [u8; 32] {
     const SAMPLES: u64 = 64;
     let mut hasher = blake3::Hasher::new();

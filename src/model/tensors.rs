@@ -13,10 +13,11 @@ use super::error::LoadError;
 use super::genai_config::{GenaiConfig, layer_name};
 use super::graph_edit::TAIL_INPUT;
 use super::kv_format;
-use super::load::LoadOptions;
+use super::load_options::LoadOptions;
 use super::memory::{Mapping, page_bytes};
 use super::rotary_edit::LONG_INPUT;
 use super::runner::{KvGrowth, ModelLimits};
+use super::source::Source;
 
 /// Sizes of the tensors.
 #[derive(Debug, Clone)]
@@ -27,8 +28,6 @@ pub(super) struct Shape {
     /// Tokens that a slot has address space for: whole pages in each head.
     pub(super) capacity: usize,
     pub(super) prefill: usize,
-    /// Bytes for the cache where it is in a device's memory; 0 for a default.
-    pub(super) device_kv_bytes: usize,
     pub(super) layers: usize,
     pub(super) heads: usize,
     /// Elements that a head's key or value is stored in.
@@ -42,21 +41,18 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    pub(super) fn new(config: &GenaiConfig, contract: &Contract, options: &LoadOptions) -> Self {
-        let model = &config.model;
-        let context = match options.context_tokens {
-            0 => model.context_length,
-            tokens => tokens.min(model.context_length),
-        };
+    pub(super) fn new(source: &Source, contract: &Contract, options: &LoadOptions) -> Self {
+        let model = &source.config.model;
+        let context = options.context(model.context_length);
         let head_size = kv_format::elements(contract.kv, model.decoder.head_size);
         let kv_bytes = kv_format::bytes(contract.kv);
+        // Pages are committed and freed whole, so a head's positions begin at a page.
         let block = page_bytes().div_ceil(head_size * kv_bytes);
         Self {
             slots: options.slots.max(1),
             context,
             capacity: context.next_multiple_of(block),
             prefill: options.max_prefill_tokens.clamp(1, context),
-            device_kv_bytes: options.kv_cache_bytes,
             layers: model.decoder.num_hidden_layers,
             heads: model.decoder.num_key_value_heads,
             head_size,
@@ -64,7 +60,7 @@ impl Shape {
             kv_bytes,
             logits_bytes: kv_format::bytes(contract.logits),
             positions: contract.positions,
-            rotary_switch: None,
+            rotary_switch: source.rotary_switch,
         }
     }
 
@@ -153,6 +149,7 @@ impl Input {
         element: TensorElementType,
         count: usize,
     ) -> Result<Self, LoadError> {
+        // The widest type, so that one size serves all inputs.
         let bytes = count * size_of::<i64>();
         let memory = reserve(bytes)?;
         let Some(name) = name else { return Ok(Self { element, memory, device: None }) };
@@ -160,7 +157,7 @@ impl Input {
         let device = allocator.and_then(|allocator| {
             allocator.map(|allocator| Arc::new(allocator).allocate(bytes)).transpose()
         });
-        let device = device.map_err(|error| LoadError::of_session(&error))?;
+        let device = device?;
         Ok(Self { element, memory, device })
     }
 
@@ -186,7 +183,7 @@ fn reserve(bytes: usize) -> Result<Arc<Mapping>, LoadError> {
     Mapping::reserve(bytes).map(Arc::new).map_err(|source| LoadError::Memory { bytes, source })
 }
 
-/// Memory that a step reads and writes beside the cache.
+/// Memory that a step reads and writes, apart from the cache.
 #[derive(Debug)]
 pub(super) struct Buffers {
     /// `[rows, sequence]`.
@@ -210,6 +207,7 @@ impl Buffers {
         contract: &Contract,
         session: &Arc<Session>,
     ) -> Result<Self, LoadError> {
+        // The largest step is a full prefill chunk or one token of every slot.
         let tokens = shape.prefill.max(shape.slots);
         let input = |name, count| Input::new(session, name, TensorElementType::Int64, count);
         let long_rotary = contract.takes_rotary.then_some(LONG_INPUT);

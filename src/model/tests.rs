@@ -59,7 +59,7 @@ fn a_prompt_in_chunks_gives_what_it_gives_at_once() {
         last = runner.prefill(1, past, &tokens[past..past + chunk], 1).unwrap().row(0).to_vec();
         past += chunk;
     }
-    // The rest is int8 rounding of activations, which the matrix product's shape can move.
+    // The rest is int8 rounding of activations, which the matmul's shape can move.
     assert!(close(&whole, &last, 0.02));
 }
 
@@ -240,7 +240,7 @@ fn prepared_gives_the_same(own_kernels: bool, weights: &str, damaged: &str) {
     let made = prepare(&options).unwrap();
     assert!(made.join(weights).is_file());
     assert_eq!(logits(), plain);
-    // Made anew over itself; nothing else is left in the folder.
+    // Made again over itself; nothing else is left in the folder.
     prepare(&options).unwrap();
     assert!(!folder.path().join("prepared.new").exists());
     // What is prepared for other kernels is not used.
@@ -358,7 +358,7 @@ fn every_difference_from_the_contract_is_named() {
     assert!(all.contains("is 2; expected 3 (num_key_value_heads of genai"), "{all}");
     assert!(all.contains("output scores is missing"), "{all}");
 
-    // The builder leaves the head's size open in the graph, so only a step can tell.
+    // The builder leaves the head's size open in the graph, so only a step can show it.
     let head = damaged(|folder| {
         edit_config(folder, |json| json["model"]["decoder"]["head_size"] = 64.into());
     })

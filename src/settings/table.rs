@@ -150,8 +150,8 @@ define_settings! {
     prefix_slots: usize = "16", whole::<usize>(0, 1024), "prompts";
 
     /// Memory for the KV cache. 0: half of the memory that the machine or the process's cgroup
-    /// has left once the model is loaded; in a device's memory 4 GiB, or enough for two
-    /// sequences of full context if that is more.
+    /// has left beside the model's weights; in a device's memory 4 GiB, or enough for two
+    /// sequences of full context if that is more. phi4d inspect prints the plan.
     kv_cache_bytes: usize = "0", whole::<usize>(0, 1 << 50), "bytes";
 
     /// Folder that keeps cached prompts over restarts: written at shutdown, read at the next
@@ -202,8 +202,8 @@ define_settings! {
 
     /// Memory budget of all requests together: bodies, parsed values, tokens and answers. One
     /// request may take up to half of it, and a caller no more than it leaves free. 0: half of
-    /// the memory that is left beside the KV cache once the model is loaded, at most 1 GiB, and
-    /// at least 64 MiB and 8 times max_body_bytes.
+    /// the memory that is left beside the weights and the KV cache, at most 1 GiB, and at least
+    /// 64 MiB and 8 times max_body_bytes.
     request_memory_bytes: usize = "0", whole::<usize>(0, 1 << 50), "bytes";
 
     /// Open connections on all sockets together. Further ones wait to be accepted. With both

@@ -99,15 +99,17 @@ impl UnderTest {
         let mut options = start::load_options(settings, model_folder);
         // One slot is the benchmark's own, and bare steps go up to the widest.
         options.slots = options.slots.max(WIDTHS[WIDTHS.len() - 1]) + 1;
+        let memory = start::memory_settings(settings, os::spare_memory());
         let loaded = model::load(&options)?;
         let limits = loaded.runner.limits().clone();
+        let plan = model::MemoryPlan::new(&limits, loaded.weight_bytes, &memory);
         let runner = Shared::new(loaded.runner);
         let inner = runner.inner();
         let engine_options = engine::Options {
             store: None,
             // Guesses would make a step more than a token's.
             draft_tokens: 0,
-            ..start::engine_options(settings, &limits, loaded.fingerprint)
+            ..start::engine_options(settings, &plan, loaded.fingerprint)?
         };
         let engine = engine::start(Box::new(runner), loaded.interrupt, engine_options)?;
         let generator = Generator::load(
@@ -221,7 +223,7 @@ impl Bench<'_> {
         let mut times = Vec::new();
         let mut past = vec![self.arguments.past; width];
         let rotary = runner.limits().rotary(self.arguments.past + steps as usize);
-        runner.turn_by(rotary);
+        runner.set_rotary(rotary);
         for _ in 0..steps {
             let tokens = self.under_test.prompt(width, random);
             let began = Instant::now();
@@ -266,7 +268,7 @@ impl Bench<'_> {
     fn bare_prefill(&self, slot: usize, prompt: &[u32]) -> Result<f64, Fatal> {
         let mut runner = lock(&self.under_test.inner);
         let rotary = runner.limits().rotary(prompt.len());
-        runner.turn_by(rotary);
+        runner.set_rotary(rotary);
         let began = Instant::now();
         let chunk = self.under_test.prefill_chunk;
         for (index, part) in prompt.chunks(chunk).enumerate() {

@@ -55,8 +55,8 @@ impl Runner for Shared {
         &self.limits
     }
 
-    fn turn_by(&mut self, rotary: Rotary) {
-        lock(&self.inner).turn_by(rotary);
+    fn set_rotary(&mut self, rotary: Rotary) {
+        lock(&self.inner).set_rotary(rotary);
     }
 
     fn prefill(

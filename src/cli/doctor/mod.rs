@@ -1,54 +1,317 @@
-//! `phi4d doctor`: looks the machine, the settings, the model and the installation over, and tells
-//! what is wrong and how to mend it. Each check is a module that adds its findings.
+//! `phi4d doctor`: checks the machine, the settings, the model and the installation, and suggests a fix
+//! for each problem.
 
-mod access;
 mod findings;
-mod hardware;
-mod limits;
-mod memory;
-mod model;
-mod runtime;
+mod machine;
 mod service;
-mod settings;
-mod sockets;
-mod speed;
-mod state;
 
-use super::args::DoctorArgs;
+use serde_json::json;
+
+use super::args::{DoctorArgs, SettingsArgs};
 use super::exit::Fatal;
 use super::output::print;
+use super::report::{self, ModelReport, bytes, memory_lines};
+use super::start;
 use findings::Findings;
-use phi4d_model::Export;
-use phi4d_settings::Settings;
-
-/// What the checks look at.
-struct Case {
-    settings: Settings,
-    /// The model's, where its folder could be read.
-    export: Option<Export>,
-    /// Whether the memory's speed is to be measured.
-    measure: bool,
-}
+use phi4d_model::{self as model, MemoryPlan};
+use phi4d_settings::{ListenAddress, Settings};
 
 pub(super) fn run(arguments: &DoctorArgs) -> Result<(), Fatal> {
     let mut findings = Findings::default();
-    hardware::check(&mut findings);
-    if let Some(settings) = settings::check(&arguments.settings, &mut findings)? {
-        let mut case = Case { settings, export: None, measure: !arguments.no_speed };
-        access::check(&case, &mut findings);
-        runtime::check(&case, &mut findings);
-        case.export = model::check(&case, &mut findings);
-        runtime::check_provider(&case, &mut findings);
-        memory::check(&case, &mut findings);
-        speed::check(&case, &mut findings);
-        state::check(&case, &mut findings);
-        sockets::check(&case, &mut findings);
-        service::check(&case, &mut findings);
-        limits::check(&case, &mut findings);
+    machine::hardware(&mut findings);
+    if let Some(settings) = settings(&arguments.settings, &mut findings)? {
+        access(&settings, &mut findings);
+        runtime(&settings, &mut findings);
+        let model = model(&settings, &mut findings);
+        provider(&settings, model.as_ref(), &mut findings);
+        if let Some(model) = &model {
+            memory(&model.plan, &mut findings);
+            if !arguments.no_speed {
+                machine::speed(&settings, model, &mut findings);
+            }
+        }
+        service::state(&settings, &mut findings);
+        service::sockets(&settings, &mut findings);
+        service::unit(&settings, model.as_ref(), &mut findings);
+        machine::limits(&settings, &mut findings);
     }
     print(&if arguments.json { findings.json() } else { findings.text() })?;
     match findings.faults() {
         0 => Ok(()),
         faults => Err(Fatal::Unwell(faults)),
+    }
+}
+
+/// The settings, if they can be read.
+fn settings(arguments: &SettingsArgs, findings: &mut Findings) -> Result<Option<Settings>, Fatal> {
+    const CHECK: &str = "settings";
+    let resolved = match arguments.resolve(&[]) {
+        Ok(resolved) => resolved,
+        Err(Fatal::Settings(error)) => {
+            for fault in error.faults {
+                findings.fault(CHECK, fault.to_string(), "phi4d config render prints every key");
+            }
+            return Ok(None);
+        }
+        Err(fatal) => return Err(fatal),
+    };
+    for warning in &resolved.warnings {
+        findings.note(CHECK, warning, "");
+    }
+    let settings = resolved.settings;
+    let options = start::provider_settings(&settings).check();
+    match options {
+        Err(faults) => {
+            for fault in faults {
+                findings.fault(CHECK, fault.to_string(), "correct provider_options");
+            }
+        }
+        Ok(()) => {
+            let set = resolved.entries.iter().filter(|entry| entry.origin != "default").count();
+            findings.good(CHECK, format!("read, with {set} that are not the default"));
+        }
+    }
+    Ok(Some(settings))
+}
+
+fn access(settings: &Settings, findings: &mut Findings) {
+    match report::access(settings) {
+        Ok(rules) => {
+            let has_tls = settings.tls_cert_file.is_some();
+            judge_access(settings.listen.as_ref(), rules.need_key(), has_tls, findings);
+        }
+        Err(error) => {
+            for fault in error.faults {
+                findings.fault("access", fault.to_string(), "man phi4d.toml describes each key");
+            }
+        }
+    }
+}
+
+/// Who gets in, where the rules are complete.
+fn judge_access(
+    listen: Option<&ListenAddress>,
+    need_key: bool,
+    has_tls: bool,
+    findings: &mut Findings,
+) {
+    const CHECK: &str = "access";
+    let open = listen.filter(|address| !address.is_loopback());
+    match open {
+        _ if need_key => findings.good(CHECK, "TCP needs a key"),
+        None => findings.good(CHECK, "no keys; only this machine gets in"),
+        Some(address) => findings.note(
+            CHECK,
+            format!("everyone who reaches {address} gets in, without a key"),
+            "make keys by phi4d key add, and set api_keys_file; or listen on 127.0.0.1",
+        ),
+    }
+    if let Some(address) = open
+        && !has_tls
+    {
+        findings.note(
+            CHECK,
+            format!("{address} has no TLS: keys, questions and answers can be read on their way"),
+            "set tls_cert_file and tls_key_file; or listen on 127.0.0.1 behind a proxy with TLS",
+        );
+    }
+}
+
+fn runtime(settings: &Settings, findings: &mut Findings) {
+    const CHECK: &str = "runtime";
+    match model::runtime_facts(settings.runtime_library.as_deref()) {
+        Ok(facts) => {
+            findings.good(
+                CHECK,
+                format!("ONNX Runtime {} in {}", facts.version, facts.library.display()),
+            );
+            let devices: Vec<String> = facts
+                .devices
+                .iter()
+                .map(|device| {
+                    format!("{} of {} by {}", device.kind, device.vendor, device.provider)
+                })
+                .collect();
+            findings.good(CHECK, format!("it knows {}", devices.join(", ")));
+            findings.figure("runtime_version", json!(facts.version));
+        }
+        Err(error) => findings.fault(
+            CHECK,
+            error.to_string(),
+            "install the package phi4d, which brings it, or set runtime_library",
+        ),
+    }
+}
+
+/// What is known of the model, if its folder can be read.
+fn model(settings: &Settings, findings: &mut Findings) -> Option<ModelReport> {
+    const CHECK: &str = "model";
+    const REPLACE: &str = "phi4d pull NAME --replace, or copy the folder again";
+    let Some(folder) = &settings.model else {
+        findings.fault(CHECK, "no model is set", "set model to a model's folder; phi4d pull phi-4");
+        return None;
+    };
+    let model = match ModelReport::gather(settings, folder) {
+        Ok(model) => model,
+        Err(error) => {
+            let mend = "phi4d pull fetches models, with --replace over a damaged one";
+            findings.fault(CHECK, error.to_string(), mend);
+            return None;
+        }
+    };
+    let damage = model.export.damage();
+    for fault in &damage {
+        findings.fault(CHECK, fault, REPLACE);
+    }
+    if let Some(fault) = model.foreign_tokenizer() {
+        findings.fault(CHECK, fault, "take the tokenizer from the model's own folder");
+    }
+    match &model.text {
+        Ok(facts) if facts.template_bytes.is_none() => findings.note(
+            CHECK,
+            "the folder has no chat template, so that chats are refused",
+            "take tokenizer_config.json or chat_template.jinja from the model's own folder",
+        ),
+        Ok(_) => {}
+        Err(error) => findings.fault(CHECK, error.to_string(), REPLACE),
+    }
+    if damage.is_empty() {
+        let shape = &model.export.model;
+        let weights = bytes(model.export.weight_bytes());
+        let (name, layers, folder) = (&shape.architecture, shape.layers, folder.display());
+        findings
+            .good(CHECK, format!("{name} of {layers} layers, {weights} of weights, in {folder}"));
+    }
+    Some(model)
+}
+
+fn provider(settings: &Settings, model: Option<&ModelReport>, findings: &mut Findings) {
+    const CHECK: &str = "provider";
+    const FIX: &str = "correct that, or set provider to auto or cpu";
+    let Some(ModelReport { runs, .. }) = model else {
+        let asked = start::provider_settings(settings);
+        let library = settings.runtime_library.as_deref();
+        if let Err(error) = model::provider_facts(&asked, &[], library) {
+            findings.fault(CHECK, error.to_string(), FIX);
+        }
+        return;
+    };
+    match &runs.provider {
+        Ok((provider, reason)) => {
+            findings.good(CHECK, format!("{provider}: {reason}; kernels: {}", runs.kernels));
+            findings.figure("provider", json!(provider.as_str()));
+        }
+        Err(error) => findings.fault(CHECK, error, FIX),
+    }
+    for warning in &runs.warnings {
+        findings.note(CHECK, warning, "phi4d pull fetches the export for this machine");
+    }
+}
+
+fn memory(plan: &MemoryPlan, findings: &mut Findings) {
+    judge_memory(plan, findings);
+    for (name, text) in memory_lines(plan) {
+        findings.good("memory", format!("{name}: {text}"));
+    }
+    findings.figure("memory", json!(plan));
+}
+
+/// Whether the model fits the memory, with its cache.
+fn judge_memory(plan: &MemoryPlan, findings: &mut Findings) {
+    const CHECK: &str = "memory";
+    let spare = plan.spare_bytes as u64;
+    // A cache in a device's memory takes none of the host's.
+    let cache = if plan.kv_on_device { 0 } else { plan.kv_budget_bytes as u64 };
+    let wanted = plan.weight_bytes.saturating_add(cache);
+    if plan.weight_bytes > spare {
+        findings.fault(
+            CHECK,
+            format!(
+                "the weights take {} and {} can be had",
+                bytes(plan.weight_bytes),
+                bytes(spare)
+            ),
+            "stop other programs, raise the cgroup's limit (MemoryMax=), or take a smaller model",
+        );
+    } else if wanted > spare {
+        findings.fault(
+            CHECK,
+            format!(
+                "weights and kv_cache_bytes take {} and {} can be had",
+                bytes(wanted),
+                bytes(spare)
+            ),
+            "lower kv_cache_bytes, or set it to 0 for half of what is left",
+        );
+    } else if let Some(fault) = plan.too_small {
+        findings.fault(CHECK, fault.to_string(), "raise kv_cache_bytes, or free memory");
+    } else if plan.slot_tokens < plan.context_tokens {
+        findings.note(
+            CHECK,
+            format!(
+                "the cache holds {} tokens, less than one context of {}",
+                plan.kv_budget_tokens, plan.context_tokens
+            ),
+            "lower context_tokens, so that requests that can't fit are refused at once",
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(weights: u64, budget: usize, spare: usize) -> String {
+        let plan = MemoryPlan {
+            weight_bytes: weights,
+            kv_bytes_per_token: 10,
+            context_tokens: 100,
+            slot_tokens: (budget / 10).min(100),
+            slots: 2,
+            kv_bytes_per_context: 1000,
+            kv_bytes_full: 2000,
+            kv_budget_bytes: budget,
+            kv_budget_tokens: budget / 10,
+            spare_bytes: spare,
+            ..MemoryPlan::default()
+        };
+        let mut findings = Findings::default();
+        judge_memory(&plan, &mut findings);
+        findings.text()
+    }
+
+    #[test]
+    fn what_does_not_fit_is_a_fault_and_a_small_cache_is_told() {
+        assert_eq!(judged(5000, 1000, 6000), "");
+        assert!(judged(5000, 1000, 4999).contains("FAULT memory    the weights take"));
+        assert!(judged(5000, 1001, 6000).contains("FAULT memory    weights and kv_cache_bytes"));
+        assert!(judged(5000, 990, 6000).contains("note  memory    the cache holds 99 tokens"));
+    }
+
+    fn notes(listen: &str, need_key: bool, certificate: bool) -> Vec<String> {
+        let address = ListenAddress::parse(listen);
+        let mut findings = Findings::default();
+        judge_access(address.as_ref(), need_key, certificate, &mut findings);
+        let text = findings.text();
+        text.lines().filter(|line| line.starts_with("note")).map(ToOwned::to_owned).collect()
+    }
+
+    #[test]
+    fn what_other_machines_reach_is_noted_where_it_has_no_key_or_no_tls() {
+        for address in ["127.0.0.1:8484", "localhost:1", "[::1]:2"] {
+            assert_eq!(notes(address, false, false), Vec::<String>::new(), "{address}");
+        }
+        for (address, need_key, certificate, words) in [
+            ("0.0.0.0:8484", false, false, &["without a key", "no TLS"][..]),
+            ("[::]:8484", false, true, &["without a key"]),
+            ("192.0.2.1:8484", true, false, &["no TLS"]),
+            ("phi.example:443", true, true, &[]),
+        ] {
+            let notes = notes(address, need_key, certificate);
+            assert_eq!(notes.len(), words.len(), "{notes:?}");
+            for (note, word) in notes.iter().zip(words) {
+                assert!(note.contains(word) && note.contains(address), "{note}");
+            }
+        }
     }
 }

@@ -6,9 +6,9 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::args::{ModelsArgs, PullArgs, RemoveArgs, VariantChoice, ambient_inputs};
-use super::check::size;
 use super::exit::Fatal;
 use super::output::print;
+use super::report::size;
 use bar::Bar;
 use phi4d_fetch::{Client, Models, Pull, Source, Variant};
 use phi4d_os::effective_uid;

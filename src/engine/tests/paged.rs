@@ -108,8 +108,8 @@ impl Runner for Strict {
         &self.limits
     }
 
-    fn turn_by(&mut self, rotary: Rotary) {
-        self.inner.turn_by(rotary);
+    fn set_rotary(&mut self, rotary: Rotary) {
+        self.inner.set_rotary(rotary);
     }
 
     fn prefill(

@@ -6,15 +6,16 @@ use std::sync::Arc;
 
 use super::layout::{Bounds, Layout, Lost, Mover, Seats};
 use super::movers::{Movers, NewSession, Place, Whole};
-use crate::bindings::Bindings;
+use crate::binding::{Bindings, Set};
 use crate::device::{DeviceAllocator, DeviceBlock};
 use crate::error::{LoadError, RunError};
 use crate::memory::Mapping;
 use crate::tensors::Shape;
 
-/// Keys and values of all layers in device memory. How they lie there is told in [`Layout`].
+/// Keys and values of all layers in device memory, arranged by [`Layout`].
 ///
-/// Moves that lay memory out anew clear the [`Bindings`] first, which hold shares of it.
+/// Before memory is allocated again, the [`Bindings`] are cleared: they hold shares of it, and the
+/// cache would be in memory twice.
 #[derive(Debug)]
 pub(crate) struct DeviceCache {
     layout: Layout,
@@ -43,15 +44,6 @@ struct Store {
 struct Moving<'a> {
     store: &'a mut Store,
     bindings: &'a mut Bindings,
-}
-
-/// Which tensors a step runs on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Set {
-    /// Those of several rows.
-    Rows,
-    /// Those of one row.
-    Bench,
 }
 
 impl From<Lost> for RunError {
@@ -171,6 +163,7 @@ impl DeviceCache {
         let (layout, mut moving) = self.split(bindings);
         layout.show(&mut moving, slot, tokens).map_err(io::Error::other)?;
         let bytes = tokens * self.store.position_bytes;
+        // One buffer of one tensor's size, since the host may have little memory to spare.
         let memory = Arc::new(Mapping::reserve(bytes)?);
         let host = Whole { place: Place::Host(&memory), rows: 1, positions: tokens };
         for block in &self.store.bench {
@@ -224,7 +217,7 @@ impl Store {
         Whole { place: Place::Device(block), rows: self.count, positions: self.capacity }
     }
 
-    /// Lays one tensor of each set out anew.
+    /// Allocates one tensor of each set again and copies what stays.
     fn lay_tensor(
         &self,
         index: usize,
@@ -234,6 +227,8 @@ impl Store {
     ) -> ort::Result<(Option<Arc<DeviceBlock>>, Arc<DeviceBlock>)> {
         let allocate = |rows: usize| self.allocator.allocate(rows * capacity * self.position_bytes);
         let (rows, bench) = (self.rows.get(index), self.bench.get(index));
+        // Fresh device memory holds anything, NaN too, which attention would spread by 0 * NaN even
+        // from masked positions. So every byte is written, from one position of zeros if need be.
         let zeros = Whole { place: Place::Host(zeros), rows: 1, positions: 1 };
         let new_bench = match bench {
             Some(bench) if capacity == self.capacity => Arc::clone(bench),
@@ -249,7 +244,7 @@ impl Store {
         }
         let block = allocate(from.len())?;
         let to = Whole { place: Place::Device(&block), rows: from.len(), positions: capacity };
-        // What a row without an origin holds does not matter, but that it was written does.
+        // A row without an origin gets a copy of row 0, which was written and holds no NaN.
         let origins: Vec<usize> = from.iter().map(|row| row.unwrap_or(0)).collect();
         self.movers.take(rows.map_or(zeros, |rows| self.rows(rows)), &origins, to)?;
         Ok((Some(block), new_bench))
@@ -258,7 +253,8 @@ impl Store {
     fn lay_all(&mut self, from: &[Option<usize>], capacity: usize) -> ort::Result<()> {
         let zeros = Arc::new(Mapping::reserve(self.position_bytes).map_err(ort::Error::wrap)?);
         let old = self.count;
-        // Tensor by tensor, so that one of them is there twice at most.
+        // Tensor by tensor, from the last: the old one is dropped before the next is allocated, so that
+        // at most one of them is in memory twice.
         let mut rows = Vec::new();
         let mut bench = Vec::new();
         for index in (0..self.tensors).rev() {
@@ -289,6 +285,7 @@ impl Mover for Moving<'_> {
     fn lay(&mut self, from: &[Option<usize>], capacity: usize) -> Result<(), RunError> {
         self.bindings.clear();
         self.store.lay_all(from, capacity).map_err(|error| {
+            // Some tensors are of the new layout and some of the old: none can be used together.
             self.store.rows.clear();
             self.store.bench.clear();
             (self.store.count, self.store.capacity) = (0, 0);

@@ -21,6 +21,7 @@ pub(crate) struct HostCache {
 impl HostCache {
     /// Reserves address space for all slots.
     pub(crate) fn reserve(shape: &Shape) -> Result<Self, LoadError> {
+        // Address space only: a page takes memory when a token is first written there.
         let bytes = (shape.slots + 1) * shape.slot_bytes();
         let reserve = |_| {
             Mapping::reserve(bytes)
@@ -58,14 +59,11 @@ impl HostCache {
 
     /// Copies the first `tokens` positions of slot `from` to slot `to`.
     pub(crate) fn copy(&mut self, from: usize, to: usize, tokens: usize) {
-        let [from, to] = [from, to].map(|slot| slot * self.shape.slot_bytes());
-        let used = tokens * self.shape.position_bytes();
-        for memory in &self.memory {
-            for head in 0..self.shape.heads {
-                let start = head * self.shape.head_bytes();
-                // SAFETY: nothing runs, and no reference into the cache is ever made.
-                unsafe { memory.copy(from + start, to + start, used) };
-            }
+        let target = to * self.shape.slot_bytes();
+        for (memory, head, used) in self.heads(tokens) {
+            let source = from * self.shape.slot_bytes();
+            // SAFETY: nothing runs, and no reference into the cache is ever made.
+            unsafe { memory.copy(source + head, target + head, used) };
         }
     }
 
@@ -76,15 +74,11 @@ impl HostCache {
         tokens: usize,
         sink: &mut dyn Write,
     ) -> io::Result<()> {
-        let used = tokens * self.shape.position_bytes();
-        for memory in &self.memory {
-            for head in 0..self.shape.heads {
-                let start = slot * self.shape.slot_bytes() + head * self.shape.head_bytes();
-                // SAFETY: nothing runs, and a run can't begin while this borrows `self`.
-                sink.write_all(unsafe { memory.bytes(start, used) })?;
-            }
-        }
-        Ok(())
+        let start = slot * self.shape.slot_bytes();
+        self.heads(tokens).try_for_each(|(memory, head, used)| {
+            // SAFETY: nothing runs, and a run can't begin while this borrows `self`.
+            sink.write_all(unsafe { memory.bytes(start + head, used) })
+        })
     }
 
     /// Reads what [`HostCache::export`] wrote.
@@ -94,15 +88,22 @@ impl HostCache {
         tokens: usize,
         source: &mut dyn Read,
     ) -> io::Result<()> {
+        let start = slot * self.shape.slot_bytes();
+        self.heads(tokens).try_for_each(|(memory, head, used)| {
+            // SAFETY: nothing runs, and no other reference into the cache exists.
+            source.read_exact(unsafe { memory.bytes_mut(start + head, used) })
+        })
+    }
+
+    /// Each head of each tensor: the tensor's memory, the head's offset in a slot, and the bytes of its
+    /// first `tokens` positions. Heads are apart by the whole context, so a prefix is many pieces.
+    fn heads(&self, tokens: usize) -> impl Iterator<Item = (&Mapping, usize, usize)> {
         let used = tokens * self.shape.position_bytes();
-        for memory in &self.memory {
-            for head in 0..self.shape.heads {
-                let start = slot * self.shape.slot_bytes() + head * self.shape.head_bytes();
-                // SAFETY: nothing runs, and no other reference into the cache exists.
-                source.read_exact(unsafe { memory.bytes_mut(start, used) })?;
-            }
-        }
-        Ok(())
+        let heads = 0..self.shape.heads;
+        self.memory.iter().flat_map(move |memory| {
+            let head_bytes = self.shape.head_bytes();
+            heads.clone().map(move |head| (&**memory, head * head_bytes, used))
+        })
     }
 
     /// Gives the memory of `slot`'s positions from `keep` on back to the system.
@@ -111,6 +112,7 @@ impl HostCache {
         let start = slot * self.shape.slot_bytes();
         let kept = keep * self.shape.position_bytes();
         for memory in &self.memory {
+            // A slot's heads lie together, so that one call gives all of them back.
             if kept == 0 {
                 // SAFETY: nothing runs, and no reference into the cache is ever made.
                 unsafe { memory.release(start..start + self.shape.slot_bytes()) };

@@ -1,29 +1,29 @@
 //! Which slot's tokens lie where in a device's memory: pure book-keeping over a [`Mover`].
 //!
-//! A device commits nothing lazily, its memory moves by copies only, and where the memory is an
-//! object rather than an address, a step over several slots must begin with the first row of a
-//! tensor. So there are two sets of tensors of one capacity (positions of a row):
+//! A device commits nothing lazily and its memory moves by copies only. With some providers the memory
+//! is an object rather than an address, so a step over several slots must begin with the first row of
+//! a tensor. So there are two sets of tensors of one capacity (positions of a row):
 //!
-//! - the *rows*, which steps over several slots run on;
-//! - the *bench*, one row, which steps over one slot run on: prompts, guesses, and a sequence that
+//! - the *rows*, on which steps over several slots run;
+//! - the *bench*, one row, on which steps over one slot run: prompts, draft tokens, and a sequence that
 //!   decodes alone.
 //!
-//! A slot's tokens are in one place: a row or the bench. They go to the bench when a step wants them
-//! there, and to a row when the bench is wanted for another or the slot decodes among others.
-//! Exchanging two slots moves nothing. When rows or positions run out, both sets are laid out anew:
-//! rows as many as hold something, positions the next power of two of the longest; more of either
-//! than is needed stays while it keeps to the budget.
+//! A slot's tokens are in one place: a row or the bench. They move to the bench when a step over that
+//! slot alone comes, and to a row when another slot needs the bench or the slot decodes with others.
+//! Exchanging two slots moves nothing. When rows or positions run out, both sets are allocated again:
+//! as many rows as hold something, and as many positions as the next power of two of the longest
+//! slot. Rows and positions beyond that are kept while they fit the budget.
 
 use crate::runner::alike_positions;
 
-/// Does with the memory what the layout says.
+/// Moves the memory as the layout decides.
 pub(super) trait Mover {
     /// Why something could not be done.
     type Error: From<Lost>;
 
-    /// Lays both sets out with `capacity` positions: new row `i` gets what old row `from[i]` holds,
-    /// as much as fits, and anything where that is `None`. The bench keeps what it holds. If that
-    /// fails, no memory is left.
+    /// Allocates both sets again, with `capacity` positions: new row `i` gets what old row `from[i]`
+    /// holds, as much as fits; its contents do not matter where that is `None`. The bench keeps what
+    /// it holds. After an error no memory is left.
     fn lay(&mut self, from: &[Option<usize>], capacity: usize) -> Result<(), Self::Error>;
 
     /// Copies a row to the bench.
@@ -33,7 +33,7 @@ pub(super) trait Mover {
     fn store(&mut self, row: usize) -> Result<(), Self::Error>;
 }
 
-/// A slot does not hold the tokens that it is said to hold, since an earlier copy failed.
+/// A slot holds fewer tokens than its sequence counts on, since an earlier copy failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("slot {slot} holds {held} tokens and not {wanted}")]
 pub(super) struct Lost {
@@ -42,7 +42,7 @@ pub(super) struct Lost {
     wanted: usize,
 }
 
-/// Rows that a step runs over as fast as over one of them, more or less.
+/// Rows up to which a step takes hardly longer than over one: the weights' reads dominate.
 const FEW: usize = 8;
 
 /// Sizes that stay.
@@ -60,8 +60,8 @@ pub(super) struct Bounds {
 pub(crate) struct Seats {
     /// The row of each of the step's slots.
     pub(crate) rows: Vec<usize>,
-    /// For each row of the step, which are the first so many, the position that it writes. Those of
-    /// rows that are not the step's own hold nothing.
+    /// The position that each of the step's rows writes. The step runs over the first rows of the
+    /// tensors, as many as are here; the ones that are not in `rows` write a token that nobody reads.
     pub(crate) past: Vec<usize>,
 }
 
@@ -95,6 +95,7 @@ impl Layout {
     ) -> Result<(), M::Error> {
         self.check(slot, past)?;
         if self.bench != Some(slot) {
+            // The bench's tokens are its only copy, so they are saved before others overwrite them.
             self.vacate(mover)?;
             if let Some(row) = self.row_of(slot) {
                 if past > 0 {
@@ -104,12 +105,13 @@ impl Layout {
             }
             self.bench = Some(slot);
         }
+        // Only what the step keeps counts: growing the memory then copies no more than that.
         self.held[slot] = past;
         self.reach(mover, end)
     }
 
-    /// Finds rows for the slots from `first` on, of which each is to write position `past`. No row
-    /// of the step may write at `limit` or above.
+    /// Finds rows for the slots from `first` on, each of which writes its position `past`. No row of the
+    /// step may write at `limit` or above.
     pub(super) fn seat<M: Mover>(
         &mut self,
         mover: &mut M,
@@ -122,12 +124,15 @@ impl Layout {
             self.check(slot, past)?;
             self.held[slot] = past;
         }
+        // A step runs on one set of tensors: a slot on the bench must come to a row first.
         if self.bench.is_some_and(|slot| slots.contains(&slot)) {
             self.vacate(mover)?;
         }
         let end = past.iter().max().map_or(0, |past| past + 1);
         self.reach(mover, end)?;
         let mut rows = self.rows_of(slots.clone())?;
+        // Sorting rows costs a copy of the cache, which pays when the step would otherwise run over
+        // many rows in vain for as long as these sequences decode together.
         if self.is_scattered(&rows, limit) {
             let others = (0..self.rows.len()).filter(|row| !rows.contains(row));
             let others = others.filter(|&row| self.rows[row].is_some());
@@ -136,6 +141,8 @@ impl Layout {
             rows = self.rows_of(slots)?;
         }
         let width = rows.iter().max().map_or(0, |row| row + 1);
+        // Rows between those of the step write behind what they hold, where their own next token
+        // overwrites it.
         let mut written: Vec<usize> =
             (0..width).map(|row| self.rows[row].map_or(0, |slot| self.held[slot])).collect();
         for (&row, &past) in rows.iter().zip(past) {
@@ -151,6 +158,7 @@ impl Layout {
 
     /// Exchanges two slots.
     pub(super) fn swap(&mut self, [a, b]: [usize; 2]) {
+        // Only names change: moving two slots' memory on a device would be three copies.
         let other = |slot| match slot {
             slot if slot == a => b,
             slot if slot == b => a,
@@ -173,6 +181,7 @@ impl Layout {
     ) -> Result<(), M::Error> {
         self.release(to, 0);
         self.check(from, tokens)?;
+        // This also brings `from` to a row, if it was on the bench.
         self.vacate(mover)?;
         if let Some(row) = self.row_of(from) {
             mover.load(row)?;
@@ -192,6 +201,7 @@ impl Layout {
         self.check(slot, tokens)?;
         if self.bench != Some(slot) {
             self.vacate(mover)?;
+            // A copy: the row stays the slot's, so that reading it changes no layout.
             if let Some(row) = self.row_of(slot) {
                 mover.load(row)?;
             }
@@ -199,7 +209,7 @@ impl Layout {
         Ok(())
     }
 
-    /// Empties the bench for `tokens` positions that are to be `slot`'s, to be written there.
+    /// Empties the bench for `tokens` positions of `slot`, which the caller writes there.
     pub(super) fn take<M: Mover>(
         &mut self,
         mover: &mut M,
@@ -235,8 +245,8 @@ impl Layout {
         slots.map(|slot| self.row_of(slot).ok_or_else(|| lost(slot))).collect()
     }
 
-    /// Whether a step over `rows` would run over more than as many others, or over one that has no
-    /// position to spare for it.
+    /// Whether a step over `rows` would run over more other rows than its own, or over a full row,
+    /// which has no position that the step could write in vain.
     fn is_scattered(&self, rows: &[usize], limit: usize) -> bool {
         let width = rows.iter().max().map_or(0, |row| row + 1);
         let full = |row: usize| {
@@ -263,6 +273,7 @@ impl Layout {
             return Ok(row);
         }
         let order: Vec<usize> = (0..self.rows.len()).collect();
+        // Rows keep their order, so the new one is the last.
         self.lay(mover, &order, 1, 0)?;
         Ok(order.len())
     }
@@ -277,8 +288,8 @@ impl Layout {
         self.lay(mover, &order, 0, end)
     }
 
-    /// Lays everything out anew: the old rows in `order`, which are all that hold something, and
-    /// `more` empty ones at least, with `end` positions at least.
+    /// Allocates everything again: the old rows in `order`, which are all that hold something, and at
+    /// least `more` empty ones, with at least `end` positions.
     fn lay<M: Mover>(
         &mut self,
         mover: &mut M,
@@ -290,9 +301,10 @@ impl Layout {
         let needed = alike_positions(longest, self.bounds.context);
         let fits = |count: usize, capacity: usize| (count + 1) * capacity <= self.bounds.budget;
         let mut count = order.len() + more;
+        // Shrinking costs a copy too, so a larger capacity stays until the budget forbids it.
         let stays = self.capacity >= needed && fits(count, self.capacity);
         let capacity = if stays { self.capacity } else { needed };
-        // Rows that are there stay as well, to be used again.
+        // Rows that are there stay as well: the next sequence then allocates nothing.
         if fits(self.rows.len(), capacity) {
             count = count.max(self.rows.len());
         }
@@ -300,7 +312,8 @@ impl Layout {
             order.iter().map(|&row| self.rows[row].map(|_| row)).collect();
         from.resize(count, None);
         if let Err(error) = mover.lay(&from, capacity) {
-            // Nothing is left: what was held must be read anew.
+            // No memory is left. `Lost` then makes the sequences that need it fail, and later ones
+            // start again.
             *self = Self::new(self.bounds);
             return Err(error);
         }

@@ -9,9 +9,9 @@ mod movers;
 
 use std::io::{self, Read, Write};
 
-use super::bindings::Bindings;
+use super::binding::Bindings;
 
-pub(super) use device::{DeviceCache, Set};
+pub(super) use device::DeviceCache;
 pub(super) use host::HostCache;
 pub(super) use movers::{Movers, NewSession, Place, Whole};
 

@@ -6,16 +6,15 @@
 
 use std::sync::Arc;
 
-use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
+use ort::memory::MemoryInfo;
 use ort::session::builder::SessionBuilder;
 use ort::session::{NoSelectedOutputs, RunOptions, Session};
 use ort::value::TensorElementType;
 
 use crate::binding::{Binding, Tensor};
-use crate::device::DeviceBlock;
+use crate::device::{DeviceBlock, host_memory};
 use crate::error::LoadError;
 use crate::memory::Mapping;
-use crate::wire::{put_bytes, put_number};
 
 /// Makes the sessions that copy: options with the model's provider.
 pub(crate) type NewSession<'a> = &'a dyn Fn() -> Result<SessionBuilder, LoadError>;
@@ -66,20 +65,15 @@ impl Movers {
             2 => TensorElementType::Float16,
             _ => TensorElementType::Float32,
         };
-        let ort = |error: ort::Error| LoadError::Session(error.to_string());
-        let open =
-            |graph: Vec<u8>| new_session()?.commit_from_memory(&graph).map(Arc::new).map_err(ort);
+        // The sizes are open in the graphs, so two sessions serve every layout and every tensor.
+        let open = |graph: Vec<u8>| -> Result<_, LoadError> {
+            Ok(Arc::new(new_session()?.commit_from_memory(&graph)?))
+        };
         Ok(Self {
             take: open(graph::take(element))?,
             put: open(graph::put(element))?,
-            host: MemoryInfo::new(
-                AllocationDevice::CPU,
-                0,
-                AllocatorType::Device,
-                MemoryType::Default,
-            )
-            .map_err(ort)?,
-            options: RunOptions::new().map_err(ort)?,
+            host: host_memory()?,
+            options: RunOptions::new()?,
             element,
             heads,
             head_size,
@@ -91,8 +85,10 @@ impl Movers {
     pub(crate) fn take(&self, from: Whole<'_>, rows: &[usize], to: Whole<'_>) -> ort::Result<()> {
         let common = from.positions.min(to.positions);
         let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
+        // Pad takes the begins of the four axes, then their ends; positions are axis 2.
         let mut padding = [0; 8];
         padding[6] = (to.positions - common) as i64;
+        // A binding for each copy: moves are rare, and a kept one would hold its tensors' memory.
         let mut binding = Binding::new(&self.take)?;
         binding.input(graph::FROM, self.tensor(from)?)?;
         binding.input(graph::ROWS, self.numbers(&rows, &[rows.len()])?)?;
@@ -138,9 +134,13 @@ impl Movers {
     }
 }
 
-/// The graphs, in protocol-buffer wire format (onnx.proto).
+/// The graphs, as onnx.proto's messages.
 mod graph {
-    use super::{TensorElementType, put_bytes, put_number};
+    use super::TensorElementType;
+    use crate::protobuf::{
+        FLOAT, FLOAT16, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_NODE, GRAPH_OUTPUT, INT64,
+        MODEL_GRAPH, Size, int64_constant, message, message_of_number, node, put_bytes, value_info,
+    };
 
     pub(super) const FROM: &str = "from";
     pub(super) const TO: &str = "to";
@@ -149,63 +149,54 @@ mod graph {
     pub(super) const PADDING: &str = "padding";
     pub(super) const RESULT: &str = "result";
 
-    const INT64: u64 = 7;
+    const UINT8: u64 = 2;
+    /// The oldest operator set in which all of these nodes have today's form, so that an old provider
+    /// library takes them.
     const OPERATORS: u64 = 18;
     const FORMAT: u64 = 9;
 
     /// `result = Pad(from[rows][:, :, ..end], padding)`.
     pub(super) fn take(element: TensorElementType) -> Vec<u8> {
         let nodes = [
-            node("Gather", &[FROM, ROWS], "gathered"),
-            node("Slice", &["gathered", "start", END, "axis"], "cut"),
-            node("Pad", &["cut", PADDING], RESULT),
+            named("Gather", &[FROM, ROWS], "gathered"),
+            named("Slice", &["gathered", "start", END, "axis"], "cut"),
+            named("Pad", &["cut", PADDING], RESULT),
         ];
-        let constants = [constant("start", 0), constant("axis", 2)];
+        let constants = [int64_constant("start", 0), int64_constant("axis", 2)];
         let inputs = [
             cache(FROM, element, "rows"),
-            info(ROWS, INT64, &[Size::Open("count")]),
-            info(END, INT64, &[Size::Fixed(1)]),
-            info(PADDING, INT64, &[Size::Fixed(8)]),
+            value_info(ROWS, INT64, &[Size::Open("count")]),
+            value_info(END, INT64, &[Size::Fixed(1)]),
+            value_info(PADDING, INT64, &[Size::Fixed(8)]),
         ];
         model(&nodes, &constants, &inputs, &cache(RESULT, element, "count"))
     }
 
     /// `result = to; result[rows[i]] = from[i]`.
     pub(super) fn put(element: TensorElementType) -> Vec<u8> {
-        let nodes = [node("ScatterND", &[TO, ROWS, FROM], RESULT)];
+        let nodes = [named("ScatterND", &[TO, ROWS, FROM], RESULT)];
         let inputs = [
             cache(TO, element, "rows"),
-            info(ROWS, INT64, &[Size::Open("count"), Size::Fixed(1)]),
+            value_info(ROWS, INT64, &[Size::Open("count"), Size::Fixed(1)]),
             cache(FROM, element, "count"),
         ];
         model(&nodes, &[], &inputs, &cache(RESULT, element, "rows"))
     }
 
-    enum Size {
-        Open(&'static str),
-        Fixed(u64),
+    fn named(operator: &str, inputs: &[&str], output: &str) -> Vec<u8> {
+        let inputs: Vec<_> = inputs.iter().map(|name| name.as_bytes()).collect();
+        node(operator, &inputs, output.as_bytes(), operator)
     }
 
-    fn cache(name: &str, element: TensorElementType, rows: &'static str) -> Vec<u8> {
+    fn cache(name: &str, element: TensorElementType, rows: &str) -> Vec<u8> {
         let element = match element {
-            TensorElementType::Uint8 => 2,
-            TensorElementType::Float16 => 10,
-            _ => 1,
+            TensorElementType::Uint8 => UINT8,
+            TensorElementType::Float16 => FLOAT16,
+            _ => FLOAT,
         };
+        // A name stands for one size, and the result may have more positions than its origin.
         let positions = if name == RESULT { "positions" } else { "held" };
-        info(name, element, &[rows, "heads", positions, "head_size"].map(Size::Open))
-    }
-
-    fn field(number: u64, content: &[u8]) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        put_bytes(&mut bytes, number, content);
-        bytes
-    }
-
-    fn number(number: u64, value: u64) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        put_number(&mut bytes, number, value);
-        bytes
+        value_info(name, element, &[rows, "heads", positions, "head_size"].map(Size::Open))
     }
 
     /// A `ModelProto`.
@@ -216,47 +207,16 @@ mod graph {
         output: &[u8],
     ) -> Vec<u8> {
         let mut graph = Vec::new();
-        for node in nodes {
-            put_bytes(&mut graph, 1, node);
-        }
-        put_bytes(&mut graph, 2, b"phi4d.cache");
-        for constant in constants {
-            put_bytes(&mut graph, 5, constant);
-        }
-        for input in inputs {
-            put_bytes(&mut graph, 11, input);
-        }
-        put_bytes(&mut graph, 12, output);
-        let operators = [field(1, b""), number(2, OPERATORS)].concat();
-        [number(1, FORMAT), field(7, &graph), field(8, &operators)].concat()
-    }
-
-    /// A `NodeProto` with one output.
-    fn node(operator: &str, inputs: &[&str], output: &str) -> Vec<u8> {
-        let mut node = Vec::new();
-        for input in inputs {
-            put_bytes(&mut node, 1, input.as_bytes());
-        }
-        put_bytes(&mut node, 2, output.as_bytes());
-        put_bytes(&mut node, 3, operator.as_bytes());
-        put_bytes(&mut node, 4, operator.as_bytes());
-        node
-    }
-
-    /// A `TensorProto`: int64 `[1]`.
-    fn constant(name: &str, value: i64) -> Vec<u8> {
-        [number(1, 1), number(2, INT64), field(8, name.as_bytes()), field(9, &value.to_le_bytes())]
+        let mut put = |number, messages: &[Vec<u8>]| {
+            messages.iter().for_each(|message| put_bytes(&mut graph, number, message));
+        };
+        put(GRAPH_NODE, nodes);
+        put(2, &[b"phi4d.cache".to_vec()]);
+        put(GRAPH_INITIALIZER, constants);
+        put(GRAPH_INPUT, inputs);
+        put(GRAPH_OUTPUT, &[output.to_vec()]);
+        let operators = [message(1, b""), message_of_number(2, OPERATORS)].concat();
+        [message_of_number(1, FORMAT), message(MODEL_GRAPH, &graph), message(8, &operators)]
             .concat()
-    }
-
-    /// A `ValueInfoProto` of a tensor.
-    fn info(name: &str, element: u64, sizes: &[Size]) -> Vec<u8> {
-        let sizes = sizes.iter().map(|size| match size {
-            Size::Open(name) => field(1, &field(2, name.as_bytes())),
-            Size::Fixed(size) => field(1, &number(1, *size)),
-        });
-        let shape: Vec<u8> = sizes.flatten().collect();
-        let tensor = [number(1, element), field(2, &shape)].concat();
-        [field(1, name.as_bytes()), field(2, &field(1, &tensor))].concat()
     }
 }

@@ -4,26 +4,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::Serialize;
 
-use crate::wire::{Damaged, Fields, Value};
-
-// Field numbers of onnx.proto's messages.
-const MODEL_PRODUCER: u64 = 2;
-const MODEL_PRODUCER_VERSION: u64 = 3;
-const MODEL_GRAPH: u64 = 7;
-const GRAPH_NODE: u64 = 1;
-const GRAPH_INITIALIZER: u64 = 5;
-const GRAPH_INPUT: u64 = 11;
-const GRAPH_OUTPUT: u64 = 12;
-const NODE_INPUT: u64 = 1;
-const NODE_OPERATOR: u64 = 4;
-const NODE_ATTRIBUTE: u64 = 5;
-const ATTRIBUTE_NAME: u64 = 1;
-const ATTRIBUTE_INT: u64 = 3;
-const TENSOR_NAME: u64 = 8;
-const TENSOR_RAW: u64 = 9;
-const TENSOR_EXTERNAL: u64 = 13;
-const VALUE_NAME: u64 = 1;
-const VALUE_TYPE: u64 = 2;
+use crate::protobuf::{
+    Damaged, Fields, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_NODE, GRAPH_OUTPUT, MODEL_GRAPH,
+    MODEL_PRODUCER, MODEL_PRODUCER_VERSION, Node, Tensor, VALUE_NAME, VALUE_TYPE, Value, attribute,
+    contents,
+};
 
 /// Operators of attention.
 const ATTENTION: [&str; 5] =
@@ -75,7 +60,7 @@ pub struct Attention {
     pub attributes: BTreeMap<String, i64>,
 }
 
-/// A kind of products with quantised weights.
+/// A kind of matmuls with quantised weights.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Quantised {
     /// Bits of a weight.
@@ -147,31 +132,28 @@ impl Graph {
     }
 
     fn node(&mut self, bytes: &[u8]) -> Result<(), Damaged> {
-        let (mut operator, mut inputs) = (String::new(), Vec::new());
-        let mut names = Vec::new();
-        let mut attributes = BTreeMap::new();
-        for field in Fields::new(bytes) {
-            let field = field?;
-            let Value::Bytes(value) = field.value else { continue };
-            match field.number {
-                NODE_OPERATOR => operator = text(value),
-                NODE_INPUT => {
-                    inputs.push(!value.is_empty());
-                    names.push(text(value));
-                }
-                NODE_ATTRIBUTE => attributes.extend(whole_attribute(value)?),
-                _ => {}
-            }
-        }
+        let node = Node::read(bytes)?;
+        let operator = text(node.operator);
+        let names = node.inputs.iter().map(|name| text(name));
+        // A table that only Gather reads costs a step one row, not its size (see `tables`).
         if operator.starts_with("Gather") {
             self.looked_up.extend(names);
         } else {
             self.read_whole.extend(names);
         }
+        let mut attributes = BTreeMap::new();
+        for bytes in &node.attributes {
+            if let (name, Some(number)) = attribute(bytes)? {
+                attributes.insert(text(name), number.cast_signed());
+            }
+        }
         if operator == "MatMulNBits" {
-            self.quantised_product(&attributes, inputs.get(3) == Some(&true));
+            // An optional input that is left out has an empty name.
+            let zero_points = node.inputs.get(3).is_some_and(|name| !name.is_empty());
+            self.quantised_matmul(&attributes, zero_points);
         }
         if ATTENTION.contains(&operator.as_str()) {
+            // The first layer's attributes stand for all; exports make their layers alike.
             let attention = self.attention.get_or_insert_with(|| Attention {
                 operator: operator.clone(),
                 nodes: 0,
@@ -183,7 +165,7 @@ impl Graph {
         Ok(())
     }
 
-    fn quantised_product(&mut self, attributes: &BTreeMap<String, i64>, zero_points: bool) {
+    fn quantised_matmul(&mut self, attributes: &BTreeMap<String, i64>, zero_points: bool) {
         let number = |name: &str, default| attributes.get(name).copied().unwrap_or(default);
         let (bits, block) = (number("bits", 4), number("block_size", 0));
         let accuracy_level = number("accuracy_level", 0);
@@ -205,47 +187,22 @@ impl Graph {
 
     /// Counts an initializer, in this file or in another.
     fn weights(&mut self, bytes: &[u8]) -> Result<(), Damaged> {
-        let mut entries = BTreeMap::new();
-        let (mut name, mut size) = (String::new(), 0);
-        for field in Fields::new(bytes) {
-            let field = field?;
-            let Value::Bytes(value) = field.value else { continue };
-            match field.number {
-                TENSOR_NAME => name = text(value),
-                TENSOR_RAW => {
-                    size = value.len() as u64;
-                    self.inner_weights += size;
-                }
-                TENSOR_EXTERNAL => entries.extend([pair(value)?]),
-                _ => {}
+        let tensor = Tensor::read(bytes)?;
+        let inner = tensor.raw.map_or(0, |raw| raw.len() as u64);
+        self.inner_weights += inner;
+        let size = match tensor.file {
+            Some(file) => {
+                // A damaged file may name any offset, so the sum must not overflow.
+                let end = tensor.offset.saturating_add(tensor.length);
+                let last = self.external.entry(file.to_owned()).or_default();
+                *last = end.max(*last);
+                tensor.length
             }
-        }
-        if let Some(location) = entries.remove("location") {
-            let number = |name: &str| entries.get(name).and_then(|text| text.parse::<u64>().ok());
-            size = number("length").unwrap_or(0);
-            let end = number("offset").unwrap_or(0).saturating_add(size);
-            let last = self.external.entry(location).or_default();
-            *last = end.max(*last);
-        }
-        self.sizes.insert(name, size);
+            None => inner,
+        };
+        self.sizes.insert(text(tensor.name), size);
         Ok(())
     }
-}
-
-/// An attribute that is a whole number. Those that are 0 may leave the number out.
-fn whole_attribute(bytes: &[u8]) -> Result<Option<(String, i64)>, Damaged> {
-    let (mut name, mut number) = (String::new(), None);
-    for field in Fields::new(bytes) {
-        let field = field?;
-        match field.value {
-            Value::Bytes(value) if field.number == ATTRIBUTE_NAME => name = text(value),
-            Value::Number(value) if field.number == ATTRIBUTE_INT => {
-                number = Some(value.cast_signed());
-            }
-            _ => {}
-        }
-    }
-    Ok(number.map(|number| (name, number)))
 }
 
 /// A `ValueInfoProto`.
@@ -258,10 +215,11 @@ fn tensor_info(bytes: &[u8]) -> Result<TensorInfo, Damaged> {
             VALUE_NAME => info.name = text(value),
             VALUE_TYPE => {
                 // TypeProto.tensor_type: its element is field 1, its shape field 2.
-                for tensor in messages(value, 1)? {
+                for tensor in contents(value, 1) {
+                    let tensor = tensor?;
                     info.element = element(tensor)?;
-                    for shape in messages(tensor, 2)? {
-                        info.shape = dimensions(shape)?;
+                    for shape in contents(tensor, 2) {
+                        info.shape = dimensions(shape?)?;
                     }
                 }
             }
@@ -285,9 +243,9 @@ fn element(tensor: &[u8]) -> Result<&'static str, Damaged> {
 /// The dimensions of a `TensorShapeProto`.
 fn dimensions(shape: &[u8]) -> Result<Vec<String>, Damaged> {
     let mut sizes = Vec::new();
-    for dimension in messages(shape, 1)? {
+    for dimension in contents(shape, 1) {
         let mut size = "?".to_owned();
-        for field in Fields::new(dimension) {
+        for field in Fields::new(dimension?) {
             match field?.value {
                 Value::Number(number) => size = number.to_string(),
                 Value::Bytes(name) => size = text(name),
@@ -297,32 +255,6 @@ fn dimensions(shape: &[u8]) -> Result<Vec<String>, Damaged> {
         sizes.push(size);
     }
     Ok(sizes)
-}
-
-/// A `StringStringEntryProto`.
-fn pair(bytes: &[u8]) -> Result<(String, String), Damaged> {
-    let (mut key, mut value) = (String::new(), String::new());
-    for field in Fields::new(bytes) {
-        let field = field?;
-        match (field.number, field.value) {
-            (1, Value::Bytes(bytes)) => key = text(bytes),
-            (2, Value::Bytes(bytes)) => value = text(bytes),
-            _ => {}
-        }
-    }
-    Ok((key, value))
-}
-
-/// The messages in field `number` of a message.
-fn messages(bytes: &[u8], number: u64) -> Result<Vec<&[u8]>, Damaged> {
-    let mut found = Vec::new();
-    for field in Fields::new(bytes) {
-        let field = field?;
-        if let (true, Value::Bytes(value)) = (field.number == number, field.value) {
-            found.push(value);
-        }
-    }
-    Ok(found)
 }
 
 fn text(bytes: &[u8]) -> String {

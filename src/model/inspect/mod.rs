@@ -2,7 +2,6 @@
 
 mod graph;
 mod rotary;
-mod sizes;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,10 +10,13 @@ use serde::Serialize;
 
 use super::error::LoadError;
 use super::genai_config::GenaiConfig;
+use super::load_options::LoadOptions;
+use super::memory::page_bytes;
+use super::rotary_joined;
+use super::runner::{KvGrowth, ModelLimits};
 
 pub use graph::{Attention, Quantised, TensorInfo};
 pub use rotary::{RotaryChoice, RotaryTable, RotaryTables};
-pub use sizes::WeightFile;
 
 /// An export: what its configuration and its graph say.
 #[derive(Debug, Clone, Serialize)]
@@ -41,10 +43,11 @@ pub struct Export {
     pub operators: BTreeMap<String, usize>,
     /// The attention operator.
     pub attention: Option<Attention>,
-    /// Kinds of products with quantised weights.
+    /// Kinds of matmuls with quantised weights.
     pub quantised: Vec<Quantised>,
-    /// Products with quantised weights that phi4d's own kernel does.
-    pub own_products: usize,
+    /// Matmuls with quantised weights that phi4d's own kernel does.
+    #[serde(rename = "own_products")]
+    pub own_matmuls: usize,
     /// The files of the weights.
     pub weights: Vec<WeightFile>,
     /// Bytes of weights of which a step reads single rows only, such as the table of embeddings.
@@ -55,6 +58,10 @@ pub struct Export {
     pub graph: PathBuf,
     /// Its size.
     pub graph_bytes: u64,
+    /// Tokens of the context that can be used, which is less than the model's where its attention
+    /// changes its rotary table by itself.
+    #[serde(skip)]
+    usable_context: usize,
 }
 
 /// The blocks of a paged cache.
@@ -100,6 +107,39 @@ impl Export {
         self.weight_bytes().saturating_sub(self.table_bytes)
     }
 
+    /// What the runner's limits will be with `options`, `on_device` or with the KV cache in the host's
+    /// memory. Only [`ModelLimits::many_rows`] is the session's to say.
+    #[must_use]
+    pub fn limits(&self, options: &LoadOptions, on_device: bool) -> ModelLimits {
+        let context_tokens = options.context(self.usable_context);
+        // Of one head's key or value.
+        let tensors = self.model.layers.saturating_mul(2).saturating_mul(self.model.kv_heads);
+        let kv_bytes_per_token = usize::try_from(self.kv_bytes_per_token).unwrap_or(usize::MAX);
+        let position_bytes = (kv_bytes_per_token / tensors.max(1)).max(1);
+        let page_tokens = page_bytes().div_ceil(position_bytes);
+        let mut limits = ModelLimits {
+            vocab_size: self.model.vocabulary,
+            context_tokens,
+            slots: options.slots.max(1),
+            max_prefill_tokens: options.max_prefill_tokens.clamp(1, context_tokens.max(1)),
+            many_rows: true,
+            kv_bytes_per_token,
+            kv_block_tokens: self.blocks.map_or(page_tokens, |blocks| blocks.tokens),
+            rotary_switch: self.rotary.as_ref().map(|choice| choice.short_tokens),
+            kv_growth: KvGrowth::Own,
+        };
+        match (on_device, self.blocks) {
+            (false, _) => {}
+            (true, None) => {
+                limits.on_device(options.kv_cache_bytes);
+            }
+            (true, Some(_)) => {
+                limits.in_device_blocks(options.kv_cache_bytes);
+            }
+        }
+        limits
+    }
+
     /// What is wrong with the files of the weights.
     #[must_use]
     pub fn damage(&self) -> Vec<String> {
@@ -136,15 +176,19 @@ pub fn inspect(folder: &Path) -> Result<Export, LoadError> {
     let decoder = &config.model.decoder;
     let kv_bytes_per_token = cached
         .iter()
-        .map(|tensor| {
-            sizes::bytes_per_token(tensor, decoder.num_key_value_heads, decoder.head_size)
-        })
+        .map(|tensor| bytes_per_token(tensor, decoder.num_key_value_heads, decoder.head_size))
         .sum();
     let is_paged = inputs.iter().any(|input| input.name == decoder.inputs.paged.block_table);
     let blocks = is_paged.then(|| blocks(&config, kv_bytes_per_token));
+    let rotary = rotary::read(&bytes, decoder.inputs.position_ids.as_deref());
+    let context = config.model.context_length;
+    // The table may be in a file of weights that is missing, which is no error here.
+    let first_rows = || rotary_joined::first_rows(&bytes, folder, context).ok().flatten();
+    let usable_context = rotary.is_none().then(first_rows).flatten().unwrap_or(context);
     Ok(Export {
         blocks,
-        rotary: rotary::read(&bytes, decoder.inputs.position_ids.as_deref()),
+        rotary,
+        usable_context,
         producer: graph.producer,
         made_for: decoder.made_for(),
         inputs,
@@ -154,8 +198,8 @@ pub fn inspect(folder: &Path) -> Result<Export, LoadError> {
         operators: graph.operators,
         attention: graph.attention,
         quantised: graph.quantised,
-        own_products: own_products(&bytes),
-        weights: sizes::weight_files(folder, graph.external),
+        own_matmuls: own_matmuls(&bytes),
+        weights: weight_files(folder, graph.external),
         table_bytes: graph.tables,
         inner_weights: graph.inner_weights,
         graph_bytes: bytes.len() as u64,
@@ -165,11 +209,17 @@ pub fn inspect(folder: &Path) -> Result<Export, LoadError> {
             layers: decoder.num_hidden_layers,
             kv_heads: decoder.num_key_value_heads,
             head_size: decoder.head_size,
-            context: config.model.context_length,
+            context,
             vocabulary: config.model.vocab_size,
             end_tokens: config.model.eos_token_id.to_vec(),
         },
     })
+}
+
+/// Bytes of all weights that a graph names; 0 if it is damaged, which its reader reports.
+pub(super) fn weight_bytes(graph: &[u8]) -> u64 {
+    let graph = graph::read(graph);
+    graph.map_or(0, |graph| graph.inner_weights + graph.external.values().sum::<u64>())
 }
 
 fn blocks(config: &GenaiConfig, kv_bytes_per_token: u64) -> Blocks {
@@ -181,6 +231,50 @@ fn blocks(config: &GenaiConfig, kv_bytes_per_token: u64) -> Blocks {
     }
 }
 
+/// A file of weights.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WeightFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Bytes that the graph reads of it, up to the last.
+    pub needed: u64,
+    /// Its size; `None` if it is not there.
+    pub bytes: Option<u64>,
+}
+
+impl WeightFile {
+    fn damage(&self) -> Option<String> {
+        let path = self.path.display();
+        match self.bytes {
+            None => Some(format!("{path} is missing")),
+            Some(bytes) if bytes < self.needed => Some(format!(
+                "{path} is truncated: it has {bytes} bytes, and the graph reads up to {}",
+                self.needed
+            )),
+            Some(_) => None,
+        }
+    }
+}
+
+/// The files that the graph names, each with where the last of its tensors ends.
+fn weight_files(folder: &Path, ends: BTreeMap<String, u64>) -> Vec<WeightFile> {
+    ends.into_iter()
+        .map(|(name, needed)| {
+            let path = folder.join(name);
+            let bytes = std::fs::metadata(&path).ok().map(|metadata| metadata.len());
+            WeightFile { path, needed, bytes }
+        })
+        .collect()
+}
+
+/// Bytes that one token takes in a tensor of the cache: its heads' last dimension, by the graph where
+/// that fixes it (quantised caches pack two values into a byte), else by the configuration.
+fn bytes_per_token(cache: &TensorInfo, heads: usize, head_size: usize) -> u64 {
+    let last = cache.shape.last().and_then(|size| size.parse().ok());
+    let last = last.unwrap_or(head_size as u64);
+    heads as u64 * last * cache.element_bytes()
+}
+
 /// Whether `name` is `pattern` with a number in the place of `%d`.
 fn is_layer_of(name: &str, pattern: &str) -> bool {
     let Some((before, after)) = pattern.split_once("%d") else { return name == pattern };
@@ -190,14 +284,14 @@ fn is_layer_of(name: &str, pattern: &str) -> bool {
     })
 }
 
-/// Products of the graph that phi4d's own kernel does, whatever this processor is.
+/// Matmuls of the graph that phi4d's own kernel does, whatever this processor is.
 #[cfg(target_arch = "x86_64")]
-fn own_products(graph: &[u8]) -> usize {
-    super::products_edit::count(graph).unwrap_or(0)
+fn own_matmuls(graph: &[u8]) -> usize {
+    super::matmul::edit::count(graph).unwrap_or(0)
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn own_products(_graph: &[u8]) -> usize {
+fn own_matmuls(_graph: &[u8]) -> usize {
     0
 }
 
@@ -220,10 +314,10 @@ mod tests {
         assert_eq!(export.kv_bytes_per_token, 2048);
         assert_eq!(export.cache.as_ref().unwrap().element, "float32");
         assert_eq!(export.attention.as_ref().unwrap().operator, "GroupQueryAttention");
-        let products: usize = export.quantised.iter().map(|kind| kind.nodes).sum();
-        assert_eq!(products, export.operators["MatMulNBits"]);
+        let matmuls: usize = export.quantised.iter().map(|kind| kind.nodes).sum();
+        assert_eq!(matmuls, export.operators["MatMulNBits"]);
         assert!(export.quantised.iter().all(|kind| (kind.bits, kind.block) == (4, 32)));
-        assert!(export.own_products > 0 && export.own_products <= products);
+        assert!(export.own_matmuls > 0 && export.own_matmuls <= matmuls);
         assert!(export.inputs.iter().any(|input| input.name == "input_ids"));
         assert_eq!(export.outputs.len(), 1);
         assert_eq!(export.damage(), Vec::<String>::new());

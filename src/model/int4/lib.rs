@@ -1,11 +1,12 @@
-//! The product of activations with int4 weights, for processors with AVX-512 VNNI.
+//! The matmul of activations with int4 weights, for processors with AVX-512 VNNI.
 //!
-//! Weights come in blocks of 32 along K, each with one scale, as `MatMulNBits` has them. They are laid
-//! out anew: a vector holds four neighbours along K of sixteen columns, which is what one VNNI
-//! instruction multiplies, and scales are in half precision beside them: 4.5 bits a weight are read
-//! where ONNX Runtime's kernel reads 6. Activations are rounded to int8 a block of 32, as there.
+//! Weights come in blocks of 32 along K, each with one scale, as `MatMulNBits` has them. They are packed
+//! into another layout: a vector holds four neighbours along K of sixteen columns, which is what one
+//! VNNI instruction multiplies, and scales are beside them in half precision. So 4.5 bits a weight are
+//! read where ONNX Runtime's kernel reads 6. Activations are rounded to int8 in blocks of 32, as there.
 //!
-//! A row's result does not depend on the rows beside it, nor on the number of threads.
+//! A row's result depends neither on the rows beside it nor on the number of threads, so that a
+//! sequence's tokens are the same alone and in a batch.
 #![cfg(target_arch = "x86_64")]
 #![expect(unsafe_code, reason = "vector loads and stores, and calls that need processor features")]
 
@@ -47,7 +48,7 @@ pub struct Unit {
     levels: [[u8; 4 * COLUMNS]; 8],
 }
 
-/// Whether this processor has what [`product`] needs.
+/// Whether this processor has the instructions that [`product`] needs.
 pub fn available() -> bool {
     is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
@@ -70,7 +71,7 @@ pub fn bytes(units: &[Unit]) -> &[u8] {
     unsafe { std::slice::from_raw_parts(units.as_ptr().cast(), size_of_val(units)) }
 }
 
-/// Weights laid out, and what their scales are to be multiplied with.
+/// Packed weights, and the factor of their scales.
 #[derive(Debug, PartialEq)]
 pub struct Packed {
     /// Groups of sixteen columns, and in each all rows.
@@ -85,13 +86,15 @@ pub struct Packed {
 /// If they are not so large, or the sizes do not [fit](fits).
 pub fn pack(levels: &[u8], scales: &[f32], k: usize, n: usize) -> Packed {
     assert!(fits(k, n) && levels.len() == k * n / 2 && scales.len() == k * n / BLOCK);
-    // Half precision has few small numbers: the largest scale is brought near its upper end.
+    // Half precision loses digits below 2^-14, where small scales would fall. So all are
+    // multiplied by a power of two, exact and undone at the end, that brings the largest near 2^13.
     let most = scales.iter().fold(0.0_f32, |most, scale| most.max(scale.abs()));
     let exponent = if most.is_normal() { 13.0 - most.log2().floor() } else { 0.0 };
     let raise = exponent.clamp(-100.0, 100.0).exp2();
     let empty = Unit { scales: [[0; COLUMNS]; 2], levels: [[0; 4 * COLUMNS]; 8] };
     let mut packed = vec![empty; units(k, n)];
     let (blocks, group) = (k / BLOCK, k / DEPTH);
+    // There are gigabytes to pack, so each thread packs columns of its own.
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let share = (n / COLUMNS).div_ceil(threads);
     let weights = levels.chunks(share * COLUMNS * blocks * BLOCK / 2);
@@ -124,7 +127,7 @@ pub fn pack(levels: &[u8], scales: &[f32], k: usize, n: usize) -> Packed {
 }
 
 fn pack_column(units: &mut [Unit], column: usize, levels: &[u8], scales: &[f32], raise: f32) {
-    // Four numbers of 4 bits, each to its own byte.
+    // Spreads four numbers of 4 bits to four bytes, in order: one VNNI lane takes four neighbours.
     let spread = |half: u32| {
         let pairs = (half | half << 8) & 0x00ff_00ff;
         (pairs | pairs << 4) & 0x0f0f_0f0f
@@ -136,6 +139,8 @@ fn pack_column(units: &mut [Unit], column: usize, levels: &[u8], scales: &[f32],
         }
         for (out, word) in unit.levels.iter_mut().zip(words) {
             let word = u32::from_le_bytes(*word);
+            // The first four in the low halves of the bytes, the next four in the high halves: the
+            // kernel gets them back by one AND and one shift.
             let bytes = spread(word & 0xffff) | spread(word >> 16) << 4;
             out[column * 4..column * 4 + 4].copy_from_slice(&bytes.to_le_bytes());
         }
@@ -173,9 +178,12 @@ fn round_block(block: &[f32; BLOCK], factor: f32) -> Rounded {
         // SAFETY: sixteen numbers are there.
         unsafe { _mm512_loadu_ps(half.as_ptr()) }
     });
+    // Symmetric rounding to -127..=127, as ONNX Runtime's kernel does it at accuracy level 4.
     let most = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(low), _mm512_abs_ps(high)));
     let inverse = _mm512_set1_ps(if most > 0.0 { 127.0 / most } else { 0.0 });
     let [low, high] = [low, high].map(|half| _mm512_cvtps_epi32(_mm512_mul_ps(half, inverse)));
+    // VNNI multiplies unsigned by signed bytes, so weights are stored 8 too large. Their excess is
+    // 8 times the sum of the block's activations, which is the same for all columns.
     let sum = _mm512_reduce_add_epi32(_mm512_add_epi32(low, high));
     let bytes: [__m128i; 2] = [_mm512_cvtepi32_epi8(low), _mm512_cvtepi32_epi8(high)];
     // SAFETY: both are 32 bytes of whole numbers.
@@ -213,8 +221,8 @@ impl<'a> Results<'a> {
     }
 }
 
-/// The columns of the groups `groups` (sixteen columns each): `results[row, column]` is the product
-/// of `rounded`'s row with `units`' column. `k` rows of weights.
+/// Multiplies `rounded` with the columns of `groups` (sixteen columns each) of `units`, which have `k`
+/// rows: `results[row, column]` is the dot product of `rounded`'s row with `units`' column.
 ///
 /// # Panics
 /// If the processor can't, the sizes do not fit each other, or a group was done before.
@@ -245,6 +253,8 @@ unsafe fn product_checked(
 ) {
     let (group, blocks) = (k / DEPTH, k / BLOCK);
     let rows = rounded.len() / blocks;
+    // Rows are taken in panels whose rounded activations stay in the second-level cache while all
+    // columns pass; otherwise a long prompt would read them from memory for each group of columns.
     let panel = (PANEL_BYTES / (blocks * size_of::<Rounded>())).max(1).next_multiple_of(16);
     for first in (0..rows).step_by(panel) {
         let last = rows.min(first + panel);
@@ -262,10 +272,12 @@ unsafe fn product_checked(
     }
 }
 
-/// As many of the rows as are done together, times one group of columns. Returns how many these are.
+/// Multiplies as many of the rows as one tile takes with one group of columns. Returns how many.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 unsafe fn widest(units: &[Unit], rounded: &[Rounded], at: *mut f32, n: usize) -> usize {
     let rows = rounded.len() / (units.len() * 2);
+    // Each width is compiled on its own, so that its sums stay in registers. At 16 rows they take half
+    // of the 32 vector registers; more would spill.
     match rows {
         // SAFETY: the caller's promise.
         16.. => unsafe { tile::<16>(units, rounded, at, n) },
@@ -296,6 +308,7 @@ unsafe fn tile<const R: usize>(
         fetch(unit);
         for half in 0..2 {
             let scale = scales(&unit.scales[half]);
+            // Unpacked once and used for all R rows, which is why wide tiles pay.
             let mut weights = [_mm512_setzero_si512(); 8];
             for quarter in 0..4 {
                 let both = levels(&unit.levels[half * 4 + quarter]);
@@ -304,6 +317,7 @@ unsafe fn tile<const R: usize>(
             }
             for (sum, row) in sums.iter_mut().zip(rows) {
                 let block = &row[index * 2 + half];
+                // Integer sums of one block cannot overflow: 32 products of at most 15 * 127.
                 let mut products = _mm512_set1_epi32(block.start);
                 for (weight, four) in weights.iter().zip(block.levels) {
                     products = _mm512_dpbusd_epi32(products, *weight, _mm512_set1_epi32(four));

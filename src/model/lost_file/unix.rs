@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-/// How long the process goes on beside the stopped thread, so that clients can be told.
+/// How long the process goes on beside the stopped thread, so that clients can get an error.
 const GRACE: Duration = Duration::from_millis(1500);
 
 const MESSAGE: &[u8] = b"phi4d: a file of the model can't be read any more while it is in use: it was \
@@ -20,8 +20,8 @@ restart the daemon\n";
 static LOST: AtomicBool = AtomicBool::new(false);
 static EXIT_CODE: AtomicI32 = AtomicI32::new(0);
 
-/// From now on a thread that reads a mapped file which can't be read is halted, the matter is told
-/// on standard error, and the process ends with `exit_code` a little later. [`is_file_lost`] tells
+/// From now on, a thread that reads a page of a mapped file which is gone is halted, a line is written to
+/// standard error, and the process ends with `exit_code` a little later. [`is_file_lost`] reports
 /// the other threads meanwhile.
 ///
 /// # Errors
@@ -54,7 +54,7 @@ extern "C" fn on_bus_error(signal: c_int, info: *mut libc::siginfo_t, _: *mut c_
         return;
     }
     if !LOST.swap(true, Ordering::AcqRel) {
-        // SAFETY: the bytes live for ever. There is nowhere left to tell a failure.
+        // SAFETY: the bytes live for ever. A failure could be reported nowhere.
         let _ = unsafe { libc::write(libc::STDERR_FILENO, MESSAGE.as_ptr().cast(), MESSAGE.len()) };
     }
     // Going back would read the same page again.

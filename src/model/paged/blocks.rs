@@ -1,9 +1,9 @@
 //! Which blocks of the cache hold which positions of a slot: pure book-keeping over a [`Memory`].
 //!
-//! Slots may share blocks: what one copies from another is the other's blocks, till one of them
-//! writes into a shared one, which then becomes its own.
+//! Slots share blocks: copying a prefix only adds a holder to its blocks. A slot that writes into a
+//! shared block gets a copy of its own first (copy on write).
 
-/// Has the blocks and does with them what the book-keeping says.
+/// The memory of the blocks.
 pub(super) trait Memory {
     /// Why something could not be done.
     type Error: From<Full>;
@@ -19,7 +19,7 @@ pub(super) trait Memory {
     fn release(&mut self, block: usize);
 }
 
-/// No block was left.
+/// All blocks are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the cache's {blocks} blocks of {tokens} tokens are all taken")]
 pub(super) struct Full {
@@ -64,7 +64,7 @@ impl Blocks {
         self.free.len()
     }
 
-    /// Makes positions `past..end` of `slot` its own to write.
+    /// Gives `slot` blocks of its own for positions `past..end`, which the next step writes.
     ///
     /// # Errors
     /// If no block is left and there is no memory for more, or a shared block can't be copied. What
@@ -77,6 +77,7 @@ impl Blocks {
         end: usize,
     ) -> Result<(), M::Error> {
         let (first, count) = (past / self.tokens, end.div_ceil(self.tokens));
+        // All memory is asked for first: if it is missing, no block has changed hands.
         self.provide(memory, self.wanted(slot, first, count))?;
         for index in first..count.min(self.slots[slot].len()) {
             let shared = self.slots[slot][index];
@@ -84,7 +85,7 @@ impl Blocks {
                 continue;
             }
             let own = self.take()?;
-            // Of later blocks all is written anew.
+            // The step overwrites later blocks whole, so only the first has contents to keep.
             if index == first && !past.is_multiple_of(self.tokens) {
                 memory.copy(shared, own).inspect_err(|_| self.give_back(own))?;
             }
@@ -113,6 +114,8 @@ impl Blocks {
     ) {
         self.release(memory, to, 0);
         let count = tokens.div_ceil(self.tokens).min(self.slots[from].len());
+        // The last block may hold tokens past `tokens`; they are copied or overwritten on the first
+        // write, and no step reads past its own length.
         let shared = self.slots[from][..count].to_vec();
         for &block in &shared {
             self.holders[block] += 1;
@@ -140,12 +143,13 @@ impl Blocks {
         shared + count.saturating_sub(held.len())
     }
 
-    /// Sees to it that so many blocks are free.
+    /// Makes sure that `wanted` blocks are free.
     fn provide<M: Memory>(&mut self, memory: &mut M, wanted: usize) -> Result<(), M::Error> {
         let there = self.holders.len();
         if let Some(missing @ 1..) = wanted.checked_sub(self.free.len()) {
             let blocks = memory.grow(there + missing)?;
             self.holders.resize(blocks, 0);
+            // New blocks are used last: those that were held before have memory already.
             self.free.splice(0..0, (there..blocks).rev());
         }
         Ok(())

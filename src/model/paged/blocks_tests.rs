@@ -7,8 +7,8 @@ use super::*;
 const TOKENS: usize = 4;
 const SLOTS: usize = 5;
 
-/// Memory as a device has it: it grows by being laid out anew, up to `most` blocks, and growth and
-/// copies fail where it is told so.
+/// Memory as a device has it: it grows by a new allocation, up to `most` blocks, and growth and
+/// copies fail on request.
 struct Fake {
     blocks: Vec<[u32; TOKENS]>,
     most: usize,

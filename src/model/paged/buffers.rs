@@ -102,6 +102,7 @@ impl Buffers {
         let (int, narrow) = (TensorElementType::Int64, TensorElementType::Int32);
         let input = |name: Option<&str>, element, count| Input::new(session, name, element, count);
         let tokens = limits.max_prefill_tokens.max(limits.slots);
+        // The widest table a step binds, which is a power of two as well.
         let width = limits.context_tokens.div_ceil(limits.kv_block_tokens).next_power_of_two();
         let bytes = tokens * limits.vocab_size * kv_format::bytes(contract.logits);
         let logits =
@@ -137,12 +138,14 @@ impl Buffers {
         let block = |place: usize| {
             blocks(place / width).get(place % width).map_or(-1, |&block| narrow(block))
         };
-        // What the lengths are at most in a step of these sizes; of the shortest nothing is said.
+        // Upper bounds of new tokens and of lengths in a step of these sizes, and 0 for the shortest: a
+        // bound that is too wide is allowed, and one that stays the same needs no new binding.
         let bounds = [narrow(each), narrow(most), 0];
         // SAFETY: no reference into the buffers outlives a call, and nothing runs.
         unsafe { self.ids.memory.write(tokens.iter().map(|&token| i64::from(token))) };
         // SAFETY: as above.
         unsafe { self.table.memory.write((0..sequences * width).map(block)) };
+        // Cumulative: sequence i has the tokens from its start to that of i + 1.
         let starts = (0..sequences + 1).map(|index| narrow(index * each));
         // SAFETY: as above.
         unsafe { self.starts.memory.write(starts) };
@@ -150,6 +153,7 @@ impl Buffers {
         unsafe { self.past.memory.write(past.iter().map(|&past| narrow(past))) };
         // SAFETY: as above.
         unsafe { self.bounds.memory.write(bounds.into_iter()) };
+        // The wanted tokens are the last of all, since a prefill step has one sequence.
         let wanted = tokens.len() - rows;
         // SAFETY: as above.
         unsafe { self.rows.memory.write((0..rows).map(|row| (wanted + row) as i64)) };
@@ -196,7 +200,7 @@ impl Buffers {
             if let Some(name) = &names.rows {
                 self.rows.bind(binding, info, name, &[step.rows])?;
             }
-            // In host memory: ONNX Runtime brings them there from a device.
+            // In host memory: ONNX Runtime copies them there from a device.
             let shape = [step.rows, self.vocab];
             let logits = Tensor::new(info, &self.logits, 0, &shape, self.element)?;
             binding.output(&names.logits, logits)?;

@@ -1,7 +1,7 @@
 //! What an export with a paged cache must be like: the model builder's `use_paged_attention`.
 //!
-//! Sequences are packed: the tokens of all stand one after another, and tables tell where each
-//! begins and which blocks of the cache it has.
+//! Sequences are packed: their tokens stand one after another, and tables say where each sequence begins
+//! and which blocks of the cache it has.
 
 use std::path::Path;
 
@@ -66,12 +66,14 @@ fn all(check: &mut Check, session: &Session, config: &GenaiConfig) -> Option<Con
         [&names.block_table, &names.cumulative_sequence_lengths, &names.past_sequence_lengths]
             .map(String::clone),
     );
+    // Builders of different versions write two or three bounds, or none.
     let bounds = ins.has(&names.attention_metadata).then(|| {
         let declared = ins.shape(&names.attention_metadata);
         let count = if declared == Some(&[2]) { 2 } else { 3 };
         check.tensor(ins, &names.attention_metadata, &NARROW, &[Fixed("bounds", count)]);
         (names.attention_metadata.clone(), count)
     });
+    // Some exports take the wanted tokens themselves; the others got our input by the graph edit.
     let rows = [names.logits_indices.as_str(), ROWS_INPUT].into_iter().find(|name| ins.has(name));
     if let Some(name) = rows {
         check.tensor(ins, name, &INTS, &[Open("rows")]);

@@ -6,9 +6,9 @@
 use std::path::Path;
 
 use super::PagedRunner;
-use crate::cancel::LoadCancel;
 use crate::load::{opened, paged_runner};
 use crate::source::Source;
+use crate::stop::LoadCancel;
 use crate::tests::{folder_of, options as cpu_options, prompt};
 use crate::{KvGrowth, LoadOptions, Provider, ProviderSettings, RunError, Runner, load};
 
@@ -95,7 +95,7 @@ fn logits_are_those_of_the_plain_export_on_the_cpu_in_chunks_and_in_batches_of_a
             assert_within(SAME, together.row(row), &alone[first + row]);
         }
     }
-    // The last tokens of a chunk, as guesses want them.
+    // The last tokens of a chunk, as draft tokens need them.
     let tokens = prompt(4, 14);
     let expected = cpu.prefill(0, 0, &tokens, 4).unwrap();
     let given = device.prefill(0, 0, &tokens, 4).unwrap();
@@ -159,7 +159,7 @@ fn slots_are_exchanged_cut_written_out_and_read_back() {
     device.export(2, 140, &mut again).unwrap();
     assert!(again == written, "what was read back is written out as it was");
     assert!(device.import(0, 291, &mut written.as_slice()).is_err());
-    // What is cut off is read anew as it was.
+    // What is cut off is read again as it was.
     device.release(2, 100);
     for (index, part) in long[100..].chunks(BLOCK).enumerate() {
         device.prefill(2, 100 + index * BLOCK, part, 1).unwrap();

@@ -16,7 +16,7 @@ mod tests;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
-use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
+use ort::memory::MemoryInfo;
 use ort::session::Session;
 use ort::value::TensorElementType;
 
@@ -28,19 +28,19 @@ use self::contract::Contract;
 use self::pool::{DevicePool, HostPool, Pool, Sizes};
 use super::binding::Binding;
 use super::cache::NewSession;
-use super::device::DeviceAllocator;
+use super::device::{DeviceAllocator, host_memory};
 use super::error::{LoadError, RunError};
 use super::genai_config::{DecoderSection, layer_name};
-use super::load::LoadOptions;
+use super::load_options::LoadOptions;
 use super::runner::{Interrupt, KvGrowth, Logits, ModelLimits, Rotary, Runner};
 use super::source::Source;
-use super::terminator::Terminator;
+use super::stop::Terminator;
 use super::{kv_format, logits};
 
 /// A runner over an export with a paged cache.
 #[derive(Debug)]
 pub(super) struct PagedRunner {
-    // Before the session that it belongs to.
+    // Dropped first: a binding must be released before the session that it belongs to.
     bound: Option<Bound>,
     session: Arc<Session>,
     info: MemoryInfo<'static>,
@@ -77,14 +77,14 @@ impl PagedRunner {
         options: &LoadOptions,
         new_session: NewSession<'_>,
     ) -> Result<Self, LoadError> {
-        let ort = |error: ort::Error| LoadError::Session(error.to_string());
         let decoder = &source.config.model.decoder;
         let contract = contract::check(&session, &source.config, &source.path)?;
         let session = Arc::new(session);
         let (mut limits, mut sizes) = plan(source, contract.kv, options);
-        // Where the session wants its keys and values is where they are kept.
+        // Keys and values are kept where the session wants them: a copy of a long cache for each step
+        // would take longer than the step.
         let past = layer_name(&decoder.inputs.past_key_names, 0);
-        let pool = match DeviceAllocator::for_input(&session, &past).map_err(ort)? {
+        let pool = match DeviceAllocator::for_input(&session, &past)? {
             None => Pool::Host(HostPool::reserve(sizes)?),
             Some(allocator) => {
                 let budget = limits.in_device_blocks(options.kv_cache_bytes);
@@ -98,12 +98,9 @@ impl PagedRunner {
                 Pool::Device(Box::new(pool))
             }
         };
-        let info =
-            MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default)
-                .map_err(ort)?;
         Ok(Self {
             bound: None,
-            info,
+            info: host_memory()?,
             decoder: decoder.clone(),
             buffers: Buffers::reserve(&session, &limits, &contract, decoder)?,
             session,
@@ -111,7 +108,7 @@ impl PagedRunner {
             blocks: Blocks::new(limits.slots, pool.blocks(), sizes.tokens),
             limits,
             pool,
-            terminator: Arc::new(Terminator::new().map_err(ort)?),
+            terminator: Arc::new(Terminator::new()?),
             rotary: Rotary::Short,
             converted: Vec::new(),
             binds: 0,
@@ -135,7 +132,7 @@ impl PagedRunner {
         [self.pool.blocks(), self.blocks.free()]
     }
 
-    /// Makes positions `past..end` of `slot` its own to write.
+    /// As [`Blocks::reach`].
     fn reach(&mut self, slot: usize, past: usize, end: usize) -> Result<(), RunError> {
         let mut memory = Unbinding { pool: &mut self.pool, bound: &mut self.bound };
         self.blocks.reach(&mut memory, slot, past, end)
@@ -152,14 +149,15 @@ impl PagedRunner {
     ) -> Result<Logits<'_>, RunError> {
         let terminator = Arc::clone(&self.terminator);
         let options = terminator.options()?;
+        // A prefill reads many tokens of one sequence, a decode step one token of each.
         let each = tokens.len() / past.len().max(1);
         for (slot, &past) in (first..).zip(past) {
             self.reach(slot, past, past + each)?;
         }
         let most = (first..first + past.len()).map(|slot| self.blocks.of(slot).len()).max();
-        // Widths change seldom, so that the table is bound anew seldom.
+        // Powers of two, so that the table's width, and with it the binding, changes seldom.
         let width = most.unwrap_or(1).next_power_of_two();
-        // Where all tokens have logits, those that are wanted are the last.
+        // Graphs without the input for it give logits of all tokens; the wanted ones are the last.
         let given = if self.contract.rows.is_some() { rows } else { tokens.len() };
         let step = Step { sequences: past.len(), tokens: tokens.len(), rows: given, width };
         let long = self.rotary == Rotary::Long;
@@ -176,8 +174,8 @@ impl PagedRunner {
         unsafe { logits::rows(memory, element, place, &mut self.converted) }
     }
 
-    /// Positions that a sequence with so many blocks has at most. The rotary table has no more rows
-    /// than that.
+    /// Positions that a sequence with `blocks` blocks has at most, by its blocks, the context and the
+    /// rows of the rotary table.
     fn most_positions(&self, blocks: usize) -> usize {
         let short = self.limits.rotary_switch.filter(|_| self.rotary == Rotary::Short);
         let table = short.unwrap_or(usize::MAX).min(self.limits.context_tokens);
@@ -186,6 +184,7 @@ impl PagedRunner {
 
     /// Binds the cache if it is not, and what has another size than in the step before.
     fn bind(&mut self, step: Step) -> ort::Result<&mut Binding> {
+        // Taken out first: if binding fails half-way, the next step starts with a fresh binding.
         let mut bound = match self.bound.take() {
             Some(bound) => bound,
             None => Bound { binding: self.bind_cache()?, step: None },
@@ -219,8 +218,8 @@ impl PagedRunner {
     }
 }
 
-/// The pool, and the binding that holds shares of its memory, which goes before that is laid out
-/// anew.
+/// The pool, and the binding that holds shares of its memory. Growing drops the binding first, or the
+/// old and the new pool would be in memory together.
 struct Unbinding<'a> {
     pool: &'a mut Pool,
     bound: &'a mut Option<Bound>,
@@ -247,10 +246,7 @@ impl blocks::Memory for Unbinding<'_> {
 fn plan(source: &Source, kv: TensorElementType, options: &LoadOptions) -> (ModelLimits, Sizes) {
     let config = &source.config;
     let (model, decoder) = (&config.model, &config.model.decoder);
-    let context = match options.context_tokens {
-        0 => model.context_length,
-        tokens => tokens.min(model.context_length),
-    };
+    let context = options.context(model.context_length);
     let (slots, tokens) = (options.slots.max(1), config.engine.dynamic_batching.block_tokens());
     let sizes = Sizes {
         tensors: 2 * decoder.num_hidden_layers,
@@ -281,7 +277,7 @@ impl Runner for PagedRunner {
         &self.limits
     }
 
-    fn turn_by(&mut self, rotary: Rotary) {
+    fn set_rotary(&mut self, rotary: Rotary) {
         self.rotary = rotary;
     }
 
@@ -317,6 +313,7 @@ impl Runner for PagedRunner {
     }
 
     fn import(&mut self, slot: usize, tokens: usize, source: &mut dyn Read) -> io::Result<()> {
+        // Whatever the slot held is overwritten, and its blocks may be shared.
         self.blocks.release(&mut self.pool, slot, 0);
         self.reach(slot, 0, tokens).map_err(io::Error::other)?;
         self.pool.import(self.blocks.of(slot), tokens, source)

@@ -167,7 +167,7 @@ impl Kernel for Attention {
     }
 }
 
-/// Heads of `head` values, turned by a position's angles; values past the pairs stay.
+/// Heads of `head` values, rotated by a position's angles; values past the pairs stay.
 fn turned(values: &[f32], head: usize, cos: &[f32], sin: &[f32]) -> Vec<f32> {
     let mut turned = values.to_vec();
     let pairs = cos.len();

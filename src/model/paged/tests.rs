@@ -48,7 +48,7 @@ fn prompts_in_chunks_and_batches_of_all_lengths_give_what_the_plain_export_gives
     for (rotary, lengths) in [(Rotary::Short, [1, BLOCK, 17, 40]), (Rotary::Long, [100, 3, 64, 33])]
     {
         for runner in [&mut paged, &mut plain] {
-            runner.turn_by(rotary);
+            runner.set_rotary(rotary);
         }
         for ((slot, &length), seed) in lengths.iter().enumerate().zip(7..) {
             let tokens = prompt(seed, length);

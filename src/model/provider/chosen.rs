@@ -1,18 +1,15 @@
 //! The provider that is used, as sessions need it.
 
-use std::path::Path;
-
 use ort::device::Device;
 use ort::environment::Environment;
 use ort::ep::{ArbitrarilyConfigurableExecutionProvider as _, CUDA, DirectML};
 use ort::session::builder::SessionBuilder;
 
-use super::options::{self, Options};
-use super::{Provider, ProviderSettings, auto, cuda, directml, plugin};
+use super::{Provider, ProviderSettings, Way, cuda, directml, options, plugin};
 use crate::error::LoadError;
 use crate::runtime;
 
-/// What ONNX Runtime calls the CPU's.
+/// ONNX Runtime's name for the CPU's provider.
 pub(crate) const CPU_NAME: &str = "CPUExecutionProvider";
 
 /// A provider that can be used, by all that can be known before a session is made.
@@ -20,41 +17,9 @@ pub(crate) const CPU_NAME: &str = "CPUExecutionProvider";
 pub(crate) struct Chosen {
     /// Which; never [`Provider::Auto`].
     provider: Provider,
-    /// Why it was taken, where that was left open.
+    /// Why it was chosen.
     reason: String,
     way: Way,
-}
-
-/// How a session comes to the provider.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Way {
-    /// Every session has it.
-    Cpu,
-    /// ONNX Runtime was built with it.
-    BuiltInCuda(Options),
-    /// ONNX Runtime was built with it.
-    BuiltInDirectMl(Options),
-    /// Device `index` of those of the provider called `name`, which a library brought.
-    Plugin { name: String, index: usize, options: Vec<(String, String)> },
-}
-
-/// The provider to use for a model whose export names the providers in `made_for`.
-///
-/// Loads ONNX Runtime, and the provider's library where it is in one of its own.
-///
-/// # Errors
-/// If the one asked for can't be used: what is missing and what to do.
-pub(crate) fn choose(
-    settings: &ProviderSettings,
-    made_for: &[String],
-    runtime_library: Option<&Path>,
-) -> Result<Chosen, LoadError> {
-    let environment = runtime::load(runtime_library)?;
-    let chosen = match settings.provider {
-        Provider::Auto => auto::choose(settings, made_for, environment)?,
-        provider => Chosen::of(settings, provider, environment)?,
-    };
-    Ok(chosen)
 }
 
 impl Chosen {
@@ -150,7 +115,7 @@ impl Chosen {
         })
     }
 
-    /// Whether decode steps are to be recorded as CUDA graphs.
+    /// Whether decode steps are recorded as CUDA graphs.
     pub(crate) fn records_graphs(&self) -> bool {
         match &self.way {
             Way::BuiltInCuda(options) => options.graphs,
@@ -183,6 +148,7 @@ impl Chosen {
 
 #[cfg(test)]
 mod tests {
+    use super::options::Options;
     use super::*;
 
     #[test]

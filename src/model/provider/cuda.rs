@@ -7,9 +7,8 @@ use std::path::Path;
 use ort::environment::Environment;
 use ort::ep::{CUDA, ExecutionProvider as _};
 
-use super::chosen::Way;
 use super::options::Options;
-use super::{Provider, plugin, version};
+use super::{Provider, Way, plugin, version};
 use crate::error::LoadError;
 use crate::runtime;
 
@@ -26,7 +25,7 @@ const DRIVER: &str = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
 /// Device files of GPUs: of the driver, of Windows' subsystem for Linux, of Jetson boards.
 const NODES: [&str; 4] = ["/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg", "/dev/nvgpu"];
 
-/// The way to CUDA, after a look at all that it needs. As a plugin if that finds a device, since then
+/// The way to CUDA, after a check of all that it needs. As a plugin if that finds a device, since then
 /// tensors can be copied between the memories; else as a part of ONNX Runtime's build.
 pub(super) fn way(
     library: Option<&Path>,
@@ -42,7 +41,7 @@ pub(super) fn way(
     let fits = of_this_version(&library);
     fits.and_then(|()| driver()).map_err(|why| Provider::Cuda.refused(why))?;
     match plugin::open(Provider::Cuda, &library, &options, passed(&options), environment) {
-        // Devices are looked up on the bus, of which containers may not show all.
+        // Plugins find devices on the PCI bus, which containers may hide; the built-in one asks the driver.
         Err(error) if CUDA::is_available().unwrap_or(false) && !plugin::found_devices(&library) => {
             log::debug!("CUDA as a plugin: {error}");
             Ok(Way::BuiltInCuda(options))
@@ -100,7 +99,7 @@ fn driver() -> Result<(), String> {
     Ok(())
 }
 
-/// Says what ONNX Runtime's message means where it is one of libraries that are missing.
+/// Explains ONNX Runtime's message if it is about missing libraries.
 pub(super) fn explained(error: &str) -> String {
     let missing = ["libcudnn", "libcublas", "libcudart", "libcufft", "libcurand", "libnvrtc"];
     if missing.iter().any(|name| error.contains(name)) {

@@ -4,9 +4,8 @@ use std::path::Path;
 
 use ort::environment::Environment;
 
-use super::chosen::Way;
 use super::options::Options;
-use super::{Provider, plugin};
+use super::{Provider, Way, plugin};
 use crate::error::LoadError;
 
 /// The way to it: in the library that is named, else in ONNX Runtime itself.

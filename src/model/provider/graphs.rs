@@ -1,10 +1,10 @@
-//! CUDA graphs: a decode step is recorded when it first runs and then played again, which saves the
-//! launch of each of its kernels.
+//! CUDA graphs: a decode step is recorded when it first runs and then replayed, which saves the launch
+//! of each of its kernels.
 //!
-//! ONNX Runtime keeps one recording for each number that a run names. What is recorded holds the
-//! addresses and the sizes of its tensors, so each binding has a number of its own and takes a fresh
-//! one when anything else is bound. Playing leaves out what a run does beside its kernels, copies to
-//! and from the host among it: inputs and outputs have to be in the device's memory.
+//! ONNX Runtime keeps one recording for each number that a run names. A recording holds the addresses
+//! and sizes of its tensors, so each binding has a number of its own and takes a fresh one when
+//! anything else is bound. Replay runs kernels only and leaves out copies to and from the host, so
+//! inputs and outputs have to be in the device's memory.
 #![expect(
     unsafe_code,
     reason = "a run's entries are set by the C API while others may end the run"
@@ -15,7 +15,7 @@ use std::ffi::CString;
 use ort::AsPointer as _;
 use ort::session::{NoSelectedOutputs, RunOptions};
 
-use crate::binding::check;
+use crate::device::check;
 
 /// The run's entry (`kOrtRunOptionsConfigCudaGraphAnnotation`).
 const ENTRY: &str = "gpu_graph_id";
@@ -38,7 +38,7 @@ impl Graphs {
         Self { next: 1 }
     }
 
-    /// A number that no recording has; the one for "do not record" where there are as many as may be.
+    /// A number that no recording has, or [`UNRECORDED`] once there are as many as may be.
     pub(crate) fn fresh(&mut self) -> i32 {
         if self.next > MOST {
             return UNRECORDED;
@@ -51,7 +51,7 @@ impl Graphs {
 /// Makes the runs with `options` record, or play, the graph of this number.
 ///
 /// # Errors
-/// What ONNX Runtime says.
+/// ONNX Runtime's error.
 pub(crate) fn name(options: &RunOptions<NoSelectedOutputs>, number: i32) -> ort::Result<()> {
     let entry = |text: &str| CString::new(text).map_err(|error| ort::Error::new(error.to_string()));
     let (key, value) = (entry(ENTRY)?, entry(&number.to_string())?);

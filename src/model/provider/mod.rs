@@ -1,9 +1,8 @@
 //! Execution providers: where the model's operators run.
 //!
-//! [`choose`] finds out which one can be used and says why, or why not. There is no silent fall back
-//! to the CPU: a provider that was asked for is used, or it is an error.
+//! [`choose`] finds out which one can be used and says why, or why not. A provider that was asked for
+//! is used or is an error; there is no silent fallback to the CPU.
 
-mod auto;
 mod chosen;
 mod cuda;
 mod directml;
@@ -14,12 +13,16 @@ mod plugin;
 mod version;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::error::LoadError;
+use ort::environment::Environment;
+use ort::session::Session;
 
-pub(super) use chosen::{CPU_NAME, Chosen, choose};
+use super::error::LoadError;
+use super::runtime;
+
+pub(super) use chosen::{CPU_NAME, Chosen};
 pub(super) use graphs::{Graphs, UNRECORDED, name as name_graph};
 pub use options::OptionFault;
 pub use placement::Placement;
@@ -39,7 +42,7 @@ pub enum Provider {
     DirectMl,
     /// Any GPU with a Vulkan, Direct3D or Metal driver, by the WebGPU provider library.
     WebGpu,
-    /// Whatever the provider library that is named brings.
+    /// The provider of the library that the settings name.
     Plugin,
 }
 
@@ -94,7 +97,7 @@ pub struct ProviderSettings {
     /// The library that it is in, for those that come as a library of their own; `None` looks for
     /// it beside ONNX Runtime.
     pub library: Option<PathBuf>,
-    /// Options by their names; [`ProviderSettings::check`] tells which are known.
+    /// Options by their names; [`ProviderSettings::check`] lists unknown ones.
     pub options: Vec<(String, String)>,
 }
 
@@ -112,6 +115,75 @@ impl From<Provider> for ProviderSettings {
     fn from(provider: Provider) -> Self {
         Self { provider, ..Self::default() }
     }
+}
+
+/// How a session gets the provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Way {
+    /// Every session has it.
+    Cpu,
+    /// ONNX Runtime was built with it.
+    BuiltInCuda(options::Options),
+    /// ONNX Runtime was built with it.
+    BuiltInDirectMl(options::Options),
+    /// Device `index` of the provider `name`, which a library of its own brought.
+    Plugin { name: String, index: usize, options: Vec<(String, String)> },
+}
+
+/// The provider to use for a model whose export names the providers in `made_for`.
+///
+/// Loads ONNX Runtime, and the provider's library where it is in one of its own.
+///
+/// # Errors
+/// If the one asked for can't be used: what is missing and what to do.
+pub(super) fn choose(
+    settings: &ProviderSettings,
+    made_for: &[String],
+    runtime_library: Option<&Path>,
+) -> Result<Chosen, LoadError> {
+    let environment = runtime::load(runtime_library)?;
+    let chosen = match settings.provider {
+        Provider::Auto => choose_auto(settings, made_for, environment)?,
+        provider => Chosen::of(settings, provider, environment)?,
+    };
+    Ok(chosen)
+}
+
+/// Providers in the order in which they are tried, and what the model builder calls them. The CPU
+/// comes last and is not tried.
+const ORDER: [(Provider, &str); 3] =
+    [(Provider::Cuda, "cuda"), (Provider::DirectMl, "dml"), (Provider::WebGpu, "webgpu")];
+
+/// The first provider that starts. Exports for the CPU (which name no other provider) stay on it:
+/// their cache is twice as large as that of exports for devices.
+fn choose_auto(
+    settings: &ProviderSettings,
+    made_for: &[String],
+    environment: &'static Environment,
+) -> Result<Chosen, LoadError> {
+    if settings.library.is_some() {
+        // A library that is named is meant to be used.
+        let reason = "provider_library names a library";
+        return Ok(Chosen::of(settings, Provider::Plugin, environment)?.because(reason));
+    }
+    let for_devices = made_for.iter().any(|name| ORDER.iter().any(|(_, known)| known == name));
+    if !for_devices {
+        return Ok(Chosen::cpu("the model was exported for the CPU".into()));
+    }
+    let mut refusals = Vec::new();
+    for (provider, _) in ORDER {
+        let tried = Chosen::of(settings, provider, environment).and_then(|chosen| {
+            let builder = Session::builder(environment)?;
+            chosen.register(builder).map(|_| chosen)
+        });
+        match tried {
+            Ok(chosen) => return Ok(chosen.because("it is the first that can be used here")),
+            Err(error) => refusals.push(error.to_string()),
+        }
+    }
+    let reason = format!("no other can be used: {}", refusals.join("; "));
+    log::warn!("the model was exported for a GPU and runs on the CPU, as {reason}");
+    Ok(Chosen::cpu(reason))
 }
 
 #[cfg(test)]

@@ -20,11 +20,11 @@ pub(super) struct Options {
     /// The most device memory that the provider's arena takes, in bytes.
     pub(super) memory_limit: Option<u64>,
     pub(super) arena: Arena,
-    /// Products of single precision with fewer digits.
+    /// Matmuls of single precision with inputs rounded to TF32.
     pub(super) tf32: Option<bool>,
     /// Decode steps recorded once and played again.
     pub(super) graphs: bool,
-    /// Further ones, for the provider to understand.
+    /// Options without a type here, which the provider checks.
     pub(super) others: Vec<(String, String)>,
 }
 
@@ -59,6 +59,7 @@ fn typed(provider: Provider) -> &'static [&'static str] {
 fn passes_others_on(settings: &ProviderSettings) -> bool {
     match settings.provider {
         Provider::Cpu | Provider::DirectMl => false,
+        // A library that is named may know options that this program does not.
         Provider::Auto | Provider::Cuda => settings.library.is_some(),
         Provider::WebGpu | Provider::Plugin => true,
     }
@@ -98,7 +99,7 @@ pub(super) fn parse(settings: &ProviderSettings) -> Result<Options, Vec<OptionFa
 }
 
 impl Options {
-    /// Sets a typed option; what it takes where that is something else.
+    /// Sets a typed option. The error is what it accepts.
     fn set(&mut self, name: &str, value: &str) -> Result<(), &'static str> {
         match name {
             "device" => self.device = whole(value).ok_or("a device's number, from 0")?,
@@ -143,6 +144,7 @@ impl Options {
 
 /// A whole number without a sign.
 fn whole<T: std::str::FromStr>(text: &str) -> Option<T> {
+    // `parse` alone would take a leading plus.
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 

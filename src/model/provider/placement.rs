@@ -1,5 +1,5 @@
 //! Which provider each node of the graph runs on.
-#![expect(unsafe_code, reason = "asks by the C API, which the ort crate has no words for")]
+#![expect(unsafe_code, reason = "calls the C API for what the ort crate does not wrap")]
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char};
@@ -10,8 +10,9 @@ use ort::session::Session;
 
 use super::Chosen;
 use super::chosen::CPU_NAME;
+use crate::device::check;
 
-/// Session option that makes a session remember it (`kOrtSessionOptionsRecordEpGraphAssignmentInfo`).
+/// Session option that makes a session record it (`kOrtSessionOptionsRecordEpGraphAssignmentInfo`).
 pub(crate) const RECORD: &str = "session.record_ep_graph_assignment_info";
 
 /// Operators that nearly all of a step's time goes into.
@@ -34,38 +35,38 @@ pub struct Placement {
 }
 
 impl Placement {
-    /// What the session remembers; empty where ONNX Runtime does not tell.
+    /// What the session recorded; empty if ONNX Runtime does not expose it.
     pub(crate) fn of(session: &Session) -> Self {
         let mut placement = Self::default();
         if let Err(error) = placement.read(session) {
-            log::debug!("ONNX Runtime does not tell where nodes run: {error}");
+            log::debug!("ONNX Runtime does not expose where nodes run: {error}");
         }
         placement
     }
 
-    fn read(&mut self, session: &Session) -> Result<(), String> {
+    fn read(&mut self, session: &Session) -> ort::Result<()> {
         let api = ort::api();
         let (mut parts, mut count) = (null(), 0);
         // SAFETY: the session lives; what it gives is its own and lives as long.
         let status = unsafe {
             (api.Session_GetEpGraphAssignmentInfo)(session.ptr(), &raw mut parts, &raw mut count)
         };
-        checked(status)?;
+        check(status)?;
         for part in listed(parts, count) {
             let (mut name, mut nodes, mut count) = (null(), null(), 0);
             // SAFETY: the part is one that the session gave.
-            checked(unsafe { (api.EpAssignedSubgraph_GetEpName)(part, &raw mut name) })?;
+            check(unsafe { (api.EpAssignedSubgraph_GetEpName)(part, &raw mut name) })?;
             let provider = self.nodes.entry(text(name)).or_default();
             // SAFETY: as above.
             let status =
                 unsafe { (api.EpAssignedSubgraph_GetNodes)(part, &raw mut nodes, &raw mut count) };
-            checked(status)?;
+            check(status)?;
             for node in listed(nodes, count) {
                 let mut operator = null();
                 // SAFETY: the node is one of the part's.
                 let status =
                     unsafe { (api.EpAssignedNode_GetOperatorType)(node, &raw mut operator) };
-                checked(status)?;
+                check(status)?;
                 *provider.entry(text(operator)).or_default() += 1;
             }
         }
@@ -108,11 +109,6 @@ impl Placement {
             );
         }
     }
-}
-
-fn checked(status: ort::sys::OrtStatusPtr) -> Result<(), String> {
-    // SAFETY: the status is one that ONNX Runtime just gave, and is given up here.
-    unsafe { ort::Error::result_from_status(status) }.map_err(|error| error.to_string())
 }
 
 /// The pointers of a list that ONNX Runtime gave.

@@ -7,9 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use ort::device::Device;
 use ort::environment::Environment;
 
-use super::Provider;
-use super::chosen::Way;
 use super::options::Options;
+use super::{Provider, Way};
 use crate::error::LoadError;
 use crate::runtime;
 
@@ -73,7 +72,7 @@ pub(super) fn open(
     Ok(Way::Plugin { name: name.clone(), index, options: passed })
 }
 
-/// Whether the library is loaded and found devices, or could not be loaded at all.
+/// Whether the library found devices, or could not be loaded at all.
 pub(super) fn found_devices(library: &Path) -> bool {
     let registered = REGISTERED.lock().unwrap_or_else(PoisonError::into_inner);
     let path = std::path::absolute(library).unwrap_or_else(|_| library.to_path_buf());
@@ -90,8 +89,7 @@ fn no_device_hint(provider: Provider) -> &'static str {
     }
 }
 
-/// Lets ONNX Runtime load the library, and tells the names of the providers with devices that it
-/// brought.
+/// Lets ONNX Runtime load the library, and returns the names of its providers that have devices.
 fn register(
     provider: Provider,
     library: &Path,
@@ -100,7 +98,7 @@ fn register(
     let refused = |what: &dyn std::fmt::Display| {
         provider.refused(format!("provider library {}: {what}", library.display()))
     };
-    // A relative path is the system loader's to look up, in places that are not meant.
+    // The system's loader would search a relative path in folders that are not meant.
     let path = std::path::absolute(library).map_err(|error| refused(&error))?;
     std::fs::File::open(&path).map_err(|error| refused(&error))?;
     let mut registered = REGISTERED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -124,7 +122,7 @@ fn register(
     Ok(names)
 }
 
-/// Says what ONNX Runtime's message means where it is one of versions.
+/// Explains ONNX Runtime's message if it is about versions.
 fn explained(error: &str) -> String {
     if error.contains("API version") || error.contains("api version") {
         return format!(

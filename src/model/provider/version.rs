@@ -26,7 +26,7 @@ fn find(mut data: impl Read) -> io::Result<Option<String>> {
         if let Some(version) = first_in(&buffer[..end]) {
             return Ok(Some(version));
         }
-        // What may begin here and end in the next part.
+        // A version may begin at the end of this part and end in the next.
         let keep = end.min(LONGEST);
         buffer.copy_within(end - keep..end, 0);
         held = keep;

@@ -83,7 +83,8 @@ impl DevicePool {
         }
         let least = LEAST.div_ceil(self.sizes.tokens);
         let blocks = wanted.next_power_of_two().max(least).min(self.sizes.most);
-        // If one fails, those before it are larger than need be, and hold the same.
+        // If one allocation fails, the tensors before it are larger than needed and hold the same, so
+        // the pool works on with its old number of blocks.
         for index in 0..self.sizes.tensors {
             let larger = self.laid_out(index, blocks).map_err(|error| failed(&error))?;
             match self.tensors.get_mut(index) {
@@ -111,6 +112,7 @@ impl DevicePool {
             return Ok(Arc::clone(tensor));
         }
         let tensor = self.allocator.allocate(blocks * bytes)?;
+        // New blocks get a copy of block 0: uninitialised memory may hold NaN, which attention spreads.
         let origins: Vec<usize> =
             (0..blocks).map(|block| if block < self.blocks { block } else { 0 }).collect();
         let to = self.whole(Place::Device(&tensor), blocks);
@@ -131,6 +133,7 @@ impl DevicePool {
     }
 
     fn pass(&mut self, from: usize, to: usize) -> ort::Result<()> {
+        // A copying graph must not read the tensor that it writes in place: a block goes by a spare.
         let spare = match self.spare.take() {
             Some(spare) => spare,
             None => self.allocator.allocate(self.sizes.block_bytes())?,

@@ -120,7 +120,7 @@ impl Memory for Pool {
 
     fn grow(&mut self, blocks: usize) -> Result<usize, RunError> {
         match self {
-            // All of it is there from the start, as far as anybody can tell.
+            // All blocks have address space from the start, and pages come when they are written.
             Self::Host(pool) => Err(pool.full().into()),
             Self::Device(pool) => pool.grow(blocks),
         }
@@ -139,7 +139,7 @@ impl Memory for Pool {
     fn release(&mut self, block: usize) {
         match self {
             Self::Host(pool) => pool.release(block),
-            // It stays the pool's.
+            // A device frees no part of an allocation; the block is the next sequence's.
             Self::Device(_) => {}
         }
     }

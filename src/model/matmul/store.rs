@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::memory::FileMapping;
+use crate::memory::FileMapping;
 use phi4d_int4::{self as int4, Packed, Rounded, Unit};
 
 /// Alignment of the weights in the file.
@@ -16,18 +16,18 @@ const ALIGNMENT: usize = 4096;
 
 /// The laid-out weights of a session, by the names of the model's tensors.
 #[derive(Debug, Default)]
-pub(super) struct Store {
+pub(crate) struct Store {
     /// Laid out ahead, in a file.
     file: Option<Laid>,
     /// Laid out by this process.
     made: Mutex<HashMap<String, Arc<Packed>>>,
-    /// Rounded activations of the product that runs: products run one after another.
-    pub(super) rounded: Mutex<Vec<Rounded>>,
+    /// Rounded activations of the matmul that runs: matmuls run one after another.
+    pub(crate) rounded: Mutex<Vec<Rounded>>,
 }
 
-/// Weights of one product.
+/// Weights of one matmul.
 #[derive(Debug, Clone)]
-pub(super) enum Weights {
+pub(crate) enum Weights {
     Made(Arc<Packed>),
     Laid { file: Arc<FileMapping>, entry: Entry },
 }
@@ -39,28 +39,28 @@ struct Laid {
     entries: HashMap<String, Entry>,
 }
 
-/// Where a product's weights are in the file.
+/// Where a matmul's weights are in the file.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     offset: usize,
     units: usize,
     factor: f32,
 }
 
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What is in them is whole after a panic as well.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Each change is one insertion, so a panic leaves nothing half done.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Weights {
-    pub(super) fn units(&self) -> &[Unit] {
+    pub(crate) fn units(&self) -> &[Unit] {
         match self {
             Self::Made(packed) => &packed.units,
             Self::Laid { file, entry } => file.slice(entry.offset, entry.units),
         }
     }
 
-    pub(super) fn factor(&self) -> f32 {
+    pub(crate) fn factor(&self) -> f32 {
         match self {
             Self::Made(packed) => packed.factor,
             Self::Laid { entry, .. } => entry.factor,
@@ -73,7 +73,7 @@ impl Store {
     ///
     /// # Errors
     /// If the file can't be read, or is not one of these.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the index is damaged");
         let mapping = FileMapping::new(&File::open(path)?)?;
         let length: [u8; 8] = mapping.bytes().first_chunk().copied().ok_or_else(damaged)?;
@@ -92,7 +92,8 @@ impl Store {
     }
 
     /// Writes what this process has laid out.
-    pub(super) fn write(&self, path: &Path) -> io::Result<()> {
+    pub(crate) fn write(&self, path: &Path) -> io::Result<()> {
+        // Sorted, so that the same model gives the same file.
         let made = lock(&self.made);
         let mut names: Vec<&String> = made.keys().collect();
         names.sort();
@@ -107,7 +108,8 @@ impl Store {
             };
             names.iter().map(entry).collect::<HashMap<_, _>>()
         };
-        // The index is as long as its numbers; room for longer ones moves nothing.
+        // Offsets depend on the index's length, and that on the digits of the offsets. So the room is
+        // taken for the longest offsets there can be.
         let room = serde_json::to_vec(&entries(usize::MAX / 2))?.len() + 8;
         let first = (room + names.len() * 20).next_multiple_of(ALIGNMENT);
         let entries = entries(first);
@@ -126,7 +128,7 @@ impl Store {
     }
 
     /// The weights of the tensor `name`: laid out ahead or before, or made by `make` now.
-    pub(super) fn weights(
+    pub(crate) fn weights(
         &self,
         name: &str,
         units: usize,
@@ -138,6 +140,7 @@ impl Store {
         {
             return Ok(Weights::Laid { file: Arc::clone(&laid.file), entry });
         }
+        // Nodes that share a weight tensor share its packed copy.
         if let Some(made) = lock(&self.made).get(name) {
             return Ok(Weights::Made(Arc::clone(made)));
         }

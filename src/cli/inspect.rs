@@ -1,16 +1,36 @@
-//! What was found, for people and for programs.
-
-use std::fmt::Write as _;
+//! `phi4d inspect`: what the export in a folder is, and what would run it, for people and for
+//! programs.
 
 use serde_json::{Value, json};
 
-use super::Findings;
-use crate::plan::bytes;
+use super::args::InspectArgs;
+use super::exit::Fatal;
+use super::output::print;
+use super::report::{ModelReport, bytes, memory_lines};
+use super::start;
 use phi4d_generate::TextFacts;
-use phi4d_model::{Export, Placement, RotaryChoice, TensorInfo};
+use phi4d_model::{self as model, Export, Placement, Provider, RotaryChoice, TensorInfo};
 
-/// Lines of a name and what is told of it.
-pub(super) fn text(found: &Findings) -> String {
+pub(super) fn run(arguments: &InspectArgs) -> Result<(), Fatal> {
+    let required: &[_] = if arguments.folder.is_some() { &[] } else { &["model"] };
+    let mut settings = arguments.settings.resolve(required)?.settings;
+    if let Some(folder) = &arguments.folder {
+        settings.model = Some(folder.clone());
+    }
+    let folder = start::model_folder(&settings)?;
+    let found = ModelReport::gather(&settings, folder)?;
+    let placement = if arguments.nodes {
+        let options = model::LoadOptions { slots: 1, ..start::load_options(&settings, folder) };
+        Some(model::load(&options)?.placement)
+    } else {
+        None
+    };
+    let placement = placement.as_ref();
+    print(&if arguments.json { json(&found, placement) } else { text(&found, placement) })
+}
+
+/// The report as lines of a name and its value.
+fn text(found: &ModelReport, placement: Option<&Placement>) -> String {
     let export = &found.export;
     let mut lines = vec![("folder", found.folder.display().to_string())];
     lines.extend(model_lines(export));
@@ -23,17 +43,15 @@ pub(super) fn text(found: &Findings) -> String {
         Err(error) => lines.push(("runs on", format!("nothing here: {error}"))),
     }
     lines.push(("kernels", found.runs.kernels.clone()));
-    lines.extend(found.plan.lines().into_iter().filter(|(name, _)| *name != "weights"));
-    if let Some(placement) = &found.placement {
-        lines.extend(nodes(placement).into_iter().map(|line| ("nodes", line)));
+    // The files of the weights are listed above.
+    lines.extend(memory_lines(&found.plan).into_iter().filter(|(name, _)| *name != "weights"));
+    for (provider, nodes) in placement.iter().flat_map(|placement| &placement.nodes) {
+        let nodes = nodes.iter().map(|(operator, count)| (operator.as_str(), *count));
+        lines.push(("nodes", format!("{provider}: {}", counted(nodes))));
     }
-    let mut text = String::new();
-    let warnings = warnings(found).into_iter().map(|warning| ("warning", warning));
-    for (name, value) in lines.into_iter().chain(warnings) {
-        // Writing to a String can't fail.
-        let _ = writeln!(text, "{name:<11}{value}");
-    }
-    text
+    let warnings = warnings(found, placement).into_iter().map(|warning| ("warning", warning));
+    lines.extend(warnings);
+    lines.iter().map(|(name, value)| format!("{name:<11}{value}\n")).collect()
 }
 
 fn model_lines(export: &Export) -> Vec<(&'static str, String)> {
@@ -82,7 +100,7 @@ fn model_lines(export: &Export) -> Vec<(&'static str, String)> {
     for kind in &export.quantised {
         let zero_points = if kind.zero_points { "with" } else { "without" };
         lines.push((
-            "products",
+            "matmuls",
             format!(
                 "{} of {} bits in blocks of {}, {zero_points} zero points, accuracy \
                  level {}",
@@ -151,42 +169,27 @@ fn shown(names: &[String]) -> String {
     if names.len() > FEW { format!("{text} …") } else { text }
 }
 
-/// Lines of a provider and its nodes.
-fn nodes(placement: &Placement) -> Vec<String> {
-    let line = |(provider, nodes): (&String, &std::collections::BTreeMap<String, usize>)| {
-        let nodes: Vec<String> =
-            nodes.iter().map(|(operator, count)| format!("{count} {operator}")).collect();
-        format!("{provider}: {}", nodes.join(", "))
-    };
-    placement.nodes.iter().map(line).collect()
+/// Operators with how many there are of each.
+fn counted<'a>(nodes: impl IntoIterator<Item = (&'a str, usize)>) -> String {
+    let nodes = nodes.into_iter().map(|(operator, count)| format!("{count} {operator}"));
+    nodes.collect::<Vec<_>>().join(", ")
 }
 
 /// Everything that speaks against the folder.
-fn warnings(found: &Findings) -> Vec<String> {
+fn warnings(found: &ModelReport, placement: Option<&Placement>) -> Vec<String> {
     let mut warnings = found.export.damage();
     warnings.extend(found.runs.warnings.iter().cloned());
-    let on_device =
-        matches!(found.runs.provider, Ok((provider, _)) if provider != phi4d_model::Provider::Cpu);
-    if let (Some(placement), true) = (&found.placement, on_device) {
-        let heavy = placement.heavy_on_cpu();
-        let heavy: Vec<String> =
-            heavy.iter().map(|(operator, count)| format!("{count} {operator}")).collect();
-        if !heavy.is_empty() {
-            warnings.push(format!("heavy nodes run on the CPU: {}", heavy.join(", ")));
-        }
+    let on_device = matches!(found.runs.provider, Ok((provider, _)) if provider != Provider::Cpu);
+    let heavy = placement.filter(|_| on_device).map(Placement::heavy_on_cpu).unwrap_or_default();
+    if !heavy.is_empty() {
+        warnings.push(format!("heavy nodes run on the CPU: {}", counted(heavy)));
     }
-    if let Ok(facts) = &found.text
-        && facts.tokens > found.export.model.vocabulary
-    {
-        warnings.push(format!(
-            "the tokenizer knows {} tokens and the model {}: it is another model's",
-            facts.tokens, found.export.model.vocabulary
-        ));
-    }
+    let foreign = found.foreign_tokenizer();
+    warnings.extend(foreign.map(|fault| format!("{fault}: it is another model's")));
     warnings
 }
 
-pub(super) fn json(found: &Findings) -> String {
+fn json(found: &ModelReport, placement: Option<&Placement>) -> String {
     let text = match &found.text {
         Ok(facts) => json!({
             "tokens": facts.tokens,
@@ -204,8 +207,7 @@ pub(super) fn json(found: &Findings) -> String {
         Ok((provider, reason)) => json!({ "provider": provider.as_str(), "reason": reason }),
         Err(fault) => json!({ "fault": fault }),
     };
-    let placement =
-        found.placement.as_ref().map_or(Value::Null, |placement| json!(placement.nodes));
+    let nodes = placement.map_or(Value::Null, |placement| json!(placement.nodes));
     let value = json!({
         "folder": found.folder,
         "export": found.export,
@@ -214,8 +216,8 @@ pub(super) fn json(found: &Findings) -> String {
         "runs": provider,
         "kernels": found.runs.kernels,
         "memory": found.plan,
-        "nodes": placement,
-        "warnings": warnings(found),
+        "nodes": nodes,
+        "warnings": warnings(found, placement),
     });
     format!("{value:#}\n")
 }

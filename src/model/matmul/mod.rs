@@ -1,4 +1,10 @@
-//! phi4d's own operator for products with int4 weights, and where the laid-out weights are.
+//! phi4d's own operator for matmuls with int4 weights.
+//!
+//! [`edit`] puts it in the place of ONNX Runtime's nodes, and [`store`] keeps the weights as its
+//! kernel wants them.
+
+pub(super) mod edit;
+pub(super) mod store;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -10,49 +16,47 @@ use ort::session::Session;
 use ort::session::builder::SessionBuilder;
 use ort::value::{DynTensorValueType, TensorElementType};
 
-use super::cancel::LoadCancel;
+use self::edit::{DOMAIN, OPERATOR};
+use self::store::{Store, Weights, lock};
 use super::error::LoadError;
-use super::load::LoadOptions;
+use super::load_options::LoadOptions;
 use super::memory::forget_file_pages;
-use super::prepare;
-use super::products_edit::{self, DOMAIN, OPERATOR};
-use super::products_store::{Store, Weights, lock};
 use super::provider::CPU_NAME;
 use super::session;
 use super::source::Source;
+use super::stop::LoadCancel;
 use phi4d_int4::{self as int4, BLOCK, COLUMNS, Results, Rounded};
 use phi4d_telemetry as telemetry;
 
 /// The file of laid-out weights in the folder of what was prepared.
 pub(super) const LAID_OUT: &str = "int4";
 
-/// Parts that a product is cut into for the threads: many more than there are threads, so that they
-/// end together.
+/// Parts that a matmul is cut into for the threads: many more than there are threads, so that they end
+/// together.
 const SHARES: usize = 48;
 
-/// The graph with the own operator in it, for the CPU; `None` where that is not to be, or does
-/// nothing.
+/// The graph with the own operator in it, for the CPU; `None` if that is turned off, or no node is one
+/// that it does.
 pub(super) fn graph(source: &Source, options: &LoadOptions) -> Result<Option<Vec<u8>>, LoadError> {
     if !options.own_kernels || !int4::available() {
         return Ok(None);
     }
-    products_edit::edit(&source.graph).map_err(|damage| LoadError::Invalid {
+    edit::edit(&source.graph).map_err(|damage| LoadError::Invalid {
         path: source.path.clone(),
         reason: damage.to_string(),
     })
 }
 
-/// Loads `graph`, which has the own operator in it, with what was prepared if that fits.
+/// Loads `graph`, which has the own operator in it, with the weights that are `prepared`.
 pub(super) fn open(
     source: &Source,
     graph: &[u8],
+    prepared: Option<Store>,
     options: &LoadOptions,
     cancel: &LoadCancel,
 ) -> Result<Session, LoadError> {
-    // Loads ONNX Runtime, whose build a stamp names.
     let builder = session::exported(source, options)?;
-    let store = Arc::new(prepare::laid_out(source, graph).unwrap_or_default());
-    commit(builder, source, graph, &store, cancel)
+    commit(builder, source, graph, &Arc::new(prepared.unwrap_or_default()), cancel)
 }
 
 /// Lays out the weights of `graph` and writes them into `folder`.
@@ -64,6 +68,7 @@ pub(super) fn lay_out(
 ) -> Result<(), LoadError> {
     let builder = session::exported(source, options)?;
     let store = Arc::default();
+    // Kernels pack their weights while the session is made; the session itself is not needed.
     drop(commit(builder, source, graph, &store, &LoadCancel::default())?);
     let path = folder.join(LAID_OUT);
     store.write(&path).map_err(|source| LoadError::Write { path, source })
@@ -76,9 +81,8 @@ fn commit(
     store: &Arc<Store>,
     cancel: &LoadCancel,
 ) -> Result<Session, LoadError> {
-    let operators = domain(store).map_err(|error| LoadError::of_session(&error))?;
-    let mut builder =
-        builder.with_operators(operators).map_err(|error| LoadError::of_session(&error))?;
+    let operators = domain(store)?;
+    let mut builder = builder.with_operators(operators)?;
     cancel.reach(builder.canceler());
     if cancel.is_cancelled() {
         return Err(LoadError::Cancelled);
@@ -88,16 +92,16 @@ fn commit(
 
 /// The operator's domain, for a session whose weights are in `store`.
 fn domain(store: &Arc<Store>) -> ort::Result<OperatorDomain> {
-    OperatorDomain::new(DOMAIN)?.add(Int4Product { store: Arc::clone(store) })
+    OperatorDomain::new(DOMAIN)?.add(Int4MatMul { store: Arc::clone(store) })
 }
 
 /// Inputs as those of `MatMulNBits`: activations, levels `[n, k / 32, 16]`, scales `[n, k / 32]`.
-struct Int4Product {
+struct Int4MatMul {
     store: Arc<Store>,
 }
 
-impl Operator for Int4Product {
-    type Kernel<'attr> = ProductKernel;
+impl Operator for Int4MatMul {
+    type Kernel<'attr> = MatMulKernel;
 
     fn name(&self) -> &str {
         OPERATOR
@@ -112,19 +116,20 @@ impl Operator for Int4Product {
         [OperatorOutput::required(TensorElementType::Float32)]
     }
 
-    fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> ort::Result<ProductKernel> {
+    fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> ort::Result<MatMulKernel> {
         caught(|| self.kernel(context))
     }
 }
 
-impl Int4Product {
-    fn kernel(&self, context: &KernelContext<'_>) -> ort::Result<ProductKernel> {
+impl Int4MatMul {
+    fn kernel(&self, context: &KernelContext<'_>) -> ort::Result<MatMulKernel> {
         let size = |name: &str| {
             let size = context.get::<i64>(name).and_then(|size| usize::try_from(size).ok());
             size.ok_or_else(|| ort::Error::new(format!("{OPERATOR} has no size {name}")))
         };
         let (k, n) = (size("K")?, size("N")?);
         let inputs = context.inputs()?;
+        // The weights' tensor names them in the store and in the prepared file.
         let name = inputs.get(1).map_or("", |input| input.name());
         let weights = self.store.weights(name, int4::units(k, n), || {
             let levels = context.constant_input::<DynTensorValueType>(1)?;
@@ -135,29 +140,30 @@ impl Int4Product {
                 return Err(ort::Error::new(format!("{name} is not of {n} columns by {k} rows")));
             }
             let packed = int4::pack(levels, scales, k, n);
-            // They are not read again, and would be in memory twice.
+            // The exported weights are not read again, and would stay in the page cache beside ours.
             forget_file_pages(levels);
             forget_file_pages(scales);
             Ok(packed)
         })?;
-        Ok(ProductKernel { store: Arc::clone(&self.store), weights, k, n })
+        Ok(MatMulKernel { store: Arc::clone(&self.store), weights, k, n })
     }
 }
 
-struct ProductKernel {
+struct MatMulKernel {
     store: Arc<Store>,
     weights: Weights,
     k: usize,
     n: usize,
 }
 
-impl Kernel for ProductKernel {
+impl Kernel for MatMulKernel {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
         caught(|| self.multiply(context))
     }
 }
 
-/// Does `work`, whose panic becomes an error: ONNX Runtime calls it, and its code must not see one.
+/// Does `work` and turns its panic into an error. ONNX Runtime calls this from C++, through which a
+/// panic must not unwind.
 fn caught<T>(work: impl FnOnce() -> ort::Result<T>) -> ort::Result<T> {
     telemetry::catch_panic(work).unwrap_or_else(|panic| Err(failed(&panic)))
 }
@@ -166,9 +172,10 @@ fn failed(panic: &str) -> ort::Error {
     ort::Error::new(format!("{OPERATOR} failed in an unexpected way: {panic}"))
 }
 
-/// Does `work` for each index below `count` on ONNX Runtime's threads, whose code must not see a
-/// panic either.
+/// Does `work` for each index below `count` on ONNX Runtime's threads, through which a panic must not
+/// unwind either.
 fn on_all(context: &ComputeContext, count: usize, work: impl Fn(usize) + Sync) -> ort::Result<()> {
+    // One message suffices; the other parts run on, since ONNX Runtime cannot end them early.
     let first: Mutex<Option<String>> = Mutex::new(None);
     context.par_for(count, count, |index| {
         if let Err(panic) = telemetry::catch_panic(|| work(index)) {
@@ -179,7 +186,7 @@ fn on_all(context: &ComputeContext, count: usize, work: impl Fn(usize) + Sync) -
     panic.map_or(Ok(()), |panic| Err(failed(&panic)))
 }
 
-impl ProductKernel {
+impl MatMulKernel {
     fn multiply(&mut self, context: &ComputeContext) -> ort::Result<()> {
         let missing = || ort::Error::new(format!("{OPERATOR} has no tensor"));
         let input = context.input(0)?.ok_or_else(missing)?;
@@ -192,10 +199,14 @@ impl ProductKernel {
         }
         let mut output = context.output(0, shape)?.ok_or_else(missing)?;
         let (_, results) = output.try_extract_tensor_mut::<f32>()?;
+        // One buffer for all matmuls of the session: they run one after another, and a buffer for each
+        // would take as much memory as the largest activations times their number.
         let mut rounded = lock(&self.store.rounded);
         self.round(context, activations, &mut rounded)?;
         let (rounded, units) = (&rounded[..], self.weights.units());
         let results = Results::new(results, n);
+        // Threads share columns, not rows: each then streams weights of its own through its cache, and
+        // a decode step, which has few rows, still keeps all threads busy.
         let groups = n / COLUMNS;
         let share = groups.div_ceil(SHARES);
         let shares = groups.div_ceil(share);
@@ -217,6 +228,7 @@ impl ProductKernel {
         rounded.resize(activations.len() / BLOCK, Rounded::default());
         let factor = self.weights.factor();
         let rows = activations.len() / self.k;
+        // A few rows are rounded faster than threads are woken.
         if rows <= ROWS {
             int4::round(activations, factor, rounded);
             return Ok(());

@@ -1,0 +1,167 @@
+//! Is the machine fit: hardware, limits, and how fast answers come?
+
+use serde_json::json;
+
+use super::findings::Findings;
+use crate::report::machine::{Machine, READ_BYTES, address_space, read_rate};
+use crate::report::{ModelReport, bytes};
+use phi4d_model::{self as model, Provider};
+use phi4d_os as os;
+use phi4d_settings::Settings;
+
+/// How much of the read bandwidth a decode step was found to use (benches/RESULTS.md).
+const SHARE: f64 = 0.75;
+
+pub(super) fn hardware(findings: &mut Findings) {
+    const CHECK: &str = "hardware";
+    let machine = Machine::find();
+    findings.good(
+        CHECK,
+        format!(
+            "{}: {} cores ({} threads) for this process, {}",
+            machine.processor,
+            machine.cores,
+            machine.threads,
+            machine.features.join(" ")
+        ),
+    );
+    findings.figure("cores", json!(machine.cores));
+    findings.figure("features", json!(machine.features));
+    if cfg!(target_arch = "x86_64") && !machine.features.contains(&"avx2") {
+        findings.note(CHECK, "without AVX2 answers are very slow", "take another machine");
+    } else if !model::has_own_kernel() {
+        findings.note(
+            CHECK,
+            "the processor lacks AVX-512 VNNI, which phi4d's own kernel needs: ONNX Runtime's run",
+            "",
+        );
+    }
+    let total = machine.total_memory.map_or_else(|| "unknown".to_owned(), bytes);
+    let spare = machine.spare_memory;
+    findings.good(CHECK, format!("memory of {total}, of which {} can be had", bytes(spare)));
+    findings.figure("spare_memory_bytes", json!(spare));
+    let gpus = &machine.gpus;
+    let text =
+        if gpus.is_empty() { "no GPU".to_owned() } else { format!("GPUs: {}", gpus.join(", ")) };
+    findings.good(CHECK, text);
+    if let Some(driver) = machine.nvidia_driver {
+        findings.good(CHECK, format!("NVIDIA's driver: {driver}"));
+    } else if gpus.iter().any(|gpu| gpu.starts_with("NVIDIA")) {
+        findings.note(
+            CHECK,
+            "an NVIDIA GPU without its maker's driver can't run models",
+            "install nvidia-driver and load its module",
+        );
+    }
+    findings.figure("gpus", json!(gpus));
+}
+
+/// Whether the process's limits leave room for what the settings ask for.
+pub(super) fn limits(settings: &Settings, findings: &mut Findings) {
+    if let Ok(room) = os::room_for_connections() {
+        judge_files(room, settings.max_connections, findings);
+    }
+    if let Some(limit) = address_space() {
+        judge_memory(limit, findings);
+    }
+}
+
+/// `serve` raises the limit as this has done, and takes no more connections than fit it.
+fn judge_files(room: usize, connections: usize, findings: &mut Findings) {
+    if room < connections {
+        findings.note(
+            "limits",
+            format!(
+                "the limit of open files has room for {room} connections, and max_connections is \
+                 {connections}; a daemon started from here takes {room} at once"
+            ),
+            "raise LimitNOFILE= of the unit (ulimit -Hn in a shell), or lower max_connections",
+        );
+    } else {
+        findings.good("limits", format!("open files suffice for {connections} connections"));
+    }
+}
+
+fn judge_memory(limit: Option<u64>, findings: &mut Findings) {
+    match limit {
+        Some(bytes) => findings.fault(
+            "limits",
+            format!("the address space is limited to {bytes} bytes; the cache reserves more than it uses"),
+            "take the limit away (LimitAS=infinity, ulimit -v unlimited); MemoryMax= is the one to use",
+        ),
+        None => findings.good("limits", "the address space is not limited"),
+    }
+}
+
+/// How fast the memory is read, and so how fast answers come.
+///
+/// A decode step reads every weight but the table of embeddings once. The time of a step is hardly
+/// more than that, so tokens a second are at most the bytes read a second by the bytes of a step.
+pub(super) fn speed(settings: &Settings, model: &ModelReport, findings: &mut Findings) {
+    const CHECK: &str = "speed";
+    if !matches!(model.runs.provider, Ok((Provider::Cpu, _))) {
+        return;
+    }
+    let threads = match settings.threads {
+        0 => os::physical_cores(),
+        threads => threads,
+    };
+    if os::spare_memory() / 4 < threads.saturating_mul(2 * READ_BYTES) {
+        findings.note(CHECK, "not measured: too little memory is free", "");
+        return;
+    }
+    let rate = read_rate(threads);
+    let step = model.export.step_bytes();
+    let most = tokens_per_second(rate, step);
+    findings.good(
+        CHECK,
+        format!(
+            "{threads} threads read {:.1} GB/s; about {:.1} tokens/s for one answer, at most {most:.1}",
+            rate / 1e9,
+            most * SHARE
+        ),
+    );
+    findings.figure("read_bytes_per_second", json!(rate));
+    findings.figure("step_bytes", json!(step));
+    findings.figure("expected_tokens_per_second", json!(most * SHARE));
+}
+
+#[expect(clippy::cast_precision_loss, reason = "sizes far below where that shows")]
+fn tokens_per_second(rate: f64, step: u64) -> f64 {
+    rate / step.max(1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_many_connections_are_noted_and_a_limited_address_space_is_a_fault() {
+        let told = |room, connections| {
+            let mut findings = Findings::default();
+            judge_files(room, connections, &mut findings);
+            assert_eq!(findings.faults(), 0);
+            findings.text()
+        };
+        assert!(told(1024, 1024).starts_with("ok"));
+        assert!(
+            told(976, 1024).starts_with("note  limits    the limit of open files has room for 976")
+        );
+        let judged = |limit| {
+            let mut findings = Findings::default();
+            judge_memory(limit, &mut findings);
+            findings.text()
+        };
+        assert!(judged(None).starts_with("ok"));
+        assert!(
+            judged(Some(1000))
+                .contains("FAULT limits    the address space is limited to 1000 bytes")
+        );
+    }
+
+    #[test]
+    fn tokens_follow_from_bandwidth_and_the_bytes_of_a_step() {
+        assert!((tokens_per_second(50e9, 10_000_000_000) - 5.0).abs() < 1e-9);
+        assert!(tokens_per_second(1.0, 0).is_finite());
+    }
+}

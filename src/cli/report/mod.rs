@@ -1,0 +1,201 @@
+//! Facts about an installation: the model, what would run it, the memory plan, access, the machine.
+//! `check`, `inspect` and `doctor` gather them here and differ in how they show and judge them.
+
+pub(super) mod machine;
+
+use std::path::{Path, PathBuf};
+
+use super::start;
+use phi4d_generate::{TextFacts, TextLoadError, inspect_text};
+use phi4d_model::{self as model, Export, LoadError, MemoryPlan, Provider};
+use phi4d_os as os;
+use phi4d_server::{self as server, AccessError, Environment, Rules};
+use phi4d_settings::Settings;
+
+/// What is known of a model's folder without loading the model.
+pub(super) struct ModelReport {
+    pub(super) folder: PathBuf,
+    pub(super) export: Export,
+    pub(super) text: Result<TextFacts, TextLoadError>,
+    pub(super) runs: Runs,
+    pub(super) plan: MemoryPlan,
+}
+
+impl ModelReport {
+    /// Reads `folder`.
+    ///
+    /// # Errors
+    /// If it holds no export that can be read. Damaged weights and an unusable tokenizer are facts.
+    pub(super) fn gather(settings: &Settings, folder: &Path) -> Result<Self, LoadError> {
+        let export = model::inspect(folder)?;
+        let runs = Runs::find(settings, &export);
+        // Every provider but the CPU has its KV cache in its device's memory.
+        let on_device = matches!(runs.provider, Ok((provider, _)) if provider != Provider::Cpu);
+        let limits = export.limits(&start::load_options(settings, folder), on_device);
+        let memory = start::memory_settings(settings, os::spare_memory());
+        Ok(Self {
+            plan: MemoryPlan::new(&limits, export.weight_bytes(), &memory),
+            text: inspect_text(folder),
+            folder: folder.to_path_buf(),
+            export,
+            runs,
+        })
+    }
+
+    /// Set if the tokenizer knows more tokens than the model: it is another model's.
+    pub(super) fn foreign_tokenizer(&self) -> Option<String> {
+        let (facts, known) = (self.text.as_ref().ok()?, self.export.model.vocabulary);
+        (facts.tokens > known)
+            .then(|| format!("the tokenizer knows {} tokens and the model {known}", facts.tokens))
+    }
+}
+
+/// Which provider and which kernels would run an export here.
+pub(super) struct Runs {
+    /// The provider in the settings' words, with why; or why none can.
+    pub(super) provider: Result<(Provider, String), String>,
+    /// Which kernels do its matmuls with quantised weights.
+    pub(super) kernels: String,
+    /// What speaks against it.
+    pub(super) warnings: Vec<String>,
+}
+
+impl Runs {
+    fn find(settings: &Settings, export: &Export) -> Self {
+        let asked = start::provider_settings(settings);
+        let library = settings.runtime_library.as_deref();
+        let found = model::provider_facts(&asked, &export.made_for, library);
+        let provider =
+            found.map(|facts| (facts.provider, facts.reason)).map_err(|error| error.to_string());
+        let mut warnings = Vec::new();
+        let kernels = match &provider {
+            Err(_) => "none".to_owned(),
+            Ok((Provider::Cpu, _)) => {
+                if !export.made_for.is_empty() {
+                    warnings.push(format!(
+                        "it was exported for {} and would run on the CPU: an export for the CPU is \
+                         faster there",
+                        export.made_for.join(", ")
+                    ));
+                }
+                cpu_kernels(export, settings.own_kernels)
+            }
+            Ok(_) => {
+                if export.made_for.is_empty() {
+                    warnings.push(
+                        "it was exported for the CPU: its cache is of single precision, and some of \
+                         its nodes may run on the CPU; --nodes lists them"
+                            .into(),
+                    );
+                }
+                "the provider's".to_owned()
+            }
+        };
+        Self { provider, kernels, warnings }
+    }
+}
+
+/// What does the matmuls with quantised weights on the CPU.
+fn cpu_kernels(export: &Export, wanted: bool) -> String {
+    let matmuls: usize = export.quantised.iter().map(|kind| kind.nodes).sum();
+    let why = if export.own_matmuls == 0 {
+        "the export has none that phi4d's own kernel takes"
+    } else if !model::has_own_kernel() {
+        "the processor has no AVX-512 VNNI for phi4d's own"
+    } else if !wanted {
+        "own_kernels is off"
+    } else {
+        return format!("phi4d's own for {} of {matmuls} matmuls", export.own_matmuls);
+    };
+    format!("ONNX Runtime's, as {why}")
+}
+
+/// Who gets in, by the settings and the files that they name.
+///
+/// # Errors
+/// With every fault in them.
+pub(super) fn access(settings: &Settings) -> Result<Rules, AccessError> {
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(Into::into);
+    server::rules_of(settings, &Environment { credentials, ..Environment::default() })
+}
+
+/// The memory plan as lines of a name and its value.
+pub(super) fn memory_lines(plan: &MemoryPlan) -> [(&'static str, String); 4] {
+    let MemoryPlan { slots, prefix_slots, .. } = plan;
+    [
+        ("weights", bytes(plan.weight_bytes)),
+        (
+            "KV cache",
+            format!(
+                "{} a token, {} for a context of {} tokens, {} for {slots} of them; {slots} slots and \
+                 {prefix_slots} for kept prompts",
+                size(plan.kv_bytes_per_token),
+                size(plan.kv_bytes_per_context),
+                plan.context_tokens,
+                size(plan.kv_bytes_full),
+            ),
+        ),
+        (
+            "KV limit",
+            format!(
+                "{}, which is {} tokens over all requests, {} of one",
+                size(plan.kv_budget_bytes),
+                plan.kv_budget_tokens,
+                plan.slot_tokens
+            ),
+        ),
+        (
+            "requests",
+            format!(
+                "{} of memory, {} of disk for the prefix store",
+                size(plan.request_memory_bytes),
+                bytes(plan.prefix_store_bytes)
+            ),
+        ),
+    ]
+}
+
+/// A number of bytes with three digits or so and a binary unit.
+pub(super) fn size(bytes: usize) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if bytes < 1024 {
+        return format!("{bytes} bytes");
+    }
+    let mut tenths = bytes.saturating_mul(10) / 1024;
+    let mut unit = 0;
+    while tenths >= 10_240 && unit + 1 < UNITS.len() {
+        tenths /= 1024;
+        unit += 1;
+    }
+    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
+}
+
+/// [`size`] of a number that counts bytes of files.
+pub(super) fn bytes(count: u64) -> String {
+    size(usize::try_from(count).unwrap_or(usize::MAX))
+}
+
+/// Bytes of the files right in `folder`; unreadable ones count 0.
+pub(super) fn folder_bytes(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let files = entries.filter_map(|entry| std::fs::metadata(entry.path()).ok());
+    files.filter(std::fs::Metadata::is_file).map(|metadata| metadata.len()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_told_in_units_that_people_read() {
+        for (bytes, text) in [
+            (0, "0 bytes"),
+            (1023, "1023 bytes"),
+            (1024, "1.0 KiB"),
+            (409_600, "400.0 KiB"),
+            (6_710_886_400, "6.2 GiB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! What to load and how.
+
+use std::path::PathBuf;
+
+use super::provider::ProviderSettings;
+
+/// A model folder and how its model is to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// The model folder.
+    pub folder: PathBuf,
+    /// Where to run it.
+    pub provider: ProviderSettings,
+    /// Threads of a step; 0 takes as many as the process may use.
+    pub threads: usize,
+    /// Sequences that can be live at once.
+    pub slots: usize,
+    /// Tokens that a slot holds; 0 takes the model's context, which is also the most.
+    pub context_tokens: usize,
+    /// The most tokens of one prefill step.
+    pub max_prefill_tokens: usize,
+    /// The setting `kv_cache_bytes` ([`super::MemoryPlan::new`] defines 0). It limits the runner's own
+    /// memory on a device only; in the host's memory the engine keeps to the plan.
+    pub kv_cache_bytes: usize,
+    /// Whether phi4d's own kernel may do int4 matmuls, if model and processor fit it.
+    pub own_kernels: bool,
+    /// ONNX Runtime's shared library; `None` looks for it (see [`super::library_search_path`]).
+    pub runtime_library: Option<PathBuf>,
+}
+
+impl LoadOptions {
+    /// Tokens that a slot holds, for a model with a context of `model_context`.
+    pub(super) fn context(&self, model_context: usize) -> usize {
+        match self.context_tokens {
+            0 => model_context,
+            tokens => tokens.min(model_context),
+        }
+    }
+}

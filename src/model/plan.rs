@@ -1,0 +1,316 @@
+//! The memory plan: how much memory a model, its KV cache and the requests to it may take.
+//!
+//! It follows from three things: the settings, what the model's slots hold ([`ModelLimits`]), and
+//! what the machine has to spare before the model is loaded. The daemon, `check`, `doctor` and
+//! `inspect` all print this plan, and the engine runs by it.
+
+use serde::Serialize;
+
+use super::runner::{KvGrowth, ModelLimits, alike_positions};
+
+/// Memory of the program itself: ONNX Runtime, the tokenizer, threads and buffers of steps.
+const PROGRAM_BYTES: usize = 64 << 20;
+
+/// The settings that share memory out, and the memory that there is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MemorySettings {
+    /// `kv_cache_bytes` as set; [`MemoryPlan::new`] defines 0.
+    pub kv_cache_bytes: usize,
+    /// Requests that are answered at once.
+    pub slots: usize,
+    /// Slots that keep prompts of answered requests.
+    pub prefix_slots: usize,
+    /// `request_memory_bytes` as set; [`MemoryPlan::new`] defines 0.
+    pub request_memory_bytes: usize,
+    /// The largest request body, which bounds the default of `request_memory_bytes` from below.
+    pub max_body_bytes: usize,
+    /// The most that is written to the prefix store; 0 where there is none.
+    pub prefix_store_bytes: u64,
+    /// What the machine, or the cgroup of the process, has to spare before the model is loaded.
+    pub spare_bytes: usize,
+}
+
+/// How the memory is shared out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct MemoryPlan {
+    /// Bytes of the weights.
+    pub weight_bytes: u64,
+    /// Bytes of KV cache for each token, over all layers.
+    pub kv_bytes_per_token: usize,
+    /// The longest prompt and answer together, by the model and the settings.
+    pub context_tokens: usize,
+    /// The longest that the KV cache's memory holds for one sequence; at most `context_tokens`.
+    pub slot_tokens: usize,
+    /// Requests that are answered at once.
+    pub slots: usize,
+    /// Slots that keep prompts of answered requests.
+    pub prefix_slots: usize,
+    /// Bytes of KV cache for one full context.
+    pub kv_bytes_per_context: usize,
+    /// Bytes of KV cache for a full context of each request.
+    pub kv_bytes_full: usize,
+    /// The most bytes that the KV cache takes: no more than all slots can fill.
+    pub kv_budget_bytes: usize,
+    /// Tokens that these bytes hold.
+    pub kv_budget_tokens: usize,
+    /// Bytes for all requests: bodies, parsed bodies, tokens and answers.
+    pub request_memory_bytes: usize,
+    /// The most bytes that the prefix store takes on disk.
+    pub prefix_store_bytes: u64,
+    /// What the machine had to spare before the model was loaded.
+    pub spare_bytes: usize,
+    /// Whether the KV cache is in a device's memory instead of the host's.
+    pub kv_on_device: bool,
+    /// Set if the KV cache is too small for the engine to start.
+    #[serde(skip)]
+    pub too_small: Option<KvTooSmall>,
+}
+
+impl MemoryPlan {
+    /// The plan for a model whose slots hold `limits` and whose weights take `weight_bytes`.
+    ///
+    /// A setting that is 0 is planned from what is left: the spare memory less the weights and 64 MiB
+    /// for the program.
+    ///
+    /// - `kv_cache_bytes = 0`: in the host's memory, half of what is left, at least a sixteenth of the
+    ///   spare memory. In a device's memory, whose size ONNX Runtime does not expose, 4 GiB, or two
+    ///   full contexts if that is more. Of these bytes the cache uses no more than its slots can
+    ///   fill.
+    /// - `request_memory_bytes = 0`: half of what is left beside the KV cache, at most 1 GiB, at
+    ///   least 64 MiB and 8 times `max_body_bytes`.
+    #[must_use]
+    pub fn new(limits: &ModelLimits, weight_bytes: u64, settings: &MemorySettings) -> Self {
+        let weights = usize::try_from(weight_bytes).unwrap_or(usize::MAX);
+        let left = settings.spare_bytes.saturating_sub(weights).saturating_sub(PROGRAM_BYTES);
+        let on_device = limits.kv_growth.device_bytes();
+        let spare = settings.spare_bytes;
+        let host_bytes = kv_budget(settings.kv_cache_bytes, KvMemory::Host { left, spare });
+        // A cache in a device's memory takes nothing from requests.
+        let in_host = if on_device.is_some() { 0 } else { host_bytes };
+        let (sizes, too_small) = match limits.kv_sizes(host_bytes) {
+            Ok(sizes) => (sizes, None),
+            Err(fault) => (KvSizes::default(), Some(fault)),
+        };
+        let per_token = limits.kv_bytes_per_token;
+        // Saturating: a damaged folder may name any sizes, and `inspect` must still print a plan.
+        let per_context = per_token.saturating_mul(limits.context_tokens);
+        Self {
+            weight_bytes,
+            kv_bytes_per_token: per_token,
+            context_tokens: limits.context_tokens,
+            slot_tokens: sizes.slot_tokens,
+            slots: settings.slots,
+            prefix_slots: settings.prefix_slots,
+            kv_bytes_per_context: per_context,
+            kv_bytes_full: per_context.saturating_mul(settings.slots),
+            kv_budget_bytes: sizes.budget_tokens.saturating_mul(per_token),
+            kv_budget_tokens: sizes.budget_tokens,
+            request_memory_bytes: request_memory(settings, left.saturating_sub(in_host)),
+            prefix_store_bytes: settings.prefix_store_bytes,
+            spare_bytes: settings.spare_bytes,
+            kv_on_device: on_device.is_some(),
+            too_small,
+        }
+    }
+}
+
+/// Where a KV cache is, with what the default of its size follows from.
+enum KvMemory {
+    /// The host's, which has `spare` bytes; `left` of them remain beside weights and program.
+    Host { left: usize, spare: usize },
+    /// A device's; two full contexts take `two_contexts` bytes.
+    Device { two_contexts: usize },
+}
+
+/// Bytes for the KV cache by the setting `kv_cache_bytes`, as [`MemoryPlan::new`] defines it.
+fn kv_budget(kv_cache_bytes: usize, memory: KvMemory) -> usize {
+    /// Of use on any device whose memory holds a model of billions of weights.
+    const DEVICE: usize = 4 << 30;
+    match (kv_cache_bytes, memory) {
+        // The floor lets a daemon start whose weights fit only because the kernel can drop and read
+        // again what is mapped.
+        (0, KvMemory::Host { left, spare }) => (left / 2).max(spare / 16),
+        (0, KvMemory::Device { two_contexts }) => DEVICE.max(two_contexts),
+        (bytes, _) => bytes,
+    }
+}
+
+/// Bytes for requests, where `left` are free beside the KV cache.
+fn request_memory(settings: &MemorySettings, left: usize) -> usize {
+    const LEAST: usize = 64 << 20;
+    const MOST: usize = 1 << 30;
+    match settings.request_memory_bytes {
+        0 => (left / 2).clamp(LEAST, MOST).max(settings.max_body_bytes.saturating_mul(8)),
+        bytes => bytes,
+    }
+}
+
+/// How many tokens a KV cache holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct KvSizes {
+    /// Tokens of one slot at most.
+    pub slot_tokens: usize,
+    /// Tokens of all slots together.
+    pub budget_tokens: usize,
+}
+
+/// The memory of the KV cache does not hold one short sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "kv_cache_bytes: {bytes} holds {tokens} tokens of this model's KV cache; at least {least} are \
+     needed"
+)]
+pub struct KvTooSmall {
+    /// Bytes that there are.
+    pub bytes: usize,
+    /// Tokens that they hold.
+    pub tokens: usize,
+    /// Tokens that are needed.
+    pub least: usize,
+}
+
+impl ModelLimits {
+    /// Makes these the limits of a cache of whole slots in a device's memory, by the setting
+    /// `kv_cache_bytes`. Returns the bytes of that memory.
+    pub(super) fn on_device(&mut self, bytes: usize) -> usize {
+        let budget_bytes = self.device_budget(bytes, self.context_tokens);
+        self.kv_block_tokens = 1;
+        self.kv_growth = KvGrowth::Alike { budget_bytes };
+        budget_bytes
+    }
+
+    /// As [`Self::on_device`], for a cache of blocks.
+    pub(super) fn in_device_blocks(&mut self, bytes: usize) -> usize {
+        let block = self.kv_block_tokens.max(1);
+        let context = self.context_tokens.div_ceil(block).saturating_mul(block);
+        let budget_bytes = self.device_budget(bytes, context);
+        self.kv_growth = KvGrowth::Blocks { budget_bytes };
+        budget_bytes
+    }
+
+    fn device_budget(&self, kv_cache_bytes: usize, context: usize) -> usize {
+        let two_contexts = context.saturating_mul(2).saturating_mul(self.kv_bytes_per_token);
+        kv_budget(kv_cache_bytes, KvMemory::Device { two_contexts })
+    }
+
+    /// The KV cache's sizes within `host_bytes`, or within the device's memory that the runner has.
+    ///
+    /// # Errors
+    /// If that does not hold one short sequence.
+    pub fn kv_sizes(&self, host_bytes: usize) -> Result<KvSizes, KvTooSmall> {
+        let bytes = self.kv_growth.device_bytes().unwrap_or(host_bytes);
+        let tokens = bytes / self.kv_bytes_per_token.max(1);
+        let (context, block) = (self.context_tokens, self.kv_block_tokens.max(1));
+        let alike = matches!(self.kv_growth, KvGrowth::Alike { .. });
+        let least = if alike {
+            2 * alike_positions(1, context)
+        } else {
+            context.checked_next_multiple_of(block).unwrap_or(usize::MAX).min(2 * block)
+        };
+        if tokens < least {
+            return Err(KvTooSmall { bytes, tokens, least });
+        }
+        Ok(if alike { self.alike_sizes(tokens) } else { self.block_sizes(tokens) })
+    }
+
+    /// Each slot takes its own whole blocks, so one sequence can have what all can have.
+    fn block_sizes(&self, tokens: usize) -> KvSizes {
+        let block = self.kv_block_tokens.max(1);
+        let whole = tokens / block * block;
+        let slot_tokens = self.context_tokens.min(whole);
+        let full = slot_tokens.div_ceil(block).saturating_mul(block);
+        let budget_tokens = whole.min(self.slots.saturating_mul(full));
+        KvSizes { slot_tokens, budget_tokens }
+    }
+
+    /// All slots are as long as the longest, and a spare one is kept beside them. Lengths are powers
+    /// of two, as [`alike_positions`] gives them.
+    fn alike_sizes(&self, tokens: usize) -> KvSizes {
+        let half = tokens / 2;
+        let power = half.checked_ilog2().map_or(0, |bits| 1 << bits);
+        let slot_tokens = if half < self.context_tokens { power } else { self.context_tokens };
+        KvSizes {
+            slot_tokens,
+            budget_tokens: tokens.min(slot_tokens.saturating_mul(self.slots + 1)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{Export, LoadOptions, inspect};
+
+    fn demo() -> Export {
+        inspect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo")).unwrap()
+    }
+
+    fn plan(options: LoadOptions, settings: MemorySettings, on_device: bool) -> MemoryPlan {
+        let export = demo();
+        let options = LoadOptions { kv_cache_bytes: settings.kv_cache_bytes, ..options };
+        let limits = export.limits(&options, on_device);
+        MemoryPlan::new(&limits, export.weight_bytes(), &settings)
+    }
+
+    fn options(slots: usize, context_tokens: usize) -> LoadOptions {
+        LoadOptions { context_tokens, ..crate::tests::options(slots) }
+    }
+
+    #[test]
+    fn the_cache_is_planned_for_the_context_that_is_set() {
+        let settings =
+            MemorySettings { slots: 3, kv_cache_bytes: 204_800, ..MemorySettings::default() };
+        let set = plan(options(3, 1000), settings, false);
+        assert_eq!(set.kv_bytes_per_token, 2048);
+        assert_eq!((set.kv_bytes_per_context, set.kv_bytes_full), (2_048_000, 6_144_000));
+        // 100 tokens fit, of which 96 are whole pages of 32.
+        assert_eq!((set.kv_budget_bytes, set.kv_budget_tokens), (96 * 2048, 96));
+        assert_eq!((set.context_tokens, set.slot_tokens, set.too_small), (1000, 96, None));
+    }
+
+    #[test]
+    fn a_setting_of_zero_shares_out_what_is_left_beside_the_weights() {
+        let spare = |spare_bytes| MemorySettings { spare_bytes, ..MemorySettings::default() };
+        let plain = plan(options(24, 0), spare(300 << 20), false);
+        assert_eq!(plain.context_tokens, 4096);
+        let left = (300 << 20) - usize::try_from(plain.weight_bytes).unwrap() - PROGRAM_BYTES;
+        assert_eq!(plain.kv_budget_tokens, left / 2 / 2048 / 32 * 32);
+        assert_eq!(plain.request_memory_bytes, 64 << 20);
+        // More than all slots can fill is of no use.
+        let rich = plan(options(24, 0), spare(3 << 30), false);
+        assert_eq!((rich.kv_budget_tokens, rich.slot_tokens), (24 * 4096, 4096));
+        assert!(rich.request_memory_bytes > 700 << 20 && rich.request_memory_bytes < 1 << 30);
+        let poor = plan(options(24, 0), spare(0), false);
+        assert_eq!(poor.kv_budget_bytes, 0);
+        assert_eq!(poor.too_small, Some(KvTooSmall { bytes: 0, tokens: 0, least: 64 }));
+    }
+
+    #[test]
+    fn an_export_is_planned_as_its_loaded_runner_is() {
+        let paged = crate::tests::with_graph("paged.onnx", "paged.json");
+        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models");
+        for folder in [models.join("demo"), models.join("longrope"), paged.path().into()] {
+            let options = LoadOptions { folder, ..options(3, 500) };
+            let loaded = crate::load(&options).unwrap();
+            let export = inspect(&options.folder).unwrap();
+            let many_rows = loaded.runner.limits().many_rows;
+            let planned = crate::ModelLimits { many_rows, ..export.limits(&options, false) };
+            assert_eq!(&planned, loaded.runner.limits());
+            assert_eq!(export.weight_bytes(), loaded.weight_bytes);
+        }
+    }
+
+    #[test]
+    fn a_device_s_cache_has_a_default_of_its_own() {
+        let settings = MemorySettings { spare_bytes: 1 << 30, ..MemorySettings::default() };
+        let device = plan(options(24, 0), settings, true);
+        // 4 GiB hold more than 24 slots and the spare one.
+        assert_eq!(device.kv_budget_tokens, 25 * 4096);
+        assert!(device.kv_on_device);
+        let memory = KvMemory::Device { two_contexts: 5 << 30 };
+        assert_eq!(kv_budget(0, memory), 5 << 30);
+        assert_eq!(kv_budget(7, KvMemory::Device { two_contexts: 5 << 30 }), 7);
+    }
+}
