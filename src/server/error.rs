@@ -148,16 +148,10 @@ impl ApiError {
         .with_param("model")
     }
 
-    pub(super) fn unknown_url(method: &Method, path: &str) -> Self {
-        Self::new(
-            StatusCode::NOT_FOUND,
-            "unknown_url",
-            format!(
-                "unknown URL: {method} {}; see /v1/models, /v1/chat/completions, \
-                 /v1/completions, /tokenize, /health, /ready, /metrics",
-                shortened(path)
-            ),
-        )
+    /// No route has this path; `known` lists those that there are.
+    pub(super) fn unknown_url(method: &Method, path: &str, known: &str) -> Self {
+        let message = format!("unknown URL: {method} {}; known are {known}", shortened(path));
+        Self::new(StatusCode::NOT_FOUND, "unknown_url", message)
     }
 
     pub(super) fn method_not_allowed(method: &Method, path: &str, allow: &'static str) -> Self {

@@ -67,14 +67,14 @@ impl Admission {
 
     fn ask(&self, grant: impl FnOnce(&Lease) -> Result<(), Exceeded>) -> Result<(), ApiError> {
         match &self.lease {
-            Some((name, lease)) => grant(lease).map_err(|exceeded| told(name, exceeded)),
+            Some((name, lease)) => grant(lease).map_err(|exceeded| refusal(name, exceeded)),
             None => Ok(()),
         }
     }
 }
 
-/// What the holder of the key `name` is told.
-fn told(name: &str, exceeded: Exceeded) -> ApiError {
+/// The error for the holder of the key `name`.
+fn refusal(name: &str, exceeded: Exceeded) -> ApiError {
     match exceeded {
         Exceeded::Answers { most } => ApiError::key_in_flight(name, most),
         Exceeded::AnswersOfOne { asked, most } => ApiError::key_never_in_flight(name, asked, most),
@@ -95,6 +95,7 @@ pub(crate) async fn admit(
     request: &Parts<'_>,
 ) -> Result<Admission, ApiError> {
     let anonymous = || Admission { caller: origin.caller().clone(), lease: None };
+    let class = if class == Class::Metrics { rules.metrics } else { class };
     if class == Class::Open {
         return Ok(anonymous());
     }
@@ -162,14 +163,12 @@ fn own_scope(rules: &Rules, origin: &Origin) -> Option<Scope> {
 }
 
 fn with_key(key: &LiveKey, class: Class) -> Result<Admission, ApiError> {
-    let lease = match class {
-        Class::Metered => {
-            let taken = Lease::take(&key.usage, key.limits, Instant::now());
-            let lease = taken.map_err(|exceeded| told(&key.name, exceeded))?;
-            Some((Arc::clone(&key.name), lease))
-        }
-        Class::Open | Class::Page | Class::Use | Class::Admin => None,
-    };
+    let mut lease = None;
+    if class == Class::Metered {
+        let taken = Lease::take(&key.usage, key.limits, Instant::now());
+        let taken = taken.map_err(|exceeded| refusal(&key.name, exceeded))?;
+        lease = Some((Arc::clone(&key.name), taken));
+    }
     Ok(Admission { caller: Caller::Key(Arc::clone(&key.name)), lease })
 }
 

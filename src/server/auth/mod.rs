@@ -47,6 +47,8 @@ pub(super) enum Class {
     Metered,
     /// Administrators.
     Admin,
+    /// As the setting `metrics_access` has it: one of [`Self::Open`], [`Self::Use`], [`Self::Admin`].
+    Metrics,
 }
 
 /// What is in force for all requests.
@@ -54,7 +56,7 @@ pub(super) enum Class {
 pub struct Rules {
     /// The keys; `None` where access by TCP needs none.
     keys: Option<Keys>,
-    /// The guard of `/metrics`.
+    /// What [`Class::Metrics`] stands for.
     metrics: Class,
     /// What a caller over TCP may do where no key is needed.
     anonymous: Scope,
@@ -97,11 +99,6 @@ impl Default for Rules {
 }
 
 impl Rules {
-    /// The guard of `/metrics`.
-    pub(super) fn metrics(&self) -> Class {
-        self.metrics
-    }
-
     /// Whether there is a web page for whoever is at `origin`.
     pub(super) fn shows_page(&self, origin: &Origin) -> bool {
         match self.page {
