@@ -10,10 +10,10 @@ use serde_json::{Map, Value as Json};
 pub use super::grammar::fuzzing::Forms;
 use super::prompt::PromptReader;
 use super::reading::AnswerReader;
+use super::reasoning::ReasoningReader;
 use super::request::{Chat, Ending, Message, Prompt, Role, TextDelta, TokenDelta};
 use super::stop::StopMatcher;
 use super::template::{ChatTemplate, Turn};
-use super::thought::ThoughtReader;
 use super::tokenizer::Tokenizer;
 use super::tools::parse::{CallReader, Piece};
 use super::tools::{Tool, ToolCall, Tools, call_json_end};
@@ -152,7 +152,7 @@ fn read(mut reader: AnswerReader, pieces: &[&str]) -> Read {
     read
 }
 
-/// An answer in `FLAGS ␞ CUTS ␞ TEXT`, told apart into thought, text and calls: the same however it
+/// An answer in `FLAGS ␞ CUTS ␞ TEXT`, separated into reasoning, text and calls: the same however it
 /// is cut; nothing is lost; a whole call's arguments are a JSON object.
 pub fn answer(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
@@ -161,8 +161,8 @@ pub fn answer(data: &[u8]) {
     let has = |flag| flags.contains(flag);
     let names = || vec!["f".to_owned(), "get_weather".to_owned()];
     let reader = || {
-        let thought = has('t').then(|| ThoughtReader::new(has('o')));
-        AnswerReader::new(thought, has('c').then(|| CallReader::new(names())), has('1'))
+        let reasoning = has('t').then(|| ReasoningReader::new(has('o')));
+        AnswerReader::new(reasoning, has('c').then(|| CallReader::new(names())), has('1'))
     };
     let pieces = cut(text, cuts);
     let whole = read(reader(), &[text]);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::super::request::{Chat, Constraint, Form, Message, Prompt, Role};
 use super::super::tools::{Dialect, Tool, ToolChoice, Tools};
-use super::{FormHost, Grammars, Turn, check};
+use super::{FormHost, Grammars, Turn};
 use crate::GenerateError;
 use crate::tokenizer::Tokenizer;
 use phi4d_engine::{CallerId, Progress, TokenMask};
@@ -43,7 +43,7 @@ impl Forms {
     /// Checks one form; whether it could be used.
     pub async fn check(&self, form: &Form) -> bool {
         let given = Constraint { form: form.clone(), field: "form".to_owned() };
-        let turn = check(&given).map(|()| Turn { constraint: Some(given), parts: Vec::new() });
+        let turn = Turn::of_text(Some(&given));
         let used = self.follow(turn).await;
         if let Form::JsonSchema(schema) = form {
             self.follow(Turn::of_chat(&call_with(schema), Dialect::default(), None)).await;
@@ -54,10 +54,10 @@ impl Forms {
     /// Checks what an answer to `prompt` is held to where the request wants `given` of it: a fault
     /// names some field.
     pub async fn check_request(&self, prompt: &Prompt, given: Option<&Constraint>) {
-        let turn = given.map_or(Ok(()), check).and_then(|()| match prompt {
+        let turn = match prompt {
             Prompt::Chat(chat) => Turn::of_chat(chat, Dialect::default(), given),
-            _ => Ok(Turn { constraint: given.cloned(), parts: Vec::new() }),
-        });
+            _ => Turn::of_text(given),
+        };
         self.follow_named(turn, |field| !field.is_empty()).await;
     }
 

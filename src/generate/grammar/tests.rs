@@ -26,8 +26,7 @@ pub(super) fn of(tokenizer: Arc<Tokenizer>, ends: Vec<u32>) -> Grammars {
 /// The mask of a form as a request's is made.
 async fn mask_of(grammars: &Grammars, form: Form) -> Result<Box<dyn TokenMask>, GenerateError> {
     let constraint = Constraint { form, field: "form".into() };
-    check(&constraint)?;
-    let turn = Turn { constraint: Some(constraint), parts: Vec::new() };
+    let turn = Turn::of_text(Some(&constraint))?;
     Ok(grammars.mask_of_turn(&turn, CallerId::default(), None).await?.unwrap())
 }
 

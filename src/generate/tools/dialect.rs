@@ -1,9 +1,9 @@
-//! How a model is told of functions, and how its calls and their results are written to it.
+//! How tools, tool calls and their results are written for a model.
 //!
-//! Phi-4-mini was taught this: its template puts the functions' JSON into the system turn, calls
-//! stand between tokens of their own, and results are turns of the role `tool`. Phi-4 was not: its
-//! functions are told in words in the system turn, calls stand between tags of plain text, and
-//! results are a user's turn. What a folder has is found out by rendering probes.
+//! Phi-4-mini was trained for tools: its template puts their JSON into the system message, calls are
+//! between tokens of their own, and results are messages of the role `tool`. Phi-4 was not: its tools
+//! are described in words in the system message, calls are between tags of plain text, and results are
+//! a user's message. Rendering probes with the folder's template shows which it is.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -13,33 +13,33 @@ use serde_json::{Value as Json, json};
 
 use super::super::added::AddedTokens;
 use super::super::jinja::python_json;
+use super::super::reasoning;
 use super::super::request::{Chat, Message, Role};
 use super::super::template::{ChatTemplate, Turn};
-use super::super::thought;
-use super::{Tool, ToolCall, ToolChoice, Tools};
+use super::types::{Tool, ToolCall, ToolChoice, Tools};
 
 const PROBE: &str = "probe1357";
 
-/// The system turn of a conversation without one, where the template places the functions.
+/// The system message of a conversation without one, if the template places tools.
 const SYSTEM: &str = "You are a helpful assistant with some tools.";
 
-/// What the model folder knows of functions.
+/// What the model folder supports of tools.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Dialect {
-    /// The template places a system turn's `tools`.
+    /// The template places a system message's `tools`.
     tools_placed: bool,
-    /// The template writes turns of the role `tool`.
+    /// The template writes messages of the role `tool`.
     tool_turns: bool,
-    /// The template drops system turns (Phi-4-reasoning's puts its own in their place).
+    /// The template drops system messages (Phi-4-reasoning's replaces them by its own).
     no_system: bool,
-    /// The tokenizer has tokens that calls stand between.
+    /// The tokenizer has tokens that mark calls.
     call_tokens: bool,
-    /// The template asks for a thought.
+    /// The template asks for reasoning.
     thinks: bool,
 }
 
 impl Tools {
-    /// The functions that the model is told of.
+    /// The tools that the model may call.
     pub(crate) fn offered(&self) -> &[Tool] {
         if self.choice == ToolChoice::None { &[] } else { &self.definitions }
     }
@@ -68,7 +68,7 @@ impl Dialect {
             tool_turns: shows(turn("tool", PROBE, None)),
             no_system: !shows(turn("system", PROBE, None)),
             call_tokens: Self::TOKENS.iter().all(|name| has(name)),
-            thinks: template.is_some_and(|template| template.source().contains(thought::OPENER)),
+            thinks: template.is_some_and(|template| template.source().contains(reasoning::OPENER)),
         }
     }
 
@@ -82,7 +82,7 @@ impl Dialect {
         Self { call_tokens: true, ..Self::default() }
     }
 
-    /// What calls stand between.
+    /// What is before and after calls.
     pub(crate) fn marks(self) -> [&'static str; 2] {
         if self.call_tokens { Self::TOKENS } else { Self::TAGS }
     }
@@ -92,12 +92,12 @@ impl Dialect {
         self.call_tokens
     }
 
-    /// Whether the template places functions.
+    /// Whether the template places tools.
     pub(crate) fn places_tools(self) -> bool {
         self.tools_placed
     }
 
-    /// Whether the template drops system turns.
+    /// Whether the template drops system messages.
     pub(crate) fn drops_system(self) -> bool {
         self.no_system
     }
@@ -107,8 +107,8 @@ impl Dialect {
         self.thinks
     }
 
-    /// A conversation as the template takes it. Every text that came with the request goes through
-    /// `change` before it stands beside text of the server's own.
+    /// A conversation as the template takes it. Every text of the request goes through `change` before
+    /// the server's own text is added: that is where special tokens in user text are neutralised.
     pub(crate) fn turns(self, chat: &Chat, change: &mut dyn FnMut(&str) -> String) -> Vec<Turn> {
         let mut turns: Vec<Turn> = Vec::with_capacity(chat.messages.len() + 1);
         let mut results = false;
@@ -122,7 +122,7 @@ impl Dialect {
             };
             let is_result = message.role == Role::Tool && !self.tool_turns;
             match turns.last_mut() {
-                // Neighbouring results are one turn.
+                // Consecutive results are one message.
                 Some(turn) if is_result && results => {
                     turn.content.push('\n');
                     turn.content.push_str(&content);
@@ -142,7 +142,7 @@ impl Dialect {
         turns
     }
 
-    /// A turn of the model's: its text, then its calls as it writes them.
+    /// A message of the model: its text, then its calls as it writes them.
     fn said(self, message: &Message, change: &mut dyn FnMut(&str) -> String) -> String {
         let mut text = change(&message.content);
         if !message.calls.is_empty() {
@@ -154,7 +154,7 @@ impl Dialect {
         text
     }
 
-    /// Tells the model of the functions in `list`.
+    /// Describes the tools in `list` to the model.
     fn tell(self, turns: &mut Vec<Turn>, list: String, single: bool) {
         let first = turns.iter().position(|turn| turn.role == "system");
         if self.tools_placed {
@@ -205,7 +205,7 @@ impl Dialect {
     }
 }
 
-/// The functions as the model sees them.
+/// The tools as the model sees them.
 fn definitions(tools: &[Tool]) -> String {
     let list: Vec<Json> = tools
         .iter()
@@ -234,7 +234,7 @@ fn calls(calls: &[ToolCall]) -> String {
     format!("[{}]", list.join(", "))
 }
 
-/// JSON as it is given; other text, such as JSON that was cut short, as JSON's text.
+/// JSON as it is; other text, such as truncated JSON, as a JSON string.
 fn as_json(text: &str) -> String {
     match serde_json::from_str::<IgnoredAny>(text) {
         Ok(_) => text.to_owned(),
@@ -242,8 +242,8 @@ fn as_json(text: &str) -> String {
     }
 }
 
-/// A result in a user's turn, with the name of the function whose it is; `called` has the names of
-/// the functions by the ids of the calls so far.
+/// A result in a user's message, with the name of its tool; `called` has the tools' names by the ids of
+/// the calls so far.
 fn result(
     message: &Message,
     called: &HashMap<&str, &str>,
