@@ -17,12 +17,12 @@ use super::heads::HeadGuard;
 use super::route::respond;
 use super::stall::StallGuard;
 
-/// The largest request head, and the most bytes of an answer that wait for the socket. A client
-/// that doesn't read is noticed after this much and the socket's own buffer.
+/// The largest request head, and the most bytes of an answer that wait for the socket. A client that
+/// doesn't read is noticed once this buffer and the socket's own are full.
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// Serves the requests from `origin` on `stream` until it ends, and shows in `activity` what it is doing.
-/// Errors are the client's and only logged.
+/// Serves the requests from `origin` on `stream` until it ends, and keeps `activity` up to date. Errors
+/// of a connection are the client's; they are only logged.
 pub(super) async fn serve_connection<S>(
     app: App,
     origin: Origin,
@@ -39,7 +39,8 @@ pub(super) async fn serve_connection<S>(
     let (shared, unasked) = (app.clone(), Cell::new(Some(app.unasked())));
     let service = service_fn(move |request| {
         let (app, origin) = (shared.clone(), Arc::clone(&origin));
-        // In this order: a drain that waits for the question must not refuse it.
+        // The phase is read before the connection counts as asked: a drain that waits for this first
+        // request must not refuse it.
         let phase = app.phase();
         drop(unasked.take());
         let open = activity.request();
@@ -49,8 +50,8 @@ pub(super) async fn serve_connection<S>(
             Ok::<_, Infallible>(reply)
         }
     });
-    // Half-closed clients count as gone (hyper's default): that is how the end of a client is
-    // seen while its answer is in the making.
+    // Half-closed clients count as gone (hyper's default): that is how a disconnect is noticed while
+    // an answer is being generated.
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(app.options().header_timeout)

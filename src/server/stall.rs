@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-/// A stream whose writes fail with `TimedOut` if the other side takes nothing for `limit`.
+/// A stream whose writes fail with `TimedOut` if the peer reads nothing for `limit`. hyper has no such
+/// limit of its own.
 #[derive(Debug)]
 pub(super) struct StallGuard<S> {
     stream: S,
@@ -79,7 +80,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // By TLS, what was written may wait in buffers of our own.
+        // With TLS, written bytes may still be in rustls's buffers, so a flush can stall as well.
         let polled = Pin::new(&mut self.stream).poll_flush(cx);
         self.watch(cx, polled)
     }

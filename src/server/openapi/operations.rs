@@ -102,17 +102,9 @@ fn get(summary: &'static str, answer: Answer, faults: &'static [u16]) -> Operati
     Operation { summary, body: None, answer, faults, fault_schema: None }
 }
 
-/// An operation with a body of the fields of `parts`.
-fn post(
-    summary: &'static str,
-    parts: Vec<Schema>,
-    required: &'static [&'static str],
-    example: Value,
-    answer: Answer,
-    faults: &'static [u16],
-) -> Operation {
-    let body = Some(Body { parts, required, example });
-    Operation { summary, body, answer, faults, fault_schema: None }
+/// An operation with a body.
+fn post(summary: &'static str, body: Body, answer: Answer, faults: &'static [u16]) -> Operation {
+    Operation { summary, body: Some(body), answer, faults, fault_schema: None }
 }
 
 fn question() -> Value {
@@ -128,7 +120,12 @@ pub(crate) fn chat(s: &mut Schemas) -> Operation {
     let answer = s
         .streamed::<wire_chat::ChatCompletion<'_>, wire_chat::ChatChunk<'_>>(Stream::EventsAndDone);
     let required = &["messages"];
-    post("Answers a conversation", fields, required, conversation(), answer, GENERATED)
+    post(
+        "Answers a conversation",
+        Body { parts: fields, required, example: conversation() },
+        answer,
+        GENERATED,
+    )
 }
 
 pub(crate) fn completions(s: &mut Schemas) -> Operation {
@@ -136,7 +133,12 @@ pub(crate) fn completions(s: &mut Schemas) -> Operation {
     let fields = wire_completions::field_schemas(&mut s.asked);
     let answer = s.streamed::<Completion<'_>, Completion<'_>>(Stream::EventsAndDone);
     let example = json!({ "prompt": "12+7=", "max_tokens": 8 });
-    post("Continues a text", fields, &["prompt"], example, answer, GENERATED)
+    post(
+        "Continues a text",
+        Body { parts: fields, required: &["prompt"], example },
+        answer,
+        GENERATED,
+    )
 }
 
 pub(crate) fn responses(s: &mut Schemas) -> Operation {
@@ -144,28 +146,48 @@ pub(crate) fn responses(s: &mut Schemas) -> Operation {
     let answer =
         s.streamed::<wire_responses::Response<'_>, wire_responses::Event<'_>>(Stream::Events);
     let example = json!({ "input": "What is 12+7?", "max_output_tokens": 8 });
-    post("Answers an input, statelessly", fields, &["input"], example, answer, GENERATED)
+    post(
+        "Answers an input, statelessly",
+        Body { parts: fields, required: &["input"], example },
+        answer,
+        GENERATED,
+    )
 }
 
 pub(crate) fn messages(s: &mut Schemas) -> Operation {
     let summary = "Answers a conversation, in Anthropic's shape";
     let fields = anthropic::field_schemas(&mut s.asked);
     let answer = s.streamed::<anthropic::Whole<'_>, anthropic::Event<'_>>(Stream::Events);
-    post(summary, fields, &["messages", "max_tokens"], conversation(), answer, GENERATED)
+    post(
+        summary,
+        Body { parts: fields, required: &["messages", "max_tokens"], example: conversation() },
+        answer,
+        GENERATED,
+    )
 }
 
 pub(crate) fn count_tokens(s: &mut Schemas) -> Operation {
     let summary = "Counts what a conversation makes the model read, in Anthropic's shape";
     let fields = anthropic::field_schemas(&mut s.asked);
     let answer = s.json::<anthropic::Counted>();
-    post(summary, fields, &["messages"], conversation(), answer, COUNTED)
+    post(
+        summary,
+        Body { parts: fields, required: &["messages"], example: conversation() },
+        answer,
+        COUNTED,
+    )
 }
 
 pub(crate) fn ollama_chat(s: &mut Schemas) -> Operation {
     let fields = wire_ollama::field_schemas(Kind::Chat, &mut s.asked);
     let answer = s.streamed::<Line<'_>, Line<'_>>(Stream::Lines);
     let example = json!({ "messages": question(), "options": { "num_predict": 8 } });
-    post("Answers a conversation, in Ollama's shape", fields, &[], example, answer, GENERATED)
+    post(
+        "Answers a conversation, in Ollama's shape",
+        Body { parts: fields, required: &[], example },
+        answer,
+        GENERATED,
+    )
 }
 
 pub(crate) fn ollama_generate(s: &mut Schemas) -> Operation {
@@ -173,14 +195,19 @@ pub(crate) fn ollama_generate(s: &mut Schemas) -> Operation {
     let fields = wire_ollama::field_schemas(Kind::Generate, &mut s.asked);
     let answer = s.streamed::<Line<'_>, Line<'_>>(Stream::Lines);
     let example = json!({ "prompt": "12+7=", "options": { "num_predict": 8 } });
-    post(summary, fields, &[], example, answer, GENERATED)
+    post(summary, Body { parts: fields, required: &[], example }, answer, GENERATED)
 }
 
 pub(crate) fn ollama_show(s: &mut Schemas) -> Operation {
     let summary = "The model's kind and context, in Ollama's shape";
     let fields = vec![s.asked.subschema_for::<wire_ollama::ShowRequest>()];
     let answer = s.json::<Shown>();
-    post(summary, fields, &["model"], json!({ "model": "demo" }), answer, ASKED)
+    post(
+        summary,
+        Body { parts: fields, required: &["model"], example: json!({ "model": "demo" }) },
+        answer,
+        ASKED,
+    )
 }
 
 pub(crate) fn ollama_tags(s: &mut Schemas) -> Operation {
@@ -198,20 +225,35 @@ pub(crate) fn ollama_version(s: &mut Schemas) -> Operation {
 pub(crate) fn render(s: &mut Schemas) -> Operation {
     let summary = "What a chat request makes the model read";
     let fields = wire_chat::field_schemas(&mut s.asked);
-    post(summary, fields, &["messages"], conversation(), s.json::<tokens::Rendered>(), COUNTED)
+    post(
+        summary,
+        Body { parts: fields, required: &["messages"], example: conversation() },
+        s.json::<tokens::Rendered>(),
+        COUNTED,
+    )
 }
 
 pub(crate) fn tokenize(s: &mut Schemas) -> Operation {
     let mut fields = wire_chat::field_schemas(&mut s.asked);
     fields.extend(tokens::field_schemas(&mut s.asked));
     let (answer, example) = (s.json::<tokens::Tokenized>(), json!({ "prompt": "12+7=" }));
-    post("Text or a conversation to token ids", fields, &[], example, answer, COUNTED)
+    post(
+        "Text or a conversation to token ids",
+        Body { parts: fields, required: &[], example },
+        answer,
+        COUNTED,
+    )
 }
 
 pub(crate) fn detokenize(s: &mut Schemas) -> Operation {
     let fields = vec![s.asked.subschema_for::<tokens::DetokenizeFields>()];
     let (answer, example) = (s.json::<tokens::Detokenized>(), json!({ "tokens": [5, 6, 7] }));
-    post("Token ids to text", fields, &["tokens"], example, answer, COUNTED)
+    post(
+        "Token ids to text",
+        Body { parts: fields, required: &["tokens"], example },
+        answer,
+        COUNTED,
+    )
 }
 
 pub(crate) fn models(s: &mut Schemas) -> Operation {
