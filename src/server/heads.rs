@@ -7,22 +7,11 @@
 //! bytes as they pass. It copies only the first bytes of each line, and skips bodies by their length.
 //! It can't disagree with hyper about where a body ends, since every ambiguous head is refused.
 
-use std::io;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, ready};
-
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-use super::activity::{Activity, Expected};
+use super::activity::Expected;
 
 /// Bytes that are kept of a line: enough for the two headers that frame a body, and for a chunk's
 /// size. If one of these is longer, it is refused.
 const KEPT: usize = 64;
-
-/// What hyper reads in place of the refused byte and all after it. A NUL is not allowed in a head, a
-/// chunk size or a trailer, so hyper answers 400 and closes. The empty line makes hyper parse the head.
-const REFUSAL: &[u8] = b"\0\r\n\r\n";
 
 /// The beginning of a line, and whether its last byte was a CR.
 #[derive(Debug, Clone)]
@@ -209,88 +198,6 @@ fn chunk_size(line: &Line) -> Result<u64, Ambiguous> {
     }
     let text = std::str::from_utf8(size).map_err(|_| Ambiguous)?;
     u64::from_str_radix(text, 16).map_err(|_| Ambiguous)
-}
-
-/// A connection's stream that checks what is read with [`Heads`] and keeps its [`Activity`] up to date.
-#[derive(Debug)]
-pub(super) struct HeadGuard<S> {
-    stream: S,
-    heads: Heads,
-    activity: Arc<Activity>,
-    /// What is left of [`REFUSAL`], once a head was refused.
-    refusal: Option<&'static [u8]>,
-}
-
-impl<S> HeadGuard<S> {
-    pub(super) fn new(stream: S, activity: Arc<Activity>) -> Self {
-        Self { stream, heads: Heads::new(), activity, refusal: None }
-    }
-
-    /// Notes whether a write waits for the client to read.
-    fn noted<T>(&self, polled: Poll<T>) -> Poll<T> {
-        self.activity.set_unread(polled.is_pending());
-        polled
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for HeadGuard<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.refusal.is_none() {
-            let before = buffer.filled().len();
-            ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
-            let scanned = self.heads.scan(&buffer.filled()[before..]);
-            self.activity.set_expected(self.heads.expected());
-            let Err(at) = scanned else { return Poll::Ready(Ok(())) };
-            self.refusal = Some(REFUSAL);
-            buffer.set_filled(before + at);
-            if at > 0 {
-                return Poll::Ready(Ok(()));
-            }
-        }
-        // hyper sees the end of the stream after the refusal.
-        let left = self.refusal.unwrap_or_default();
-        let (now, later) = left.split_at(left.len().min(buffer.remaining()));
-        buffer.put_slice(now);
-        self.refusal = Some(later);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for HeadGuard<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.noted(polled)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.noted(polled)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.stream).poll_flush(cx);
-        self.noted(polled)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
 }
 
 #[cfg(test)]

@@ -34,7 +34,6 @@ mod reply;
 mod route;
 mod secure;
 mod sse;
-mod stall;
 mod strict;
 #[cfg(test)]
 #[cfg(unix)]
