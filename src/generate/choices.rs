@@ -144,10 +144,10 @@ impl Choices {
             }
         }
         // Schemas may be large, so the pool drops them.
-        let turns: Vec<_> =
-            prompts.iter_mut().map(|prompt| std::mem::take(&mut prompt.turn)).collect();
+        let grammars: Vec<_> =
+            prompts.iter_mut().map(|prompt| std::mem::take(&mut prompt.grammar)).collect();
         let (caller, large) = (shared.caller, shared.large);
-        drop(Elsewhere::new(generator.pool(), caller, large, (plan.take(), turns)));
+        drop(Elsewhere::new(generator.pool(), caller, large, (plan.take(), grammars)));
         Ok(())
     }
 

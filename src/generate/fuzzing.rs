@@ -13,7 +13,7 @@ use super::reading::AnswerReader;
 use super::reasoning::ReasoningReader;
 use super::request::{Chat, Ending, Message, Prompt, Role, TextDelta, TokenDelta};
 use super::stop::StopMatcher;
-use super::template::{ChatTemplate, Turn};
+use super::template::{ChatTemplate, TemplateMessage};
 use super::tokenizer::Tokenizer;
 use super::tools::parse::{CallReader, Piece};
 use super::tools::{Tool, ToolCall, Tools, call_json_end};
@@ -228,7 +228,8 @@ const MORE_TOKENS: [&str; 8] = [
 pub fn template(data: &[u8]) {
     let Ok(source) = std::str::from_utf8(data) else { return };
     let Ok(template) = ChatTemplate::new(source.to_owned(), &Json::Null) else { return };
-    let turn = |role, content: &str| Turn { role, content: content.to_owned(), tools: None };
+    let turn =
+        |role, content: &str| TemplateMessage { role, content: content.to_owned(), tools: None };
     let turns = [turn("system", "Be brief."), turn("user", "Hi"), turn("assistant", "Hello.")];
     for ending in [Ending::ModelTurn, Ending::Closed, Ending::Open] {
         let rendered = template.render(&turns, &Chat { ending, ..Chat::default() });

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::error::{GenerateError, invalid};
-use super::grammar::Turn;
+use super::grammar::MessageGrammar;
 use super::options::GeneratorOptions;
 use super::pool::{Elsewhere, Pool, Undone};
 use super::prompt::{PromptReader, Tokenizing};
@@ -38,7 +38,7 @@ pub(super) struct Plan {
     pub(super) arrived: std::time::Instant,
     pub(super) deadline: Option<Instant>,
     pub(super) caller: CallerId,
-    /// Without the constraint, which is in [`Ready::turn`].
+    /// Without the constraint, which is in [`Ready::grammar`].
     pub(super) parameters: Parameters,
     pub(super) checked: Checked,
     /// The stream of text that each answer begins with.
@@ -51,7 +51,7 @@ pub(super) struct Plan {
 #[derive(Debug)]
 pub(super) struct Ready {
     pub(super) prompt: Arc<[u32]>,
-    pub(super) turn: Turn,
+    pub(super) grammar: MessageGrammar,
     pub(super) reading: Reading,
     pub(super) max_tokens: usize,
 }
@@ -61,7 +61,7 @@ struct Preparation {
     preparer: Arc<Preparer>,
     plan: Arc<Plan>,
     prompt: Option<Prompt>,
-    tokenizing: Option<(Tokenizing, Turn, Reading)>,
+    tokenizing: Option<(Tokenizing, MessageGrammar, Reading)>,
 }
 
 /// Whether a request of `bytes` bytes is handled by the pool.
@@ -173,39 +173,44 @@ impl Preparation {
             self.tokenizing = Some(self.begin(prompt)?);
             return Ok(None);
         }
-        let Some((mut tokenizing, turn, reading)) = self.tokenizing.take() else { return Ok(None) };
+        let Some((mut tokenizing, grammar, reading)) = self.tokenizing.take() else {
+            return Ok(None);
+        };
         match self.preparer.reader.advance(&mut tokenizing) {
             None => {
-                self.tokenizing = Some((tokenizing, turn, reading));
+                self.tokenizing = Some((tokenizing, grammar, reading));
                 Ok(None)
             }
-            Some(prompt) => Ok(Some(self.finish(prompt?, turn, reading)?)),
+            Some(prompt) => Ok(Some(self.finish(prompt?, grammar, reading)?)),
         }
     }
 
-    fn begin(&self, prompt: Prompt) -> Result<(Tokenizing, Turn, Reading), GenerateError> {
+    fn begin(
+        &self,
+        prompt: Prompt,
+    ) -> Result<(Tokenizing, MessageGrammar, Reading), GenerateError> {
         let (preparer, parameters) = (&self.preparer, &self.plan.parameters);
         let limits = &preparer.limits;
         validate::prompt(&prompt, limits.vocab_size)?;
         let reading = Reading::of(&prompt);
         let given = self.plan.constraint.as_ref();
-        let turn = match &prompt {
-            Prompt::Chat(chat) => Turn::of_chat(chat, preparer.reader.dialect(), given)?,
-            _ => Turn::of_text(given)?,
+        let grammar = match &prompt {
+            Prompt::Chat(chat) => MessageGrammar::of_chat(chat, preparer.reader.dialect(), given)?,
+            _ => MessageGrammar::of_text(given)?,
         };
-        grammar::check_company(parameters, turn.constraint.as_ref())?;
+        grammar::check_company(parameters, grammar.constraint.as_ref())?;
         reading.check_company(parameters)?;
         let longest = match parameters.truncate_prompt_tokens {
             None => limits.context_tokens,
             Some(_) => MOST_TOKENS.max(limits.context_tokens),
         };
-        Ok((preparer.reader.begin(prompt, longest)?, turn, reading))
+        Ok((preparer.reader.begin(prompt, longest)?, grammar, reading))
     }
 
     fn finish(
         &self,
         mut prompt: Vec<u32>,
-        turn: Turn,
+        grammar: MessageGrammar,
         reading: Reading,
     ) -> Result<Ready, GenerateError> {
         let context_tokens = self.preparer.limits.context_tokens;
@@ -216,7 +221,7 @@ impl Preparation {
             truncate(&mut prompt, most, parameters.truncation_side);
         }
         let max_tokens = validate::room(prompt.len(), context_tokens, checked.max_tokens)?;
-        Ok(Ready { prompt: prompt.into(), turn, reading, max_tokens })
+        Ok(Ready { prompt: prompt.into(), grammar, reading, max_tokens })
     }
 }
 

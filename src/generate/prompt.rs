@@ -227,13 +227,13 @@ impl PromptReader {
         })?;
         let added = self.tokenizer.added();
         let mut texts: Vec<String> = Vec::new();
-        let turns = self.dialect.turns(chat, &mut |text| {
+        let messages = self.dialect.messages(chat, &mut |text| {
             texts.push(text.to_owned());
             text.to_owned()
         });
         each_text(&chat.variables, &mut |text| texts.push(text.to_owned()));
         if !texts.iter().any(|text| added.needs_disarming(text)) {
-            let text = template.render(&turns, chat).map_err(GenerateError::Template)?;
+            let text = template.render(&messages, chat).map_err(GenerateError::Template)?;
             return Ok((text, Markup::Parsed));
         }
         let taken = texts
@@ -249,14 +249,14 @@ impl PromptReader {
             )
         })?;
         let disarm = |text: &str| added.disarm(text, guard).into_owned();
-        let turns = self.dialect.turns(chat, &mut |text| disarm(text));
+        let messages = self.dialect.messages(chat, &mut |text| disarm(text));
         let disarmed = Chat {
             variables: changed(&chat.variables, &disarm),
             ending: chat.ending,
             ..Chat::default()
         };
         let text = template
-            .render(&turns, &disarmed)
+            .render(&messages, &disarmed)
             .map_err(|reason| GenerateError::Template(reason.replace(guard, "")))?;
         Ok((text, Markup::Guarded(guard)))
     }

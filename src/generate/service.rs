@@ -114,7 +114,7 @@ impl Generator {
         let (Plan { parameters, checked, .. }, Ready { prompt, reading, .. }) = (plan, ready);
         let limits = self.engine.limits();
         let tokenizer = self.tokenizer();
-        let mask = self.grammars.mask_of_turn(&ready.turn, plan.caller, plan.deadline).await?;
+        let mask = self.grammars.mask_of(&ready.grammar, plan.caller, plan.deadline).await?;
         let mask = reading.budgeted(mask, tokenizer, prompt, limits.vocab_size);
         let mut sampling = checked.sampling.clone();
         sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(index as u64));

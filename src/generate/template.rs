@@ -38,13 +38,20 @@ const NAME: &str = "chat template";
 
 /// A message as a template sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Turn {
+pub(super) struct TemplateMessage {
     /// The role's name.
     pub(super) role: &'static str,
     /// The message's text, in which special tokens are neutralised.
     pub(super) content: String,
     /// Tools for templates that place them, as the text of a JSON list.
     pub(super) tools: Option<String>,
+}
+
+impl TemplateMessage {
+    /// A message without tools.
+    pub(super) fn text(role: &'static str, content: impl Into<String>) -> Self {
+        Self { role, content: content.into(), tools: None }
+    }
 }
 
 /// A compiled chat template, and the tokens that it may name.
@@ -135,26 +142,30 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// The template's reason for refusing the conversation.
-    pub(super) fn render(&self, turns: &[Turn], chat: &Chat) -> Result<String, String> {
+    pub(super) fn render(
+        &self,
+        conversation: &[TemplateMessage],
+        chat: &Chat,
+    ) -> Result<String, String> {
         // Only a namespace lives from one iteration of a loop to the next, so only with one can a value
         // nest by a level in each.
         if self.source.contains("namespace")
-            && let Ok(rendered) = with_stack(RENDER_STACK, || self.render_here(turns, chat))
+            && let Ok(rendered) = with_stack(RENDER_STACK, || self.render_here(conversation, chat))
         {
             return rendered;
         }
-        self.render_here(turns, chat)
+        self.render_here(conversation, chat)
     }
 
-    fn render_here(&self, turns: &[Turn], chat: &Chat) -> Result<String, String> {
-        let message = |turn: &Turn| {
-            let plain = context! { role => turn.role, content => turn.content.as_str() };
-            match &turn.tools {
+    fn render_here(&self, conversation: &[TemplateMessage], chat: &Chat) -> Result<String, String> {
+        let message = |one: &TemplateMessage| {
+            let plain = context! { role => one.role, content => one.content.as_str() };
+            match &one.tools {
                 Some(tools) => context! { tools => tools.as_str(), ..plain },
                 None => plain,
             }
         };
-        let messages: Vec<Value> = turns.iter().map(message).collect();
+        let messages: Vec<Value> = conversation.iter().map(message).collect();
         let variables = context! {
             messages,
             add_generation_prompt => chat.ending == Ending::ModelTurn,
@@ -168,7 +179,7 @@ impl ChatTemplate {
             .and_then(|template| template.render(variables))
             .map_err(|e| jinja::describe(&e))?;
         if chat.ending == Ending::Open {
-            let last = turns.last().map_or("", |turn| turn.content.trim());
+            let last = conversation.last().map_or("", |one| one.content.trim());
             // As transformers does: everything after the last message's text is removed.
             let end = text.rfind(last).filter(|_| !last.is_empty()).ok_or_else(|| {
                 "continue_final_message needs a last message whose text the template keeps"

@@ -18,7 +18,7 @@ const MOST_BYTES: usize = 2 << 20;
 
 /// What constrains a message, and the schemas that it was built from.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Turn {
+pub(crate) struct MessageGrammar {
     /// `None` is free text.
     pub(crate) constraint: Option<Constraint>,
     /// The schemas within the constraint's grammar with their fields, to find out which of them is at
@@ -34,7 +34,7 @@ enum Content<'a> {
     Json(&'a Json),
 }
 
-impl Turn {
+impl MessageGrammar {
     /// The answer to a prompt of text: `given` as it is.
     ///
     /// # Errors
@@ -224,5 +224,5 @@ fn arguments(tool: &Tool) -> Json {
 }
 
 #[cfg(test)]
-#[path = "turn_tests.rs"]
+#[path = "message_tests.rs"]
 mod tests;

@@ -15,6 +15,7 @@ mod host;
 mod keep;
 mod ledger;
 mod mask;
+mod message;
 mod protocol;
 mod schema;
 mod serve;
@@ -22,7 +23,6 @@ mod spelling;
 #[cfg(test)]
 mod tests;
 mod threads;
-mod turn;
 mod turns;
 
 use std::sync::Arc;
@@ -37,9 +37,9 @@ pub use self::host::{FormEnd, FormFork, FormHost, FormLink, FormPort, FormWait, 
 use self::keep::{Form, Kept, Key};
 use self::ledger::Ledger;
 use self::mask::GrammarMask;
+pub(super) use self::message::MessageGrammar;
 use self::protocol::{Answer, Ask, Order};
 pub use self::threads::ThreadForms;
-pub(super) use self::turn::Turn;
 use self::turns::{TurnLimits, Turns};
 use super::error::{GenerateError, invalid};
 use super::request::{Constraint, Form as Given, Parameters};
@@ -92,14 +92,14 @@ impl Grammars {
     /// # Errors
     /// [`GenerateError::InvalidField`] naming the place at fault, if the form can't be used or takes
     /// too much; [`GenerateError::GrammarsBusy`] if its turn did not come in time.
-    pub(super) async fn mask_of_turn(
+    pub(super) async fn mask_of(
         &self,
-        turn: &Turn,
+        grammar: &MessageGrammar,
         caller: CallerId,
         deadline: Option<Instant>,
     ) -> Result<Option<Box<dyn TokenMask>>, GenerateError> {
-        let Some(constraint) = &turn.constraint else { return Ok(None) };
-        let parts = turn.parts.iter().filter_map(|part| match &part.form {
+        let Some(constraint) = &grammar.constraint else { return Ok(None) };
+        let parts = grammar.parts.iter().filter_map(|part| match &part.form {
             Given::JsonSchema(schema) => Some((part.field.clone(), schema.to_string())),
             _ => None,
         });

@@ -15,7 +15,7 @@ use super::super::added::AddedTokens;
 use super::super::jinja::python_json;
 use super::super::reasoning;
 use super::super::request::{Chat, Message, Role};
-use super::super::template::{ChatTemplate, Turn};
+use super::super::template::{ChatTemplate, TemplateMessage};
 use super::types::{Tool, ToolCall, ToolChoice, Tools};
 
 const PROBE: &str = "probe1357";
@@ -29,7 +29,7 @@ pub(crate) struct Dialect {
     /// The template places a system message's `tools`.
     tools_placed: bool,
     /// The template writes messages of the role `tool`.
-    tool_turns: bool,
+    tool_messages: bool,
     /// The template drops system messages (Phi-4-reasoning's replaces them by its own).
     no_system: bool,
     /// The tokenizer has tokens that mark calls.
@@ -52,21 +52,17 @@ impl Dialect {
     /// The dialect of a folder with this template and these tokens.
     pub(crate) fn of(template: Option<&ChatTemplate>, added: &AddedTokens) -> Self {
         let has = |name: &str| added.iter().any(|token| token.content == name);
-        let shows = |turn: Turn| {
-            let user = Turn { role: "user", content: "x".to_owned(), tools: None };
+        let shows = |message: TemplateMessage| {
+            let user = TemplateMessage::text("user", "x");
             let chat = Chat::default();
-            let text = template.and_then(|template| template.render(&[turn, user], &chat).ok());
+            let text = template.and_then(|template| template.render(&[message, user], &chat).ok());
             text.is_some_and(|text| text.contains(PROBE))
         };
-        let turn = |role, content: &str, tools: Option<&str>| Turn {
-            role,
-            content: content.to_owned(),
-            tools: tools.map(str::to_owned),
-        };
+        let tools = Some(PROBE.to_owned());
         Self {
-            tools_placed: shows(turn("system", "x", Some(PROBE))),
-            tool_turns: shows(turn("tool", PROBE, None)),
-            no_system: !shows(turn("system", PROBE, None)),
+            tools_placed: shows(TemplateMessage { tools, ..TemplateMessage::text("system", "x") }),
+            tool_messages: shows(TemplateMessage::text("tool", PROBE)),
+            no_system: !shows(TemplateMessage::text("system", PROBE)),
             call_tokens: Self::TOKENS.iter().all(|name| has(name)),
             thinks: template.is_some_and(|template| template.source().contains(reasoning::OPENER)),
         }
@@ -109,27 +105,31 @@ impl Dialect {
 
     /// A conversation as the template takes it. Every text of the request goes through `change` before
     /// the server's own text is added: that is where special tokens in user text are neutralised.
-    pub(crate) fn turns(self, chat: &Chat, change: &mut dyn FnMut(&str) -> String) -> Vec<Turn> {
-        let mut turns: Vec<Turn> = Vec::with_capacity(chat.messages.len() + 1);
+    pub(crate) fn messages(
+        self,
+        chat: &Chat,
+        change: &mut dyn FnMut(&str) -> String,
+    ) -> Vec<TemplateMessage> {
+        let mut messages: Vec<TemplateMessage> = Vec::with_capacity(chat.messages.len() + 1);
         let mut results = false;
         let mut called = HashMap::new();
         for message in &chat.messages {
             called.extend(message.calls.iter().map(|call| (call.id.as_str(), call.name.as_str())));
             let content = match message.role {
                 Role::Assistant => self.said(message, change),
-                Role::Tool if !self.tool_turns => result(message, &called, change),
+                Role::Tool if !self.tool_messages => result(message, &called, change),
                 _ => change(&message.content),
             };
-            let is_result = message.role == Role::Tool && !self.tool_turns;
-            match turns.last_mut() {
+            let is_result = message.role == Role::Tool && !self.tool_messages;
+            match messages.last_mut() {
                 // Consecutive results are one message.
-                Some(turn) if is_result && results => {
-                    turn.content.push('\n');
-                    turn.content.push_str(&content);
+                Some(message) if is_result && results => {
+                    message.content.push('\n');
+                    message.content.push_str(&content);
                 }
                 _ => {
                     let role = if is_result { Role::User } else { message.role }.as_str();
-                    turns.push(Turn { role, content, tools: None });
+                    messages.push(TemplateMessage::text(role, content));
                 }
             }
             results = is_result;
@@ -137,9 +137,9 @@ impl Dialect {
         let offered = chat.tools.offered();
         if !offered.is_empty() {
             let list = change(&definitions(offered));
-            self.tell(&mut turns, list, chat.tools.single);
+            self.describe(&mut messages, list, chat.tools.single);
         }
-        turns
+        messages
     }
 
     /// A message of the model: its text, then its calls as it writes them.
@@ -155,35 +155,35 @@ impl Dialect {
     }
 
     /// Describes the tools in `list` to the model.
-    fn tell(self, turns: &mut Vec<Turn>, list: String, single: bool) {
-        let first = turns.iter().position(|turn| turn.role == "system");
+    fn describe(self, messages: &mut Vec<TemplateMessage>, list: String, single: bool) {
+        let first = messages.iter().position(|message| message.role == "system");
         if self.tools_placed {
             match first {
-                Some(index) => turns[index].tools = Some(list),
-                None => turns.insert(
-                    0,
-                    Turn { role: "system", content: SYSTEM.to_owned(), tools: Some(list) },
-                ),
+                Some(index) => messages[index].tools = Some(list),
+                None => {
+                    let system = TemplateMessage::text("system", SYSTEM);
+                    messages.insert(0, TemplateMessage { tools: Some(list), ..system });
+                }
             }
             return;
         }
         let words = self.words(&list, single);
         if self.no_system {
-            match turns.iter_mut().find(|turn| turn.role == "user") {
-                Some(turn) => turn.content = format!("{words}\n\n{}", turn.content),
-                None => turns.insert(0, Turn { role: "user", content: words, tools: None }),
+            match messages.iter_mut().find(|message| message.role == "user") {
+                Some(message) => message.content = format!("{words}\n\n{}", message.content),
+                None => messages.insert(0, TemplateMessage::text("user", words)),
             }
             return;
         }
         match first {
             Some(index) => {
-                let content = &mut turns[index].content;
+                let content = &mut messages[index].content;
                 if !content.is_empty() {
                     content.push_str("\n\n");
                 }
                 content.push_str(&words);
             }
-            None => turns.insert(0, Turn { role: "system", content: words, tools: None }),
+            None => messages.insert(0, TemplateMessage::text("system", words)),
         }
     }
 
