@@ -104,7 +104,7 @@ impl AddedTokens {
     /// Cuts `text` at added tokens, exactly as Hugging Face's tokenizers do.
     ///
     /// With a `guard`, an added token directly after that character is ordinary text
-    /// (see [`Self::disarm`]).
+    /// (see [`Self::neutralise`]).
     pub(super) fn split<'t>(&self, text: &'t str, guard: Option<char>) -> Vec<Piece<'t>> {
         let mut pieces = Vec::new();
         if !text.is_empty() {
@@ -163,8 +163,8 @@ impl AddedTokens {
         }
     }
 
-    /// Whether [`Self::disarm`] would change `content`.
-    pub(super) fn needs_disarming(&self, content: &str) -> bool {
+    /// Whether [`Self::neutralise`] would change `content`.
+    pub(super) fn has_token_text(&self, content: &str) -> bool {
         let occurs = self.occurrences.as_ref();
         occurs.is_some_and(|automaton| automaton.is_match(content))
             || !self.border_cuts(content).is_empty()
@@ -173,7 +173,7 @@ impl AddedTokens {
     /// Inserts `guard` into `content` so that no added token is read in it, nor across its ends once a
     /// template surrounds it: before every occurrence, and where it ends or begins with a part of
     /// one. `guard` must not occur in `content`.
-    pub(super) fn disarm<'c>(&self, content: &'c str, guard: char) -> Cow<'c, str> {
+    pub(super) fn neutralise<'c>(&self, content: &'c str, guard: char) -> Cow<'c, str> {
         let mut cuts = self.border_cuts(content);
         if let Some(automaton) = &self.occurrences {
             cuts.extend(automaton.find_overlapping_iter(content).map(|found| found.start()));

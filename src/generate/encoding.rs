@@ -168,7 +168,7 @@ impl Tokenizer {
 fn ends_word(text: &str, at: usize) -> bool {
     let after = text.as_bytes()[at];
     let goes_on = after == b'\'' || !(after.is_ascii_whitespace() || after.is_ascii_punctuation());
-    // `at` is between characters, as the one behind it is ASCII.
+    // `at` is between characters, as the one after it is ASCII.
     !goes_on && text[..at].chars().next_back().is_some_and(is_letter_or_digit)
 }
 

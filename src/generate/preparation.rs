@@ -198,8 +198,8 @@ impl Preparation {
             Prompt::Chat(chat) => MessageGrammar::of_chat(chat, preparer.reader.dialect(), given)?,
             _ => MessageGrammar::of_text(given)?,
         };
-        grammar::check_company(parameters, grammar.constraint.as_ref())?;
-        reading.check_company(parameters)?;
+        grammar::check_compatible(parameters, grammar.constraint.as_ref())?;
+        reading.check_compatible(parameters)?;
         let longest = match parameters.truncate_prompt_tokens {
             None => limits.context_tokens,
             Some(_) => MOST_TOKENS.max(limits.context_tokens),

@@ -232,7 +232,7 @@ impl PromptReader {
             text.to_owned()
         });
         each_text(&chat.variables, &mut |text| texts.push(text.to_owned()));
-        if !texts.iter().any(|text| added.needs_disarming(text)) {
+        if !texts.iter().any(|text| added.has_token_text(text)) {
             let text = template.render(&messages, chat).map_err(GenerateError::Template)?;
             return Ok((text, Markup::Parsed));
         }
@@ -248,15 +248,15 @@ impl PromptReader {
                 "text that leaves one character of U+E000 to U+F8FF unused",
             )
         })?;
-        let disarm = |text: &str| added.disarm(text, guard).into_owned();
-        let messages = self.dialect.messages(chat, &mut |text| disarm(text));
-        let disarmed = Chat {
-            variables: changed(&chat.variables, &disarm),
+        let neutralise = |text: &str| added.neutralise(text, guard).into_owned();
+        let messages = self.dialect.messages(chat, &mut |text| neutralise(text));
+        let neutralised = Chat {
+            variables: changed(&chat.variables, &neutralise),
             ending: chat.ending,
             ..Chat::default()
         };
         let text = template
-            .render(&messages, &disarmed)
+            .render(&messages, &neutralised)
             .map_err(|reason| GenerateError::Template(reason.replace(guard, "")))?;
         Ok((text, Markup::Guarded(guard)))
     }

@@ -42,7 +42,7 @@ impl Reading {
     }
 
     /// Refuses parameters that may forbid the tokens which end reasoning.
-    pub(super) fn check_company(&self, given: &Parameters) -> Result<(), GenerateError> {
+    pub(super) fn check_compatible(&self, given: &Parameters) -> Result<(), GenerateError> {
         let others = [
             ("bad_words", !given.bad_words.is_empty()),
             ("allowed_token_ids", given.allowed_token_ids.is_some()),

@@ -25,10 +25,10 @@ pub(super) const REQUEST_ID: &str = "x-request-id";
 pub(super) const TRACEPARENT: &str = "traceparent";
 
 /// Routes that complete a text; all others answer a conversation.
-const COMPLETION_ROUTES: [&str; 2] = ["/v1/completions", "/api/generate"];
+pub(super) const COMPLETION_ROUTES: [&str; 2] = ["/v1/completions", "/api/generate"];
 
 /// The web page's files; one visit loads some 25.
-const PAGE_FILES: &str = "/page/{id}";
+pub(super) const PAGE_FILES: &str = "/page/{id}";
 
 /// Longest id that is accepted from a client.
 const MAX_ID_BYTES: usize = 128;

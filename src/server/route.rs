@@ -248,6 +248,7 @@ async fn dispatch(
 
 #[cfg(test)]
 mod tests {
+    use super::super::access::{COMPLETION_ROUTES, PAGE_FILES};
     use super::*;
 
     fn found(path: &str) -> Option<&'static Route> {
@@ -278,6 +279,13 @@ mod tests {
         for route in ROUTES {
             assert_eq!(found(route.path).map(|found| found.path), Some(route.path));
             assert_eq!(route.operation.is_none(), route.access == Class::Page, "{}", route.path);
+        }
+    }
+
+    #[test]
+    fn paths_that_the_access_log_knows_are_routes() {
+        for path in COMPLETION_ROUTES.into_iter().chain([PAGE_FILES]) {
+            assert!(ROUTES.iter().any(|route| route.path == path), "{path}");
         }
     }
 

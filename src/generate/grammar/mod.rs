@@ -211,7 +211,7 @@ fn too_costly(field: &str, what: impl std::fmt::Display) -> GenerateError {
 }
 
 /// Refuses parameters that may forbid every token that a form allows.
-pub(super) fn check_company(
+pub(super) fn check_compatible(
     given: &Parameters,
     constraint: Option<&Constraint>,
 ) -> Result<(), GenerateError> {

@@ -20,9 +20,13 @@ pub(super) const FOLLOWING: Duration = Duration::from_secs(1);
 impl FormCompiler {
     /// Compiles one form and follows its output until the link is closed.
     pub fn serve(self: &Arc<Self>, port: &mut dyn FormPort) {
+        self.serve_from(None, port);
+    }
+
+    /// As [`Self::serve`], from a form that is compiled already if there is one.
+    fn serve_from(self: &Arc<Self>, mut matcher: Option<Matcher>, port: &mut dyn FormPort) {
         port.send(&Answer::Ready.encode());
         let mut scales = Scales::default();
-        let mut matcher = None;
         while let Some(frame) = port.receive() {
             match (Ask::decode(&frame), &mut matcher) {
                 (Some(Ask::Compile(order)), None) => {
@@ -37,7 +41,10 @@ impl FormCompiler {
                 (Some(Ask::Fork), Some(matcher)) => match port.fork() {
                     FormFork::Original => {}
                     FormFork::Copy => port.send(&Answer::Ready.encode()),
-                    FormFork::Thread(port) => serve_copy(matcher.deep_clone(), port),
+                    FormFork::Thread(mut port) => {
+                        let (compiler, copy) = (Arc::clone(self), Some(matcher.deep_clone()));
+                        super::threads::spawn(move || compiler.serve_from(copy, port.as_mut()));
+                    }
                 },
                 _ => return,
             }
@@ -115,19 +122,4 @@ fn take(matcher: &mut Matcher, token: u32, port: &mut dyn FormPort, scales: &mut
             false
         }
     }
-}
-
-/// Serves a copy of a compiled form on another thread, for hosts without processes.
-fn serve_copy(mut matcher: Matcher, mut port: Box<dyn FormPort + Send>) {
-    let serve = move || {
-        let mut scales = Scales::default();
-        port.send(&Answer::Ready.encode());
-        while let Some(frame) = port.receive() {
-            let Some(Ask::Token(token)) = Ask::decode(&frame) else { return };
-            if !take(&mut matcher, token, port.as_mut(), &mut scales) {
-                return;
-            }
-        }
-    };
-    super::threads::spawn(serve);
 }
