@@ -1,5 +1,5 @@
-//! Added tokens (`<|im_end|>` and the like): found in text as Hugging Face's tokenizers find them, and
-//! neutralised in text that must contain none.
+//! Added tokens (`<|im_end|>` and the like): found in text as Hugging Face's tokenizers find them,
+//! and neutralised in text that must contain none.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -170,9 +170,9 @@ impl AddedTokens {
             || !self.border_cuts(content).is_empty()
     }
 
-    /// Inserts `guard` into `content` so that no added token is read in it, nor across its ends once a
-    /// template surrounds it: before every occurrence, and where it ends or begins with a part of
-    /// one. `guard` must not occur in `content`.
+    /// Inserts `guard` into `content` so that no added token is read in it, nor across its ends
+    /// once a template surrounds it: before every occurrence, and where it ends or begins with a
+    /// part of one. `guard` must not occur in `content`.
     pub(super) fn neutralise<'c>(&self, content: &'c str, guard: char) -> Cow<'c, str> {
         let mut cuts = self.border_cuts(content);
         if let Some(automaton) = &self.occurrences {

@@ -7,8 +7,8 @@ use super::reasoning::ReasoningReader;
 use super::tokenizer::{Markup, Tokenizer};
 use phi4d_engine::{MaskError, Progress, TokenMask};
 
-/// A mask around `inner`: once the reasoning has used its budget, it allows only the closing tag, else
-/// what `inner` allows.
+/// A mask around `inner`: once the reasoning has used its budget, it allows only the closing tag,
+/// else what `inner` allows.
 #[derive(Debug)]
 pub(super) struct ReasoningBudget {
     tokenizer: Arc<Tokenizer>,

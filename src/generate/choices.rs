@@ -52,7 +52,8 @@ impl Copies {
     }
 }
 
-/// The answers to one request: prepared, then running. Dropping them cancels the work within one step.
+/// The answers to one request: prepared, then running. Dropping them cancels the work within one
+/// step.
 #[derive(Debug)]
 pub struct Choices {
     generator: Generator,
@@ -231,8 +232,8 @@ impl Choices {
         Some((index, next))
     }
 
-    /// Waits for all answers. `grown` gets the most bytes that each piece takes, its JSON included, and
-    /// returns whether there is memory for them.
+    /// Waits for all answers. `grown` gets the most bytes that each piece takes, its JSON included,
+    /// and returns whether there is memory for them.
     ///
     /// # Errors
     /// If the engine failed before the end of one, or `grown` says no.

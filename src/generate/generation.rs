@@ -112,8 +112,8 @@ impl Generation {
         &self.prompt_ids
     }
 
-    /// The prompt with the log-probabilities of its tokens, if they were asked for and prefill is done.
-    /// Returns them once.
+    /// The prompt with the log-probabilities of its tokens, if they were asked for and prefill is
+    /// done. Returns them once.
     pub(super) fn take_prompt(&mut self) -> ReadPrompt {
         ReadPrompt {
             ids: Arc::clone(&self.prompt_ids),
@@ -122,7 +122,8 @@ impl Generation {
         }
     }
 
-    /// Waits until the prompt is in the KV cache: the first token has been generated, or none will be.
+    /// Waits until the prompt is in the KV cache: the first token has been generated, or none will
+    /// be.
     pub(super) async fn prompt_read(&mut self) {
         while self.usage.completion_tokens == 0 && self.ready.is_empty() {
             let Some(events) = &mut self.events else { return };

@@ -1,4 +1,5 @@
-//! The functions and filters that transformers adds to Jinja for chat templates and minijinja lacks.
+//! The functions and filters that transformers adds to Jinja for chat templates and minijinja
+//! lacks.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -141,7 +142,8 @@ fn strftime(format: &str, unix_seconds: u64) -> Result<String, String> {
 /// Most characters that `str.format` is asked to pad to, in all.
 const MAX_WIDTHS: usize = 1 << 20;
 
-/// Methods of Python's values. The library bounds what they make, but for the widths of `str.format`.
+/// Methods of Python's values. The library bounds what they make, but for the widths of
+/// `str.format`.
 pub(super) fn method(
     state: &mut State<'_, '_>,
     value: &Value,

@@ -1,8 +1,8 @@
-//! Threads for work that grows with a request, so that the threads of the connections stay free. Callers
-//! get round-robin turns.
+//! Threads for work that grows with a request, so that the threads of the connections stay free.
+//! Callers get round-robin turns.
 //!
-//! Work is done in steps. After each step the next caller has its turn, so that long work does not hold
-//! up the others, and work whose client has disconnected is dropped.
+//! Work is done in steps. After each step the next caller has its turn, so that long work does not
+//! hold up the others, and work whose client has disconnected is dropped.
 
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -92,7 +92,8 @@ impl<T: Send, S: FnMut() -> Option<T> + Send> Work for Task<T, S> {
     }
 }
 
-/// A value that the pool drops if it is `large`: dropping a deep structure takes as long as building it.
+/// A value that the pool drops if it is `large`: dropping a deep structure takes as long as
+/// building it.
 #[derive(Debug)]
 pub struct Elsewhere<T: Send + 'static> {
     /// `None` only while it is dropped.
@@ -181,8 +182,8 @@ impl Pool {
         self.run_steps(caller, deadline, move || work.take().map(|work| work())).await
     }
 
-    /// Does work in steps, each of them short: `None` means that there is more to do. Dropping the future
-    /// ends the work after the current step.
+    /// Does work in steps, each of them short: `None` means that there is more to do. Dropping the
+    /// future ends the work after the current step.
     ///
     /// # Errors
     /// If it was not done.

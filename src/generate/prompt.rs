@@ -21,8 +21,8 @@ const GUARDS: std::ops::RangeInclusive<char> = '\u{E000}'..='\u{F8FF}';
 const BYTES_PER_TOKEN: usize = 16;
 
 impl Prompt {
-    /// A lower bound of the prompt's cost in tokens, before it is tokenised: one for each 16 bytes of its
-    /// text, and its token ids. Takes time where it has many texts.
+    /// A lower bound of the prompt's cost in tokens, before it is tokenised: one for each 16 bytes
+    /// of its text, and its token ids. Takes time where it has many texts.
     #[must_use]
     pub fn least_cost(&self) -> usize {
         cost_of(byte_length(self)).saturating_add(self.ids())
@@ -115,8 +115,8 @@ impl PromptReader {
 
     /// Begins to tokenise `prompt`: renders it if it is a conversation.
     ///
-    /// If its length alone shows that it has at least `context_tokens` tokens, it is refused before the
-    /// expensive part.
+    /// If its length alone shows that it has at least `context_tokens` tokens, it is refused before
+    /// the expensive part.
     pub(super) fn begin(
         &self,
         prompt: Prompt,
@@ -212,11 +212,12 @@ impl PromptReader {
         Ok(self.tokenizer.begin_with(text, parts, None, context_tokens))
     }
 
-    /// A conversation as text, with the markup by which only the template's own special tokens are read
-    /// as such.
+    /// A conversation as text, with the markup by which only the template's own special tokens are
+    /// read as such.
     ///
-    /// If no text of the request could be read as a special token, the template is rendered as it is.
-    /// Else the texts get a guard character that occurs nowhere, which the tokenizer removes again.
+    /// If no text of the request could be read as a special token, the template is rendered as it
+    /// is. Else the texts get a guard character that occurs nowhere, which the tokenizer removes
+    /// again.
     fn render(&self, chat: &Chat) -> Result<(String, Markup), GenerateError> {
         let template = self.template.as_ref().ok_or_else(|| {
             GenerateError::Template(
@@ -262,7 +263,8 @@ impl PromptReader {
     }
 }
 
-/// Calls `see` with every text in `fields`, names included. Iterative, so that nesting costs no stack.
+/// Calls `see` with every text in `fields`, names included. Iterative, so that nesting costs no
+/// stack.
 fn each_text<'t>(fields: &'t Map<String, Json>, see: &mut impl FnMut(&'t str)) {
     let mut left: Vec<&Json> = Vec::new();
     let mut open = vec![fields];
@@ -284,8 +286,8 @@ fn each_text<'t>(fields: &'t Map<String, Json>, see: &mut impl FnMut(&'t str)) {
     }
 }
 
-/// `fields` with every text changed, except the outermost names, which templates refer to. Recursive;
-/// the JSON parser of the request limits the depth.
+/// `fields` with every text changed, except the outermost names, which templates refer to.
+/// Recursive; the JSON parser of the request limits the depth.
 fn changed(fields: &Map<String, Json>, change: &impl Fn(&str) -> String) -> Map<String, Json> {
     fn value(given: &Json, change: &impl Fn(&str) -> String) -> Json {
         match given {

@@ -59,8 +59,8 @@ impl ReasoningReader {
         self.found
     }
 
-    /// Within reasoning: what must follow to close it, which is the closing tag or the rest of it if it
-    /// has begun.
+    /// Within reasoning: what must follow to close it, which is the closing tag or the rest of it
+    /// if it has begun.
     pub(super) fn rest_of_closer(&self) -> &'static str {
         &CLOSER[begun(&self.held, CLOSER)..]
     }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-/// Searches text that arrives in pieces for stop strings, and holds back only what may be the beginning
-/// of one.
+/// Searches text that arrives in pieces for stop strings, and holds back only what may be the
+/// beginning of one.
 ///
 /// The match that *ends* first wins, as it would if the text came character by character; of
 /// those that end together, the longest. So the result does not depend on how the text is cut into
@@ -81,8 +81,9 @@ impl StopMatcher {
         }
     }
 
-    /// Reads `text` and appends to `out` what can't be part of a stop string. Returns true if a stop
-    /// string was found: nothing after it is appended, nor the stop string unless it is included.
+    /// Reads `text` and appends to `out` what can't be part of a stop string. Returns true if a
+    /// stop string was found: nothing after it is appended, nor the stop string unless it is
+    /// included.
     pub(super) fn push(&mut self, text: &str, out: &mut String) -> bool {
         if self.patterns.is_empty() {
             out.push_str(text);

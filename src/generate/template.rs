@@ -17,8 +17,8 @@ use super::stack::with_stack;
 /// conversation of 100,000 messages takes most of it.
 const FUEL: u64 = 4_000_000;
 
-/// Stack of a rendering whose values only its fuel limits, to about 600,000 levels: minijinja writes and
-/// drops values by recursion. Measured: 90 bytes a level to drop, up to 800 to write.
+/// Stack of a rendering whose values only its fuel limits, to about 600,000 levels: minijinja
+/// writes and drops values by recursion. Measured: 90 bytes a level to drop, up to 800 to write.
 const RENDER_STACK: usize = 768 << 20;
 
 /// The largest template. Published ones have up to 20 KB.
@@ -28,9 +28,9 @@ const MAX_BYTES: usize = 64 << 10;
 /// compiled in time that grows with the square of its length.
 const MAX_UNITS: usize = 1 << 14;
 
-/// Stack for each byte of a template while it is compiled. The parser, and what comes after it, recurse
-/// once for each operator of a chain (`--x`, `not not x`, `a+b+c`, `x.y.z`, `x|f|g`), and an operator
-/// has at least one byte. Measured: up to 1 KiB a byte in a build for tests
+/// Stack for each byte of a template while it is compiled. The parser, and what comes after it,
+/// recurse once for each operator of a chain (`--x`, `not not x`, `a+b+c`, `x.y.z`, `x|f|g`), and
+/// an operator has at least one byte. Measured: up to 1 KiB a byte in a build for tests
 /// (`template_tests::chains_of_any_length_compile_or_are_refused`).
 const STACK_PER_BYTE: usize = 4 << 10;
 
@@ -137,8 +137,9 @@ impl ChatTemplate {
         &self.source
     }
 
-    /// Renders the messages of `chat`, with its variables, up to its ending. Texts appear as the template
-    /// places them: the caller has neutralised special tokens in them and in the variables.
+    /// Renders the messages of `chat`, with its variables, up to its ending. Texts appear as the
+    /// template places them: the caller has neutralised special tokens in them and in the
+    /// variables.
     ///
     /// # Errors
     /// The template's reason for refusing the conversation.
@@ -147,8 +148,8 @@ impl ChatTemplate {
         conversation: &[TemplateMessage],
         chat: &Chat,
     ) -> Result<String, String> {
-        // Only a namespace lives from one iteration of a loop to the next, so only with one can a value
-        // nest by a level in each.
+        // Only a namespace lives from one iteration of a loop to the next, so only with one can a
+        // value nest by a level in each.
         if self.source.contains("namespace")
             && let Ok(rendered) = with_stack(RENDER_STACK, || self.render_here(conversation, chat))
         {

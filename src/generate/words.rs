@@ -102,7 +102,8 @@ pub(super) fn usual_breakers(vocabulary: &Vocabulary) -> TokenSet {
     (0..).take(vocabulary.len()).filter(holds).collect()
 }
 
-/// All tokens that contain one of the texts, in one pass over the vocabulary for any number of texts.
+/// All tokens that contain one of the texts, in one pass over the vocabulary for any number of
+/// texts.
 fn given_breakers(texts: &[String], vocabulary: &Vocabulary) -> Result<TokenSet, GenerateError> {
     const FIELD: &str = "dry_sequence_breakers";
     let missing = |index: usize| {

@@ -20,7 +20,8 @@ use super::places::{Bounds, Holder, Places, Verdict};
 use super::secure::serve_tcp;
 use phi4d_os::{Listener, UnixStream};
 
-/// Pause after an accept that failed for want of descriptors or memory; without it the loop would spin.
+/// Pause after an accept that failed for want of descriptors or memory; without it the loop would
+/// spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How often a lasting failure is logged.
@@ -53,8 +54,8 @@ impl DrainOutcome {
 /// Serves `app` on all `listeners` until `stop` holds true (or its sender is gone), then drains.
 ///
 /// Draining: listeners close at once, connections without a request yet have a moment to send one,
-/// idle ones close, running requests may take `drain` to end, new requests get 503. After that, what
-/// still runs gets an error and its connection is closed.
+/// idle ones close, running requests may take `drain` to end, new requests get 503. After that,
+/// what still runs gets an error and its connection is closed.
 pub async fn serve(
     app: App,
     listeners: Vec<Listener>,
@@ -67,7 +68,8 @@ pub async fn serve(
         _ = stop.wait_for(|stop| *stop) => {}
     }
     drop(listeners);
-    // With socket activation a successor serves what is in the backlog, but not what was accepted here.
+    // With socket activation a successor serves what is in the backlog, but not what was accepted
+    // here.
     let _ = tokio::time::timeout(SETTLE, app.until_unasked(0)).await;
     app.enter(Phase::Draining);
     if all_ended_within(&mut connections, drain).await {
@@ -98,8 +100,9 @@ async fn accept_all(app: &App, listeners: &[Listener], connections: &mut JoinSet
     ));
     let mut accepting = Accepting::new(listeners);
     let mut rejections = Rejections::default();
-    // At most one connection of each kind (TCP, Unix) is accepted without a place. While it waits for
-    // one, the kernel's backlog holds the rest, and a full TCP does not hold up the Unix socket.
+    // At most one connection of each kind (TCP, Unix) is accepted without a place. While it waits
+    // for one, the kernel's backlog holds the rest, and a full TCP does not hold up the Unix
+    // socket.
     let mut pending: [Option<Newcomer>; 2] = [None, None];
     loop {
         for slot in &mut pending {
@@ -253,8 +256,8 @@ impl<'a> Accepting<'a> {
         Self { listeners, first: 0, paused_until: None, logged: None }
     }
 
-    /// The next connection of a kind that is not `full`. Cancel-safe: an accepted connection is never
-    /// held across an await.
+    /// The next connection of a kind that is not `full`. Cancel-safe: an accepted connection is
+    /// never held across an await.
     async fn next(&mut self, full: Full) -> Accepted {
         loop {
             if let Some(until) = self.paused_until {

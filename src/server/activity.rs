@@ -47,7 +47,8 @@ pub(super) enum Closed {
 
 /// A connection's state. Its own task writes it; the acceptor reads it and may ask it to close.
 ///
-/// State and time are one atomic word, so that the acceptor never pairs one state with another's time.
+/// State and time are one atomic word, so that the acceptor never pairs one state with another's
+/// time.
 #[derive(Debug)]
 pub(super) struct Activity {
     started: Instant,
@@ -132,11 +133,11 @@ impl Activity {
         self.asked_to_leave.load(Ordering::Acquire)
     }
 
-    /// Returns when the connection must end: its head takes longer than `limit` (less while `crowded`),
-    /// or the acceptor wants its place. A connection with a complete request declines.
+    /// Returns when the connection must end: its head takes longer than `limit` (less while
+    /// `crowded`), or the acceptor wants its place. A connection with a complete request declines.
     ///
-    /// Await it in the task that serves the connection: then no request can arrive between the decision
-    /// and the end.
+    /// Await it in the task that serves the connection: then no request can arrive between the
+    /// decision and the end.
     pub(super) async fn must_end(&self, limit: Duration, crowded: &AtomicBool) -> Closed {
         loop {
             let wait = match self.now() {

@@ -26,7 +26,8 @@ pub struct ServerOptions {
     pub max_connections: usize,
     /// Of TCP's connections, the most of one remote address; 0: a quarter.
     pub connections_per_address: usize,
-    /// Of these, the most of one loopback address or one user of the Unix socket; 0: three quarters.
+    /// Of these, the most of one loopback address or one user of the Unix socket; 0: three
+    /// quarters.
     pub connections_per_local: usize,
     /// How long a connection's first head may take, and a later one from its first byte. Less while
     /// nearly all connections are taken.

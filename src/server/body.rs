@@ -35,8 +35,9 @@ const COPIES: usize = 3;
 /// result takes stays counted in `exchange` until the request ends.
 ///
 /// # Errors
-/// 415 or 413 for what is not accepted, 408 for a body that takes too long, 503 if there is no memory
-/// for it or the pool is busy, 400 for one that breaks off or is not JSON, and the errors of `parse`.
+/// 415 or 413 for what is not accepted, 408 for a body that takes too long, 503 if there is no
+/// memory for it or the pool is busy, 400 for one that breaks off or is not JSON, and the errors of
+/// `parse`.
 pub(super) async fn read<T: Send + 'static>(
     request: Request<Incoming>,
     app: &App,

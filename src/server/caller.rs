@@ -84,8 +84,8 @@ impl Origin {
 
 impl Caller {
     /// The caller's number in the engine: its kind in the two highest bits, then the user, the
-    /// version 4 address, or the network of a version 6 address, because a machine may choose another
-    /// lower half for each connection. A key's is a hash of its name, never 0.
+    /// version 4 address, or the network of a version 6 address, because a machine may choose
+    /// another lower half for each connection. A key's is a hash of its name, never 0.
     pub(super) fn id(&self) -> CallerId {
         let kind = |kind: u64, value: u64| CallerId(kind << 62 | value);
         match self {
@@ -107,8 +107,8 @@ impl Caller {
         }
     }
 
-    /// The caller's name as far as its number in the engine holds it: not the lower half of a version 6
-    /// address, and no key's name (`Rules` knows those in force).
+    /// The caller's name as far as its number in the engine holds it: not the lower half of a
+    /// version 6 address, and no key's name (`Rules` knows those in force).
     pub(super) fn name_of(id: CallerId) -> String {
         let value = id.0 & (u64::MAX >> 2);
         let low = || u32::try_from(value).unwrap_or_default();

@@ -20,16 +20,17 @@ use super::caller::Origin;
 use super::heads::Heads;
 use super::route::respond;
 
-/// The largest request head, and the most bytes of an answer that wait for the socket. A client that
-/// doesn't read is noticed once this buffer and the socket's own are full.
+/// The largest request head, and the most bytes of an answer that wait for the socket. A client
+/// that doesn't read is noticed once this buffer and the socket's own are full.
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// What hyper reads in place of the refused byte and all after it. A NUL is not allowed in a head, a
-/// chunk size or a trailer, so hyper answers 400 and closes. The empty line makes hyper parse the head.
+/// What hyper reads in place of the refused byte and all after it. A NUL is not allowed in a head,
+/// a chunk size or a trailer, so hyper answers 400 and closes. The empty line makes hyper parse the
+/// head.
 const REFUSAL: &[u8] = b"\0\r\n\r\n";
 
-/// Serves the requests from `origin` on `stream` until it ends, and keeps `activity` up to date. Errors
-/// of a connection are the client's; they are only logged.
+/// Serves the requests from `origin` on `stream` until it ends, and keeps `activity` up to date.
+/// Errors of a connection are the client's; they are only logged.
 pub(super) async fn serve_connection<S>(
     app: App,
     origin: Origin,
@@ -46,8 +47,8 @@ pub(super) async fn serve_connection<S>(
     let (shared, unasked) = (app.clone(), Cell::new(Some(app.unasked())));
     let service = service_fn(move |request| {
         let (app, origin) = (shared.clone(), Arc::clone(&origin));
-        // The phase is read before the connection counts as asked: a drain that waits for this first
-        // request must not refuse it.
+        // The phase is read before the connection counts as asked: a drain that waits for this
+        // first request must not refuse it.
         let phase = app.phase();
         drop(unasked.take());
         let open = activity.request();
@@ -57,8 +58,8 @@ pub(super) async fn serve_connection<S>(
             Ok::<_, Infallible>(reply)
         }
     });
-    // Half-closed clients count as gone (hyper's default): that is how a disconnect is noticed while
-    // an answer is being generated.
+    // Half-closed clients count as gone (hyper's default): that is how a disconnect is noticed
+    // while an answer is being generated.
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(app.options().header_timeout)
@@ -77,8 +78,8 @@ pub(super) async fn serve_connection<S>(
     }
 }
 
-/// A connection's stream: what is read passes [`Heads`], a write fails with `TimedOut` if the peer reads
-/// nothing for `limit` (hyper has no such limit), and both keep the [`Activity`] up to date.
+/// A connection's stream: what is read passes [`Heads`], a write fails with `TimedOut` if the peer
+/// reads nothing for `limit` (hyper has no such limit), and both keep the [`Activity`] up to date.
 #[derive(Debug)]
 pub(super) struct Guarded<S> {
     stream: S,

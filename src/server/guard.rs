@@ -1,4 +1,5 @@
-//! Turns a panic inside a future into an error, so that it fails one request and not its connection.
+//! Turns a panic inside a future into an error, so that it fails one request and not its
+//! connection.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};

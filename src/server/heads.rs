@@ -1,11 +1,12 @@
 //! Refuses request heads that HTTP parsers read in different ways, before hyper reads them.
 //!
-//! hyper accepts lines that end in a bare LF, keeps one of two equal `Content-Length` lines, and drops
-//! a `Content-Length` beside `Transfer-Encoding`. None of this shows in the request that it hands on,
-//! and neither hyper nor httparse has an option for it. A proxy in front may read such a head differently
-//! and see other requests on the connection (request smuggling). So a small state machine checks the
-//! bytes as they pass. It copies only the first bytes of each line, and skips bodies by their length.
-//! It can't disagree with hyper about where a body ends, since every ambiguous head is refused.
+//! hyper accepts lines that end in a bare LF, keeps one of two equal `Content-Length` lines, and
+//! drops a `Content-Length` beside `Transfer-Encoding`. None of this shows in the request that it
+//! hands on, and neither hyper nor httparse has an option for it. A proxy in front may read such a
+//! head differently and see other requests on the connection (request smuggling). So a small state
+//! machine checks the bytes as they pass. It copies only the first bytes of each line, and skips
+//! bodies by their length. It can't disagree with hyper about where a body ends, since every
+//! ambiguous head is refused.
 
 use super::activity::Expected;
 

@@ -1,8 +1,10 @@
-//! An upper bound of the memory that a body's JSON takes once it is parsed, by one pass over its bytes.
+//! An upper bound of the memory that a body's JSON takes once it is parsed, by one pass over its
+//! bytes.
 //!
-//! Values take far more memory than their text: `{},` is three bytes and becomes about a hundred. The
-//! bound counts what [`serde_json`] allocates: lists and maps grow by doubling, and the allocator
-//! rounds each allocation up. `tests/measure.rs` compares it with what an allocator counts.
+//! Values take far more memory than their text: `{},` is three bytes and becomes about a hundred.
+//! The bound counts what [`serde_json`] allocates: lists and maps grow by doubling, and the
+//! allocator rounds each allocation up. `tests/measure.rs` compares it with what an allocator
+//! counts.
 
 use serde_json::Value;
 
@@ -32,8 +34,8 @@ pub(super) struct Measured {
     pub(super) bytes: usize,
 }
 
-/// Measures JSON. If it is invalid, the result covers at least what comes before the error, which is
-/// all that the parser allocates for.
+/// Measures JSON. If it is invalid, the result covers at least what comes before the error, which
+/// is all that the parser allocates for.
 pub(super) fn measure(json: &[u8]) -> Measured {
     let mut measured = Measured { values: 1, bytes: ITEM };
     // One bit for each open container, the innermost last: whether it is an object.

@@ -1,9 +1,9 @@
 //! The memory budget of all requests together: a body, what it is parsed into, its tokens and its
 //! answers are counted here until the request ends.
 //!
-//! A caller may hold at most as much as it leaves free, so that the next caller finds room: a single
-//! caller gets half of the total, the next one half of the rest, and so on. Small requests are exempt,
-//! so that a caller's large requests do not shut out its small ones.
+//! A caller may hold at most as much as it leaves free, so that the next caller finds room: a
+//! single caller gets half of the total, the next one half of the rest, and so on. Small requests
+//! are exempt, so that a caller's large requests do not shut out its small ones.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -89,7 +89,8 @@ impl Share {
         self.bytes
     }
 
-    /// Grows to `bytes` if it is smaller. Never blocks: waiting while holding memory could deadlock.
+    /// Grows to `bytes` if it is smaller. Never blocks: waiting while holding memory could
+    /// deadlock.
     ///
     /// # Errors
     /// If the caller can't have that much now; the share is unchanged then.

@@ -1,8 +1,8 @@
 //! Which connections are accepted, and which are closed for others, when there are too many.
 //!
-//! The acceptor owns this. No address holds more connections than its limit. When all places are taken, a
-//! newcomer replaces a connection that does nothing: the longest idle one of the address that holds
-//! the most.
+//! The acceptor owns this. No address holds more connections than its limit. When all places are
+//! taken, a newcomer replaces a connection that does nothing: the longest idle one of the address
+//! that holds the most.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -24,8 +24,8 @@ const ADDRESS_SHARE: usize = 4;
 /// The fraction of places from which on heads have less time.
 const CROWDED: (usize, usize) = (7, 8);
 
-/// How long a client may leave an answer unread, or a request's body unsent, before its connection can
-/// be replaced.
+/// How long a client may leave an answer unread, or a request's body unsent, before its connection
+/// can be replaced.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// Whose connection it is.
@@ -182,8 +182,8 @@ impl Places {
         self.crowded[1].store(all || is_crowded(self.tcp, self.bounds.tcp), Ordering::Release);
     }
 
-    /// Decides on a newcomer. If a connection can be replaced, it is asked to close and the newcomer
-    /// waits; call this again when a connection has ended, or after a while.
+    /// Decides on a newcomer. If a connection can be replaced, it is asked to close and the
+    /// newcomer waits; call this again when a connection has ended, or after a while.
     pub(super) fn judge(&self, holder: Holder) -> Verdict {
         let held = self.held_by(holder);
         let (bound, places) = (self.bounds.of(holder), self.places(holder));
@@ -204,7 +204,8 @@ impl Places {
             open.activity.ask_to_leave();
             return Verdict::Wait;
         }
-        // An address with its fair share is rejected at once, since it would hold up other newcomers.
+        // An address with its fair share is rejected at once, since it would hold up other
+        // newcomers.
         if is_bound && held > 0 && held * self.holders(holder) >= places {
             return Verdict::Crowded(held);
         }
@@ -235,9 +236,10 @@ impl Places {
         self.open.values().filter(move |open| open.holder.is_tcp() || !tcp_only)
     }
 
-    /// A connection that does nothing: an idle one of the newcomer's address or of one that holds at
-    /// least as many; else one that waits for a head, a body or its client to read, of an address that
-    /// holds more. Among these, that of the address with the most, and there the one of longest standing.
+    /// A connection that does nothing: an idle one of the newcomer's address or of one that holds
+    /// at least as many; else one that waits for a head, a body or its client to read, of an
+    /// address that holds more. Among these, that of the address with the most, and there the one
+    /// of longest standing.
     fn replaceable(&self, holder: Holder, held: usize) -> Option<&Open> {
         let ranked = |may_go: &dyn Fn(&Open, usize) -> Option<Duration>| {
             let candidates = self.rivals(holder).filter_map(|open| {

@@ -1,4 +1,5 @@
-//! Responses: one body type for complete answers and streams, and the headers that all of them have.
+//! Responses: one body type for complete answers and streams, and the headers that all of them
+//! have.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -172,7 +173,8 @@ pub(super) fn sealed(mut reply: Reply, exchange: Arc<Exchange>) -> Reply {
     }
     let headers = reply.headers_mut();
     headers.insert(HeaderName::from_static(REQUEST_ID), exchange.id_header());
-    // Answers contain text of clients and models, which no browser may interpret as a page or a script.
+    // Answers contain text of clients and models, which no browser may interpret as a page or a
+    // script.
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     reply.body_mut().exchange = Some(exchange);
     reply

@@ -1,5 +1,5 @@
-//! The start of a TCP connection: the TLS handshake, if TLS is configured. It has a time limit and runs
-//! in the connection's task, so that a slow client does not hold up the accept loop.
+//! The start of a TCP connection: the TLS handshake, if TLS is configured. It has a time limit and
+//! runs in the connection's task, so that a slow client does not hold up the accept loop.
 
 use std::io;
 use std::sync::Arc;
@@ -28,7 +28,8 @@ const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\
 
 /// Serves one TCP connection, over TLS if the rules ask for it.
 pub(super) async fn serve_tcp(app: App, stream: TcpStream, activity: Arc<Activity>) {
-    // Each token of a stream is a small write that must not wait for the acknowledgement of the last.
+    // Each token of a stream is a small write that must not wait for the acknowledgement of the
+    // last.
     let _ = stream.set_nodelay(true);
     let origin = Origin::of_tcp(&stream);
     let Some(config) = app.rules().tls() else {

@@ -1,8 +1,8 @@
 //! Streams: a response body that a future produces, as server-sent events or as lines of JSON.
 //!
-//! The future runs only while hyper polls the body, which it does only while the connection has room:
-//! that is the backpressure. Dropping the body drops the future and all that it owns, which cancels
-//! the work.
+//! The future runs only while hyper polls the body, which it does only while the connection has
+//! room: that is the backpressure. Dropping the body drops the future and all that it owns, which
+//! cancels the work.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};

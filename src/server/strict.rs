@@ -1,8 +1,8 @@
 //! Refuses ambiguous headers before anything is decided by them.
 //!
-//! Of two headers with one name, a proxy in front may read the first and the daemon the second. So a
-//! header that decides something must be there at most once. What hyper does not show of a head is
-//! checked in [`super::heads`].
+//! Of two headers with one name, a proxy in front may read the first and the daemon the second. So
+//! a header that decides something must be there at most once. What hyper does not show of a head
+//! is checked in [`super::heads`].
 
 use hyper::header::{
     ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONTENT_ENCODING,
@@ -70,8 +70,8 @@ fn refused(name: &HeaderName, problem: &str) -> ApiError {
     ApiError::invalid_header(name.as_str(), problem)
 }
 
-/// Whether `host` is one word that no program could read as a list, a path or a longer URL. It may be
-/// empty, as RFC 9112 (3.2) wants it for targets without an authority.
+/// Whether `host` is one word that no program could read as a list, a path or a longer URL. It may
+/// be empty, as RFC 9112 (3.2) wants it for targets without an authority.
 fn is_one_host(host: &str) -> bool {
     host.bytes().all(|byte| byte.is_ascii_graphic() && !b",/\\?#".contains(&byte))
 }

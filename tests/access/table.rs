@@ -42,7 +42,8 @@ const ROUTES: &[(&str, &str, Class)] = &[
     ("GET", "/page/main.js", Class::Page),
 ];
 
-/// The OpenAPI document is rendered from the table of routes, in which only the page has no operation.
+/// The OpenAPI document is rendered from the table of routes, in which only the page has no
+/// operation.
 #[test]
 fn every_route_is_in_the_table() {
     let document: serde_json::Value =

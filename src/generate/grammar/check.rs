@@ -14,8 +14,8 @@ const MOST_GRAMMAR_BYTES: usize = 256 << 10;
 const MOST_CHOICES: usize = 1024;
 const MOST_CHOICE_BYTES: usize = 256 << 10;
 
-/// Refuses a form that is too large or uses what is not supported, naming the place. Returns the bytes
-/// of its schema; 0 for other forms.
+/// Refuses a form that is too large or uses what is not supported, naming the place. Returns the
+/// bytes of its schema; 0 for other forms.
 ///
 /// # Errors
 /// [`GenerateError::InvalidField`].

@@ -1,5 +1,5 @@
-//! Compiles forms to the grammar library's matchers. Runs in the form's own process, whose limits are
-//! the only bounds.
+//! Compiles forms to the grammar library's matchers. Runs in the form's own process, whose limits
+//! are the only bounds.
 
 use std::fmt;
 use std::time::Duration;
@@ -19,8 +19,8 @@ use super::spelling;
 /// The longest search for the part at fault.
 const SEARCH: Duration = Duration::from_millis(800);
 
-/// The grammar library's limits: its states take at most some tens of megabytes for an output, and its
-/// errors are short.
+/// The grammar library's limits: its states take at most some tens of megabytes for an output, and
+/// its errors are short.
 fn limits() -> ParserLimits {
     ParserLimits {
         max_lexer_states: 30_000,
@@ -45,8 +45,8 @@ impl fmt::Debug for FormCompiler {
 pub(super) type Compiled = (Matcher, Following);
 
 impl FormCompiler {
-    /// Builds the library's tables for the vocabulary that [`super::FormHost::prepare`] was given. Takes
-    /// some tenths of a second for Phi-4's.
+    /// Builds the library's tables for the vocabulary that [`super::FormHost::prepare`] was given.
+    /// Takes some tenths of a second for Phi-4's.
     ///
     /// # Errors
     /// If the library can't use it.

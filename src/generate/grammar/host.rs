@@ -75,7 +75,8 @@ pub trait FormPort {
     /// The next frame; `None` when the daemon has closed the link.
     fn receive(&mut self) -> Option<Vec<u8>>;
 
-    /// Sends a frame. Errors are ignored: if the daemon has closed the link, the process is about to end.
+    /// Sends a frame. Errors are ignored: if the daemon has closed the link, the process is about
+    /// to end.
     fn send(&mut self, frame: &[u8]);
 
     /// Begins a piece of work, which must [`end`](Self::end) within `budget` of CPU time.

@@ -1,5 +1,5 @@
-//! The grammar of a model's message in a chat: a forced tool call, arguments by their schema, an answer
-//! by the response schema or a call in its place, and reasoning before them.
+//! The grammar of a model's message in a chat: a forced tool call, arguments by their schema, an
+//! answer by the response schema or a call in its place, and reasoning before them.
 
 use std::fmt::Write as _;
 
@@ -21,8 +21,8 @@ const MOST_BYTES: usize = 2 << 20;
 pub(crate) struct MessageGrammar {
     /// `None` is free text.
     pub(crate) constraint: Option<Constraint>,
-    /// The schemas within the constraint's grammar with their fields, to find out which of them is at
-    /// fault if the grammar does not compile.
+    /// The schemas within the constraint's grammar with their fields, to find out which of them is
+    /// at fault if the grammar does not compile.
     pub(crate) parts: Vec<Constraint>,
 }
 
@@ -163,8 +163,8 @@ impl Grammar {
                 let calls = if calls { format!(" | {open} list {close}") } else { String::new() };
                 self.reasoning_and(&format!("(content{calls})"));
             }
-            // Text must not contain an opening tag, since it would be read as a call. If the tag is plain
-            // text and no token, the text before a call ends with it, hence `lead`.
+            // Text must not contain an opening tag, since it would be read as a call. If the tag is
+            // plain text and no token, the text before a call ends with it, hence `lead`.
             Some(Content::Free) if self.dialect.has_call_tokens() => {
                 self.line(&format!("start: TEXT? ({open} list {close})?"));
                 self.line(&format!("TEXT: /(?s:.+)/ & ~/{}/", holds(&OPENERS)));

@@ -1,11 +1,11 @@
-//! Structured output. A *form* is what constrains an output: a JSON Schema, a regular expression, a Lark
-//! grammar or a choice of texts. The llguidance library turns it into a [`TokenMask`].
+//! Structured output. A *form* is what constrains an output: a JSON Schema, a regular expression, a
+//! Lark grammar or a choice of texts. The llguidance library turns it into a [`TokenMask`].
 //!
 //! The library recurses and loops as the form demands, so every form is compiled and followed in a
-//! process of its own ([`host`]), which limits of time, memory and stack can end without harm to the
-//! daemon. A compiled form is cached as the process that compiled it; each output is followed by a
-//! fork of that process. The checks in [`schema`] and [`mod@check`] exist for errors that name what is
-//! too large; safety does not depend on them.
+//! process of its own ([`host`]), which limits of time, memory and stack can end without harm to
+//! the daemon. A compiled form is cached as the process that compiled it; each output is followed
+//! by a fork of that process. The checks in [`schema`] and [`mod@check`] exist for errors that name
+//! what is too large; safety does not depend on them.
 
 mod check;
 mod compile;
@@ -86,12 +86,12 @@ impl Grammars {
         }
     }
 
-    /// The mask for a model's message, before its first token; `None` is free text. Dropping the future
-    /// cancels the compilation.
+    /// The mask for a model's message, before its first token; `None` is free text. Dropping the
+    /// future cancels the compilation.
     ///
     /// # Errors
-    /// [`GenerateError::InvalidField`] naming the place at fault, if the form can't be used or takes
-    /// too much; [`GenerateError::GrammarsBusy`] if its turn did not come in time.
+    /// [`GenerateError::InvalidField`] naming the place at fault, if the form can't be used or
+    /// takes too much; [`GenerateError::GrammarsBusy`] if its turn did not come in time.
     pub(super) async fn mask_of(
         &self,
         grammar: &MessageGrammar,

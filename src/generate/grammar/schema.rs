@@ -1,7 +1,7 @@
 //! Checks of a JSON Schema before it is compiled, each error with its place.
 //!
-//! The keywords are those of <https://json-schema.org/draft/2020-12>. Unknown keywords are ignored, as
-//! the standard demands.
+//! The keywords are those of <https://json-schema.org/draft/2020-12>. Unknown keywords are ignored,
+//! as the standard demands.
 //!
 //! The daemon itself runs only [`check`]; the rest runs in a form's process.
 
@@ -86,8 +86,8 @@ const MOST_ALTERNATIVES: usize = 4096;
 const SHOWN_NAME: usize = 80;
 
 /// Refuses a schema that is too large or uses unsupported keywords, naming the place below `field`.
-/// Returns the schema's size in bytes. Iterates breadth first over a work list, so that no schema can
-/// exhaust the stack.
+/// Returns the schema's size in bytes. Iterates breadth first over a work list, so that no schema
+/// can exhaust the stack.
 pub(super) fn check(schema: &Json, field: &str) -> Result<usize, GenerateError> {
     let bytes = bytes(schema);
     if bytes > MOST_BYTES {

@@ -72,8 +72,8 @@ impl FormCompiler {
     }
 }
 
-/// The process's memory. A query takes a good part of the time of a usual token, so it is made now and
-/// then, and after tokens that took long.
+/// The process's memory. A query takes a good part of the time of a usual token, so it is made now
+/// and then, and after tokens that took long.
 #[derive(Debug, Default)]
 struct Scales {
     tokens: u32,

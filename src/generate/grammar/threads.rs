@@ -1,5 +1,5 @@
-//! Forms on threads of this process, where forking is not possible: on Windows, in other tools, and in unit
-//! tests. Only the checks of the form itself limit what it takes.
+//! Forms on threads of this process, where forking is not possible: on Windows, in other tools, and
+//! in unit tests. Only the checks of the form itself limit what it takes.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};

@@ -87,7 +87,8 @@ impl Turns {
             let turn = Turn { of: Some((Arc::clone(self), caller)) };
             match next.send(turn) {
                 Ok(()) => *state.running.entry(caller).or_default() += 1,
-                // The request was cancelled. Its turn must not be returned, since it was not counted.
+                // The request was cancelled. Its turn must not be returned, since it was not
+                // counted.
                 Err(mut turn) => turn.of = None,
             }
         }

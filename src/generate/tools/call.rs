@@ -181,8 +181,8 @@ fn field(text: &str) -> Option<Field> {
     }
 }
 
-/// Arguments as the text of an object: models write them as an object, as a string that contains one,
-/// or as null.
+/// Arguments as the text of an object: models write them as an object, as a string that contains
+/// one, or as null.
 fn object_text(text: String) -> Option<String> {
     match serde_json::from_str::<Json>(&text).ok()? {
         Json::Object(_) => Some(text),

@@ -1,9 +1,9 @@
 //! How tools, tool calls and their results are written for a model.
 //!
-//! Phi-4-mini was trained for tools: its template puts their JSON into the system message, calls are
-//! between tokens of their own, and results are messages of the role `tool`. Phi-4 was not: its tools
-//! are described in words in the system message, calls are between tags of plain text, and results are
-//! a user's message. Rendering probes with the folder's template shows which it is.
+//! Phi-4-mini was trained for tools: its template puts their JSON into the system message, calls
+//! are between tokens of their own, and results are messages of the role `tool`. Phi-4 was not: its
+//! tools are described in words in the system message, calls are between tags of plain text, and
+//! results are a user's message. Rendering probes with the folder's template shows which it is.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -103,8 +103,9 @@ impl Dialect {
         self.thinks
     }
 
-    /// A conversation as the template takes it. Every text of the request goes through `change` before
-    /// the server's own text is added: that is where special tokens in user text are neutralised.
+    /// A conversation as the template takes it. Every text of the request goes through `change`
+    /// before the server's own text is added: that is where special tokens in user text are
+    /// neutralised.
     pub(crate) fn messages(
         self,
         chat: &Chat,
@@ -242,8 +243,8 @@ fn as_json(text: &str) -> String {
     }
 }
 
-/// A result in a user's message, with the name of its tool; `called` has the tools' names by the ids of
-/// the calls so far.
+/// A result in a user's message, with the name of its tool; `called` has the tools' names by the
+/// ids of the calls so far.
 fn result(
     message: &Message,
     called: &HashMap<&str, &str>,

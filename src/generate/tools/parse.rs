@@ -1,10 +1,11 @@
 //! Finds tool calls in a text that arrives in pieces.
 //!
 //! Calls are in blocks: a JSON list of calls, or calls in a row, between tags
-//! (`<|tool_call|>…<|/tool_call|>`, `<tool_call>…</tool_call>`), or a list after `functools`. All three
-//! are read for every model: each was trained for one and has seen the others. A call is released once
-//! its name and the beginning of its arguments are known; what turns out not to be a call becomes text
-//! again, so that nothing is lost. The result does not depend on how the text is cut.
+//! (`<|tool_call|>…<|/tool_call|>`, `<tool_call>…</tool_call>`), or a list after `functools`. All
+//! three are read for every model: each was trained for one and has seen the others. A call is
+//! released once its name and the beginning of its arguments are known; what turns out not to be a
+//! call becomes text again, so that nothing is lost. The result does not depend on how the text is
+//! cut.
 
 use std::collections::VecDeque;
 
@@ -51,8 +52,8 @@ enum Place {
 pub(crate) struct CallReader {
     names: Vec<String>,
     place: Place,
-    /// White space before anything else, or after calls: dropped if calls follow, or if the answer ends
-    /// with it after calls.
+    /// White space before anything else, or after calls: dropped if calls follow, or if the answer
+    /// ends with it after calls.
     blanks: String,
     /// Text since the call began, which is released if it turns out not to be a call.
     unsure: String,
@@ -91,7 +92,8 @@ impl CallReader {
         self.ended
     }
 
-    /// Reads more text and returns the pieces that are certain. After `most` calls, the rest is ignored.
+    /// Reads more text and returns the pieces that are certain. After `most` calls, the rest is
+    /// ignored.
     pub(crate) fn push(&mut self, text: &str, most: usize) -> Vec<Piece> {
         let mut input: VecDeque<char> = text.chars().collect();
         while self.ended < most {
@@ -113,7 +115,8 @@ impl CallReader {
                     }
                     return std::mem::take(&mut self.out);
                 }
-                // The rest is a list's comma or a part of the closer, which are no text of the answer.
+                // The rest is a list's comma or a part of the closer, which are no text of the
+                // answer.
                 Place::Closing(_) | Place::Behind { .. } => self.unsure.clear(),
                 Place::CallDue { .. } if self.opener == 0 => self.unsure.clear(),
                 Place::InCall(call, _) if call.has_begun() => self.unsure.clear(),
@@ -253,8 +256,8 @@ impl CallReader {
         self.place = Place::Behind { list };
     }
 
-    /// Leaves the block: what was held back is text. All of it but the opener's beginning must be read
-    /// again, as it may contain another opener.
+    /// Leaves the block: what was held back is text. All of it but the opener's beginning must be
+    /// read again, as it may contain another opener.
     fn none_after_all(&mut self) -> String {
         self.place = Place::Outside(String::new());
         let mut unsure = std::mem::take(&mut self.unsure);

@@ -44,8 +44,8 @@ enum Digits {
 /// Deepest nesting that is followed; serde_json's, too.
 const DEEPEST: usize = 127;
 
-/// A JSON object, list, string or word, read character by character. A number alone is not supported,
-/// as only the character after it shows its end.
+/// A JSON object, list, string or word, read character by character. A number alone is not
+/// supported, as only the character after it shows its end.
 #[derive(Debug, Clone)]
 pub(super) struct JsonScan {
     due: Due,
@@ -205,8 +205,8 @@ pub(super) fn is_blank(c: char) -> bool {
     matches!(c, ' ' | '\n' | '\r' | '\t')
 }
 
-/// The bytes of the value at the beginning of `text`, and what of it is passed on; `None` if it is wrong
-/// or incomplete.
+/// The bytes of the value at the beginning of `text`, and what of it is passed on; `None` if it is
+/// wrong or incomplete.
 #[cfg(any(test, feature = "testing"))]
 pub(crate) fn value_in(text: &str) -> Option<(usize, String)> {
     let mut scan = JsonScan::new();

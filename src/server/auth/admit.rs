@@ -130,8 +130,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) headers: &'a HeaderMap,
 }
 
-/// Checks where the request comes from. On the Unix socket, its user must be allowed; over TCP, it must
-/// name this host and must not come from a foreign web page.
+/// Checks where the request comes from. On the Unix socket, its user must be allowed; over TCP, it
+/// must name this host and must not come from a foreign web page.
 async fn check_source(rules: &Rules, origin: &Origin, request: &Parts<'_>) -> Result<(), ApiError> {
     if let Some(peer) = origin.peer() {
         let trusted = peer.uid == 0 || peer.uid == rules.own_uid;

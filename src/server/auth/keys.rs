@@ -220,8 +220,8 @@ impl Keys {
         Self(live.collect())
     }
 
-    /// The key with this text. All hashes are compared, each in constant time, so that timing reveals
-    /// neither a prefix that matches nor a key's place in the file.
+    /// The key with this text. All hashes are compared, each in constant time, so that timing
+    /// reveals neither a prefix that matches nor a key's place in the file.
     pub(super) fn find(&self, text: &[u8]) -> Option<&LiveKey> {
         let hash = blake3::hash(text);
         self.0.iter().fold(None, |found, key| if key.hash == hash { Some(key) } else { found })

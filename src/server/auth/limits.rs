@@ -3,10 +3,10 @@
 //! more than one after another would.
 //!
 //! The guarantee: in no 60 seconds, wherever they begin, does a key use more tokens than its
-//! `tokens_per_minute`. At each grant, the tokens that running requests have reserved and those that
-//! ended requests used in the 60 seconds before fit the limit together. A request's tokens are used
-//! between its grant and its end and never exceed its reservation, so all that is used in some 60
-//! seconds belongs to requests that the last grant in them, or the last before them, counted.
+//! `tokens_per_minute`. At each grant, the tokens that running requests have reserved and those
+//! that ended requests used in the 60 seconds before fit the limit together. A request's tokens are
+//! used between its grant and its end and never exceed its reservation, so all that is used in some
+//! 60 seconds belongs to requests that the last grant in them, or the last before them, counted.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;

@@ -51,7 +51,8 @@ pub(super) enum Class {
     Metered,
     /// Administrators.
     Admin,
-    /// As the setting `metrics_access` has it: one of [`Self::Open`], [`Self::Use`], [`Self::Admin`].
+    /// As the setting `metrics_access` has it: one of [`Self::Open`], [`Self::Use`],
+    /// [`Self::Admin`].
     Metrics,
 }
 

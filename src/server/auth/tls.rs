@@ -111,8 +111,8 @@ fn warn_of_dates(path: &Path, chain: &Chain, provider: &CryptoProvider) {
     else {
         return;
     };
-    // rustls has no check of dates alone. This one checks them first, and without roots always fails
-    // later, so only errors about dates mean something.
+    // rustls has no check of dates alone. This one checks them first, and without roots always
+    // fails later, so only errors about dates mean something.
     let checked = verify_server_cert_signed_by_trust_anchor(
         &parsed,
         &RootCertStore::empty(),

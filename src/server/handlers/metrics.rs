@@ -49,8 +49,8 @@ fn number(name: &'static str, help: &'static str, number: usize) -> Sample {
     sample(name, help, Value::Number(number as u64))
 }
 
-/// The part of the KV cache that live sequences hold. Cached prefixes can be evicted, so they count as
-/// free.
+/// The part of the KV cache that live sequences hold. Cached prefixes can be evicted, so they count
+/// as free.
 fn kv_share(stats: &Stats) -> Value {
     let live = stats.kv_tokens.saturating_sub(stats.kv_cached_tokens);
     #[expect(clippy::cast_precision_loss, reason = "a share needs no more digits")]

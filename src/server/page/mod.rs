@@ -1,8 +1,8 @@
 //! The web page: files that are part of the program, and the headers that hold a browser to them.
 //!
 //! The page gets nothing from elsewhere, runs no script that is not one of its files, and makes no
-//! document out of text: with `require-trusted-types-for` a browser refuses `innerHTML` and its like,
-//! so what a model says can only become text.
+//! document out of text: with `require-trusted-types-for` a browser refuses `innerHTML` and its
+//! like, so what a model says can only become text.
 
 mod files;
 
@@ -23,8 +23,8 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; f
      img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; \
      frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
 
-/// Headers of every file. Browsers must revalidate each file, so that all parts of the page are of one
-/// release after an upgrade; unchanged files are not sent again (304).
+/// Headers of every file. Browsers must revalidate each file, so that all parts of the page are of
+/// one release after an upgrade; unchanged files are not sent again (304).
 const HEADERS: [(HeaderName, &str); 8] = [
     (CONTENT_SECURITY_POLICY, POLICY),
     (X_CONTENT_TYPE_OPTIONS, "nosniff"),
