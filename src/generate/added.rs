@@ -1,5 +1,5 @@
 //! Added tokens (`<|im_end|>` and the like): found in text as Hugging Face's tokenizers find them,
-//! and disarmed in text that must hold none.
+//! and neutralised in text that must contain none.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -16,7 +16,7 @@ pub(super) struct AddedToken {
     pub(super) id: u32,
     /// The text that spells it.
     pub(super) content: String,
-    /// Match only between characters that are no word characters.
+    /// Match only if no word character is next to it.
     #[serde(default)]
     single_word: bool,
     /// Swallow white space before it.
@@ -104,7 +104,7 @@ impl AddedTokens {
     /// Cuts `text` at added tokens, exactly as Hugging Face's tokenizers do.
     ///
     /// With a `guard`, an added token directly after that character is ordinary text
-    /// (see [`Self::disarm`]).
+    /// (see [`Self::neutralise`]).
     pub(super) fn split<'t>(&self, text: &'t str, guard: Option<char>) -> Vec<Piece<'t>> {
         let mut pieces = Vec::new();
         if !text.is_empty() {
@@ -163,17 +163,17 @@ impl AddedTokens {
         }
     }
 
-    /// Whether [`Self::disarm`] would change `content`.
-    pub(super) fn needs_disarming(&self, content: &str) -> bool {
+    /// Whether [`Self::neutralise`] would change `content`.
+    pub(super) fn has_token_text(&self, content: &str) -> bool {
         let occurs = self.occurrences.as_ref();
         occurs.is_some_and(|automaton| automaton.is_match(content))
             || !self.border_cuts(content).is_empty()
     }
 
-    /// Puts `guard` into `content` so that no added token can be read in it, or across its ends
-    /// once it stands in a template: before every occurrence, and where it ends or begins with a
+    /// Inserts `guard` into `content` so that no added token is read in it, nor across its ends
+    /// once a template surrounds it: before every occurrence, and where it ends or begins with a
     /// part of one. `guard` must not occur in `content`.
-    pub(super) fn disarm<'c>(&self, content: &'c str, guard: char) -> Cow<'c, str> {
+    pub(super) fn neutralise<'c>(&self, content: &'c str, guard: char) -> Cow<'c, str> {
         let mut cuts = self.border_cuts(content);
         if let Some(automaton) = &self.occurrences {
             cuts.extend(automaton.find_overlapping_iter(content).map(|found| found.start()));
@@ -219,7 +219,7 @@ impl AddedTokens {
     }
 }
 
-/// Regular expressions' `\w`, which is what Hugging Face's tokenizers ask.
+/// Regular expressions' `\w`, which Hugging Face's tokenizers use.
 #[expect(clippy::expect_used, reason = "a constant that every test compiles")]
 static WORD: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"^\w$").expect("a valid pattern"));
 

@@ -1,16 +1,16 @@
-//! A whole answer, put together from its pieces.
+//! A complete answer, assembled from its pieces.
 
 use super::request::{Finished, PromptToken, TextDelta, TokenDelta};
 use super::tools::ToolCall;
 
-/// A whole answer.
+/// A complete answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
     /// The text.
     pub text: String,
-    /// The model's thought, if it was told apart; else empty.
+    /// The model's reasoning, if it was separated; else empty.
     pub reasoning: String,
-    /// The functions that it calls.
+    /// Its tool calls.
     pub calls: Vec<ToolCall>,
     /// The tokens it was made from.
     pub tokens: Vec<TokenDelta>,

@@ -1,31 +1,31 @@
-//! Ends a thought that has taken too many tokens.
+//! Ends reasoning that has taken too many tokens.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::thought::ThoughtReader;
+use super::reasoning::ReasoningReader;
 use super::tokenizer::{Markup, Tokenizer};
 use phi4d_engine::{MaskError, Progress, TokenMask};
 
-/// Follows an output. Once its thought has taken its budget, nothing but the thought's closer may
-/// come next; else what `inner` allows.
+/// A mask around `inner`: once the reasoning has used its budget, it allows only the closing tag,
+/// else what `inner` allows.
 #[derive(Debug)]
-pub(super) struct ThoughtBudget {
+pub(super) struct ReasoningBudget {
     tokenizer: Arc<Tokenizer>,
     inner: Option<Box<dyn TokenMask>>,
-    reader: ThoughtReader,
-    /// Tokens of thought that may still come.
+    reader: ReasoningReader,
+    /// Tokens of reasoning that are left.
     left: u64,
-    /// What must come next, last first.
+    /// Tokens that must come next, in reverse order.
     forced: Vec<u32>,
-    /// The same in order.
+    /// The same, in order.
     next: Vec<u32>,
     /// One bit for each token.
     mask: Vec<u32>,
 }
 
-impl ThoughtBudget {
-    /// A budget of `most` tokens. `opened` if the prompt ends within a thought.
+impl ReasoningBudget {
+    /// A budget of `most` tokens. `opened` if the prompt ends within reasoning.
     pub(super) fn new(
         tokenizer: Arc<Tokenizer>,
         inner: Option<Box<dyn TokenMask>>,
@@ -36,7 +36,7 @@ impl ThoughtBudget {
         let mut budget = Self {
             tokenizer,
             inner,
-            reader: ThoughtReader::new(opened),
+            reader: ReasoningReader::new(opened),
             left: most,
             forced: Vec::new(),
             next: Vec::new(),
@@ -56,7 +56,7 @@ impl ThoughtBudget {
     }
 }
 
-impl TokenMask for ThoughtBudget {
+impl TokenMask for ReasoningBudget {
     fn allowed(&mut self) -> Result<&[u32], MaskError> {
         match (self.forced.last(), &mut self.inner) {
             (Some(&token), _) => {
@@ -83,7 +83,7 @@ impl TokenMask for ThoughtBudget {
             self.left = self.left.saturating_sub(1);
         }
         let vocabulary = self.tokenizer.vocabulary();
-        // Tags are ASCII, so half characters do not matter.
+        // Tags are ASCII, so a character that tokens cut can be replaced without harm.
         let text = String::from_utf8_lossy(vocabulary.bytes(token));
         self.reader.push(&text);
         self.force_if_spent();
@@ -94,7 +94,7 @@ impl TokenMask for ThoughtBudget {
         self.inner.as_mut().map_or(Some(Progress::Open), |inner| inner.progress(limit))
     }
 
-    /// While a closer is forced, too: `inner` follows each token of it.
+    /// Also while the closing tag is forced: `inner` must follow each of its tokens.
     fn ready(&mut self, limit: Duration) -> bool {
         self.inner.as_mut().is_none_or(|inner| inner.ready(limit))
     }
@@ -118,11 +118,11 @@ mod tests {
     use super::*;
 
     /// What comes of the tokens of `wanted` where the mask lets them come, and of what is forced
-    /// in between; with `most` tokens of thought.
+    /// in between; with `most` tokens of reasoning.
     fn run(wanted: &str, most: u64, opened: bool) -> String {
         let tokenizer = Tokenizer::load(&demo_folder().join("tokenizer.json")).unwrap();
         let tokenizer = Arc::new(tokenizer);
-        let mut budget = ThoughtBudget::new(Arc::clone(&tokenizer), None, most, opened, 1024);
+        let mut budget = ReasoningBudget::new(Arc::clone(&tokenizer), None, most, opened, 1024);
         let wanted = tokenizer.encode(wanted, Markup::Plain, usize::MAX).unwrap();
         let mut wanted = wanted.into_iter().peekable();
         let mut made = Vec::new();
@@ -152,21 +152,21 @@ mod tests {
     }
 
     #[test]
-    fn a_thought_within_its_budget_is_left_alone() {
+    fn a_reasoning_within_its_budget_is_left_alone() {
         let text = "<think>I add up.</think>It is 3.";
         assert_eq!(run(text, 100, false), text);
-        // Text that is no thought has no budget, however long.
+        // Text that is no reasoning has no budget, however long.
         assert_eq!(run("It is <think> 3.", 0, false), "It is <think> 3.");
     }
 
     #[test]
-    fn a_thought_beyond_its_budget_is_ended() {
-        let thought = "I add up and up and up";
-        let most = tokens(thought) - 3;
-        let made = run(&format!("<think>{thought}"), most, false);
+    fn a_reasoning_beyond_its_budget_is_ended() {
+        let reasoning = "I add up and up and up";
+        let most = tokens(reasoning) - 3;
+        let made = run(&format!("<think>{reasoning}"), most, false);
         let (before, after) = made.split_once("</think>\n\n").unwrap();
-        assert!(format!("<think>{thought}").starts_with(before), "{made}");
-        assert!(!after.is_empty() && thought.ends_with(after), "{made}");
+        assert!(format!("<think>{reasoning}").starts_with(before), "{made}");
+        assert!(!after.is_empty() && reasoning.ends_with(after), "{made}");
         assert_eq!(run("<think>x", 0, false).matches("</think>\n\n").count(), 1);
         assert_eq!(run("3.", 0, true), "</think>\n\n3.");
         // What has begun of the closer is finished.

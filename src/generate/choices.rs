@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use super::answer::{Answer, Parts};
-use super::error::GenerateError;
+use super::error::{GenerateError, invalid};
 use super::generation::{Generation, ReadPrompt};
 use super::pool::Elsewhere;
 use super::preparation::{Plan, Ready};
 use super::request::{Delta, Finished, Prompt, Request, TextDelta, TokenDelta, Usage};
 use super::service::Generator;
-use super::validate::{self, invalid};
+use super::validate;
 
 /// Most answers that one request may set to work.
 const MAX_ANSWERS: usize = 128;
@@ -21,9 +21,9 @@ const MAX_ANSWERS: usize = 128;
 /// How many answers a request wants for each of its prompts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Copies {
-    /// How many are given out, at least 1.
+    /// How many are returned, at least 1.
     pub wanted: usize,
-    /// How many are made, at least as many; the likeliest per token are given out.
+    /// How many are generated, at least as many; the likeliest per token are returned.
     pub made: usize,
 }
 
@@ -52,7 +52,7 @@ impl Copies {
     }
 }
 
-/// Answers to one request: prepared, then in the making. Dropping them cancels the work within one
+/// The answers to one request: prepared, then running. Dropping them cancels the work within one
 /// step.
 #[derive(Debug)]
 pub struct Choices {
@@ -65,13 +65,13 @@ pub struct Choices {
     generations: Vec<Generation>,
     ended: Vec<bool>,
     copies: Copies,
-    /// Where the next look begins, so that none waits behind the others.
-    turn: usize,
+    /// The answer that is polled first, in rotation, so that none starves.
+    first: usize,
 }
 
 impl Generator {
-    /// Checks a request and reads each of `prompts` (the request's own prompt is not read), once for
-    /// all copies. Nothing is queued before [`Choices::begin`].
+    /// Checks a request and prepares each of `prompts` (the request's own is ignored), once for all
+    /// copies. Nothing is queued before [`Choices::begin`].
     ///
     /// # Errors
     /// Every fault of the request; or no turn in time for what takes long.
@@ -88,10 +88,10 @@ impl Generator {
         if let Some(prompt) = prompts.first() {
             validate::not_empty(prompt)?;
         }
-        let plan = self.plan(request).await?;
+        let plan = self.preparer.plan(request).await?;
         let mut read = Vec::with_capacity(prompts.len());
         for prompt in prompts {
-            read.push(self.prepare(&plan, prompt).await?);
+            read.push(self.preparer.prepare(&plan, prompt).await?);
         }
         Ok(Choices {
             generator: self.clone(),
@@ -101,7 +101,7 @@ impl Generator {
             generations: Vec::with_capacity(count),
             ended: vec![false; count],
             copies,
-            turn: 0,
+            first: 0,
         })
     }
 
@@ -144,11 +144,11 @@ impl Choices {
                 generations.push(generator.launch(shared, prompt, index).await?);
             }
         }
-        // What held the output to a form may be large.
-        let turns: Vec<_> =
-            prompts.iter_mut().map(|prompt| std::mem::take(&mut prompt.turn)).collect();
+        // Schemas may be large, so the pool drops them.
+        let grammars: Vec<_> =
+            prompts.iter_mut().map(|prompt| std::mem::take(&mut prompt.grammar)).collect();
         let (caller, large) = (shared.caller, shared.large);
-        drop(Elsewhere::new(&generator.pool, caller, large, (plan.take(), turns)));
+        drop(Elsewhere::new(generator.pool(), caller, large, (plan.take(), grammars)));
         Ok(())
     }
 
@@ -209,18 +209,18 @@ impl Choices {
     /// more answers than they want.
     pub async fn next(&mut self) -> Option<(usize, Result<Delta, GenerateError>)> {
         let count = self.generations.len();
-        let Self { generations, ended, turn, .. } = self;
+        let Self { generations, ended, first, .. } = self;
         let (index, next) = poll_fn(|cx| {
             let mut open = false;
             for step in 0..count {
-                let index = (*turn + step) % count;
+                let index = (*first + step) % count;
                 if ended[index] {
                     continue;
                 }
                 open = true;
-                // Waiting for a piece can be given up and taken up again.
+                // `next` is cancel-safe, so a pending future can be dropped.
                 if let Poll::Ready(next) = pin!(generations[index].next()).poll(cx) {
-                    *turn = index + 1;
+                    *first = index + 1;
                     return Poll::Ready(Some((index, next)));
                 }
             }
@@ -232,8 +232,8 @@ impl Choices {
         Some((index, next))
     }
 
-    /// Waits for all answers. `grown` is told of each piece how much memory it takes at most,
-    /// written out as JSON too, and says whether there is that much.
+    /// Waits for all answers. `grown` gets the most bytes that each piece takes, its JSON included,
+    /// and returns whether there is memory for them.
     ///
     /// # Errors
     /// If the engine failed before the end of one, or `grown` says no.
@@ -243,7 +243,7 @@ impl Choices {
     ) -> Result<Gathered, GenerateError> {
         let mut texts: Vec<Parts> = self.generations.iter().map(|_| Parts::default()).collect();
         let mut ended: Vec<Option<Finished>> = vec![None; texts.len()];
-        // Side by side: one that nobody reads would be paused.
+        // All at once: the engine pauses a sequence whose events nobody reads.
         while let Some((index, delta)) = self.next().await {
             match delta? {
                 Delta::Text(part) => {

@@ -1,6 +1,6 @@
 use super::super::fixtures::demo_folder;
+use super::super::options::GeneratorOptions;
 use super::super::request::{Parameters, TextDelta};
-use super::super::service::GeneratorOptions;
 use super::*;
 use phi4d_engine::{self as engine, CallerId, Engine};
 use phi4d_model::ModelLimits;

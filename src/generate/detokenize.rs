@@ -1,4 +1,4 @@
-//! Bytes of tokens to text, whole characters only.
+//! Bytes of tokens to text, complete characters only.
 
 use std::str::from_utf8;
 

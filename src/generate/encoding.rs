@@ -4,8 +4,6 @@
 
 use std::ops::Range;
 
-use serde_json::Value;
-
 use super::added::Piece;
 use super::tokenizer::{EncodeError, Markup, Tokenizer};
 
@@ -17,33 +15,6 @@ const LONGEST_STRETCH: usize = 256 * 1024;
 
 /// What an added token counts as, of a stretch.
 const TOKEN_COST: usize = 64;
-
-/// The patterns, in tokenizer.json's words, by which the words of GPT-4, GPT-4o and Phi-4 are found
-/// (and the demo model's, which has single digits). In all of them a word of letters or digits ends
-/// before any other character, but for an apostrophe in English contractions, and what comes
-/// after is found without a look back.
-const PATTERNS: [&str; 4] = [
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
-];
-
-/// Whether texts can be cut, with this `pre_tokenizer` of a tokenizer.json.
-pub(super) fn may_cut(pre_tokenizer: &Value) -> bool {
-    let plain_bytes = |step: &Value| {
-        step["type"] == "ByteLevel"
-            && step["add_prefix_space"] == false
-            && step["use_regex"] == false
-    };
-    let steps = pre_tokenizer["pretokenizers"].as_array().map(Vec::as_slice);
-    match steps {
-        Some([split, bytes]) if split["type"] == "Split" && plain_bytes(bytes) => {
-            split["pattern"]["Regex"].as_str().is_some_and(|regex| PATTERNS.contains(&regex))
-        }
-        _ => false,
-    }
-}
 
 /// A part of a text that is read by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,7 +127,7 @@ impl Tokenizer {
             }
         }
         let at_least = encoding.ids.len() + encoding.rest;
-        // What has been read to its end is told with its true length.
+        // At the end, the error reports the true length.
         if at_least >= encoding.limit && !encoding.parts.is_empty() {
             return Err(EncodeError::TooLong { at_least });
         }
@@ -193,11 +164,11 @@ impl Tokenizer {
     }
 }
 
-/// Whether a word ends before byte `at` by all of [`PATTERNS`].
+/// Whether a word ends before byte `at` by all of [`super::tokenizer::PATTERNS`].
 fn ends_word(text: &str, at: usize) -> bool {
     let after = text.as_bytes()[at];
     let goes_on = after == b'\'' || !(after.is_ascii_whitespace() || after.is_ascii_punctuation());
-    // `at` is between characters, as the one behind it is ASCII.
+    // `at` is between characters, as the one after it is ASCII.
     !goes_on && text[..at].chars().next_back().is_some_and(is_letter_or_digit)
 }
 
@@ -212,9 +183,10 @@ fn is_letter_or_digit(character: char) -> bool {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::super::fixtures::demo_folder;
+    use super::super::tokenizer::PATTERNS;
     use super::*;
 
     /// The demo model's tokenizer with the words of each of the patterns.
@@ -321,20 +293,5 @@ mod tests {
         };
         assert!(matches!(refused, EncodeError::TooLong { at_least } if at_least >= 100_000));
         assert!(encoding.ids.len() < ids.len() / 2);
-    }
-
-    #[test]
-    fn only_known_words_are_cut() {
-        let split = |regex: &str, prefix: bool| {
-            json!({"type": "Sequence", "pretokenizers": [
-                {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Removed", "invert": true},
-                {"type": "ByteLevel", "add_prefix_space": prefix, "use_regex": false},
-            ]})
-        };
-        assert!(may_cut(&split(PATTERNS[2], false)));
-        assert!(!may_cut(&split(PATTERNS[2], true)));
-        assert!(!may_cut(&split("\\S+", false)));
-        assert!(!may_cut(&json!({"type": "ByteLevel", "add_prefix_space": false})));
-        assert!(!may_cut(&Value::Null));
     }
 }

@@ -1,5 +1,6 @@
 //! Why a request for text fails, and why a folder's tokenizer or template can't be used.
 
+use std::fmt::Display;
 use std::path::PathBuf;
 
 use super::grammar::FormEnd;
@@ -24,7 +25,7 @@ pub enum GenerateError {
          {context_tokens}, of which one must be left for the answer"
     )]
     ContextExceeded {
-        /// Tokens in the prompt; fewer than there are if its length alone told that it can't fit.
+        /// Tokens in the prompt; a lower bound if its length alone shows that it can't fit.
         prompt_tokens: usize,
         /// Tokens that fit.
         context_tokens: usize,
@@ -44,11 +45,11 @@ pub enum GenerateError {
     /// The threads for large requests were busy for too long, or too many requests wait for them.
     #[error("too many large requests are being read; try again")]
     TokenizerBusy,
-    /// All workers that compile grammars were busy for too long.
+    /// Too many grammars were being compiled for too long.
     #[error("too many grammars are being compiled; try again")]
     GrammarsBusy,
-    /// Forms can't be compiled for want of processes. Not the client's fault.
-    #[error("outputs can't be held to a form now: {0}")]
+    /// No process can compile a grammar now. Not the client's fault.
+    #[error("structured outputs are unavailable: {0}")]
     FormsUnavailable(FormEnd),
     /// The answer takes more memory than there is for it.
     #[error(
@@ -57,7 +58,7 @@ pub enum GenerateError {
     )]
     OutOfMemory,
     /// Grammars can't be used with this model. Not the client's fault.
-    #[error("outputs can't be held to a form: {0}")]
+    #[error("structured outputs can't be used with this model: {0}")]
     Grammar(String),
     /// The tokenizer failed on the prompt. Not the client's fault.
     #[error("the prompt can't be tokenised: {0}")]
@@ -94,4 +95,21 @@ pub enum TextLoadError {
         /// What the system said.
         source: std::io::Error,
     },
+}
+
+/// Characters of a bad value that an error repeats.
+const SHOWN_CHARACTERS: usize = 60;
+
+/// A [`GenerateError::InvalidField`] with the value shortened.
+pub(super) fn invalid(
+    field: impl Into<String>,
+    value: impl Display,
+    accepted: impl Into<String>,
+) -> GenerateError {
+    let mut value = value.to_string();
+    if let Some((cut, _)) = value.char_indices().nth(SHOWN_CHARACTERS) {
+        value.truncate(cut);
+        value.push('…');
+    }
+    GenerateError::InvalidField { field: field.into(), value, accepted: accepted.into() }
 }

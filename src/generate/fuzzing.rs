@@ -10,10 +10,10 @@ use serde_json::{Map, Value as Json};
 pub use super::grammar::fuzzing::Forms;
 use super::prompt::PromptReader;
 use super::reading::AnswerReader;
+use super::reasoning::ReasoningReader;
 use super::request::{Chat, Ending, Message, Prompt, Role, TextDelta, TokenDelta};
 use super::stop::StopMatcher;
-use super::template::{ChatTemplate, Turn};
-use super::thought::ThoughtReader;
+use super::template::{ChatTemplate, TemplateMessage};
 use super::tokenizer::Tokenizer;
 use super::tools::parse::{CallReader, Piece};
 use super::tools::{Tool, ToolCall, Tools, call_json_end};
@@ -26,8 +26,8 @@ fn split(text: &str) -> (&str, &str) {
     text.split_once(SEPARATOR).unwrap_or((text, ""))
 }
 
-/// `text` in pieces whose lengths in characters `lengths` tells, over and over; a digit tells itself.
-/// Pieces may be empty.
+/// `text` in pieces whose lengths in characters `lengths` tells, over and over; a digit tells
+/// itself. Pieces may be empty.
 fn cut<'t>(text: &'t str, lengths: &str) -> Vec<&'t str> {
     let lengths: Vec<usize> = lengths.bytes().map(|byte| usize::from(byte & 15)).collect();
     if lengths.iter().sum::<usize>() == 0 {
@@ -152,8 +152,8 @@ fn read(mut reader: AnswerReader, pieces: &[&str]) -> Read {
     read
 }
 
-/// An answer in `FLAGS ␞ CUTS ␞ TEXT`, told apart into thought, text and calls: the same however it
-/// is cut; nothing is lost; a whole call's arguments are a JSON object.
+/// An answer in `FLAGS ␞ CUTS ␞ TEXT`, separated into reasoning, text and calls: the same however
+/// it is cut; nothing is lost; a whole call's arguments are a JSON object.
 pub fn answer(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let (flags, rest) = split(text);
@@ -161,8 +161,8 @@ pub fn answer(data: &[u8]) {
     let has = |flag| flags.contains(flag);
     let names = || vec!["f".to_owned(), "get_weather".to_owned()];
     let reader = || {
-        let thought = has('t').then(|| ThoughtReader::new(has('o')));
-        AnswerReader::new(thought, has('c').then(|| CallReader::new(names())), has('1'))
+        let reasoning = has('t').then(|| ReasoningReader::new(has('o')));
+        AnswerReader::new(reasoning, has('c').then(|| CallReader::new(names())), has('1'))
     };
     let pieces = cut(text, cuts);
     let whole = read(reader(), &[text]);
@@ -228,7 +228,8 @@ const MORE_TOKENS: [&str; 8] = [
 pub fn template(data: &[u8]) {
     let Ok(source) = std::str::from_utf8(data) else { return };
     let Ok(template) = ChatTemplate::new(source.to_owned(), &Json::Null) else { return };
-    let turn = |role, content: &str| Turn { role, content: content.to_owned(), tools: None };
+    let turn =
+        |role, content: &str| TemplateMessage { role, content: content.to_owned(), tools: None };
     let turns = [turn("system", "Be brief."), turn("user", "Hi"), turn("assistant", "Hello.")];
     for ending in [Ending::ModelTurn, Ending::Closed, Ending::Open] {
         let rendered = template.render(&turns, &Chat { ending, ..Chat::default() });
@@ -240,8 +241,8 @@ pub fn template(data: &[u8]) {
 /// The first id that is a control token's.
 const CONTROLS: u32 = 1000;
 
-/// Readers over the demo model's tokenizer: one for each template, strict and greedy about the white
-/// space beside control tokens.
+/// Readers over the demo model's tokenizer: one for each template, strict and greedy about the
+/// white space beside control tokens.
 static READERS: LazyLock<Vec<PromptReader>> = LazyLock::new(|| {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo/tokenizer.json");
     let load = |strips: bool| -> Option<Arc<Tokenizer>> {
@@ -271,9 +272,9 @@ static READERS: LazyLock<Vec<PromptReader>> = LazyLock::new(|| {
         .collect()
 });
 
-/// A conversation in `FLAGS ␞ TURN ␞ TURN …`, where a turn's first letter tells what it is: what the
-/// model reads has the template's control tokens and no other, whatever the texts say; and the texts
-/// are read as they are.
+/// A conversation in `FLAGS ␞ TURN ␞ TURN …`, where a turn's first letter tells what it is: what
+/// the model reads has the template's control tokens and no other, whatever the texts say; and the
+/// texts are read as they are.
 pub fn prompt(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let mut parts = text.split(SEPARATOR);

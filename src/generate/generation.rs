@@ -1,4 +1,4 @@
-//! One answer in the making: the engine's events to pieces of it.
+//! One running answer: the engine's events become pieces of it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,36 +15,36 @@ use super::tokenizer::Tokenizer;
 use phi4d_engine::{Event, FinishReason, PromptLogprobs};
 use phi4d_telemetry::{Ending, RequestTimer};
 
-/// An answer in the making. Dropping it cancels the work within one step.
+/// A running answer. Dropping it cancels the work within one step.
 #[derive(Debug)]
 pub struct Generation {
     /// `None` once the answer has ended.
     events: Option<mpsc::Receiver<Event>>,
     prompt_ids: Arc<[u32]>,
-    /// Of the prompt's tokens from the second on, if they are asked for.
+    /// Log-probabilities of the prompt's tokens from the second on, if they are asked for.
     prompt_logprobs: Option<Vec<PromptLogprobs>>,
     text: TextStream,
     answer: AnswerReader,
     usage: Usage,
-    /// When the prompt was begun, and when the first token came.
+    /// When prefill began, and when the first token came.
     begun: Option<Instant>,
     first: Option<Instant>,
-    /// What the last events came to: pieces of the answer, and the end.
+    /// What the last events became: pieces of the answer, and the end.
     ready: VecDeque<Result<Delta, GenerateError>>,
     timer: Option<RequestTimer>,
 }
 
-/// A prompt that has been read, to be described.
+/// A prompt after prefill, for reporting its log-probabilities.
 #[derive(Debug)]
 pub(super) struct ReadPrompt {
     ids: Arc<[u32]>,
-    /// Of the tokens from the second on.
+    /// Log-probabilities of the tokens from the second on.
     logprobs: Option<Vec<PromptLogprobs>>,
     tokenizer: Arc<Tokenizer>,
 }
 
 impl ReadPrompt {
-    /// The prompt's tokens with their log-probabilities; empty where they were not asked for.
+    /// The prompt's tokens with their log-probabilities; empty if they were not asked for.
     pub(super) fn described(&self) -> Vec<PromptToken> {
         let Some(known) = &self.logprobs else { return Vec::new() };
         let known = std::iter::once(None).chain(known.iter().map(Some));
@@ -57,7 +57,7 @@ impl ReadPrompt {
 }
 
 impl Generation {
-    /// The answer to `prompt_ids` that the engine tells of by `events`.
+    /// The answer to `prompt_ids`, which the engine sends as `events`.
     pub(super) fn new(
         events: mpsc::Receiver<Event>,
         prompt_ids: Arc<[u32]>,
@@ -112,8 +112,8 @@ impl Generation {
         &self.prompt_ids
     }
 
-    /// The prompt with the log-probabilities of its tokens, once it has been read and if they were
-    /// asked for; they are given out once.
+    /// The prompt with the log-probabilities of its tokens, if they were asked for and prefill is
+    /// done. Returns them once.
     pub(super) fn take_prompt(&mut self) -> ReadPrompt {
         ReadPrompt {
             ids: Arc::clone(&self.prompt_ids),
@@ -122,7 +122,8 @@ impl Generation {
         }
     }
 
-    /// Waits until the prompt is in the KV cache: the first token has been made, or none will be.
+    /// Waits until the prompt is in the KV cache: the first token has been generated, or none will
+    /// be.
     pub(super) async fn prompt_read(&mut self) {
         while self.usage.completion_tokens == 0 && self.ready.is_empty() {
             let Some(events) = &mut self.events else { return };
@@ -136,7 +137,7 @@ impl Generation {
     /// Cancels what is left of the answer, and counts the tokens that wait to be read.
     pub(super) fn stop(&mut self) {
         let Some(mut events) = self.events.take() else { return };
-        // Closed first, so that no more come in.
+        // Closed first, so that the count is final.
         events.close();
         while let Ok(event) = events.try_recv() {
             if matches!(event, Event::Token(_) | Event::Finished(FinishReason::StopToken(_))) {
@@ -145,7 +146,7 @@ impl Generation {
         }
     }
 
-    /// Waits for the whole answer.
+    /// Waits for the complete answer.
     ///
     /// # Errors
     /// If the engine failed before the end.
@@ -162,7 +163,7 @@ impl Generation {
         Err(GenerateError::EngineGone)
     }
 
-    /// Takes an event and those that wait behind it: a slow reader gets fewer, longer pieces.
+    /// Reads an event and all that wait after it: a slow reader gets fewer, longer pieces.
     fn take_with_all_ready(&mut self, event: Event) {
         self.take(event);
         while let Some(event) = self.events.as_mut().and_then(|e| e.try_recv().ok()) {
@@ -222,20 +223,20 @@ impl Generation {
         }
     }
 
-    /// Tells apart what became free of the text.
+    /// Separates the text that was released into reasoning, text and calls.
     fn read(&mut self, free: Option<TextDelta>) {
         if let Some(delta) = free {
             self.answer.read(delta);
-            self.usage.reasoning_tokens = self.answer.thought_tokens();
+            self.usage.reasoning_tokens = self.answer.reasoning_tokens();
         }
     }
 
-    /// Moves what has been read to what is given out.
+    /// Moves pieces from the reader to the output queue.
     fn ready_to_give(&mut self) {
         self.ready.extend(self.answer.take_ready().map(|delta| Ok(Delta::Text(delta))));
     }
 
-    /// Closes the channel, by which the engine learns of the end if it does not know yet.
+    /// Closes the channel, which cancels the sequence if the engine still runs it.
     fn end(&mut self, how: Result<Finish, GenerateError>) {
         self.events = None;
         if how.is_ok() {

@@ -1,4 +1,4 @@
-//! What a model folder's tokenizer and chat template are.
+//! Facts about a model folder's tokenizer and chat template, for `phi4d inspect`.
 
 use std::path::Path;
 
@@ -14,24 +14,24 @@ pub struct TextFacts {
     pub tokens: usize,
     /// Added tokens.
     pub added: usize,
-    /// Of these, those that stand for something else than text.
+    /// Of these, control tokens.
     pub special: Vec<String>,
     /// Bytes of the chat template; `None` where the folder has none.
     pub template_bytes: Option<usize>,
-    /// Whether the template places functions, and so the model was taught them.
+    /// Whether the template places tools, that is, the model was trained for them.
     pub places_functions: bool,
-    /// What calls of functions stand between.
+    /// What is before and after tool calls.
     pub call_marks: [&'static str; 2],
-    /// Whether the template drops system turns, for one of its own.
+    /// Whether the template replaces system messages by its own.
     pub drops_system: bool,
-    /// Whether the template asks for a thought before the answer.
+    /// Whether the template asks for reasoning before the answer.
     pub thinks: bool,
 }
 
 /// Reads the tokenizer and the template of `folder`.
 ///
 /// # Errors
-/// If a file is missing or is not what this program can use.
+/// If a file is missing or not usable.
 pub fn inspect_text(folder: &Path) -> Result<TextFacts, TextLoadError> {
     let tokenizer = Tokenizer::load(&folder.join("tokenizer.json"))?;
     let template = ChatTemplate::load(folder)?;

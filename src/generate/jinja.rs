@@ -1,12 +1,15 @@
-//! What chat templates expect of Jinja beyond what minijinja has, as transformers provides it.
+//! The functions and filters that transformers adds to Jinja for chat templates and minijinja
+//! lacks.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use minijinja::value::{Kwargs, Value};
 use minijinja::{Error, ErrorKind, State};
 use minijinja_contrib::pycompat::unknown_method_callback;
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
+
+use phi4d_telemetry::timestamp;
 
 /// `raise_exception(message)`: how a template refuses a conversation.
 pub(super) fn raise_exception(message: String) -> Result<Value, Error> {
@@ -102,12 +105,10 @@ const DAYS: [&str; 7] =
 
 /// The directives that date lines in templates use; any other is an error.
 fn strftime(format: &str, unix_seconds: u64) -> Result<String, String> {
-    let days = unix_seconds / 86_400;
-    let (year, month, day) = civil_date(days);
-    let second = unix_seconds % 86_400;
-    let (hour, minute) = (second / 3600, second / 60 % 60);
-    let month_name = usize::try_from(month - 1).map_or("", |index| MONTHS[index]);
-    let day_name = usize::try_from(days % 7).map_or("", |index| DAYS[index]);
+    // As `2026-01-31T12:34:56.789Z`, in which the numbers are at fixed places.
+    let stamp = timestamp(UNIX_EPOCH + Duration::from_secs(unix_seconds));
+    let month = stamp[5..7].parse().map_or(0, |month: usize| month - 1);
+    let day = usize::try_from(unix_seconds / 86_400 % 7).unwrap_or(0);
     let mut text = String::new();
     let mut characters = format.chars();
     while let Some(character) = characters.next() {
@@ -115,47 +116,34 @@ fn strftime(format: &str, unix_seconds: u64) -> Result<String, String> {
             text.push(character);
             continue;
         }
-        match characters.next() {
-            Some('Y') => text.push_str(&year.to_string()),
-            Some('m') => text.push_str(&format!("{month:02}")),
-            Some('d') => text.push_str(&format!("{day:02}")),
-            Some('B') => text.push_str(month_name),
-            Some('b') => text.push_str(&month_name[..3]),
-            Some('A') => text.push_str(day_name),
-            Some('a') => text.push_str(&day_name[..3]),
-            Some('H') => text.push_str(&format!("{hour:02}")),
-            Some('M') => text.push_str(&format!("{minute:02}")),
-            Some('S') => text.push_str(&format!("{:02}", second % 60)),
-            Some('%') => text.push('%'),
+        text.push_str(match characters.next() {
+            Some('Y') => &stamp[..4],
+            Some('m') => &stamp[5..7],
+            Some('d') => &stamp[8..10],
+            Some('B') => MONTHS[month],
+            Some('b') => &MONTHS[month][..3],
+            Some('A') => DAYS[day],
+            Some('a') => &DAYS[day][..3],
+            Some('H') => &stamp[11..13],
+            Some('M') => &stamp[14..16],
+            Some('S') => &stamp[17..19],
+            Some('%') => "%",
             other => {
                 return Err(format!(
                     "strftime_now: %{} is not known; expected one of %Y %m %d %B %b %A %a %H %M %S",
                     other.map_or(String::new(), |c| c.to_string())
                 ));
             }
-        }
+        });
     }
     Ok(text)
-}
-
-/// Year, month and day of a count of days since 1 January 1970.
-fn civil_date(days: u64) -> (u64, u64, u64) {
-    // Counted from 1 March of year 0, so that leap days end a year, in cycles of 400 years.
-    let shifted = days + 719_468;
-    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    (year, month, day)
 }
 
 /// Most characters that `str.format` is asked to pad to, in all.
 const MAX_WIDTHS: usize = 1 << 20;
 
-/// Methods of Python's values. The library bounds what they make, but for the widths of `str.format`.
+/// Methods of Python's values. The library bounds what they make, but for the widths of
+/// `str.format`.
 pub(super) fn method(
     state: &mut State<'_, '_>,
     value: &Value,

@@ -42,10 +42,13 @@ mod generation;
 mod grammar;
 mod inspect;
 mod jinja;
+mod numbers;
+mod options;
 mod pool;
 mod preparation;
 mod prompt;
 mod reading;
+mod reasoning;
 mod request;
 mod service;
 mod shapes;
@@ -53,7 +56,6 @@ mod stack;
 mod stop;
 mod stream;
 mod template;
-mod thought;
 mod tokenizer;
 mod tools;
 mod turns;
@@ -69,12 +71,13 @@ pub use grammar::{
     FormCompiler, FormEnd, FormFork, FormHost, FormLink, FormPort, FormWait, NoForms, ThreadForms,
 };
 pub use inspect::{TextFacts, inspect_text};
+pub use options::GeneratorOptions;
 pub use pool::{Elsewhere, Pool, Undone};
 pub use preparation::{MOST_TOKENS, is_large};
 pub use request::{
     Chat, Constraint, Delta, DryParameters, Ending, Finish, Finished, Form, Logprobs, Message,
     Parameters, Prompt, PromptToken, Reasoning, Request, Role, Side, TextDelta, TokenDelta, Usage,
 };
-pub use service::{Generator, GeneratorOptions};
+pub use service::Generator;
 pub use tools::{CallDelta, CallStart, Tool, ToolCall, ToolChoice, Tools};
 pub use validate::MAX_STOPS as MOST_STOPS;

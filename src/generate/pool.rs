@@ -1,8 +1,8 @@
-//! Work that grows with a request, away from the threads that carry connections: two threads of
-//! their own, on which callers take turns.
+//! Threads for work that grows with a request, so that the threads of the connections stay free.
+//! Callers get round-robin turns.
 //!
-//! Work is done in steps. After each step the next caller has its turn, so that one long piece of
-//! work does not hold up the others, and work whose client has left is dropped.
+//! Work is done in steps. After each step the next caller has its turn, so that long work does not
+//! hold up the others, and work whose client has disconnected is dropped.
 
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,28 +16,28 @@ use tokio::time::{Instant, timeout_at};
 use super::turns::Turns;
 use phi4d_engine::CallerId;
 
-/// Threads. Few, for they compete with the model for the processor.
+/// Number of threads. Few, since they compete with the model for the CPU.
 pub(super) const THREADS: usize = 2;
 
-/// The most work that waits, in all and of one caller. What does not fit is refused.
+/// Bounds of the queue, in all and for one caller. More is refused.
 const MOST_WAITING: usize = 512;
 const MOST_OF_CALLER: usize = 64;
 
-/// How long work waits for its first turn, or until its deadline, if that is sooner.
+/// The longest wait for the first turn; a deadline may end it sooner.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Threads for the work that grows with requests. They end when this is dropped.
+/// The threads and their queue. The threads end when this is dropped.
 #[derive(Debug)]
 pub struct Pool(Arc<Shared>);
 
 /// Why work was not done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Undone {
-    /// Its turn did not come in time, or too much waits already.
+    /// Its turn did not come in time, or the queue is full.
     Busy,
     /// Its deadline passed while it was being done.
     Late,
-    /// It panicked, or the program ends.
+    /// It panicked, or the program is stopping.
     Failed(String),
 }
 
@@ -85,14 +85,15 @@ impl<T: Send, S: FnMut() -> Option<T> + Send> Work for Task<T, S> {
             Err(panic) => Err(Undone::Failed(message(panic.as_ref()))),
         };
         if let Some(answer) = self.answer.take() {
-            // The client may have left.
+            // Fails if the client has disconnected.
             let _ = answer.send(done);
         }
         true
     }
 }
 
-/// A value that takes long to drop where it is `large`, which the pool does then.
+/// A value that the pool drops if it is `large`: dropping a deep structure takes as long as
+/// building it.
 #[derive(Debug)]
 pub struct Elsewhere<T: Send + 'static> {
     /// `None` only while it is dropped.
@@ -135,7 +136,7 @@ impl<T: Send + 'static> Drop for Elsewhere<T> {
     }
 }
 
-/// Something to drop.
+/// A value to drop.
 struct Leftover<T>(Option<T>);
 
 impl<T: Send> Work for Leftover<T> {
@@ -181,8 +182,8 @@ impl Pool {
         self.run_steps(caller, deadline, move || work.take().map(|work| work())).await
     }
 
-    /// Does work whose every `step` is short: `None` where there is more to do. Dropping the future
-    /// ends the work after the step that runs.
+    /// Does work in steps, each of them short: `None` means that there is more to do. Dropping the
+    /// future ends the work after the current step.
     ///
     /// # Errors
     /// If it was not done.
@@ -209,7 +210,7 @@ impl Pool {
         done.unwrap_or_else(|_| Err(Undone::Failed("its threads have ended".to_owned())))
     }
 
-    /// Drops `value` on one of the threads, or here where too much waits.
+    /// Drops `value` on one of the threads, or here if the queue is full.
     fn drop_there<T: Send + 'static>(&self, caller: CallerId, value: T) {
         drop(self.0.add(caller, Box::new(Leftover(Some(value)))));
     }
@@ -223,7 +224,7 @@ impl Drop for Pool {
 }
 
 impl Shared {
-    /// A panic while the lock is held leaves nothing half done: each change is one call.
+    /// Ignores poison: each change is one call, so no panic leaves half of one.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -233,7 +234,7 @@ impl Shared {
         let added = {
             let mut state = self.lock();
             state.waiting.push(caller, work).or_else(|work| {
-                // Those whose clients left make room.
+                // Work whose client has disconnected makes room.
                 unwanted = state.waiting.remove_unless(|work| work.is_wanted());
                 state.waiting.push(caller, work)
             })

@@ -1,62 +1,70 @@
-//! A request on its way to the engine: all that is checked, rendered and tokenised before it takes
-//! a place in a queue. Its steps are done where they come up if the request is small, else by the
-//! [`Pool`].
+//! Everything that happens to a request before it is queued: checks, rendering, tokenising. Small
+//! requests are prepared in place, large ones by the [`Pool`], in short steps.
 
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::error::GenerateError;
-use super::grammar::Turn;
+use super::error::{GenerateError, invalid};
+use super::grammar::MessageGrammar;
+use super::options::GeneratorOptions;
 use super::pool::{Elsewhere, Pool, Undone};
-use super::prompt::Tokenizing;
+use super::prompt::{PromptReader, Tokenizing};
 use super::reading::Reading;
-use super::request::{Parameters, Prompt, Request, Side};
-use super::service::Generator;
+use super::request::{Constraint, Parameters, Prompt, Request, Side};
 use super::stream::TextStream;
 use super::validate::{self, Checked};
 use super::{grammar, words};
-use phi4d_engine::{CallerId, JobError};
+use phi4d_engine::{CallerId, JobError, ModelLimits};
 
-/// Requests of up to this many bytes are handled where they come in: about 2 ms.
+/// Requests of up to this many bytes are handled by the thread of their connection: about 2 ms.
 const SMALL_BYTES: usize = 16 * 1024;
 
-/// Tokens that a text may have where no model reads it.
+/// Tokens that a text may have if it is only tokenised.
 pub const MOST_TOKENS: usize = 1 << 20;
 
-/// What all answers to a request have in common, checked.
+/// Checks, renders and tokenises requests: a [`Generator`](super::Generator) without its engine.
+#[derive(Debug)]
+pub(super) struct Preparer {
+    pub(super) reader: Arc<PromptReader>,
+    pub(super) options: GeneratorOptions,
+    pub(super) limits: ModelLimits,
+    pub(super) pool: Arc<Pool>,
+}
+
+/// What all answers to a request share, checked.
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) arrived: std::time::Instant,
     pub(super) deadline: Option<Instant>,
     pub(super) caller: CallerId,
-    /// Without the constraint, which is in [`Ready::turn`].
+    /// Without the constraint, which is in [`Ready::grammar`].
     pub(super) parameters: Parameters,
     pub(super) checked: Checked,
     /// The stream of text that each answer begins with.
     pub(super) text: TextStream,
-    constraint: Option<super::request::Constraint>,
+    constraint: Option<Constraint>,
     pub(super) large: bool,
 }
 
-/// A prompt that the engine can be given.
+/// A prompt that is ready for the engine.
 #[derive(Debug)]
 pub(super) struct Ready {
     pub(super) prompt: Arc<[u32]>,
-    pub(super) turn: Turn,
+    pub(super) grammar: MessageGrammar,
     pub(super) reading: Reading,
     pub(super) max_tokens: usize,
 }
 
-/// A prompt on its way.
+/// A prompt that is being prepared.
 struct Preparation {
-    generator: Generator,
+    preparer: Arc<Preparer>,
     plan: Arc<Plan>,
     prompt: Option<Prompt>,
-    tokenizing: Option<(Tokenizing, Turn, Reading)>,
+    tokenizing: Option<(Tokenizing, MessageGrammar, Reading)>,
 }
 
-/// Whether a request of so many bytes is handled by the pool.
+/// Whether a request of `bytes` bytes is handled by the pool.
 #[must_use]
 pub fn is_large(bytes: usize) -> bool {
     bytes > SMALL_BYTES
@@ -68,12 +76,12 @@ pub(super) struct Place<'p> {
     pub(super) pool: &'p Pool,
     pub(super) caller: CallerId,
     pub(super) deadline: Option<Instant>,
-    /// Whether it is for the pool, or to be done where it comes up.
+    /// Whether the pool does it, or the calling thread.
     pub(super) large: bool,
 }
 
 impl Place<'_> {
-    /// Does work whose every `step` is short.
+    /// Does work in steps, each of them short.
     pub(super) async fn run_steps<T: Send + 'static>(
         self,
         mut step: impl FnMut() -> Option<Result<T, GenerateError>> + Send + 'static,
@@ -99,21 +107,24 @@ impl From<Undone> for GenerateError {
     }
 }
 
-impl Generator {
-    /// Checks what is not about a prompt.
-    pub(super) async fn plan(&self, mut request: Request) -> Result<Arc<Plan>, GenerateError> {
+impl Preparer {
+    /// Checks the parameters, once for all prompts.
+    pub(super) async fn plan(
+        self: &Arc<Self>,
+        mut request: Request,
+    ) -> Result<Arc<Plan>, GenerateError> {
         let arrived = std::time::Instant::now();
-        // Breakers of repetitions are looked for in the whole vocabulary, however short they are.
+        // Finding sequence breakers is a pass over the whole vocabulary, however short they are.
         let large = is_large(request.weight) || request.parameters.dry.multiplier.is_some();
         let given = request.parameters.timeout.filter(|timeout| !timeout.is_zero());
         let given = given.or(self.options.request_timeout);
         let until = given.and_then(|timeout| Instant::now().checked_add(timeout));
         let place = Place { pool: &self.pool, caller: request.caller, deadline: until, large };
-        let generator = self.clone();
+        let preparer = Arc::clone(self);
         let mut parameters = Some(std::mem::take(&mut request.parameters));
         let step = move || {
             let mut parameters = parameters.take()?;
-            let checked = generator.checked(&parameters);
+            let checked = preparer.checked(&parameters);
             Some(checked.map(|checked| (parameters.constraint.take(), parameters, checked)))
         };
         let (constraint, parameters, checked) = place.run_steps(step).await?;
@@ -127,26 +138,25 @@ impl Generator {
     }
 
     fn checked(&self, parameters: &Parameters) -> Result<Checked, GenerateError> {
-        let limits = self.engine.limits();
-        let mut checked = validate::parameters(parameters, &self.options, limits.vocab_size)?;
+        let mut checked = validate::parameters(parameters, &self.options, self.limits.vocab_size)?;
         let usual = self.reader.usual_breakers();
         words::resolve(parameters, self.reader.tokenizer(), usual, &mut checked.sampling)?;
-        if checked.prompt_logprobs.is_some() && !limits.many_rows {
+        if checked.prompt_logprobs.is_some() && !self.limits.many_rows {
             let value = "a number, but the model's graph gives logits for one position only";
-            return Err(validate::invalid("prompt_logprobs", value, "null with this model"));
+            return Err(invalid("prompt_logprobs", value, "null with this model"));
         }
         Ok(checked)
     }
 
     /// Checks, renders and tokenises a prompt.
     pub(super) async fn prepare(
-        &self,
+        self: &Arc<Self>,
         plan: &Arc<Plan>,
         prompt: Prompt,
     ) -> Result<Elsewhere<Ready>, GenerateError> {
         let Plan { caller, deadline, large, .. } = **plan;
         let mut preparation = Preparation {
-            generator: self.clone(),
+            preparer: Arc::clone(self),
             plan: Arc::clone(plan),
             prompt: Some(prompt),
             tokenizing: None,
@@ -163,43 +173,47 @@ impl Preparation {
             self.tokenizing = Some(self.begin(prompt)?);
             return Ok(None);
         }
-        let Some((mut tokenizing, turn, reading)) = self.tokenizing.take() else { return Ok(None) };
-        match self.generator.reader.advance(&mut tokenizing) {
+        let Some((mut tokenizing, grammar, reading)) = self.tokenizing.take() else {
+            return Ok(None);
+        };
+        match self.preparer.reader.advance(&mut tokenizing) {
             None => {
-                self.tokenizing = Some((tokenizing, turn, reading));
+                self.tokenizing = Some((tokenizing, grammar, reading));
                 Ok(None)
             }
-            Some(prompt) => Ok(Some(self.finish(prompt?, turn, reading)?)),
+            Some(prompt) => Ok(Some(self.finish(prompt?, grammar, reading)?)),
         }
     }
 
-    fn begin(&self, prompt: Prompt) -> Result<(Tokenizing, Turn, Reading), GenerateError> {
-        let (generator, parameters) = (&self.generator, &self.plan.parameters);
-        let limits = generator.engine.limits();
+    fn begin(
+        &self,
+        prompt: Prompt,
+    ) -> Result<(Tokenizing, MessageGrammar, Reading), GenerateError> {
+        let (preparer, parameters) = (&self.preparer, &self.plan.parameters);
+        let limits = &preparer.limits;
         validate::prompt(&prompt, limits.vocab_size)?;
         let reading = Reading::of(&prompt);
         let given = self.plan.constraint.as_ref();
-        given.map_or(Ok(()), grammar::check)?;
-        let turn = match &prompt {
-            Prompt::Chat(chat) => Turn::of_chat(chat, generator.reader.dialect(), given)?,
-            _ => Turn { constraint: given.cloned(), parts: Vec::new() },
+        let grammar = match &prompt {
+            Prompt::Chat(chat) => MessageGrammar::of_chat(chat, preparer.reader.dialect(), given)?,
+            _ => MessageGrammar::of_text(given)?,
         };
-        grammar::check_company(parameters, turn.constraint.as_ref())?;
-        reading.check_company(parameters)?;
+        grammar::check_compatible(parameters, grammar.constraint.as_ref())?;
+        reading.check_compatible(parameters)?;
         let longest = match parameters.truncate_prompt_tokens {
             None => limits.context_tokens,
             Some(_) => MOST_TOKENS.max(limits.context_tokens),
         };
-        Ok((generator.reader.begin(prompt, longest)?, turn, reading))
+        Ok((preparer.reader.begin(prompt, longest)?, grammar, reading))
     }
 
     fn finish(
         &self,
         mut prompt: Vec<u32>,
-        turn: Turn,
+        grammar: MessageGrammar,
         reading: Reading,
     ) -> Result<Ready, GenerateError> {
-        let context_tokens = self.generator.engine.limits().context_tokens;
+        let context_tokens = self.preparer.limits.context_tokens;
         let (parameters, checked) = (&self.plan.parameters, &self.plan.checked);
         if let Some(most) = parameters.truncate_prompt_tokens {
             let fits = context_tokens.saturating_sub(1);
@@ -207,7 +221,7 @@ impl Preparation {
             truncate(&mut prompt, most, parameters.truncation_side);
         }
         let max_tokens = validate::room(prompt.len(), context_tokens, checked.max_tokens)?;
-        Ok(Ready { prompt: prompt.into(), turn, reading, max_tokens })
+        Ok(Ready { prompt: prompt.into(), grammar, reading, max_tokens })
     }
 }
 

@@ -1,4 +1,4 @@
-//! Prompts to token ids: the chat template, then the tokenizer, a stretch of text at a time.
+//! Prompts to token ids: the chat template, then the tokenizer, one stretch of text at a time.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,24 +6,23 @@ use std::sync::Arc;
 use serde_json::{Map, Value as Json};
 
 use super::encoding::{Encoding, Part};
-use super::error::{GenerateError, TextLoadError};
+use super::error::{GenerateError, TextLoadError, invalid};
 use super::request::{Chat, Parameters, Prompt};
 use super::template::ChatTemplate;
 use super::tokenizer::{EncodeError, Markup, Tokenizer};
 use super::tools::Dialect;
-use super::validate::invalid;
 use super::words;
 use phi4d_engine::TokenSet;
 
 /// Characters that stand for "what follows is no special token" while a template is rendered.
 const GUARDS: std::ops::RangeInclusive<char> = '\u{E000}'..='\u{F8FF}';
 
-/// Bytes of text that cost as much as a token, at least, however few tokens come of them.
+/// Bytes of text that cost at least one token, however few tokens they become.
 const BYTES_PER_TOKEN: usize = 16;
 
 impl Prompt {
-    /// What reading the prompt costs at least, in tokens: one for each 16 bytes of its text, and its
-    /// token ids. Known before the work.
+    /// A lower bound of the prompt's cost in tokens, before it is tokenised: one for each 16 bytes
+    /// of its text, and its token ids. Takes time where it has many texts.
     #[must_use]
     pub fn least_cost(&self) -> usize {
         cost_of(byte_length(self)).saturating_add(self.ids())
@@ -49,7 +48,7 @@ fn cost_of(bytes: usize) -> usize {
     bytes.div_ceil(BYTES_PER_TOKEN)
 }
 
-/// A model folder's way of reading prompts.
+/// Reads prompts as a model folder's tokenizer and template define it.
 #[derive(Debug)]
 pub(super) struct PromptReader {
     tokenizer: Arc<Tokenizer>,
@@ -57,22 +56,22 @@ pub(super) struct PromptReader {
     dialect: Dialect,
     /// What an empty text prompt is read as.
     bos_token_id: u32,
-    /// Tokens that break repetitions where a request names none.
+    /// Tokens that contain the default sequence breakers.
     usual_breakers: TokenSet,
 }
 
 /// A prompt on its way to token ids.
 #[derive(Debug)]
 pub(super) enum Tokenizing {
-    /// It has been read.
+    /// All its ids.
     Done(Vec<u32>),
-    /// It is being read.
+    /// Being tokenised.
     Going {
-        /// What has been read so far.
+        /// The state of the tokenizer.
         encoding: Encoding,
-        /// The field that it came in, for messages.
+        /// Its field, for error messages.
         field: &'static str,
-        /// As many tokens, or more, are too many.
+        /// This many tokens or more are too many.
         context_tokens: usize,
     },
 }
@@ -99,7 +98,7 @@ impl PromptReader {
         }
     }
 
-    /// How functions are told to the model.
+    /// How tools are written for the model.
     pub(super) fn dialect(&self) -> Dialect {
         self.dialect
     }
@@ -109,14 +108,15 @@ impl PromptReader {
         &self.tokenizer
     }
 
-    /// Tokens that break repetitions where a request names none.
+    /// Tokens that contain the default sequence breakers.
     pub(super) fn usual_breakers(&self) -> &TokenSet {
         &self.usual_breakers
     }
 
-    /// Begins to read `prompt`: checks it and renders it, where it is a conversation.
+    /// Begins to tokenise `prompt`: renders it if it is a conversation.
     ///
-    /// A prompt that can't be shorter than `context_tokens` is refused before the costly part.
+    /// If its length alone shows that it has at least `context_tokens` tokens, it is refused before
+    /// the expensive part.
     pub(super) fn begin(
         &self,
         prompt: Prompt,
@@ -145,7 +145,7 @@ impl PromptReader {
         }
     }
 
-    /// Reads some more: the prompt's token ids, at least one, after the last piece.
+    /// Tokenises the next stretch. After the last one, returns the prompt's ids, at least one.
     pub(super) fn advance(
         &self,
         reading: &mut Tokenizing,
@@ -167,7 +167,7 @@ impl PromptReader {
         };
         let mut ids = encoding.into_ids();
         if ids.is_empty() {
-            // Only white space that a special token swallowed, or a template that says nothing.
+            // Only white space that a special token strips, or a template without output.
             ids.push(self.bos_token_id);
         }
         Some(Ok(ids))
@@ -188,7 +188,7 @@ impl PromptReader {
         }
     }
 
-    /// Prefix, suffix, middle: the order in which models with these tokens are trained.
+    /// Prefix, suffix, middle: the order that models with these tokens are trained on.
     fn fill(
         &self,
         before: String,
@@ -212,8 +212,12 @@ impl PromptReader {
         Ok(self.tokenizer.begin_with(text, parts, None, context_tokens))
     }
 
-    /// A conversation as text, and how to read it so that only the template's special tokens
-    /// are read as such.
+    /// A conversation as text, with the markup by which only the template's own special tokens are
+    /// read as such.
+    ///
+    /// If no text of the request could be read as a special token, the template is rendered as it
+    /// is. Else the texts get a guard character that occurs nowhere, which the tokenizer removes
+    /// again.
     fn render(&self, chat: &Chat) -> Result<(String, Markup), GenerateError> {
         let template = self.template.as_ref().ok_or_else(|| {
             GenerateError::Template(
@@ -224,13 +228,13 @@ impl PromptReader {
         })?;
         let added = self.tokenizer.added();
         let mut texts: Vec<String> = Vec::new();
-        let turns = self.dialect.turns(chat, &mut |text| {
+        let messages = self.dialect.messages(chat, &mut |text| {
             texts.push(text.to_owned());
             text.to_owned()
         });
         each_text(&chat.variables, &mut |text| texts.push(text.to_owned()));
-        if !texts.iter().any(|text| added.needs_disarming(text)) {
-            let text = template.render(&turns, chat).map_err(GenerateError::Template)?;
+        if !texts.iter().any(|text| added.has_token_text(text)) {
+            let text = template.render(&messages, chat).map_err(GenerateError::Template)?;
             return Ok((text, Markup::Parsed));
         }
         let taken = texts
@@ -245,21 +249,22 @@ impl PromptReader {
                 "text that leaves one character of U+E000 to U+F8FF unused",
             )
         })?;
-        let disarm = |text: &str| added.disarm(text, guard).into_owned();
-        let turns = self.dialect.turns(chat, &mut |text| disarm(text));
-        let disarmed = Chat {
-            variables: changed(&chat.variables, &disarm),
+        let neutralise = |text: &str| added.neutralise(text, guard).into_owned();
+        let messages = self.dialect.messages(chat, &mut |text| neutralise(text));
+        let neutralised = Chat {
+            variables: changed(&chat.variables, &neutralise),
             ending: chat.ending,
             ..Chat::default()
         };
         let text = template
-            .render(&turns, &disarmed)
+            .render(&messages, &neutralised)
             .map_err(|reason| GenerateError::Template(reason.replace(guard, "")))?;
         Ok((text, Markup::Guarded(guard)))
     }
 }
 
-/// Shows every text in `fields`, names included.
+/// Calls `see` with every text in `fields`, names included. Iterative, so that nesting costs no
+/// stack.
 fn each_text<'t>(fields: &'t Map<String, Json>, see: &mut impl FnMut(&'t str)) {
     let mut left: Vec<&Json> = Vec::new();
     let mut open = vec![fields];
@@ -281,8 +286,8 @@ fn each_text<'t>(fields: &'t Map<String, Json>, see: &mut impl FnMut(&'t str)) {
     }
 }
 
-/// `fields` with every text but the outermost names (which templates know) changed. The depth is
-/// bounded by the parser of the request's JSON.
+/// `fields` with every text changed, except the outermost names, which templates refer to.
+/// Recursive; the JSON parser of the request limits the depth.
 fn changed(fields: &Map<String, Json>, change: &impl Fn(&str) -> String) -> Map<String, Json> {
     fn value(given: &Json, change: &impl Fn(&str) -> String) -> Json {
         match given {
@@ -306,7 +311,7 @@ fn unused_guard<'t>(texts: impl Iterator<Item = &'t str>) -> Option<char> {
     GUARDS.zip(used).find_map(|(guard, used)| (!used).then_some(guard))
 }
 
-/// Why a text of `field` has no token ids.
+/// The error for a text of `field` without token ids.
 fn failed(error: EncodeError, field: &str, context_tokens: usize) -> GenerateError {
     match error {
         EncodeError::TooLong { at_least } => {

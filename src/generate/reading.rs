@@ -1,56 +1,55 @@
-//! An answer's text, told apart into thought, text and calls.
+//! Separates an answer's text into reasoning, text and tool calls.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use super::budget::ThoughtBudget;
-use super::error::GenerateError;
+use super::budget::ReasoningBudget;
+use super::error::{GenerateError, invalid};
+use super::reasoning::{self, ReasoningReader, Said};
 use super::request::{Parameters, Prompt, TextDelta, TokenDelta};
-use super::thought::{self, Said, ThoughtReader};
 use super::tokenizer::Tokenizer;
 use super::tools::parse::{self, CallReader, Piece};
 use super::tools::{CallDelta, CallStart};
-use super::validate::invalid;
 use phi4d_engine::TokenMask;
 
-/// Tokens at a prompt's end in which a thought's opener is looked for.
+/// Tokens at a prompt's end that are searched for the tag that opens reasoning.
 const TAIL: usize = 16;
 
-/// What is told apart in the answer to a prompt.
+/// What is separated in the answer to a prompt.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Reading {
-    /// Whether a thought is.
-    thought: bool,
-    /// The functions whose calls are.
+    /// Whether reasoning is.
+    reasoning: bool,
+    /// The tools whose calls are.
     names: Vec<String>,
     /// At most one call is wanted.
     single: bool,
-    /// Most tokens of thought.
+    /// Most tokens of reasoning.
     budget: Option<u64>,
 }
 
 impl Reading {
-    /// Of the answer to `prompt`. Only in conversations is there anything to tell apart.
+    /// For the answer to `prompt`. Only answers in conversations have anything to separate.
     pub(super) fn of(prompt: &Prompt) -> Self {
         let Prompt::Chat(chat) = prompt else { return Self::default() };
         Self {
-            thought: !chat.reasoning.in_text,
+            reasoning: !chat.reasoning.in_text,
             names: chat.tools.offered().iter().map(|tool| tool.name.clone()).collect(),
             single: chat.tools.single,
             budget: chat.reasoning.budget,
         }
     }
 
-    /// Refuses parameters that may forbid the tokens which end a thought.
-    pub(super) fn check_company(&self, given: &Parameters) -> Result<(), GenerateError> {
+    /// Refuses parameters that may forbid the tokens which end reasoning.
+    pub(super) fn check_compatible(&self, given: &Parameters) -> Result<(), GenerateError> {
         let others = [
             ("bad_words", !given.bad_words.is_empty()),
             ("allowed_token_ids", given.allowed_token_ids.is_some()),
         ];
         match others.iter().find(|(_, given)| *given) {
             Some((field, _)) if self.budget.is_some() => {
-                let value = "a value beside a budget of thought";
+                let value = "a value beside a budget of reasoning tokens";
                 let accepted = "none with thinking_token_budget or reasoning_effort";
                 Err(invalid(*field, value, accepted))
             }
@@ -58,7 +57,7 @@ impl Reading {
         }
     }
 
-    /// `mask` with the thought's budget kept to.
+    /// `mask` with the budget of reasoning tokens around it, if there is one.
     pub(super) fn budgeted(
         &self,
         mask: Option<Box<dyn TokenMask>>,
@@ -67,15 +66,15 @@ impl Reading {
         vocab_size: usize,
     ) -> Option<Box<dyn TokenMask>> {
         let Some(most) = self.budget else { return mask };
-        let opened = opens_thought(tokenizer, prompt);
+        let opened = opens_reasoning(tokenizer, prompt);
         let tokenizer = Arc::clone(tokenizer);
-        Some(Box::new(ThoughtBudget::new(tokenizer, mask, most, opened, vocab_size)))
+        Some(Box::new(ReasoningBudget::new(tokenizer, mask, most, opened, vocab_size)))
     }
 
-    /// The tags' tokens, where they are control tokens, which else yield no text.
+    /// The tags' tokens, if they are control tokens: these must yield their text to be found.
     pub(super) fn spelt(&self, tokenizer: &Tokenizer) -> Vec<u32> {
         let tags = |tag: &str| {
-            (self.thought && thought::TAGS.contains(&tag))
+            (self.reasoning && reasoning::TAGS.contains(&tag))
                 || (!self.names.is_empty() && parse::TAGS.contains(&tag))
         };
         let added = tokenizer.added().iter();
@@ -84,56 +83,57 @@ impl Reading {
 
     /// The reader of the answer to a prompt of these tokens.
     pub(super) fn reader(&self, tokenizer: &Tokenizer, prompt: &[u32]) -> AnswerReader {
-        let thought = self.thought.then(|| ThoughtReader::new(opens_thought(tokenizer, prompt)));
+        let reasoning =
+            self.reasoning.then(|| ReasoningReader::new(opens_reasoning(tokenizer, prompt)));
         let calls = (!self.names.is_empty()).then(|| CallReader::new(self.names.clone()));
-        AnswerReader::new(thought, calls, self.single)
+        AnswerReader::new(reasoning, calls, self.single)
     }
 }
 
-/// Whether a prompt begins the thought for the model, as some templates do.
-fn opens_thought(tokenizer: &Tokenizer, prompt: &[u32]) -> bool {
+/// Whether a prompt opens reasoning for the model, as some templates do.
+fn opens_reasoning(tokenizer: &Tokenizer, prompt: &[u32]) -> bool {
     let last = &prompt[prompt.len().saturating_sub(TAIL)..];
-    tokenizer.vocabulary().spell(last).trim_end().ends_with(thought::OPENER)
+    tokenizer.vocabulary().spell(last).trim_end().ends_with(reasoning::OPENER)
 }
 
 /// Reads one answer.
 #[derive(Debug)]
 pub(super) struct AnswerReader {
-    thought: Option<ThoughtReader>,
+    reasoning: Option<ReasoningReader>,
     calls: Option<CallReader>,
     /// Most calls in the answer.
     most: usize,
     /// Tokens whose text is held back.
     tokens: Vec<TokenDelta>,
-    /// Tokens that may turn out to have opened a thought.
+    /// Tokens so far that count as reasoning if a tag opens it.
     opening: usize,
-    thought_tokens: usize,
+    reasoning_tokens: usize,
     given_calls: usize,
     ready: VecDeque<TextDelta>,
 }
 
 impl AnswerReader {
-    /// A reader that tells apart what it is given a reader for.
+    /// Separates what it is given a reader for.
     pub(super) fn new(
-        thought: Option<ThoughtReader>,
+        reasoning: Option<ReasoningReader>,
         calls: Option<CallReader>,
         single: bool,
     ) -> Self {
         Self {
-            thought,
+            reasoning,
             calls,
             most: if single { 1 } else { usize::MAX },
             tokens: Vec::new(),
             opening: 0,
-            thought_tokens: 0,
+            reasoning_tokens: 0,
             given_calls: 0,
             ready: VecDeque::new(),
         }
     }
 
-    /// Tokens of thought so far.
-    pub(super) fn thought_tokens(&self) -> usize {
-        self.thought_tokens
+    /// Tokens of reasoning so far.
+    pub(super) fn reasoning_tokens(&self) -> usize {
+        self.reasoning_tokens
     }
 
     /// Whether a call has begun.
@@ -141,34 +141,34 @@ impl AnswerReader {
         self.calls.as_ref().is_some_and(|calls| calls.begun() > 0)
     }
 
-    /// Whether all calls that may be in the answer are there, so that nothing more is wanted.
+    /// Whether the answer has as many calls as it may have, so that it can end.
     pub(super) fn is_full(&self) -> bool {
         self.calls.as_ref().is_some_and(|calls| calls.ended() >= self.most)
     }
 
-    /// Takes some more of the answer.
+    /// Reads more of the answer.
     pub(super) fn read(&mut self, delta: TextDelta) {
         let count = delta.tokens.len();
         self.tokens.extend(delta.tokens);
-        let Some(thought) = &mut self.thought else {
+        let Some(reasoning) = &mut self.reasoning else {
             return self.take(Said::Text(delta.text));
         };
-        let (at_start, open) = (thought.is_at_start(), thought.is_open());
-        let said = thought.push(&delta.text);
+        let (at_start, open) = (reasoning.is_at_start(), reasoning.is_open());
+        let said = reasoning.push(&delta.text);
         if open {
-            self.thought_tokens += count;
+            self.reasoning_tokens += count;
         } else if at_start {
             self.opening += count;
-            if thought.has_thought() {
-                self.thought_tokens += self.opening;
+            if reasoning.has_reasoning() {
+                self.reasoning_tokens += self.opening;
             }
         }
         said.into_iter().for_each(|said| self.take(said));
     }
 
-    /// The end of the answer: gives out what was held back.
+    /// The end of the answer: releases what was held back.
     pub(super) fn finish(&mut self) {
-        if let Some(said) = self.thought.as_mut().and_then(ThoughtReader::finish) {
+        if let Some(said) = self.reasoning.as_mut().and_then(ReasoningReader::finish) {
             self.take(said);
         }
         if !self.is_full()
@@ -189,7 +189,7 @@ impl AnswerReader {
 
     fn take(&mut self, said: Said) {
         match (said, &mut self.calls) {
-            (Said::Thought(reasoning), _) => {
+            (Said::Reasoning(reasoning), _) => {
                 self.give(TextDelta { reasoning, ..TextDelta::default() });
             }
             (Said::Text(text), None) => self.give(TextDelta { text, ..TextDelta::default() }),
@@ -219,7 +219,7 @@ impl AnswerReader {
         }
     }
 
-    /// Adds a piece, with the tokens that wait, behind the last one or to it where it goes on.
+    /// Adds a piece with the waiting tokens: to the last piece if it continues that, else after it.
     fn give(&mut self, mut delta: TextDelta) {
         delta.tokens = std::mem::take(&mut self.tokens);
         match self.ready.back_mut() {
@@ -275,11 +275,11 @@ mod tests {
 
     fn all() -> AnswerReader {
         let calls = CallReader::new(vec!["f".to_owned()]);
-        AnswerReader::new(Some(ThoughtReader::new(false)), Some(calls), false)
+        AnswerReader::new(Some(ReasoningReader::new(false)), Some(calls), false)
     }
 
     #[test]
-    fn thought_text_and_calls_come_in_order_with_all_tokens() {
+    fn reasoning_text_and_calls_come_in_order_with_all_tokens() {
         let mut reader = all();
         let deltas = read(
             &mut reader,
@@ -299,12 +299,12 @@ mod tests {
         );
         let ids: Vec<u32> = deltas.iter().flat_map(|d| &d.tokens).map(|t| t.id).collect();
         assert_eq!(ids, (0..11).collect::<Vec<_>>());
-        assert_eq!(reader.thought_tokens(), 5);
+        assert_eq!(reader.reasoning_tokens(), 5);
         assert!(reader.has_calls() && !reader.is_full());
-        let [thought, text, first, arguments, second, none] = deltas.as_slice() else {
+        let [reasoning, text, first, arguments, second, none] = deltas.as_slice() else {
             panic!("{deltas:?}")
         };
-        assert_eq!((thought.reasoning.as_str(), text.text.as_str()), ("hmm", "I look"));
+        assert_eq!((reasoning.reasoning.as_str(), text.text.as_str()), ("hmm", "I look"));
         let begun = |delta: &TextDelta| {
             let call = delta.call.clone().unwrap();
             assert_eq!(call.arguments, "");

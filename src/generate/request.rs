@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value as Json};
 
-use super::tools::{CallDelta, ToolCall, Tools};
+use super::tools::types::{CallDelta, ToolCall, Tools};
 use phi4d_engine::CallerId;
 
 /// What to generate from, how, and for whom.

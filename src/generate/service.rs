@@ -2,18 +2,19 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::error::{GenerateError, TextLoadError};
+use super::error::{GenerateError, TextLoadError, invalid};
 use super::generation::Generation;
-use super::grammar::{FormHost, Grammars};
+use super::grammar::Grammars;
+use super::options::GeneratorOptions;
 use super::pool::Pool;
-use super::preparation::{MOST_TOKENS, Place, Plan, Ready, is_large};
+use super::preparation::{MOST_TOKENS, Place, Plan, Preparer, Ready, is_large};
 use super::prompt::PromptReader;
 use super::request::{Prompt, Request};
+use super::tokenizer::Tokenizer;
 use super::validate;
 use phi4d_engine::{self as engine, CallerId, Job};
 use phi4d_telemetry::{Metrics, Operation, TraceContext};
@@ -22,31 +23,12 @@ use phi4d_telemetry::{Metrics, Operation, TraceContext};
 /// sequence until there is room again, and gives it up if that takes too long.
 const EVENTS: usize = 64;
 
-/// Fixed choices of a [`Generator`].
-#[derive(Debug, Clone)]
-pub struct GeneratorOptions {
-    /// Tokens that end the model's turn (genai_config.json's `eos_token_id`).
-    pub eos_token_ids: Vec<u32>,
-    /// Token that stands for an empty prompt (genai_config.json's `bos_token_id`).
-    pub bos_token_id: u32,
-    /// Temperature of requests that give none.
-    pub default_temperature: f32,
-    /// `top_p` of requests that give none.
-    pub default_top_p: f32,
-    /// The longest a request may take, and the time of requests that give none; `None` is no limit.
-    pub request_timeout: Option<Duration>,
-    /// Where forms are compiled and followed.
-    pub forms: Arc<dyn FormHost>,
-}
-
 /// Turns requests into text. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Generator {
-    pub(super) engine: engine::Handle,
-    pub(super) reader: Arc<PromptReader>,
+    engine: engine::Handle,
+    pub(super) preparer: Arc<Preparer>,
     grammars: Arc<Grammars>,
-    pub(super) pool: Arc<Pool>,
-    pub(super) options: Arc<GeneratorOptions>,
     metrics: Option<Metrics>,
     trace: Option<(TraceContext, Operation)>,
 }
@@ -86,19 +68,15 @@ impl Generator {
             });
         }
         let tokenizer = Arc::clone(reader.tokenizer());
-        Ok(Self {
-            engine,
-            grammars: Arc::new(Grammars::new(
-                tokenizer,
-                options.eos_token_ids.clone(),
-                Arc::clone(&options.forms),
-            )),
+        let ends = options.eos_token_ids.clone();
+        let grammars = Arc::new(Grammars::new(tokenizer, ends, Arc::clone(&options.forms)));
+        let preparer = Preparer {
             reader: Arc::new(reader),
+            options,
+            limits: engine.limits().clone(),
             pool: Arc::new(Pool::start().map_err(TextLoadError::Threads)?),
-            options: Arc::new(options),
-            metrics: None,
-            trace: None,
-        })
+        };
+        Ok(Self { engine, preparer: Arc::new(preparer), grammars, metrics: None, trace: None })
     }
 
     /// The same, with the times of its answers taken by `metrics`.
@@ -121,8 +99,8 @@ impl Generator {
     pub async fn start(&self, mut request: Request) -> Result<Generation, GenerateError> {
         let prompt = std::mem::replace(&mut request.prompt, Prompt::Tokens(Vec::new()));
         validate::not_empty(&prompt)?;
-        let plan = self.plan(request).await?;
-        let ready = self.prepare(&plan, prompt).await?;
+        let plan = self.preparer.plan(request).await?;
+        let ready = self.preparer.prepare(&plan, prompt).await?;
         self.launch(&plan, &ready, 0).await
     }
 
@@ -135,8 +113,8 @@ impl Generator {
     ) -> Result<Generation, GenerateError> {
         let (Plan { parameters, checked, .. }, Ready { prompt, reading, .. }) = (plan, ready);
         let limits = self.engine.limits();
-        let tokenizer = self.reader.tokenizer();
-        let mask = self.grammars.mask_of_turn(&ready.turn, plan.caller, plan.deadline).await?;
+        let tokenizer = self.tokenizer();
+        let mask = self.grammars.mask_of(&ready.grammar, plan.caller, plan.deadline).await?;
         let mask = reading.budgeted(mask, tokenizer, prompt, limits.vocab_size);
         let mut sampling = checked.sampling.clone();
         sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(index as u64));
@@ -178,7 +156,7 @@ impl Generator {
     ) -> Result<Vec<u32>, GenerateError> {
         let field = if matches!(prompt, Prompt::Chat(_)) { "messages" } else { "prompt" };
         let most = MOST_TOKENS.max(self.limits().context_tokens);
-        let (reader, vocab_size) = (Arc::clone(&self.reader), self.limits().vocab_size);
+        let (reader, vocab_size) = (Arc::clone(&self.preparer.reader), self.limits().vocab_size);
         let (mut prompt, mut tokenizing) = (Some(prompt), None);
         let mut step = move || -> Result<Option<Vec<u32>>, GenerateError> {
             if let Some(prompt) = prompt.take() {
@@ -187,10 +165,10 @@ impl Generator {
             }
             tokenizing.as_mut().and_then(|going| reader.advance(going)).transpose()
         };
-        let place = Place { pool: &self.pool, caller, deadline: None, large: is_large(weight) };
+        let place = Place { pool: self.pool(), caller, deadline: None, large: is_large(weight) };
         let read = place.run_steps(move || step().transpose()).await;
         read.map_err(|error| match error {
-            GenerateError::ContextExceeded { prompt_tokens, .. } => validate::invalid(
+            GenerateError::ContextExceeded { prompt_tokens, .. } => invalid(
                 field,
                 format_args!("a text of at least {prompt_tokens} tokens"),
                 format!("fewer than {most} tokens"),
@@ -199,10 +177,14 @@ impl Generator {
         })
     }
 
+    fn tokenizer(&self) -> &Arc<Tokenizer> {
+        self.preparer.reader.tokenizer()
+    }
+
     /// The threads for work that grows with requests.
     #[must_use]
     pub fn pool(&self) -> &Arc<Pool> {
-        &self.pool
+        &self.preparer.pool
     }
 
     /// How many bytes the text has that token ids stand for.
@@ -212,17 +194,17 @@ impl Generator {
     pub fn spelt_bytes(&self, ids: &[u32]) -> Result<usize, GenerateError> {
         if ids.len() > MOST_TOKENS {
             let accepted = format!("up to {MOST_TOKENS} token ids");
-            return Err(validate::invalid("tokens", format!("{} token ids", ids.len()), accepted));
+            return Err(invalid("tokens", format!("{} token ids", ids.len()), accepted));
         }
         validate::token_ids("tokens", ids.iter().copied(), self.engine.limits().vocab_size)?;
-        let vocabulary = self.reader.tokenizer().vocabulary();
+        let vocabulary = self.tokenizer().vocabulary();
         Ok(ids.iter().map(|&id| vocabulary.bytes(id).len()).sum())
     }
 
     /// A token's bytes; a control token's spelling.
     #[must_use]
     pub fn piece(&self, id: u32) -> Vec<u8> {
-        self.reader.tokenizer().vocabulary().bytes(id).to_vec()
+        self.tokenizer().vocabulary().bytes(id).to_vec()
     }
 
     /// The requests in the engine, as numbers; `None` if it has ended.
@@ -240,7 +222,7 @@ impl Generator {
     /// U+FFFD.
     #[must_use]
     pub fn spell(&self, ids: &[u32]) -> String {
-        self.reader.tokenizer().vocabulary().spell(ids)
+        self.tokenizer().vocabulary().spell(ids)
     }
 
     /// The engine's counters now.

@@ -1,4 +1,5 @@
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::super::fixtures::demo_folder;
 use super::super::request::{Finish, Finished, Message, Parameters, Role, Usage};
@@ -71,7 +72,7 @@ async fn a_request_gives_the_model_s_text_and_its_usage() {
     assert_eq!(generation.usage().prompt_tokens, prompt.len());
     let answer = generation.collect().await.unwrap();
     let ids = expected(&prompt, 12);
-    assert_eq!(answer.text, text_of(generator.reader.tokenizer(), &ids));
+    assert_eq!(answer.text, text_of(generator.tokenizer(), &ids));
     assert_eq!(answer.tokens.iter().map(|t| t.id).collect::<Vec<_>>(), ids);
     let usage = Usage {
         prompt_tokens: prompt.len(),

@@ -1,8 +1,8 @@
 //! Checks the parameters of the filters and penalties that come from llama.cpp.
 
-use super::error::GenerateError;
+use super::error::{GenerateError, invalid};
+use super::numbers::{Range, narrow, narrow_positive, number};
 use super::request::{DryParameters, Parameters};
-use super::validate::{Range, invalid, narrow, narrow_positive, number};
 use phi4d_engine::{Dry, TokenSet, Xtc};
 
 const DEFAULT_XTC_THRESHOLD: f32 = 0.1;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-/// Looks for stop strings in text that comes in parts, and holds back only what may be the
+/// Searches text that arrives in pieces for stop strings, and holds back only what may be the
 /// beginning of one.
 ///
 /// The match that *ends* first wins, as it would if the text came character by character; of
@@ -14,18 +14,18 @@ pub(super) struct StopMatcher {
     patterns: Arc<[Pattern]>,
     /// How many bytes of each pattern have matched.
     matched: Vec<usize>,
-    /// Whether the stop string itself is given out.
+    /// Whether the stop string itself is part of the output.
     included: bool,
-    /// Which stop string came up.
+    /// The stop string that was found.
     hit: Option<usize>,
-    /// Text taken and not given out: the longest beginning of a stop string that ends it.
+    /// Text that is held back: the longest beginning of a stop string at its end.
     held: String,
 }
 
 /// A stop string, prepared for a search that reads each byte once (Knuth, Morris, Pratt).
 #[derive(Debug)]
 struct Pattern {
-    /// Its place among the stop strings that were given.
+    /// Its index in the request's stop strings.
     place: usize,
     bytes: Vec<u8>,
     /// `borders[i]`: length of the longest proper prefix of the first `i + 1` bytes that is also
@@ -50,7 +50,7 @@ impl Pattern {
         Self { place, bytes, borders }
     }
 
-    /// Takes the text's next byte where `matched` bytes have matched; true if it completes the stop
+    /// Advances from `matched` matched bytes by the text's next byte; true if it completes the stop
     /// string.
     fn advance(&self, matched: &mut usize, byte: u8) -> bool {
         while *matched > 0 && self.bytes[*matched] != byte {
@@ -81,9 +81,9 @@ impl StopMatcher {
         }
     }
 
-    /// Takes `text` and appends what is certain to be no part of a stop string to `out`. Returns
-    /// true if a stop string came up: nothing of `text` after it is given out, nor the stop string
-    /// unless it is to be included.
+    /// Reads `text` and appends to `out` what can't be part of a stop string. Returns true if a
+    /// stop string was found: nothing after it is appended, nor the stop string unless it is
+    /// included.
     pub(super) fn push(&mut self, text: &str, out: &mut String) -> bool {
         if self.patterns.is_empty() {
             out.push_str(text);
@@ -115,12 +115,12 @@ impl StopMatcher {
         false
     }
 
-    /// The place of the stop string that came up, among those that were given.
+    /// The index of the stop string that was found, in the request's list.
     pub(super) fn hit(&self) -> Option<usize> {
         self.hit
     }
 
-    /// Ends the stream: gives out what was held back.
+    /// Ends the stream: releases what was held back.
     pub(super) fn finish(&mut self, out: &mut String) {
         out.push_str(&self.held);
         self.held.clear();

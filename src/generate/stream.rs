@@ -9,14 +9,14 @@ use super::stop::StopMatcher;
 use super::tokenizer::Tokenizer;
 use phi4d_engine::{Token, TokenLogprobs};
 
-/// Assembles text from tokens: whole characters, nothing of a stop string.
+/// Assembles text from tokens: complete characters, no stop string.
 ///
-/// A token is given out together with the first of its text, so the tokens given out are those
-/// whose text is, and a stop string takes the tokens that it is made of with it.
+/// A token is released with the first byte of its text, so tokens and text match, and a stop string
+/// removes the tokens that it consists of.
 #[derive(Debug, Clone)]
 pub(super) struct TextStream {
     tokenizer: Arc<Tokenizer>,
-    /// Whether all control tokens are spelt out.
+    /// Whether all control tokens yield their text.
     spell_all: bool,
     detokenizer: Detokenizer,
     stops: StopMatcher,
@@ -24,13 +24,13 @@ pub(super) struct TextStream {
     unstopped: usize,
     /// Bytes of text decoded so far, held-back ones included.
     decoded: usize,
-    /// Bytes of text given out by [`Self::take`] so far.
+    /// Bytes of text that [`Self::take`] has returned.
     given: usize,
-    /// Control tokens that yield their spelling.
+    /// Control tokens that yield their text.
     spelt: Vec<u32>,
-    /// Text that is free to be given out.
+    /// Text that can be released.
     text: String,
-    /// Tokens not yet given out, with the position where their text begins.
+    /// Tokens that are not released yet, with the position where their text begins.
     waiting: VecDeque<(TokenDelta, usize)>,
 }
 
@@ -80,12 +80,12 @@ impl TextStream {
         self.read(&fresh)
     }
 
-    /// The place of the stop string that came up, among those that were given.
+    /// The index of the stop string that was found, in the request's list.
     pub(super) fn stopped_by(&self) -> Option<usize> {
         self.stops.hit()
     }
 
-    /// The text that became free since the last call, with its tokens.
+    /// The text that was released since the last call, with its tokens.
     pub(super) fn take(&mut self) -> Option<TextDelta> {
         if self.text.is_empty() {
             return None;

@@ -14,11 +14,11 @@ use super::request::{Chat, Ending};
 use super::stack::with_stack;
 
 /// Work that one rendering may do: about this many instructions, or 64 times as many bytes. A
-/// conversation of 100,000 turns takes most of it.
+/// conversation of 100,000 messages takes most of it.
 const FUEL: u64 = 4_000_000;
 
-/// Stack of a rendering that may nest values without a bound but its fuel, which is some 600,000 deep:
-/// values are written and dropped by recursion. Measured: 90 bytes a level to drop, up to 800 to write.
+/// Stack of a rendering whose values only its fuel limits, to about 600,000 levels: minijinja
+/// writes and drops values by recursion. Measured: 90 bytes a level to drop, up to 800 to write.
 const RENDER_STACK: usize = 768 << 20;
 
 /// The largest template. Published ones have up to 20 KB.
@@ -28,23 +28,30 @@ const MAX_BYTES: usize = 64 << 10;
 /// compiled in time that grows with the square of its length.
 const MAX_UNITS: usize = 1 << 14;
 
-/// Stack for each byte of a template while it is compiled. The parser, and what comes after it, recurse
-/// once for each operator of a chain (`--x`, `not not x`, `a+b+c`, `x.y.z`, `x|f|g`), and an operator
-/// has at least one byte. Measured: up to 1 KiB a byte in a build for tests
+/// Stack for each byte of a template while it is compiled. The parser, and what comes after it,
+/// recurse once for each operator of a chain (`--x`, `not not x`, `a+b+c`, `x.y.z`, `x|f|g`), and
+/// an operator has at least one byte. Measured: up to 1 KiB a byte in a build for tests
 /// (`template_tests::chains_of_any_length_compile_or_are_refused`).
 const STACK_PER_BYTE: usize = 4 << 10;
 
 const NAME: &str = "chat template";
 
-/// A turn as a template sees it.
+/// A message as a template sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Turn {
+pub(super) struct TemplateMessage {
     /// The role's name.
     pub(super) role: &'static str,
-    /// The turn's text, in which special tokens have been disarmed.
+    /// The message's text, in which special tokens are neutralised.
     pub(super) content: String,
-    /// Functions for templates that place them, as the text of a JSON list.
+    /// Tools for templates that place them, as the text of a JSON list.
     pub(super) tools: Option<String>,
+}
+
+impl TemplateMessage {
+    /// A message without tools.
+    pub(super) fn text(role: &'static str, content: impl Into<String>) -> Self {
+        Self { role, content: content.into(), tools: None }
+    }
 }
 
 /// A compiled chat template, and the tokens that it may name.
@@ -130,30 +137,36 @@ impl ChatTemplate {
         &self.source
     }
 
-    /// Renders the turns of `chat`, with its variables, up to its ending. Texts appear as the
-    /// template places them: the caller has disarmed special tokens in them and in the variables.
+    /// Renders the messages of `chat`, with its variables, up to its ending. Texts appear as the
+    /// template places them: the caller has neutralised special tokens in them and in the
+    /// variables.
     ///
     /// # Errors
-    /// What the template says against the conversation.
-    pub(super) fn render(&self, turns: &[Turn], chat: &Chat) -> Result<String, String> {
-        // Only a namespace lives from one turn of a loop to the next, and can grow there.
+    /// The template's reason for refusing the conversation.
+    pub(super) fn render(
+        &self,
+        conversation: &[TemplateMessage],
+        chat: &Chat,
+    ) -> Result<String, String> {
+        // Only a namespace lives from one iteration of a loop to the next, so only with one can a
+        // value nest by a level in each.
         if self.source.contains("namespace")
-            && let Ok(rendered) = with_stack(RENDER_STACK, || self.render_here(turns, chat))
+            && let Ok(rendered) = with_stack(RENDER_STACK, || self.render_here(conversation, chat))
         {
             return rendered;
         }
-        self.render_here(turns, chat)
+        self.render_here(conversation, chat)
     }
 
-    fn render_here(&self, turns: &[Turn], chat: &Chat) -> Result<String, String> {
-        let message = |turn: &Turn| {
-            let plain = context! { role => turn.role, content => turn.content.as_str() };
-            match &turn.tools {
+    fn render_here(&self, conversation: &[TemplateMessage], chat: &Chat) -> Result<String, String> {
+        let message = |one: &TemplateMessage| {
+            let plain = context! { role => one.role, content => one.content.as_str() };
+            match &one.tools {
                 Some(tools) => context! { tools => tools.as_str(), ..plain },
                 None => plain,
             }
         };
-        let messages: Vec<Value> = turns.iter().map(message).collect();
+        let messages: Vec<Value> = conversation.iter().map(message).collect();
         let variables = context! {
             messages,
             add_generation_prompt => chat.ending == Ending::ModelTurn,
@@ -167,8 +180,8 @@ impl ChatTemplate {
             .and_then(|template| template.render(variables))
             .map_err(|e| jinja::describe(&e))?;
         if chat.ending == Ending::Open {
-            let last = turns.last().map_or("", |turn| turn.content.trim());
-            // As transformers does it: all behind the last turn's text goes.
+            let last = conversation.last().map_or("", |one| one.content.trim());
+            // As transformers does: everything after the last message's text is removed.
             let end = text.rfind(last).filter(|_| !last.is_empty()).ok_or_else(|| {
                 "continue_final_message needs a last message whose text the template keeps"
                     .to_owned()
@@ -179,7 +192,7 @@ impl ChatTemplate {
     }
 }
 
-/// Words, numbers, and signs that are not space, in all of `source`: no expression in it has more.
+/// Words, numbers and signs in `source`, an upper bound for those of any expression in it.
 fn units(source: &str) -> usize {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     let (mut units, mut in_word) = (0, false);

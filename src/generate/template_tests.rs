@@ -29,7 +29,7 @@ fn render(source: &str) -> Result<String, String> {
 }
 
 fn said(template: &ChatTemplate, chat: &Chat) -> Result<String, String> {
-    let turn = |message: &Message| Turn {
+    let turn = |message: &Message| TemplateMessage {
         role: message.role.as_str(),
         content: message.content.clone(),
         tools: None,

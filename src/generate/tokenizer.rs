@@ -10,7 +10,6 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::added::{AddedToken, AddedTokens};
-use super::encoding;
 use super::error::TextLoadError;
 use super::files;
 use super::vocabulary::Vocabulary;
@@ -44,7 +43,7 @@ pub(super) enum EncodeError {
     TooLong { at_least: usize },
     /// The tokenizer library would leave a part of it out.
     Lossy,
-    /// The tokenizer library gave up on it.
+    /// The tokenizer library failed on it.
     Failed(String),
 }
 
@@ -75,7 +74,7 @@ impl Tokenizer {
         let mut root: Value = serde_json::from_slice(json).map_err(|e| e.to_string())?;
         check_decoder(&root["decoder"])?;
         let has_normalizer = !root["normalizer"].is_null();
-        let cuttable = !has_normalizer && encoding::may_cut(&root["pre_tokenizer"]);
+        let cuttable = !has_normalizer && may_cut(&root["pre_tokenizer"]);
         let tokens: Vec<AddedToken> = match root["added_tokens"].take() {
             Value::Null => Vec::new(),
             tokens => serde_json::from_value(tokens).map_err(|e| format!("added_tokens: {e}"))?,
@@ -182,7 +181,7 @@ impl Tokenizer {
             .encode_fast(text.as_ref(), false)
             .map_err(|e| EncodeError::Failed(e.to_string()))?;
         let fresh = encoding.get_ids();
-        // The library's pattern gives up after a million steps back (white space, that many
+        // The library's pattern stops after backtracking a million steps (white space, that many
         // characters in a row) and then silently drops the rest; so it does with bytes that are
         // not in the vocabulary.
         let covered: usize = fresh.iter().map(|&id| self.vocabulary.bytes(id).len()).sum();
@@ -191,6 +190,33 @@ impl Tokenizer {
         }
         ids.extend_from_slice(fresh);
         Ok(())
+    }
+}
+
+/// The patterns, in tokenizer.json's words, by which the words of GPT-4, GPT-4o and Phi-4 are found
+/// (and the demo model's, which has single digits). In all of them a word of letters or digits ends
+/// before any other character, but for an apostrophe in English contractions, and what comes
+/// after is found without a look back.
+pub(super) const PATTERNS: [&str; 4] = [
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
+];
+
+/// Whether texts can be cut, with this `pre_tokenizer` of a tokenizer.json.
+fn may_cut(pre_tokenizer: &Value) -> bool {
+    let plain_bytes = |step: &Value| {
+        step["type"] == "ByteLevel"
+            && step["add_prefix_space"] == false
+            && step["use_regex"] == false
+    };
+    let steps = pre_tokenizer["pretokenizers"].as_array().map(Vec::as_slice);
+    match steps {
+        Some([split, bytes]) if split["type"] == "Split" && plain_bytes(bytes) => {
+            split["pattern"]["Regex"].as_str().is_some_and(|regex| PATTERNS.contains(&regex))
+        }
+        _ => false,
     }
 }
 

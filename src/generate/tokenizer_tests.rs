@@ -254,3 +254,18 @@ fn unusable_tokenizers_are_refused_with_a_reason() {
     let missing = Tokenizer::load(Path::new("/nonexistent/tokenizer.json")).unwrap_err();
     assert!(missing.to_string().contains("/nonexistent/tokenizer.json"));
 }
+
+#[test]
+fn only_known_words_are_cut() {
+    let split = |regex: &str, prefix: bool| {
+        json!({"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Removed", "invert": true},
+            {"type": "ByteLevel", "add_prefix_space": prefix, "use_regex": false},
+        ]})
+    };
+    assert!(may_cut(&split(PATTERNS[2], false)));
+    assert!(!may_cut(&split(PATTERNS[2], true)));
+    assert!(!may_cut(&split("\\S+", false)));
+    assert!(!may_cut(&json!({"type": "ByteLevel", "add_prefix_space": false})));
+    assert!(!may_cut(&Value::Null));
+}

@@ -1,16 +1,14 @@
-//! Round-robin turns between callers: a bounded queue in which no caller waits behind all of
-//! another's items. Pure: it knows neither threads nor time.
+//! A bounded queue with round-robin turns between callers, so that no caller waits for all items of
+//! another. Pure data: no threads, no time.
 
 use std::collections::VecDeque;
 
 use phi4d_engine::CallerId;
 
-/// Items that wait, by caller.
-///
-/// A full queue refuses an item and gives it back: see [`Turns::push`].
+/// Waiting items by caller. A full queue returns the item: see [`Turns::push`].
 #[derive(Debug)]
 pub(super) struct Turns<T> {
-    /// Callers with items, the one whose turn is next first. No list is empty.
+    /// Callers with items, in the order of their turns. No list is empty.
     callers: VecDeque<(CallerId, VecDeque<T>)>,
     count: usize,
     most: usize,
@@ -23,7 +21,7 @@ impl<T> Turns<T> {
         Self { callers: VecDeque::new(), count: 0, most, most_of_caller }
     }
 
-    /// Adds an item behind the others of its caller.
+    /// Adds an item after the others of its caller.
     ///
     /// # Errors
     /// The item, if the queue or the caller's part of it is full.
@@ -40,8 +38,8 @@ impl<T> Turns<T> {
         Ok(())
     }
 
-    /// Puts back an item that had its turn and needs more: it is its caller's next, after the other
-    /// callers' turns. Never refused, since the item was counted before.
+    /// Puts back an item that needs another turn: it is its caller's next, after the other callers'
+    /// turns. Never refused, even if the queue has filled up meanwhile.
     pub(super) fn put_back(&mut self, caller: CallerId, item: T) {
         match self.callers.iter_mut().find(|(known, _)| *known == caller) {
             Some((_, items)) => items.push_front(item),
@@ -50,12 +48,12 @@ impl<T> Turns<T> {
         self.count += 1;
     }
 
-    /// Takes the next item, and passes the turn to the next caller.
+    /// Removes the next item. The turn passes to the next caller.
     pub(super) fn take(&mut self) -> Option<(CallerId, T)> {
         self.take_of(|_| true)
     }
 
-    /// As [`Self::take`], passing over callers that may not have a turn now.
+    /// As [`Self::take`], but only for callers that `may` have a turn.
     pub(super) fn take_of(&mut self, may: impl Fn(CallerId) -> bool) -> Option<(CallerId, T)> {
         let place = self.callers.iter().position(|(caller, _)| may(*caller))?;
         let (caller, mut items) = self.callers.remove(place)?;

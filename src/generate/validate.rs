@@ -1,12 +1,12 @@
 //! Checks a request's fields, each error naming field, value and what is accepted.
 
-use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::error::GenerateError;
+use super::error::{GenerateError, invalid};
+use super::numbers::{Range, narrow, narrow_positive, number};
+use super::options::GeneratorOptions;
 use super::request::{Parameters, Prompt};
-use super::service::GeneratorOptions;
 use super::shapes;
 use phi4d_engine::{Sampling, TokenSet};
 
@@ -20,9 +20,6 @@ const LEAST_TEMPERATURE: f64 = 1e-5;
 
 /// Template variables that are the server's own.
 const RESERVED: [&str; 4] = ["messages", "bos_token", "eos_token", "add_generation_prompt"];
-
-/// Characters of a faulty value that an error repeats.
-const SHOWN_CHARACTERS: usize = 60;
 
 /// Parameters in the engine's terms.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,7 +46,7 @@ pub(super) fn not_empty(prompt: &Prompt) -> Result<(), GenerateError> {
     }
 }
 
-/// Checks everything about the prompt that can be told without tokenising it.
+/// Checks everything about the prompt that needs no tokenizer.
 pub(super) fn prompt(prompt: &Prompt, vocab_size: usize) -> Result<(), GenerateError> {
     not_empty(prompt)?;
     match prompt {
@@ -115,20 +112,6 @@ pub(super) fn room(
     Ok(wanted.map_or(room, |wanted| wanted.min(room)))
 }
 
-/// An [`GenerateError::InvalidField`] with the value shortened.
-pub(super) fn invalid(
-    field: impl Into<String>,
-    value: impl Display,
-    accepted: impl Into<String>,
-) -> GenerateError {
-    let mut value = value.to_string();
-    if let Some((cut, _)) = value.char_indices().nth(SHOWN_CHARACTERS) {
-        value.truncate(cut);
-        value.push('…');
-    }
-    GenerateError::InvalidField { field: field.into(), value, accepted: accepted.into() }
-}
-
 fn sampling(
     given: &Parameters,
     options: &GeneratorOptions,
@@ -166,67 +149,6 @@ fn sampling(
         seed: given.seed.map(i64::cast_unsigned),
         top_logprobs: alternatives("top_logprobs", given.top_logprobs)?,
     })
-}
-
-/// An interval with an upper end that belongs to it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Range {
-    least: f64,
-    most: f64,
-    least_included: bool,
-}
-
-impl Range {
-    pub(super) fn closed(least: f64, most: f64) -> Self {
-        Self { least, most, least_included: true }
-    }
-
-    pub(super) fn above(least: f64, most: f64) -> Self {
-        Self { least, most, least_included: false }
-    }
-
-    fn holds(self, value: f64) -> bool {
-        let low_enough = value <= self.most;
-        let high_enough =
-            if self.least_included { value >= self.least } else { value > self.least };
-        low_enough && high_enough
-    }
-}
-
-impl Display for Range {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (least, most) = (self.least, self.most);
-        if self.least_included {
-            write!(f, "a number from {least} to {most}")
-        } else {
-            write!(f, "a number above {least}, up to {most}")
-        }
-    }
-}
-
-/// Not-a-number and infinities are in no range.
-pub(super) fn number(
-    field: &str,
-    value: Option<f64>,
-    range: Range,
-) -> Result<Option<f64>, GenerateError> {
-    match value {
-        Some(value) if !range.holds(value) => Err(invalid(field, value, range.to_string())),
-        _ => Ok(value),
-    }
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the value is in a small range; only precision is lost"
-)]
-pub(super) fn narrow(value: f64) -> f32 {
-    value as f32
-}
-
-/// For ranges that leave 0 out: the least `f32` in place of a value that it would round to 0.
-pub(super) fn narrow_positive(value: f64) -> f32 {
-    narrow(value).max(f32::MIN_POSITIVE)
 }
 
 fn top_k(value: Option<i64>, vocab_size: usize) -> Result<usize, GenerateError> {

@@ -1,4 +1,4 @@
-//! What each token id is in bytes.
+//! The bytes of each token.
 
 use std::collections::HashMap;
 
@@ -46,8 +46,8 @@ impl Vocabulary {
         self.ends.len()
     }
 
-    /// The bytes of a token; of a control token, the text that spells it. Ids that the tokenizer
-    /// does not know (a model's vocabulary is often padded) have none.
+    /// The bytes of a token; for a control token, its text. Ids that the tokenizer does not know
+    /// have none: a model's vocabulary is often padded.
     pub(super) fn bytes(&self, id: u32) -> &[u8] {
         let id = id as usize;
         let Some(&end) = self.ends.get(id) else {

@@ -1,11 +1,12 @@
-//! Parameters that are given as text and mean tokens: bad words, biases, breakers of repetitions.
+//! Parameters given as text that become tokens: bad words, biases, sequence breakers.
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind};
 
-use super::error::GenerateError;
+use super::error::{GenerateError, invalid};
+use super::numbers::{Range, narrow, number};
 use super::request::Parameters;
 use super::tokenizer::{Markup, Tokenizer};
-use super::validate::{Range, invalid, narrow, number, summed};
+use super::validate::summed;
 use super::vocabulary::Vocabulary;
 use phi4d_engine::{Sampling, TokenSet};
 
@@ -21,7 +22,7 @@ pub(super) fn bytes(given: &Parameters) -> usize {
     words.chain(biases).fold(0, usize::saturating_add)
 }
 
-/// Puts the tokens of `given`'s texts into `sampling`, and checks that something is left to choose.
+/// Puts the tokens of `given`'s texts into `sampling`, and checks that some token is still allowed.
 /// `usual` are the tokens of [`usual_breakers`].
 pub(super) fn resolve(
     given: &Parameters,
@@ -76,7 +77,7 @@ fn text_biases(
     Ok(())
 }
 
-/// Each word as a text begins with it, and as it follows other words.
+/// The tokens of each word at the beginning of a text, and after a space.
 fn bad_words(given: &[String], tokenizer: &Tokenizer) -> Result<Vec<Vec<u32>>, GenerateError> {
     check_list("bad_words", given.iter().map(String::as_str))?;
     let mut words = Vec::with_capacity(2 * given.len());
@@ -92,7 +93,7 @@ fn bad_words(given: &[String], tokenizer: &Tokenizer) -> Result<Vec<Vec<u32>>, G
     Ok(words)
 }
 
-/// All tokens that hold one of the breakers of requests that name none.
+/// All tokens that contain one of the default breakers.
 pub(super) fn usual_breakers(vocabulary: &Vocabulary) -> TokenSet {
     let holds = |id: &u32| {
         let text = vocabulary.text_bytes(*id);
@@ -101,7 +102,8 @@ pub(super) fn usual_breakers(vocabulary: &Vocabulary) -> TokenSet {
     (0..).take(vocabulary.len()).filter(holds).collect()
 }
 
-/// All tokens that hold one of the texts, in one pass over the vocabulary whatever their number.
+/// All tokens that contain one of the texts, in one pass over the vocabulary for any number of
+/// texts.
 fn given_breakers(texts: &[String], vocabulary: &Vocabulary) -> Result<TokenSet, GenerateError> {
     const FIELD: &str = "dry_sequence_breakers";
     let missing = |index: usize| {

@@ -1,4 +1,4 @@
-//! Accepts connections on all listeners until told to stop, then drains.
+//! Accepts connections on all listeners until asked to stop, then drains.
 
 use std::future::poll_fn;
 use std::io;
@@ -20,20 +20,21 @@ use super::places::{Bounds, Holder, Places, Verdict};
 use super::secure::serve_tcp;
 use phi4d_os::{Listener, UnixStream};
 
-/// How long to leave accepting alone when the system has no descriptors or memory for it.
+/// Pause after an accept that failed for want of descriptors or memory; without it the loop would
+/// spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A lasting accept failure is logged this often.
+/// How often a lasting failure is logged.
 const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long a drain waits for the first question of connections that were made before it.
+/// How long a drain waits for the first request on connections that were accepted before it.
 const SETTLE: Duration = Duration::from_millis(250);
 
-/// How long requests that were cut have to tell their clients.
+/// How long cancelled requests have to send their clients an error.
 const CUT_GRACE: Duration = Duration::from_millis(500);
 
-/// How often a newcomer who waits for a place looks for one that serves nobody.
-const DOOR_TICK: Duration = Duration::from_millis(20);
+/// How often a connection that waits for a place checks whether another can be closed for it.
+const PENDING_TICK: Duration = Duration::from_millis(20);
 
 /// How draining ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,9 +53,9 @@ impl DrainOutcome {
 
 /// Serves `app` on all `listeners` until `stop` holds true (or its sender is gone), then drains.
 ///
-/// Draining: listeners close at once, connections that have asked nothing yet have a moment to do so,
-/// idle ones close, running requests have `drain` to end, new requests get 503. What runs after that
-/// gets an error and its connection is closed.
+/// Draining: listeners close at once, connections without a request yet have a moment to send one,
+/// idle ones close, running requests may take `drain` to end, new requests get 503. After that,
+/// what still runs gets an error and its connection is closed.
 pub async fn serve(
     app: App,
     listeners: Vec<Listener>,
@@ -67,7 +68,8 @@ pub async fn serve(
         _ = stop.wait_for(|stop| *stop) => {}
     }
     drop(listeners);
-    // Who was let in has been promised an answer, which no successor on the same socket can give.
+    // With socket activation a successor serves what is in the backlog, but not what was accepted
+    // here.
     let _ = tokio::time::timeout(SETTLE, app.until_unasked(0)).await;
     app.enter(Phase::Draining);
     if all_ended_within(&mut connections, drain).await {
@@ -87,7 +89,7 @@ async fn all_ended_within(connections: &mut JoinSet<()>, limit: Duration) -> boo
     tokio::time::timeout(limit, all).await.is_ok()
 }
 
-/// Accepts for ever, never more than the allowed connections at once.
+/// Accepts without end, never more connections at once than allowed.
 async fn accept_all(app: &App, listeners: &[Listener], connections: &mut JoinSet<()>) {
     let options = app.options();
     let mut places = Places::new(Bounds::new(
@@ -97,23 +99,24 @@ async fn accept_all(app: &App, listeners: &[Listener], connections: &mut JoinSet
         options.connections_per_local,
     ));
     let mut accepting = Accepting::new(listeners);
-    let mut turned_away = TurnedAway::default();
-    // At most one of each kind waits inside for a place. While one does, the kernel's backlog holds
-    // the rest of its kind.
-    let mut door: [Option<Newcomer>; 2] = [None, None];
+    let mut rejections = Rejections::default();
+    // At most one connection of each kind (TCP, Unix) is accepted without a place. While it waits
+    // for one, the kernel's backlog holds the rest, and a full TCP does not hold up the Unix
+    // socket.
+    let mut pending: [Option<Newcomer>; 2] = [None, None];
     loop {
-        for waiting in &mut door {
-            let Some(newcomer) = waiting.take() else { continue };
+        for slot in &mut pending {
+            let Some(newcomer) = slot.take() else { continue };
             let verdict = places.judge(newcomer.holder);
             match verdict {
                 Verdict::Enter => newcomer.enter(app, &mut places, connections),
-                Verdict::Wait => *waiting = Some(newcomer),
+                Verdict::Wait => *slot = Some(newcomer),
                 Verdict::OverBound(_) | Verdict::Crowded(_) => {
-                    turned_away.note(app, newcomer.holder, verdict);
+                    rejections.note(app, newcomer.holder, verdict);
                 }
             }
         }
-        let full = Full { tcp: door[0].is_some(), unix: door[1].is_some() };
+        let full = Full { tcp: pending[0].is_some(), unix: pending[1].is_some() };
         tokio::select! {
             Some(ended) = connections.join_next_with_id(), if !connections.is_empty() => {
                 match ended {
@@ -126,14 +129,14 @@ async fn accept_all(app: &App, listeners: &[Listener], connections: &mut JoinSet
             }
             accepted = accepting.next(full), if !(full.tcp && full.unix) => {
                 let at = usize::from(matches!(accepted, Accepted::Unix(_)));
-                door[at] = Newcomer::of(accepted);
+                pending[at] = Newcomer::of(accepted);
             }
-            () = tokio::time::sleep(DOOR_TICK), if full.tcp || full.unix => {}
+            () = tokio::time::sleep(PENDING_TICK), if full.tcp || full.unix => {}
         }
     }
 }
 
-/// For which kind of socket somebody waits at the door, so that no more are accepted.
+/// The kinds of socket for which a connection already waits for a place: no more are accepted.
 #[derive(Debug, Clone, Copy)]
 struct Full {
     tcp: bool,
@@ -145,7 +148,7 @@ enum Accepted {
     Unix(UnixStream),
 }
 
-/// An accepted connection that has no place yet. Nothing of it is read.
+/// An accepted connection that has no place yet. Nothing is read from it.
 struct Newcomer {
     stream: Connected,
     holder: Holder,
@@ -157,7 +160,7 @@ enum Connected {
 }
 
 impl Newcomer {
-    /// `None` if the kernel does not say who is there.
+    /// `None` if the kernel does not name the peer.
     fn of(accepted: Accepted) -> Option<Self> {
         Some(match accepted {
             Accepted::Tcp(stream, address) => {
@@ -180,7 +183,7 @@ impl Newcomer {
     }
 }
 
-/// Serves a connection until it ends, or until it must for its slowness or for others.
+/// Serves a connection until it ends, or closes it early: for a slow head, or to free its place.
 async fn serve_while_wanted(
     app: App,
     stream: Connected,
@@ -212,14 +215,14 @@ async fn serve_while_wanted(
     }
 }
 
-/// Connections that were closed at once, for the log.
+/// Connections that were closed on arrival, for the log.
 #[derive(Debug, Default)]
-struct TurnedAway {
+struct Rejections {
     logged: Option<Instant>,
     since: usize,
 }
 
-impl TurnedAway {
+impl Rejections {
     fn note(&mut self, app: &App, holder: Holder, verdict: Verdict) {
         let (reason, why) = match verdict {
             Verdict::OverBound(held) => {
@@ -240,21 +243,21 @@ impl TurnedAway {
     }
 }
 
-/// Takes turns between listeners, and pauses while the system can't give connections.
+/// Accepts from the listeners in round-robin turns, and pauses while the system has no resources.
 struct Accepting<'a> {
     listeners: &'a [Listener],
-    turn: usize,
+    first: usize,
     paused_until: Option<tokio::time::Instant>,
     logged: Option<Instant>,
 }
 
 impl<'a> Accepting<'a> {
     fn new(listeners: &'a [Listener]) -> Self {
-        Self { listeners, turn: 0, paused_until: None, logged: None }
+        Self { listeners, first: 0, paused_until: None, logged: None }
     }
 
-    /// The next connection of a kind that is not `full`. Cancel-safe: what has been accepted is returned
-    /// at once.
+    /// The next connection of a kind that is not `full`. Cancel-safe: an accepted connection is
+    /// never held across an await.
     async fn next(&mut self, full: Full) -> Accepted {
         loop {
             if let Some(until) = self.paused_until {
@@ -277,7 +280,7 @@ impl<'a> Accepting<'a> {
 
     fn poll_accept(&mut self, cx: &mut Context<'_>, full: Full) -> Poll<io::Result<Accepted>> {
         for offset in 0..self.listeners.len() {
-            let index = (self.turn + offset) % self.listeners.len();
+            let index = (self.first + offset) % self.listeners.len();
             let polled = match &self.listeners[index] {
                 Listener::Tcp(_) if full.tcp => Poll::Pending,
                 Listener::Unix(_) if full.unix => Poll::Pending,
@@ -287,7 +290,7 @@ impl<'a> Accepting<'a> {
                 Listener::Unix(unix) => unix.poll_accept(cx).map_ok(|(s, _)| Accepted::Unix(s)),
             };
             if polled.is_ready() {
-                self.turn = index + 1;
+                self.first = index + 1;
                 return polled;
             }
         }
@@ -303,7 +306,7 @@ impl<'a> Accepting<'a> {
     }
 }
 
-/// Whether the error belongs to a connection that went away before it was taken.
+/// Whether the error belongs to a connection that its client closed before it was accepted.
 fn is_about_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),

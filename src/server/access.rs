@@ -1,4 +1,5 @@
-//! What is known, logged and counted about one request: its id, and one line when it has ended.
+//! The record of one request: its id, caller, tokens and memory. When the request ends, the record
+//! becomes one line of the access log, a sample of the metrics and, if it is traced, a span.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
@@ -10,10 +11,9 @@ use hyper::{HeaderMap, Method, StatusCode};
 use log::kv::Value;
 
 use super::auth::Admission;
-use super::body::kept_bytes;
 use super::caller::Caller;
 use super::error::ApiError;
-use super::memory::{NoRoom, Share};
+use super::memory::{NoRoom, Share, kept_bytes};
 use phi4d_telemetry::{
     Attribute, Metrics, OpenSpan, Operation, Span, SpanKind, TraceContext, time_of,
 };
@@ -24,19 +24,19 @@ pub(super) const REQUEST_ID: &str = "x-request-id";
 /// The header that says which trace a request is a part of.
 pub(super) const TRACEPARENT: &str = "traceparent";
 
-/// Routes whose answers go on with a text; others answer a conversation.
-const COMPLETION_ROUTES: [&str; 2] = ["/v1/completions", "/api/generate"];
+/// Routes that complete a text; all others answer a conversation.
+pub(super) const COMPLETION_ROUTES: [&str; 2] = ["/v1/completions", "/api/generate"];
 
-/// The web page's files, of which one visit loads some 25.
-const PAGE_FILES: &str = "/page/{id}";
+/// The web page's files; one visit loads some 25.
+pub(super) const PAGE_FILES: &str = "/page/{id}";
 
-/// Longest id that is taken over from a client.
+/// Longest id that is accepted from a client.
 const MAX_ID_BYTES: usize = 128;
 
 /// Most bytes of a path that are logged.
 const MAX_LOGGED_PATH_BYTES: usize = 200;
 
-/// Status in the log of a request whose client left before it had an answer.
+/// Status in the log if the client disconnected before an answer; nginx's code for it.
 const CLIENT_GONE: u16 = 499;
 
 /// One request and its answer. Logs itself when the last holder drops it: the handler's future
@@ -44,9 +44,9 @@ const CLIENT_GONE: u16 = 499;
 #[derive(Debug)]
 pub(super) struct Exchange {
     id: String,
-    /// Who asks, by where it comes from.
+    /// The caller by its address or user, without regard to a key.
     origin: Caller,
-    /// As whom it was let in, with its share of the limits, which ends with this.
+    /// Set once it is admitted. Holds its share of the key's limits until the record is dropped.
     admission: OnceLock<Admission>,
     method: Method,
     path: String,
@@ -63,7 +63,7 @@ pub(super) struct Exchange {
     model: OnceLock<String>,
     /// Bytes of its body.
     weight: AtomicUsize,
-    /// The memory that it takes, to its end.
+    /// Its share of the memory budget.
     share: Mutex<Option<Share>>,
 }
 
@@ -101,7 +101,7 @@ impl Exchange {
         &self.id
     }
 
-    /// It may go on.
+    /// Notes that access control has admitted it.
     pub(super) fn admitted(&self, admission: Admission) {
         let _ = self.admission.set(admission);
     }
@@ -126,17 +126,17 @@ impl Exchange {
         self.admission.get().and_then(|admission| admission.open_answer_tokens(answers))
     }
 
-    /// Who asks: the key's holder, else by where it comes from.
+    /// The caller: the key's holder if it was admitted by a key, else its address or user.
     pub(super) fn caller(&self) -> &Caller {
         self.admission.get().map_or(&self.origin, Admission::caller)
     }
 
-    /// It is for this model to answer.
+    /// Notes the model that answers; only such requests are traced.
     pub(super) fn asks(&self, model: &str) {
         let _ = self.model.set(model.to_owned());
     }
 
-    /// What spans of its answers are parts of.
+    /// The parent of the spans of its answers, and what these do; `None` if it is not traced.
     pub(super) fn trace(&self) -> Option<(TraceContext, Operation)> {
         let is_completion = self.route.get().is_some_and(|route| COMPLETION_ROUTES.contains(route));
         let operation = if is_completion { Operation::TextCompletion } else { Operation::Chat };
@@ -148,7 +148,7 @@ impl Exchange {
         HeaderValue::from_str(&self.id).unwrap_or_else(|_| HeaderValue::from_static("invalid"))
     }
 
-    /// It goes to the route of this name.
+    /// Notes its route, which metrics use as a label.
     pub(super) fn routed(&self, route: &'static str) {
         let _ = self.route.set(route);
     }
@@ -163,15 +163,15 @@ impl Exchange {
         self.weight.load(Ordering::Relaxed)
     }
 
-    /// It takes this memory.
+    /// Holds `share` until the request ends.
     pub(super) fn holds(&self, share: Share) {
         *self.lock_share() = Some(share);
     }
 
-    /// It is ready to run: of its body it keeps what goes into lists, and so much `more`.
+    /// Once it is prepared: shrinks its memory to what it keeps of its body, and adds `more` bytes.
     ///
     /// # Errors
-    /// If there is no room for that.
+    /// If there is no room for them.
     pub(super) fn keeps(&self, more: usize) -> Result<(), NoRoom> {
         let mut share = self.lock_share();
         let Some(share) = share.as_mut() else { return Ok(()) };
@@ -180,10 +180,10 @@ impl Exchange {
         share.grow_to(kept.saturating_add(more))
     }
 
-    /// It takes so much more than it did.
+    /// Takes `more` bytes.
     ///
     /// # Errors
-    /// If there is no room for that.
+    /// If there is no room for them.
     pub(super) fn takes(&self, more: usize) -> Result<(), NoRoom> {
         let mut share = self.lock_share();
         let Some(share) = share.as_mut() else { return Ok(()) };
@@ -191,7 +191,7 @@ impl Exchange {
         share.grow_to(bytes)
     }
 
-    /// A panic while the lock is held leaves the share whole.
+    /// Ignores poison: a share is consistent at any moment.
     fn lock_share(&self) -> MutexGuard<'_, Option<Share>> {
         self.share.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -213,7 +213,7 @@ impl Exchange {
         self.completion_tokens.store(tokens, Ordering::Relaxed);
     }
 
-    /// The answer is complete, or failed with the error code `end`.
+    /// Notes how the answer ended: `complete`, or an error code. The first call counts.
     pub(super) fn ended(&self, end: &'static str) {
         let _ = self.end.set(end);
     }
@@ -237,7 +237,7 @@ impl Drop for Exchange {
         if log::max_level() >= level {
             line.write(level, prompt_tokens, completion_tokens);
         }
-        // Health and metrics are asked for so often that they would bury the rest.
+        // Only what the model answers: health checks and scrapes would bury the rest.
         if let Some(span) = self.span
             && let Some(model) = self.model.get()
         {
@@ -246,7 +246,7 @@ impl Drop for Exchange {
     }
 }
 
-/// What is said of an exchange at its end.
+/// What the log and the trace get at the end.
 struct Line<'a> {
     exchange: &'a Exchange,
     status: u16,
@@ -255,7 +255,7 @@ struct Line<'a> {
 }
 
 impl Line<'_> {
-    /// Logs it; fields that it has no value for are left out.
+    /// Writes the line of the access log; fields without a value are left out.
     fn write(&self, level: log::Level, prompt_tokens: usize, completion_tokens: usize) {
         let Self { exchange, status, end, duration_ms } = self;
         let caller = exchange.caller();
@@ -300,7 +300,7 @@ impl Line<'_> {
             ("phi4d.request_id", text(&exchange.id)),
             ("phi4d.caller", Attribute::Text(exchange.caller().to_string())),
         ];
-        // A client's own fault is no error of the server's.
+        // OpenTelemetry: a span of a server fails by the server's errors, not by a client's.
         let failed = (self.status >= 499 || self.end != "complete").then_some(self.end);
         if let Some(failed) = failed {
             attributes.push(("error.type", text(failed)));
@@ -318,7 +318,7 @@ impl Line<'_> {
     }
 }
 
-/// How important it is to hear of a request. The page's files are told of where something is wrong.
+/// The page's files log at debug, and at warn on errors; all else at info.
 fn level_of(route: &str, status: u16) -> log::Level {
     match (route == PAGE_FILES, status) {
         (false, _) => log::Level::Info,
@@ -327,7 +327,7 @@ fn level_of(route: &str, status: u16) -> log::Level {
     }
 }
 
-/// The method as a label, of which clients must not be able to make more.
+/// The method as a label: one of a fixed set, so that clients can't create time series.
 fn method_name(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
@@ -340,7 +340,7 @@ fn method_name(method: &Method) -> &'static str {
     }
 }
 
-/// The client's id if it is one that is safe in headers and logs, else a new one.
+/// The client's id if it is safe in headers and logs, else a new one.
 fn request_id(headers: &HeaderMap) -> String {
     headers
         .get(REQUEST_ID)

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-/// How often a connection that owes a head looks whether places have become scarce.
+/// How often a connection without a head checks whether places have become scarce.
 const TICK: Duration = Duration::from_millis(250);
 
 /// The longest wait for a head while nearly all connections are taken.
@@ -15,15 +15,15 @@ const CROWDED_HEAD_LIMIT: Duration = Duration::from_secs(2);
 /// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Doing {
-    /// It owes a request's head: it has sent none yet (its TLS handshake included), or has begun one.
+    /// No head has arrived yet (the TLS handshake included), or one has begun.
     Head,
     /// It is kept open between two requests.
     Idle,
-    /// It has a request whose body has not come whole.
+    /// The body of its request has not arrived completely.
     Body,
-    /// It has a request that has come whole and is not fully answered.
+    /// Its request has arrived completely and is not fully answered.
     Request,
-    /// Its requests are answered, and it does not read the rest of what was sent.
+    /// Its requests are answered, but the client does not read the end of the last answer.
     Unread,
 }
 
@@ -45,7 +45,10 @@ pub(super) enum Closed {
     Replaced(Doing),
 }
 
-/// A connection's state. Its own task writes it; the acceptor reads it and asks it to leave.
+/// A connection's state. Its own task writes it; the acceptor reads it and may ask it to close.
+///
+/// State and time are one atomic word, so that the acceptor never pairs one state with another's
+/// time.
 #[derive(Debug)]
 pub(super) struct Activity {
     started: Instant,
@@ -56,7 +59,7 @@ pub(super) struct Activity {
     expected: AtomicU8,
     unread: AtomicBool,
     changed: Notify,
-    /// Whether the acceptor asked it to leave and it has not answered by staying.
+    /// Whether the acceptor asked it to close and it has not declined.
     asked_to_leave: AtomicBool,
     leave: Notify,
 }
@@ -94,7 +97,7 @@ impl Activity {
         }
     }
 
-    /// A request has come; it lasts until what is returned is dropped.
+    /// Counts a request until the returned guard is dropped.
     pub(super) fn request(self: &Arc<Self>) -> OpenRequest {
         self.requests.fetch_add(1, Ordering::AcqRel);
         self.has_asked.store(true, Ordering::Release);
@@ -119,21 +122,21 @@ impl Activity {
         }
     }
 
-    /// Asks the connection to give up its place.
+    /// Asks the connection to close, so that another gets its place.
     pub(super) fn ask_to_leave(&self) {
         self.asked_to_leave.store(true, Ordering::Release);
         self.leave.notify_one();
     }
 
-    /// Whether it was asked and has not refused.
+    /// Whether it was asked to close and has not declined.
     pub(super) fn is_leaving(&self) -> bool {
         self.asked_to_leave.load(Ordering::Acquire)
     }
 
-    /// Returns when the connection must end: its head takes longer than `limit` (less while `crowded`),
-    /// or the acceptor wants its place. One that has a whole request stays.
+    /// Returns when the connection must end: its head takes longer than `limit` (less while
+    /// `crowded`), or the acceptor wants its place. A connection with a complete request declines.
     ///
-    /// To be awaited in the connection's own task, beside what serves it: so nothing changes between the
+    /// Await it in the task that serves the connection: then no request can arrive between the
     /// decision and the end.
     pub(super) async fn must_end(&self, limit: Duration, crowded: &AtomicBool) -> Closed {
         loop {

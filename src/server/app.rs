@@ -26,7 +26,8 @@ pub struct ServerOptions {
     pub max_connections: usize,
     /// Of TCP's connections, the most of one remote address; 0: a quarter.
     pub connections_per_address: usize,
-    /// Of these, the most of one loopback address or one user of the Unix socket; 0: three quarters.
+    /// Of these, the most of one loopback address or one user of the Unix socket; 0: three
+    /// quarters.
     pub connections_per_local: usize,
     /// How long a connection's first head may take, and a later one from its first byte. Less while
     /// nearly all connections are taken.
@@ -88,7 +89,7 @@ struct Inner {
     generator: Generator,
     options: ServerOptions,
     phase: watch::Sender<Phase>,
-    /// Connections that have asked nothing yet.
+    /// Connections without a request yet.
     unasked: watch::Sender<usize>,
     rules: watch::Sender<Arc<Rules>>,
     metrics: Metrics,
@@ -115,7 +116,7 @@ impl App {
         }
     }
 
-    /// Lets `rules` hold from now on. What keys have used so far counts on.
+    /// Puts `rules` in force. What keys have used so far still counts.
     pub fn enforce(&self, rules: Rules) {
         self.inner.rules.send_modify(|now| *now = Arc::new(rules.counting_on_from(now)));
     }
@@ -155,20 +156,20 @@ impl App {
         self.enter(Phase::Cutting);
     }
 
-    /// Counts a connection that has asked nothing yet, until what is returned is dropped.
+    /// Counts a connection without a request, until the returned guard is dropped.
     pub(super) fn unasked(&self) -> Unasked {
         self.inner.unasked.send_modify(|count| *count += 1);
         Unasked(self.clone())
     }
 
-    /// Waits until so many connections have asked nothing yet.
+    /// Waits until `wanted` connections are without a request.
     pub(super) async fn until_unasked(&self, wanted: usize) {
         let mut watched = self.inner.unasked.subscribe();
         // The sender lives as long as `self`, so waiting can't fail.
         let _ = watched.wait_for(|now| *now == wanted).await;
     }
 
-    /// Waits until the daemon has come to `phase` or a later one.
+    /// Waits until the daemon has reached `phase` or a later one.
     pub(super) async fn reached(&self, phase: Phase) {
         let mut watched = self.inner.phase.subscribe();
         // The sender lives as long as `self`, so waiting can't fail.
@@ -176,7 +177,7 @@ impl App {
     }
 }
 
-/// A connection that has asked nothing yet.
+/// A connection without a request yet.
 #[derive(Debug)]
 pub(super) struct Unasked(App);
 

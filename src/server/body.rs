@@ -20,26 +20,24 @@ use phi4d_generate::{GenerateError, is_large};
 const DISCARD_FACTOR: u64 = 8;
 const DISCARD_TIME: Duration = Duration::from_secs(2);
 
-/// The same for bodies of callers that nothing is known of, before the factor.
+/// The limit that this factor applies to where a request was refused by its head alone: its caller
+/// may be anyone, so less is read for it.
 const DISCARD_UNASKED: u64 = 64 * 1024;
 
-/// Space for the beginning of a body, whatever length it claims.
+/// First buffer of a body, whatever length it claims.
 const INITIAL_BYTES: usize = 64 * 1024;
 
-/// Copies of a body's values that exist at once, at most: as they were parsed, as a request of
+/// The most copies of a body's values that exist at once: as they were parsed, as a request of
 /// another surface, and as the request that is handled.
 const COPIES: usize = 3;
 
-/// Bytes that a request keeps to its end for each byte of its body, at most: lists of numbers as
-/// they are used.
-const KEPT: usize = 4;
-
-/// Reads a request's JSON and what `parse` makes of it. Large bodies are parsed by the generator's
-/// pool. What it takes is counted in `exchange`, to the request's end.
+/// Reads a request's body and parses it, large ones on the generator's pool. The memory that the
+/// result takes stays counted in `exchange` until the request ends.
 ///
 /// # Errors
-/// 415, 413, 408, 503 where there is no memory for it or the pool is busy, 400 for a body that breaks
-/// off or is not JSON, and what `parse` says.
+/// 415 or 413 for what is not accepted, 408 for a body that takes too long, 503 if there is no
+/// memory for it or the pool is busy, 400 for one that breaks off or is not JSON, and the errors of
+/// `parse`.
 pub(super) async fn read<T: Send + 'static>(
     request: Request<Incoming>,
     app: &App,
@@ -63,7 +61,7 @@ pub(super) async fn read<T: Send + 'static>(
     Ok(parsed)
 }
 
-/// What `parse` makes of a body, and the memory that it takes.
+/// Parses a body; also returns the memory that it takes.
 fn parsed<T>(
     bytes: Vec<u8>,
     most: usize,
@@ -80,14 +78,9 @@ fn parsed<T>(
     let value = json_of(&bytes)?;
     drop(bytes);
     let parsed = parse(value)?;
-    // Until it has been prepared, there may be as many copies again.
+    // The bytes are gone. The copies stay counted: preparing the request may make as many again.
     share.shrink_to(wanted - length);
     Ok((parsed, share))
-}
-
-/// What a request whose body had so many bytes keeps of them to its end.
-pub(super) fn kept_bytes(length: usize) -> usize {
-    length.saturating_mul(KEPT)
 }
 
 async fn read_bytes(
@@ -138,11 +131,11 @@ async fn read_within(
         }
         let length = bytes.len() + data.len();
         if length > bytes.capacity() {
-            // By doubling, up to what it claims to be.
+            // Doubles, up to the length that the client announced.
             let doubled = bytes.capacity().saturating_mul(2).max(INITIAL_BYTES);
             let capacity = doubled.min(claimed).max(length);
             share.grow_to(capacity).map_err(|NoRoom| ApiError::no_memory_for_body())?;
-            // The one buffer whose size is a client's choice is not worth the process's end.
+            // A client chooses this size, so an allocation that fails must not abort the process.
             let more = bytes.try_reserve_exact(capacity - bytes.len());
             more.map_err(|_| ApiError::no_memory_for_body())?;
         }
@@ -165,14 +158,14 @@ async fn discard(body: &mut Incoming, limit: u64) {
     let _ = tokio::time::timeout(DISCARD_TIME, reading).await;
 }
 
-/// Reads a refused request's body away, within bounds, so that its client sees the answer.
+/// Reads and drops a refused request's body, within bounds, so that its client sees the answer.
 pub(super) async fn discard_rest(request: Request<Incoming>) {
     if !request.headers().contains_key(EXPECT) {
         discard(&mut request.into_body(), DISCARD_UNASKED).await;
     }
 }
 
-/// JSON, or nothing said, and not compressed.
+/// Accepts JSON or no content type, and no compression.
 fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
     if let Some(value) = headers.get(CONTENT_TYPE) {
         let value = String::from_utf8_lossy(value.as_bytes());
@@ -207,7 +200,7 @@ pub(super) fn json_of(bytes: &[u8]) -> Result<Value, ApiError> {
         let path = error.path().to_string();
         match path.as_str() {
             "" | "." | "?" => ApiError::invalid_json(error.inner()),
-            // Its names are the client's, and as long as those like.
+            // The path is made of the client's own names, which may be long.
             path => {
                 ApiError::invalid_json(format_args!("at {}: {}", shortened(path), error.inner()))
             }

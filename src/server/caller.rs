@@ -1,4 +1,4 @@
-//! Who is at the other end of a connection, for fairness between callers and for the log.
+//! The peer of a connection, for fairness between callers and for the log.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,7 +10,7 @@ use tokio::sync::OnceCell;
 use phi4d_engine::CallerId;
 use phi4d_os::{Peer, UnixStream};
 
-/// The other end of a connection. All connections of one caller share its place in the queue.
+/// A caller. All connections of one caller share its place in the queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Caller {
     /// A user of this machine, over the Unix socket, as the kernel knows it.
@@ -19,7 +19,7 @@ pub(super) enum Caller {
     Address(IpAddr),
     /// The holder of the API key of this name, from wherever.
     Key(Arc<str>),
-    /// The system did not say.
+    /// The system could not name it.
     Unknown,
 }
 
@@ -27,9 +27,9 @@ pub(super) enum Caller {
 #[derive(Debug)]
 pub(super) struct Origin {
     caller: Caller,
-    /// Over the Unix socket: who the kernel says it is.
+    /// Over the Unix socket: the peer's credentials, from the kernel.
     peer: Option<Peer>,
-    /// The user's groups, once they were asked for.
+    /// The user's groups, looked up when first needed.
     groups: OnceCell<Vec<u32>>,
     transport: &'static str,
 }
@@ -42,7 +42,7 @@ impl Origin {
         Self { caller, peer: None, groups: OnceCell::new(), transport: "tcp" }
     }
 
-    /// `None` if the kernel does not say who is there: nobody that rules could be held to.
+    /// `None` if the kernel does not name the peer: no rule could apply to it.
     pub(super) fn of_unix(stream: &UnixStream) -> Option<Self> {
         let peer = Peer::of(stream).ok()?;
         let (caller, groups) = (Caller::User(peer.uid), OnceCell::new());
@@ -54,20 +54,20 @@ impl Origin {
         self.transport
     }
 
-    /// Who it is without a key.
+    /// The caller by its address or user; a key may name another.
     pub(super) fn caller(&self) -> &Caller {
         &self.caller
     }
 
-    /// The groups of the user that the kernel says it is, looked up once for a connection.
+    /// The groups of the peer's user, looked up once for a connection.
     pub(super) async fn groups(&self) -> &[u32] {
         let Some(peer) = self.peer else { return &[] };
-        let look = || async {
-            // The system's databases may be on the network.
-            let looked = tokio::task::spawn_blocking(move || phi4d_os::groups_of(peer)).await;
-            looked.unwrap_or_default()
+        let query = || async {
+            // The system's user database may be on the network, so this can block.
+            let found = tokio::task::spawn_blocking(move || phi4d_os::groups_of(peer)).await;
+            found.unwrap_or_default()
         };
-        self.groups.get_or_init(look).await
+        self.groups.get_or_init(query).await
     }
 
     /// Whether it is on this machine.
@@ -76,7 +76,7 @@ impl Origin {
         self.peer.is_some() || by_loopback
     }
 
-    /// Who the kernel says it is; `None` over TCP.
+    /// The peer's credentials, from the kernel; `None` over TCP.
     pub(super) fn peer(&self) -> Option<Peer> {
         self.peer
     }
@@ -84,8 +84,8 @@ impl Origin {
 
 impl Caller {
     /// The caller's number in the engine: its kind in the two highest bits, then the user, the
-    /// version 4 address, or the network of a version 6 address, whose lower half a machine may
-    /// choose anew for each connection. A key's is a hash of its name, which is never 0.
+    /// version 4 address, or the network of a version 6 address, because a machine may choose
+    /// another lower half for each connection. A key's is a hash of its name, never 0.
     pub(super) fn id(&self) -> CallerId {
         let kind = |kind: u64, value: u64| CallerId(kind << 62 | value);
         match self {
@@ -107,8 +107,8 @@ impl Caller {
         }
     }
 
-    /// What a caller's number in the engine tells of it: all but a version 6 machine's own half of
-    /// its address, and the names of keys (`Rules` knows those in force).
+    /// The caller's name as far as its number in the engine holds it: not the lower half of a
+    /// version 6 address, and no key's name (`Rules` knows those in force).
     pub(super) fn name_of(id: CallerId) -> String {
         let value = id.0 & (u64::MAX >> 2);
         let low = || u32::try_from(value).unwrap_or_default();

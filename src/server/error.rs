@@ -7,7 +7,7 @@ use hyper::{Method, StatusCode};
 use phi4d_engine::{JobError, SubmitError};
 use phi4d_generate::GenerateError;
 
-/// When a client may try again after a full queue or a stop.
+/// Retry-After of errors that pass by themselves.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// Longest value that is repeated in a message.
@@ -55,7 +55,7 @@ impl ApiError {
         self
     }
 
-    /// The same fault of a field that has another name.
+    /// The same error under another name of its field.
     pub(super) fn about(mut self, name: String) -> Self {
         let rest = self.param.as_deref().and_then(|old| self.message.strip_prefix(old));
         if let Some(rest) = rest {
@@ -80,8 +80,8 @@ impl ApiError {
         if self.status.is_client_error() { "invalid_request_error" } else { "server_error" }
     }
 
-    /// A header can be read in more than one way. The connection ends, since what follows on it
-    /// may be meant otherwise, too.
+    /// A header can be read in more than one way. The connection closes: a proxy in front may have
+    /// understood the rest of it differently, too.
     pub(super) fn invalid_header(name: &str, problem: &str) -> Self {
         Self::bad_request("invalid_header", format!("the header {name} {problem}")).closing()
     }
@@ -130,7 +130,7 @@ impl ApiError {
         Self::about_value("unsupported_parameter", field.into(), &value.to_string(), &verdict)
     }
 
-    /// `verdict` on a field's value, which is shortened where it is long.
+    /// `verdict` on a field's value, which is shortened.
     fn about_value(code: &'static str, field: String, value: &str, verdict: &str) -> Self {
         let value = shortened(value);
         Self::bad_request(code, format!("{field}: {value} {verdict}")).with_param(field)
@@ -148,16 +148,10 @@ impl ApiError {
         .with_param("model")
     }
 
-    pub(super) fn unknown_url(method: &Method, path: &str) -> Self {
-        Self::new(
-            StatusCode::NOT_FOUND,
-            "unknown_url",
-            format!(
-                "unknown URL: {method} {}; see /v1/models, /v1/chat/completions, \
-                 /v1/completions, /tokenize, /health, /ready, /metrics",
-                shortened(path)
-            ),
-        )
+    /// No route has this path; `known` lists those that there are.
+    pub(super) fn unknown_url(method: &Method, path: &str, known: &str) -> Self {
+        let message = format!("unknown URL: {method} {}; known are {known}", shortened(path));
+        Self::new(StatusCode::NOT_FOUND, "unknown_url", message)
     }
 
     pub(super) fn method_not_allowed(method: &Method, path: &str, allow: &'static str) -> Self {
@@ -201,7 +195,7 @@ impl ApiError {
         .closing()
     }
 
-    /// A body that becomes more than any request may take.
+    /// Parsed, the body would take more memory than any request may.
     pub(super) fn too_many_values(values: usize, bytes: usize, most: usize) -> Self {
         Self::new(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -213,7 +207,7 @@ impl ApiError {
         )
     }
 
-    /// An answer that becomes more than any request may take.
+    /// The answer would take more memory than any request may.
     pub(super) fn answer_too_large(bytes: usize, most: usize) -> Self {
         Self::new(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -273,12 +267,12 @@ impl ApiError {
             "user_not_allowed",
             format!(
                 "user {uid} may not use this socket; socket_allow_users and socket_allow_groups \
-                 tell who may"
+                 name those that may"
             ),
         )
     }
 
-    /// The request is to a name that is not this server's.
+    /// The request's host name is not one of this server's.
     pub(super) fn foreign_host(host: &str) -> Self {
         Self::new(
             StatusCode::FORBIDDEN,
@@ -287,7 +281,7 @@ impl ApiError {
         )
     }
 
-    /// A web page asks that none named.
+    /// The request comes from a web page that the settings do not allow.
     pub(super) fn foreign_page(origin: &str) -> Self {
         Self::new(
             StatusCode::FORBIDDEN,
@@ -299,7 +293,7 @@ impl ApiError {
         )
     }
 
-    /// The caller may not do what administrators may.
+    /// The route is for administrators, and the caller is none.
     pub(super) fn not_admin() -> Self {
         Self::new(
             StatusCode::FORBIDDEN,
@@ -309,7 +303,7 @@ impl ApiError {
         )
     }
 
-    /// As many of the key's answers run as may.
+    /// The key's limit of concurrent answers is reached.
     pub(super) fn key_in_flight(name: &str, most: u32) -> Self {
         Self::new(
             StatusCode::TOO_MANY_REQUESTS,
@@ -367,7 +361,7 @@ impl ApiError {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "internal_error",
-            "the server failed to handle the request; its log tells more",
+            "the server failed to handle the request; its log says why",
         )
     }
 }
@@ -452,7 +446,7 @@ impl From<JobError> for ApiError {
     }
 }
 
-/// `text` with its middle left out where it is long.
+/// `text`, with its middle left out if it is long.
 pub(super) fn shortened(text: &str) -> String {
     let chars = text.chars().count();
     if chars <= MAX_VALUE_CHARS {

@@ -1,16 +1,17 @@
-//! Turns a panic inside a future into a value, so that one request fails and not its connection.
+//! Turns a panic inside a future into an error, so that it fails one request and not its
+//! connection.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// What a panicking future said.
+/// The message of a panic.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Panicked(pub(super) String);
 
-/// A future that ends with `Err` where the inner one panics. It isn't polled again afterwards, so
-/// the broken state is only ever dropped.
+/// A future that ends with `Err` if the inner one panics. The inner one is not polled again
+/// afterwards, so its broken state is only ever dropped; hence `AssertUnwindSafe`.
 #[derive(Debug)]
 pub(super) struct CatchPanic<F>(Pin<Box<F>>);
 

@@ -1,29 +1,18 @@
 //! Refuses request heads that HTTP parsers read in different ways, before hyper reads them.
 //!
-//! hyper accepts lines that end in a bare LF, keeps one of two equal `Content-Length` lines, and drops
-//! a `Content-Length` beside `Transfer-Encoding`. None of this shows in the request that it hands on,
-//! and neither hyper nor httparse has an option for it. A proxy in front may read such a head in another
-//! way and see other requests on the connection. So a small state machine looks at the bytes as they
-//! pass. It copies nothing but the first bytes of each line, and skips bodies by their length. That
-//! needs no second guess about framing: every head that leaves a choice is refused, so what passes is
-//! framed the same way here and in hyper.
+//! hyper accepts lines that end in a bare LF, keeps one of two equal `Content-Length` lines, and
+//! drops a `Content-Length` beside `Transfer-Encoding`. None of this shows in the request that it
+//! hands on, and neither hyper nor httparse has an option for it. A proxy in front may read such a
+//! head differently and see other requests on the connection (request smuggling). So a small state
+//! machine checks the bytes as they pass. It copies only the first bytes of each line, and skips
+//! bodies by their length. It can't disagree with hyper about where a body ends, since every
+//! ambiguous head is refused.
 
-use std::io;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use super::activity::Expected;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-use super::activity::{Activity, Expected};
-
-/// As many bytes of a line as are kept: enough for the two headers that frame a body, and for a
-/// chunk's size. One of these that is longer is refused.
+/// Bytes that are kept of a line: enough for the two headers that frame a body, and for a chunk's
+/// size. If one of these is longer, it is refused.
 const KEPT: usize = 64;
-
-/// What hyper reads in place of the byte that was refused and all after it. No head, chunk size or
-/// trailer may contain a NUL, so hyper answers 400 and closes; the empty line makes it look.
-const REFUSAL: &[u8] = b"\0\r\n\r\n";
 
 /// The beginning of a line, and whether its last byte was a CR.
 #[derive(Debug, Clone)]
@@ -54,11 +43,11 @@ enum Part {
     /// The request line, or an empty line before it.
     RequestLine,
     Header,
-    /// So many bytes of a body are left.
+    /// A body of known length, with the bytes that are left.
     Body(u64),
     ChunkSize,
     Chunk(u64),
-    /// The end of the line behind a chunk's data.
+    /// The line break after a chunk's data.
     ChunkEnd,
     Trailer,
 }
@@ -99,10 +88,10 @@ impl Heads {
         }
     }
 
-    /// Looks at the next bytes of the connection.
+    /// Checks the next bytes of the connection.
     ///
     /// # Errors
-    /// The place of the first byte that must not be passed on.
+    /// The index of the first byte that must not be passed on.
     pub(super) fn scan(&mut self, bytes: &[u8]) -> Result<(), usize> {
         let mut at = 0;
         while let Some(&byte) = bytes.get(at) {
@@ -170,10 +159,11 @@ impl Heads {
     }
 }
 
-/// What a header line makes of the framing so far. A head frames its body once or is refused.
+/// The framing after a header line. A head that frames its body twice is refused, even with equal
+/// values, because RFC 9112 lets recipients merge or reject them.
 fn framing(line: &Line, so_far: Framing) -> Result<Framing, Ambiguous> {
     let start = line.start();
-    // A line that continues the one before it.
+    // Obsolete line folding continues the header before it; parsers differ on what that means.
     if matches!(start.first(), Some(b' ' | b'\t')) {
         return Err(Ambiguous);
     }
@@ -209,88 +199,6 @@ fn chunk_size(line: &Line) -> Result<u64, Ambiguous> {
     }
     let text = std::str::from_utf8(size).map_err(|_| Ambiguous)?;
     u64::from_str_radix(text, 16).map_err(|_| Ambiguous)
-}
-
-/// A connection's stream: what is read passes [`Heads`], and what goes on shows in its [`Activity`].
-#[derive(Debug)]
-pub(super) struct HeadGuard<S> {
-    stream: S,
-    heads: Heads,
-    activity: Arc<Activity>,
-    /// What is left of [`REFUSAL`], once a head was refused.
-    refusal: Option<&'static [u8]>,
-}
-
-impl<S> HeadGuard<S> {
-    pub(super) fn new(stream: S, activity: Arc<Activity>) -> Self {
-        Self { stream, heads: Heads::new(), activity, refusal: None }
-    }
-
-    /// Notes whether the client keeps a write waiting.
-    fn noted<T>(&self, polled: Poll<T>) -> Poll<T> {
-        self.activity.set_unread(polled.is_pending());
-        polled
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for HeadGuard<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.refusal.is_none() {
-            let before = buffer.filled().len();
-            ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
-            let scanned = self.heads.scan(&buffer.filled()[before..]);
-            self.activity.set_expected(self.heads.expected());
-            let Err(at) = scanned else { return Poll::Ready(Ok(())) };
-            self.refusal = Some(REFUSAL);
-            buffer.set_filled(before + at);
-            if at > 0 {
-                return Poll::Ready(Ok(()));
-            }
-        }
-        // Once it is read to its end, so is the connection.
-        let left = self.refusal.unwrap_or_default();
-        let (now, later) = left.split_at(left.len().min(buffer.remaining()));
-        buffer.put_slice(now);
-        self.refusal = Some(later);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for HeadGuard<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.noted(polled)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.noted(polled)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.stream).poll_flush(cx);
-        self.noted(polled)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
 }
 
 #[cfg(test)]

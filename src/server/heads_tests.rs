@@ -1,6 +1,10 @@
+use std::time::Duration;
+
 use proptest::prelude::*;
 use tokio::io::AsyncReadExt as _;
 
+use super::super::activity::Activity;
+use super::super::conn::Guarded;
 use super::*;
 
 /// Where the machine refuses, whatever pieces the bytes come in; `None` if it does not.
@@ -169,7 +173,7 @@ async fn a_refused_head_ends_in_what_no_parser_takes() {
                 // What is refused is not read to its end.
                 let _ = far.write_all(bytes.as_bytes()).await;
             });
-            let mut guard = HeadGuard::new(near, Activity::new());
+            let mut guard = Guarded::new(near, Activity::new(), Duration::from_secs(60));
             let mut got = Vec::new();
             let mut piece = vec![0; size];
             loop {

@@ -4,9 +4,10 @@
 //! away drops the future, the future drops its [`phi4d_generate::Generation`], and the engine
 //! frees the sequence at its next turn. Nothing here outlives the connection that asked for it.
 //!
-//! Bounds: connections, in all and of each address ([`places`]), request heads and bodies (431, 413), the time to send
-//! them (the connection is closed, 408), and the time a client may refuse to read (the connection
-//! is closed). Wire types stay inside [`wire`]; faults of all layers become HTTP in [`error`].
+//! Bounds: connections, in all and of each address ([`places`]), request heads and bodies (431,
+//! 413), the time to send them (the connection is closed, 408), and the time a client may refuse to
+//! read (the connection is closed). Wire types stay inside [`wire`]; faults of all layers become
+//! HTTP in [`error`].
 
 #![forbid(unsafe_code)]
 
@@ -34,7 +35,6 @@ mod reply;
 mod route;
 mod secure;
 mod sse;
-mod stall;
 mod strict;
 #[cfg(test)]
 #[cfg(unix)]

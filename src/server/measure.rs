@@ -1,8 +1,10 @@
-//! How much memory a body's JSON takes once it is parsed, from above, by one look at its bytes.
+//! An upper bound of the memory that a body's JSON takes once it is parsed, by one pass over its
+//! bytes.
 //!
-//! A value takes far more memory than text: `{},` is three bytes and becomes some hundred. What is
-//! counted is what [`serde_json`] allocates: lists and maps grow by doubling, and each allocation
-//! is rounded up. `tests/measure.rs` holds the bound to what an allocator counts.
+//! Values take far more memory than their text: `{},` is three bytes and becomes about a hundred.
+//! The bound counts what [`serde_json`] allocates: lists and maps grow by doubling, and the
+//! allocator rounds each allocation up. `tests/measure.rs` compares it with what an allocator
+//! counts.
 
 use serde_json::Value;
 
@@ -14,13 +16,13 @@ const ENTRY: usize = size_of::<u64>() + size_of::<String>() + ITEM;
 /// and always a power of two.
 const SLOT: usize = size_of::<usize>() + 1;
 
-/// The least that lists and maps have room for.
+/// The first capacity of lists and maps.
 const FIRST: usize = 4;
 
-/// What an allocation takes beside its bytes.
+/// Overhead of one allocation.
 const ALLOCATION: usize = 32;
 
-/// The deepest JSON that the parser reads.
+/// The parser's recursion limit.
 const DEEPEST: u32 = 128;
 
 /// What is in a body.
@@ -32,7 +34,8 @@ pub(super) struct Measured {
     pub(super) bytes: usize,
 }
 
-/// Measures JSON; of what is no JSON, what comes before the fault.
+/// Measures JSON. If it is invalid, the result covers at least what comes before the error, which
+/// is all that the parser allocates for.
 pub(super) fn measure(json: &[u8]) -> Measured {
     let mut measured = Measured { values: 1, bytes: ITEM };
     // One bit for each open container, the innermost last: whether it is an object.
@@ -58,7 +61,7 @@ pub(super) fn measure(json: &[u8]) -> Measured {
                 let object = byte == b'{';
                 kinds = kinds << 1 | u128::from(object);
                 depth += 1;
-                // What is empty allocates nothing.
+                // Empty containers allocate nothing.
                 if next(json, at) != Some(if object { b'}' } else { b']' }) {
                     measured.values += 1;
                     let (one, table) = if object { (ENTRY, 2 * FIRST * SLOT) } else { (ITEM, 0) };
@@ -78,7 +81,7 @@ pub(super) fn measure(json: &[u8]) -> Measured {
             _ => {}
         }
     }
-    // A string with escapes is put together in a buffer, which grows by doubling.
+    // The parser assembles strings with escapes in one buffer, which grows by doubling.
     measured.bytes += 2 * longest_escaped;
     measured
 }

@@ -1,17 +1,26 @@
-//! The memory that requests may take, all together: a body, what it is parsed into, tokens and
-//! answers are counted here until the request has ended.
+//! The memory budget of all requests together: a body, what it is parsed into, its tokens and its
+//! answers are counted here until the request ends.
 //!
-//! A caller may hold no more than it leaves free, so that the next caller finds room: one alone may
-//! have half of the total, the next half of what is left then, and so on. Small requests are not held
-//! to it, so that a caller's large ones do not shut out its small ones.
+//! A caller may hold at most as much as it leaves free, so that the next caller finds room: a
+//! single caller gets half of the total, the next one half of the rest, and so on. Small requests
+//! are exempt, so that a caller's large requests do not shut out its small ones.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use phi4d_engine::CallerId;
 
-/// Requests that take no more are let in as long as there is room at all.
+/// Requests up to this size are admitted as long as there is room at all.
 const SMALL_BYTES: usize = 64 * 1024;
+
+/// Bytes that a running request keeps for each byte of its body, at most: a list of numbers takes
+/// two bytes a number as JSON and eight once it is in use.
+const KEPT: usize = 4;
+
+/// The most that a running request keeps of a body of `length` bytes.
+pub(super) fn kept_bytes(length: usize) -> usize {
+    length.saturating_mul(KEPT)
+}
 
 /// The budget. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -26,11 +35,11 @@ struct Budget {
 #[derive(Debug, Default)]
 struct Held {
     all: usize,
-    /// Of callers that hold something.
+    /// By caller; those that hold nothing have no entry.
     of_callers: HashMap<CallerId, usize>,
 }
 
-/// What one request holds. It is given back when this is dropped.
+/// What one request holds, released on drop.
 #[derive(Debug)]
 pub(super) struct Share {
     budget: RequestMemory,
@@ -38,7 +47,7 @@ pub(super) struct Share {
     bytes: usize,
 }
 
-/// There is no room for a request now.
+/// The budget has no room for this now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NoRoom;
 
@@ -48,22 +57,22 @@ impl RequestMemory {
         Self(Arc::new(Budget { total, held: Mutex::default() }))
     }
 
-    /// The most that one request can get, which is what a caller alone can.
+    /// The most that one request can get: half, as a caller may hold no more.
     pub(super) fn most(&self) -> usize {
         self.0.total / 2
     }
 
-    /// All there is.
+    /// The size of the budget, in bytes.
     pub(super) fn total(&self) -> usize {
         self.0.total
     }
 
-    /// What all requests hold now.
+    /// Bytes that all requests hold now.
     pub(super) fn held(&self) -> usize {
         self.lock().all
     }
 
-    /// A request of `caller`'s that holds nothing yet.
+    /// The account of one request of `caller`, empty at first.
     pub(super) fn share(&self, caller: CallerId) -> Share {
         Share { budget: self.clone(), caller, bytes: 0 }
     }
@@ -75,15 +84,16 @@ impl RequestMemory {
 }
 
 impl Share {
-    /// What it holds.
+    /// Bytes that it holds.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Lets it hold `bytes` at least. Never waits: what it holds, others may wait for.
+    /// Grows to `bytes` if it is smaller. Never blocks: waiting while holding memory could
+    /// deadlock.
     ///
     /// # Errors
-    /// If that is more than there is for this caller now; then it holds what it did.
+    /// If the caller can't have that much now; the share is unchanged then.
     pub(super) fn grow_to(&mut self, bytes: usize) -> Result<(), NoRoom> {
         let more = bytes.saturating_sub(self.bytes);
         if more == 0 {
@@ -102,7 +112,7 @@ impl Share {
         Ok(())
     }
 
-    /// Lets it hold `bytes` at most.
+    /// Shrinks to `bytes` if it is larger.
     pub(super) fn shrink_to(&mut self, bytes: usize) {
         let less = self.bytes.saturating_sub(bytes);
         if less == 0 {

@@ -1,7 +1,8 @@
-//! Who may have a connection when not everybody can.
+//! Which connections are accepted, and which are closed for others, when there are too many.
 //!
-//! The acceptor owns this. No address holds more than its bound; when all places are taken, a newcomer
-//! gets that of a connection that serves nobody: the oldest idle one, of the address that holds most.
+//! The acceptor owns this. No address holds more connections than its limit. When all places are
+//! taken, a newcomer replaces a connection that does nothing: the longest idle one of the address
+//! that holds the most.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -13,18 +14,18 @@ use tokio::task::Id;
 
 use super::activity::{Activity, Doing};
 
-/// Where there is TCP and a Unix socket, one in so many connections is the Unix socket's alone, so that
-/// a crowd from the network can't shut out the programs on this machine.
+/// Beside TCP, one in this many places is kept for the Unix socket, so that clients on the network
+/// can't shut out programs on this machine.
 const UNIX_SHARE: usize = 8;
 
-/// An address has at most one in so many of TCP's connections, unless the settings say otherwise.
+/// An address holds at most one in this many of TCP's places, unless the settings say otherwise.
 const ADDRESS_SHARE: usize = 4;
 
-/// Heads have less time once this share of the places is taken, as a fraction.
+/// The fraction of places from which on heads have less time.
 const CROWDED: (usize, usize) = (7, 8);
 
-/// How long a client may leave an answer unread, or a request's body unsent, before its place can go to
-/// another.
+/// How long a client may leave an answer unread, or a request's body unsent, before its connection
+/// can be replaced.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// Whose connection it is.
@@ -93,7 +94,7 @@ impl Bounds {
             most,
             tcp,
             per_address: or(per_address, tcp.div_ceil(ADDRESS_SHARE)),
-            // A proxy on this machine brings everyone's connections.
+            // A reverse proxy on this machine has one address for all its clients.
             per_local: or(per_local, (tcp * 3).div_ceil(4)),
         }
     }
@@ -108,20 +109,20 @@ impl Bounds {
 
 /// How many of `most` connections TCP may hold, beside a Unix socket or alone.
 fn tcp_share(most: usize, beside_unix: bool) -> usize {
-    // A single connection is for whoever comes first.
+    // With a single place, keeping one for the Unix socket would leave TCP none.
     let kept = if beside_unix { most.div_ceil(UNIX_SHARE).min(most - 1) } else { 0 };
     most - kept
 }
 
-/// What becomes of a newcomer.
+/// What happens to a newcomer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     Enter,
-    /// Until somebody leaves: who was asked to, or whose request ends.
+    /// Until a connection closes: one that was asked to, or one whose request ends.
     Wait,
-    /// Its address holds so many, as many as it may.
+    /// Its address holds this many, which is its limit.
     OverBound(usize),
-    /// All places are taken, and its address has so many of them: its share or more.
+    /// All places are taken, and its address holds this many, its fair share or more.
     Crowded(usize),
 }
 
@@ -153,15 +154,15 @@ impl Places {
         Arc::clone(&self.crowded[usize::from(holder.is_tcp())])
     }
 
-    /// A connection has come in, and is served by the task `id`.
+    /// Adds a connection that the task `id` serves.
     pub(super) fn enter(&mut self, id: Id, holder: Holder, activity: Arc<Activity>) {
         *self.held.entry(holder).or_default() += 1;
         self.tcp += usize::from(holder.is_tcp());
         self.open.insert(id, Open { holder, activity });
-        self.look_around();
+        self.update_crowded();
     }
 
-    /// The task `id` has ended.
+    /// Removes the connection of the task `id`, which has ended.
     pub(super) fn leave(&mut self, id: Id) {
         let Some(Open { holder, .. }) = self.open.remove(&id) else { return };
         if let Some(held) = self.held.get_mut(&holder) {
@@ -171,22 +172,22 @@ impl Places {
             }
         }
         self.tcp -= usize::from(holder.is_tcp());
-        self.look_around();
+        self.update_crowded();
     }
 
-    fn look_around(&self) {
+    fn update_crowded(&self) {
         let is_crowded = |taken: usize, places: usize| taken * CROWDED.1 >= places * CROWDED.0;
         let all = is_crowded(self.open.len(), self.bounds.most);
         self.crowded[0].store(all, Ordering::Release);
         self.crowded[1].store(all || is_crowded(self.tcp, self.bounds.tcp), Ordering::Release);
     }
 
-    /// Decides on a newcomer. If it has to wait for a place that serves nobody, that connection is asked
-    /// to leave; so ask again when one has ended, or after a while.
+    /// Decides on a newcomer. If a connection can be replaced, it is asked to close and the
+    /// newcomer waits; call this again when a connection has ended, or after a while.
     pub(super) fn judge(&self, holder: Holder) -> Verdict {
         let held = self.held_by(holder);
         let (bound, places) = (self.bounds.of(holder), self.places(holder));
-        // With a bound of all places, a crowd from one address waits outside.
+        // If one address may have all places, its further connections wait in the backlog.
         let is_bound = bound < places;
         if is_bound && held >= bound {
             return Verdict::OverBound(held);
@@ -194,16 +195,17 @@ impl Places {
         if self.has_place(holder) {
             return Verdict::Enter;
         }
-        // One at a time: it is for the one newcomer who waits.
-        let somebody_leaves = self.rivals(holder).any(|open| open.activity.is_leaving());
-        if somebody_leaves {
+        // Only one newcomer waits, so one connection at a time is asked to close.
+        let one_is_closing = self.rivals(holder).any(|open| open.activity.is_leaving());
+        if one_is_closing {
             return Verdict::Wait;
         }
-        if let Some(leaver) = self.one_without_need(holder, held) {
-            leaver.activity.ask_to_leave();
+        if let Some(open) = self.replaceable(holder, held) {
+            open.activity.ask_to_leave();
             return Verdict::Wait;
         }
-        // Who has its fair share does not keep others at the door.
+        // An address with its fair share is rejected at once, since it would hold up other
+        // newcomers.
         if is_bound && held > 0 && held * self.holders(holder) >= places {
             return Verdict::Crowded(held);
         }
@@ -214,7 +216,7 @@ impl Places {
         self.held.get(&holder).copied().unwrap_or_default()
     }
 
-    /// How many want places like `holder`, who is one of them.
+    /// How many holders compete for the places that `holder` could have, itself included.
     fn holders(&self, holder: Holder) -> usize {
         self.held.keys().filter(|other| other.is_tcp() || !holder.is_tcp()).count()
     }
@@ -234,10 +236,11 @@ impl Places {
         self.open.values().filter(move |open| open.holder.is_tcp() || !tcp_only)
     }
 
-    /// A connection that serves nobody: an idle one of an address that holds as many as the newcomer's
-    /// or of its own; else one that owes a head or a body or leaves an answer unread, of an address that
-    /// holds more. Of the address that holds most, and there the one that is so for longest.
-    fn one_without_need(&self, holder: Holder, held: usize) -> Option<&Open> {
+    /// A connection that does nothing: an idle one of the newcomer's address or of one that holds
+    /// at least as many; else one that waits for a head, a body or its client to read, of an
+    /// address that holds more. Among these, that of the address with the most, and there the one
+    /// of longest standing.
+    fn replaceable(&self, holder: Holder, held: usize) -> Option<&Open> {
         let ranked = |may_go: &dyn Fn(&Open, usize) -> Option<Duration>| {
             let candidates = self.rivals(holder).filter_map(|open| {
                 let theirs = self.held_by(open.holder);

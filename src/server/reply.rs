@@ -1,4 +1,5 @@
-//! Responses: one body type for whole answers and streams, and the headers all of them have.
+//! Responses: one body type for complete answers and streams, and the headers that all of them
+//! have.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -32,7 +33,7 @@ impl ReplyBody {
         Self { content, exchange: None, request: None }
     }
 
-    /// Its connection has this request until the last byte has been handed over.
+    /// Keeps `request` open until the last byte has been handed to hyper.
     pub(super) fn keep_open(&mut self, request: OpenRequest) {
         self.request = Some(request);
     }
@@ -93,7 +94,7 @@ pub(super) fn file(content_type: &'static str, bytes: &'static [u8]) -> Reply {
     reply(StatusCode::OK, content_type, Content::Whole(Some(Bytes::from_static(bytes))))
 }
 
-/// What the client has is still so.
+/// 304: the client's copy is current.
 pub(super) fn not_modified() -> Reply {
     let mut reply = Response::new(ReplyBody::new(Content::Whole(None)));
     *reply.status_mut() = StatusCode::NOT_MODIFIED;
@@ -105,7 +106,7 @@ pub(super) fn text(content_type: &'static str, body: String) -> Reply {
     reply(StatusCode::OK, content_type, Content::Whole(Some(Bytes::from(body))))
 }
 
-/// A stream, which intermediaries must neither keep nor collect.
+/// A stream, which intermediaries must neither cache nor buffer.
 pub(super) fn events(stream: EventStream) -> Reply {
     let content_type = stream.format().content_type();
     let mut reply = reply(StatusCode::OK, content_type, Content::Events(stream));
@@ -118,10 +119,10 @@ pub(super) fn events(stream: EventStream) -> Reply {
 /// Most names in [`IGNORED_FIELDS`].
 const MAX_IGNORED: usize = 20;
 
-/// The header that names the fields of a body that nobody read.
+/// The header that names a body's unknown fields.
 const IGNORED_FIELDS: HeaderName = HeaderName::from_static("x-phi4d-ignored-fields");
 
-/// The response with the names of the fields that were ignored, as far as a header can hold them.
+/// Adds the names of ignored fields to the response, as far as a header can hold them.
 pub(super) fn telling_ignored(mut reply: Reply, ignored: &[String]) -> Reply {
     let plain = |name: &&str| {
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
@@ -137,7 +138,7 @@ pub(super) fn telling_ignored(mut reply: Reply, ignored: &[String]) -> Reply {
     reply
 }
 
-/// The answer to a browser that asked whether a page may ask.
+/// The answer to a preflight request of a browser.
 pub(super) fn permitted(headers: HeaderMap) -> Reply {
     let mut reply = Response::new(ReplyBody::new(Content::Whole(None)));
     *reply.status_mut() = StatusCode::NO_CONTENT;
@@ -145,7 +146,7 @@ pub(super) fn permitted(headers: HeaderMap) -> Reply {
     reply
 }
 
-/// A fault as a response.
+/// An error as a response.
 pub(super) fn failure(error: &ApiError, dialect: Dialect) -> Reply {
     let mut reply = json(error.status, dialect.fault(error));
     let headers = reply.headers_mut();
@@ -164,7 +165,7 @@ pub(super) fn failure(error: &ApiError, dialect: Dialect) -> Reply {
     reply
 }
 
-/// The response with its request's id and record.
+/// Completes a response: the request's id and record, and headers that all responses have.
 pub(super) fn sealed(mut reply: Reply, exchange: Arc<Exchange>) -> Reply {
     exchange.answered(reply.status());
     if matches!(reply.body().content, Content::Whole(_)) {
@@ -172,7 +173,8 @@ pub(super) fn sealed(mut reply: Reply, exchange: Arc<Exchange>) -> Reply {
     }
     let headers = reply.headers_mut();
     headers.insert(HeaderName::from_static(REQUEST_ID), exchange.id_header());
-    // Text of clients and models is in answers: no browser may take one for a page or a script.
+    // Answers contain text of clients and models, which no browser may interpret as a page or a
+    // script.
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     reply.body_mut().exchange = Some(exchange);
     reply

@@ -1,162 +1,179 @@
-//! From a request's method and path to its handler, and from what comes back to a response.
+//! The table of routes, and the way of a request through it: route, admission, handler, response.
 
 use std::borrow::Cow;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use hyper::body::Incoming;
 use hyper::{Method, Request};
+use percent_encoding::percent_decode_str;
 
 use super::access::Exchange;
 use super::app::{App, Phase};
-use super::auth::{Class, Parts, Rules, admit, preflight};
+use super::auth::{Class, Parts, admit, preflight};
 use super::body::discard_rest;
 use super::caller::Origin;
 use super::error::ApiError;
 use super::guard::CatchPanic;
-use super::handlers::{
-    anthropic, chat, completions, health, metrics, models, ollama, openapi, responses, slots,
-    tokens,
-};
+use super::handlers::{anthropic, chat, completions, metrics, ollama, responses, status, tokens};
+#[cfg(test)]
+use super::openapi::operations::{self, Operation, Schemas};
 use super::page;
 use super::reply::{Reply, failure, permitted, sealed};
 use super::strict;
 use super::wire::error::Dialect;
 
-/// Where a request goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Route {
-    Chat,
-    Completions,
-    Models,
-    Model,
-    Render,
-    Tokenize,
-    Detokenize,
-    Slots,
-    OllamaChat,
-    OllamaGenerate,
-    OllamaShow,
-    OllamaTags,
-    OllamaPs,
-    OllamaVersion,
-    Responses,
-    Messages,
-    CountTokens,
-    OpenApi,
-    Health,
-    Ready,
-    Metrics,
-    Page,
-    PageFile,
+/// One endpoint: all that the server knows about a path, in one row of [`ROUTES`].
+pub(super) struct Route {
+    /// A path, or the beginning of one that ends in a name ([`NAME`]). Labels of metrics use it as
+    /// it stands here, so that clients can't make more of them.
+    pub(super) path: &'static str,
+    methods: Methods,
+    access: Class,
+    /// Whether it is still answered while the daemon drains.
+    always: bool,
+    handler: Handler,
+    /// What the OpenAPI document says of it; the web page is not in the document.
+    #[cfg(test)]
+    pub(super) operation: Option<fn(&mut Schemas) -> Operation>,
 }
 
-/// What leads to each route: a path, or the beginning of one that ends in a name.
-pub(super) const PATHS: &[(&str, Route)] = &[
-    ("/v1/chat/completions", Route::Chat),
-    ("/v1/completions", Route::Completions),
-    ("/v1/chat/completions/render", Route::Render),
-    ("/apply-template", Route::Render),
-    ("/tokenize", Route::Tokenize),
-    ("/detokenize", Route::Detokenize),
-    ("/v1/models", Route::Models),
-    // What follows is one id: models' names may hold slashes.
-    ("/v1/models/{id}", Route::Model),
-    ("/v1/responses", Route::Responses),
-    ("/v1/messages", Route::Messages),
-    ("/v1/messages/count_tokens", Route::CountTokens),
-    ("/api/chat", Route::OllamaChat),
-    ("/api/generate", Route::OllamaGenerate),
-    ("/api/show", Route::OllamaShow),
-    ("/api/tags", Route::OllamaTags),
-    ("/api/ps", Route::OllamaPs),
-    ("/api/version", Route::OllamaVersion),
-    ("/slots", Route::Slots),
-    ("/openapi.json", Route::OpenApi),
-    ("/health", Route::Health),
-    ("/ready", Route::Ready),
-    ("/metrics", Route::Metrics),
-    ("/", Route::Page),
-    ("/page/{id}", Route::PageFile),
-];
+/// The methods of a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Methods {
+    Get,
+    Post,
+}
 
-/// What stands for a name at the end of a path.
+impl Methods {
+    fn has(self, method: &Method) -> bool {
+        match self {
+            Self::Get => method == Method::GET || method == Method::HEAD,
+            Self::Post => method == Method::POST,
+        }
+    }
+
+    /// The value of the header `Allow`.
+    pub(super) fn allow(self) -> &'static str {
+        match self {
+            Self::Get => "GET, HEAD",
+            Self::Post => "POST",
+        }
+    }
+}
+
+/// An admitted request on its way to a handler.
+struct Call<'a> {
+    app: &'a App,
+    request: Request<Incoming>,
+    exchange: &'a Arc<Exchange>,
+    /// What the path has in the place of [`NAME`], as it was sent.
+    name: &'a str,
+}
+
+type Handler = for<'a> fn(Call<'a>) -> Pin<Box<dyn Future<Output = Handled> + Send + 'a>>;
+
+type Handled = Result<Reply, ApiError>;
+
+/// Makes [`ROUTES`] of rows, so that builds without tests need not know what the document says.
+macro_rules! routes {
+    ($($methods:ident $path:literal $access:ident $while:ident,
+       $call:ident => $answer:expr, $operation:expr;)+) => {
+        /// Every endpoint, in the order in which errors and documents list them.
+        pub(super) static ROUTES: &[Route] = &[$(Route {
+            path: $path,
+            methods: Methods::$methods,
+            access: Class::$access,
+            always: routes!($while),
+            handler: |$call| Box::pin($answer),
+            #[cfg(test)]
+            operation: $operation,
+        }),+];
+    };
+    (serving) => { false };
+    (always) => { true };
+}
+
+routes! {
+    Post "/v1/chat/completions" Metered serving,
+        c => chat::create(c.app, c.request, c.exchange), Some(operations::chat);
+    Post "/v1/completions" Metered serving,
+        c => completions::create(c.app, c.request, c.exchange), Some(operations::completions);
+    Post "/v1/responses" Metered serving,
+        c => responses::create(c.app, c.request, c.exchange), Some(operations::responses);
+    Post "/v1/messages" Metered serving,
+        c => anthropic::create(c.app, c.request, c.exchange), Some(operations::messages);
+    Post "/v1/messages/count_tokens" Metered serving,
+        c => anthropic::count_tokens(c.app, c.request, c.exchange), Some(operations::count_tokens);
+    Post "/api/chat" Metered serving,
+        c => ollama::chat(c.app, c.request, c.exchange), Some(operations::ollama_chat);
+    Post "/api/generate" Metered serving,
+        c => ollama::generate(c.app, c.request, c.exchange), Some(operations::ollama_generate);
+    Post "/api/show" Use serving,
+        c => ollama::show(c.app, c.request, c.exchange), Some(operations::ollama_show);
+    Get "/api/tags" Use serving,
+        c => async move { Ok(ollama::tags(c.app)) }, Some(operations::ollama_tags);
+    Get "/api/ps" Use serving,
+        c => async move { Ok(ollama::ps(c.app)) }, Some(operations::ollama_ps);
+    Get "/api/version" Use serving,
+        _c => async move { Ok(ollama::version()) }, Some(operations::ollama_version);
+    Post "/v1/chat/completions/render" Metered serving,
+        c => tokens::render(c.app, c.request, c.exchange), Some(operations::render);
+    Post "/apply-template" Metered serving,
+        c => tokens::render(c.app, c.request, c.exchange), Some(operations::render);
+    Post "/tokenize" Metered serving,
+        c => tokens::tokenize(c.app, c.request, c.exchange), Some(operations::tokenize);
+    Post "/detokenize" Metered serving,
+        c => tokens::detokenize(c.app, c.request, c.exchange), Some(operations::detokenize);
+    Get "/v1/models" Use serving,
+        c => async move { Ok(status::models(c.app)) }, Some(operations::models);
+    Get "/v1/models/{id}" Use serving,
+        c => async move { status::model(c.app, &decoded(c.name)) }, Some(operations::model);
+    Get "/slots" Admin always,
+        c => status::slots(c.app), Some(operations::slots);
+    Get "/openapi.json" Use serving,
+        _c => async move { Ok(status::openapi()) }, Some(operations::openapi);
+    Get "/health" Open always,
+        c => async move { Ok(status::health(c.app)) }, Some(operations::health);
+    Get "/ready" Open always,
+        c => async move { Ok(status::ready(c.app)) }, Some(operations::ready);
+    Get "/metrics" Metrics always,
+        c => async move { Ok(metrics::get(c.app)) }, Some(operations::metrics);
+    Get "/" Page always, c => async move { page_file(&c.request) }, None;
+    Get "/page/{id}" Page always, c => async move { page_file(&c.request) }, None;
+}
+
+/// Stands for a name at the end of a path. A name may hold slashes, as models' names do.
 const NAME: &str = "{id}";
 
 impl Route {
-    /// The route of `path` as [`PATHS`] spells it, and the route.
-    fn find(path: &str) -> Option<(&'static str, Self)> {
-        PATHS.iter().copied().find(|(pattern, _)| match pattern.strip_suffix(NAME) {
-            None => *pattern == path,
-            Some(beginning) => path.strip_prefix(beginning).is_some_and(|name| !name.is_empty()),
+    /// The route of a request's `path`, and the name in it.
+    fn find(path: &str) -> Option<(&'static Self, &str)> {
+        ROUTES.iter().find_map(|route| match route.path.strip_suffix(NAME) {
+            None => (route.path == path).then_some((route, "")),
+            Some(start) => {
+                let name = path.strip_prefix(start).filter(|name| !name.is_empty())?;
+                Some((route, name))
+            }
         })
     }
+}
 
-    /// How closely it is guarded.
-    fn class(self, rules: &Rules) -> Class {
-        match self {
-            Self::Chat
-            | Self::Completions
-            | Self::Responses
-            | Self::Messages
-            | Self::OllamaChat
-            | Self::OllamaGenerate
-            | Self::Render
-            | Self::Tokenize
-            | Self::Detokenize
-            | Self::CountTokens => Class::Metered,
-            Self::Models
-            | Self::Model
-            | Self::OllamaShow
-            | Self::OllamaTags
-            | Self::OllamaPs
-            | Self::OllamaVersion
-            | Self::OpenApi => Class::Use,
-            Self::Slots => Class::Admin,
-            Self::Health | Self::Ready => Class::Open,
-            Self::Page | Self::PageFile => Class::Page,
-            Self::Metrics => rules.metrics(),
-        }
-    }
+/// A name with its %XX decoded; as it was sent if that is not UTF-8.
+fn decoded(name: &str) -> Cow<'_, str> {
+    percent_decode_str(name).decode_utf8().unwrap_or(Cow::Borrowed(name))
+}
 
-    /// Whether it is of the web page, and not of the API.
-    pub(super) fn is_page(self) -> bool {
-        matches!(self, Self::Page | Self::PageFile)
-    }
+/// No route has this URL, or the page is off.
+fn unknown_url<B>(request: &Request<B>) -> ApiError {
+    let known = ROUTES.iter().filter(|route| route.access != Class::Page).map(|route| route.path);
+    let known: Vec<&str> = known.collect();
+    ApiError::unknown_url(request.method(), request.uri().path(), &known.join(", "))
+}
 
-    /// Whether it is answered while the daemon drains.
-    fn outlives_serving(self) -> bool {
-        matches!(self, Self::Health | Self::Ready | Self::Metrics | Self::Slots) || self.is_page()
-    }
-
-    /// Whether it is read; the others are asked with a body.
-    fn is_read(self) -> bool {
-        matches!(
-            self,
-            Self::Models
-                | Self::Model
-                | Self::Slots
-                | Self::OllamaTags
-                | Self::OllamaPs
-                | Self::OllamaVersion
-                | Self::OpenApi
-                | Self::Health
-                | Self::Ready
-                | Self::Metrics
-                | Self::Page
-                | Self::PageFile
-        )
-    }
-
-    fn allows(self, method: &Method) -> bool {
-        match self.is_read() {
-            true => method == Method::GET || method == Method::HEAD,
-            false => method == Method::POST,
-        }
-    }
-
-    fn allow_header(self) -> &'static str {
-        if self.is_read() { "GET, HEAD" } else { "POST" }
-    }
+fn page_file<B>(request: &Request<B>) -> Handled {
+    let found = page::get(request.uri().path(), request.headers());
+    found.ok_or_else(|| unknown_url(request))
 }
 
 /// Answers one request. Never fails: faults and panics are answers, too.
@@ -202,130 +219,116 @@ async fn dispatch(
 ) -> Result<Reply, ApiError> {
     let path = request.uri().path().to_owned();
     let rules = app.rules();
-    let found =
-        Route::find(&path).filter(|(_, route)| !route.is_page() || rules.shows_page(origin));
-    let Some((pattern, route)) = found else {
-        return Err(ApiError::unknown_url(request.method(), &path));
+    let is_there = |route: &Route| route.access != Class::Page || rules.shows_page(origin);
+    let Some((route, name)) = Route::find(&path).filter(|(route, _)| is_there(route)) else {
+        return Err(unknown_url(&request));
     };
-    exchange.routed(pattern);
+    exchange.routed(route.path);
+    let allow = route.methods.allow();
     if rules.is_preflight(&request) {
-        return Ok(permitted(preflight(request.headers(), route.allow_header())));
+        return Ok(permitted(preflight(request.headers(), allow)));
     }
-    if !route.allows(request.method()) {
-        let allow = route.allow_header();
+    if !route.methods.has(request.method()) {
         return Err(ApiError::method_not_allowed(request.method(), &path, allow));
     }
     let parts = Parts { uri: request.uri(), headers: request.headers() };
-    match admit(&rules, origin, route.class(&rules), &parts).await {
+    match admit(&rules, origin, route.access, &parts).await {
         Ok(admission) => exchange.admitted(admission),
         Err(error) => {
             discard_rest(request).await;
             return Err(error);
         }
     }
-    if phase != Phase::Serving && !route.outlives_serving() {
+    // After admission: a caller without access learns nothing of the daemon's state.
+    if phase != Phase::Serving && !route.always {
         return Err(ApiError::draining());
     }
-    match route {
-        Route::Chat => chat::create(app, request, exchange).await,
-        Route::Completions => completions::create(app, request, exchange).await,
-        Route::Models => Ok(models::list(app)),
-        Route::Model => {
-            let name = path.strip_prefix(pattern.trim_end_matches(NAME)).unwrap_or_default();
-            models::get(app, &percent_decoded(name))
-        }
-        Route::Render => tokens::render(app, request, exchange).await,
-        Route::Tokenize => tokens::tokenize(app, request, exchange).await,
-        Route::Detokenize => tokens::detokenize(app, request, exchange).await,
-        Route::Slots => slots::get(app).await,
-        Route::OllamaChat => ollama::chat(app, request, exchange).await,
-        Route::OllamaGenerate => ollama::generate(app, request, exchange).await,
-        Route::OllamaShow => ollama::show(app, request, exchange).await,
-        Route::OllamaTags => Ok(ollama::tags(app)),
-        Route::OllamaPs => Ok(ollama::ps(app)),
-        Route::OllamaVersion => Ok(ollama::version()),
-        Route::Responses => responses::create(app, request, exchange).await,
-        Route::Messages => anthropic::create(app, request, exchange).await,
-        Route::CountTokens => anthropic::count_tokens(app, request, exchange).await,
-        Route::OpenApi => Ok(openapi::get()),
-        Route::Health => Ok(health::get(app)),
-        Route::Ready => Ok(health::ready(app)),
-        Route::Metrics => Ok(metrics::get(app)),
-        Route::Page | Route::PageFile => page::get(&path, request.headers())
-            .ok_or_else(|| ApiError::unknown_url(request.method(), &path)),
-    }
-}
-
-/// `text` with its %XX read; as it stands if that isn't valid.
-fn percent_decoded(text: &str) -> Cow<'_, str> {
-    if !text.contains('%') {
-        return Cow::Borrowed(text);
-    }
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        let pair =
-            tail.get(..2).filter(|pair| first == b'%' && pair.iter().all(u8::is_ascii_hexdigit));
-        let decoded = pair
-            .and_then(|pair| std::str::from_utf8(pair).ok())
-            .and_then(|pair| u8::from_str_radix(pair, 16).ok());
-        match decoded {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &tail[2..];
-            }
-            None => {
-                bytes.push(first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8(bytes).map_or(Cow::Borrowed(text), Cow::Owned)
+    (route.handler)(Call { app, request, exchange, name }).await
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::access::{COMPLETION_ROUTES, PAGE_FILES};
     use super::*;
+
+    fn found(path: &str) -> Option<&'static Route> {
+        Route::find(path).map(|(route, _)| route)
+    }
 
     #[test]
     fn paths_find_their_route() {
         let table = [
-            ("/v1/chat/completions", Some(Route::Chat)),
-            ("/v1/chat/completions/render", Some(Route::Render)),
-            ("/v1/models", Some(Route::Models)),
-            ("/v1/models/phi-4", Some(Route::Model)),
-            ("/v1/models/microsoft/phi-4", Some(Route::Model)),
-            ("/v1/models/microsoft%2Fphi-4", Some(Route::Model)),
-            ("/metrics", Some(Route::Metrics)),
-            ("/", Some(Route::Page)),
-            ("/page/vendor/a.js", Some(Route::PageFile)),
+            ("/v1/chat/completions", Some("/v1/chat/completions")),
+            ("/v1/chat/completions/render", Some("/v1/chat/completions/render")),
+            ("/v1/models", Some("/v1/models")),
+            ("/v1/models/phi-4", Some("/v1/models/{id}")),
+            ("/v1/models/microsoft/phi-4", Some("/v1/models/{id}")),
+            ("/v1/models/microsoft%2Fphi-4", Some("/v1/models/{id}")),
+            ("/metrics", Some("/metrics")),
+            ("/", Some("/")),
+            ("/page/vendor/a.js", Some("/page/{id}")),
             ("/page/", None),
             ("/v1/models/", None),
             ("/v1/chat/completions/", None),
             ("/V1/models", None),
         ];
         for (path, route) in table {
-            assert_eq!(Route::find(path).map(|(_, route)| route), route, "{path}");
+            assert_eq!(found(path).map(|route| route.path), route, "{path}");
         }
-        for (pattern, _) in PATHS {
-            assert_eq!(Route::find(pattern).map(|(found, _)| found), Some(*pattern));
+        assert_eq!(Route::find("/v1/models/a/b").unwrap().1, "a/b");
+        for route in ROUTES {
+            assert_eq!(found(route.path).map(|found| found.path), Some(route.path));
+            assert_eq!(route.operation.is_none(), route.access == Class::Page, "{}", route.path);
+        }
+    }
+
+    #[test]
+    fn paths_that_the_access_log_knows_are_routes() {
+        for path in COMPLETION_ROUTES.into_iter().chain([PAGE_FILES]) {
+            assert!(ROUTES.iter().any(|route| route.path == path), "{path}");
         }
     }
 
     #[test]
     fn percent_signs_that_are_no_escape_stay() {
-        assert_eq!(percent_decoded("microsoft%2Fphi-4"), "microsoft/phi-4");
+        assert_eq!(decoded("microsoft%2Fphi-4"), "microsoft/phi-4");
         for same in ["a%", "a%2", "%zz", "%ff", "%+1", "plain"] {
-            assert_eq!(percent_decoded(same), same);
+            assert_eq!(decoded(same), same);
         }
-        assert_eq!(percent_decoded("%41%c3%a9"), "Aé");
+        assert_eq!(decoded("%41%c3%a9"), "Aé");
     }
 
     #[test]
     fn methods_are_checked_by_route() {
-        assert!(Route::Chat.allows(&Method::POST));
-        assert!(!Route::Chat.allows(&Method::GET));
-        assert!(Route::Health.allows(&Method::HEAD));
-        assert!(!Route::Models.allows(&Method::DELETE));
+        let allows = |path, method| found(path).unwrap().methods.has(&method);
+        assert!(allows("/v1/chat/completions", Method::POST));
+        assert!(!allows("/v1/chat/completions", Method::GET));
+        assert!(allows("/health", Method::HEAD));
+        assert!(!allows("/v1/models", Method::DELETE));
+    }
+
+    /// The tables in the docs list every route of the API with its methods, and no others.
+    #[test]
+    fn the_docs_list_every_route() {
+        let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+        let mut listed = Vec::new();
+        for page in ["api.md", "surfaces.md"] {
+            let text = std::fs::read_to_string(docs.join(page)).unwrap();
+            for row in text.lines().filter_map(|line| line.strip_prefix("| `/")) {
+                let (paths, rest) = row.split_once(" | ").unwrap();
+                let (methods, _) = rest.split_once(" | ").unwrap();
+                let paths = paths.split('`').step_by(2).filter(|path| !path.is_empty());
+                listed.extend(
+                    paths.map(|path| (path.trim_start_matches('/').to_owned(), methods.to_owned())),
+                );
+            }
+        }
+        let api = ROUTES.iter().filter(|route| route.access != Class::Page);
+        let mut known: Vec<_> = api
+            .map(|route| (route.path[1..].to_owned(), route.methods.allow().to_owned()))
+            .collect();
+        listed.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(listed, known);
     }
 }

@@ -1,5 +1,5 @@
-//! The start of a TCP connection: the TLS handshake where there is TLS, within a time limit and
-//! beside the accept loop, so that a client that dawdles holds up nobody.
+//! The start of a TCP connection: the TLS handshake, if TLS is configured. It has a time limit and
+//! runs in the connection's task, so that a slow client does not hold up the accept loop.
 
 use std::io;
 use std::sync::Arc;
@@ -22,13 +22,14 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// The first byte of a TLS connection; no HTTP method begins with it.
 const TLS_HANDSHAKE: u8 = 22;
 
-/// To a client that speaks plain HTTP to a TLS port.
+/// The answer to plain HTTP on a TLS port.
 const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\
     content-type: text/plain\r\ncontent-length: 43\r\n\r\nthis port speaks TLS; ask by https:// here\n";
 
-/// Serves one TCP connection, by TLS if the rules have it.
+/// Serves one TCP connection, over TLS if the rules ask for it.
 pub(super) async fn serve_tcp(app: App, stream: TcpStream, activity: Arc<Activity>) {
-    // Tokens are small writes that must not wait for each other.
+    // Each token of a stream is a small write that must not wait for the acknowledgement of the
+    // last.
     let _ = stream.set_nodelay(true);
     let origin = Origin::of_tcp(&stream);
     let Some(config) = app.rules().tls() else {
@@ -37,7 +38,7 @@ pub(super) async fn serve_tcp(app: App, stream: TcpStream, activity: Arc<Activit
     let limit = HANDSHAKE_LIMIT.min(app.options().header_timeout);
     let shaken = tokio::select! {
         shaken = tokio::time::timeout(limit, handshake(config, stream)) => shaken,
-        // Nothing was asked yet that would have to be answered.
+        // There is no request yet that would need an answer.
         () = app.reached(Phase::Draining) => return,
     };
     match shaken {
@@ -54,7 +55,7 @@ async fn handshake(
     let mut first = [0];
     if stream.peek(&mut first).await? == 1 && first[0] != TLS_HANDSHAKE {
         stream.write_all(PLAIN_HTTP).await?;
-        // What was sent is read, so that closing does not take the answer back.
+        // Closing a socket with unread bytes resets it, and the client may lose the answer.
         let mut rest = [0; 4096];
         let _ = stream.shutdown().await;
         while tokio::io::AsyncReadExt::read(&mut stream, &mut rest).await? > 0 {}

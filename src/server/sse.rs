@@ -1,7 +1,8 @@
-//! Streams: a response body that is pulled from a future, as server-sent events or as lines of JSON.
+//! Streams: a response body that a future produces, as server-sent events or as lines of JSON.
 //!
 //! The future runs only while hyper polls the body, which it does only while the connection has
-//! room. Dropping the body drops the future and all that it owns.
+//! room: that is the backpressure. Dropping the body drops the future and all that it owns, which
+//! cancels the work.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -13,14 +14,14 @@ use tokio::time::{Instant, Sleep};
 
 use super::guard::CatchPanic;
 
-/// How a stream's events are told apart.
+/// The framing of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
     /// Server-sent events. A silent stream sends comments, which clients skip.
     Events,
     /// Server-sent events with names. A silent stream sends events named `ping`.
     PingedEvents,
-    /// Lines of JSON. A silent stream stays silent: there is nothing that clients skip.
+    /// Lines of JSON. A silent stream sends nothing: there is no line that clients would skip.
     Lines,
 }
 
@@ -52,7 +53,7 @@ pub(super) fn named_event(name: &str, data: &str) -> String {
     format!("event: {name}\n{}", event(data))
 }
 
-/// Where the future puts its events. Waits until the last one was taken.
+/// The sending end of a stream. Sending waits until the connection has taken the event before.
 #[derive(Debug)]
 pub(super) struct Events(mpsc::Sender<Bytes>);
 
@@ -60,7 +61,7 @@ impl Events {
     /// Sends events in the stream's format, if there are any.
     pub(super) async fn send(&self, events: String) {
         if !events.is_empty() {
-            // The receiver is dropped only together with the future that waits here.
+            // Can't fail: the receiver is dropped only together with the future that sends.
             let _ = self.0.send(Bytes::from(events)).await;
         }
     }
@@ -95,7 +96,7 @@ impl EventStream {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        // One event: the future is at most that far ahead of the connection.
+        // Room for one event, so that the future runs at most one ahead of the connection.
         let (sender, events) = mpsc::channel(1);
         let last_words = Events(sender.clone());
         let produced = CatchPanic::new(produce(Events(sender)));
@@ -125,7 +126,7 @@ impl EventStream {
             if let Some(idle) = self.format.idle() {
                 return Poll::Ready(Some(Bytes::from_static(idle)));
             }
-            // Polled for the timer to wake this task again.
+            // A timer that was reset wakes the task only if it is polled again.
             let _ = self.comment_due.as_mut().poll(cx);
         }
         Poll::Pending
@@ -140,7 +141,7 @@ impl EventStream {
         {
             self.producer = None;
         }
-        // With the producer gone, so is the sender: the channel ends after what is in it.
+        // If the producer has ended, so has the sender, and the channel ends after its last event.
         self.events.poll_recv(cx)
     }
 

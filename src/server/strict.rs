@@ -1,8 +1,8 @@
-//! What a request's headers must not leave open, before anything is decided by them.
+//! Refuses ambiguous headers before anything is decided by them.
 //!
-//! Programs in front of the daemon and the daemon itself may each read another of two equal headers. So
-//! a header that decides something comes once, or the request is refused. What hyper does not show of
-//! a head is checked in [`super::heads`].
+//! Of two headers with one name, a proxy in front may read the first and the daemon the second. So
+//! a header that decides something must be there at most once. What hyper does not show of a head
+//! is checked in [`super::heads`].
 
 use hyper::header::{
     ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONTENT_ENCODING,
@@ -70,13 +70,13 @@ fn refused(name: &HeaderName, problem: &str) -> ApiError {
     ApiError::invalid_header(name.as_str(), problem)
 }
 
-/// Whether `host` is one word that no program could take for a list, a path or a longer URL. It may be
-/// empty, as RFC 9112 (3.2) has it for targets without an authority.
+/// Whether `host` is one word that no program could read as a list, a path or a longer URL. It may
+/// be empty, as RFC 9112 (3.2) wants it for targets without an authority.
 fn is_one_host(host: &str) -> bool {
     host.bytes().all(|byte| byte.is_ascii_graphic() && !b",/\\?#".contains(&byte))
 }
 
-/// Whether a target that is a whole URL is at `host`.
+/// Whether a target in absolute form names `host`.
 fn is_same_host(scheme: Option<&Scheme>, target: &Authority, host: &str) -> bool {
     let default_port = match scheme.map(Scheme::as_str) {
         Some("https") => ":443",

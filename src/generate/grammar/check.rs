@@ -1,8 +1,7 @@
 //! The bounds of what a client gives as a form, each with an error that names it.
 
-use super::super::error::GenerateError;
+use super::super::error::{GenerateError, invalid};
 use super::super::request::{Constraint, Form};
-use super::super::validate::invalid;
 use super::schema;
 
 /// Bytes of a regular expression.
@@ -15,30 +14,31 @@ const MOST_GRAMMAR_BYTES: usize = 256 << 10;
 const MOST_CHOICES: usize = 1024;
 const MOST_CHOICE_BYTES: usize = 256 << 10;
 
-/// Refuses a form that is too large, or that can't be kept to, naming the place.
+/// Refuses a form that is too large or uses what is not supported, naming the place. Returns the
+/// bytes of its schema; 0 for other forms.
 ///
 /// # Errors
 /// [`GenerateError::InvalidField`].
-pub(crate) fn check(constraint: &Constraint) -> Result<(), GenerateError> {
+pub(super) fn check(constraint: &Constraint) -> Result<usize, GenerateError> {
     let field = &constraint.field;
     match &constraint.form {
-        Form::JsonObject => Ok(()),
-        Form::JsonSchema(given) => schema::check(given, field).map(drop),
+        Form::JsonObject => Ok(0),
+        Form::JsonSchema(given) => schema::check(given, field),
         Form::Regex(pattern) => text(field, "a regular expression", pattern, MOST_PATTERN_BYTES),
         Form::Lark(grammar) => text(field, "a grammar", grammar, MOST_GRAMMAR_BYTES),
         Form::Choice(texts) => choice(field, texts),
     }
 }
 
-fn text(field: &str, what: &str, text: &str, most: usize) -> Result<(), GenerateError> {
+fn text(field: &str, what: &str, text: &str, most: usize) -> Result<usize, GenerateError> {
     if text.len() > most {
         let value = format!("{what} of {} bytes", text.len());
         return Err(invalid(field, value, format!("one of at most {most} bytes")));
     }
-    Ok(())
+    Ok(0)
 }
 
-fn choice(field: &str, texts: &[String]) -> Result<(), GenerateError> {
+fn choice(field: &str, texts: &[String]) -> Result<usize, GenerateError> {
     if texts.is_empty() || texts.len() > MOST_CHOICES {
         let count = format!("{} texts", texts.len());
         return Err(invalid(field, count, format!("1 to {MOST_CHOICES} texts")));
@@ -50,7 +50,7 @@ fn choice(field: &str, texts: &[String]) -> Result<(), GenerateError> {
     }
     match texts.iter().position(String::is_empty) {
         Some(index) => Err(invalid(format!("{field}[{index}]"), "\"\"", "a text")),
-        None => Ok(()),
+        None => Ok(0),
     }
 }
 
@@ -79,6 +79,6 @@ mod tests {
             }
         }
         let largest = Form::Regex("a".repeat(65_536));
-        assert_eq!(check(&Constraint { form: largest, field: "f".into() }), Ok(()));
+        assert_eq!(check(&Constraint { form: largest, field: "f".into() }), Ok(0));
     }
 }

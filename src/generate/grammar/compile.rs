@@ -1,5 +1,5 @@
-//! Forms to the grammar library's matchers. In a form's own process: nothing here is bounded but by
-//! that process's limits.
+//! Compiles forms to the grammar library's matchers. Runs in the form's own process, whose limits
+//! are the only bounds.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,18 +10,17 @@ use llguidance::toktrie::InferenceCapabilities;
 use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value as Json, json};
 
-use super::super::error::GenerateError;
+use super::super::error::{GenerateError, invalid};
 use super::super::request::Form;
-use super::super::validate::invalid;
 use super::protocol::{Following, Order};
 use super::schema;
 use super::spelling;
 
-/// How long the search for the part at fault may take.
+/// The longest search for the part at fault.
 const SEARCH: Duration = Duration::from_millis(800);
 
-/// The grammar library's own limits with its states kept to some tens of megabytes for an output,
-/// and its errors to what they are about.
+/// The grammar library's limits: its states take at most some tens of megabytes for an output, and
+/// its errors are short.
 fn limits() -> ParserLimits {
     ParserLimits {
         max_lexer_states: 30_000,
@@ -42,12 +41,12 @@ impl fmt::Debug for FormCompiler {
     }
 }
 
-/// A compiled form, and what its output may begin with.
+/// A compiled form, and its first mask.
 pub(super) type Compiled = (Matcher, Following);
 
 impl FormCompiler {
-    /// For the vocabulary that [`super::FormHost::prepare`] was given. Takes some tenths of a second
-    /// at Phi-4's.
+    /// Builds the library's tables for the vocabulary that [`super::FormHost::prepare`] was given.
+    /// Takes some tenths of a second for Phi-4's.
     ///
     /// # Errors
     /// If the library can't use it.
@@ -61,7 +60,7 @@ impl FormCompiler {
         Ok(Self { factory })
     }
 
-    /// The compiled form. `spent` is the time that this has taken.
+    /// Compiles a form. `spent` is the time that this has taken so far.
     ///
     /// # Errors
     /// [`GenerateError::InvalidField`] naming the place at fault.
@@ -144,14 +143,14 @@ impl FormCompiler {
     }
 }
 
-/// Works out what may follow; its weight is not known here.
+/// Computes what may follow; its weight is not known here.
 pub(super) fn follow(matcher: &mut Matcher) -> Result<Following, String> {
     let allowed = matcher.compute_mask_or_eos().map_err(|error| first_line(&error))?;
     let forced = matcher.compute_ff_bytes();
     Ok(Following { allowed: allowed.as_slice().to_vec(), forced, weight: 0 })
 }
 
-/// The library's errors go on with the parser's state, and a caught panic with its trace.
+/// The first part of an error: the library appends the parser's state, or a caught panic's trace.
 pub(super) fn first_line(error: &impl fmt::Display) -> String {
     const MOST: usize = 300;
     let text = format!("{error:#}");
@@ -159,7 +158,7 @@ pub(super) fn first_line(error: &impl fmt::Display) -> String {
     line.chars().take(MOST).collect()
 }
 
-/// A Lark grammar that allows one of `texts`. Its strings are written as JSON's.
+/// A Lark grammar that allows one of `texts`. Lark's strings are written as JSON's.
 fn choice(texts: &[String]) -> String {
     let texts: Vec<String> = texts.iter().map(|text| json!(text).to_string()).collect();
     format!("start: {}", texts.join(" | "))

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::super::request::{Chat, Constraint, Form, Message, Prompt, Role};
 use super::super::tools::{Dialect, Tool, ToolChoice, Tools};
-use super::{FormHost, Grammars, Turn, check};
+use super::{FormHost, Grammars, MessageGrammar};
 use crate::GenerateError;
 use crate::tokenizer::Tokenizer;
 use phi4d_engine::{CallerId, Progress, TokenMask};
@@ -43,10 +43,11 @@ impl Forms {
     /// Checks one form; whether it could be used.
     pub async fn check(&self, form: &Form) -> bool {
         let given = Constraint { form: form.clone(), field: "form".to_owned() };
-        let turn = check(&given).map(|()| Turn { constraint: Some(given), parts: Vec::new() });
-        let used = self.follow(turn).await;
+        let grammar = MessageGrammar::of_text(Some(&given));
+        let used = self.follow(grammar).await;
         if let Form::JsonSchema(schema) = form {
-            self.follow(Turn::of_chat(&call_with(schema), Dialect::default(), None)).await;
+            self.follow(MessageGrammar::of_chat(&call_with(schema), Dialect::default(), None))
+                .await;
         }
         used
     }
@@ -54,26 +55,26 @@ impl Forms {
     /// Checks what an answer to `prompt` is held to where the request wants `given` of it: a fault
     /// names some field.
     pub async fn check_request(&self, prompt: &Prompt, given: Option<&Constraint>) {
-        let turn = given.map_or(Ok(()), check).and_then(|()| match prompt {
-            Prompt::Chat(chat) => Turn::of_chat(chat, Dialect::default(), given),
-            _ => Ok(Turn { constraint: given.cloned(), parts: Vec::new() }),
-        });
-        self.follow_named(turn, |field| !field.is_empty()).await;
+        let grammar = match prompt {
+            Prompt::Chat(chat) => MessageGrammar::of_chat(chat, Dialect::default(), given),
+            _ => MessageGrammar::of_text(given),
+        };
+        self.follow_named(grammar, |field| !field.is_empty()).await;
     }
 
-    async fn follow(&self, turn: Result<Turn, GenerateError>) -> bool {
+    async fn follow(&self, grammar: Result<MessageGrammar, GenerateError>) -> bool {
         let ours = |field: &str| ["form", "tool"].iter().any(|name| field.starts_with(name));
-        self.follow_named(turn, ours).await
+        self.follow_named(grammar, ours).await
     }
 
     async fn follow_named(
         &self,
-        turn: Result<Turn, GenerateError>,
+        grammar: Result<MessageGrammar, GenerateError>,
         names: impl Fn(&str) -> bool,
     ) -> bool {
         let began = Instant::now();
-        let mask = match turn {
-            Ok(turn) => self.0.mask_of_turn(&turn, CallerId::default(), None).await,
+        let mask = match grammar {
+            Ok(grammar) => self.0.mask_of(&grammar, CallerId::default(), None).await,
             Err(error) => Err(error),
         };
         let used = mask.is_ok();
@@ -129,8 +130,8 @@ fn draw(mask: &mut dyn TokenMask) {
 #[test]
 fn a_call_is_held_to_the_schema_that_is_given() {
     let chat = call_with(&serde_json::json!({"properties": {"a": {"type": "null"}}}));
-    let turn = Turn::of_chat(&chat, Dialect::default(), None);
-    let text = match turn.map(|turn| turn.constraint) {
+    let grammar = MessageGrammar::of_chat(&chat, Dialect::default(), None);
+    let text = match grammar.map(|grammar| grammar.constraint) {
         Ok(Some(Constraint { form: Form::Lark(text), .. })) => text,
         other => panic!("{other:?}"),
     };

@@ -1,4 +1,4 @@
-//! The compiled forms that were asked for last: programs ask for the same few again and again.
+//! A cache of compiled forms: programs use the same few again and again.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -6,16 +6,17 @@ use super::host::FormLink;
 use super::ledger::Account;
 use super::protocol::{Ask, Following};
 
-/// How many are kept.
+/// The most forms in the cache.
 const MOST: usize = 16;
 
-/// Bytes that those may take.
+/// The most bytes that they take.
 const MOST_BYTES: usize = 64 << 20;
 
-/// A hash of a form and all that its compiling goes by.
+/// A hash of a form and everything else that its compilation depends on.
 pub(super) type Key = [u8; 32];
 
-/// A compiled form: a process that has compiled it and follows no output, but is copied for each.
+/// A compiled form: the process that compiled it, which follows no output itself but is forked for
+/// each.
 #[derive(Debug)]
 pub(super) struct Form {
     pub(super) link: Box<dyn FormLink>,
@@ -24,38 +25,38 @@ pub(super) struct Form {
 }
 
 impl Form {
-    /// A copy that has not said yet that it is there.
+    /// A fork that has not answered yet.
     pub(super) fn copy(&mut self) -> Option<Self> {
         let link = self.link.fork(&Ask::Fork.encode()).ok()?;
         Some(Self { link, first: Arc::clone(&self.first), account: Arc::clone(&self.account) })
     }
 }
 
-/// Compiled forms by key, the one that was used last behind.
+/// Compiled forms by key, the most recently used last.
 ///
-/// A lock and not a thread, since it is held to ask for a copy only.
+/// A mutex will do: it is held only to ask for a fork.
 #[derive(Debug, Default)]
 pub(super) struct Kept(Mutex<Vec<(Key, Form)>>);
 
 impl Kept {
-    /// A copy of the form, if it is kept.
+    /// A fork of the form, if it is cached.
     pub(super) fn copy(&self, key: &Key) -> Option<Form> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let place = kept.iter().position(|(known, _)| known == key)?;
         let (_, mut used) = kept.remove(place);
-        // A process that takes nothing is not kept.
+        // A process that can't be asked has ended.
         let copy = used.copy()?;
         kept.push((*key, used));
         Some(copy)
     }
 
-    /// Drops the form, if it is kept.
+    /// Removes the form from the cache.
     pub(super) fn forget(&self, key: &Key) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         kept.retain(|(known, _)| known != key);
     }
 
-    /// Drops the forms not used for longest until `fits`.
+    /// Evicts the least recently used forms until `fits`.
     pub(super) fn make_room(&self, fits: impl Fn() -> bool) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         while !kept.is_empty() && !fits() {
@@ -63,7 +64,7 @@ impl Kept {
         }
     }
 
-    /// Keeps a form, in place of those not used for longest if there are too many.
+    /// Adds a form, and evicts the least recently used ones if there are too many.
     pub(super) fn put(&self, key: Key, form: Form) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if form.first.weight > MOST_BYTES || kept.iter().any(|(known, _)| *known == key) {

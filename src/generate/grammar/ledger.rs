@@ -1,13 +1,13 @@
-//! Counts what the processes of forms take, all together.
+//! Counts the memory of all processes of forms together.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Bytes that compiled forms and outputs in progress may take, all together.
+/// The most bytes that compiled forms and running outputs take together.
 pub(super) const MOST_BYTES: usize = 128 << 20;
 
-/// What each process takes. A lock and not a thread, since it is held for a sum only.
+/// The bytes of each process. A mutex will do: it is held only for a sum.
 #[derive(Debug)]
 pub(super) struct Ledger {
     most: usize,
@@ -23,7 +23,7 @@ struct Entries {
 #[derive(Debug)]
 struct Entry {
     bytes: usize,
-    /// Set where the process has to end. `None` for what others build on.
+    /// Set if the process must end. `None` for compiled forms, which outputs depend on.
     overdrawn: Option<Arc<AtomicBool>>,
 }
 
@@ -38,12 +38,12 @@ impl Ledger {
         Self { most, entries: Mutex::default() }
     }
 
-    /// The account of a compiled form of `bytes`, which counts as long as anything holds it.
+    /// The account of a compiled form of `bytes`, counted as long as anything holds it.
     pub(super) fn form(self: &Arc<Self>, bytes: usize) -> Arc<Account> {
         Arc::new(self.enter(bytes, None))
     }
 
-    /// The account of an output that follows `form`, and whose process has taken nothing yet.
+    /// The account of an output that follows `form`, at first without bytes.
     pub(super) fn output(self: &Arc<Self>, form: Arc<Account>) -> Share {
         let overdrawn = Arc::<AtomicBool>::default();
         let account = self.enter(0, Some(Arc::clone(&overdrawn)));
@@ -59,8 +59,8 @@ impl Ledger {
         Account { ledger: Arc::clone(self), id }
     }
 
-    /// Notes what an account takes now. Where all of them take too much, the output that takes most
-    /// is marked.
+    /// Updates an account. If all of them together take too much, the output with the most bytes is
+    /// marked to fail.
     fn note(&self, id: u64, bytes: usize) {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = entries.taken.get_mut(&id) {
@@ -76,7 +76,7 @@ impl Ledger {
         }
     }
 
-    /// Bytes taken by all.
+    /// Bytes of all accounts.
     pub(super) fn bytes(&self) -> usize {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         entries.taken.values().map(|entry| entry.bytes).sum()
@@ -93,7 +93,7 @@ impl Ledger {
     }
 }
 
-/// An entry of the ledger, which goes when this is dropped.
+/// An entry of the ledger, removed on drop.
 #[derive(Debug)]
 pub(super) struct Account {
     ledger: Arc<Ledger>,
@@ -112,19 +112,19 @@ impl Drop for Account {
 pub(super) struct Share {
     account: Account,
     overdrawn: Arc<AtomicBool>,
-    /// What the process had taken when it was first asked: of the form's account.
+    /// Bytes of the process at its first report; these belong to the form's account.
     before: Option<usize>,
     _form: Arc<Account>,
 }
 
 impl Share {
-    /// The process has taken `bytes` by now, those of its compiled form included.
+    /// Updates the account: the process takes `bytes`, those of its compiled form included.
     pub(super) fn grown(&mut self, bytes: usize) {
         let before = *self.before.get_or_insert(bytes);
         self.account.ledger.note(self.account.id, bytes.saturating_sub(before));
     }
 
-    /// Whether all processes take too much, and this one most.
+    /// Whether this output must fail, because all together take too much and it takes most.
     pub(super) fn is_overdrawn(&self) -> bool {
         self.overdrawn.load(Ordering::Acquire)
     }

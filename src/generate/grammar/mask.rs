@@ -1,4 +1,4 @@
-//! One output's place in its grammar, which its process follows.
+//! The mask of one output, which follows its form in another process.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,18 +10,17 @@ use super::ledger::Share;
 use super::protocol::{Answer, Ask, Following};
 use phi4d_engine::{MaskError, Progress, TokenMask};
 
-/// How long an answer may take by the clock: far above its processor time, for a system that has
-/// more to do than it can.
+/// The longest wait for an answer: far above its limit of CPU time, for systems under heavy load.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What is known of the output.
+/// What is known about the state of the output.
 #[derive(Debug)]
 enum State {
     /// What may follow.
     Known(Arc<Following>),
-    /// A token was chosen at this time, and it is not known whether anything may follow.
+    /// A token was chosen at this time; not known yet whether anything may follow.
     Asked(Instant),
-    /// As above, but something may.
+    /// As above, but something may follow.
     Open(Instant),
     /// Nothing may follow.
     Complete,
@@ -46,7 +45,7 @@ impl fmt::Debug for GrammarMask {
 }
 
 impl GrammarMask {
-    /// At the beginning of an output, which `link`'s process follows.
+    /// A mask for the beginning of an output that the process of `link` follows.
     pub(super) fn new(
         link: Box<dyn FormLink>,
         first: Arc<Following>,
@@ -89,7 +88,7 @@ impl GrammarMask {
         }
     }
 
-    /// The forced bytes as the tokenizer cuts them; a character that they cut is left for later.
+    /// The forced bytes as tokens. A character of which only a part is forced is left for later.
     fn forced_tokens(&self, bytes: &[u8]) -> Vec<u32> {
         let whole = match std::str::from_utf8(bytes) {
             Ok(text) => text,
@@ -132,7 +131,7 @@ impl TokenMask for GrammarMask {
         match self.state {
             State::Asked(_) => None,
             State::Complete => Some(Progress::Complete),
-            // An error comes up where the next token is wanted.
+            // An error is reported when the next token is needed.
             _ => Some(Progress::Open),
         }
     }

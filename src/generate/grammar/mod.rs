@@ -1,11 +1,11 @@
-//! Holds an output to a form: JSON Schema, regular expression, Lark grammar or a choice of texts
-//! become a [`TokenMask`] by the llguidance library.
+//! Structured output. A *form* is what constrains an output: a JSON Schema, a regular expression, a
+//! Lark grammar or a choice of texts. The llguidance library turns it into a [`TokenMask`].
 //!
-//! The library recurses and loops as a form has it, so every form is compiled and followed in a
-//! process of its own ([`host`]), which a limit of time, memory or stack ends and nothing else of the
-//! daemon notices. A compiled form is kept as the process that compiled it; each output is followed
-//! by a copy of that. What [`schema`] and [`mod@check`] bound before is for errors that say what is too
-//! large, not for safety.
+//! The library recurses and loops as the form demands, so every form is compiled and followed in a
+//! process of its own ([`host`]), which limits of time, memory and stack can end without harm to
+//! the daemon. A compiled form is cached as the process that compiled it; each output is followed
+//! by a fork of that process. The checks in [`schema`] and [`mod@check`] exist for errors that name
+//! what is too large; safety does not depend on them.
 
 mod check;
 mod compile;
@@ -15,6 +15,7 @@ mod host;
 mod keep;
 mod ledger;
 mod mask;
+mod message;
 mod protocol;
 mod schema;
 mod serve;
@@ -22,7 +23,6 @@ mod spelling;
 #[cfg(test)]
 mod tests;
 mod threads;
-mod turn;
 mod turns;
 
 use std::sync::Arc;
@@ -32,36 +32,34 @@ use std::time::Duration;
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout_at};
 
-pub(super) use self::check::check;
 pub use self::compile::FormCompiler;
 pub use self::host::{FormEnd, FormFork, FormHost, FormLink, FormPort, FormWait, NoForms};
 use self::keep::{Form, Kept, Key};
 use self::ledger::Ledger;
 use self::mask::GrammarMask;
+pub(super) use self::message::MessageGrammar;
 use self::protocol::{Answer, Ask, Order};
 pub use self::threads::ThreadForms;
-pub(super) use self::turn::Turn;
 use self::turns::{TurnLimits, Turns};
-use super::error::GenerateError;
+use super::error::{GenerateError, invalid};
 use super::request::{Constraint, Form as Given, Parameters};
 use super::tokenizer::Tokenizer;
-use super::validate::invalid;
 use phi4d_engine::{CallerId, JobError, TokenMask};
 
-/// How long a form may wait for its turn and be compiled, by the clock.
+/// The longest time for a form to wait for its turn and be compiled.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Forms compiled at once, in all and of one caller, and requests that wait for that.
+/// Forms compiled at once, in all and for one caller, and requests that wait.
 const TURNS: TurnLimits = TurnLimits { total: 4, per_caller: 2, waiting: 256 };
 
-/// All that turns forms into masks, for one tokenizer.
+/// Turns forms into masks, for one tokenizer.
 #[derive(Debug)]
 pub(super) struct Grammars {
     tokenizer: Arc<Tokenizer>,
     /// Tokens that end an output; at least one.
     eos_token_ids: Vec<u32>,
     host: Arc<dyn FormHost>,
-    /// Set when the host has the vocabulary, which it gets before the first form.
+    /// Set once the host has the vocabulary, which it gets before the first form.
     prepared: OnceCell<()>,
     turns: Arc<Turns>,
     kept: Kept,
@@ -88,20 +86,20 @@ impl Grammars {
         }
     }
 
-    /// The mask of a model's turn, at the output's beginning; `None` leaves it free. What is under
-    /// way ends when this is dropped.
+    /// The mask for a model's message, before its first token; `None` is free text. Dropping the
+    /// future cancels the compilation.
     ///
     /// # Errors
-    /// [`GenerateError::InvalidField`] naming the place at fault, if the form can't be used or takes
-    /// too much; [`GenerateError::GrammarsBusy`] if there was no turn for it in time.
-    pub(super) async fn mask_of_turn(
+    /// [`GenerateError::InvalidField`] naming the place at fault, if the form can't be used or
+    /// takes too much; [`GenerateError::GrammarsBusy`] if its turn did not come in time.
+    pub(super) async fn mask_of(
         &self,
-        turn: &Turn,
+        grammar: &MessageGrammar,
         caller: CallerId,
         deadline: Option<Instant>,
     ) -> Result<Option<Box<dyn TokenMask>>, GenerateError> {
-        let Some(constraint) = &turn.constraint else { return Ok(None) };
-        let parts = turn.parts.iter().filter_map(|part| match &part.form {
+        let Some(constraint) = &grammar.constraint else { return Ok(None) };
+        let parts = grammar.parts.iter().filter_map(|part| match &part.form {
             Given::JsonSchema(schema) => Some((part.field.clone(), schema.to_string())),
             _ => None,
         });
@@ -133,7 +131,7 @@ impl Grammars {
             if copy.link.receive().await == Ok(Answer::Ready.encode()) {
                 return Ok(self.follow(copy));
             }
-            // The system has ended the process that was kept, or gives no further one.
+            // The system killed the cached process, or refuses another fork.
             self.kept.forget(&key);
         }
         self.prepare().await?;
@@ -160,7 +158,7 @@ impl Grammars {
         GrammarMask::new(form.link, form.first, share, Arc::clone(&self.tokenizer))
     }
 
-    /// Hands the vocabulary to the host, the first time.
+    /// Sends the vocabulary to the host, once.
     async fn prepare(&self) -> Result<(), GenerateError> {
         let prepare = async || {
             let vocabulary = spelling::vocabulary(&self.tokenizer, &self.eos_token_ids)
@@ -175,7 +173,7 @@ impl Grammars {
         match link.receive().await {
             Ok(frame) if Answer::decode(&frame) == Some(Answer::Ready) => {}
             Ok(_) | Err(FormEnd::Refused) => return Err(GenerateError::GrammarsBusy),
-            // It could not be made, or not be limited.
+            // The process could not be created, or its limits not be set.
             Err(_) => return Err(self.unavailable(FormEnd::Refused)),
         }
         let ended = |end: FormEnd| too_costly(field, end);
@@ -195,7 +193,7 @@ impl Grammars {
         }
     }
 
-    /// Forms can't be compiled now, or not any more, for no fault of theirs.
+    /// The error if forms can't be compiled, now or until a restart, whatever they are.
     fn unavailable(&self, end: FormEnd) -> GenerateError {
         if end == FormEnd::Gone && !self.logged.swap(true, Ordering::Relaxed) {
             log::error!(
@@ -207,13 +205,13 @@ impl Grammars {
     }
 }
 
-/// The form takes more than a form may.
+/// The error for a form that exceeds a limit.
 fn too_costly(field: &str, what: impl std::fmt::Display) -> GenerateError {
     invalid(field, format!("a form that takes {what}"), "a simpler form")
 }
 
-/// Refuses parameters that may leave a form no token to go on with.
-pub(super) fn check_company(
+/// Refuses parameters that may forbid every token that a form allows.
+pub(super) fn check_compatible(
     given: &Parameters,
     constraint: Option<&Constraint>,
 ) -> Result<(), GenerateError> {

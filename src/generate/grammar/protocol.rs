@@ -1,14 +1,14 @@
-//! What the daemon and a form's process say to each other, as bytes. Numbers are little-endian.
+//! The messages between the daemon and a form's process, as bytes. Numbers are little-endian.
 
 use super::super::request::Form;
 
-/// What a form's process is asked to compile.
+/// A form to compile.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Order {
-    /// The field that the form came in.
+    /// The form's field in the request.
     pub(super) field: String,
     pub(super) form: Form,
-    /// Schemas within the form and their fields, to find out which of them is at fault.
+    /// Schemas within the form with their fields, to find out which of them is at fault.
     pub(super) parts: Vec<(String, String)>,
 }
 
@@ -18,14 +18,14 @@ pub(super) enum Ask {
     Compile(Order),
     /// A token was chosen.
     Token(u32),
-    /// A copy is to serve the link that comes with this.
+    /// Fork, and serve the link that comes with this frame.
     Fork,
 }
 
 /// From a form's process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// It is there.
+    /// The process is ready.
     Ready,
     /// The chosen token was followed; whether nothing may follow it.
     Progress { complete: bool },
@@ -37,14 +37,14 @@ pub(super) enum Answer {
     Failed(String),
 }
 
-/// What may follow a state.
+/// What may follow in a state.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Following {
     /// One bit for each token.
     pub(super) allowed: Vec<u32>,
     /// Bytes that must follow.
     pub(super) forced: Vec<u8>,
-    /// Bytes that the process has taken.
+    /// Bytes that the process has allocated.
     pub(super) weight: usize,
 }
 
@@ -80,7 +80,7 @@ impl Ask {
         }
     }
 
-    /// `None` if the bytes are none of these.
+    /// `None` if the bytes are no such message.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let (kind, rest) = bytes.split_first()?;
         let mut reader = Reader(rest);
@@ -131,7 +131,7 @@ impl Answer {
         }
     }
 
-    /// `None` if the bytes are none of these.
+    /// `None` if the bytes are no such message.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let (kind, rest) = bytes.split_first()?;
         let mut reader = Reader(rest);
@@ -159,7 +159,7 @@ impl Answer {
 }
 
 fn put_count(out: &mut Vec<u8>, count: usize) {
-    // A frame is shorter than this, so it is refused where it is sent.
+    // Longer texts make a frame that is too long, which sending refuses.
     out.extend_from_slice(&u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes());
 }
 
@@ -193,7 +193,7 @@ fn put_form(out: &mut Vec<u8>, form: &Form) {
     }
 }
 
-/// Reads what the functions above wrote.
+/// Reads what [`put`] and the like have written.
 pub(super) struct Reader<'b>(pub(super) &'b [u8]);
 
 impl<'b> Reader<'b> {

@@ -1,18 +1,18 @@
-//! What can be said about a JSON Schema before it is compiled, each fault with its place.
+//! Checks of a JSON Schema before it is compiled, each error with its place.
 //!
-//! The keywords are those of <https://json-schema.org/draft/2020-12>. Keywords that no draft knows
-//! say nothing, as the standard has it.
+//! The keywords are those of <https://json-schema.org/draft/2020-12>. Unknown keywords are ignored,
+//! as the standard demands.
 //!
-//! [`check`] is what the daemon does itself; the rest runs in a form's process.
+//! The daemon itself runs only [`check`]; the rest runs in a form's process.
 
 use std::collections::HashSet;
 
 use serde_json::{Map, Value as Json, json};
 
-use super::super::error::GenerateError;
-use super::super::validate::invalid;
+use super::super::error::{GenerateError, invalid};
 
-/// Keywords that narrow what fits and that can't be kept to.
+/// Keywords that restrict values and that the grammar library does not support. Ignoring them would
+/// return answers that don't match the schema.
 const NOT_KEPT: [&str; 17] = [
     "$dynamicRef",
     "$recursiveRef",
@@ -43,13 +43,13 @@ const ONE: [&str; 3] = ["additionalItems", "additionalProperties", "items"];
 const LISTS: [&str; 5] = ["allOf", "anyOf", "items", "oneOf", "prefixItems"];
 const NAMED: [&str; 2] = ["patternProperties", "properties"];
 
-/// Settings of the grammar library that a schema may carry; a client's are left out.
+/// The grammar library's own settings within a schema; a client's are removed.
 const SETTINGS: &str = "x-guidance";
 
-/// White space between JSON's parts: a model must not go on with it for ever.
+/// White space between JSON's tokens, limited so that a model can't write it without end.
 const WHITE_SPACE: &str = r"[\x20\x0A\x0D\x09]{1,40}";
 
-/// Parts of a faulty schema that are compiled to find the fault's place.
+/// The most parts of a bad schema that are compiled to find the place of the error.
 const MOST_TRIALS: usize = 64;
 
 /// The schema as it is compiled.
@@ -73,21 +73,21 @@ const MOST_BYTES: usize = 1 << 20;
 /// Schemas within a schema, those that references lead to included, each once.
 const MOST_SCHEMAS: usize = 32_768;
 
-/// Schemas around a schema, counted on the shortest way to it, through references too.
+/// The most schemas around a schema, on the shortest path to it, references included.
 const MOST_DEPTH: u32 = 100;
 
-/// References that lead to one another without anything between.
+/// The most references in a chain without another schema in between.
 const MOST_CHAIN: u32 = 32;
 
 /// Alternatives of one `anyOf`, `oneOf` or `allOf`, and values of one `enum`.
 const MOST_ALTERNATIVES: usize = 4096;
 
-/// Longest part of a place that an error shows.
+/// Characters of a name that an error shows.
 const SHOWN_NAME: usize = 80;
 
-/// Refuses what can't be kept to or is too large, naming the place below `field`; the bytes of what
-/// is neither. Goes level by level and over a list of what is still to be seen, so that nothing in a
-/// schema makes it recurse.
+/// Refuses a schema that is too large or uses unsupported keywords, naming the place below `field`.
+/// Returns the schema's size in bytes. Iterates breadth first over a work list, so that no schema
+/// can exhaust the stack.
 pub(super) fn check(schema: &Json, field: &str) -> Result<usize, GenerateError> {
     let bytes = bytes(schema);
     if bytes > MOST_BYTES {
@@ -104,7 +104,7 @@ pub(super) fn check(schema: &Json, field: &str) -> Result<usize, GenerateError> 
     Ok(bytes)
 }
 
-/// About the bytes of a value as JSON; stops counting above [`MOST_BYTES`].
+/// The approximate size of a value as JSON; stops counting above [`MOST_BYTES`].
 fn bytes(value: &Json) -> usize {
     let mut left = vec![value];
     let mut sum = 0_usize;
@@ -130,15 +130,15 @@ fn bytes(value: &Json) -> usize {
 /// A schema that was found.
 struct Node<'s> {
     schema: &'s Json,
-    /// The one around it, by its place in the list.
+    /// Index of the schema around it.
     parent: usize,
     step: Step<'s>,
     depth: u32,
-    /// References that led here from the last schema that was no target of one.
+    /// References in a row that led here.
     chain: u32,
 }
 
-/// How a schema lies in the one around it.
+/// The step from the surrounding schema to this one.
 #[derive(Clone, Copy)]
 enum Step<'s> {
     Root,
@@ -152,7 +152,7 @@ struct Walk<'s, 'f> {
     root: &'s Json,
     /// References that were followed.
     seen: HashSet<&'s str>,
-    /// In the order in which they are looked at.
+    /// In the order of the visit.
     nodes: Vec<Node<'s>>,
     field: &'f str,
 }
@@ -248,7 +248,7 @@ impl<'s> Walk<'s, '_> {
         format!("{}.{keyword}", self.place(at))
     }
 
-    /// Where a schema lies.
+    /// The place of a schema.
     fn place(&self, at: usize) -> String {
         let mut steps = Vec::new();
         let mut at = at;
@@ -302,7 +302,7 @@ fn keywords(fields: &Map<String, Json>, place: impl Fn() -> String) -> Result<()
     Ok(())
 }
 
-/// Formats speak of strings only.
+/// Formats apply to strings only.
 fn may_be_text(fields: &Map<String, Json>) -> bool {
     match fields.get("type") {
         None => true,
@@ -322,7 +322,7 @@ pub(super) struct Fault<'s> {
 }
 
 /// The innermost part of `schema` that fails by itself, where `schema` fails for `reason`.
-/// `fails` compiles a part and tells why it can't be.
+/// `fails` compiles a part and returns the reason if it can't be.
 pub(super) fn fault<'s>(
     schema: &'s Json,
     reason: String,
@@ -362,7 +362,7 @@ fn parts(schema: &Json) -> Vec<(String, &Json)> {
     all
 }
 
-/// `part` as a schema of its own; `None` if it points to something that it would lose by that.
+/// `part` as a schema of its own; `None` if it refers to something outside that would be missing.
 fn with_definitions(part: &Json, root: &Json) -> Option<Json> {
     let text = part.to_string();
     let kept =

@@ -11,18 +11,22 @@ use super::compile::{FormCompiler, first_line, follow};
 use super::host::{FormFork, FormPort};
 use super::protocol::{Answer, Ask, Order};
 
-/// Processor time for compiling a form, what may begin its output included.
+/// CPU time for compiling a form and its first mask.
 pub(super) const COMPILING: Duration = Duration::from_secs(2);
 
-/// Processor time for working out what may follow a token.
+/// CPU time for the mask after a token.
 pub(super) const FOLLOWING: Duration = Duration::from_secs(1);
 
 impl FormCompiler {
-    /// Serves one form until its link is closed.
+    /// Compiles one form and follows its output until the link is closed.
     pub fn serve(self: &Arc<Self>, port: &mut dyn FormPort) {
+        self.serve_from(None, port);
+    }
+
+    /// As [`Self::serve`], from a form that is compiled already if there is one.
+    fn serve_from(self: &Arc<Self>, mut matcher: Option<Matcher>, port: &mut dyn FormPort) {
         port.send(&Answer::Ready.encode());
         let mut scales = Scales::default();
-        let mut matcher = None;
         while let Some(frame) = port.receive() {
             match (Ask::decode(&frame), &mut matcher) {
                 (Some(Ask::Compile(order)), None) => {
@@ -37,14 +41,17 @@ impl FormCompiler {
                 (Some(Ask::Fork), Some(matcher)) => match port.fork() {
                     FormFork::Original => {}
                     FormFork::Copy => port.send(&Answer::Ready.encode()),
-                    FormFork::Thread(port) => serve_copy(matcher.deep_clone(), port),
+                    FormFork::Thread(mut port) => {
+                        let (compiler, copy) = (Arc::clone(self), Some(matcher.deep_clone()));
+                        super::threads::spawn(move || compiler.serve_from(copy, port.as_mut()));
+                    }
                 },
                 _ => return,
             }
         }
     }
 
-    /// Compiles and answers; `None` if there is nothing to go on with.
+    /// Compiles the form and answers; `None` if it can't be followed.
     fn compile_for(&self, order: &Order, port: &mut dyn FormPort) -> Option<Matcher> {
         port.begin(COMPILING);
         let compiled = catch_unwind(AssertUnwindSafe(|| self.compile(order, || port.spent())));
@@ -65,8 +72,8 @@ impl FormCompiler {
     }
 }
 
-/// What the process weighs. Asking the system takes a good part of what a usual token does, so that is
-/// done now and then, and after tokens that took long.
+/// The process's memory. A query takes a good part of the time of a usual token, so it is made now
+/// and then, and after tokens that took long.
 #[derive(Debug, Default)]
 struct Scales {
     tokens: u32,
@@ -86,10 +93,10 @@ impl Scales {
     }
 }
 
-/// Follows a token and answers; whether there is anything to go on with.
+/// Follows a token and answers; returns whether the output can continue.
 fn take(matcher: &mut Matcher, token: u32, port: &mut dyn FormPort, scales: &mut Scales) -> bool {
     port.begin(FOLLOWING);
-    // The library catches its own panics; the rest is ours.
+    // The library catches its own panics; this is for those in our code around it.
     let complete = matcher.consume_token(token).map(|()| matcher.is_stopped());
     let complete = match complete {
         Ok(complete) => complete,
@@ -115,19 +122,4 @@ fn take(matcher: &mut Matcher, token: u32, port: &mut dyn FormPort, scales: &mut
             false
         }
     }
-}
-
-/// Serves a copy of a compiled form on a thread of its own.
-fn serve_copy(mut matcher: Matcher, mut port: Box<dyn FormPort + Send>) {
-    let serve = move || {
-        let mut scales = Scales::default();
-        port.send(&Answer::Ready.encode());
-        while let Some(frame) = port.receive() {
-            let Some(Ask::Token(token)) = Ask::decode(&frame) else { return };
-            if !take(&mut matcher, token, port.as_mut(), &mut scales) {
-                return;
-            }
-        }
-    };
-    super::threads::spawn(serve);
 }

@@ -1,4 +1,4 @@
-//! The vocabulary as the grammar library sees it, and on its way to where forms are compiled.
+//! The vocabulary as the grammar library sees it, and its encoding for the forms' processes.
 
 use std::sync::Arc;
 
@@ -66,7 +66,7 @@ impl TokenizerEnv for Spelling {
         self.0.greedy_tokenize(bytes)
     }
 
-    /// Bytes in the middle of a text may be cut in another way than the whole text is.
+    /// The middle of a text may be tokenised differently than within the text.
     fn tokenize_is_canonical(&self) -> bool {
         false
     }

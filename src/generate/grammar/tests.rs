@@ -26,9 +26,8 @@ pub(super) fn of(tokenizer: Arc<Tokenizer>, ends: Vec<u32>) -> Grammars {
 /// The mask of a form as a request's is made.
 async fn mask_of(grammars: &Grammars, form: Form) -> Result<Box<dyn TokenMask>, GenerateError> {
     let constraint = Constraint { form, field: "form".into() };
-    check(&constraint)?;
-    let turn = Turn { constraint: Some(constraint), parts: Vec::new() };
-    Ok(grammars.mask_of_turn(&turn, CallerId::default(), None).await?.unwrap())
+    let grammar = MessageGrammar::of_text(Some(&constraint))?;
+    Ok(grammars.mask_of(&grammar, CallerId::default(), None).await?.unwrap())
 }
 
 fn compile(grammars: &Grammars, form: Form) -> Result<Box<dyn TokenMask>, GenerateError> {

@@ -1,5 +1,5 @@
-//! Forms on threads of this process, where there are no processes to fork: Windows, tools beside the
-//! daemon, and unit tests. Nothing bounds what such a form takes but its own text.
+//! Forms on threads of this process, where forking is not possible: on Windows, in other tools, and
+//! in unit tests. Only the checks of the form itself limit what it takes.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
@@ -10,16 +10,16 @@ use tokio::sync::mpsc;
 use super::compile::FormCompiler;
 use super::host::{FormEnd, FormFork, FormHost, FormLink, FormPort, FormWait};
 
-/// Stack of a thread: address space, which takes memory where it is used.
+/// Stack of a thread. Address space only: pages take memory when they are touched.
 const STACK: usize = 64 << 20;
 
-/// Questions that wait for a thread: one, and copies to be made.
+/// Messages that wait for a thread: one question, and requests for copies.
 const ASKS: usize = 256;
 
-/// Answers that wait for the daemon: those to one question.
+/// Answers that wait for the daemon: all those to one question.
 const ANSWERS: usize = 4;
 
-/// How often a thread that may not wait for ever looks for an answer.
+/// How often a wait with a limit polls for an answer.
 const LOOK: Duration = Duration::from_micros(50);
 
 /// A host whose processes are threads.
@@ -27,7 +27,7 @@ const LOOK: Duration = Duration::from_micros(50);
 pub struct ThreadForms(OnceLock<Arc<FormCompiler>>);
 
 pub(super) fn spawn(work: impl FnOnce() + Send + 'static) {
-    // Where there is no thread, the link closes, which is an answer as well.
+    // If no thread can start, the link closes, which the daemon sees as the form's end.
     let _ = std::thread::Builder::new().name("phi4d-form".into()).stack_size(STACK).spawn(work);
 }
 
@@ -113,7 +113,7 @@ impl FormPort for Port {
     }
 
     fn send(&mut self, frame: &[u8]) {
-        // Whoever asked may have gone.
+        // Fails if the daemon has dropped the link.
         let _ = self.answers.blocking_send(frame.to_vec());
     }
 

@@ -9,18 +9,18 @@ use tokio::time::{Instant, timeout_at};
 use super::super::turns::Turns as Queue;
 use phi4d_engine::CallerId;
 
-/// How much work is done at once.
+/// Limits of concurrent work.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TurnLimits {
-    /// Pieces of work in all.
+    /// In all.
     pub(super) total: usize,
-    /// Pieces of one caller's work.
+    /// For one caller.
     pub(super) per_caller: usize,
-    /// Requests that wait, in all; one more is refused at once.
+    /// Waiting requests, in all; more are refused at once.
     pub(super) waiting: usize,
 }
 
-/// Hands out turns. A lock and not a thread, since it is held for book-keeping only.
+/// Grants turns. A mutex will do: it is held only for book-keeping.
 #[derive(Debug)]
 pub(super) struct Turns {
     limits: TurnLimits,
@@ -33,14 +33,14 @@ struct State {
     waiting: Queue<oneshot::Sender<Turn>>,
 }
 
-/// No turn came in time.
+/// There was no turn in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Busy;
 
-/// Leave to work, until it is dropped.
+/// A turn, which ends on drop.
 #[derive(Debug)]
 pub(super) struct Turn {
-    /// `None` for one that was never handed out.
+    /// `None` if it was never granted.
     of: Option<(Arc<Turns>, CallerId)>,
 }
 
@@ -53,7 +53,7 @@ impl Turns {
     /// Waits for a turn, until `until` at most.
     ///
     /// # Errors
-    /// [`Busy`] if there is none by then, or too many wait.
+    /// [`Busy`] if there is none by then, or the queue is full.
     pub(super) async fn take(
         self: &Arc<Self>,
         caller: CallerId,
@@ -63,7 +63,7 @@ impl Turns {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             let (sender, receiver) = oneshot::channel();
             if let Err(sender) = state.waiting.push(caller, sender) {
-                // Those that have gone away make room.
+                // Requests that were cancelled make room.
                 state.waiting.remove_unless(|request| !request.is_closed());
                 state.waiting.push(caller, sender).map_err(|_| Busy)?;
             }
@@ -76,7 +76,7 @@ impl Turns {
         }
     }
 
-    /// Gives turns to those that wait, as long as there are any.
+    /// Grants turns to waiting requests, while there are both.
     fn hand_out(self: &Arc<Self>, state: &mut State) {
         while state.running.values().sum::<usize>() < self.limits.total {
             let running = &state.running;
@@ -87,7 +87,8 @@ impl Turns {
             let turn = Turn { of: Some((Arc::clone(self), caller)) };
             match next.send(turn) {
                 Ok(()) => *state.running.entry(caller).or_default() += 1,
-                // It has gone away. Its turn must not be given back: it was not counted.
+                // The request was cancelled. Its turn must not be returned, since it was not
+                // counted.
                 Err(mut turn) => turn.of = None,
             }
         }

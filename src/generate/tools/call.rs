@@ -1,23 +1,23 @@
-//! One call, `{"name": …, "arguments": {…}}`, as it comes in character by character.
+//! Reads one tool call, `{"name": …, "arguments": {…}}`, character by character.
 
 use serde_json::Value as Json;
 
 use super::scan::{JsonScan, Scan, is_blank};
 
-/// What a character came to.
+/// The effect of a character.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Nothing yet.
+    /// None yet.
     Waits,
-    /// The call is certain now: its name, and what there is of its arguments.
+    /// It is certain that this is a call: its name, and its arguments so far.
     Begins(String, String),
-    /// Some more of the arguments, of the call that has begun.
+    /// More arguments of the call that has begun.
     Goes(String),
-    /// The call is over. It has begun.
+    /// The call has ended. It had begun.
     Ends,
-    /// The call is over and was not certain before.
+    /// The call has ended and was not certain before.
     BeginsAndEnds(String, String),
-    /// This character can't stand here.
+    /// The character is not allowed here.
     Wrong,
 }
 
@@ -38,11 +38,11 @@ enum Due {
 enum Field {
     Name,
     Arguments,
-    /// Says nothing that is wanted.
+    /// Its value is ignored.
     Other,
 }
 
-/// A call behind its opening brace.
+/// A call after its opening brace.
 #[derive(Debug, Clone)]
 pub(super) struct CallScan {
     due: Due,
@@ -69,7 +69,7 @@ impl CallScan {
         self.begun
     }
 
-    /// Takes the next character. Only calls of `known` names are calls.
+    /// Reads the next character. Only objects with one of the `known` names are calls.
     pub(super) fn push(&mut self, c: char, known: &[String]) -> Step {
         match &mut self.due {
             Due::Key { .. } | Due::Colon | Due::Value | Due::CommaOrEnd if is_blank(c) => {}
@@ -171,7 +171,7 @@ impl CallScan {
     }
 }
 
-/// A call's field by the text of its name; `None` where calls have no such field.
+/// A call's field by its name; `None` if calls have no such field.
 fn field(text: &str) -> Option<Field> {
     match serde_json::from_str::<String>(text).ok()?.as_str() {
         "name" => Some(Field::Name),
@@ -181,8 +181,8 @@ fn field(text: &str) -> Option<Field> {
     }
 }
 
-/// Arguments as the text of an object: models write them as an object, as a text that holds one,
-/// or as null.
+/// Arguments as the text of an object: models write them as an object, as a string that contains
+/// one, or as null.
 fn object_text(text: String) -> Option<String> {
     match serde_json::from_str::<Json>(&text).ok()? {
         Json::Object(_) => Some(text),
@@ -190,7 +190,7 @@ fn object_text(text: String) -> Option<String> {
         Json::String(inner) => {
             let holds_object =
                 serde_json::from_str::<serde_json::Map<String, Json>>(&inner).is_ok();
-            // As an object's own text comes: without what a model puts around it.
+            // Trimmed, as an object's own text is.
             holds_object.then(|| inner.trim().to_owned())
         }
         _ => None,

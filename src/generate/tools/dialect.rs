@@ -1,9 +1,9 @@
-//! How a model is told of functions, and how its calls and their results are written to it.
+//! How tools, tool calls and their results are written for a model.
 //!
-//! Phi-4-mini was taught this: its template puts the functions' JSON into the system turn, calls
-//! stand between tokens of their own, and results are turns of the role `tool`. Phi-4 was not: its
-//! functions are told in words in the system turn, calls stand between tags of plain text, and
-//! results are a user's turn. What a folder has is found out by rendering probes.
+//! Phi-4-mini was trained for tools: its template puts their JSON into the system message, calls
+//! are between tokens of their own, and results are messages of the role `tool`. Phi-4 was not: its
+//! tools are described in words in the system message, calls are between tags of plain text, and
+//! results are a user's message. Rendering probes with the folder's template shows which it is.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -13,33 +13,33 @@ use serde_json::{Value as Json, json};
 
 use super::super::added::AddedTokens;
 use super::super::jinja::python_json;
+use super::super::reasoning;
 use super::super::request::{Chat, Message, Role};
-use super::super::template::{ChatTemplate, Turn};
-use super::super::thought;
-use super::{Tool, ToolCall, ToolChoice, Tools};
+use super::super::template::{ChatTemplate, TemplateMessage};
+use super::types::{Tool, ToolCall, ToolChoice, Tools};
 
 const PROBE: &str = "probe1357";
 
-/// The system turn of a conversation without one, where the template places the functions.
+/// The system message of a conversation without one, if the template places tools.
 const SYSTEM: &str = "You are a helpful assistant with some tools.";
 
-/// What the model folder knows of functions.
+/// What the model folder supports of tools.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Dialect {
-    /// The template places a system turn's `tools`.
+    /// The template places a system message's `tools`.
     tools_placed: bool,
-    /// The template writes turns of the role `tool`.
-    tool_turns: bool,
-    /// The template drops system turns (Phi-4-reasoning's puts its own in their place).
+    /// The template writes messages of the role `tool`.
+    tool_messages: bool,
+    /// The template drops system messages (Phi-4-reasoning's replaces them by its own).
     no_system: bool,
-    /// The tokenizer has tokens that calls stand between.
+    /// The tokenizer has tokens that mark calls.
     call_tokens: bool,
-    /// The template asks for a thought.
+    /// The template asks for reasoning.
     thinks: bool,
 }
 
 impl Tools {
-    /// The functions that the model is told of.
+    /// The tools that the model may call.
     pub(crate) fn offered(&self) -> &[Tool] {
         if self.choice == ToolChoice::None { &[] } else { &self.definitions }
     }
@@ -52,23 +52,19 @@ impl Dialect {
     /// The dialect of a folder with this template and these tokens.
     pub(crate) fn of(template: Option<&ChatTemplate>, added: &AddedTokens) -> Self {
         let has = |name: &str| added.iter().any(|token| token.content == name);
-        let shows = |turn: Turn| {
-            let user = Turn { role: "user", content: "x".to_owned(), tools: None };
+        let shows = |message: TemplateMessage| {
+            let user = TemplateMessage::text("user", "x");
             let chat = Chat::default();
-            let text = template.and_then(|template| template.render(&[turn, user], &chat).ok());
+            let text = template.and_then(|template| template.render(&[message, user], &chat).ok());
             text.is_some_and(|text| text.contains(PROBE))
         };
-        let turn = |role, content: &str, tools: Option<&str>| Turn {
-            role,
-            content: content.to_owned(),
-            tools: tools.map(str::to_owned),
-        };
+        let tools = Some(PROBE.to_owned());
         Self {
-            tools_placed: shows(turn("system", "x", Some(PROBE))),
-            tool_turns: shows(turn("tool", PROBE, None)),
-            no_system: !shows(turn("system", PROBE, None)),
+            tools_placed: shows(TemplateMessage { tools, ..TemplateMessage::text("system", "x") }),
+            tool_messages: shows(TemplateMessage::text("tool", PROBE)),
+            no_system: !shows(TemplateMessage::text("system", PROBE)),
             call_tokens: Self::TOKENS.iter().all(|name| has(name)),
-            thinks: template.is_some_and(|template| template.source().contains(thought::OPENER)),
+            thinks: template.is_some_and(|template| template.source().contains(reasoning::OPENER)),
         }
     }
 
@@ -82,7 +78,7 @@ impl Dialect {
         Self { call_tokens: true, ..Self::default() }
     }
 
-    /// What calls stand between.
+    /// What is before and after calls.
     pub(crate) fn marks(self) -> [&'static str; 2] {
         if self.call_tokens { Self::TOKENS } else { Self::TAGS }
     }
@@ -92,12 +88,12 @@ impl Dialect {
         self.call_tokens
     }
 
-    /// Whether the template places functions.
+    /// Whether the template places tools.
     pub(crate) fn places_tools(self) -> bool {
         self.tools_placed
     }
 
-    /// Whether the template drops system turns.
+    /// Whether the template drops system messages.
     pub(crate) fn drops_system(self) -> bool {
         self.no_system
     }
@@ -107,29 +103,34 @@ impl Dialect {
         self.thinks
     }
 
-    /// A conversation as the template takes it. Every text that came with the request goes through
-    /// `change` before it stands beside text of the server's own.
-    pub(crate) fn turns(self, chat: &Chat, change: &mut dyn FnMut(&str) -> String) -> Vec<Turn> {
-        let mut turns: Vec<Turn> = Vec::with_capacity(chat.messages.len() + 1);
+    /// A conversation as the template takes it. Every text of the request goes through `change`
+    /// before the server's own text is added: that is where special tokens in user text are
+    /// neutralised.
+    pub(crate) fn messages(
+        self,
+        chat: &Chat,
+        change: &mut dyn FnMut(&str) -> String,
+    ) -> Vec<TemplateMessage> {
+        let mut messages: Vec<TemplateMessage> = Vec::with_capacity(chat.messages.len() + 1);
         let mut results = false;
         let mut called = HashMap::new();
         for message in &chat.messages {
             called.extend(message.calls.iter().map(|call| (call.id.as_str(), call.name.as_str())));
             let content = match message.role {
                 Role::Assistant => self.said(message, change),
-                Role::Tool if !self.tool_turns => result(message, &called, change),
+                Role::Tool if !self.tool_messages => result(message, &called, change),
                 _ => change(&message.content),
             };
-            let is_result = message.role == Role::Tool && !self.tool_turns;
-            match turns.last_mut() {
-                // Neighbouring results are one turn.
-                Some(turn) if is_result && results => {
-                    turn.content.push('\n');
-                    turn.content.push_str(&content);
+            let is_result = message.role == Role::Tool && !self.tool_messages;
+            match messages.last_mut() {
+                // Consecutive results are one message.
+                Some(message) if is_result && results => {
+                    message.content.push('\n');
+                    message.content.push_str(&content);
                 }
                 _ => {
                     let role = if is_result { Role::User } else { message.role }.as_str();
-                    turns.push(Turn { role, content, tools: None });
+                    messages.push(TemplateMessage::text(role, content));
                 }
             }
             results = is_result;
@@ -137,12 +138,12 @@ impl Dialect {
         let offered = chat.tools.offered();
         if !offered.is_empty() {
             let list = change(&definitions(offered));
-            self.tell(&mut turns, list, chat.tools.single);
+            self.describe(&mut messages, list, chat.tools.single);
         }
-        turns
+        messages
     }
 
-    /// A turn of the model's: its text, then its calls as it writes them.
+    /// A message of the model: its text, then its calls as it writes them.
     fn said(self, message: &Message, change: &mut dyn FnMut(&str) -> String) -> String {
         let mut text = change(&message.content);
         if !message.calls.is_empty() {
@@ -154,36 +155,36 @@ impl Dialect {
         text
     }
 
-    /// Tells the model of the functions in `list`.
-    fn tell(self, turns: &mut Vec<Turn>, list: String, single: bool) {
-        let first = turns.iter().position(|turn| turn.role == "system");
+    /// Describes the tools in `list` to the model.
+    fn describe(self, messages: &mut Vec<TemplateMessage>, list: String, single: bool) {
+        let first = messages.iter().position(|message| message.role == "system");
         if self.tools_placed {
             match first {
-                Some(index) => turns[index].tools = Some(list),
-                None => turns.insert(
-                    0,
-                    Turn { role: "system", content: SYSTEM.to_owned(), tools: Some(list) },
-                ),
+                Some(index) => messages[index].tools = Some(list),
+                None => {
+                    let system = TemplateMessage::text("system", SYSTEM);
+                    messages.insert(0, TemplateMessage { tools: Some(list), ..system });
+                }
             }
             return;
         }
         let words = self.words(&list, single);
         if self.no_system {
-            match turns.iter_mut().find(|turn| turn.role == "user") {
-                Some(turn) => turn.content = format!("{words}\n\n{}", turn.content),
-                None => turns.insert(0, Turn { role: "user", content: words, tools: None }),
+            match messages.iter_mut().find(|message| message.role == "user") {
+                Some(message) => message.content = format!("{words}\n\n{}", message.content),
+                None => messages.insert(0, TemplateMessage::text("user", words)),
             }
             return;
         }
         match first {
             Some(index) => {
-                let content = &mut turns[index].content;
+                let content = &mut messages[index].content;
                 if !content.is_empty() {
                     content.push_str("\n\n");
                 }
                 content.push_str(&words);
             }
-            None => turns.insert(0, Turn { role: "system", content: words, tools: None }),
+            None => messages.insert(0, TemplateMessage::text("system", words)),
         }
     }
 
@@ -205,7 +206,7 @@ impl Dialect {
     }
 }
 
-/// The functions as the model sees them.
+/// The tools as the model sees them.
 fn definitions(tools: &[Tool]) -> String {
     let list: Vec<Json> = tools
         .iter()
@@ -234,7 +235,7 @@ fn calls(calls: &[ToolCall]) -> String {
     format!("[{}]", list.join(", "))
 }
 
-/// JSON as it is given; other text, such as JSON that was cut short, as JSON's text.
+/// JSON as it is; other text, such as truncated JSON, as a JSON string.
 fn as_json(text: &str) -> String {
     match serde_json::from_str::<IgnoredAny>(text) {
         Ok(_) => text.to_owned(),
@@ -242,8 +243,8 @@ fn as_json(text: &str) -> String {
     }
 }
 
-/// A result in a user's turn, with the name of the function whose it is; `called` has the names of
-/// the functions by the ids of the calls so far.
+/// A result in a user's message, with the name of its tool; `called` has the tools' names by the
+/// ids of the calls so far.
 fn result(
     message: &Message,
     called: &HashMap<&str, &str>,

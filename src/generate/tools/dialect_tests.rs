@@ -64,7 +64,7 @@ fn chat() -> Chat {
 }
 
 fn said(source: &str, dialect: Dialect, chat: &Chat) -> String {
-    let turns = dialect.turns(chat, &mut |text| text.to_owned());
+    let turns = dialect.messages(chat, &mut |text| text.to_owned());
     template(source).render(&turns, chat).unwrap()
 }
 
@@ -75,7 +75,7 @@ const LIST: &str = "[{\"name\": \"weather\", \"description\": \"Now\", \"paramet
 fn a_folder_s_dialect_is_what_its_template_and_tokens_do() {
     let placed = Dialect {
         tools_placed: true,
-        tool_turns: true,
+        tool_messages: true,
         no_system: false,
         call_tokens: true,
         thinks: false,
@@ -156,7 +156,7 @@ fn no_text_of_the_request_s_goes_in_unchanged() {
     chat.tools.definitions[0].description = Some(evil.to_owned());
     chat.tools.definitions[0].parameters.insert(evil.to_owned(), json!([evil]));
     for dialect in [mini(), Dialect::default(), Dialect { no_system: true, ..Dialect::default() }] {
-        let turns = dialect.turns(&chat, &mut |text| text.replace(evil, "safe"));
+        let turns = dialect.messages(&chat, &mut |text| text.replace(evil, "safe"));
         for turn in turns {
             assert!(!turn.content.contains(evil), "{}", turn.content);
             assert!(!turn.tools.is_some_and(|tools| tools.contains(evil)));

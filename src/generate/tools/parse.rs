@@ -1,19 +1,20 @@
-//! Finds calls in a text that comes in pieces.
+//! Finds tool calls in a text that arrives in pieces.
 //!
-//! Calls stand in blocks: a JSON list of calls, or calls one behind the other, between tags
-//! (`<|tool_call|>…<|/tool_call|>`, `<tool_call>…</tool_call>`), or a list behind `functools`. All
-//! three are read whatever the model: each was taught one and has seen the others. A call is given
-//! out once its name and the beginning of its arguments are known; what turns out to be none comes
-//! back as text, so that nothing is lost. The result does not depend on how the text is cut.
+//! Calls are in blocks: a JSON list of calls, or calls in a row, between tags
+//! (`<|tool_call|>…<|/tool_call|>`, `<tool_call>…</tool_call>`), or a list after `functools`. All
+//! three are read for every model: each was trained for one and has seen the others. A call is
+//! released once its name and the beginning of its arguments are known; what turns out not to be a
+//! call becomes text again, so that nothing is lost. The result does not depend on how the text is
+//! cut.
 
 use std::collections::VecDeque;
 
 use super::call::{CallScan, Step};
 use super::scan::is_blank;
 
-/// What opens a block.
+/// Tags that open a block.
 pub(crate) const OPENERS: [&str; 3] = ["<|tool_call|>", "<tool_call>", FUNCTOOLS];
-/// What closes it. The last opener has none.
+/// The tags that close it. The last opener has none.
 const CLOSERS: [&str; 2] = ["<|/tool_call|>", "</tool_call>"];
 /// Openers and closers that tokenizers may have as tokens.
 pub(crate) const TAGS: [&str; 4] = [OPENERS[0], OPENERS[1], CLOSERS[0], CLOSERS[1]];
@@ -25,40 +26,40 @@ const FUNCTOOLS: &str = "functools[";
 pub(crate) enum Piece {
     /// Text outside of calls.
     Text(String),
-    /// A call of the function of this name begins.
+    /// A call of the tool of this name begins.
     Call(String),
-    /// Some more of its arguments.
+    /// More of its arguments.
     Arguments(String),
 }
 
-/// Where the reader stands.
+/// The state of the reader.
 #[derive(Debug)]
 enum Place {
-    /// Outside of blocks. Holds what may be the beginning of an opener.
+    /// Outside of blocks. Holds back what may be the beginning of an opener.
     Outside(String),
-    /// A call is due: behind an opener (where a list may begin, too), or within a block.
+    /// A call must follow: after an opener (where a list may begin, too), or within a block.
     CallDue { list: bool, fresh: bool },
     /// In a call.
     InCall(CallScan, bool),
-    /// Behind a call.
+    /// After a call.
     Behind { list: bool },
-    /// Behind the list, perhaps within a closer.
+    /// After the list, perhaps within a closer.
     Closing(String),
 }
 
-/// Finds calls of certain functions.
+/// Finds calls of certain tools.
 #[derive(Debug)]
 pub(crate) struct CallReader {
     names: Vec<String>,
     place: Place,
-    /// White space before anything else, or behind calls: dropped if calls follow or if the answer
-    /// ends behind calls.
+    /// White space before anything else, or after calls: dropped if calls follow, or if the answer
+    /// ends with it after calls.
     blanks: String,
-    /// Text since the last call began that comes back if there turns out to be none.
+    /// Text since the call began, which is released if it turns out not to be a call.
     unsure: String,
     /// Bytes at the beginning of `unsure` that are text in that case, whatever follows.
     opener: usize,
-    /// Whether any text was given out since the last call ended.
+    /// Whether any text was released since the last call ended.
     text_behind: bool,
     begun: usize,
     ended: usize,
@@ -66,7 +67,7 @@ pub(crate) struct CallReader {
 }
 
 impl CallReader {
-    /// A reader of calls to functions of these names.
+    /// A reader of calls of tools of these names.
     pub(crate) fn new(names: Vec<String>) -> Self {
         Self {
             names,
@@ -86,13 +87,13 @@ impl CallReader {
         self.begun
     }
 
-    /// How many calls are whole.
+    /// How many calls are complete.
     pub(crate) fn ended(&self) -> usize {
         self.ended
     }
 
-    /// Takes some more text and gives out what it came to. With `most` calls ended, nothing more
-    /// is read.
+    /// Reads more text and returns the pieces that are certain. After `most` calls, the rest is
+    /// ignored.
     pub(crate) fn push(&mut self, text: &str, most: usize) -> Vec<Piece> {
         let mut input: VecDeque<char> = text.chars().collect();
         while self.ended < most {
@@ -104,7 +105,7 @@ impl CallReader {
         std::mem::take(&mut self.out)
     }
 
-    /// The end of the text: gives out what was held back.
+    /// The end of the text: releases what was held back.
     pub(crate) fn finish(&mut self) -> Vec<Piece> {
         loop {
             match std::mem::replace(&mut self.place, Place::Outside(String::new())) {
@@ -114,7 +115,8 @@ impl CallReader {
                     }
                     return std::mem::take(&mut self.out);
                 }
-                // What is left is no text: a list's comma, or a part of the closer.
+                // The rest is a list's comma or a part of the closer, which are no text of the
+                // answer.
                 Place::Closing(_) | Place::Behind { .. } => self.unsure.clear(),
                 Place::CallDue { .. } if self.opener == 0 => self.unsure.clear(),
                 Place::InCall(call, _) if call.has_begun() => self.unsure.clear(),
@@ -127,7 +129,7 @@ impl CallReader {
         }
     }
 
-    /// Takes a character. Gives back text that is to be read once more.
+    /// Reads a character. Returns text that must be read again, in the state that follows.
     fn step(&mut self, c: char) -> Option<String> {
         match &mut self.place {
             Place::Outside(held) => {
@@ -254,8 +256,8 @@ impl CallReader {
         self.place = Place::Behind { list };
     }
 
-    /// Leaves the block: what was held back is text, of which all but the opener's beginning is
-    /// to be read once more.
+    /// Leaves the block: what was held back is text. All of it but the opener's beginning must be
+    /// read again, as it may contain another opener.
     fn none_after_all(&mut self) -> String {
         self.place = Place::Outside(String::new());
         let mut unsure = std::mem::take(&mut self.unsure);

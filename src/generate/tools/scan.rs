@@ -1,13 +1,13 @@
 //! Follows one JSON value character by character, without building it.
 
-/// How a value stands after a character.
+/// The state of a value after a character.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scan {
-    /// It goes on.
+    /// It is incomplete.
     Open,
-    /// This character was its last.
+    /// This character ended it.
     Whole,
-    /// This character can't stand here.
+    /// The character is not allowed here.
     Wrong,
 }
 
@@ -44,8 +44,8 @@ enum Digits {
 /// Deepest nesting that is followed; serde_json's, too.
 const DEEPEST: usize = 127;
 
-/// A JSON object, list, text or word that comes in character by character. A number alone is not
-/// followed, for nothing tells its end.
+/// A JSON object, list, string or word, read character by character. A number alone is not
+/// supported, as only the character after it shows its end.
 #[derive(Debug, Clone)]
 pub(super) struct JsonScan {
     due: Due,
@@ -59,8 +59,8 @@ impl JsonScan {
         Self { due: Due::Value, open: Vec::new() }
     }
 
-    /// Takes the next character and, unless it is wrong, appends it to `out`. Control characters
-    /// within texts, which JSON forbids and models write, are escaped.
+    /// Reads the next character and, unless it is wrong, appends it to `out`. Control characters in
+    /// strings are escaped: JSON forbids them, but models write them.
     pub(super) fn push(&mut self, c: char, out: &mut String) -> Scan {
         let in_text = matches!(self.due, Due::Text { .. });
         let scan = self.step(c);
@@ -205,8 +205,8 @@ pub(super) fn is_blank(c: char) -> bool {
     matches!(c, ' ' | '\n' | '\r' | '\t')
 }
 
-/// How many bytes the value at the beginning of `text` takes, and what of it is handed on; `None` if
-/// it is wrong or never whole.
+/// The bytes of the value at the beginning of `text`, and what of it is passed on; `None` if it is
+/// wrong or incomplete.
 #[cfg(any(test, feature = "testing"))]
 pub(crate) fn value_in(text: &str) -> Option<(usize, String)> {
     let mut scan = JsonScan::new();

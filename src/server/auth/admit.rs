@@ -15,8 +15,8 @@ use crate::error::ApiError;
 /// The header that Anthropic's clients send their key in.
 pub(crate) const X_API_KEY: &str = "x-api-key";
 
-/// A request that may go on, as whom, and its share of the key's limits. Lives as long as the
-/// request's record.
+/// The caller that a request was admitted as, and its share of the key's limits. Lives as long as
+/// the request's record.
 #[derive(Debug)]
 pub(crate) struct Admission {
     caller: Caller,
@@ -67,14 +67,14 @@ impl Admission {
 
     fn ask(&self, grant: impl FnOnce(&Lease) -> Result<(), Exceeded>) -> Result<(), ApiError> {
         match &self.lease {
-            Some((name, lease)) => grant(lease).map_err(|exceeded| told(name, exceeded)),
+            Some((name, lease)) => grant(lease).map_err(|exceeded| refusal(name, exceeded)),
             None => Ok(()),
         }
     }
 }
 
-/// What the holder of the key `name` is told.
-fn told(name: &str, exceeded: Exceeded) -> ApiError {
+/// The error for the holder of the key `name`.
+fn refusal(name: &str, exceeded: Exceeded) -> ApiError {
     match exceeded {
         Exceeded::Answers { most } => ApiError::key_in_flight(name, most),
         Exceeded::AnswersOfOne { asked, most } => ApiError::key_never_in_flight(name, asked, most),
@@ -95,10 +95,11 @@ pub(crate) async fn admit(
     request: &Parts<'_>,
 ) -> Result<Admission, ApiError> {
     let anonymous = || Admission { caller: origin.caller().clone(), lease: None };
+    let class = if class == Class::Metrics { rules.metrics } else { class };
     if class == Class::Open {
         return Ok(anonymous());
     }
-    check_way(rules, origin, request).await?;
+    check_source(rules, origin, request).await?;
     if class == Class::Page {
         return Ok(anonymous());
     }
@@ -122,16 +123,16 @@ pub(crate) async fn admit(
     }
 }
 
-/// What of a request decides.
+/// The parts of a request that access control reads.
 #[derive(Debug)]
 pub(crate) struct Parts<'a> {
     pub(crate) uri: &'a Uri,
     pub(crate) headers: &'a HeaderMap,
 }
 
-/// Whether the request came by a way that it may: on the Unix socket from a user that may use it,
-/// else to a name of ours and not from any page on the web.
-async fn check_way(rules: &Rules, origin: &Origin, request: &Parts<'_>) -> Result<(), ApiError> {
+/// Checks where the request comes from. On the Unix socket, its user must be allowed; over TCP, it
+/// must name this host and must not come from a foreign web page.
+async fn check_source(rules: &Rules, origin: &Origin, request: &Parts<'_>) -> Result<(), ApiError> {
     if let Some(peer) = origin.peer() {
         let trusted = peer.uid == 0 || peer.uid == rules.own_uid;
         if trusted || rules.peers.admit(origin).await {
@@ -151,7 +152,7 @@ async fn check_way(rules: &Rules, origin: &Origin, request: &Parts<'_>) -> Resul
     }
 }
 
-/// What a caller may do by where it comes from; `None` if it needs a key.
+/// What a caller may do without a key; `None` if it needs one.
 fn own_scope(rules: &Rules, origin: &Origin) -> Option<Scope> {
     match origin.peer() {
         Some(_) if rules.unix_needs_key && rules.keys.is_some() => None,
@@ -162,18 +163,16 @@ fn own_scope(rules: &Rules, origin: &Origin) -> Option<Scope> {
 }
 
 fn with_key(key: &LiveKey, class: Class) -> Result<Admission, ApiError> {
-    let lease = match class {
-        Class::Metered => {
-            let taken = Lease::take(&key.usage, key.limits, Instant::now());
-            let lease = taken.map_err(|exceeded| told(&key.name, exceeded))?;
-            Some((Arc::clone(&key.name), lease))
-        }
-        Class::Open | Class::Page | Class::Use | Class::Admin => None,
-    };
+    let mut lease = None;
+    if class == Class::Metered {
+        let taken = Lease::take(&key.usage, key.limits, Instant::now());
+        let taken = taken.map_err(|exceeded| refusal(&key.name, exceeded))?;
+        lease = Some((Arc::clone(&key.name), taken));
+    }
     Ok(Admission { caller: Caller::Key(Arc::clone(&key.name)), lease })
 }
 
-/// What the request sends as keys: as a bearer token and by Anthropic's header.
+/// The keys in a request: the bearer token, and Anthropic's header.
 fn given_keys(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     let bearer = headers.get_all(AUTHORIZATION).iter().filter_map(|value| {
         let (scheme, token) = value.as_bytes().split_at_checked(6)?;

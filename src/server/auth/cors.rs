@@ -15,7 +15,7 @@ const MAX_AGE: &str = "600";
 /// Our headers that pages may read.
 const EXPOSED: &str = "x-request-id, x-phi4d-ignored-fields, retry-after";
 
-/// The origins that may, such as `https://chat.example.org`.
+/// The origins that are allowed, such as `https://chat.example.org`.
 #[derive(Debug, Default)]
 pub(super) struct Cors {
     any: bool,
@@ -46,7 +46,7 @@ impl Cors {
         (!own && self.admitted(headers).is_none()).then_some(origin)
     }
 
-    /// Whether a browser asks on behalf of a page that is admitted whether it may ask.
+    /// Whether this is a preflight request for a page that is allowed.
     pub(super) fn is_preflight<B>(&self, request: &Request<B>) -> bool {
         let headers = request.headers();
         request.method() == Method::OPTIONS
@@ -54,13 +54,13 @@ impl Cors {
             && self.admitted(headers).is_some()
     }
 
-    /// Headers that let the page read the answer; none where no pages are admitted.
+    /// Headers that let the page read the answer; none if no pages are allowed.
     pub(super) fn permission(&self, headers: &HeaderMap) -> HeaderMap {
         let mut permission = HeaderMap::new();
         if !self.any && self.origins.is_empty() {
             return permission;
         }
-        // The answer differs by origin, so caches must not give one's to another.
+        // The answer depends on the origin, so a cache must not reuse it for another.
         permission.insert(VARY, HeaderValue::from_static("origin"));
         if let Some(origin) = self.admitted(headers) {
             permission.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
@@ -70,7 +70,8 @@ impl Cors {
     }
 }
 
-/// The rest of the answer to a preflight: any header that was asked for. The key is in one.
+/// The rest of the answer to a preflight request. Any header that was asked for is allowed: clients
+/// differ in theirs, and the key is in one.
 pub(crate) fn preflight(asked: &HeaderMap, methods: &'static str) -> HeaderMap {
     let mut answer = HeaderMap::new();
     answer.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));

@@ -3,11 +3,12 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::fault::{AccessFault, join};
 use super::keys::{KeyLine, holds_key, parse};
-use super::load::{AccessFault, read_keys};
+use super::load::read_keys;
 use phi4d_os::{FolderLock, replace_file};
 
-/// Of the file: its group, the daemon's, may read it, others not.
+/// The daemon's group may read the file; others may not.
 const FILE_MODE: u32 = 0o640;
 
 const HEAD: &str = "\
@@ -18,7 +19,7 @@ const HEAD: &str = "\
 /// Why the file can't be changed.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysFileError {
-    /// It is not as it should be.
+    /// It has bad lines, or can't be read.
     #[error("{}", join(.0))]
     Faults(Vec<AccessFault>),
     /// The system refused.
@@ -42,11 +43,6 @@ pub enum KeysFileError {
         /// Those there are.
         known: String,
     },
-}
-
-fn join(faults: &[AccessFault]) -> String {
-    let texts: Vec<String> = faults.iter().map(ToString::to_string).collect();
-    texts.join("; ")
 }
 
 /// A keys file, locked against other changes until dropped.
@@ -121,7 +117,8 @@ impl KeysFile {
 
 #[cfg(test)]
 mod tests {
-    use super::super::keys::{Key, Limits, Scope};
+    use super::super::keys::{Key, Scope};
+    use super::super::limits::Limits;
     use super::*;
 
     fn key(name: &str, fill: u8) -> KeyLine {

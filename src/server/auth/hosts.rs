@@ -45,7 +45,8 @@ impl Hosts {
         if self.any {
             return Ok(());
         }
-        // No browser leaves the header out; programs of HTTP/1.0 may.
+        // The attack needs a browser, and browsers always send the header; HTTP/1.0 programs may
+        // not.
         let by_header = headers.get_all(HOST).iter();
         let by_header = by_header.map(|value| String::from_utf8_lossy(value.as_bytes()));
         let by_uri = uri.authority().map(|authority| authority.as_str().into());

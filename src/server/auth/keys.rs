@@ -1,23 +1,22 @@
 //! The keys: their lines in the file, and finding the one that a request gave.
 //!
 //! A line is a name and `field=value` words: `laptop blake3=HEX scope=use max_in_flight=4`. Keys
-//! are 256 random bits, so a fast hash is safe: no guessing finds one, however fast each guess is.
-//! (A slow hash is for passwords, which people choose; here it would only cost time a request.)
+//! are 256 random bits, so a fast hash is safe: trying keys is hopeless at any speed. (Slow hashes
+//! are for passwords, which people choose; here one would only cost time for each request.)
 
 use std::fmt;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use blake3::Hash;
 
-use super::limits::Usage;
+use super::limits::{Limits, Usage};
 
 /// What a caller may do. The later may do all that the former may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scope {
-    /// Ask the model.
+    /// May ask the model.
     Use,
-    /// See what others do, too.
+    /// May also see what others do.
     Admin,
 }
 
@@ -32,16 +31,7 @@ impl Scope {
     }
 }
 
-/// What one key may use; `None` is no limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Limits {
-    /// Answers at the same time.
-    pub max_in_flight: Option<NonZeroU32>,
-    /// Tokens of prompts and answers in any 60 seconds.
-    pub tokens_per_minute: Option<NonZeroU32>,
-}
-
-/// One key as the file tells it. The key itself is nowhere.
+/// One key as it stands in the file, which has no key's text, only its hash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyLine {
     /// What the key is called in the log.
@@ -54,11 +44,11 @@ pub struct KeyLine {
     hash: Hash,
 }
 
-/// A key that was just made. Its text is shown once and kept nowhere.
+/// A new key. Its text is shown once and stored nowhere.
 pub struct Key(String);
 
 impl Key {
-    /// Begins every key, so that one that leaked is recognised.
+    /// Begins every key, so that scanners for leaked secrets recognise it.
     const PREFIX: &'static str = "sk-phi4d-";
 
     /// A key of `secret`, 32 random bytes.
@@ -165,7 +155,7 @@ fn checked_name(name: &str) -> Result<String, String> {
     Err(format!("the name {name:?} is not accepted; expected {NAME_ACCEPTED}"))
 }
 
-/// What is wrong with one line of the file.
+/// A bad line of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct LineFault {
     /// Counted from 1.
@@ -230,8 +220,8 @@ impl Keys {
         Self(live.collect())
     }
 
-    /// The key with this text. Hashes are compared in constant time and all of them are, so that
-    /// the time tells nothing about how near a guess came.
+    /// The key with this text. All hashes are compared, each in constant time, so that timing
+    /// reveals neither a prefix that matches nor a key's place in the file.
     pub(super) fn find(&self, text: &[u8]) -> Option<&LiveKey> {
         let hash = blake3::hash(text);
         self.0.iter().fold(None, |found, key| if key.hash == hash { Some(key) } else { found })

@@ -3,16 +3,15 @@
 //! more than one after another would.
 //!
 //! The guarantee: in no 60 seconds, wherever they begin, does a key use more tokens than its
-//! `tokens_per_minute`. At each grant, the tokens that running requests have reserved and those that
-//! ended requests used in the 60 seconds before fit the limit together. A request's tokens are used
-//! between its grant and its end and never exceed its reservation, so all that is used in some 60
-//! seconds belongs to requests that the last grant in them, or the last before them, counted.
+//! `tokens_per_minute`. At each grant, the tokens that running requests have reserved and those
+//! that ended requests used in the 60 seconds before fit the limit together. A request's tokens are
+//! used between its grant and its end and never exceed its reservation, so all that is used in some
+//! 60 seconds belongs to requests that the last grant in them, or the last before them, counted.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-
-use super::keys::Limits;
 
 /// How long used tokens count.
 const MINUTE: Duration = Duration::from_secs(60);
@@ -23,6 +22,15 @@ const GRAIN: Duration = Duration::from_secs(1);
 /// The part of a minute's tokens that the answers of one request may take where it gives no
 /// `max_tokens`.
 const OPEN_ANSWERS_DIVISOR: u32 = 4;
+
+/// What one key may use; `None` is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limits {
+    /// Answers at the same time.
+    pub max_in_flight: Option<NonZeroU32>,
+    /// Tokens of prompts and answers in any 60 seconds.
+    pub tokens_per_minute: Option<NonZeroU32>,
+}
 
 /// What a key uses now. Kept over reloads.
 #[derive(Debug, Default)]

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::cors::Cors;
+use super::fault::{AccessError, AccessFault};
 use super::hosts::Hosts;
 use super::keys::{KeyLine, Keys, parse};
 use super::peers::Peers;
@@ -27,74 +28,6 @@ pub struct Environment {
     pub passed: Vec<SocketAddr>,
     /// TCP addresses that are listened on already, whatever the settings say by now.
     pub bound: Vec<SocketAddr>,
-}
-
-/// Everything that is wrong with the access rules.
-#[derive(Debug, thiserror::Error)]
-#[error("{}", join(.faults))]
-pub struct AccessError {
-    /// At least one.
-    pub faults: Vec<AccessFault>,
-}
-
-/// One thing that is wrong with the access rules.
-#[derive(Debug, thiserror::Error)]
-pub enum AccessFault {
-    /// A line of the keys file.
-    #[error("{}:{line}: {reason}", path.display())]
-    Line {
-        /// The file.
-        path: PathBuf,
-        /// Counted from 1.
-        line: usize,
-        /// What is wrong, and what would be accepted.
-        reason: String,
-    },
-    /// A file that can't be used.
-    #[error("{key}: cannot read {}: {source}", path.display())]
-    File {
-        /// The setting that names it.
-        key: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// A user or group that the system does not know.
-    #[error("{key}: there is no {kind} named {name:?}; expected a {kind}'s name or number")]
-    Nobody {
-        /// The setting.
-        key: &'static str,
-        /// `user` or `group`.
-        kind: &'static str,
-        /// The name.
-        name: String,
-    },
-    /// One file is given without the other.
-    #[error("{given} is set and {missing} not; TLS needs both a certificate and its key")]
-    Incomplete {
-        /// The setting that is there.
-        given: &'static str,
-        /// What is missing.
-        missing: &'static str,
-    },
-    /// Other machines would get in without a key.
-    #[error(
-        "listen = \"{address}\"{by} is not accepted without keys, as other machines can reach it; \
-         make keys by `phi4d key add` and set api_keys_file, or set allow_unauthenticated_lan = true \
-         to let everyone on the network in"
-    )]
-    OpenToNetwork {
-        /// The address.
-        address: String,
-        /// Who gave it, where it was not the settings.
-        by: &'static str,
-    },
-}
-
-fn join(faults: &[AccessFault]) -> String {
-    let texts: Vec<String> = faults.iter().map(ToString::to_string).collect();
-    texts.join("; ")
 }
 
 /// The rules that `settings` ask for.

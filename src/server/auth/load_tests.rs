@@ -1,4 +1,5 @@
-use super::super::keys::{Key, Limits, Scope};
+use super::super::keys::{Key, Scope};
+use super::super::limits::Limits;
 use super::*;
 use phi4d_settings::{Inputs, resolve};
 

@@ -1,11 +1,13 @@
 //! Who may do what: the rules, and the one check of a request against them.
 //!
-//! [`Rules`] are made whole from the settings ([`rules_of`]) and replaced whole on a reload; a
-//! request reads them once. A route has a [`Class`], a caller a [`Scope`]; [`admit()`] joins them.
+//! [`Rules`] are built from the settings ([`rules_of`]) and replaced as one on a reload; a request
+//! reads them once, so it never sees half a reload. A route has a [`Class`], a caller a [`Scope`];
+//! [`admit()`] decides by both.
 
 mod admit;
 mod cors;
 mod edit;
+mod fault;
 mod hosts;
 mod keys;
 mod limits;
@@ -14,8 +16,10 @@ mod peers;
 mod tls;
 
 pub use edit::{KeysFile, KeysFileError};
-pub use keys::{Key, KeyLine, Limits, Scope};
-pub use load::{AccessError, AccessFault, Environment, rules_of};
+pub use fault::{AccessError, AccessFault};
+pub use keys::{Key, KeyLine, Scope};
+pub use limits::Limits;
+pub use load::{Environment, rules_of};
 
 pub(super) use admit::{Admission, Parts, X_API_KEY, admit};
 pub(super) use cors::preflight;
@@ -33,28 +37,31 @@ use peers::Peers;
 use phi4d_engine::CallerId;
 use phi4d_settings::WebPage;
 
-/// How closely a route is guarded.
+/// Who may use a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
     /// Anyone who reaches the socket.
     Open,
-    /// Anyone who comes by a way that is allowed, with a key or without: a browser has none when it
-    /// asks for a page.
+    /// Anyone whose user, host name and origin are allowed. No key is needed: a browser can't send
+    /// one when it opens a page.
     Page,
     /// Anyone with access.
     Use,
-    /// The same, counted against the key's limits: the model or the tokenizer works for it.
+    /// As [`Self::Use`], and counted against the key's limits: it uses the model or the tokenizer.
     Metered,
     /// Administrators.
     Admin,
+    /// As the setting `metrics_access` has it: one of [`Self::Open`], [`Self::Use`],
+    /// [`Self::Admin`].
+    Metrics,
 }
 
-/// What is in force for all requests.
+/// The access rules in force.
 #[derive(Debug)]
 pub struct Rules {
     /// The keys; `None` where access by TCP needs none.
     keys: Option<Keys>,
-    /// The guard of `/metrics`.
+    /// What [`Class::Metrics`] stands for.
     metrics: Class,
     /// What a caller over TCP may do where no key is needed.
     anonymous: Scope,
@@ -68,8 +75,8 @@ pub struct Rules {
     cors: Cors,
     /// Who gets our own web page.
     page: WebPage,
-    /// Whether other web pages are refused outright, and not only kept from reading answers: where
-    /// no key protects what asking costs.
+    /// Whether requests of other web pages are refused. With keys this is not needed, as a page has
+    /// none; without, CORS would only keep it from reading the answers that it makes us compute.
     refuses_pages: bool,
     /// TLS for TCP.
     tls: Option<Arc<ServerConfig>>,
@@ -78,7 +85,7 @@ pub struct Rules {
 }
 
 impl Default for Rules {
-    /// No keys and no bounds: for servers that nobody but their maker reaches.
+    /// No keys and no limits, for a server that only its own program can reach.
     fn default() -> Self {
         Self {
             keys: None,
@@ -97,11 +104,6 @@ impl Default for Rules {
 }
 
 impl Rules {
-    /// The guard of `/metrics`.
-    pub(super) fn metrics(&self) -> Class {
-        self.metrics
-    }
-
     /// Whether there is a web page for whoever is at `origin`.
     pub(super) fn shows_page(&self, origin: &Origin) -> bool {
         match self.page {

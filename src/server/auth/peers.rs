@@ -1,11 +1,11 @@
 //! Which users of this machine may use the Unix socket.
 
-use super::load::AccessFault;
+use super::fault::AccessFault;
 use crate::caller::Origin;
 use phi4d_os as os;
 use phi4d_settings::Settings;
 
-/// The users and groups that may; nobody named means everyone who can connect.
+/// The users and groups that may. If none are named, anyone who can connect may.
 #[derive(Debug, Default)]
 pub(super) struct Peers {
     users: Vec<u32>,
@@ -13,7 +13,7 @@ pub(super) struct Peers {
 }
 
 impl Peers {
-    /// Those that the settings name; what is unknown goes to `faults`.
+    /// Looks up the settings' names; unknown ones go to `faults`.
     pub(super) fn of(settings: &Settings, faults: &mut Vec<AccessFault>) -> Self {
         let mut ids = |key, names: &[String], kind, find: fn(&str) -> Option<u32>| {
             let mut found = Vec::with_capacity(names.len());
@@ -33,8 +33,8 @@ impl Peers {
         }
     }
 
-    /// Whether the user behind `origin` may. Groups are all that the user is in, as the system
-    /// knows them, for the socket tells only the process's first.
+    /// Whether the user behind `origin` may. All groups of the user count, as the system's database
+    /// has them; the socket's credentials have the process's primary group only.
     pub(super) async fn admit(&self, origin: &Origin) -> bool {
         let Some(peer) = origin.peer() else { return true };
         if (self.users.is_empty() && self.groups.is_empty()) || self.users.contains(&peer.uid) {

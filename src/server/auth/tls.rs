@@ -12,7 +12,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use tokio_rustls::rustls::server::{ParsedCertificate, VerifierBuilderError, WebPkiClientVerifier};
 use tokio_rustls::rustls::{self, CertificateError, RootCertStore, ServerConfig};
 
-use super::load::AccessFault;
+use super::fault::AccessFault;
 use phi4d_os::{self as os, Secrecy};
 use phi4d_settings::Settings;
 
@@ -33,14 +33,14 @@ pub(super) fn of(settings: &Settings, faults: &mut Vec<AccessFault>) -> Option<A
         }
         return None;
     };
-    // Each file is looked at, so that every fault is told.
+    // All files are read before the first fault returns, so that one run reports all faults.
     let chain = certificates("tls_cert_file", cert);
     let key_der = opened("tls_key_file", key, Secrecy::Private).and_then(|file| {
         PrivateKeyDer::from_pem_reader(file)
             .map_err(|error| unreadable("tls_key_file", key, error, "a private key"))
     });
     let roots = ca.map(|ca| {
-        // Whoever may write it may let clients in.
+        // Whoever can write this file can admit clients.
         opened("tls_client_ca_file", ca, Secrecy::Trusted)?;
         certificates("tls_client_ca_file", ca).map(|found| (ca, found))
     });
@@ -104,14 +104,15 @@ fn build(
     Ok(Arc::new(config))
 }
 
-/// Says so where the certificate is of no use at this time. It is served all the same: the clock may
-/// be wrong, and no TLS at all helps nobody.
+/// Warns of a certificate that is not valid now. It is served all the same: the clock may be wrong,
+/// and refusing to start would not help clients.
 fn warn_of_dates(path: &Path, chain: &Chain, provider: &CryptoProvider) {
     let Some(parsed) = chain.first().and_then(|first| ParsedCertificate::try_from(first).ok())
     else {
         return;
     };
-    // Dates are looked at first; without roots, nothing passes what comes after.
+    // rustls has no check of dates alone. This one checks them first, and without roots always
+    // fails later, so only errors about dates mean something.
     let checked = verify_server_cert_signed_by_trust_anchor(
         &parsed,
         &RootCertStore::empty(),

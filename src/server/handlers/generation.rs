@@ -260,13 +260,16 @@ async fn admitted(
     prompts: Vec<Prompt>,
     request: Request,
     copies: Copies,
-    exchange: &Exchange,
+    exchange: &Arc<Exchange>,
 ) -> Result<Choices, ApiError> {
     let answers = copies.answers(prompts.len())?;
     exchange.hold(answers)?;
     let generator = app.generator().within(exchange.trace());
-    // What is known before any work: one that does not fit costs nothing.
-    let least = request.parameters.least_cost(&prompts);
+    // What is known before the tokenizer's work: a request that does not fit costs nothing. Adding up
+    // many texts takes time itself.
+    let count = move |_: &App| (request.parameters.least_cost(&prompts), prompts, request);
+    let large = is_large(exchange.weight());
+    let (least, prompts, request) = done(app, exchange, large, count).await?;
     let given = request.parameters.max_tokens.unwrap_or(0);
     let asked = usize::try_from(given).unwrap_or(usize::MAX).saturating_mul(answers);
     exchange.reserve(asked.min(generator.limits().context_tokens).max(least))?;

@@ -20,7 +20,7 @@ pub(crate) fn get(app: &App) -> Reply {
     let memory = app.request_memory();
     samples.push(number(
         "phi4d_request_memory_bytes",
-        "Memory that requests take, from above",
+        "Upper bound of the memory that requests take",
         memory.held(),
     ));
     samples.push(number(
@@ -29,8 +29,8 @@ pub(crate) fn get(app: &App) -> Reply {
         memory.total(),
     ));
     let (exported, dropped) = app.metrics().tracer().counts();
-    samples.push(count("phi4d_trace_spans_exported", "Spans that a collector took", exported));
-    samples.push(count("phi4d_trace_spans_dropped", "Spans that no collector took", dropped));
+    samples.push(count("phi4d_trace_spans_exported", "Spans exported to a collector", exported));
+    samples.push(count("phi4d_trace_spans_dropped", "Spans that could not be exported", dropped));
     let lost = telemetry::lost_lines();
     samples.push(count("phi4d_log_lines_lost", "Log lines that could not be written", lost));
     samples.extend(aliases(&stats, generator.limits()));
@@ -49,7 +49,8 @@ fn number(name: &'static str, help: &'static str, number: usize) -> Sample {
     sample(name, help, Value::Number(number as u64))
 }
 
-/// Part of the KV cache that live sequences hold. Kept prefixes give way, so they count as free.
+/// The part of the KV cache that live sequences hold. Cached prefixes can be evicted, so they count
+/// as free.
 fn kv_share(stats: &Stats) -> Value {
     let live = stats.kv_tokens.saturating_sub(stats.kv_cached_tokens);
     #[expect(clippy::cast_precision_loss, reason = "a share needs no more digits")]
@@ -57,7 +58,7 @@ fn kv_share(stats: &Stats) -> Value {
     Value::Share(share)
 }
 
-/// Tokens of all prompts that began to be read, whether the model read them or they were cached.
+/// Tokens of all prompts whose prefill has begun, cached ones included.
 fn prompt_tokens(stats: &Stats) -> u64 {
     stats.prompt_tokens + stats.cached_prompt_tokens
 }
@@ -68,7 +69,7 @@ fn own(stats: &Stats) -> Vec<Sample> {
         number("phi4d_requests_running", "Requests being answered", stats.running),
         number("phi4d_requests_waiting", "Requests waiting for a slot", stats.waiting),
         count("phi4d_requests_accepted", "Requests queued", stats.accepted),
-        count("phi4d_requests_finished", "Requests answered to an end", stats.finished),
+        count("phi4d_requests_finished", "Requests finished", stats.finished),
         count("phi4d_requests_cancelled", "Requests whose client left", stats.cancelled),
         count("phi4d_requests_failed", "Requests that ended in an error", stats.failed),
         count(
@@ -86,13 +87,9 @@ fn own(stats: &Stats) -> Vec<Sample> {
             "Tokens of prompts that were cached already",
             stats.cached_prompt_tokens,
         ),
-        count("phi4d_generation_tokens", "Tokens made", stats.generated_tokens),
-        count("phi4d_draft_tokens", "Tokens guessed and put to the model", stats.draft_tokens),
-        count(
-            "phi4d_draft_tokens_accepted",
-            "Guessed tokens that were right",
-            stats.accepted_draft_tokens,
-        ),
+        count("phi4d_generation_tokens", "Tokens generated", stats.generated_tokens),
+        count("phi4d_draft_tokens", "Draft tokens that the model checked", stats.draft_tokens),
+        count("phi4d_draft_tokens_accepted", "Draft tokens accepted", stats.accepted_draft_tokens),
         count("phi4d_model_steps", "Steps that the model ran", stats.steps),
         number("phi4d_kv_cache_tokens", "Tokens in the KV cache", stats.kv_tokens),
         number(
@@ -147,15 +144,15 @@ fn aliases(stats: &Stats, limits: &ModelLimits) -> Vec<Sample> {
             stats.cached_prompt_tokens,
         ),
         count("vllm:prompt_tokens", "Tokens of prompts", prompt_tokens(stats)),
-        count("vllm:generation_tokens", "Tokens made", stats.generated_tokens),
+        count("vllm:generation_tokens", "Tokens generated", stats.generated_tokens),
         count(
             "vllm:spec_decode_num_draft_tokens",
-            "Tokens guessed and put to the model",
+            "Draft tokens that the model checked",
             stats.draft_tokens,
         ),
         count(
             "vllm:spec_decode_num_accepted_tokens",
-            "Guessed tokens that were right",
+            "Draft tokens accepted",
             stats.accepted_draft_tokens,
         ),
     ]

@@ -1,4 +1,4 @@
-//! One file for each endpoint: wire in, `generate`, wire out.
+//! The handlers of all routes: wire types in, `generate`, wire types out.
 
 pub(super) mod anthropic;
 mod built;
@@ -6,11 +6,8 @@ mod calls;
 pub(super) mod chat;
 pub(super) mod completions;
 mod generation;
-pub(super) mod health;
 pub(super) mod metrics;
-pub(super) mod models;
 pub(super) mod ollama;
-pub(super) mod openapi;
 pub(super) mod responses;
-pub(super) mod slots;
+pub(super) mod status;
 pub(super) mod tokens;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
 
-use super::built::built;
+use super::built::{built, done};
 use super::generation::check_model;
 use crate::access::Exchange;
 use crate::app::App;
@@ -17,7 +17,7 @@ use crate::wire::common::to_json;
 use crate::wire::tokens::{
     DetokenizeRequest, Detokenized, Piece, Rendered, TokenizeRequest, Tokenized, WireToken,
 };
-use phi4d_generate::Prompt;
+use phi4d_generate::{Prompt, is_large};
 
 /// Copies of a text that exist while an answer with it is built, escapes included.
 const TEXT_COPIES: usize = 6;
@@ -27,9 +27,12 @@ const TEXT_COPIES: usize = 6;
 pub(super) async fn tokens_of(
     app: &App,
     prompt: Prompt,
-    exchange: &Exchange,
+    exchange: &Arc<Exchange>,
 ) -> Result<Vec<u32>, ApiError> {
-    exchange.pay(prompt.least_cost())?;
+    // Adding up many texts takes time itself.
+    let count = move |_: &App| (prompt.least_cost(), prompt);
+    let (least, prompt) = done(app, exchange, is_large(exchange.weight()), count).await?;
+    exchange.pay(least)?;
     let ids = match prompt {
         // Where nothing is generated, none need be there.
         Prompt::Tokens(ids) => ids,

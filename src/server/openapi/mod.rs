@@ -1,51 +1,31 @@
 //! The OpenAPI document, generated from the wire types. It is written by a test and committed, so
-//! that the daemon serves a file: `PHI4D_RENDER=1 cargo test --lib openapi` writes
-//! `docs/openapi.json` and `docs/api-reference.md` anew.
+//! that the daemon serves a file: `PHI4D_RENDER=1 cargo test -p phi4d-server openapi`
+//! writes `docs/openapi.json` and `docs/api-reference.md`.
 
 mod bounds;
-mod operations;
+pub(super) mod operations;
 mod page;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use schemars::generate::SchemaSettings;
-use schemars::{Schema, SchemaGenerator};
+use schemars::Schema;
 use serde_json::{Map, Value, json};
 
-use self::operations::{Answer, Operation, operation};
-use super::route::PATHS;
-use super::sse::Format;
+use self::operations::{Answer, Operation, Schemas, Stream};
+use super::route::ROUTES;
 use super::wire::error::Dialect;
-
-/// Schemas of what is read and of what is said.
-struct Schemas {
-    asked: SchemaGenerator,
-    said: SchemaGenerator,
-}
-
-impl Schemas {
-    fn new() -> Self {
-        let mut settings = SchemaSettings::draft2020_12();
-        settings.inline_subschemas = true;
-        settings.meta_schema = None;
-        Self {
-            asked: settings.clone().for_deserialize().into_generator(),
-            said: settings.for_serialize().into_generator(),
-        }
-    }
-}
 
 /// The whole document.
 fn document() -> Value {
     let mut schemas = Schemas::new();
     let notes = notes();
     let mut paths: BTreeMap<&str, Value> = BTreeMap::new();
-    for (path, route) in PATHS.iter().filter(|(_, route)| !route.is_page()) {
-        let operation = operation(*route, &mut schemas);
-        let method = if operation.asked.is_some() { "post" } else { "get" };
-        let written = written(path, operation, &notes);
-        paths.insert(path, json!({ method: written }));
+    for route in ROUTES {
+        let Some(operation) = route.operation else { continue };
+        let operation = operation(&mut schemas);
+        let method = if operation.body.is_some() { "post" } else { "get" };
+        paths.insert(route.path, json!({ method: written(route.path, operation, &notes) }));
     }
     let dialects = [Dialect::OpenAi, Dialect::Ollama, Dialect::Anthropic];
     let faults: Map<String, Value> = dialects
@@ -73,25 +53,26 @@ fn document() -> Value {
 fn written(path: &str, operation: Operation, notes: &BTreeMap<String, String>) -> Value {
     let dialect = Dialect::of(path);
     let mut responses: BTreeMap<String, Value> = BTreeMap::new();
+    let examples = operation.body.as_ref().map(|body| examples(&body.example, &operation.answer));
     let content = match operation.answer {
         Answer::Json(schema) => json!({ "application/json": { "schema": schema } }),
         Answer::Text(kind) => json!({ kind: { "schema": { "type": "string" } } }),
-        Answer::Streamed { whole, kind: Format::Lines, event } => json!({
+        Answer::Streamed { whole, stream: Stream::Lines, event } => json!({
             "application/json": { "schema": whole },
             "application/x-ndjson": { "schema": event },
         }),
-        Answer::Streamed { whole, kind, event } => {
+        Answer::Streamed { whole, stream, event } => {
             // Tools that know server-sent events see each as an object of its fields.
             let mut data = json!({
                 "type": "string", "contentMediaType": "application/json", "contentSchema": event
             });
-            if ["/v1/chat/completions", "/v1/completions"].contains(&path) {
+            if stream == Stream::EventsAndDone {
                 data = json!({ "anyOf": [{ "const": "[DONE]" }, data] });
             }
             let fields = json!({ "data": data, "event": { "type": "string" } });
             let schema = json!({ "type": "object", "properties": fields, "required": ["data"] });
-            let stream = json!({ "schema": schema });
-            json!({ "application/json": { "schema": whole }, kind.content_type(): stream })
+            let kind = stream.content_type();
+            json!({ "application/json": { "schema": whole }, kind: { "schema": schema } })
         }
     };
     responses.insert("200".to_owned(), json!({ "description": "The answer.", "content": content }));
@@ -109,9 +90,8 @@ fn written(path: &str, operation: Operation, notes: &BTreeMap<String, String>) -
         "summary": operation.summary,
         "responses": responses,
     });
-    if let Some(asked) = operation.asked {
-        let schema = merged(asked.parts, asked.required, notes);
-        let examples = examples(path);
+    if let Some(body) = operation.body {
+        let schema = merged(body.parts, body.required, notes);
         let content = json!({ "application/json": { "schema": schema, "examples": examples } });
         written["requestBody"] = json!({ "required": true, "content": content });
     }
@@ -123,30 +103,22 @@ fn written(path: &str, operation: Operation, notes: &BTreeMap<String, String>) -
     written
 }
 
-/// Bodies that are answered with 200.
-fn examples(path: &str) -> Value {
-    let user = json!([{ "role": "user", "content": "What is 12+7?" }]);
-    let body = match path {
-        "/v1/completions" => json!({ "prompt": "12+7=", "max_tokens": 8 }),
-        "/v1/responses" => json!({ "input": "What is 12+7?", "max_output_tokens": 8 }),
-        "/tokenize" => json!({ "prompt": "12+7=" }),
-        "/detokenize" => json!({ "tokens": [5, 6, 7] }),
-        "/api/generate" => json!({ "prompt": "12+7=", "options": { "num_predict": 8 } }),
-        "/api/chat" => json!({ "messages": user, "options": { "num_predict": 8 } }),
-        "/api/show" => json!({ "model": "demo" }),
-        _ => json!({ "messages": user, "max_tokens": 8 }),
+/// The example `body` for a whole answer and, where there are streams, for one.
+fn examples(body: &Value, answer: &Answer) -> Value {
+    let with = |streams: Option<bool>| {
+        let mut body = body.clone();
+        if let Some(streams) = streams {
+            body["stream"] = streams.into();
+        }
+        json!({ "value": body })
     };
-    let streams = ["/v1/completions", "/v1/responses", "/v1/messages", "/v1/chat/completions"];
-    let mut examples = json!({ "whole": { "value": body } });
-    if path.starts_with("/api/") && path != "/api/show" {
-        examples["streamed"] = examples["whole"].take();
-        examples["whole"] = json!({ "value": body });
-        examples["whole"]["value"]["stream"] = false.into();
-    } else if streams.contains(&path) {
-        examples["streamed"] = json!({ "value": body });
-        examples["streamed"]["value"]["stream"] = true.into();
+    match answer {
+        Answer::Streamed { stream: Stream::Lines, .. } => {
+            json!({ "whole": with(Some(false)), "streamed": with(None) })
+        }
+        Answer::Streamed { .. } => json!({ "whole": with(None), "streamed": with(Some(true)) }),
+        Answer::Json(_) | Answer::Text(_) => json!({ "whole": with(None) }),
     }
-    examples
 }
 
 /// One object of all parts' fields.
@@ -213,7 +185,7 @@ fn up_to_date(name: &str, expected: &str) {
     let found = std::fs::read_to_string(in_docs(name)).unwrap_or_default();
     assert!(
         found == expected,
-        "docs/{name} is not what the wire types say; `PHI4D_RENDER=1 cargo test --lib openapi` writes it"
+        "docs/{name} is not what the wire types say; `PHI4D_RENDER=1 cargo test -p phi4d-server openapi` writes it"
     );
 }
 

@@ -1,18 +1,50 @@
-//! What each route takes and says. A new route does not compile without its row here.
+//! What the OpenAPI document says of each route: the row of a route names one of these functions.
 
-use schemars::Schema;
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde_json::{Value, json};
 
-use super::Schemas;
-use crate::route::Route;
 use crate::sse::Format;
-use crate::wire::ollama::{self, Kind, Line, LoadedModel, Models, Shown, TaggedModel};
-use crate::wire::{anthropic, chat, completions, models, responses, slots, tokens};
+use crate::wire::ollama::{
+    self as wire_ollama, Kind, Line, LoadedModel, Models, Shown, TaggedModel,
+};
+use crate::wire::{
+    anthropic, chat as wire_chat, completions as wire_completions, models as wire_models,
+    responses as wire_responses, slots as wire_slots, tokens,
+};
+
+/// Generators of schemas: requests are read, answers written, and a type may differ in that.
+pub(crate) struct Schemas {
+    pub(super) asked: SchemaGenerator,
+    pub(super) said: SchemaGenerator,
+}
+
+impl Schemas {
+    pub(super) fn new() -> Self {
+        let mut settings = SchemaSettings::draft2020_12();
+        settings.inline_subschemas = true;
+        settings.meta_schema = None;
+        Self {
+            asked: settings.clone().for_deserialize().into_generator(),
+            said: settings.for_serialize().into_generator(),
+        }
+    }
+
+    fn json<T: JsonSchema>(&mut self) -> Answer {
+        Answer::Json(self.said.subschema_for::<T>())
+    }
+
+    fn streamed<Whole: JsonSchema, Event: JsonSchema>(&mut self, stream: Stream) -> Answer {
+        let whole = self.said.subschema_for::<Whole>();
+        Answer::Streamed { whole, stream, event: self.said.subschema_for::<Event>() }
+    }
+}
 
 /// One route's operation.
-pub(super) struct Operation {
+pub(crate) struct Operation {
     pub(super) summary: &'static str,
     /// The body, where there is one.
-    pub(super) asked: Option<Asked>,
+    pub(super) body: Option<Body>,
     pub(super) answer: Answer,
     /// Statuses other than 200.
     pub(super) faults: &'static [u16],
@@ -21,10 +53,12 @@ pub(super) struct Operation {
 }
 
 /// A request's body.
-pub(super) struct Asked {
+pub(super) struct Body {
     /// Objects whose fields the body has.
     pub(super) parts: Vec<Schema>,
     pub(super) required: &'static [&'static str],
+    /// One that is answered with 200.
+    pub(super) example: Value,
 }
 
 /// An answer with status 200.
@@ -34,9 +68,26 @@ pub(super) enum Answer {
     /// Whole, or streamed where that was asked for.
     Streamed {
         whole: Schema,
-        kind: Format,
+        stream: Stream,
         event: Schema,
     },
+}
+
+/// How an answer is streamed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stream {
+    Events,
+    /// The last event is `[DONE]`.
+    EventsAndDone,
+    /// Lines of JSON, also where a request does not say whether to stream.
+    Lines,
+}
+
+impl Stream {
+    pub(super) fn content_type(self) -> &'static str {
+        let format = if self == Self::Lines { Format::Lines } else { Format::Events };
+        format.content_type()
+    }
 }
 
 const OPEN: &[u16] = &[];
@@ -46,186 +97,194 @@ const ASKED: &[u16] = &[400, 401, 403, 404, 408, 413, 415, 500, 503];
 const COUNTED: &[u16] = &[400, 401, 403, 404, 408, 413, 415, 429, 500, 503];
 const GENERATED: &[u16] = &[400, 401, 403, 404, 408, 413, 415, 429, 500, 503, 504];
 
-/// The operation of `route`.
-pub(super) fn operation(route: Route, schemas: &mut Schemas) -> Operation {
-    match route {
-        Route::Chat
-        | Route::Completions
-        | Route::Responses
-        | Route::Messages
-        | Route::OllamaChat
-        | Route::OllamaGenerate => generating(route, schemas),
-        Route::Render | Route::Tokenize | Route::Detokenize | Route::CountTokens => {
-            counting(route, schemas)
-        }
-        Route::OllamaShow => Operation {
-            summary: "The model's kind and context, in Ollama's shape",
-            asked: asked(vec![schemas.asked.subschema_for::<ollama::ShowRequest>()], &["model"]),
-            answer: Answer::Json(schemas.said.subschema_for::<Shown>()),
-            faults: ASKED,
-            fault_schema: None,
-        },
-        _ => reading(route, schemas),
-    }
+/// An operation that reads.
+fn get(summary: &'static str, answer: Answer, faults: &'static [u16]) -> Operation {
+    Operation { summary, body: None, answer, faults, fault_schema: None }
 }
 
-fn asked(parts: Vec<Schema>, required: &'static [&'static str]) -> Option<Asked> {
-    Some(Asked { parts, required })
+/// An operation with a body.
+fn post(summary: &'static str, body: Body, answer: Answer, faults: &'static [u16]) -> Operation {
+    Operation { summary, body: Some(body), answer, faults, fault_schema: None }
 }
 
-fn generating(route: Route, schemas: &mut Schemas) -> Operation {
-    let (read, said) = (&mut schemas.asked, &mut schemas.said);
-    let (summary, parts, required, whole, kind, event): (_, _, &[&str], _, _, _) = match route {
-        Route::Chat => (
-            "Answers a conversation",
-            chat::field_schemas(read),
-            &["messages"],
-            said.subschema_for::<chat::ChatCompletion<'_>>(),
-            Format::Events,
-            said.subschema_for::<chat::ChatChunk<'_>>(),
-        ),
-        Route::Completions => (
-            "Continues a text",
-            completions::field_schemas(read),
-            &["prompt"],
-            said.subschema_for::<completions::Completion<'_>>(),
-            Format::Events,
-            said.subschema_for::<completions::Completion<'_>>(),
-        ),
-        Route::Responses => (
-            "Answers an input, statelessly",
-            responses::field_schemas(read),
-            &["input"],
-            said.subschema_for::<responses::Response<'_>>(),
-            Format::Events,
-            said.subschema_for::<responses::Event<'_>>(),
-        ),
-        Route::Messages => (
-            "Answers a conversation, in Anthropic's shape",
-            anthropic::field_schemas(read),
-            &["messages", "max_tokens"],
-            said.subschema_for::<anthropic::Whole<'_>>(),
-            Format::Events,
-            said.subschema_for::<anthropic::Event<'_>>(),
-        ),
-        Route::OllamaGenerate => (
-            "Answers a prompt or continues a text, in Ollama's shape",
-            ollama::field_schemas(Kind::Generate, read),
-            &[],
-            said.subschema_for::<Line<'_>>(),
-            Format::Lines,
-            said.subschema_for::<Line<'_>>(),
-        ),
-        _ => (
-            "Answers a conversation, in Ollama's shape",
-            ollama::field_schemas(Kind::Chat, read),
-            &[],
-            said.subschema_for::<Line<'_>>(),
-            Format::Lines,
-            said.subschema_for::<Line<'_>>(),
-        ),
-    };
-    Operation {
-        summary,
-        asked: asked(parts, required),
-        answer: Answer::Streamed { whole, kind, event },
-        faults: GENERATED,
-        fault_schema: None,
-    }
+fn question() -> Value {
+    json!([{ "role": "user", "content": "What is 12+7?" }])
 }
 
-fn counting(route: Route, schemas: &mut Schemas) -> Operation {
-    let (read, said) = (&mut schemas.asked, &mut schemas.said);
-    let (summary, parts, required, answer): (_, _, &[&str], _) = match route {
-        Route::Render => (
-            "What a chat request makes the model read",
-            chat::field_schemas(read),
-            &["messages"],
-            said.subschema_for::<tokens::Rendered>(),
-        ),
-        Route::Tokenize => {
-            let mut parts = chat::field_schemas(read);
-            parts.extend(tokens::field_schemas(read));
-            (
-                "Text or a conversation to token ids",
-                parts,
-                &[],
-                said.subschema_for::<tokens::Tokenized>(),
-            )
-        }
-        Route::Detokenize => (
-            "Token ids to text",
-            vec![read.subschema_for::<tokens::DetokenizeFields>()],
-            &["tokens"],
-            said.subschema_for::<tokens::Detokenized>(),
-        ),
-        _ => (
-            "Counts what a conversation makes the model read, in Anthropic's shape",
-            anthropic::field_schemas(read),
-            &["messages"],
-            said.subschema_for::<anthropic::Counted>(),
-        ),
-    };
-    let answer = Answer::Json(answer);
-    Operation {
-        summary,
-        asked: asked(parts, required),
+fn conversation() -> Value {
+    json!({ "messages": question(), "max_tokens": 8 })
+}
+
+pub(crate) fn chat(s: &mut Schemas) -> Operation {
+    let fields = wire_chat::field_schemas(&mut s.asked);
+    let answer = s
+        .streamed::<wire_chat::ChatCompletion<'_>, wire_chat::ChatChunk<'_>>(Stream::EventsAndDone);
+    let required = &["messages"];
+    post(
+        "Answers a conversation",
+        Body { parts: fields, required, example: conversation() },
         answer,
-        faults: COUNTED,
-        fault_schema: None,
-    }
+        GENERATED,
+    )
 }
 
-fn reading(route: Route, schemas: &mut Schemas) -> Operation {
-    let said = &mut schemas.said;
-    let (summary, answer, faults) = match route {
-        Route::Models => {
-            ("All models: the one", said.subschema_for::<models::ModelList<'_>>(), READ)
-        }
-        Route::Model => {
-            ("The model, if that is its name", said.subschema_for::<models::Model<'_>>(), NAMED)
-        }
-        Route::Slots => {
-            ("What is in each slot and what waits", said.subschema_for::<Vec<slots::Slot>>(), READ)
-        }
-        Route::OllamaTags => {
-            ("All models, in Ollama's shape", said.subschema_for::<Models<TaggedModel<'_>>>(), READ)
-        }
-        Route::OllamaPs => (
-            "Loaded models, in Ollama's shape",
-            said.subschema_for::<Models<LoadedModel<'_>>>(),
-            READ,
-        ),
-        Route::OllamaVersion => (
-            "The version of Ollama's API that is spoken",
-            said.subschema_for::<ollama::Version>(),
-            READ,
-        ),
-        Route::Health => (
-            "The daemon's state and the engine's counters",
-            said.subschema_for::<models::Health<'_>>(),
-            OPEN,
-        ),
-        Route::Ready => {
-            let answer = said.subschema_for::<models::Readiness>();
-            return Operation {
-                summary: "Whether requests are taken",
-                asked: None,
-                answer: Answer::Json(answer.clone()),
-                faults: &[503],
-                fault_schema: Some(answer),
-            };
-        }
-        Route::OpenApi => ("This document", schemars::json_schema!({ "type": "object" }), READ),
-        _ => {
-            return Operation {
-                summary: "Metrics in Prometheus's text format",
-                asked: None,
-                answer: Answer::Text("text/plain; version=0.0.4; charset=utf-8"),
-                faults: READ,
-                fault_schema: None,
-            };
-        }
-    };
-    Operation { summary, asked: None, answer: Answer::Json(answer), faults, fault_schema: None }
+pub(crate) fn completions(s: &mut Schemas) -> Operation {
+    type Completion<'a> = wire_completions::Completion<'a>;
+    let fields = wire_completions::field_schemas(&mut s.asked);
+    let answer = s.streamed::<Completion<'_>, Completion<'_>>(Stream::EventsAndDone);
+    let example = json!({ "prompt": "12+7=", "max_tokens": 8 });
+    post(
+        "Continues a text",
+        Body { parts: fields, required: &["prompt"], example },
+        answer,
+        GENERATED,
+    )
+}
+
+pub(crate) fn responses(s: &mut Schemas) -> Operation {
+    let fields = wire_responses::field_schemas(&mut s.asked);
+    let answer =
+        s.streamed::<wire_responses::Response<'_>, wire_responses::Event<'_>>(Stream::Events);
+    let example = json!({ "input": "What is 12+7?", "max_output_tokens": 8 });
+    post(
+        "Answers an input, statelessly",
+        Body { parts: fields, required: &["input"], example },
+        answer,
+        GENERATED,
+    )
+}
+
+pub(crate) fn messages(s: &mut Schemas) -> Operation {
+    let summary = "Answers a conversation, in Anthropic's shape";
+    let fields = anthropic::field_schemas(&mut s.asked);
+    let answer = s.streamed::<anthropic::Whole<'_>, anthropic::Event<'_>>(Stream::Events);
+    post(
+        summary,
+        Body { parts: fields, required: &["messages", "max_tokens"], example: conversation() },
+        answer,
+        GENERATED,
+    )
+}
+
+pub(crate) fn count_tokens(s: &mut Schemas) -> Operation {
+    let summary = "Counts what a conversation makes the model read, in Anthropic's shape";
+    let fields = anthropic::field_schemas(&mut s.asked);
+    let answer = s.json::<anthropic::Counted>();
+    post(
+        summary,
+        Body { parts: fields, required: &["messages"], example: conversation() },
+        answer,
+        COUNTED,
+    )
+}
+
+pub(crate) fn ollama_chat(s: &mut Schemas) -> Operation {
+    let fields = wire_ollama::field_schemas(Kind::Chat, &mut s.asked);
+    let answer = s.streamed::<Line<'_>, Line<'_>>(Stream::Lines);
+    let example = json!({ "messages": question(), "options": { "num_predict": 8 } });
+    post(
+        "Answers a conversation, in Ollama's shape",
+        Body { parts: fields, required: &[], example },
+        answer,
+        GENERATED,
+    )
+}
+
+pub(crate) fn ollama_generate(s: &mut Schemas) -> Operation {
+    let summary = "Answers a prompt or continues a text, in Ollama's shape";
+    let fields = wire_ollama::field_schemas(Kind::Generate, &mut s.asked);
+    let answer = s.streamed::<Line<'_>, Line<'_>>(Stream::Lines);
+    let example = json!({ "prompt": "12+7=", "options": { "num_predict": 8 } });
+    post(summary, Body { parts: fields, required: &[], example }, answer, GENERATED)
+}
+
+pub(crate) fn ollama_show(s: &mut Schemas) -> Operation {
+    let summary = "The model's kind and context, in Ollama's shape";
+    let fields = vec![s.asked.subschema_for::<wire_ollama::ShowRequest>()];
+    let answer = s.json::<Shown>();
+    post(
+        summary,
+        Body { parts: fields, required: &["model"], example: json!({ "model": "demo" }) },
+        answer,
+        ASKED,
+    )
+}
+
+pub(crate) fn ollama_tags(s: &mut Schemas) -> Operation {
+    get("All models, in Ollama's shape", s.json::<Models<TaggedModel<'_>>>(), READ)
+}
+
+pub(crate) fn ollama_ps(s: &mut Schemas) -> Operation {
+    get("Loaded models, in Ollama's shape", s.json::<Models<LoadedModel<'_>>>(), READ)
+}
+
+pub(crate) fn ollama_version(s: &mut Schemas) -> Operation {
+    get("The version of Ollama's API that is spoken", s.json::<wire_ollama::Version>(), READ)
+}
+
+pub(crate) fn render(s: &mut Schemas) -> Operation {
+    let summary = "What a chat request makes the model read";
+    let fields = wire_chat::field_schemas(&mut s.asked);
+    post(
+        summary,
+        Body { parts: fields, required: &["messages"], example: conversation() },
+        s.json::<tokens::Rendered>(),
+        COUNTED,
+    )
+}
+
+pub(crate) fn tokenize(s: &mut Schemas) -> Operation {
+    let mut fields = wire_chat::field_schemas(&mut s.asked);
+    fields.extend(tokens::field_schemas(&mut s.asked));
+    let (answer, example) = (s.json::<tokens::Tokenized>(), json!({ "prompt": "12+7=" }));
+    post(
+        "Text or a conversation to token ids",
+        Body { parts: fields, required: &[], example },
+        answer,
+        COUNTED,
+    )
+}
+
+pub(crate) fn detokenize(s: &mut Schemas) -> Operation {
+    let fields = vec![s.asked.subschema_for::<tokens::DetokenizeFields>()];
+    let (answer, example) = (s.json::<tokens::Detokenized>(), json!({ "tokens": [5, 6, 7] }));
+    post(
+        "Token ids to text",
+        Body { parts: fields, required: &["tokens"], example },
+        answer,
+        COUNTED,
+    )
+}
+
+pub(crate) fn models(s: &mut Schemas) -> Operation {
+    get("All models: the one", s.json::<wire_models::ModelList<'_>>(), READ)
+}
+
+pub(crate) fn model(s: &mut Schemas) -> Operation {
+    get("The model, if that is its name", s.json::<wire_models::Model<'_>>(), NAMED)
+}
+
+pub(crate) fn slots(s: &mut Schemas) -> Operation {
+    get("What is in each slot and what waits", s.json::<Vec<wire_slots::Slot>>(), READ)
+}
+
+pub(crate) fn openapi(_: &mut Schemas) -> Operation {
+    let any = schemars::json_schema!({ "type": "object" });
+    get("This document", Answer::Json(any), READ)
+}
+
+pub(crate) fn health(s: &mut Schemas) -> Operation {
+    let answer = s.json::<wire_models::Health<'_>>();
+    get("The daemon's state and the engine's counters", answer, OPEN)
+}
+
+pub(crate) fn ready(s: &mut Schemas) -> Operation {
+    let fault_schema = Some(s.said.subschema_for::<wire_models::Readiness>());
+    let answer = s.json::<wire_models::Readiness>();
+    Operation { fault_schema, ..get("Whether requests are taken", answer, &[503]) }
+}
+
+pub(crate) fn metrics(_: &mut Schemas) -> Operation {
+    let answer = Answer::Text("text/plain; version=0.0.4; charset=utf-8");
+    get("Metrics in Prometheus's text format", answer, READ)
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 const HEAD: &str = "# API reference
 
 All routes with their fields, rendered from `openapi.json`, which the daemon serves at
-`/openapi.json`. What the fields do is told in [api.md](api.md) and [surfaces.md](surfaces.md). Every
+`/openapi.json`. What the fields do is described in [api.md](api.md) and [surfaces.md](surfaces.md). Every
 field but the required ones may be left out or null.
 ";
 

@@ -1,8 +1,8 @@
 //! The web page: files that are part of the program, and the headers that hold a browser to them.
 //!
 //! The page gets nothing from elsewhere, runs no script that is not one of its files, and makes no
-//! document out of text: with `require-trusted-types-for` a browser refuses `innerHTML` and its like,
-//! so what a model says can only become text.
+//! document out of text: with `require-trusted-types-for` a browser refuses `innerHTML` and its
+//! like, so what a model says can only become text.
 
 mod files;
 
@@ -23,8 +23,8 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; f
      img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; \
      frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
 
-/// Headers of every file. Files are asked for anew each time, so that the parts of one page are of
-/// one release; what has not changed is not sent again.
+/// Headers of every file. Browsers must revalidate each file, so that all parts of the page are of
+/// one release after an upgrade; unchanged files are not sent again (304).
 const HEADERS: [(HeaderName, &str); 8] = [
     (CONTENT_SECURITY_POLICY, POLICY),
     (X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -36,7 +36,7 @@ const HEADERS: [(HeaderName, &str); 8] = [
     (HeaderName::from_static("permissions-policy"), "camera=(), geolocation=(), microphone=()"),
 ];
 
-/// One file as it is sent.
+/// A file with its headers.
 struct Served {
     content_type: &'static str,
     bytes: &'static [u8],
@@ -55,7 +55,7 @@ static SERVED: LazyLock<HashMap<&'static str, Served>> = LazyLock::new(|| {
     served.collect()
 });
 
-/// The page's file at `path`, unless the client has it; `None` if there is none.
+/// The page's file at `path`, or 304 if the client has it; `None` if there is no such file.
 pub(super) fn get(path: &str, headers: &HeaderMap) -> Option<Reply> {
     let served = SERVED.get(path)?;
     let mut reply = match has(headers, &served.etag) {
@@ -69,11 +69,11 @@ pub(super) fn get(path: &str, headers: &HeaderMap) -> Option<Reply> {
     Some(reply)
 }
 
-/// Whether the client says that it has what `etag` stands for.
+/// Whether the client has the version that `etag` names.
 fn has(headers: &HeaderMap, etag: &HeaderValue) -> bool {
     let given = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let tags = given.flat_map(|value| value.split(',')).map(str::trim);
-    // Proxies that compress make a tag a weak one.
+    // Proxies that compress answers turn tags into weak ones.
     tags.map(|tag| tag.strip_prefix("W/").unwrap_or(tag)).any(|tag| tag == "*" || tag == etag)
 }
 

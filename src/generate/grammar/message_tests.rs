@@ -1,4 +1,4 @@
-//! Draws from what turns allow, over the demo's vocabulary.
+//! Draws from what grammars of messages allow, over the demo's vocabulary.
 
 use std::sync::Arc;
 
@@ -46,12 +46,12 @@ fn form(schema: Json) -> Constraint {
     Constraint { form: Form::JsonSchema(schema), field: "response_format".into() }
 }
 
-fn turn(chat: &Chat, given: Option<&Constraint>) -> Turn {
-    Turn::of_chat(chat, Dialect::default(), given).unwrap()
+fn turn(chat: &Chat, given: Option<&Constraint>) -> MessageGrammar {
+    MessageGrammar::of_chat(chat, Dialect::default(), given).unwrap()
 }
 
-async fn mask(grammars: &Arc<Grammars>, turn: &Turn) -> Box<dyn TokenMask> {
-    grammars.mask_of_turn(turn, CallerId::default(), None).await.unwrap().unwrap()
+async fn mask(grammars: &Arc<Grammars>, turn: &MessageGrammar) -> Box<dyn TokenMask> {
+    grammars.mask_of(turn, CallerId::default(), None).await.unwrap().unwrap()
 }
 
 /// The calls in a text, if there is nothing else in it.
@@ -114,7 +114,7 @@ async fn forced_calls_are_calls_with_fitting_arguments() {
     assert!(several > 3, "{several}");
 }
 
-/// Whether a text may be a whole turn.
+/// Whether a text may be a complete message.
 fn may_be(grammars: &Grammars, mask: &mut dyn TokenMask, text: &str) -> bool {
     let ids = grammars.tokenizer.encode(text, Markup::Plain, usize::MAX).unwrap();
     let mut ids = ids.into_iter();
@@ -175,7 +175,7 @@ async fn a_model_that_thinks_may_think_before_its_form() {
     let thinks = Dialect::that_thinks();
     let given = form(json!({"const": 1}));
     let plain = Chat { messages: vec![Message::text(Role::User, "x")], ..Chat::default() };
-    let turn = Turn::of_chat(&plain, thinks, Some(&given)).unwrap();
+    let turn = MessageGrammar::of_chat(&plain, thinks, Some(&given)).unwrap();
     for (text, may) in
         [("1", true), ("<think>so {</think>\n\n1", true), ("<think>1", false), ("so 1", false)]
     {
@@ -191,7 +191,7 @@ fn what_needs_no_grammar_is_left_alone() {
         (chat(ToolChoice::None, true), Some(&regex)),
         (chat(ToolChoice::Auto, true), Some(&regex)),
     ] {
-        let expected = Turn { constraint: given.cloned(), parts: Vec::new() };
+        let expected = MessageGrammar { constraint: given.cloned(), parts: Vec::new() };
         assert_eq!(turn(&chat, given), expected);
     }
 }
@@ -205,12 +205,11 @@ async fn a_schema_that_can_t_be_kept_to_is_named() {
         chat
     };
     let not = with(&json!({"properties": {"a": {"not": {}}}}));
-    let error = Turn::of_chat(&not, Dialect::default(), None).unwrap_err().to_string();
+    let error = MessageGrammar::of_chat(&not, Dialect::default(), None).unwrap_err().to_string();
     assert!(error.starts_with("tools.bad.properties.a.not"), "{error}");
     let pattern = with(&json!({"properties": {"a": {"type": "string", "pattern": "(?<=x)"}}}));
     let turn = turn(&pattern, None);
-    let error =
-        grammars.mask_of_turn(&turn, CallerId::default(), None).await.unwrap_err().to_string();
+    let error = grammars.mask_of(&turn, CallerId::default(), None).await.unwrap_err().to_string();
     assert!(error.starts_with("tools.bad"), "{error}");
 }
 
@@ -230,12 +229,13 @@ async fn call_tokens_stand_around_calls_where_there_are_any() {
     let tokenizer = Arc::new(Tokenizer::load(&path).unwrap());
     let grammars = Arc::new(of(tokenizer, vec![1009]));
     let dialect = Dialect::with_call_tokens();
-    let forced = Turn::of_chat(&chat(ToolChoice::Required, false), dialect, None).unwrap();
+    let forced =
+        MessageGrammar::of_chat(&chat(ToolChoice::Required, false), dialect, None).unwrap();
     let mut mask_of = mask(&grammars, &forced).await;
     assert_eq!(allowed(&mut *mask_of), [opener]);
     let (text, _) = draw(&grammars, &mut *mask_of, 4000, 1);
     assert!(text.starts_with("<|tool_call|>[{\"name\": \""), "{text}");
-    let free = Turn::of_chat(&chat(ToolChoice::Auto, true), dialect, None).unwrap();
+    let free = MessageGrammar::of_chat(&chat(ToolChoice::Auto, true), dialect, None).unwrap();
     let mut free = mask(&grammars, &free).await;
     for id in grammars.tokenizer.encode("Hi < you", Markup::Plain, usize::MAX).unwrap() {
         assert!(allowed(&mut *free).contains(&id));

@@ -1,71 +1,71 @@
-//! A thought that begins an answer, told apart from the rest: `<think>…</think>`.
+//! Separates the reasoning that begins an answer, `<think>…</think>`, from the rest.
 
-/// What opens a thought.
+/// The opening tag.
 pub(super) const OPENER: &str = "<think>";
-/// What closes it.
+/// The closing tag.
 pub(super) const CLOSER: &str = "</think>";
-/// Both.
+/// Both tags.
 pub(super) const TAGS: [&str; 2] = [OPENER, CLOSER];
 
 /// Text that was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Said {
-    /// Of the thought, without its tags and the white space beside them.
-    Thought(String),
-    /// Of the rest.
+    /// Text of the reasoning, without its tags and the white space beside them.
+    Reasoning(String),
+    /// Text of the rest.
     Text(String),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum At {
-    /// Nothing but white space and perhaps a part of the opener has come.
+    /// Only white space and perhaps a part of the opening tag has come.
     Start,
-    /// Behind the opener, within white space.
+    /// After the opening tag, within white space.
     Opened,
-    Thought,
-    /// Behind the closer, within white space.
+    Reasoning,
+    /// After the closing tag, within white space.
     Closed,
     Rest,
 }
 
 /// Reads a text that comes in pieces. The result does not depend on how it is cut.
 #[derive(Debug)]
-pub(super) struct ThoughtReader {
+pub(super) struct ReasoningReader {
     at: At,
     found: bool,
     /// Text that may turn out to be a tag, or white space beside one.
     held: String,
 }
 
-impl ThoughtReader {
+impl ReasoningReader {
     /// At an answer's beginning; `opened` if the prompt ends with the opener.
     pub(super) fn new(opened: bool) -> Self {
         let at = if opened { At::Opened } else { At::Start };
         Self { at, found: opened, held: String::new() }
     }
 
-    /// Whether a thought is open.
+    /// Whether the text is within reasoning.
     pub(super) fn is_open(&self) -> bool {
-        matches!(self.at, At::Opened | At::Thought)
+        matches!(self.at, At::Opened | At::Reasoning)
     }
 
-    /// Whether it may still turn out that there is a thought.
+    /// Whether it is still open if there is reasoning.
     pub(super) fn is_at_start(&self) -> bool {
         self.at == At::Start
     }
 
-    /// Whether there is or was a thought.
-    pub(super) fn has_thought(&self) -> bool {
+    /// Whether there is or was reasoning.
+    pub(super) fn has_reasoning(&self) -> bool {
         self.found
     }
 
-    /// What is still to come of the closer, where a thought is open: all of it, or the rest of
-    /// what has begun.
+    /// Within reasoning: what must follow to close it, which is the closing tag or the rest of it
+    /// if it has begun.
     pub(super) fn rest_of_closer(&self) -> &'static str {
         &CLOSER[begun(&self.held, CLOSER)..]
     }
 
-    /// Takes some more text.
+    /// Reads more text.
     pub(super) fn push(&mut self, text: &str) -> Vec<Said> {
         let mut said = Vec::new();
         if self.at == At::Rest {
@@ -79,20 +79,20 @@ impl ThoughtReader {
         said
     }
 
-    /// The end of the text: gives out what was held back.
+    /// The end of the text: releases what was held back.
     pub(super) fn finish(&mut self) -> Option<Said> {
         let held = std::mem::take(&mut self.held);
         let said = match self.at {
             At::Start | At::Rest => Said::Text(held),
-            At::Opened | At::Thought => Said::Thought(held.trim_end().to_owned()),
+            At::Opened | At::Reasoning => Said::Reasoning(held.trim_end().to_owned()),
             At::Closed => return None,
         };
         match &said {
-            Said::Text(text) | Said::Thought(text) => (!text.is_empty()).then_some(said),
+            Said::Text(text) | Said::Reasoning(text) => (!text.is_empty()).then_some(said),
         }
     }
 
-    /// Goes as far as the next change; false where more text is needed.
+    /// Reads up to the next tag or change of state; false if more text is needed.
     fn step(&mut self, said: &mut Vec<Said>) -> bool {
         match self.at {
             At::Start => {
@@ -114,22 +114,22 @@ impl ThoughtReader {
                 if self.held.is_empty() {
                     return false;
                 }
-                self.at = if self.at == At::Opened { At::Thought } else { At::Rest };
+                self.at = if self.at == At::Opened { At::Reasoning } else { At::Rest };
             }
-            At::Thought => {
-                if let Some((thought, rest)) = self.held.split_once(CLOSER) {
-                    let thought = thought.trim_end().to_owned();
+            At::Reasoning => {
+                if let Some((reasoning, rest)) = self.held.split_once(CLOSER) {
+                    let reasoning = reasoning.trim_end().to_owned();
                     self.held = rest.to_owned();
                     self.at = At::Closed;
-                    if !thought.is_empty() {
-                        said.push(Said::Thought(thought));
+                    if !reasoning.is_empty() {
+                        said.push(Said::Reasoning(reasoning));
                     }
                     return true;
                 }
                 let free = self.held.len() - begun(&self.held, CLOSER);
                 let free = self.held[..free].trim_end().len();
                 if free > 0 {
-                    said.push(Said::Thought(self.held.drain(..free).collect()));
+                    said.push(Said::Reasoning(self.held.drain(..free).collect()));
                 }
                 return false;
             }
@@ -155,14 +155,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The whole thought and the whole rest.
+    /// The whole reasoning and the whole rest.
     fn read<'t>(opened: bool, parts: impl IntoIterator<Item = &'t str>) -> (String, String) {
-        let mut reader = ThoughtReader::new(opened);
-        let (mut thought, mut text) = (String::new(), String::new());
+        let mut reader = ReasoningReader::new(opened);
+        let (mut reasoning, mut text) = (String::new(), String::new());
         let mut add = |said| match said {
-            Said::Thought(more) => {
-                assert!(text.is_empty(), "a thought behind the rest");
-                thought.push_str(&more);
+            Said::Reasoning(more) => {
+                assert!(text.is_empty(), "reasoning behind the rest");
+                reasoning.push_str(&more);
             }
             Said::Text(more) => text.push_str(&more),
         };
@@ -170,12 +170,12 @@ mod tests {
             reader.push(part).into_iter().for_each(&mut add);
         }
         reader.finish().into_iter().for_each(&mut add);
-        (thought, text)
+        (reasoning, text)
     }
 
     #[test]
-    fn a_thought_is_told_apart_where_it_begins_the_answer() {
-        for (given, thought, text) in [
+    fn a_reasoning_is_told_apart_where_it_begins_the_answer() {
+        for (given, reasoning, text) in [
             ("<think>a b</think>c", "a b", "c"),
             ("\n<think>\n a\n\nb \n</think>\n\n c \n", "a\n\nb", "c \n"),
             ("<think></think>c", "", "c"),
@@ -189,18 +189,18 @@ mod tests {
             (" ", "", " "),
             ("<think>a<think>b</think>c", "a<think>b", "c"),
         ] {
-            assert_eq!(read(false, [given]), (thought.into(), text.into()), "{given:?}");
+            assert_eq!(read(false, [given]), (reasoning.into(), text.into()), "{given:?}");
         }
         assert_eq!(read(true, ["\na</think>b"]), ("a".into(), "b".into()));
     }
 
     #[test]
-    fn thought_is_given_out_as_it_comes() {
-        let mut reader = ThoughtReader::new(false);
-        assert_eq!(reader.push("<think>Let me"), [Said::Thought("Let me".into())]);
-        assert_eq!(reader.push(" see </"), [Said::Thought(" see".into())]);
+    fn reasoning_is_given_out_as_it_comes() {
+        let mut reader = ReasoningReader::new(false);
+        assert_eq!(reader.push("<think>Let me"), [Said::Reasoning("Let me".into())]);
+        assert_eq!(reader.push(" see </"), [Said::Reasoning(" see".into())]);
         assert!(reader.is_open());
-        assert_eq!(reader.push("x"), [Said::Thought(" </x".into())]);
+        assert_eq!(reader.push("x"), [Said::Reasoning(" </x".into())]);
         assert_eq!(reader.push("</think> Yes"), [Said::Text("Yes".into())]);
         assert!(!reader.is_open());
     }

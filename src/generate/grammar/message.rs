@@ -1,32 +1,32 @@
-//! What a model's turn in a chat may be: a call where one is forced, arguments by their schema, an
-//! answer in its form or a call in its place, and a thought before them.
+//! The grammar of a model's message in a chat: a forced tool call, arguments by their schema, an
+//! answer by the response schema or a call in its place, and reasoning before them.
 
 use std::fmt::Write as _;
 
 use serde_json::{Value as Json, json};
 
-use super::super::error::GenerateError;
+use super::super::error::{GenerateError, invalid};
+use super::super::reasoning;
 use super::super::request::{Chat, Constraint, Form};
-use super::super::thought;
 use super::super::tools::parse::OPENERS;
 use super::super::tools::{Dialect, Tool, ToolChoice};
-use super::super::validate::invalid;
+use super::check::check;
 use super::schema;
 
-/// Bytes of all schemas of a turn: its tools' and its answer's.
+/// Bytes of all schemas of one message: the tools' and the answer's.
 const MOST_BYTES: usize = 2 << 20;
 
-/// What holds a turn, and what it was made from.
+/// What constrains a message, and the schemas that it was built from.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Turn {
-    /// `None` leaves the turn free.
+pub(crate) struct MessageGrammar {
+    /// `None` is free text.
     pub(crate) constraint: Option<Constraint>,
-    /// The schemas within the constraint's grammar, each under its own name, to find out which of
-    /// them is at fault.
+    /// The schemas within the constraint's grammar with their fields, to find out which of them is
+    /// at fault if the grammar does not compile.
     pub(crate) parts: Vec<Constraint>,
 }
 
-/// What a turn without calls may be.
+/// What a message without calls may be.
 #[derive(Debug, Clone, Copy)]
 enum Content<'a> {
     Free,
@@ -34,16 +34,27 @@ enum Content<'a> {
     Json(&'a Json),
 }
 
-impl Turn {
-    /// The turn that answers `chat`, where the request wants `given` of its text.
+impl MessageGrammar {
+    /// The answer to a prompt of text: `given` as it is.
     ///
     /// # Errors
-    /// A schema that can't be kept to, by its place.
+    /// As [`check`].
+    pub(crate) fn of_text(given: Option<&Constraint>) -> Result<Self, GenerateError> {
+        given.map_or(Ok(0), check)?;
+        Ok(Self { constraint: given.cloned(), parts: Vec::new() })
+    }
+
+    /// The message that answers `chat`, if the request constrains its text by `given`.
+    ///
+    /// # Errors
+    /// A schema that is too large or not supported, by its place.
     pub(crate) fn of_chat(
         chat: &Chat,
         dialect: Dialect,
         given: Option<&Constraint>,
     ) -> Result<Self, GenerateError> {
+        // Also where a forced call takes the place of the answer.
+        let given_bytes = given.map_or(Ok(0), check)?;
         let any_object = json!({"type": "object"});
         let offered = chat.tools.offered();
         let forced = match &chat.tools.choice {
@@ -62,13 +73,13 @@ impl Turn {
             _ if forced => None,
             Some(Content::Free) if !offered.iter().any(|tool| tool.strict) => return Ok(plain),
             Some(Content::Json(_)) if offered.is_empty() && !dialect.thinks() => return Ok(plain),
-            // Other forms are kept to as they are, which leaves no room for calls.
+            // Other constraints apply to the whole message, which leaves no room for calls.
             None => return Ok(plain),
             content => content,
         };
         let mut grammar = Grammar { dialect, text: String::new(), parts: Vec::new(), bytes: 0 };
         if let (Some(Content::Json(schema)), Some(given)) = (content, given) {
-            grammar.part(schema, &given.field)?;
+            grammar.part(schema, &given.field, given_bytes)?;
         }
         let callable = offered.iter().filter(|tool| match &chat.tools.choice {
             ToolChoice::Named(name) => tool.name == *name,
@@ -89,7 +100,7 @@ impl Turn {
     }
 }
 
-/// A grammar in the making.
+/// A grammar that is being built.
 struct Grammar {
     dialect: Dialect,
     text: String,
@@ -99,9 +110,9 @@ struct Grammar {
 }
 
 impl Grammar {
-    /// Checks a schema and notes it.
-    fn part(&mut self, schema: &Json, place: &str) -> Result<(), GenerateError> {
-        self.bytes += schema::check(schema, place)?;
+    /// Adds a checked schema of `bytes` bytes.
+    fn part(&mut self, schema: &Json, place: &str, bytes: usize) -> Result<(), GenerateError> {
+        self.bytes += bytes;
         if self.bytes > MOST_BYTES {
             let value = format!("a schema beside others, {} bytes together", self.bytes);
             return Err(invalid(place, value, format!("at most {MOST_BYTES} bytes in all")));
@@ -116,13 +127,14 @@ impl Grammar {
         self.text.push('\n');
     }
 
-    /// A list of calls. Arguments keep to their schema where the tool is strict or `forced`.
+    /// A list of calls. Arguments follow their schema if the tool is strict or a call is `forced`.
     fn calls(&mut self, tools: &[&Tool], forced: bool, single: bool) -> Result<(), GenerateError> {
         let mut names = String::new();
         for (index, tool) in tools.iter().enumerate() {
             let schema = if forced || tool.strict {
                 let schema = arguments(tool);
-                self.part(&schema, &tool.place)?;
+                let bytes = schema::check(&schema, &tool.place)?;
+                self.part(&schema, &tool.place, bytes)?;
                 schema
             } else {
                 json!({"type": "object"})
@@ -145,14 +157,14 @@ impl Grammar {
             if self.dialect.has_call_tokens() { mark.to_owned() } else { json!(mark).to_string() }
         });
         match content {
-            None => self.thought_and(&format!("{open} list {close}")),
+            None => self.reasoning_and(&format!("{open} list {close}")),
             Some(Content::Json(schema)) => {
                 self.line(&format!("content: %json {}", schema::prepared(schema)));
                 let calls = if calls { format!(" | {open} list {close}") } else { String::new() };
-                self.thought_and(&format!("(content{calls})"));
+                self.reasoning_and(&format!("(content{calls})"));
             }
-            // Text that looks like a call would be read as one. The text that leads up to a call
-            // ends with the opener, where that is text.
+            // Text must not contain an opening tag, since it would be read as a call. If the tag is
+            // plain text and no token, the text before a call ends with it, hence `lead`.
             Some(Content::Free) if self.dialect.has_call_tokens() => {
                 self.line(&format!("start: TEXT? ({open} list {close})?"));
                 self.line(&format!("TEXT: /(?s:.+)/ & ~/{}/", holds(&OPENERS)));
@@ -168,22 +180,22 @@ impl Grammar {
         }
     }
 
-    /// The start: `rest`, and a thought before it if the model is asked to think.
-    fn thought_and(&mut self, rest: &str) {
+    /// The start rule: `rest`, with reasoning before it if the template asks for it.
+    fn reasoning_and(&mut self, rest: &str) {
         if !self.dialect.thinks() {
             return self.line(&format!("start: {rest}"));
         }
-        self.line(&format!("start: (thought BLANKS?)? {rest}"));
+        self.line(&format!("start: (reasoning BLANKS?)? {rest}"));
         self.line(&format!(
-            "thought[suffix={}]: /{}(?s:.*)/",
-            json!(thought::CLOSER),
-            thought::OPENER
+            "reasoning[suffix={}]: /{}(?s:.*)/",
+            json!(reasoning::CLOSER),
+            reasoning::OPENER
         ));
         self.line("BLANKS: /[ \\n]{1,4}/");
     }
 }
 
-/// A regular expression for texts that hold one of `texts`.
+/// A regular expression for texts that contain one of `texts`.
 fn holds(texts: &[&str]) -> String {
     let escaped: Vec<String> = texts.iter().map(|text| escape(text)).collect();
     format!("(?s:.*)({})(?s:.*)", escaped.join("|"))
@@ -212,5 +224,5 @@ fn arguments(tool: &Tool) -> Json {
 }
 
 #[cfg(test)]
-#[path = "turn_tests.rs"]
+#[path = "message_tests.rs"]
 mod tests;

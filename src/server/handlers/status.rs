@@ -1,0 +1,77 @@
+//! What the server says of itself: `GET /health`, `/ready`, `/v1/models`, `/slots` and
+//! `/openapi.json`.
+
+use hyper::StatusCode;
+
+use crate::app::{App, Phase};
+use crate::error::ApiError;
+use crate::reply::{Reply, json};
+use crate::wire::common::to_json;
+use crate::wire::models::{Health, Model, ModelList, Readiness};
+use crate::wire::slots as wire;
+use phi4d_engine::SubmitError;
+
+/// Generated from the wire types; a test compares it with them.
+const OPENAPI: &str = include_str!("../../../docs/openapi.json");
+
+/// The daemon's phase and the engine's counters.
+pub(crate) fn health(app: &App) -> Reply {
+    let status = match app.phase() {
+        Phase::Serving => "ok",
+        Phase::Draining | Phase::Cutting => "draining",
+    };
+    let stats = app.generator().stats();
+    let health = Health::new(status, &app.options().model_name, &stats);
+    json(StatusCode::OK, to_json(&health))
+}
+
+/// Whether requests are taken: 200, or 503 while draining or when the engine has ended.
+pub(crate) fn ready(app: &App) -> Reply {
+    let (code, status) = match app.phase() {
+        Phase::Serving if app.generator().is_ready() => (StatusCode::OK, "ready"),
+        Phase::Serving => (StatusCode::SERVICE_UNAVAILABLE, "not ready"),
+        Phase::Draining | Phase::Cutting => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+    };
+    json(code, to_json(&Readiness { status }))
+}
+
+/// The list of models, of which there is one.
+pub(crate) fn models(app: &App) -> Reply {
+    let models = ModelList { object: "list", data: [served(app)] };
+    json(StatusCode::OK, to_json(&models))
+}
+
+/// The model named `id`.
+pub(crate) fn model(app: &App, id: &str) -> Result<Reply, ApiError> {
+    let model = served(app);
+    if id != model.id {
+        return Err(ApiError::model_not_found(id, model.id));
+    }
+    Ok(json(StatusCode::OK, to_json(&model)))
+}
+
+fn served(app: &App) -> Model<'_> {
+    Model {
+        id: &app.options().model_name,
+        object: "model",
+        created: app.options().created,
+        owned_by: "phi4d",
+    }
+}
+
+/// What is in each slot, and what waits for one.
+pub(crate) async fn slots(app: &App) -> Result<Reply, ApiError> {
+    let generator = app.generator();
+    let Some(live) = generator.look().await else {
+        return Err(SubmitError::Stopped.into());
+    };
+    let rules = app.rules();
+    let (slots, context) = (generator.stats().slots, generator.limits().context_tokens);
+    let all = wire::slots(live, slots, context, |id| rules.name_of(id));
+    Ok(json(StatusCode::OK, to_json(&all)))
+}
+
+/// The OpenAPI document.
+pub(crate) fn openapi() -> Reply {
+    json(StatusCode::OK, OPENAPI.to_owned())
+}
