@@ -83,5 +83,5 @@ fn a_store_that_cannot_be_written_does_not_fail_the_daemon() {
     let daemon = keeping(&file.join("prefixes"));
     daemon.unix().chat(LONG, &json!({ "max_tokens": 5 }));
     let log = stop(daemon);
-    assert!(log.contains("cannot keep prefixes"), "{log}");
+    assert!(log.contains("cannot store cached prefixes"), "{log}");
 }

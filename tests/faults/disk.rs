@@ -42,7 +42,10 @@ fn serves_and_stops(mut daemon: Daemon, said: &str) {
     assert_eq!(daemon.wait_end().code(), Some(0));
     let log = daemon.log.text();
     let complaints: Vec<&str> = log.lines().filter(|line| line.contains(" WARN ")).collect();
-    assert!(complaints.len() == 1 && complaints[0].contains("cannot keep prefixes in"), "{log}");
+    assert!(
+        complaints.len() == 1 && complaints[0].contains("cannot store cached prefixes in"),
+        "{log}"
+    );
     assert!(complaints[0].contains(said), "{log}");
 }
 
@@ -96,7 +99,10 @@ fn a_folder_that_is_only_to_be_read_is_read() {
     daemon.signal("TERM");
     assert_eq!(daemon.wait_end().code(), Some(0));
     let log = daemon.log.text();
-    assert!(log.contains("cannot keep prefixes in") && log.contains("Read-only file"), "{log}");
+    assert!(
+        log.contains("cannot store cached prefixes in") && log.contains("Read-only file"),
+        "{log}"
+    );
     assert_eq!(std::fs::read(&file).unwrap(), before);
 }
 

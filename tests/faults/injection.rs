@@ -204,7 +204,8 @@ fn each_change_of_the_prefix_store_may_fail() {
         daemon.signal("TERM");
         assert_eq!(daemon.wait_end().code(), Some(0), "{nth}: {}", daemon.log.text());
         let (log, hit) = (daemon.log.text(), was_hit(&daemon.setup));
-        let warnings = log.lines().filter(|line| line.contains("cannot keep prefixes in")).count();
+        let warnings =
+            log.lines().filter(|line| line.contains("cannot store cached prefixes in")).count();
         assert_eq!(warnings, usize::from(hit), "{nth}: {log}");
         let left = files_in(store.path());
         assert!(left.iter().all(|name| name.ends_with(".kv")), "{nth}: {left:?}");

@@ -84,6 +84,9 @@ fn a_folder_that_is_a_link_or_another_users_is_not_used() {
     daemon.signal("TERM");
     assert!(daemon.wait_end().success());
     let log = daemon.log.text();
-    assert!(log.contains("cannot keep prefixes in") && log.contains("it is a link"), "{log}");
+    assert!(
+        log.contains("cannot store cached prefixes in") && log.contains("it is a link"),
+        "{log}"
+    );
     assert_eq!(fs::read_dir(&there).unwrap().count(), 0);
 }

@@ -4,7 +4,7 @@ import json
 import random
 import string
 
-from forms import size
+from forms import size, weight
 from surfaces import QUESTION, chat
 
 # The default of max_body_bytes.
@@ -83,7 +83,7 @@ PLACES = (
 
 
 def amplified(choose: random.Random, most: int = LARGEST) -> tuple[str, bytes, tuple[str, ...]]:
-    count = choose.choice([size(choose, most), size(choose, most // 64), most - 400])
+    count = weight(choose, most - 400)
     text = choose.choice(PLACES) % filler(choose, count)
     path = path_for(choose, text)
     data = text.encode("utf-8", "surrogatepass")
@@ -165,10 +165,10 @@ def texts(choose: random.Random, count: int) -> list:
 
 def lists(choose: random.Random) -> tuple[str, dict]:
     """One or several list fields, of up to a million members, with copies."""
-    count = choose.choice([size(choose, 1_000_000), size(choose, 2000), 110, 128, 129])
+    count = choose.choice([weight(choose, 1_000_000), size(choose, 2000), 110, 128, 129])
     body = chat(max_tokens=choose.randrange(1, 17), stream=choose.random() < 0.2)
     if choose.random() < 0.5:
-        body["n"] = choose.choice([1, 8, 64, 128, 129, choose.choice(ODD_NUMBERS)])
+        body["n"] = choose.choice([1, 2, 2, 4, 8, choose.choice([64, 128, 129]), choose.choice(ODD_NUMBERS)])
     for name in choose.sample(sorted(FIELDS), k=choose.choice([1, 1, 1, 2, 3])):
         body.update(FIELDS[name](choose, count))
     return CHAT, body
@@ -234,8 +234,10 @@ def long_text(choose: random.Random, count: int) -> str:
 
 
 def tokenizer(choose: random.Random, most: int = 7_600_000) -> tuple[str, dict]:
-    text = long_text(choose, choose.choice([size(choose, most), size(choose, most), most]))
+    text = long_text(choose, weight(choose, most))
     message = [{"role": choose.choice(["user", "assistant", "system"]), "content": text}]
+    # More tokens than the context has: a prompt that fits would be the model's work.
+    past = text + " a b" * 8000
     return choose.choice([
         ("/tokenize", {"prompt": text}),
         ("/tokenize", {"content": text, "with_pieces": True}),
@@ -244,8 +246,8 @@ def tokenizer(choose: random.Random, most: int = 7_600_000) -> tuple[str, dict]:
         ("/apply-template", {"messages": message}),
         ("/v1/chat/completions/render", {"messages": message}),
         ("/v1/completions", {"prompt": text, "max_tokens": 1, "truncate_prompt_tokens": 10}),
-        ("/v1/completions", {"prompt": text, "max_tokens": 1}),
+        ("/v1/completions", {"prompt": past, "max_tokens": 1}),
         ("/detokenize", {"tokens": [1] * min(len(text) // 2, 2_000_000)}),
-        (CHAT, {"messages": message, "max_tokens": 1}),
+        (CHAT, {"messages": [{"role": "user", "content": past}], "max_tokens": 1}),
         (CHAT, chat(stop=[text[:100000]], bad_words=[text[:100000]])),
     ])

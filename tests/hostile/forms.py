@@ -18,6 +18,14 @@ def size(choose: random.Random, most: int) -> int:
     return max(1, int(most ** choose.random()))
 
 
+def weight(choose: random.Random, most: int) -> int:
+    """For what costs the daemon time with every byte: seldom the most there can be, else as `size`, mostly of
+    far less. So a second holds as many of the largest as of equal shares, and many more of all others."""
+    if choose.random() < 0.03:
+        return most
+    return size(choose, most if choose.random() < 0.2 else max(1, most // 64))
+
+
 # --- JSON Schema
 
 def ref(choose: random.Random, name: str, home: str) -> dict:

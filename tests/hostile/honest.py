@@ -43,6 +43,11 @@ def prompt(number: int) -> tuple[str, dict]:
 KINDS = {"short chat": short, "stream of 100 tokens": stream, "JSON schema": form, "prompt of 2,000 tokens": prompt}
 
 
+# A prompt takes twenty times as long as the others: asked as often, it would have most of the machine.
+QUICK = tuple(name for name in KINDS if KINDS[name] is not prompt)
+BESIDE_DRAWS = QUICK + QUICK + tuple(KINDS)
+
+
 class Times:
     """What honest callers waited, by kind, and how often they were not answered."""
 

@@ -16,12 +16,14 @@ HOSTILE_KEYS = ("hostile0", "hostile1", "hostile2", "one-at-once")
 
 @dataclass
 class Kind:
-    """`share` weighs its part of the time in `draws`; `callers` are at it at once; `pause` is between two in `mixed`."""
+    """`share` weighs its part of the time in `draws`, where `alone` callers are at it at once; in `mixed` it is
+    `callers`, each with about `pause` between two."""
 
     name: str
     act: Act
     share: float = 1.0
     callers: int = 4
+    alone: int = 4
     pause: float = 0.05
 
 
@@ -69,9 +71,9 @@ KINDS = [
     Kind("bodies", amplified, share=1.5, pause=0.2),
     Kind("lists", requests(bodies.list_request), share=1.5),
     Kind("tokenizer", requests(bodies.tokenizer), pause=0.2),
-    Kind("connections", crowd, callers=8, pause=0.2),
-    Kind("framing", framed, callers=6),
-    Kind("quotas", quota, share=0.5),
+    Kind("connections", crowd, callers=8, alone=12, pause=0.2),
+    Kind("framing", framed, callers=6, alone=6),
+    Kind("quotas", quota, share=0.5, alone=8),
 ]
 
 

@@ -208,7 +208,7 @@ def stop_in_the_middle(options) -> list[str]:
     """SIGTERM while callers of every kind are at it."""
     with daemon(options) as target:
         kinds = [kind for kind in KINDS if kind.name not in options.skip]
-        crowd = [Hostile(target.place, kind, f"{options.seed} stop", 0, 1 << 30, 60, 0.2, 0.0) for kind in kinds]
+        crowd = [Hostile(target.place, kind, f"{options.seed} stop", 0, 1 << 30, 60, 0.2, 0.0, kind.callers) for kind in kinds]
         until = time.monotonic() + 3
         while time.monotonic() < until and target.lives():
             time.sleep(0.05)

@@ -84,7 +84,7 @@ IN_CHOICE = ("guided_choice", "structured_outputs.choice")
 def followed(choose: random.Random, requests: list[tuple[str, dict]]) -> tuple[str, dict]:
     """One of them; at times with an answer that is long enough to follow the form far."""
     path, body = choose.choice(requests)
-    if choose.random() < 0.15 and "max_tokens" in body and "n" not in body:
+    if choose.random() < 0.05 and "max_tokens" in body and "n" not in body:
         body["max_tokens"] = 200
     return path, body
 

@@ -63,12 +63,13 @@ class Found:
 class Hostile:
     """One kind's callers in a process of its own, of lower priority: they would be other machines."""
 
-    def __init__(self, place: Place, kind: Kind, seed: str, first: int, last: int, seconds: float, leaves: float, pause: float):
+    def __init__(self, place: Place, kind: Kind, seed: str, first: int, last: int, seconds: float, leaves: float, pause: float, callers: int):
         self.kind, self.found = kind, Found()
         self.numbers = fork.Value("i", first)
         self.stop = fork.Event()
         # Of each caller the draw that is under way and the one before.
-        self.marks = fork.Array("i", [-1] * (2 * kind.callers))
+        self.callers = callers
+        self.marks = fork.Array("i", [-1] * (2 * callers))
         self.results = fork.Queue()
         arguments = (place, seed, last, seconds, leaves, pause)
         self.process = fork.Process(target=self.work, args=arguments, daemon=True)
@@ -78,7 +79,7 @@ class Hostile:
         os.nice(10)
         until = time.monotonic() + seconds
         arguments = (place, seed, last, until, leaves, pause)
-        threads = [threading.Thread(target=self.call, args=(caller, *arguments)) for caller in range(self.kind.callers)]
+        threads = [threading.Thread(target=self.call, args=(caller, *arguments)) for caller in range(self.callers)]
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -7,10 +7,12 @@
 
 #![forbid(unsafe_code)]
 
-#[cfg(all(test, feature = "loom"))]
+#[cfg(test)]
+#[cfg(feature = "loom")]
 mod models;
 // loom's locks work within its models only.
-#[cfg(all(test, not(feature = "loom")))]
+#[cfg(test)]
+#[cfg(not(feature = "loom"))]
 mod tests;
 
 use std::collections::HashMap;
