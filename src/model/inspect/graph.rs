@@ -109,6 +109,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Graph, Damaged> {
             _ => {}
         }
     }
+    // Tied embeddings are looked up and multiplied: a step reads all of them.
     let tables = graph.looked_up.difference(&graph.read_whole);
     graph.tables = tables.filter_map(|name| graph.sizes.get(name)).sum();
     graph.producer = format!("{producer} {version}").trim().to_owned();
@@ -169,6 +170,7 @@ impl Graph {
         let number = |name: &str, default| attributes.get(name).copied().unwrap_or(default);
         let (bits, block) = (number("bits", 4), number("block_size", 0));
         let accuracy_level = number("accuracy_level", 0);
+        // A model has two or three kinds, so a list is searched.
         let alike = self.quantised.iter_mut().find(|kind| {
             (kind.bits, kind.block, kind.accuracy_level, kind.zero_points)
                 == (bits, block, accuracy_level, zero_points)

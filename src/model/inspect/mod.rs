@@ -12,8 +12,8 @@ use super::error::LoadError;
 use super::genai_config::GenaiConfig;
 use super::load_options::LoadOptions;
 use super::memory::page_bytes;
+use super::plan::{KvGrowth, ModelLimits};
 use super::rotary_joined;
-use super::runner::{KvGrowth, ModelLimits};
 
 pub use graph::{Attention, Quantised, TensorInfo};
 pub use rotary::{RotaryChoice, RotaryTable, RotaryTables};
@@ -112,7 +112,8 @@ impl Export {
     #[must_use]
     pub fn limits(&self, options: &LoadOptions, on_device: bool) -> ModelLimits {
         let context_tokens = options.context(self.usable_context);
-        // Of one head's key or value.
+        // Bytes of one head's key at one position: in the host's memory a slot's heads are committed page
+        // by page, so a block is the positions in a page.
         let tensors = self.model.layers.saturating_mul(2).saturating_mul(self.model.kv_heads);
         let kv_bytes_per_token = usize::try_from(self.kv_bytes_per_token).unwrap_or(usize::MAX);
         let position_bytes = (kv_bytes_per_token / tensors.max(1)).max(1);
@@ -178,6 +179,7 @@ pub fn inspect(folder: &Path) -> Result<Export, LoadError> {
         .iter()
         .map(|tensor| bytes_per_token(tensor, decoder.num_key_value_heads, decoder.head_size))
         .sum();
+    // As `paged::is_paged` decides it on a session.
     let is_paged = inputs.iter().any(|input| input.name == decoder.inputs.paged.block_table);
     let blocks = is_paged.then(|| blocks(&config, kv_bytes_per_token));
     let rotary = rotary::read(&bytes, decoder.inputs.position_ids.as_deref());
