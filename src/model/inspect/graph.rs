@@ -111,7 +111,9 @@ pub(super) fn read(bytes: &[u8]) -> Result<Graph, Damaged> {
     }
     // Tied embeddings are looked up and multiplied: a step reads all of them.
     let tables = graph.looked_up.difference(&graph.read_whole);
-    graph.tables = tables.filter_map(|name| graph.sizes.get(name)).sum();
+    // The lengths are the file's own words, and a damaged file's sum may overflow.
+    let sizes = tables.filter_map(|name| graph.sizes.get(name));
+    graph.tables = sizes.fold(0, |sum, size| u64::saturating_add(sum, *size));
     graph.producer = format!("{producer} {version}").trim().to_owned();
     Ok(graph)
 }
