@@ -16,9 +16,9 @@ pub struct ModelLimits {
     pub context_tokens: usize,
     /// KV-cache slots: sequences that run at once, and cached prefixes.
     pub slots: usize,
-    /// The most tokens that one [`Runner::prefill`] takes.
+    /// The most tokens that one [`super::Runner::prefill`] takes.
     pub max_prefill_tokens: usize,
-    /// Whether [`Runner::prefill`] can give logit rows of more than the last token.
+    /// Whether [`super::Runner::prefill`] can give logit rows of more than the last token.
     pub many_rows: bool,
     /// Bytes of KV cache that one token takes, over all layers.
     pub kv_bytes_per_token: usize,
