@@ -139,16 +139,16 @@ fn text_lines(facts: &TextFacts) -> Vec<(&'static str, String)> {
         None => "none: chats are refused".to_owned(),
         Some(bytes) => {
             let mut parts = vec![format!("{bytes} bytes")];
-            let functions = if facts.places_functions { "placed by it" } else { "told in words" };
+            let tools = if facts.places_functions { "placed by it" } else { "described in words" };
             parts.push(format!(
-                "functions {functions}, calls between {} and {}",
+                "tools {tools}, tool calls between {} and {}",
                 facts.call_marks[0], facts.call_marks[1]
             ));
             if facts.drops_system {
-                parts.push("has a system turn of its own".into());
+                parts.push("has a system message of its own".into());
             }
             if facts.thinks {
-                parts.push("asks for a thought".into());
+                parts.push("asks for reasoning".into());
             }
             parts.join("; ")
         }

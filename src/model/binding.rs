@@ -214,6 +214,7 @@ impl Binding {
                 self.binding.as_ptr(),
             )
         })?;
+        // Empty unless steps are recorded: otherwise ONNX Runtime writes outputs to the host itself.
         let downloads = self.downloads.iter();
         let pairs = downloads.filter_map(|(name, host)| Some((self.bound.get(name)?, host)));
         // SAFETY: as above; the run is over.
@@ -321,7 +322,7 @@ pub(super) struct BoundRange {
     pub(super) positions: usize,
     /// Width of the mask.
     pub(super) total: usize,
-    /// The number of the recording of its steps, as long as nothing else is bound.
+    /// The number of its recorded graph, until anything else is bound.
     pub(super) recording: Option<i32>,
 }
 
@@ -347,6 +348,7 @@ impl Bindings {
         range: Range,
         make: impl FnOnce() -> ort::Result<BoundRange>,
     ) -> ort::Result<BoundRange> {
+        // Removed until it is put back, so that an error in between drops it.
         if let Some(bound) = self.kept.remove(&range) {
             return Ok(bound);
         }

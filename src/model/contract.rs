@@ -118,6 +118,7 @@ impl Check {
         let (ins, outs) = (Side::inputs(session), Side::outputs(session));
         let ids = [Open("batch"), Open("sequence")];
         let mut expected = vec![inputs.input_ids.clone(), inputs.attention_mask.clone()];
+        // Inputs that this program's own edits have added.
         expected.extend([TAIL_INPUT, LONG_INPUT].map(String::from));
         self.tensor(ins, &inputs.input_ids, &INTS, &ids);
         let mask = [Open("batch"), Open("total")];
@@ -132,6 +133,7 @@ impl Check {
             expected.push(position_ids.clone());
         }
 
+        // Open positions let past and present have the whole capacity of a slot.
         let heads = Fixed("num_key_value_heads", model.decoder.num_key_value_heads);
         let kv = self.cache(session, config, &mut expected, |head| {
             [Open("batch"), heads, Open("positions"), head]

@@ -8,7 +8,8 @@ use std::time::Duration;
 use ndarray::{Array2, ArrayView1};
 
 use super::error::RunError;
-use super::runner::{Interrupt, Logits, ModelLimits, Rotary, Runner};
+use super::plan::{ModelLimits, Rotary};
+use super::runner::{Interrupt, Logits, Runner};
 
 /// Marks a cached token that the long rotary table rotated.
 const LONG: u32 = 1 << 31;

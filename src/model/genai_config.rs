@@ -65,7 +65,21 @@ impl DecoderSection {
     #[must_use]
     pub fn made_for(&self) -> Vec<String> {
         let names = self.session_options.provider_options.iter().flat_map(BTreeMap::keys);
+        // Compared with lower-case names only.
         names.map(|name| name.to_ascii_lowercase()).collect()
+    }
+
+    /// Past and present name of each cache tensor: keys, then values, of one layer after another.
+    pub(super) fn cache_names(&self) -> Vec<(String, String)> {
+        let (inputs, outputs) = (&self.inputs, &self.outputs);
+        let keys = (&inputs.past_key_names, &outputs.present_key_names);
+        let values = (&inputs.past_value_names, &outputs.present_value_names);
+        (0..self.num_hidden_layers)
+            .flat_map(|layer| {
+                [keys, values]
+                    .map(|(past, present)| (layer_name(past, layer), layer_name(present, layer)))
+            })
+            .collect()
     }
 }
 
@@ -218,6 +232,7 @@ impl GenaiConfig {
     fn check(&self) -> Result<(), String> {
         let model = &self.model;
         let decoder = &model.decoder;
+        // The bounds are far above any model, and small enough that products of them cannot overflow.
         let counts = [
             ("model.context_length", model.context_length, 1 << 24),
             (
@@ -247,6 +262,7 @@ impl GenaiConfig {
         let Some(name) = Path::new(&decoder.filename).file_name() else {
             return Err("model.decoder.filename is empty".into());
         };
+        // A path would let a folder from elsewhere name files outside itself.
         if Path::new(name) != Path::new(&decoder.filename) {
             return Err(format!(
                 "model.decoder.filename is {:?}; expected the name of a file in the folder",

@@ -103,9 +103,11 @@ pub use inspect::{
 pub use load::{Loaded, load, load_cancellable};
 pub use load_options::LoadOptions;
 pub use lost_file::{end_on_lost_file, is_file_lost};
-pub use plan::{KvSizes, KvTooSmall, MemoryPlan, MemorySettings};
+pub use plan::{
+    KvGrowth, KvSizes, KvTooSmall, MemoryPlan, MemorySettings, ModelLimits, Rotary, alike_positions,
+};
 pub use prepare::{PREPARED_FOLDER, prepare};
 pub use provider::{OptionFault, Placement, Provider, ProviderSettings, UnknownProvider};
-pub use runner::{Interrupt, KvGrowth, Logits, ModelLimits, Rotary, Runner, alike_positions};
+pub use runner::{Interrupt, Logits, Runner};
 pub use runtime::{LIBRARY_NAME, disable_telemetry, search_path as library_search_path};
 pub use stop::LoadCancel;

@@ -77,6 +77,7 @@ fn load_unless_cancelled(options: &LoadOptions, cancel: &LoadCancel) -> Result<L
         let interrupt = runner.interrupt();
         (Box::new(runner), interrupt)
     };
+    // Faults of the export show now and not at the first request.
     try_out(runner.as_mut(), &source.path)?;
     Ok(Loaded {
         interrupt,
@@ -168,6 +169,7 @@ fn open(
     {
         builder = paged::stand_in::register(builder)?;
     }
+    // In this order: a cancel after the check reaches the session.
     cancel.reach(builder.canceler());
     if cancel.is_cancelled() {
         return Err(LoadError::Cancelled);

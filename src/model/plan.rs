@@ -1,12 +1,95 @@
-//! The memory plan: how much memory a model, its KV cache and the requests to it may take.
+//! The memory plan: how much memory a model, its KV cache and the requests to it may take; and the
+//! limits of a runner's slots, from which it follows.
 //!
-//! It follows from three things: the settings, what the model's slots hold ([`ModelLimits`]), and
+//! The plan follows from three things: the settings, what the model's slots hold ([`ModelLimits`]), and
 //! what the machine has to spare before the model is loaded. The daemon, `check`, `doctor` and
 //! `inspect` all print this plan, and the engine runs by it.
 
 use serde::Serialize;
 
-use super::runner::{KvGrowth, ModelLimits, alike_positions};
+/// What a loaded model can do. Fixed for the life of the process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelLimits {
+    /// Logits of one token, a number for each token id.
+    pub vocab_size: usize,
+    /// Tokens (prompt and output together) that one slot can hold.
+    pub context_tokens: usize,
+    /// KV-cache slots: sequences that run at once, and cached prefixes.
+    pub slots: usize,
+    /// The most tokens that one [`super::Runner::prefill`] takes.
+    pub max_prefill_tokens: usize,
+    /// Whether [`super::Runner::prefill`] can give logit rows of more than the last token.
+    pub many_rows: bool,
+    /// Bytes of KV cache that one token takes, over all layers.
+    pub kv_bytes_per_token: usize,
+    /// Tokens of a slot in the smallest piece of memory that is committed or freed.
+    pub kv_block_tokens: usize,
+    /// For models with two rotary tables (Phi-4-mini): the most tokens of a sequence whose keys are
+    /// rotated by the short one. Keys of one table are useless with the other, so a sequence that
+    /// grows past this is prefilled again from its first token.
+    pub rotary_switch: Option<usize>,
+    /// How much memory the slots take together.
+    pub kv_growth: KvGrowth,
+}
+
+/// The rotary table that rotates a sequence's keys; models with one table have the short one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rotary {
+    /// Of sequences up to [`ModelLimits::rotary_switch`].
+    Short,
+    /// Of longer ones, from their first token on.
+    Long,
+}
+
+impl ModelLimits {
+    /// The table for a sequence of `tokens` tokens.
+    #[must_use]
+    pub fn rotary(&self, tokens: usize) -> Rotary {
+        if self.rotary_switch.is_some_and(|most| tokens > most) {
+            Rotary::Long
+        } else {
+            Rotary::Short
+        }
+    }
+}
+
+/// How much memory slots take for the tokens that they hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvGrowth {
+    /// Each takes its own, in whole blocks of the host's memory, within the engine's budget.
+    Own,
+    /// The same, of a device's memory.
+    Blocks {
+        /// Bytes for all of them.
+        budget_bytes: usize,
+    },
+    /// All that hold a token take the same, for [`alike_positions`] of the longest, and one more
+    /// is kept beside them: a device's memory.
+    Alike {
+        /// Bytes for all of it.
+        budget_bytes: usize,
+    },
+}
+
+impl KvGrowth {
+    /// The runner's own budget, if the cache is in a device's memory; the engine's does not count then.
+    #[must_use]
+    pub fn device_bytes(&self) -> Option<usize> {
+        match *self {
+            Self::Own => None,
+            Self::Blocks { budget_bytes } | Self::Alike { budget_bytes } => Some(budget_bytes),
+        }
+    }
+}
+
+/// Positions that each slot has memory for, if all have as many as the longest, which holds `tokens` of
+/// at most `context`.
+#[must_use]
+pub fn alike_positions(tokens: usize, context: usize) -> usize {
+    /// Powers of two from here on: a sequence that grows moves each token once on average.
+    const LEAST: usize = 256;
+    tokens.max(LEAST).next_power_of_two().min(context.max(1))
+}
 
 /// Memory of the program itself: ONNX Runtime, the tokenizer, threads and buffers of steps.
 const PROGRAM_BYTES: usize = 64 << 20;

@@ -10,13 +10,13 @@ use super::binding::{Binding, Tensor};
 use super::contract::{Contract, Positions};
 use super::device::{DeviceAllocator, DeviceBlock};
 use super::error::LoadError;
-use super::genai_config::{GenaiConfig, layer_name};
+use super::genai_config::GenaiConfig;
 use super::graph_edit::TAIL_INPUT;
 use super::kv_format;
 use super::load_options::LoadOptions;
 use super::memory::{Mapping, page_bytes};
+use super::plan::{KvGrowth, ModelLimits};
 use super::rotary_edit::LONG_INPUT;
-use super::runner::{KvGrowth, ModelLimits};
 use super::source::Source;
 
 /// Sizes of the tensors.
@@ -113,20 +113,12 @@ pub(super) struct Names {
 impl Names {
     pub(super) fn new(config: &GenaiConfig, contract: &Contract) -> Self {
         let decoder = &config.model.decoder;
-        let (inputs, outputs) = (&decoder.inputs, &decoder.outputs);
-        let cache = (0..decoder.num_hidden_layers).flat_map(|layer| {
-            [
-                (&inputs.past_key_names, &outputs.present_key_names),
-                (&inputs.past_value_names, &outputs.present_value_names),
-            ]
-            .map(|(past, present)| (layer_name(past, layer), layer_name(present, layer)))
-        });
         Self {
-            input_ids: inputs.input_ids.clone(),
-            attention_mask: inputs.attention_mask.clone(),
+            input_ids: decoder.inputs.input_ids.clone(),
+            attention_mask: decoder.inputs.attention_mask.clone(),
             position_ids: contract.position_ids.clone(),
-            logits: outputs.logits.clone(),
-            cache: cache.collect(),
+            logits: decoder.outputs.logits.clone(),
+            cache: decoder.cache_names(),
         }
     }
 }
@@ -153,6 +145,7 @@ impl Input {
         let bytes = count * size_of::<i64>();
         let memory = reserve(bytes)?;
         let Some(name) = name else { return Ok(Self { element, memory, device: None }) };
+        // A provider may want one input on the device and another in the host's memory.
         let allocator = DeviceAllocator::for_input(session, name);
         let device = allocator.and_then(|allocator| {
             allocator.map(|allocator| Arc::new(allocator).allocate(bytes)).transpose()
@@ -169,6 +162,7 @@ impl Input {
         name: &str,
         dimensions: &[usize],
     ) -> ort::Result<()> {
+        // The front of the memory, which is as large as the largest step wants it.
         let host = Tensor::new(info, &self.memory, 0, dimensions, self.element)?;
         match &self.device {
             None => binding.input(name, host),

@@ -64,6 +64,7 @@ impl DeviceCache {
         shape: &Shape,
         budget_bytes: usize,
     ) -> Result<Self, LoadError> {
+        // The budget is counted in positions of one row, over all tensors.
         let row_bytes = shape.cache_tensors() * shape.heads * shape.position_bytes();
         let bounds = Bounds {
             slots: shape.slots,
@@ -146,6 +147,7 @@ impl DeviceCache {
     /// Copies the first `tokens` positions of slot `from` to slot `to`. If the device can't, `to`
     /// holds nothing, and a step that counts on it fails.
     pub(crate) fn copy(&mut self, from: usize, to: usize, tokens: usize, bindings: &mut Bindings) {
+        // The engine cannot undo a copy, so the error is found by `Layout::check` at the next step.
         let (layout, mut moving) = self.split(bindings);
         if let Err(error) = layout.copy(&mut moving, from, to, tokens) {
             log::error!("a cached prompt could not be copied on the device: {error}");
@@ -239,6 +241,7 @@ impl Store {
                 block
             }
         };
+        // One sequence alone lives on the bench, without any row.
         if from.is_empty() {
             return Ok((None, new_bench));
         }

@@ -14,7 +14,7 @@
 //! as many rows as hold something, and as many positions as the next power of two of the longest
 //! slot. Rows and positions beyond that are kept while they fit the budget.
 
-use crate::runner::alike_positions;
+use crate::plan::alike_positions;
 
 /// Moves the memory as the layout decides.
 pub(super) trait Mover {

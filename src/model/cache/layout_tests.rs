@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::layout::{Bounds, Layout, Lost, Mover};
-use crate::runner::alike_positions;
+use crate::plan::alike_positions;
 
 /// Memory as lists of tokens.
 #[derive(Debug, Default)]

@@ -109,8 +109,11 @@ pub(super) fn read(bytes: &[u8]) -> Result<Graph, Damaged> {
             _ => {}
         }
     }
+    // Tied embeddings are looked up and multiplied: a step reads all of them.
     let tables = graph.looked_up.difference(&graph.read_whole);
-    graph.tables = tables.filter_map(|name| graph.sizes.get(name)).sum();
+    // The lengths are the file's own words, and a damaged file's sum may overflow.
+    let sizes = tables.filter_map(|name| graph.sizes.get(name));
+    graph.tables = sizes.fold(0, |sum, size| u64::saturating_add(sum, *size));
     graph.producer = format!("{producer} {version}").trim().to_owned();
     Ok(graph)
 }
@@ -169,6 +172,7 @@ impl Graph {
         let number = |name: &str, default| attributes.get(name).copied().unwrap_or(default);
         let (bits, block) = (number("bits", 4), number("block_size", 0));
         let accuracy_level = number("accuracy_level", 0);
+        // A model has two or three kinds, so a list is searched.
         let alike = self.quantised.iter_mut().find(|kind| {
             (kind.bits, kind.block, kind.accuracy_level, kind.zero_points)
                 == (bits, block, accuracy_level, zero_points)

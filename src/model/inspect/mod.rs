@@ -12,8 +12,8 @@ use super::error::LoadError;
 use super::genai_config::GenaiConfig;
 use super::load_options::LoadOptions;
 use super::memory::page_bytes;
+use super::plan::{KvGrowth, ModelLimits};
 use super::rotary_joined;
-use super::runner::{KvGrowth, ModelLimits};
 
 pub use graph::{Attention, Quantised, TensorInfo};
 pub use rotary::{RotaryChoice, RotaryTable, RotaryTables};
@@ -98,7 +98,7 @@ impl Export {
     /// Bytes of all weights, as the graph names them.
     #[must_use]
     pub fn weight_bytes(&self) -> u64 {
-        self.inner_weights + self.weights.iter().map(|file| file.needed).sum::<u64>()
+        total(self.inner_weights, self.weights.iter().map(|file| file.needed))
     }
 
     /// Bytes of weights that each decode step reads.
@@ -112,7 +112,8 @@ impl Export {
     #[must_use]
     pub fn limits(&self, options: &LoadOptions, on_device: bool) -> ModelLimits {
         let context_tokens = options.context(self.usable_context);
-        // Of one head's key or value.
+        // Bytes of one head's key at one position: in the host's memory a slot's heads are committed page
+        // by page, so a block is the positions in a page.
         let tensors = self.model.layers.saturating_mul(2).saturating_mul(self.model.kv_heads);
         let kv_bytes_per_token = usize::try_from(self.kv_bytes_per_token).unwrap_or(usize::MAX);
         let position_bytes = (kv_bytes_per_token / tensors.max(1)).max(1);
@@ -174,10 +175,10 @@ pub fn inspect(folder: &Path) -> Result<Export, LoadError> {
         graph.inputs.into_iter().partition(|input| cache_names(&input.name));
     let outputs = graph.outputs.into_iter().filter(|output| !cache_names(&output.name)).collect();
     let decoder = &config.model.decoder;
-    let kv_bytes_per_token = cached
-        .iter()
-        .map(|tensor| bytes_per_token(tensor, decoder.num_key_value_heads, decoder.head_size))
-        .sum();
+    let of_tensor =
+        |tensor| bytes_per_token(tensor, decoder.num_key_value_heads, decoder.head_size);
+    let kv_bytes_per_token = total(0, cached.iter().map(of_tensor));
+    // As `paged::is_paged` decides it on a session.
     let is_paged = inputs.iter().any(|input| input.name == decoder.inputs.paged.block_table);
     let blocks = is_paged.then(|| blocks(&config, kv_bytes_per_token));
     let rotary = rotary::read(&bytes, decoder.inputs.position_ids.as_deref());
@@ -216,17 +217,22 @@ pub fn inspect(folder: &Path) -> Result<Export, LoadError> {
     })
 }
 
+/// The sum of sizes, which a damaged graph may name as large as it likes.
+fn total(first: u64, sizes: impl Iterator<Item = u64>) -> u64 {
+    sizes.fold(first, u64::saturating_add)
+}
+
 /// Bytes of all weights that a graph names; 0 if it is damaged, which its reader reports.
 pub(super) fn weight_bytes(graph: &[u8]) -> u64 {
     let graph = graph::read(graph);
-    graph.map_or(0, |graph| graph.inner_weights + graph.external.values().sum::<u64>())
+    graph.map_or(0, |graph| total(graph.inner_weights, graph.external.into_values()))
 }
 
 fn blocks(config: &GenaiConfig, kv_bytes_per_token: u64) -> Blocks {
     let tokens = config.engine.dynamic_batching.block_tokens();
     Blocks {
         tokens,
-        bytes: kv_bytes_per_token * tokens as u64,
+        bytes: kv_bytes_per_token.saturating_mul(tokens as u64),
         of_a_context: config.model.context_length.div_ceil(tokens.max(1)),
     }
 }
@@ -272,7 +278,7 @@ fn weight_files(folder: &Path, ends: BTreeMap<String, u64>) -> Vec<WeightFile> {
 fn bytes_per_token(cache: &TensorInfo, heads: usize, head_size: usize) -> u64 {
     let last = cache.shape.last().and_then(|size| size.parse().ok());
     let last = last.unwrap_or(head_size as u64);
-    heads as u64 * last * cache.element_bytes()
+    (heads as u64).saturating_mul(last).saturating_mul(cache.element_bytes())
 }
 
 /// Whether `name` is `pattern` with a number in the place of `%d`.
@@ -370,6 +376,18 @@ mod tests {
         assert!(damage()[0].contains("model.onnx.data is missing"), "{:?}", damage());
         std::fs::write(folder.path().join("model.onnx.data"), [0; 1000]).unwrap();
         assert!(damage()[0].contains("is truncated: it has 1000 bytes"), "{:?}", damage());
+    }
+
+    #[test]
+    fn sizes_beyond_all_numbers_are_no_panic() {
+        let cache = TensorInfo { shape: vec![u64::MAX.to_string()], ..TensorInfo::default() };
+        assert_eq!(bytes_per_token(&cache, 2, 32), u64::MAX);
+        assert_eq!(total(1, [u64::MAX, 2].into_iter()), u64::MAX);
+        let mut export = inspect(&demo()).unwrap();
+        export.kv_bytes_per_token = u64::MAX;
+        let limits = export.limits(&crate::tests::options(3), false);
+        let plan = crate::MemoryPlan::new(&limits, u64::MAX, &crate::MemorySettings::default());
+        assert!(plan.too_small.is_some());
     }
 
     #[test]

@@ -14,8 +14,8 @@ use crate::error::LoadError;
 use crate::genai_config::DecoderSection;
 use crate::kv_format;
 use crate::memory::Mapping;
+use crate::plan::ModelLimits;
 use crate::rotary_edit::LONG_INPUT;
-use crate::runner::ModelLimits;
 use crate::tensors::Input;
 
 /// Sizes of a step.

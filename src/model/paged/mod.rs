@@ -32,7 +32,8 @@ use super::device::{DeviceAllocator, host_memory};
 use super::error::{LoadError, RunError};
 use super::genai_config::{DecoderSection, layer_name};
 use super::load_options::LoadOptions;
-use super::runner::{Interrupt, KvGrowth, Logits, ModelLimits, Rotary, Runner};
+use super::plan::{KvGrowth, ModelLimits, Rotary};
+use super::runner::{Interrupt, Logits, Runner};
 use super::source::Source;
 use super::stop::Terminator;
 use super::{kv_format, logits};
@@ -201,17 +202,10 @@ impl PagedRunner {
     /// A binding with the cache, past and present in one.
     fn bind_cache(&self) -> ort::Result<Binding> {
         let mut binding = Binding::new(&self.session)?;
-        let (inputs, outputs) = (&self.decoder.inputs, &self.decoder.outputs);
-        let names = [
-            (&inputs.past_key_names, &outputs.present_key_names),
-            (&inputs.past_value_names, &outputs.present_value_names),
-        ];
-        for layer in 0..self.decoder.num_hidden_layers {
-            for (part, (past, present)) in names.into_iter().enumerate() {
-                let tensor = || self.pool.tensor(&self.info, 2 * layer + part);
-                binding.input(&layer_name(past, layer), tensor()?)?;
-                binding.output(&layer_name(present, layer), tensor()?)?;
-            }
+        for (index, (past, present)) in self.decoder.cache_names().iter().enumerate() {
+            // Past and present are one memory, so that a step appends in place.
+            binding.input(past, self.pool.tensor(&self.info, index)?)?;
+            binding.output(present, self.pool.tensor(&self.info, index)?)?;
         }
         self.buffers.bind_values(&mut binding, &self.info)?;
         Ok(binding)

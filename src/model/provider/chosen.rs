@@ -29,6 +29,7 @@ impl Chosen {
         provider: Provider,
         environment: &'static Environment,
     ) -> Result<Self, LoadError> {
+        // The settings hold options as names and values only; which of them exist is checked here.
         let options = options::parse(settings).map_err(|faults| {
             let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
             settings.provider.refused(faults.join("; "))
@@ -87,6 +88,7 @@ impl Chosen {
         let registered = match &self.way {
             Way::Cpu => return Ok(builder),
             Way::BuiltInCuda(options) => {
+                // Without `error_on_failure` ONNX Runtime would fall back to the CPU.
                 let pairs = options.for_cuda();
                 let cuda = pairs.iter().fold(CUDA::default(), |cuda, (name, value)| {
                     cuda.with_arbitrary_config(name, value)
@@ -98,6 +100,7 @@ impl Chosen {
                 let directml = DirectML::default().with_device_id(device);
                 builder.with_execution_providers([directml.build().error_on_failure()])
             }
+            // A session has one list of options, in which the prefix names the provider.
             Way::Plugin { name, options, .. } => {
                 let options: Vec<(String, String)> = options
                     .iter()

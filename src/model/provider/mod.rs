@@ -162,7 +162,7 @@ fn choose_auto(
     environment: &'static Environment,
 ) -> Result<Chosen, LoadError> {
     if settings.library.is_some() {
-        // A library that is named is meant to be used.
+        // Naming a library is asking for it.
         let reason = "provider_library names a library";
         return Ok(Chosen::of(settings, Provider::Plugin, environment)?.because(reason));
     }
@@ -174,6 +174,7 @@ fn choose_auto(
     for (provider, _) in ORDER {
         let tried = Chosen::of(settings, provider, environment).and_then(|chosen| {
             let builder = Session::builder(environment)?;
+            // This starts the provider, which may fail although its library was found.
             chosen.register(builder).map(|_| chosen)
         });
         match tried {

@@ -97,6 +97,7 @@ impl Placement {
         let spread: Vec<String> =
             self.nodes.keys().map(|name| format!("{name} {}", self.total(name))).collect();
         log::info!(nodes = spread.join(", "); "where the graph's nodes run");
+        // A matmul on the CPU moves its activations both ways over the bus in each step.
         let heavy = self.heavy_on_cpu();
         if !heavy.is_empty() {
             let heavy: Vec<String> =

@@ -81,6 +81,7 @@ impl DevicePool {
         if wanted > self.sizes.most {
             return Err(self.sizes.full().into());
         }
+        // Doubling: growth copies each block once on average, however long sequences get.
         let least = LEAST.div_ceil(self.sizes.tokens);
         let blocks = wanted.next_power_of_two().max(least).min(self.sizes.most);
         // If one allocation fails, the tensors before it are larger than needed and hold the same, so
@@ -106,6 +107,7 @@ impl DevicePool {
     /// Tensor `index` with room for `blocks` blocks: what it holds, then anything that was written.
     fn laid_out(&self, index: usize, blocks: usize) -> ort::Result<Arc<DeviceBlock>> {
         let bytes = self.sizes.block_bytes();
+        // Left over from a growth that failed half-way.
         if let Some(tensor) = self.tensors.get(index)
             && tensor.bytes() >= blocks * bytes
         {
