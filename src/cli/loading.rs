@@ -66,7 +66,7 @@ impl Drop for Loading {
     }
 }
 
-/// Of the files right in `folder`; what can't be read is the loader's to tell.
+/// Of the files right in `folder`; the loader reports what can't be read.
 fn bytes_of(folder: &Path) -> u64 {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let files = entries.filter_map(|entry| std::fs::metadata(entry.path()).ok());

@@ -1,8 +1,8 @@
-//! SIGHUP: the settings, keys and certificates anew, all or nothing, while requests go on.
+//! SIGHUP: reloads settings, keys and certificates, all or nothing, while requests continue.
 
 use super::args::SettingsArgs;
 use super::exit::Fatal;
-use super::serve::Manager;
+use super::manager::Manager;
 use phi4d_os::State;
 use phi4d_server::{App, Environment, Rules, rules_of};
 use phi4d_settings::{Entry, Resolved};
@@ -52,8 +52,8 @@ impl Reloader {
         }
     }
 
-    /// Reads everything again and lets it hold; on any fault all stays as it is. The service manager
-    /// is told of the begin and the end in both cases.
+    /// Reads everything again and applies it; on any fault everything stays as it is. The service manager
+    /// learns of the start and the end in both cases.
     pub(super) async fn reload(&self, manager: &Manager) {
         manager.tell(&[State::Reloading, State::Status("reading the settings again".to_owned())]);
         let (arguments, environment) = (self.arguments.clone(), self.environment.clone());

@@ -11,11 +11,11 @@ use super::args::SettingsArgs;
 use super::confinement;
 use super::exit::{Code, Fatal};
 use super::loading::Loading;
+use super::manager::{Manager, feed_watchdog};
 use super::reload::Reloader;
 use super::start::{self, Started};
 use super::threads;
 use super::traces::Exporter;
-use super::watchdog;
 use phi4d_engine::Engine;
 use phi4d_generate::{FormHost, NoForms};
 use phi4d_model::{self as model, LoadCancel};
@@ -76,7 +76,7 @@ async fn serve(
     let mut signals = Signals::install().map_err(system("install signal handlers"))?;
     model::end_on_lost_file(Code::Io as u8).map_err(system("install signal handlers"))?;
     let notifier = Notifier::from_environment(variable);
-    let manager = Arc::new(Manager(notifier.map_err(system("speak to the service manager"))?));
+    let manager = Arc::new(Manager::new(notifier.map_err(system("speak to the service manager"))?));
     let passed = os::activated_listeners(variable)?;
     let mut environment = access_environment(&passed);
     let rules = server::rules_of(settings, &environment)?;
@@ -102,21 +102,21 @@ async fn serve(
     #[cfg(unix)]
     super::model_files::watch(start::model_folder(settings)?);
     let reloader = Reloader::new(arguments, environment, &app, resolved);
-    // All that is opened once is open, and nobody is served yet.
+    // Everything that is opened once is open now, and no request has been served yet.
     confinement::confine(settings.sandbox, started.provider)?;
     let (stop, stopped) = watch::channel(false);
     let drain = settings.drain_timeout_s;
     let mut server = tokio::spawn(server::serve(app, bound.listeners, stopped, drain));
     manager.tell(&[State::Ready, State::Status(format!("serving {name}"))]);
     log::info!(model = name.as_str(); "ready");
-    watchdog::feed(&manager, started.engine.handle());
+    feed_watchdog(&manager, started.engine.handle());
     if hung_up {
         reloader.reload(&manager).await;
     }
     let on_hangup = async || reloader.reload(&manager).await;
 
     if let Err(fatal) = wait_for_stop(&started.engine, &mut server, &mut signals, on_hangup).await {
-        // The first failure is the one to tell.
+        // The first failure is the one to report.
         let _ = stop_engine(started.engine).await;
         return Err(fatal);
     }
@@ -133,23 +133,6 @@ async fn serve(
         exporter.finish().await;
     }
     finished
-}
-
-/// The service manager. That it can't be told something is logged and no more.
-#[derive(Debug)]
-pub(super) struct Manager(Notifier);
-
-impl Manager {
-    /// How long it waits for a sign of life.
-    pub(super) fn watchdog(&self) -> Option<Duration> {
-        self.0.watchdog()
-    }
-
-    pub(super) fn tell(&self, states: &[State]) {
-        if let Err(error) = self.0.send(states) {
-            log::warn!("cannot notify the service manager: {error}");
-        }
-    }
 }
 
 fn variable(name: &str) -> Option<String> {
@@ -213,7 +196,7 @@ struct Loaded {
     hung_up: bool,
 }
 
-/// Loads the model beside the runtime's threads; `None` if told to stop meanwhile.
+/// Loads the model on a thread of its own; `None` if stopped meanwhile.
 async fn load(
     settings: &Settings,
     forms: Arc<dyn FormHost>,
@@ -233,7 +216,7 @@ async fn load(
     loop {
         tokio::select! {
             loaded = &mut loading => {
-                // Its line goes before anything is told.
+                // Its transient line must go before another is written.
                 drop(progress);
                 let started = loaded.map_err(|error| Fatal::Internal(error.to_string()))??;
                 log::info!(seconds = begun.elapsed().as_secs_f32(); "the model is loaded");
@@ -287,7 +270,7 @@ fn most_connections(settings: &Settings) -> usize {
         }
         Ok(_) => settings.max_connections,
         Err(error) => {
-            log::warn!("cannot tell how many files may be open: {error}");
+            log::warn!("cannot read the limit of open files: {error}");
             settings.max_connections
         }
     }
@@ -313,7 +296,7 @@ fn server_options(settings: &Settings, name: String) -> Result<ServerOptions, Fa
     })
 }
 
-/// Returns when told to stop.
+/// Returns when asked to stop.
 ///
 /// # Errors
 /// If the engine or the server ended by itself.
@@ -341,7 +324,7 @@ async fn wait_for_stop(
             }
             ended = &mut *server => {
                 let why = match ended {
-                    Ok(_) => "the server stopped without being told to".to_owned(),
+                    Ok(_) => "the server stopped by itself".to_owned(),
                     Err(error) => format!("the server failed: {error}"),
                 };
                 return Err(Fatal::Internal(why));

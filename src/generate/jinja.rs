@@ -1,7 +1,8 @@
 //! What chat templates expect of Jinja beyond what minijinja has, as transformers provides it.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
+use jiff::Timestamp;
+use jiff::fmt::strtime;
+use jiff::tz::Offset;
 use minijinja::value::{Kwargs, Value};
 use minijinja::{Error, ErrorKind, State};
 use minijinja_contrib::pycompat::unknown_method_callback;
@@ -78,78 +79,15 @@ impl Formatter for PythonSpacing {
 
 /// `strftime_now(format)`: the date and time now, in UTC.
 pub(super) fn strftime_now(format: &str) -> Result<Value, Error> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    strftime(format, now).map(Value::from).map_err(|e| Error::new(ErrorKind::InvalidOperation, e))
+    strftime(format, Timestamp::now())
+        .map(Value::from)
+        .map_err(|e| Error::new(ErrorKind::InvalidOperation, e))
 }
 
-const MONTHS: [&str; 12] = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-];
-
-const DAYS: [&str; 7] =
-    ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
-
-/// The directives that date lines in templates use; any other is an error.
-fn strftime(format: &str, unix_seconds: u64) -> Result<String, String> {
-    let days = unix_seconds / 86_400;
-    let (year, month, day) = civil_date(days);
-    let second = unix_seconds % 86_400;
-    let (hour, minute) = (second / 3600, second / 60 % 60);
-    let month_name = usize::try_from(month - 1).map_or("", |index| MONTHS[index]);
-    let day_name = usize::try_from(days % 7).map_or("", |index| DAYS[index]);
-    let mut text = String::new();
-    let mut characters = format.chars();
-    while let Some(character) = characters.next() {
-        if character != '%' {
-            text.push(character);
-            continue;
-        }
-        match characters.next() {
-            Some('Y') => text.push_str(&year.to_string()),
-            Some('m') => text.push_str(&format!("{month:02}")),
-            Some('d') => text.push_str(&format!("{day:02}")),
-            Some('B') => text.push_str(month_name),
-            Some('b') => text.push_str(&month_name[..3]),
-            Some('A') => text.push_str(day_name),
-            Some('a') => text.push_str(&day_name[..3]),
-            Some('H') => text.push_str(&format!("{hour:02}")),
-            Some('M') => text.push_str(&format!("{minute:02}")),
-            Some('S') => text.push_str(&format!("{:02}", second % 60)),
-            Some('%') => text.push('%'),
-            other => {
-                return Err(format!(
-                    "strftime_now: %{} is not known; expected one of %Y %m %d %B %b %A %a %H %M %S",
-                    other.map_or(String::new(), |c| c.to_string())
-                ));
-            }
-        }
-    }
-    Ok(text)
-}
-
-/// Year, month and day of a count of days since 1 January 1970.
-fn civil_date(days: u64) -> (u64, u64, u64) {
-    // Counted from 1 March of year 0, so that leap days end a year, in cycles of 400 years.
-    let shifted = days + 719_468;
-    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    (year, month, day)
+fn strftime(format: &str, now: Timestamp) -> Result<String, String> {
+    // A civil time: names of time zones mean nothing here, and asking for one is an error.
+    strtime::format(format, Offset::UTC.to_datetime(now))
+        .map_err(|error| format!("strftime_now({format:?}): {error}"))
 }
 
 /// Most characters that `str.format` is asked to pad to, in all.
@@ -203,10 +141,11 @@ mod tests {
             (1_709_251_199, "Thursday 29 February 2024 23:59:59"),
             (4_107_542_400, "Monday 01 March 2100 00:00:00"),
         ] {
-            assert_eq!(strftime("%A %d %B %Y %H:%M:%S", seconds).unwrap(), expected);
+            let time = Timestamp::from_second(seconds).unwrap();
+            assert_eq!(strftime("%A %d %B %Y %H:%M:%S", time).unwrap(), expected);
         }
-        assert_eq!(strftime("%b %a %m%%", 0).unwrap(), "Jan Thu 01%");
-        assert!(strftime("%Q", 0).unwrap_err().contains("%Q"));
-        assert!(strftime("%", 0).is_err());
+        assert_eq!(strftime("%b %a %m%%", Timestamp::UNIX_EPOCH).unwrap(), "Jan Thu 01%");
+        assert!(strftime("%Q", Timestamp::UNIX_EPOCH).unwrap_err().contains("%Q"));
+        assert!(strftime("%", Timestamp::UNIX_EPOCH).is_err());
     }
 }

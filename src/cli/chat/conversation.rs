@@ -15,7 +15,7 @@ pub(super) enum Role {
     Assistant,
 }
 
-/// One turn.
+/// One message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Message {
@@ -29,7 +29,7 @@ pub(super) struct Message {
 pub(super) struct Conversation {
     pub(super) messages: Vec<Message>,
     pub(super) parameters: Parameters,
-    /// The answer that is being made anew, in case no other comes.
+    /// The answer that is being replaced, kept in case the new one fails.
     replaced: Option<String>,
     /// The last question, if it got no answer.
     unanswered: Option<String>,
@@ -65,14 +65,14 @@ impl Conversation {
         }
     }
 
-    /// Forgets all turns; instructions and parameters stay.
+    /// Forgets all messages but the instructions; parameters stay.
     pub(super) fn clear(&mut self) {
         let kept = usize::from(self.instructions().is_some());
         self.messages.truncate(kept);
         (self.replaced, self.unanswered) = (None, None);
     }
 
-    /// Adds the user's turn.
+    /// Adds the user's message.
     pub(super) fn ask(&mut self, text: &str) {
         self.unanswered = None;
         self.messages.push(Message { role: Role::User, content: text.to_owned() });
@@ -91,7 +91,7 @@ impl Conversation {
         self.messages.last().is_some_and(|last| last.role == Role::User)
     }
 
-    /// Adds the model's turn.
+    /// Adds the model's message.
     pub(super) fn answered(&mut self, text: &str) {
         self.replaced = None;
         self.messages.push(Message { role: Role::Assistant, content: text.to_owned() });
@@ -106,7 +106,7 @@ impl Conversation {
         }
     }
 
-    /// The body of a request for the next turn, as a stream that ends with its usage.
+    /// The body of a request for the next message, streamed, with its usage at the end.
     pub(super) fn request(&self) -> Value {
         let mut request = self.parameters.as_map().clone();
         request.insert("stream".to_owned(), true.into());

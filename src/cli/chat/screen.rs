@@ -136,11 +136,12 @@ impl Screen {
 
 fn note(text: &str) {
     let mut out = std::io::stderr().lock();
-    // Without standard error there is nobody to tell.
+    // Without standard error the text has no reader.
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-/// Without what could steer a terminal, hide text or turn it around. What joins letters and emoji stays.
+/// `text` without characters that control a terminal, hide text or reverse it. Joiners of letters and
+/// emoji stay.
 pub(super) fn harmless(text: &str) -> String {
     let is_fine = |c: &char| !is_disruptive(*c) || is_joiner(*c) || matches!(c, '\n' | '\t');
     text.chars().filter(is_fine).collect()
