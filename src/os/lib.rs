@@ -6,10 +6,8 @@
 
 mod confine;
 mod listen;
-mod peer;
-mod signal;
-mod state;
 mod threads;
+mod types;
 #[cfg(unix)]
 mod unix;
 #[cfg(windows)]
@@ -22,9 +20,6 @@ use windows as system;
 
 pub use confine::{ConfineError, Profile};
 pub use listen::{ActivationError, BindError, Listener, bind_tcp};
-pub use peer::Peer;
-pub use signal::Signal;
-pub use state::State;
 pub use system::{
     FolderLock, Notifier, Secrecy, Signals, SocketFile, UnixListener, UnixStream,
     activated_listeners, append_private, barrier, bind_unix, check_folder, confine, create_private,
@@ -33,5 +28,6 @@ pub use system::{
     spare_memory, take_stderr, too_open, user_id, write_stderr,
 };
 pub use threads::probe_threads;
+pub use types::{Peer, Signal, State};
 #[cfg(unix)]
 pub use unix::helper;

@@ -1,4 +1,7 @@
 //! Sockets that the service manager opened and passed on (`sd_listen_fds(3)`).
+//!
+//! Not by the crate `listenfd` (1.0): it drops the names, takes sockets without LISTEN_PID and sockets
+//! that do not listen, and removes variables from the environment, which is unsound beside threads.
 #![expect(
     unsafe_code,
     reason = "descriptors come as numbers, so that owning them is a promise about the process"
