@@ -41,7 +41,7 @@ const STOP_MARGIN: Duration = Duration::from_secs(5);
 
 pub(super) fn run(arguments: &SettingsArgs) -> Result<(), Fatal> {
     let resolved = arguments.resolve(&["model"])?;
-    // Before all threads, and before the process gives up its right to start programs.
+    // Before any thread, and before seccomp forbids starting programs.
     let forms = start_forms();
     start::start_log(&resolved)?;
     let forms = forms.unwrap_or_else(|error| {
@@ -55,7 +55,7 @@ pub(super) fn run(arguments: &SettingsArgs) -> Result<(), Fatal> {
     runtime.block_on(serve(arguments, &resolved, forms))
 }
 
-/// Where forms are compiled: processes of a helper's on Unix, threads elsewhere.
+/// Where grammars are compiled: processes forked by a helper on Unix, threads elsewhere.
 #[cfg(unix)]
 fn start_forms() -> std::io::Result<Arc<dyn FormHost>> {
     super::forms::start()
@@ -125,7 +125,7 @@ async fn serve(
         State::Status("finishing answers in progress".to_owned()),
         State::ExtendTimeout(drain + STOP_MARGIN),
     ]);
-    // Nobody listens from now on; the path is free for a successor.
+    // From here on the socket's path is free for the next daemon.
     drop(bound.files);
     stop.send_replace(true);
     let finished = finish(started.engine, &mut server, &mut signals).await;
@@ -139,7 +139,7 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// What the rules of access depend on beside the settings.
+/// What access rules depend on besides the settings.
 fn access_environment(passed: &[(String, Listener)]) -> Environment {
     Environment {
         credentials: variable("CREDENTIALS_DIRECTORY").map(PathBuf::from),
@@ -148,7 +148,7 @@ fn access_environment(passed: &[(String, Listener)]) -> Environment {
     }
 }
 
-/// Sockets that queue connections already; their files go when this is dropped.
+/// Sockets that already queue connections. Their files are removed on drop.
 struct Bound {
     listeners: Vec<Listener>,
     files: Vec<SocketFile>,
@@ -192,7 +192,7 @@ async fn bind(settings: &Settings, passed: Vec<(String, Listener)>) -> Result<Bo
 /// A model that is loaded.
 struct Loaded {
     started: Started,
-    /// Whether a reload was asked for meanwhile.
+    /// Whether SIGHUP arrived while it loaded.
     hung_up: bool,
 }
 
@@ -243,8 +243,8 @@ async fn load(
     }
 }
 
-/// Tells clients of it when a file of the model can't be read any more: the engine's thread is halted
-/// then, and the process is about to end.
+/// Ends the clients' requests with an error when a model file becomes unreadable: the engine's thread
+/// has stopped then, and the process is about to exit.
 fn cut_on_lost_file(app: &App) {
     let app = app.clone();
     tokio::spawn(async move {
@@ -257,7 +257,7 @@ fn cut_on_lost_file(app: &App) {
     });
 }
 
-/// As many connections as the settings allow, if the process may have so many descriptors open.
+/// The settings' number of connections, or fewer if the process may not open so many descriptors.
 fn most_connections(settings: &Settings) -> usize {
     match os::room_for_connections() {
         Ok(room) if room < settings.max_connections => {
@@ -358,7 +358,7 @@ async fn finish(
     Ok(())
 }
 
-/// Cuts what still runs and waits for the engine's thread, which may save cached prompts first.
+/// Aborts the running step and waits for the engine's thread, which may save cached prompts first.
 async fn stop_engine(engine: Engine) -> Result<(), Fatal> {
     let stopping = tokio::task::spawn_blocking(|| engine.stop());
     stopping.await.map_err(|error| Fatal::Internal(error.to_string()))??;

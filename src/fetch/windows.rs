@@ -10,7 +10,6 @@ use super::server::Stream;
 ///
 /// # Errors
 /// Always.
-#[expect(clippy::unused_async, reason = "where there are Unix sockets it waits")]
 pub(super) async fn connect(_path: &Path) -> io::Result<Box<dyn Stream>> {
     Err(io::ErrorKind::Unsupported.into())
 }

@@ -1,8 +1,7 @@
-//! What the operating system gives: sockets, signals, service notifications, cores,
-//! memory.
+//! The operating system: sockets, signals, service notifications, cores, memory.
 //!
-//! Each system has a module with the same names; what it does not have is there, too, and says so
-//! or does nothing.
+//! Each system has a module with the same names. Functions for what a system lacks return an error or do
+//! nothing.
 
 mod confine;
 mod listen;

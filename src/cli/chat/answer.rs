@@ -1,4 +1,4 @@
-//! One answer: taken in while it is shown, with its figures.
+//! One answer: received, shown as it streams, and its figures.
 
 use std::fmt;
 use std::future::Future;
@@ -79,7 +79,7 @@ impl Answer {
                 Ok(Piece::Usage(usage)) => answer.usage = usage,
                 Ok(Piece::End) => break,
                 Err(fatal) => {
-                    // The error must not be glued to half an answer.
+                    // The error must start on a line of its own.
                     screen.end()?;
                     return Err(fatal);
                 }
@@ -90,7 +90,7 @@ impl Answer {
         Ok(answer)
     }
 
-    /// Whether the answer ended before its time.
+    /// Whether the answer was cut by a token limit.
     pub(super) fn is_cut(&self) -> bool {
         self.finish_reason.as_deref() == Some("length")
     }

@@ -29,11 +29,11 @@ pub(super) const TABLE: [(&str, &str, &str); 11] = [
 pub(super) enum Entry {
     Question(String),
     Help,
-    /// Tells the instructions, or replaces them.
+    /// Shows the instructions, or replaces them.
     System(Option<String>),
-    /// Tells all parameters.
+    /// Shows all parameters.
     Parameters,
-    /// Tells one, or sets it.
+    /// Shows one parameter, or sets it.
     Set(String, Option<String>),
     Save {
         path: PathBuf,

@@ -23,8 +23,8 @@ pub(super) struct Message {
     pub(super) content: String,
 }
 
-/// Turns, of which the first may be instructions; then user and model take turns, except where an
-/// answer is missing.
+/// Messages: perhaps instructions first, then user and model alternate, except where an answer is
+/// missing.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Conversation {
     pub(super) messages: Vec<Message>,
@@ -55,7 +55,7 @@ impl Conversation {
         first.map(|message| message.content.as_str())
     }
 
-    /// Puts instructions in the place of those before; empty ones are none.
+    /// Replaces the instructions; an empty text removes them.
     pub(super) fn instruct(&mut self, text: &str) {
         if self.instructions().is_some() {
             self.messages.remove(0);
@@ -78,8 +78,7 @@ impl Conversation {
         self.messages.push(Message { role: Role::User, content: text.to_owned() });
     }
 
-    /// Makes the last question the one to answer, whether it has got an answer or not. Tells
-    /// whether there is one.
+    /// Asks the last question again, answered or not. Returns whether there is one.
     pub(super) fn retry(&mut self) -> bool {
         if let Some(question) = self.unanswered.take() {
             self.ask(&question);

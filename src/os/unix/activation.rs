@@ -82,7 +82,7 @@ fn announced(
 }
 
 fn adopt(fd: RawFd) -> Result<Listener, String> {
-    // An unused number must not become an owned descriptor, so it is asked after first.
+    // An unused number must not become an owned descriptor, so it is checked first.
     // SAFETY: the borrow lasts for this call only; a number that is not open gives EBADF.
     let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
     fcntl(borrowed, FcntlArg::F_GETFD).map_err(|errno| format!("not open: {errno}"))?;

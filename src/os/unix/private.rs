@@ -1,5 +1,5 @@
-//! Files and folders that only their owner may read, whatever the umask, and whether a file that
-//! holds a secret is kept like one.
+//! Files and folders that only their owner may read, whatever the umask, and checks of the modes of files
+//! with secrets.
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io;
@@ -96,7 +96,7 @@ pub fn open_private(path: &Path) -> io::Result<File> {
         return Err(refused("it is no plain file"));
     }
     match tighten(&file, 0o600) {
-        // On a read-only disk it stays as it is, which harms nobody.
+        // On a read-only disk the mode stays, which is harmless.
         Err(error) if found.mode() & 0o022 != 0 || !is_ours(&found) => Err(error),
         _ => Ok(file),
     }
