@@ -204,7 +204,7 @@ fn commands_are_completed_and_unknown_ones_name_what_there_is() {
     let mut terminal = start(&daemon, &[]);
     let told = terminal.enter("/sve x");
     assert!(told.contains("/sve is no command") && told.contains("/save"), "{told}");
-    assert!(terminal.enter(&format!("/he{TAB}")).contains("tell the commands"));
+    assert!(terminal.enter(&format!("/he{TAB}")).contains("list the commands"));
     let told = terminal.enter("/set temperature hot");
     assert!(told.contains("a number from 0 to 2"), "{told}");
     // What the daemon refuses ends nothing; the question can be asked again.

@@ -26,6 +26,7 @@ mod lifecycle;
 mod longrope;
 mod malformed_http;
 mod markdown;
+mod memory_plan;
 mod metrics;
 mod mixed_load;
 mod model_folders;

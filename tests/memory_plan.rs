@@ -2,11 +2,9 @@
 //! same numbers for the same folder and settings.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
-mod common;
-
 use std::process::Command;
 
-use common::{Setup, demo_folder};
+use crate::common::{Setup, demo_folder};
 use serde_json::Value;
 
 /// Standard output of a command on the demo model with these settings.

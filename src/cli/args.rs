@@ -91,6 +91,10 @@ pub(super) enum VariantChoice {
 
 /// What to download.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Connects through the http or https proxy in HTTPS_PROXY, HTTP_PROXY or ALL_PROXY \
+    (http://USER:PASSWORD@HOST:PORT), except to the hosts in NO_PROXY."
+)]
 pub(super) struct PullArgs {
     /// phi-4, phi-4-mini, phi-4-reasoning, phi-4-reasoning-plus, OWNER/REPOSITORY with or without
     /// /FOLDER, or a repository's URL
@@ -111,6 +115,10 @@ pub(super) struct PullArgs {
     /// File with an access token. Default: the token in HF_TOKEN, if there is one
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(super) token_file: Option<PathBuf>,
+    /// CA certificates to trust for https, in PEM format, such as those of a proxy that inspects TLS.
+    /// Default: those in SSL_CERT_FILE, else those of this machine
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) ca_file: Option<PathBuf>,
     /// Replace a model that is already there
     #[arg(long)]
     pub(super) replace: bool,

@@ -239,11 +239,13 @@ impl Fatal {
 
 fn of_fetch(error: &FetchError) -> Code {
     match error {
-        FetchError::Invalid { .. } => Code::Usage,
+        FetchError::Invalid { .. } | FetchError::Token | FetchError::ProxySetting { .. } => {
+            Code::Usage
+        }
         FetchError::Status { status: 404, .. }
         | FetchError::Folder { .. }
         | FetchError::Missing { .. } => Code::NoInput,
-        FetchError::Unreachable { .. } => Code::Unavailable,
+        FetchError::Unreachable { .. } | FetchError::ProxyRefused { .. } => Code::Unavailable,
         FetchError::Status { .. } | FetchError::Answer { .. } | FetchError::WrongBytes { .. } => {
             Code::Protocol
         }

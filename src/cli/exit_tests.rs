@@ -33,7 +33,7 @@ fn other_errors() -> Vec<(Fatal, u8)> {
     let path = || PathBuf::from("/run/phi4d.sock");
     let text = || String::from("x");
     let open = AccessFault::OpenToNetwork { address: text(), by: "" };
-    let settings = SettingsError { faults: vec![Fault::Missing { key: "model" }] };
+    let settings = SettingsError { faults: vec![missing("model")] };
     vec![
         (Fatal::Usage(text()), 64),
         (Fatal::Unwell(2), 1),
@@ -62,6 +62,11 @@ fn other_errors() -> Vec<(Fatal, u8)> {
     ]
 }
 
+fn missing(key: &'static str) -> Fault {
+    let (variable, flag) = (format!("PHI4D_{}", key.to_ascii_uppercase()), key.to_owned());
+    Fault::Missing { key, variable, flag }
+}
+
 #[test]
 fn every_error_has_the_documented_code_and_one_line() {
     let mut used = BTreeSet::from([0]);
@@ -78,7 +83,7 @@ fn every_error_has_the_documented_code_and_one_line() {
 
 #[test]
 fn each_fault_of_the_settings_has_its_line() {
-    let faults = vec![Fault::Missing { key: "model" }, Fault::Missing { key: "listen" }];
+    let faults = vec![missing("model"), missing("listen")];
     let lines = Fatal::from(SettingsError { faults }).lines();
     assert_eq!(lines.len(), 2);
     assert!(lines[0].starts_with("model ") && lines[1].starts_with("listen "));

@@ -124,7 +124,7 @@ fn serve_orders() -> io::Result<()> {
     while let Some((order, mut pipe)) = control.order()? {
         match (order, &compiler) {
             (VOCABULARY, None) => compiler = prepare(&mut pipe),
-            // Whoever asked first left before it was told.
+            // The first caller left before it received the result.
             (VOCABULARY, Some(_)) => {
                 let _ = pipe.take();
                 let _ = pipe.send_now(PREPARED);

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use super::chat::events::Events;
+use super::client::events::Events;
 use super::forms::Forks;
 use phi4d_generate::Form;
 use phi4d_generate::fuzzing::Forms;

@@ -82,6 +82,6 @@ fn path(arguments: &KeyFileArgs) -> Result<PathBuf, Fatal> {
 /// For people; a program that takes the key from standard output does not see it.
 fn tell_reload() {
     let note = "phi4d: the daemon takes the change up when it is reloaded: systemctl reload phi4d";
-    // There is nobody to tell that it could not be told.
+    // Without standard error the warning has no reader.
     let _ = writeln!(std::io::stderr().lock(), "{note}");
 }

@@ -7,6 +7,7 @@ mod args;
 mod bench;
 mod chat;
 mod check;
+mod client;
 mod config;
 mod confinement;
 mod doctor;
@@ -19,6 +20,7 @@ pub mod fuzzing;
 mod inspect;
 mod key;
 mod loading;
+mod manager;
 #[cfg(unix)]
 mod model_files;
 mod output;
@@ -30,7 +32,6 @@ mod serve;
 mod start;
 mod threads;
 mod traces;
-mod watchdog;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -45,7 +46,7 @@ use exit::Fatal;
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     phi4d_model::disable_telemetry();
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    // Not of the command line that is documented: the daemon starts it, and nobody else can.
+    // Undocumented: only the daemon starts it.
     #[cfg(unix)]
     if arguments.len() == 2 && arguments[1] == forms::SUBCOMMAND {
         return forms::run();

@@ -1,5 +1,4 @@
-//! How far the loading of a model is, as a line on a terminal that goes away again. In the journal and
-//! in pipes there is none.
+//! Progress of loading a model, as a transient line on a terminal. Journals and pipes get none.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -23,7 +22,7 @@ pub(super) struct Loading {
     /// Bytes of the model's files.
     files: u64,
     begun: Instant,
-    /// `None` where nobody sees it.
+    /// `None` without a terminal.
     ticks: Option<Interval>,
 }
 

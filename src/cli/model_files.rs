@@ -1,5 +1,5 @@
-//! Says so when a file of the model is written to while it is served: its weights are mapped, so that
-//! what is written shows in the answers. Files put in place by renaming are others, and do no harm.
+//! Warns when a model file is written to while it is served: the weights are mapped, so writes change the
+//! answers. Files that replace it by a rename are harmless, since the mapping keeps the old file.
 
 use std::collections::HashMap;
 use std::fs::Metadata;
@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-/// How often they are looked at.
+/// How often the files are checked.
 const INTERVAL: Duration = Duration::from_secs(5);
 
 /// Which file it is, and what changes when it is written to.
@@ -55,7 +55,8 @@ fn files_in(folder: &Path) -> HashMap<PathBuf, Seen> {
     paths.filter_map(seen).collect()
 }
 
-/// Takes out what was written to; what is gone, or another file by now, is of no more interest.
+/// Removes and returns the files that were written to. Files that are gone or were replaced are also
+/// removed, as their mappings no longer change.
 fn take_written(files: &mut HashMap<PathBuf, Seen>) -> Vec<PathBuf> {
     let mut written = Vec::new();
     files.retain(|path, seen| {

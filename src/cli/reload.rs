@@ -1,8 +1,8 @@
-//! SIGHUP: the settings, keys and certificates anew, all or nothing, while requests go on.
+//! SIGHUP: reloads settings, keys and certificates, all or nothing, while requests continue.
 
 use super::args::SettingsArgs;
 use super::exit::Fatal;
-use super::serve::Manager;
+use super::manager::Manager;
 use phi4d_os::State;
 use phi4d_server::{App, Environment, Rules, rules_of};
 use phi4d_settings::{Entry, Resolved};
@@ -24,7 +24,7 @@ const LIVE: &[&str] = &[
     "log_level",
 ];
 
-/// What a reload needs to know.
+/// Everything that a reload needs.
 #[derive(Debug)]
 pub(super) struct Reloader {
     arguments: SettingsArgs,
@@ -32,7 +32,7 @@ pub(super) struct Reloader {
     app: App,
     /// The name served, for the service manager's status.
     name: String,
-    /// What each setting was at the start, which is in force for those that need a restart.
+    /// The settings at the start, still effective for those that need a restart.
     started_with: Vec<Entry>,
 }
 
@@ -52,12 +52,12 @@ impl Reloader {
         }
     }
 
-    /// Reads everything again and lets it hold; on any fault all stays as it is. The service manager
-    /// is told of the begin and the end in both cases.
+    /// Reads everything again and applies it; on any fault everything stays as it is. The service manager
+    /// learns of the start and the end in both cases.
     pub(super) async fn reload(&self, manager: &Manager) {
         manager.tell(&[State::Reloading, State::Status("reading the settings again".to_owned())]);
         let (arguments, environment) = (self.arguments.clone(), self.environment.clone());
-        // Files, and users' and groups' databases, may take their time.
+        // Reading files and the databases of users and groups may block.
         let read = tokio::task::spawn_blocking(move || read(&arguments, &environment)).await;
         let status = match read.map_err(|error| Fatal::Internal(error.to_string())) {
             Ok(Ok((resolved, rules))) => {
@@ -99,7 +99,7 @@ fn read(arguments: &SettingsArgs, environment: &Environment) -> Result<(Resolved
     Ok((resolved, rules))
 }
 
-/// What differs and does not take effect, before and after.
+/// Settings that changed but need a restart, with the old and the new value.
 fn waiting_for_restart<'a>(
     old: &'a [Entry],
     new: &'a [Entry],

@@ -11,11 +11,11 @@ use super::args::SettingsArgs;
 use super::confinement;
 use super::exit::{Code, Fatal};
 use super::loading::Loading;
+use super::manager::{Manager, feed_watchdog};
 use super::reload::Reloader;
 use super::start::{self, Started};
 use super::threads;
 use super::traces::Exporter;
-use super::watchdog;
 use phi4d_engine::Engine;
 use phi4d_generate::{FormHost, NoForms};
 use phi4d_model::{self as model, LoadCancel};
@@ -41,7 +41,7 @@ const STOP_MARGIN: Duration = Duration::from_secs(5);
 
 pub(super) fn run(arguments: &SettingsArgs) -> Result<(), Fatal> {
     let resolved = arguments.resolve(&["model"])?;
-    // Before all threads, and before the process gives up its right to start programs.
+    // Before any thread, and before seccomp forbids starting programs.
     let forms = start_forms();
     start::start_log(&resolved)?;
     let forms = forms.unwrap_or_else(|error| {
@@ -55,7 +55,7 @@ pub(super) fn run(arguments: &SettingsArgs) -> Result<(), Fatal> {
     runtime.block_on(serve(arguments, &resolved, forms))
 }
 
-/// Where forms are compiled: processes of a helper's on Unix, threads elsewhere.
+/// Where grammars are compiled: processes forked by a helper on Unix, threads elsewhere.
 #[cfg(unix)]
 fn start_forms() -> std::io::Result<Arc<dyn FormHost>> {
     super::forms::start()
@@ -76,7 +76,7 @@ async fn serve(
     let mut signals = Signals::install().map_err(system("install signal handlers"))?;
     model::end_on_lost_file(Code::Io as u8).map_err(system("install signal handlers"))?;
     let notifier = Notifier::from_environment(variable);
-    let manager = Arc::new(Manager(notifier.map_err(system("speak to the service manager"))?));
+    let manager = Arc::new(Manager::new(notifier.map_err(system("speak to the service manager"))?));
     let passed = os::activated_listeners(variable)?;
     let mut environment = access_environment(&passed);
     let rules = server::rules_of(settings, &environment)?;
@@ -106,21 +106,21 @@ async fn serve(
     #[cfg(unix)]
     super::model_files::watch(start::model_folder(settings)?);
     let reloader = Reloader::new(arguments, environment, &app, resolved);
-    // All that is opened once is open, and nobody is served yet.
+    // Everything that is opened once is open now, and no request has been served yet.
     confinement::confine(settings.sandbox, started.provider)?;
     let (stop, stopped) = watch::channel(false);
     let drain = settings.drain_timeout_s;
     let mut server = tokio::spawn(server::serve(app, bound.listeners, stopped, drain));
     manager.tell(&[State::Ready, State::Status(format!("serving {name}"))]);
     log::info!(model = name.as_str(); "ready");
-    watchdog::feed(&manager, started.engine.handle());
+    feed_watchdog(&manager, started.engine.handle());
     if hung_up {
         reloader.reload(&manager).await;
     }
     let on_hangup = async || reloader.reload(&manager).await;
 
     if let Err(fatal) = wait_for_stop(&started.engine, &mut server, &mut signals, on_hangup).await {
-        // The first failure is the one to tell.
+        // The first failure is the one to report.
         let _ = stop_engine(started.engine).await;
         return Err(fatal);
     }
@@ -129,7 +129,7 @@ async fn serve(
         State::Status("finishing answers in progress".to_owned()),
         State::ExtendTimeout(drain + STOP_MARGIN),
     ]);
-    // Nobody listens from now on; the path is free for a successor.
+    // From here on the socket's path is free for the next daemon.
     drop(bound.files);
     stop.send_replace(true);
     let finished = finish(started.engine, &mut server, &mut signals).await;
@@ -139,28 +139,11 @@ async fn serve(
     finished
 }
 
-/// The service manager. That it can't be told something is logged and no more.
-#[derive(Debug)]
-pub(super) struct Manager(Notifier);
-
-impl Manager {
-    /// How long it waits for a sign of life.
-    pub(super) fn watchdog(&self) -> Option<Duration> {
-        self.0.watchdog()
-    }
-
-    pub(super) fn tell(&self, states: &[State]) {
-        if let Err(error) = self.0.send(states) {
-            log::warn!("cannot notify the service manager: {error}");
-        }
-    }
-}
-
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// What the rules of access depend on beside the settings.
+/// What access rules depend on besides the settings.
 fn access_environment(passed: &[(String, Listener)]) -> Environment {
     Environment {
         credentials: variable("CREDENTIALS_DIRECTORY").map(PathBuf::from),
@@ -169,7 +152,7 @@ fn access_environment(passed: &[(String, Listener)]) -> Environment {
     }
 }
 
-/// Sockets that queue connections already; their files go when this is dropped.
+/// Sockets that already queue connections. Their files are removed on drop.
 struct Bound {
     listeners: Vec<Listener>,
     files: Vec<SocketFile>,
@@ -213,11 +196,11 @@ async fn bind(settings: &Settings, passed: Vec<(String, Listener)>) -> Result<Bo
 /// A model that is loaded.
 struct Loaded {
     started: Started,
-    /// Whether a reload was asked for meanwhile.
+    /// Whether SIGHUP arrived while it loaded.
     hung_up: bool,
 }
 
-/// Loads the model beside the runtime's threads; `None` if told to stop meanwhile.
+/// Loads the model on a thread of its own; `None` if stopped meanwhile.
 async fn load(
     settings: &Settings,
     forms: Arc<dyn FormHost>,
@@ -237,7 +220,7 @@ async fn load(
     loop {
         tokio::select! {
             loaded = &mut loading => {
-                // Its line goes before anything is told.
+                // Its transient line must go before another is written.
                 drop(progress);
                 let started = loaded.map_err(|error| Fatal::Internal(error.to_string()))??;
                 log::info!(seconds = begun.elapsed().as_secs_f32(); "the model is loaded");
@@ -264,8 +247,8 @@ async fn load(
     }
 }
 
-/// Tells clients of it when a file of the model can't be read any more: the engine's thread is halted
-/// then, and the process is about to end.
+/// Ends the clients' requests with an error when a model file becomes unreadable: the engine's thread
+/// has stopped then, and the process is about to exit.
 fn cut_on_lost_file(app: &App) {
     let app = app.clone();
     tokio::spawn(async move {
@@ -278,7 +261,7 @@ fn cut_on_lost_file(app: &App) {
     });
 }
 
-/// As many connections as the settings allow, if the process may have so many descriptors open.
+/// The settings' number of connections, or fewer if the process may not open so many descriptors.
 fn most_connections(settings: &Settings) -> usize {
     match os::room_for_connections() {
         Ok(room) if room < settings.max_connections => {
@@ -291,7 +274,7 @@ fn most_connections(settings: &Settings) -> usize {
         }
         Ok(_) => settings.max_connections,
         Err(error) => {
-            log::warn!("cannot tell how many files may be open: {error}");
+            log::warn!("cannot read the limit of open files: {error}");
             settings.max_connections
         }
     }
@@ -316,7 +299,7 @@ fn server_options(settings: &Settings, name: String) -> Result<ServerOptions, Fa
     })
 }
 
-/// Returns when told to stop.
+/// Returns when asked to stop.
 ///
 /// # Errors
 /// If the engine or the server ended by itself.
@@ -344,7 +327,7 @@ async fn wait_for_stop(
             }
             ended = &mut *server => {
                 let why = match ended {
-                    Ok(_) => "the server stopped without being told to".to_owned(),
+                    Ok(_) => "the server stopped by itself".to_owned(),
                     Err(error) => format!("the server failed: {error}"),
                 };
                 return Err(Fatal::Internal(why));
@@ -378,7 +361,7 @@ async fn finish(
     Ok(())
 }
 
-/// Cuts what still runs and waits for the engine's thread, which may save cached prompts first.
+/// Aborts the running step and waits for the engine's thread, which may save cached prompts first.
 async fn stop_engine(engine: Engine) -> Result<(), Fatal> {
     let stopping = tokio::task::spawn_blocking(|| engine.stop());
     stopping.await.map_err(|error| Fatal::Internal(error.to_string()))??;

@@ -1,5 +1,5 @@
-//! The runtime's threads, all of them made at the start: a system that has none left is an error
-//! then, and no request meets it later.
+//! The runtime's threads, all created at the start, so that a system without free threads is an error
+//! of the start and not of a request.
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,30 +13,29 @@ use super::exit::Fatal;
 use phi4d_os::probe_threads;
 use phi4d_telemetry::catch_panic;
 
-/// Threads for work that blocks, made at the start; few, since the allocator reserves address space
-/// for each. More are made where the system has them; where it
-/// has not, work waits for one of these.
+/// Threads for blocking work that are created at the start; few, since the allocator reserves address
+/// space for each. More are created on demand; if the system refuses, work waits for one of these.
 const BLOCKING: usize = 4;
 
 /// How long all threads may take to begin.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// They stay for good.
+/// Idle threads are kept for as long as the process runs.
 const KEEP: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// A runtime with `workers` threads and no more, made when they are needed.
+/// A runtime with at most `workers` threads, created on demand.
 pub(super) fn runtime(workers: usize) -> Result<Runtime, Fatal> {
     build(workers).map_err(fatal)
 }
 
-/// A runtime with `workers` threads, and with those for work that blocks.
+/// A runtime with `workers` threads and the threads for blocking work, all running.
 pub(super) fn warm_runtime(workers: usize) -> Result<Runtime, Fatal> {
     let made =
         probe_threads(workers + BLOCKING).and_then(|()| build(workers)).and_then(|runtime| {
             match warm(&runtime) {
                 Ok(()) => Ok(runtime),
                 Err(error) => {
-                    // Its drop would wait for threads that never begin.
+                    // Dropping it would wait for threads that never start.
                     runtime.shutdown_background();
                     Err(error)
                 }
@@ -49,8 +48,8 @@ fn fatal(source: io::Error) -> Fatal {
     Fatal::System { action: "start the network's threads", source }
 }
 
-/// The library panics where a thread can't be made, and may then wait for good for those that it has
-/// made: so it does that on a thread that can be left behind.
+/// tokio panics if it can't create a thread, and may then wait forever for those that it created. So it
+/// runs on a thread that can be abandoned.
 fn build(workers: usize) -> io::Result<Runtime> {
     let (sender, built) = sync_channel(1);
     std::thread::Builder::new().name("phi4d-start".into()).spawn(move || {
@@ -69,18 +68,18 @@ fn build(workers: usize) -> io::Result<Runtime> {
                 .build()
         };
         let runtime = catch_panic(build).unwrap_or_else(|panic| Err(io::Error::other(panic)));
-        // Nobody waits if it took too long.
+        // After the time limit nobody receives this.
         let _ = sender.send(runtime);
     })?;
     built.recv_timeout(PATIENCE).unwrap_or_else(|_| Err(none_left()))
 }
 
-/// Has the runtime make its threads for work that blocks.
+/// Makes the runtime create its threads for blocking work.
 fn warm(runtime: &Runtime) -> io::Result<()> {
     let gate = Arc::new(Gate::default());
     for _ in 0..BLOCKING {
         let held = Arc::clone(&gate);
-        // Each holds its thread until all have begun.
+        // Each task holds its thread until all have started.
         catch_panic(|| drop(runtime.spawn_blocking(move || held.wait_for_release())))
             .map_err(io::Error::other)?;
     }
@@ -115,7 +114,7 @@ impl Gate {
         self.changed.notify_all();
     }
 
-    /// Whether `count` threads wait, at the latest when patience ends.
+    /// Whether `count` threads arrive within the time limit.
     fn wait_for(&self, count: usize) -> bool {
         let deadline = Instant::now() + PATIENCE;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use hyper::Request;
+use hyper::header::CONTENT_TYPE;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use phi4d_fetch::{Client, FetchError, Url};
+use phi4d_fetch::{Client, FetchError, Server, Url};
 use phi4d_telemetry::{Span, Tracer, encode_spans};
 
 /// How often spans are sent.
@@ -36,7 +38,7 @@ impl Exporter {
         let sending = Sending {
             url,
             tracer,
-            client: Client::new(None),
+            client: Client::default(),
             instance: format!("{}", std::process::id()),
             kept: Vec::new(),
             failing: false,
@@ -45,7 +47,7 @@ impl Exporter {
         Ok(Self { task, stop })
     }
 
-    /// Sends what is left, if that goes quickly.
+    /// Sends what is left, within a limit.
     pub(super) async fn finish(self) {
         // If the task has ended there is nothing to stop.
         let _ = self.stop.send(());
@@ -60,8 +62,8 @@ struct Sending {
     tracer: Tracer,
     client: Client,
     instance: String,
-    /// A batch that the collector did not take, to be tried again. Meanwhile the queue fills up
-    /// and drops what does not fit.
+    /// A batch that the collector did not accept, to be sent again. Meanwhile the queue fills up and
+    /// drops what does not fit.
     kept: Vec<Span>,
     failing: bool,
 }
@@ -82,7 +84,7 @@ impl Sending {
         }
     }
 
-    /// Sends until there is nothing left or the collector does not take it.
+    /// Sends until the queue is empty or the collector refuses.
     async fn send_all(&mut self) {
         loop {
             if self.kept.is_empty() {
@@ -92,15 +94,16 @@ impl Sending {
                 return;
             }
             let body = Bytes::from(encode_spans(&self.kept, &self.instance));
-            let answer = self.client.post(&self.url, "application/json", body).await;
-            let (done, trouble) = match answer {
+            let request = Request::post(self.url.target()).header(CONTENT_TYPE, "application/json");
+            let response = self.client.send(&Server::Url(self.url.clone()), request, body).await;
+            let (done, trouble) = match response.map(|response| response.status().as_u16()) {
                 Ok(200..300) => (Some(true), None),
-                // Later it may take them.
+                // The collector may accept them later.
                 Ok(status @ (429 | 500..)) => (None, Some(format!("status {status}"))),
                 Ok(status) => (Some(false), Some(format!("status {status}"))),
                 Err(error) => (None, Some(error.to_string())),
             };
-            self.tell(trouble);
+            self.report(trouble);
             let Some(exported) = done else { return };
             self.tracer.count(self.kept.len(), exported);
             self.kept.clear();
@@ -108,7 +111,7 @@ impl Sending {
     }
 
     /// One message when trouble begins and one when it ends.
-    fn tell(&mut self, trouble: Option<String>) {
+    fn report(&mut self, trouble: Option<String>) {
         match (trouble, self.failing) {
             (Some(trouble), false) => log::warn!("traces cannot be exported: {trouble}"),
             (None, true) => log::info!("traces are exported again"),

@@ -1,103 +1,147 @@
-//! Requests over HTTP/1, plain or by TLS with the system's certificates.
+//! HTTP/1 requests over TCP, TLS or a Unix socket, directly or through a proxy.
 
-use std::sync::{Arc, OnceLock};
+use std::io::{self, ErrorKind};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt as _, Empty, Full};
+use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, LOCATION, USER_AGENT};
+use hyper::header::{AUTHORIZATION, HOST, HeaderValue, LOCATION, PROXY_AUTHORIZATION, USER_AGENT};
 use hyper::http::request::Builder;
-use hyper::rt::{Read, Write};
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::rustls::ClientConfig;
 
 use super::error::FetchError;
-use super::tls;
+use super::proxy::{Proxies, Proxy};
+use super::server::{Server, Stream};
+use super::tls::Trust;
 use super::url::Url;
 
-/// How long a connection may take to be made, and an answer to begin.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long connecting and the head of the response may take, unless the client has no limit.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a body may be silent.
 pub(super) const SILENCE: Duration = Duration::from_secs(60);
 
 /// Most redirections that are followed.
-const MAX_HOPS: usize = 8;
+const MAX_REDIRECTIONS: usize = 8;
 
-/// The largest body that is taken whole.
-const MAX_WHOLE_BYTES: usize = 16 << 20;
+/// The largest body that is read into memory.
+const MAX_BODY_BYTES: usize = 16 << 20;
 
-/// Sends requests. Each has a connection of its own.
-#[derive(Debug, Default)]
+/// Sends requests, each over a connection of its own: downloads are few and long, and requests to
+/// the daemon must not depend on how long it keeps idle connections.
+#[derive(Debug)]
 pub struct Client {
-    /// A secret for the machine of the first request, never for one that it redirects to.
-    token: Option<String>,
-    tls: OnceLock<Arc<ClientConfig>>,
+    authorization: Option<HeaderValue>,
+    /// Read from the system when the first TLS connection is made, unless it was given.
+    trust: OnceLock<Trust>,
+    proxies: Proxies,
+    timeout: Option<Duration>,
 }
 
-type Sender = SendRequest<Full<Bytes>>;
+impl Default for Client {
+    fn default() -> Self {
+        Self {
+            authorization: None,
+            trust: OnceLock::new(),
+            proxies: Proxies::default(),
+            timeout: Some(TIMEOUT),
+        }
+    }
+}
 
 impl Client {
-    /// A client that sends `token`, if there is one, as a bearer.
-    #[must_use]
-    pub fn new(token: Option<String>) -> Self {
-        Self { token, tls: OnceLock::new() }
-    }
-
-    /// Posts `body` and gives the answer's status; the rest of the answer is not read.
+    /// Sends `token` as a bearer token, to the server of a request but to none that it redirects to.
     ///
     /// # Errors
-    /// If no answer comes.
-    pub async fn post(
-        &self,
-        url: &Url,
-        content_type: &str,
-        body: Bytes,
-    ) -> Result<u16, FetchError> {
-        let request = Request::post(url.target()).header(CONTENT_TYPE, content_type);
-        let response = self.send(url, request, body, true).await?;
-        Ok(response.status().as_u16())
+    /// If `token` can't be sent in a header.
+    pub fn with_token(mut self, token: &str) -> Result<Self, FetchError> {
+        let value = HeaderValue::try_from(format!("Bearer {token}"));
+        let mut value = value.map_err(|_| FetchError::Token)?;
+        value.set_sensitive(true);
+        self.authorization = Some(value);
+        Ok(self)
     }
 
-    /// Gets `url`, through redirections.
+    /// Verifies servers by `trust` instead of the system's certificates.
+    #[must_use]
+    pub fn with_trust(mut self, trust: Trust) -> Self {
+        self.trust = OnceLock::from(trust);
+        self
+    }
+
+    /// Connects through `proxies`.
+    #[must_use]
+    pub fn with_proxies(mut self, proxies: Proxies) -> Self {
+        self.proxies = proxies;
+        self
+    }
+
+    /// Waits for responses without a limit.
+    #[must_use]
+    pub fn without_timeout(mut self) -> Self {
+        self.timeout = None;
+        self
+    }
+
+    /// Sends `request`, whose URI is a path with or without a query, and returns the response with
+    /// its body still to be read.
+    ///
+    /// # Errors
+    /// If no response arrives.
+    pub async fn send(
+        &self,
+        server: &Server,
+        mut request: Builder,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, FetchError> {
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        self.send_as_is(server, request, body).await
+    }
+
+    /// Gets `url` and follows redirections.
     pub(super) async fn get(
         &self,
         url: &Url,
         headers: &[(&str, &str)],
     ) -> Result<Response<Incoming>, FetchError> {
         let mut at = url.clone();
-        for _ in 0..MAX_HOPS {
-            let is_first = at.is_same_origin(url);
+        for _ in 0..MAX_REDIRECTIONS {
             let mut request = Request::get(at.target());
             for (name, value) in headers {
                 request = request.header(*name, *value);
             }
-            let response = self.send(&at, request, Bytes::new(), is_first).await?;
+            let server = Server::Url(at.clone());
+            let response = if at.is_same_origin(url) {
+                self.send(&server, request, Bytes::new()).await?
+            } else {
+                self.send_as_is(&server, request, Bytes::new()).await?
+            };
             let to = response.headers().get(LOCATION).and_then(|to| to.to_str().ok());
-            match to.filter(|_| response.status().is_redirection()) {
-                // A page that was fetched by TLS is not to lead out of it.
-                Some(to) => {
-                    let next = at.join(to)?;
-                    if at.is_secure() && !next.is_secure() {
-                        return Err(FetchError::Answer {
-                            url: at.to_string(),
-                            expected: "redirection to https",
-                        });
-                    }
-                    at = next;
-                }
-                None => return Ok(response),
+            let Some(to) = to.filter(|_| response.status().is_redirection()) else {
+                return Ok(response);
+            };
+            let next = at.join(to)?;
+            // What was requested over TLS must not arrive without it.
+            if at.is_secure() && !next.is_secure() {
+                return Err(FetchError::Answer {
+                    url: at.to_string(),
+                    expected: "redirection to https",
+                });
             }
+            at = next;
         }
         Err(FetchError::Answer { url: url.to_string(), expected: "end of redirections" })
     }
 
-    /// Gets the whole body of an answer with status 200, and its header of this name.
+    /// Gets the whole body of a response with status 200, and its header of this name.
     pub(super) async fn get_whole(
         &self,
         url: &Url,
@@ -110,71 +154,166 @@ impl Client {
         }
         let value = response.headers().get(header).and_then(|value| value.to_str().ok());
         let value = value.map(ToOwned::to_owned);
-        let body = http_body_util::Limited::new(response.into_body(), MAX_WHOLE_BYTES);
+        let body = http_body_util::Limited::new(response.into_body(), MAX_BODY_BYTES);
         match timeout(SILENCE, body.collect()).await {
             Ok(Ok(body)) => Ok((body.to_bytes(), value)),
-            Ok(Err(error)) => Err(unreachable(url, error.to_string())),
-            Err(_) => Err(unreachable(url, "the answer stopped".to_owned())),
+            Ok(Err(error)) => Err(FetchError::broken(url.origin(), error.to_string())),
+            Err(_) => Err(FetchError::broken(url.origin(), "the response stopped".to_owned())),
         }
     }
 
-    async fn send(
+    async fn send_as_is(
         &self,
-        url: &Url,
+        server: &Server,
         request: Builder,
         body: Bytes,
-        with_token: bool,
     ) -> Result<Response<Incoming>, FetchError> {
-        let mut request = request
-            .header(HOST, url.authority())
-            .header(USER_AGENT, concat!("phi4d/", env!("CARGO_PKG_VERSION")));
-        if let Some(token) = self.token.as_ref().filter(|_| with_token) {
-            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
-        }
-        let request = request.body(Full::new(body)).map_err(|_| FetchError::Invalid {
-            given: url.to_string(),
-            expected: "a URL and a token of printable characters".to_owned(),
-        })?;
-        let answer = async {
-            let mut sender = self.connect(url).await?;
-            sender.send_request(request).await.map_err(|error| error.to_string())
+        let response = self.exchange(server, request, body);
+        let Some(limit) = self.timeout else { return response.await };
+        let silent = |_| {
+            FetchError::broken(server.to_string(), format!("no response in {} s", limit.as_secs()))
         };
-        match timeout(PATIENCE, answer).await {
-            Ok(answer) => answer.map_err(|reason| unreachable(url, reason)),
-            Err(_) => Err(unreachable(url, format!("no answer in {} s", PATIENCE.as_secs()))),
+        timeout(limit, response).await.map_err(silent)?
+    }
+
+    async fn exchange(
+        &self,
+        server: &Server,
+        mut request: Builder,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, FetchError> {
+        let proxy = match server {
+            Server::Unix(_) => None,
+            Server::Url(url) => self.proxies.find(url)?,
+        };
+        let stream = match (server, &proxy) {
+            (Server::Url(url), Some(proxy)) => self.connect_through(proxy, url).await?,
+            _ => self.connect(server).await?,
+        };
+        let host = match server {
+            Server::Unix(_) => "localhost".to_owned(),
+            Server::Url(url) => url.authority(),
+        };
+        // A proxy forwards requests without TLS by their absolute URL; with TLS it sees none.
+        let forwarded = proxy.filter(|proxy| !proxy.tunnels(server));
+        if let Some(proxy) = &forwarded {
+            let target = request.uri_ref().map(ToString::to_string).unwrap_or_default();
+            request = request.uri(format!("{server}{target}"));
+            if let Some(credentials) = proxy.authorization() {
+                request = request.header(PROXY_AUTHORIZATION, credentials);
+            }
+        }
+        let request = request
+            .header(HOST, host)
+            .header(USER_AGENT, concat!("phi4d/", env!("CARGO_PKG_VERSION")))
+            .body(Full::new(body))
+            .map_err(|error| FetchError::Invalid {
+                given: server.to_string(),
+                expected: format!("a URL that can be requested ({error})"),
+            })?;
+        let failed = |error: hyper::Error| FetchError::Unreachable {
+            host: server.to_string(),
+            reason: error.to_string(),
+            // The server closed the connection without a response, as one that restarts does.
+            may_come: true,
+        };
+        let mut sender = start_http(server, stream).await?;
+        let response = sender.send_request(request).await.map_err(failed)?;
+        match forwarded {
+            Some(proxy) if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+                Err(proxy.refused(server, response.status()))
+            }
+            _ => Ok(response),
         }
     }
 
-    async fn connect(&self, url: &Url) -> Result<Sender, String> {
-        let text = |error: std::io::Error| error.to_string();
-        let stream = TcpStream::connect((url.host(), url.port())).await.map_err(text)?;
+    /// Connects to `server` itself, with TLS if its URL says so.
+    async fn connect(&self, server: &Server) -> Result<Box<dyn Stream>, FetchError> {
+        let failed = |error: io::Error| FetchError::Unreachable {
+            host: server.to_string(),
+            reason: error.to_string(),
+            may_come: matches!(
+                error.kind(),
+                ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset
+            ),
+        };
+        match server {
+            Server::Unix(path) => super::system::connect(path).await.map_err(failed),
+            Server::Url(url) => {
+                let stream = TcpStream::connect((url.host(), url.port())).await.map_err(failed)?;
+                self.secure(url, Box::new(stream)).await
+            }
+        }
+    }
+
+    /// Connects to `url` through `proxy`: to the proxy itself, or for `https` in a tunnel.
+    async fn connect_through(
+        &self,
+        proxy: &Proxy,
+        url: &Url,
+    ) -> Result<Box<dyn Stream>, FetchError> {
+        let server = Server::Url(proxy.url().clone());
+        let stream = self.connect(&server).await.map_err(|error| proxy.unreachable(error))?;
+        let target = Server::Url(url.clone());
+        if !proxy.tunnels(&target) {
+            return Ok(stream);
+        }
+        let address = format!("{}:{}", url.bracketed_host(), url.port());
+        let mut request = Request::connect(&address).header(HOST, &address);
+        if let Some(credentials) = proxy.authorization() {
+            request = request.header(PROXY_AUTHORIZATION, credentials);
+        }
+        let failed =
+            |reason: String| proxy.unreachable(FetchError::broken(server.to_string(), reason));
+        let request = request.body(Empty::<Bytes>::new()).map_err(|e| failed(e.to_string()))?;
+        let mut sender = start_http(&server, stream).await.map_err(|e| proxy.unreachable(e))?;
+        let response = sender.send_request(request).await.map_err(|e| failed(e.to_string()))?;
+        if !response.status().is_success() {
+            return Err(proxy.refused(&target, response.status()));
+        }
+        let tunnel = hyper::upgrade::on(response).await.map_err(|e| failed(e.to_string()))?;
+        self.secure(url, Box::new(TokioIo::new(tunnel))).await
+    }
+
+    /// `stream` with TLS on top if `url` is `https`.
+    async fn secure(
+        &self,
+        url: &Url,
+        stream: Box<dyn Stream>,
+    ) -> Result<Box<dyn Stream>, FetchError> {
         if !url.is_secure() {
-            return carry(stream).await;
+            return Ok(stream);
         }
-        carry(tls::secure(&self.tls()?, url.host(), stream).await?).await
-    }
-
-    /// TLS by the certificates that this machine trusts.
-    fn tls(&self) -> Result<Arc<ClientConfig>, String> {
-        if let Some(config) = self.tls.get() {
-            return Ok(Arc::clone(config));
+        let shake_hands = async {
+            if self.trust.get().is_none() {
+                let system = Trust::new(None).map_err(|error| error.to_string())?;
+                // Another request may have been faster; both read the same certificates.
+                let _ = self.trust.set(system);
+            }
+            match self.trust.get() {
+                Some(trust) => trust.secure(url.host(), stream).await,
+                None => Err("there are no certificates to trust".to_owned()),
+            }
+        };
+        match shake_hands.await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(reason) => Err(FetchError::broken(url.origin(), reason)),
         }
-        let config = tls::client_config(None)?;
-        Ok(Arc::clone(self.tls.get_or_init(|| config)))
     }
 }
 
-pub(super) fn unreachable(url: &Url, reason: String) -> FetchError {
-    FetchError::Unreachable { host: url.origin(), reason }
-}
-
-async fn carry<S>(stream: S) -> Result<Sender, String>
+/// Starts HTTP on `stream`, which a task of its own then serves.
+async fn start_http<B>(
+    server: &Server,
+    stream: Box<dyn Stream>,
+) -> Result<SendRequest<B>, FetchError>
 where
-    TokioIo<S>: Read + Write + Unpin + Send + 'static,
+    B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
 {
-    let shaken = handshake(TokioIo::new(stream)).await;
-    let (sender, connection) = shaken.map_err(|error| error.to_string())?;
-    // Its errors come up where the answer is read.
-    tokio::spawn(async move { drop(connection.await) });
+    let (sender, connection) = handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| FetchError::broken(server.to_string(), error.to_string()))?;
+    // Whoever reads the response sees the connection's errors.
+    tokio::spawn(async move { drop(connection.with_upgrades().await) });
     Ok(sender)
 }

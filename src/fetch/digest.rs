@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
 
-/// What a file's content is to be.
+/// The hash that a file's content must have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Expected {
     /// SHA-256 of the content, of files in large-file storage.

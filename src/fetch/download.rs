@@ -1,4 +1,4 @@
-//! One file: begun, taken up where it was cut, and checked.
+//! Downloads one file: starts or resumes it, and verifies its hash.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
@@ -12,36 +12,36 @@ use hyper::header::CONTENT_RANGE;
 use ring::digest::Context;
 use tokio::time::{sleep, timeout};
 
-use super::client::{Client, SILENCE, unreachable};
+use super::client::{Client, SILENCE};
 use super::digest::hex;
 use super::error::FetchError;
 use super::hub::RemoteFile;
 
-/// Attempts in a row that bring nothing before it is given up.
-const MAX_VAIN_ATTEMPTS: u32 = 6;
+/// Attempts in a row without progress before the download fails.
+const MAX_FRUITLESS_ATTEMPTS: u32 = 6;
 
-/// The first pause after such an attempt; it doubles each time.
+/// The pause after the first such attempt; it doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
-/// What becomes of a download, for whoever watches.
+/// A download's progress.
 #[derive(Debug)]
 pub(super) enum Step<'a> {
-    /// So many more bytes are there (found on the disk or arrived).
+    /// This many more bytes are on the disk: found there or received.
     Gained(u64),
-    /// So many bytes have to be fetched again.
+    /// This many bytes must be fetched again.
     Lost(u64),
-    /// It broke off and is tried again.
+    /// It failed and is retried.
     Again(&'a FetchError),
 }
 
-/// Fetches `file` to `path`. What is at `path` already is taken to be its beginning.
+/// Fetches `file` to `path`. A file that is already at `path` counts as its beginning.
 pub(super) async fn fetch(
     client: &Client,
     file: &RemoteFile,
     path: &Path,
     watch: &mut dyn FnMut(Step<'_>),
 ) -> Result<(), FetchError> {
-    let mut vain = 0;
+    let mut fruitless = 0;
     let mut was_wrong = false;
     let mut part = Part::open(file, path)?;
     watch(Step::Gained(part.length));
@@ -50,7 +50,7 @@ pub(super) async fn fetch(
         let error = match part.go_on(client, watch).await {
             Ok(()) => match part.check() {
                 Ok(()) => return Ok(()),
-                // What was there from an earlier attempt may be to blame; once, not for ever.
+                // Bytes of an earlier attempt may be wrong, so the file is fetched again, but once.
                 Err(error) if !was_wrong => {
                     was_wrong = true;
                     watch(Step::Lost(part.restart()?));
@@ -58,32 +58,34 @@ pub(super) async fn fetch(
                     continue;
                 }
                 Err(error) => {
-                    // Else the next attempt would take it up.
+                    // Otherwise the next attempt would resume the wrong file.
                     part.restart()?;
                     return Err(error);
                 }
             },
             Err(error) => error,
         };
-        vain = if part.length > before { 0 } else { vain + 1 };
-        if vain >= MAX_VAIN_ATTEMPTS || !is_passing(&error) {
+        fruitless = if part.length > before { 0 } else { fruitless + 1 };
+        if fruitless >= MAX_FRUITLESS_ATTEMPTS || !is_passing(&error) {
             return Err(error);
         }
         watch(Step::Again(&error));
-        sleep(FIRST_PAUSE * 2_u32.pow(vain)).await;
+        sleep(FIRST_PAUSE * 2_u32.pow(fruitless)).await;
     }
 }
 
-/// Whether trying again may help.
+/// Whether a retry may succeed.
 fn is_passing(error: &FetchError) -> bool {
     match error {
         FetchError::Unreachable { .. } => true,
-        FetchError::Status { status, .. } => matches!(status, 408 | 416 | 429 | 500..),
+        FetchError::Status { status, .. } | FetchError::ProxyRefused { status, .. } => {
+            matches!(status, 408 | 416 | 429 | 500..)
+        }
         _ => false,
     }
 }
 
-/// What there is of a file.
+/// The part of a file that is on the disk.
 struct Part<'a> {
     of: &'a RemoteFile,
     path: &'a Path,
@@ -119,7 +121,7 @@ impl<'a> Part<'a> {
         }
     }
 
-    /// Forgets what there is; gives how much that was.
+    /// Discards what is there and returns how many bytes that was.
     fn restart(&mut self) -> Result<u64, FetchError> {
         self.file.set_len(0).map_err(FetchError::file("write", self.path))?;
         self.file.seek(SeekFrom::Start(0)).map_err(FetchError::file("write", self.path))?;
@@ -141,7 +143,7 @@ impl<'a> Part<'a> {
         let response = client.get(&self.of.url, headers).await?;
         match response.status().as_u16() {
             206 if begins_at(&response, self.length) => {}
-            // The whole, from an endpoint that does not give parts, or another part than wanted.
+            // The whole file, from an endpoint that ignores ranges.
             200 => watch(Step::Lost(self.restart()?)),
             206 | 416 => {
                 watch(Step::Lost(self.restart()?));
@@ -157,7 +159,7 @@ impl<'a> Part<'a> {
         mut body: Incoming,
         watch: &mut dyn FnMut(Step<'_>),
     ) -> Result<(), FetchError> {
-        let cut = |reason: String| unreachable(&self.of.url, reason);
+        let cut = |reason: String| FetchError::broken(self.of.url.origin(), reason);
         loop {
             let frame = timeout(SILENCE, body.frame()).await;
             let frame = frame.map_err(|_| cut("the download stopped".to_owned()))?;
@@ -183,7 +185,7 @@ impl<'a> Part<'a> {
         Ok(())
     }
 
-    /// Compares what has arrived with what the endpoint listed, and has it on the disk.
+    /// Compares the content with the listed hash, and flushes it to the disk.
     fn check(&mut self) -> Result<(), FetchError> {
         let found = hex(self.hash.clone());
         if found != self.of.expected.hex() {
@@ -198,7 +200,7 @@ impl<'a> Part<'a> {
     }
 }
 
-/// Whether a part of a file begins where it was asked to.
+/// Whether the response begins at byte `start`, as requested.
 fn begins_at(response: &Response<Incoming>, start: u64) -> bool {
     let range = response.headers().get(CONTENT_RANGE).and_then(|range| range.to_str().ok());
     let first = range.and_then(|range| range.strip_prefix("bytes ")?.split('-').next());

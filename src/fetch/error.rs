@@ -1,4 +1,4 @@
-//! What can go wrong while fetching.
+//! Errors of requests and downloads.
 
 use std::path::PathBuf;
 
@@ -13,15 +13,40 @@ pub enum FetchError {
         /// What is accepted.
         expected: String,
     },
-    /// The other machine can't be reached, or broke off more often than is tried.
+    /// The access token can't be sent in a header.
+    #[error("the access token has characters that no token has")]
+    Token,
+    /// The server can't be reached, or broke off more often than is tried.
     #[error("cannot reach {host}: {reason}")]
     Unreachable {
-        /// The machine.
+        /// The server.
         host: String,
         /// Why not.
         reason: String,
+        /// Whether the server may just be starting: nothing listens there yet, or it closed the
+        /// connection.
+        may_come: bool,
     },
-    /// The endpoint answered with another status than was hoped for.
+    /// The environment names a proxy that can't be used. Its value may hold a password.
+    #[error(
+        "{variable} names no proxy that can be used; expected http://HOST:PORT or \
+         https://HOST:PORT, with USER:PASSWORD@ before HOST where the proxy needs it"
+    )]
+    ProxySetting {
+        /// The environment variable.
+        variable: &'static str,
+    },
+    /// A proxy does not connect to the server.
+    #[error("the proxy {proxy} refused to connect to {host}: status {status}{}", proxy_hint(*.status))]
+    ProxyRefused {
+        /// The proxy, without user and password.
+        proxy: String,
+        /// The server.
+        host: String,
+        /// The proxy's status.
+        status: u16,
+    },
+    /// The endpoint answered with an error status.
     #[error("{url} answered with status {status}{}", hint(*.status))]
     Status {
         /// What was asked for.
@@ -29,8 +54,8 @@ pub enum FetchError {
         /// The status.
         status: u16,
     },
-    /// The endpoint's answer is not what its kind of endpoint says.
-    #[error("{url} answered with what is no {expected}")]
+    /// The endpoint's response is not of the expected kind.
+    #[error("{url} returned an invalid {expected}")]
     Answer {
         /// What was asked for.
         url: String,
@@ -45,7 +70,7 @@ pub enum FetchError {
         /// The folders with a model that fit.
         found: Vec<String>,
     },
-    /// A file arrived that is not the one the endpoint listed.
+    /// A file's content is not the one that the endpoint lists.
     #[error("{file} is damaged: its {kind} is {found}; the endpoint lists {expected}")]
     WrongBytes {
         /// The file.
@@ -68,7 +93,7 @@ pub enum FetchError {
         wanted: u64,
     },
     /// The model is there already.
-    #[error("{} is there already; --replace fetches it anew", folder.display())]
+    #[error("{} is there already; --replace fetches it again", folder.display())]
     Exists {
         /// Where.
         folder: PathBuf,
@@ -100,6 +125,11 @@ pub enum FetchError {
 }
 
 impl FetchError {
+    /// The connection to `host` can't be used, or broke off.
+    pub(super) fn broken(host: String, reason: String) -> Self {
+        Self::Unreachable { host, reason, may_come: false }
+    }
+
     /// An error of the file system at `path`.
     pub(super) fn file(
         action: &'static str,
@@ -115,6 +145,13 @@ fn hint(status: u16) -> &'static str {
         401 | 403 => "; it may want a token (--token-file or HF_TOKEN)",
         404 => "; there is no such model, revision or folder",
         _ => "",
+    }
+}
+
+fn proxy_hint(status: u16) -> &'static str {
+    match status {
+        407 => "; it may want a user and a password (http://USER:PASSWORD@HOST:PORT)",
+        _ => "; to connect without it, put the host into NO_PROXY",
     }
 }
 

@@ -1,4 +1,4 @@
-//! What must hold of names, URLs and listings of models, whoever wrote them.
+//! What must hold for any name, URL and listing of a model.
 
 use std::path::{Component, Path};
 

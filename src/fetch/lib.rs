@@ -19,7 +19,9 @@ pub mod fuzzing;
 mod hub;
 mod models;
 mod names;
+mod proxy;
 mod pull;
+mod server;
 mod tls;
 #[cfg(unix)]
 mod unix;
@@ -27,10 +29,17 @@ mod url;
 #[cfg(windows)]
 mod windows;
 
+#[cfg(unix)]
+use unix as system;
+#[cfg(windows)]
+use windows as system;
+
 pub use client::Client;
 pub use error::FetchError;
 pub use models::{Installed, Models};
 pub use names::{KNOWN, Source, Variant, is_name as is_model_name};
+pub use proxy::Proxies;
 pub use pull::{Plan, Progress, Pull};
+pub use server::Server;
 pub use tls::{Trust, TrustError};
 pub use url::Url;

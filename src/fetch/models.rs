@@ -9,10 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::error::FetchError;
 use super::hub::CONFIG;
 use super::names::is_name;
-#[cfg(unix)]
-use super::unix as system;
-#[cfg(windows)]
-use super::windows as system;
+use super::system;
 
 /// Begins the names of folders whose model is not whole yet.
 const PARTIAL: &str = ".partial-";
@@ -50,7 +47,7 @@ pub struct Models {
     root: PathBuf,
 }
 
-/// A model's folder before it is whole. Only one process has it.
+/// A model's folder while it is incomplete, locked by this process.
 #[derive(Debug)]
 pub(super) struct Staging {
     pub(super) folder: PathBuf,

@@ -1,4 +1,4 @@
-//! A whole model: what is to be fetched, then all of it.
+//! Downloads a model: plans which files, then fetches them.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use super::hub::{self, RemoteFile};
 use super::models::{Models, Origin, Staging};
 use super::names::{Source, Variant};
 
-/// Ends the names of files that are not whole yet.
+/// The suffix of files that are incomplete.
 const PART: &str = ".part";
 
 /// Room that is left beside the model.
@@ -18,13 +18,13 @@ const SPARE_BYTES: u64 = 64 << 20;
 /// A model to fetch.
 #[derive(Debug)]
 pub struct Pull<'a> {
-    /// How.
+    /// Sends the requests.
     pub client: &'a Client,
-    /// From where.
+    /// Where the model is published.
     pub source: Source,
-    /// To where.
+    /// The folder that gets the model.
     pub models: &'a Models,
-    /// For what.
+    /// Which export to fetch.
     pub variant: Variant,
     /// Whether one that is there already is replaced.
     pub replace: bool,
@@ -42,19 +42,19 @@ pub struct Plan<'a> {
     pub total: u64,
 }
 
-/// What becomes of a pull, for whoever watches.
+/// A pull's progress.
 #[derive(Debug)]
 pub enum Progress<'a> {
     /// A file is being fetched.
     File(&'a str),
-    /// So many bytes of all files are there.
+    /// This many bytes of all files are on the disk.
     Done(u64),
-    /// It broke off and is tried again.
+    /// A download failed and is retried.
     Again(&'a FetchError),
 }
 
 impl<'a> Pull<'a> {
-    /// Looks at what there is to fetch, and that there is room.
+    /// Lists the files to fetch and checks that the disk has room.
     ///
     /// # Errors
     /// If the model is not there, is here already, or has no room.
@@ -85,7 +85,7 @@ impl Plan<'_> {
     /// Fetches all files and gives the model's folder.
     ///
     /// # Errors
-    /// If a file can't be fetched; what is there by then stays for the next attempt.
+    /// If a file can't be fetched; the next attempt resumes from what is there by then.
     pub async fn run(self, watch: &mut dyn FnMut(Progress<'_>)) -> Result<PathBuf, FetchError> {
         let mut done = 0;
         for file in &self.files {

@@ -1,14 +1,15 @@
-//! TLS to other machines: whose certificates are believed.
+//! TLS for clients: which certificates are trusted.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
+
+use super::server::Stream;
 
 /// The file with certificates can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -17,50 +18,39 @@ pub struct TrustError {
     reason: String,
 }
 
-/// Whom to believe, for connections that speak another protocol over TLS.
+/// Which certificates are trusted.
 #[derive(Debug, Clone)]
 pub struct Trust(Arc<ClientConfig>);
 
 impl Trust {
-    /// Believes the certificates in the PEM file `ca`, else those that this machine trusts.
+    /// Trusts the certificates in the PEM file `ca`; without one those in SSL_CERT_FILE and
+    /// SSL_CERT_DIR, or else the system's.
     ///
     /// # Errors
     /// If there are none.
     pub fn new(ca: Option<&Path>) -> Result<Self, TrustError> {
-        client_config(ca).map(Self).map_err(|reason| TrustError { reason })
+        let build = || {
+            let provider = Arc::new(crypto::ring::default_provider());
+            let config = ClientConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .map_err(|error| error.to_string())?
+                .with_root_certificates(ca.map_or_else(of_system, of_file)?)
+                .with_no_client_auth();
+            Ok(Self(Arc::new(config)))
+        };
+        build().map_err(|reason| TrustError { reason })
     }
 
-    /// Shakes hands with `host` over `stream`.
-    ///
-    /// # Errors
-    /// If the other side has no certificate for that name by whom is believed; in words.
-    pub async fn secure(
+    /// Starts TLS with `host` on `stream`; errors as text.
+    pub(super) async fn secure<S: Stream>(
         &self,
         host: &str,
-        stream: TcpStream,
-    ) -> Result<TlsStream<TcpStream>, String> {
-        secure(&self.0, host, stream).await
+        stream: S,
+    ) -> Result<TlsStream<S>, String> {
+        let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
+        let connector = TlsConnector::from(Arc::clone(&self.0));
+        connector.connect(name, stream).await.map_err(|error| error.to_string())
     }
-}
-
-pub(super) async fn secure(
-    config: &Arc<ClientConfig>,
-    host: &str,
-    stream: TcpStream,
-) -> Result<TlsStream<TcpStream>, String> {
-    let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
-    let connector = TlsConnector::from(Arc::clone(config));
-    connector.connect(name, stream).await.map_err(|error| error.to_string())
-}
-
-pub(super) fn client_config(ca: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
-    let provider = Arc::new(crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(ca.map_or_else(of_system, of_file)?)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
 }
 
 fn of_system() -> Result<RootCertStore, String> {

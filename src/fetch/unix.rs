@@ -1,4 +1,4 @@
-//! What folders of models want of Linux.
+//! What differs on Linux: Unix sockets and the file system.
 
 use std::fs::File;
 use std::io;
@@ -6,6 +6,13 @@ use std::path::Path;
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::sys::statvfs::statvfs;
+
+use super::server::Stream;
+
+/// Connects to the Unix socket at `path`.
+pub(super) async fn connect(path: &Path) -> io::Result<Box<dyn Stream>> {
+    Ok(Box::new(tokio::net::UnixStream::connect(path).await?))
+}
 
 /// Bytes that can be written in the file system of `folder`.
 pub(super) fn free_bytes(folder: &Path) -> io::Result<u64> {

@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use hyper::Uri;
+use tokio_rustls::rustls::pki_types::ServerName;
+
 use super::error::FetchError;
 
 /// An absolute `http` or `https` URL without a user or a fragment.
@@ -27,36 +30,29 @@ impl Url {
     }
 
     fn read(text: &str) -> Option<Self> {
-        let printable = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
-        let (secure, rest) = match text.strip_prefix("https://") {
-            Some(rest) => (true, rest),
-            None => (false, text.strip_prefix("http://")?),
+        // `Uri` takes schemes in capitals, other bytes than ASCII's, users, and ports that are none.
+        let (scheme, _) = text.split_once("://")?;
+        let (secure, default_port) = match scheme {
+            "http" => (false, 80),
+            "https" => (true, 443),
+            _ => return None,
         };
-        let rest = rest.split('#').next()?;
-        let at = rest.find(['/', '?']).unwrap_or(rest.len());
-        let (authority, target) = rest.split_at(at);
-        let target = match target {
-            target if target.starts_with('/') => target.to_owned(),
-            query => format!("/{query}"),
-        };
-        let default_port = if secure { 443 } else { 80 };
-        let (host, port) = match authority.rsplit_once(':') {
-            Some((host, port)) if !port.ends_with(']') => {
-                let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
-                (host, digits.then(|| port.parse().ok()).flatten()?)
+        let text = text.split('#').next().filter(|text| text.bytes().all(|b| b.is_ascii_graphic()));
+        let uri: Uri = text?.parse().ok()?;
+        let authority = uri.authority()?;
+        let port = match authority.as_str().strip_prefix(authority.host())? {
+            "" => default_port,
+            port if port[1..].bytes().all(|byte| byte.is_ascii_digit()) => {
+                port[1..].parse().ok()?
             }
-            _ => (authority, default_port),
+            _ => return None,
         };
-        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-        let valid = match bare {
-            Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
-            None => {
-                let fits = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
-                !host.is_empty() && host.bytes().all(fits)
-            }
-        };
-        let host = bare.unwrap_or(host).to_ascii_lowercase();
-        (valid && printable(&target)).then_some(Self { secure, host, port, target })
+        let host = authority.host().trim_matches(['[', ']']).to_ascii_lowercase();
+        // Whoever can be named in a certificate can be named in a URL.
+        ServerName::try_from(&*host).ok()?;
+        let target = uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
+        let target = if target.starts_with('/') { target } else { format!("/{target}") };
+        Some(Self { secure, host, port, target })
     }
 
     /// Where a `Location` or `Link` of an answer leads.
@@ -107,15 +103,19 @@ impl Url {
         format!("{scheme}://{}", self.authority())
     }
 
-    /// What the `Host` header says.
+    /// The value of the `Host` header: the port is left out where it is the scheme's.
     #[must_use]
     pub fn authority(&self) -> String {
-        let host =
-            if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let host = self.bracketed_host();
         match (self.secure, self.port) {
             (true, 443) | (false, 80) => host,
             (_, port) => format!("{host}:{port}"),
         }
+    }
+
+    /// The host as it stands before a port.
+    pub(super) fn bracketed_host(&self) -> String {
+        if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() }
     }
 
     /// Whether it is `https`.

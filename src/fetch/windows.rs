@@ -1,8 +1,18 @@
-//! What folders of models want of Windows.
+//! What differs on Windows: no Unix sockets, and the file system.
 
 use std::fs;
 use std::io;
 use std::path::Path;
+
+use super::server::Stream;
+
+/// There are no Unix sockets.
+///
+/// # Errors
+/// Always.
+pub(super) async fn connect(_path: &Path) -> io::Result<Box<dyn Stream>> {
+    Err(io::ErrorKind::Unsupported.into())
+}
 
 /// Bytes that can be written on the disk of `folder`.
 pub(super) fn free_bytes(folder: &Path) -> io::Result<u64> {

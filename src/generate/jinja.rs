@@ -1,15 +1,14 @@
 //! The functions and filters that transformers adds to Jinja for chat templates and minijinja
 //! lacks.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
+use jiff::Timestamp;
+use jiff::fmt::strtime;
+use jiff::tz::Offset;
 use minijinja::value::{Kwargs, Value};
 use minijinja::{Error, ErrorKind, State};
 use minijinja_contrib::pycompat::unknown_method_callback;
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
-
-use phi4d_telemetry::timestamp;
 
 /// `raise_exception(message)`: how a template refuses a conversation.
 pub(super) fn raise_exception(message: String) -> Result<Value, Error> {
@@ -81,62 +80,15 @@ impl Formatter for PythonSpacing {
 
 /// `strftime_now(format)`: the date and time now, in UTC.
 pub(super) fn strftime_now(format: &str) -> Result<Value, Error> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    strftime(format, now).map(Value::from).map_err(|e| Error::new(ErrorKind::InvalidOperation, e))
+    strftime(format, Timestamp::now())
+        .map(Value::from)
+        .map_err(|e| Error::new(ErrorKind::InvalidOperation, e))
 }
 
-const MONTHS: [&str; 12] = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-];
-
-const DAYS: [&str; 7] =
-    ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
-
-/// The directives that date lines in templates use; any other is an error.
-fn strftime(format: &str, unix_seconds: u64) -> Result<String, String> {
-    // As `2026-01-31T12:34:56.789Z`, in which the numbers are at fixed places.
-    let stamp = timestamp(UNIX_EPOCH + Duration::from_secs(unix_seconds));
-    let month = stamp[5..7].parse().map_or(0, |month: usize| month - 1);
-    let day = usize::try_from(unix_seconds / 86_400 % 7).unwrap_or(0);
-    let mut text = String::new();
-    let mut characters = format.chars();
-    while let Some(character) = characters.next() {
-        if character != '%' {
-            text.push(character);
-            continue;
-        }
-        text.push_str(match characters.next() {
-            Some('Y') => &stamp[..4],
-            Some('m') => &stamp[5..7],
-            Some('d') => &stamp[8..10],
-            Some('B') => MONTHS[month],
-            Some('b') => &MONTHS[month][..3],
-            Some('A') => DAYS[day],
-            Some('a') => &DAYS[day][..3],
-            Some('H') => &stamp[11..13],
-            Some('M') => &stamp[14..16],
-            Some('S') => &stamp[17..19],
-            Some('%') => "%",
-            other => {
-                return Err(format!(
-                    "strftime_now: %{} is not known; expected one of %Y %m %d %B %b %A %a %H %M %S",
-                    other.map_or(String::new(), |c| c.to_string())
-                ));
-            }
-        });
-    }
-    Ok(text)
+fn strftime(format: &str, now: Timestamp) -> Result<String, String> {
+    // A civil time: names of time zones mean nothing here, and asking for one is an error.
+    strtime::format(format, Offset::UTC.to_datetime(now))
+        .map_err(|error| format!("strftime_now({format:?}): {error}"))
 }
 
 /// Most characters that `str.format` is asked to pad to, in all.
@@ -191,10 +143,11 @@ mod tests {
             (1_709_251_199, "Thursday 29 February 2024 23:59:59"),
             (4_107_542_400, "Monday 01 March 2100 00:00:00"),
         ] {
-            assert_eq!(strftime("%A %d %B %Y %H:%M:%S", seconds).unwrap(), expected);
+            let time = Timestamp::from_second(seconds).unwrap();
+            assert_eq!(strftime("%A %d %B %Y %H:%M:%S", time).unwrap(), expected);
         }
-        assert_eq!(strftime("%b %a %m%%", 0).unwrap(), "Jan Thu 01%");
-        assert!(strftime("%Q", 0).unwrap_err().contains("%Q"));
-        assert!(strftime("%", 0).is_err());
+        assert_eq!(strftime("%b %a %m%%", Timestamp::UNIX_EPOCH).unwrap(), "Jan Thu 01%");
+        assert!(strftime("%Q", Timestamp::UNIX_EPOCH).unwrap_err().contains("%Q"));
+        assert!(strftime("%", Timestamp::UNIX_EPOCH).is_err());
     }
 }

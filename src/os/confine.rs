@@ -1,6 +1,6 @@
-//! What a process may ask of the kernel once it has all that it needs, and why it can't be held to that.
+//! Which system calls a process keeps after its start, and why it can't be confined.
 
-/// What a process is there for.
+/// What a confined process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Profile {
     /// The daemon, with its model on the CPU: files, sockets, threads, memory.

@@ -1,15 +1,12 @@
-//! What the operating system gives: sockets, signals, service notifications, cores,
-//! memory.
+//! The operating system: sockets, signals, service notifications, cores, memory.
 //!
-//! Each system has a module with the same names; what it does not have is there, too, and says so
-//! or does nothing.
+//! Each system has a module with the same names. Functions for what a system lacks return an error or do
+//! nothing.
 
 mod confine;
 mod listen;
-mod peer;
-mod signal;
-mod state;
 mod threads;
+mod types;
 #[cfg(unix)]
 mod unix;
 #[cfg(windows)]
@@ -22,9 +19,6 @@ use windows as system;
 
 pub use confine::{ConfineError, Profile};
 pub use listen::{ActivationError, BindError, Listener, bind_tcp};
-pub use peer::Peer;
-pub use signal::Signal;
-pub use state::State;
 pub use system::{
     FolderLock, Notifier, Secrecy, Signals, SocketFile, UnixListener, UnixStream,
     activated_listeners, append_private, barrier, bind_unix, check_folder, confine, create_private,
@@ -33,5 +27,6 @@ pub use system::{
     spare_memory, take_stderr, too_open, user_id, write_stderr,
 };
 pub use threads::probe_threads;
+pub use types::{Peer, Signal, State};
 #[cfg(unix)]
 pub use unix::helper;

@@ -1,4 +1,4 @@
-//! Listening sockets, and why there are none.
+//! Listening sockets and their errors.
 
 use std::io;
 use std::net::SocketAddr;
@@ -58,7 +58,7 @@ pub enum BindError {
         /// The path.
         path: PathBuf,
     },
-    /// The folder belongs to somebody else, who could put another socket in place.
+    /// The folder belongs to another user, who could replace the socket.
     #[error(
         "cannot listen on {}: its folder belongs to user {owner}, not to this program's user or root",
         path.display()

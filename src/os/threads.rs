@@ -1,4 +1,4 @@
-//! Whether the system has threads to give.
+//! Whether the system can create threads.
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -6,8 +6,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 /// Their stack: they only wait.
 const STACK: usize = 64 << 10;
 
-/// Makes `count` threads that exist at the same time, and ends them. For libraries that hang or
-/// panic where they can't make theirs.
+/// Creates `count` threads that exist at the same time, and ends them. For libraries that hang or panic
+/// if they can't create theirs.
 ///
 /// # Errors
 /// If the system has fewer.

@@ -2,9 +2,9 @@
 
 use config::{Map, Value};
 
+use super::define::origin_of;
 use super::error::Fault;
-use super::resolve::origin_of;
-use super::words::as_shown;
+use super::lists::as_shown;
 
 /// A key, what it may be where there are no Unix sockets and no journal, and why.
 const ABSENT: &[(&str, &[&str], &str)] = &[

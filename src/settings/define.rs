@@ -4,7 +4,7 @@ use config::{Map, Value, ValueKind};
 
 use super::error::Fault;
 use super::kind::Kind;
-use super::words::as_shown;
+use super::lists::as_shown;
 
 /// What the table says about one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +50,11 @@ pub(super) fn environment_name(key: &str) -> String {
     format!("PHI4D_{}", key.to_ascii_uppercase())
 }
 
+/// Where the value of `key` came from.
+pub(super) fn origin_of(values: &Map<String, Value>, key: &str) -> String {
+    values.get(key).and_then(Value::origin).unwrap_or("default").to_owned()
+}
+
 /// Reads values out of the layered map and gathers what is wrong.
 pub(super) struct Reader<'a> {
     pub(super) values: &'a Map<String, Value>,
@@ -66,7 +71,7 @@ impl Reader<'_> {
             self.faults.push(Fault::Value {
                 key,
                 value: as_shown(raw).unwrap_or_else(|| raw.to_string()),
-                origin: value.and_then(Value::origin).unwrap_or("default").to_owned(),
+                origin: origin_of(self.values, key),
                 accepted: kind.accepted(),
             });
         }

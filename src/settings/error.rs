@@ -26,14 +26,14 @@ pub enum Fault {
         accepted: String,
     },
     /// A key without a default was not given.
-    #[error(
-        "{key} is not set; give it in the settings file, as {} or as --{}",
-        super::define::environment_name(.key),
-        super::define::flag_name(.key)
-    )]
+    #[error("{key} is not set; give it in the settings file, as {variable} or as --{flag}")]
     Missing {
         /// The key.
         key: &'static str,
+        /// Its environment variable.
+        variable: String,
+        /// Its flag, without the dashes.
+        flag: String,
     },
     /// The file has a key that no setting has.
     #[error("{key} (from {origin}) is not a setting{}", suggestion(*.nearest))]

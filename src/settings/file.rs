@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use config::{File, FileFormat, Map, Source as _, Value};
 
 use super::error::Fault;
-use super::resolve::Inputs;
 use super::table::DEFINITIONS;
 
 /// The folder beside `phi4d.toml` whose `*.toml` files are read after it, by name. Another file's is
@@ -22,13 +21,12 @@ fn drop_in_folder(file: &Path) -> PathBuf {
     }
 }
 
-/// The values of the file and of each drop-in, in the order in which later ones win.
-pub(super) fn layers(inputs: &Inputs, faults: &mut Vec<Fault>) -> Vec<Map<String, Value>> {
-    let (path, must_exist) = match (&inputs.file, &inputs.default_file) {
-        (Some(path), _) => (path, true),
-        (None, Some(path)) => (path, false),
-        (None, None) => return Vec::new(),
-    };
+/// The values of the file at `path` and of each drop-in, in the order in which later ones win.
+pub(super) fn layers(
+    path: &Path,
+    must_exist: bool,
+    faults: &mut Vec<Fault>,
+) -> Vec<Map<String, Value>> {
     let mut layers = Vec::new();
     match std::fs::read_to_string(path) {
         Ok(text) => layers.extend(parse(path, &text, faults)),
@@ -142,7 +140,7 @@ pub(super) fn nearest(key: &str) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::resolve::{Resolved, resolve};
+    use super::super::resolve::{Inputs, Resolved, resolve};
     use super::*;
 
     /// A folder with these files, and what its `phi4d.toml` and drop-ins resolve to.

@@ -21,7 +21,7 @@ static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
 });
 
 /// `FILE ␞ ENVIRONMENT ␞ FLAGS`, the latter two as lines `KEY=VALUE`: they resolve, and what is
-/// shown of them resolves to the same; or there is a fault, and each is told.
+/// shown of them resolves to the same; or there is a fault, and each has a text.
 pub fn settings(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let (file, rest) = split(text);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use config::ValueKind;
 
 use super::socket::SocketSetting;
-use super::value::ListenAddress;
+use super::value::{ListenAddress, host_and_port};
 
 /// Reads one kind of value.
 pub(super) trait Kind {
@@ -297,10 +297,7 @@ impl Kind for OptionalUrl {
             return Some(None);
         }
         let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"))?;
-        let authority = rest.split('/').next()?;
-        // A name or version 4 address is spelt as in `listen`; the port may be left out.
-        let with_port = format!("{authority}:1");
-        ListenAddress::parse(authority).or_else(|| ListenAddress::parse(&with_port))?;
+        host_and_port(rest.split('/').next()?)?;
         let plain = rest.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#".contains(&byte));
         plain.then(|| Some(text.to_owned()))
     }

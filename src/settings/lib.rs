@@ -14,13 +14,12 @@ mod file;
 #[cfg(all(unix, any(test, feature = "testing")))]
 pub mod fuzzing;
 mod kind;
-mod pairs;
+mod lists;
 mod render;
 mod resolve;
 mod socket;
 mod table;
 mod value;
-mod words;
 
 pub use define::Definition;
 pub use error::{Fault, SettingsError};

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use config::{Config, ConfigError, Map, Source, Value};
 
 use super::absent;
-use super::define::Reader;
+use super::define::{Reader, environment_name, flag_name, origin_of};
 use super::error::{Fault, SettingsError};
 use super::file;
 use super::kind::as_in_toml;
+use super::lists::as_shown;
 use super::table::{DEFINITIONS, Settings};
-use super::words::as_shown;
 
 /// The file that is read if it exists and no other is named.
 pub const DEFAULT_FILE: &str =
@@ -46,14 +46,14 @@ pub struct Inputs {
     pub required: Vec<&'static str>,
 }
 
-/// The settings, and how they came about.
+/// The settings and their sources.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Resolved {
     /// The checked settings.
     pub settings: Settings,
     /// Every key in the table's order.
     pub entries: Vec<Entry>,
-    /// Things to tell the administrator that are no faults.
+    /// Things that the administrator should know and that are no faults.
     pub warnings: Vec<String>,
 }
 
@@ -68,7 +68,12 @@ pub struct Entry {
     pub origin: String,
 }
 
-/// One source's values, each with its origin, as the `config` crate layers them.
+/// One source's values, each with its origin.
+///
+/// The `config` crate reads TOML, gives all sources one type of value that remembers its origin, and
+/// merges them, tables key by key. It knows neither lines nor which keys there are, and its source
+/// for environment variables keeps no names, so that files, variables and flags are gathered here
+/// and in `file` before it layers them.
 #[derive(Debug, Clone)]
 struct Layer(Map<String, Value>);
 
@@ -89,10 +94,12 @@ impl Source for Layer {
 pub fn resolve(inputs: &Inputs) -> Result<Resolved, SettingsError> {
     let mut faults = Vec::new();
     let mut warnings = Vec::new();
-    let files = file::layers(inputs, &mut faults).into_iter().map(Layer);
+    let path = inputs.file.as_deref().or(inputs.default_file.as_deref());
+    let files = path.map(|path| file::layers(path, inputs.file.is_some(), &mut faults));
+    let files = files.unwrap_or_default().into_iter().map(Layer);
     let environment = environment_layer(&inputs.environment, &mut warnings);
     let flags = inputs.flags.iter().map(|(key, value)| {
-        let origin = format!("flag --{}", super::define::flag_name(key));
+        let origin = format!("flag --{}", flag_name(key));
         (key.clone(), Value::new(Some(&origin), value.as_str()))
     });
     let layers =
@@ -115,7 +122,8 @@ pub fn resolve(inputs: &Inputs) -> Result<Resolved, SettingsError> {
     }
     for key in &inputs.required {
         if is_empty(&values, key) {
-            faults.push(Fault::Missing { key });
+            let (variable, flag) = (environment_name(key), flag_name(key));
+            faults.push(Fault::Missing { key, variable, flag });
         }
     }
     match settings {
@@ -152,7 +160,7 @@ fn environment_layer(environment: &BTreeMap<String, String>, warnings: &mut Vec<
         let Some(definition) = known else {
             let key = name["PHI4D_".len()..].to_ascii_lowercase();
             let hint = file::nearest(&key).map_or_else(String::new, |near| {
-                format!("; did you mean {}?", super::define::environment_name(near))
+                format!("; did you mean {}?", environment_name(near))
             });
             warnings
                 .push(format!("environment variable {name} is no setting and was ignored{hint}"));
@@ -166,10 +174,6 @@ fn environment_layer(environment: &BTreeMap<String, String>, warnings: &mut Vec<
 
 fn is_empty(values: &Map<String, Value>, key: &str) -> bool {
     values.get(key).and_then(|value| as_shown(&value.kind)).is_some_and(|text| text.is_empty())
-}
-
-pub(super) fn origin_of(values: &Map<String, Value>, key: &str) -> String {
-    values.get(key).and_then(Value::origin).unwrap_or("default").to_owned()
 }
 
 fn entries(values: &Map<String, Value>) -> Vec<Entry> {

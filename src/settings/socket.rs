@@ -1,4 +1,4 @@
-//! Where the Unix socket is when nobody says.
+//! The Unix socket's default path.
 
 use std::path::PathBuf;
 

@@ -11,10 +11,10 @@ use super::kind::{
     Choice, Kind, Listen, Mode, Number, OptionalName, OptionalPath, OptionalUrl, Seconds,
     SecondsOrNone, Socket, Switch, whole,
 };
-use super::pairs::Pairs;
+use super::lists::Pairs;
+use super::lists::Words;
 use super::socket::SocketSetting;
 use super::value::{ListenAddress, LogFormat, MetricsAccess, Provider, Sandbox, WebPage};
-use super::words::Words;
 
 define_settings! {
     /// The model folder: an ONNX export with genai_config.json, model.onnx and tokenizer.json.

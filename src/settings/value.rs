@@ -3,6 +3,8 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
+use http::uri::Authority;
+
 /// Where the model's steps run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Provider {
@@ -79,18 +81,8 @@ impl ListenAddress {
     /// Reads `host:port`, `1.2.3.4:port` or `[::1]:port`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let (host, port) = text.rsplit_once(':')?;
-        let host = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            Some(inner) => inner.parse::<Ipv6Addr>().ok()?.to_string(),
-            None if is_host_name(host) => host.to_owned(),
-            None => return None,
-        };
-        // `u16::from_str` would take a sign.
-        if !port.bytes().all(|byte| byte.is_ascii_digit()) {
-            return None;
-        }
-        let port = port.parse().ok()?;
-        Some(Self { host, port })
+        let (host, port) = host_and_port(text)?;
+        Some(Self { host, port: port? })
     }
 
     /// Whether only programs on this machine can reach it. Of names only `localhost` counts:
@@ -112,11 +104,27 @@ impl fmt::Display for ListenAddress {
     }
 }
 
-fn is_host_name(host: &str) -> bool {
-    !host.is_empty()
-        && host
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
+/// A host without brackets, and the port if there is one.
+pub(super) fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
+    let authority: Authority = text.parse().ok()?;
+    let host = authority.host();
+    // `Authority` also accepts users, ports that are empty or have a sign, and characters that no
+    // name has.
+    let port = match authority.as_str().strip_prefix(host)? {
+        "" => None,
+        port => {
+            let digits = port.strip_prefix(':')?;
+            let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
+            Some(is_number.then(|| digits.parse().ok()).flatten()?)
+        }
+    };
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+    let host = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(inner) => inner.parse::<Ipv6Addr>().ok()?.to_string(),
+        None if !host.is_empty() && host.bytes().all(is_name) => host.to_owned(),
+        None => return None,
+    };
+    Some((host, port))
 }
 
 #[cfg(test)]

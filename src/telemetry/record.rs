@@ -36,30 +36,23 @@ impl OwnedRecord {
     /// The record that says how many others were lost.
     pub(super) fn of_lost(count: u64) -> Self {
         let lines = if count == 1 { "line" } else { "lines" };
-        Self {
-            time: SystemTime::now(),
-            level: Level::Warn,
-            target: "phi4d::telemetry".to_owned(),
-            message: format!("{count} log {lines} lost: the log could not be written"),
-            module: None,
-            file: None,
-            line: None,
-            pairs: vec![("lost".to_owned(), count.to_string())],
-        }
+        let message = format_args!("{count} log {lines} lost: the log could not be written");
+        Self::new(
+            SystemTime::now(),
+            &Record::builder()
+                .level(Level::Warn)
+                .target("phi4d::telemetry")
+                .key_values(&[("lost", count)])
+                .args(message)
+                .build(),
+        )
     }
 
     /// A line that is no record of ours, as an error.
     pub(super) fn of_line(line: &str) -> Self {
-        Self {
-            time: SystemTime::now(),
-            level: Level::Error,
-            target: "phi4d".to_owned(),
-            message: line.to_owned(),
-            module: None,
-            file: None,
-            line: None,
-            pairs: Vec::new(),
-        }
+        let record =
+            Record::builder().level(Level::Error).target("phi4d").args(format_args!("")).build();
+        Self { message: line.to_owned(), ..Self::new(SystemTime::now(), &record) }
     }
 
     /// Bytes of text, roughly.

@@ -44,7 +44,8 @@ pub(crate) struct State {
     pub(crate) seen: Vec<Seen>,
     /// If set, requests to the API without it are refused.
     pub(crate) token: Option<String>,
-    cdn: Option<SocketAddr>,
+    /// The storage's URL.
+    pub(crate) cdn: String,
 }
 
 /// Two servers: the API, and the storage that it redirects to.
@@ -79,7 +80,7 @@ impl Hub {
             address
         };
         let cdn = listen(storage);
-        state.lock().unwrap().cdn = Some(cdn);
+        state.lock().unwrap().cdn = format!("http://{cdn}");
         let address = listen(api);
         Self { state, address }
     }
@@ -175,6 +176,10 @@ fn listed(state: &State, path: &str, content: &[u8]) -> Value {
 }
 
 fn api(state: &mut State, seen: &Seen) -> Answer {
+    // Behind a proxy one server is both.
+    if seen.path.starts_with("/blob/") {
+        return storage(state, seen);
+    }
     let wanted = state.token.as_ref().map(|token| format!("Bearer {token}"));
     if wanted.is_some() && wanted != seen.token {
         return answer(401, "", Vec::new());
@@ -199,8 +204,8 @@ fn api(state: &mut State, seen: &Seen) -> Answer {
     let file = path.strip_prefix(&*format!("/microsoft/phi-4-onnx/resolve/{COMMIT}/"));
     match file.and_then(|file| Some((file, state.files.get(file)?))) {
         Some((file, _)) if is_large(file) => {
-            let cdn = state.cdn.unwrap();
-            answer(302, &format!("Location: http://{cdn}/blob/{file}\r\n"), Vec::new())
+            let cdn = &state.cdn;
+            answer(302, &format!("Location: {cdn}/blob/{file}\r\n"), Vec::new())
         }
         Some((_, content)) => answer(200, "", content.clone()),
         None => answer(404, "", Vec::new()),

@@ -2,14 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http_body_util::BodyExt as _;
-use hyper::header::{CONTENT_TYPE, HOST};
-use hyper::{Method, Request};
 use serde_json::{Value, json};
 
-use super::super::chat::endpoint::{Body, Endpoint};
-use super::super::chat::events::Events;
+use super::super::client::{Daemon, refused};
 use super::super::exit::Fatal;
 
 /// What one request took.
@@ -36,7 +31,7 @@ impl Timing {
 
 /// Asks for `tokens` tokens after `prompt`, greedily and past any end.
 pub(super) async fn complete(
-    endpoint: &Endpoint,
+    daemon: &Daemon,
     prompt: &[u32],
     tokens: u32,
 ) -> Result<Timing, Fatal> {
@@ -44,37 +39,20 @@ pub(super) async fn complete(
         "prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": true,
         "stream": true, "stream_options": { "include_usage": true },
     });
-    let mut sender = endpoint.connect().await?;
-    let request = Request::builder()
-        .method(Method::POST)
-        .uri("/v1/completions")
-        .header(HOST, endpoint.host())
-        .header(CONTENT_TYPE, "application/json")
-        .body(Body::new(Bytes::from(body.to_string())))
-        .map_err(|error| Fatal::Internal(error.to_string()))?;
     let began = Instant::now();
-    let lost = |error: hyper::Error| Fatal::Refused(error.to_string());
-    let mut response = sender.send_request(request).await.map_err(lost)?;
-    let status = response.status();
-    let mut events = Events::default();
+    let mut events = daemon.stream("/v1/completions", &body).await?;
     let mut texts = Vec::new();
     let mut usage = Value::Null;
-    while let Some(frame) = response.body_mut().frame().await {
-        let bytes = frame.map_err(lost)?.into_data().unwrap_or_default();
-        if !status.is_success() {
-            return Err(Fatal::Refused(String::from_utf8_lossy(&bytes).into_owned()));
+    while let Some(data) = events.next().await? {
+        let chunk: Value = serde_json::from_str(&data).unwrap_or_default();
+        if let Some(error) = refused(&chunk) {
+            return Err(error);
         }
-        for data in events.push(&bytes) {
-            let chunk: Value = serde_json::from_str(&data).unwrap_or_default();
-            if let Some(error) = chunk.get("error") {
-                return Err(Fatal::Refused(error.to_string()));
-            }
-            if chunk["choices"][0]["text"].as_str().is_some_and(|text| !text.is_empty()) {
-                texts.push(Instant::now());
-            }
-            if chunk["usage"].is_object() {
-                usage = chunk["usage"].clone();
-            }
+        if chunk["choices"][0]["text"].as_str().is_some_and(|text| !text.is_empty()) {
+            texts.push(Instant::now());
+        }
+        if chunk["usage"].is_object() {
+            usage = chunk["usage"].clone();
         }
     }
     let made = usage["completion_tokens"].as_u64().and_then(|count| u32::try_from(count).ok());

@@ -17,13 +17,14 @@ use rand_chacha::ChaCha8Rng;
 use tokio::sync::watch;
 
 use super::args::BenchArgs;
-use super::chat::endpoint::Endpoint;
+use super::client::Daemon;
 use super::exit::Fatal;
 use super::output::print;
 use super::start;
 use super::threads;
 use client::Timing;
 use phi4d_engine::{self as engine, Engine};
+use phi4d_fetch::Server;
 use phi4d_generate::Generator;
 use phi4d_model as model;
 use phi4d_os as os;
@@ -84,7 +85,7 @@ fn tempfile_folder() -> Result<Folder, Fatal> {
 struct UnderTest {
     inner: Inner,
     engine: Engine,
-    endpoint: Endpoint,
+    daemon: Arc<Daemon>,
     stop: watch::Sender<bool>,
     server: tokio::task::JoinHandle<server::DrainOutcome>,
     vocab: u32,
@@ -128,7 +129,7 @@ impl UnderTest {
         Ok(Self {
             inner,
             engine,
-            endpoint: Endpoint::Unix(path),
+            daemon: Arc::new(Daemon::at(Server::Unix(path))),
             stop,
             server,
             vocab: u32::try_from(limits.vocab_size).unwrap_or(u32::MAX),
@@ -277,7 +278,7 @@ impl Bench<'_> {
         Ok(ms(began.elapsed()))
     }
 
-    /// A conversation's second turn against its first.
+    /// A conversation's second message against its first.
     async fn second_turn(&self, report: &mut Report) -> Result<(), Fatal> {
         let mut random = ChaCha8Rng::seed_from_u64(3);
         let length = self.arguments.conversation.clamp(16, self.under_test.context - 64);
@@ -285,14 +286,14 @@ impl Bench<'_> {
         let cold = self.ask(&prompt, 4).await?;
         prompt.extend(self.under_test.prompt(16, &mut random));
         let warm = self.ask(&prompt, 4).await?;
-        report.section("A conversation's next turn, of 16 more tokens");
+        report.section("A conversation's next message, of 16 more tokens");
         if let (Some(cold), Some(warm)) = (cold.first, warm.first) {
             report.figure("cold_ms", &format!("{length} tokens: first token"), ms(cold), "ms");
-            report.figure("warm_ms", "next turn: first token", ms(warm), "ms");
+            report.figure("warm_ms", "next message: first token", ms(warm), "ms");
             report.figure("warm_share", "next / first", ms(warm) / ms(cold), "");
         }
         #[expect(clippy::cast_precision_loss, reason = "prompts are short")]
-        report.figure("warm_cached", "next turn: tokens cached", warm.cached as f64, "");
+        report.figure("warm_cached", "next message: tokens cached", warm.cached as f64, "");
         Ok(())
     }
 
@@ -300,7 +301,6 @@ impl Bench<'_> {
     async fn load(&self, report: &mut Report) -> Result<(), Fatal> {
         let mut random = ChaCha8Rng::seed_from_u64(4);
         let until = Duration::from_secs(self.arguments.load_seconds);
-        let endpoint = Arc::new(self.under_test.endpoint.clone());
         let mut asked = Vec::new();
         let began = Instant::now();
         let mut at = Duration::ZERO;
@@ -311,10 +311,10 @@ impl Bench<'_> {
             let length = random.random_range(8..=self.arguments.load_prompt.max(9));
             let prompt = self.under_test.prompt(length, &mut random);
             let tokens = random.random_range(4..=self.arguments.tokens.max(5));
-            let endpoint = Arc::clone(&endpoint);
+            let daemon = Arc::clone(&self.under_test.daemon);
             asked.push(tokio::spawn(async move {
                 tokio::time::sleep_until((began + at).into()).await;
-                client::complete(&endpoint, &prompt, tokens).await
+                client::complete(&daemon, &prompt, tokens).await
             }));
         }
         let (mut timings, mut refused) = (Vec::new(), 0_u32);
@@ -330,7 +330,7 @@ impl Bench<'_> {
     }
 
     async fn ask(&self, prompt: &[u32], tokens: u32) -> Result<Timing, Fatal> {
-        client::complete(&self.under_test.endpoint, prompt, tokens).await
+        client::complete(&self.under_test.daemon, prompt, tokens).await
     }
 
     /// Asks all at once.
@@ -338,9 +338,9 @@ impl Bench<'_> {
         let mut tasks = Vec::new();
         for prompt in prompts {
             let prompt = prompt.clone();
-            let endpoint = self.under_test.endpoint.clone();
+            let daemon = Arc::clone(&self.under_test.daemon);
             tasks.push(tokio::spawn(
-                async move { client::complete(&endpoint, &prompt, tokens).await },
+                async move { client::complete(&daemon, &prompt, tokens).await },
             ));
         }
         let mut timings = Vec::new();

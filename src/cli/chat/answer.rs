@@ -1,4 +1,4 @@
-//! One answer: taken in while it is shown, with its figures.
+//! One answer: received, shown as it streams, and its figures.
 
 use std::fmt;
 use std::future::Future;
@@ -10,7 +10,7 @@ use super::super::exit::Fatal;
 use super::client::{Client, Piece};
 use super::screen::Screen;
 
-/// A speed is not told of less time than this, in seconds: tokens may come together.
+/// The shortest time, in seconds, for which a speed is shown: tokens may arrive in bursts.
 const SHORTEST_S: f64 = 0.01;
 
 /// What was answered.
@@ -55,7 +55,7 @@ impl Answer {
             opened = client.open(request) => opened,
         };
         let mut stream = opened?;
-        answer.ignored = stream.ignored.take();
+        answer.ignored = stream.ignored().map(str::to_owned);
         loop {
             let piece = tokio::select! {
                 biased;
@@ -79,7 +79,7 @@ impl Answer {
                 Ok(Piece::Usage(usage)) => answer.usage = usage,
                 Ok(Piece::End) => break,
                 Err(fatal) => {
-                    // The error must not be glued to half an answer.
+                    // The error must start on a line of its own.
                     screen.end()?;
                     return Err(fatal);
                 }
@@ -90,7 +90,7 @@ impl Answer {
         Ok(answer)
     }
 
-    /// Whether the answer ended before its time.
+    /// Whether the answer was cut by a token limit.
     pub(super) fn is_cut(&self) -> bool {
         self.finish_reason.as_deref() == Some("length")
     }
@@ -116,7 +116,7 @@ impl Answer {
         self.usage[name].as_u64()
     }
 
-    /// Tokens a second after the first; `None` where the time is too short to tell.
+    /// Tokens a second after the first; `None` if the time is too short to be meaningful.
     fn speed(&self) -> Option<f64> {
         let after = self.count("completion_tokens")?.checked_sub(1).filter(|count| *count > 0)?;
         let time = self.timing.whole.checked_sub(self.timing.first?)?.as_secs_f64();

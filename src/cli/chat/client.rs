@@ -3,28 +3,20 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, RETRY_AFTER};
-use hyper::{Method, Request, Response};
+use hyper::header::RETRY_AFTER;
 use serde_json::Value;
 
 use super::super::args::ClientArgs;
+use super::super::client::{Daemon, EventStream, refusal, refused};
 use super::super::exit::Fatal;
-use super::endpoint::{Body, Endpoint};
-use super::events::Events;
+use phi4d_fetch::Server;
 
 /// Names the fields of a request that the daemon does not know.
 const IGNORED: &str = "x-phi4d-ignored-fields";
 
-/// The daemon, and the key to it.
+/// The daemon's chat API.
 #[derive(Debug)]
-pub(super) struct Client {
-    pub(super) endpoint: Endpoint,
-    /// What the Authorization header says.
-    authorization: Option<String>,
-}
+pub(super) struct Client(Daemon);
 
 /// Whether the daemon takes requests.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,13 +42,22 @@ impl Client {
             }
             None => arguments.api_key.clone(),
         };
-        let authorization = key.map(|key| format!("Bearer {key}"));
-        Ok(Self { endpoint: Endpoint::choose(arguments)?, authorization })
+        let daemon = Daemon::choose(arguments)?;
+        Ok(Self(match key {
+            Some(key) => daemon.with_key(&key)?,
+            None => daemon,
+        }))
     }
 
-    /// Asks whether requests are taken. What does not know the question, as a proxy, is ready.
+    /// The daemon's address.
+    pub(super) fn server(&self) -> &Server {
+        &self.0.server
+    }
+
+    /// Asks whether the daemon accepts requests. Servers without `/ready`, such as proxies, count as
+    /// ready.
     pub(super) async fn readiness(&self) -> Result<Readiness, Fatal> {
-        let response = self.send(Method::GET, "/ready", Bytes::new()).await?;
+        let response = self.0.get("/ready").await?;
         if response.status() != 503 {
             return Ok(Readiness::Ready);
         }
@@ -69,48 +70,11 @@ impl Client {
         Ok(Readiness::NotYet { reason, after })
     }
 
-    async fn send(
-        &self,
-        method: Method,
-        path: &str,
-        body: Bytes,
-    ) -> Result<Response<Incoming>, Fatal> {
-        let mut sender = self.endpoint.connect().await?;
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(HOST, self.endpoint.host())
-            .header(ACCEPT, "text/event-stream, application/json");
-        if !body.is_empty() {
-            request = request.header(CONTENT_TYPE, "application/json");
-        }
-        if let Some(authorization) = &self.authorization {
-            request = request.header(AUTHORIZATION, authorization);
-        }
-        let request = request
-            .body(Body::new(body))
-            .map_err(|_| Fatal::Usage("the API key has characters that no key has".to_owned()))?;
-        sender.send_request(request).await.map_err(|error| self.endpoint.absent(&error))
-    }
-
-    /// Asks for the next turn.
+    /// Asks for the next message.
     pub(super) async fn open(&self, request: &Value) -> Result<Stream, Fatal> {
-        let body = Bytes::from(request.to_string());
-        let response = self.send(Method::POST, "/v1/chat/completions", body).await?;
-        if !response.status().is_success() {
-            return Err(refusal(response).await);
-        }
-        Ok(Stream {
-            ignored: ignored(response.headers()),
-            body: response.into_body(),
-            events: Events::default(),
-            ready: VecDeque::new(),
-        })
+        let events = self.0.stream("/v1/chat/completions", request).await?;
+        Ok(Stream { events, ready: VecDeque::new() })
     }
-}
-
-fn ignored(headers: &HeaderMap) -> Option<String> {
-    Some(headers.get(IGNORED)?.to_str().ok()?.to_owned())
 }
 
 /// Something of an answer.
@@ -128,34 +92,30 @@ pub(crate) enum Piece {
     End,
 }
 
-/// An answer that is coming in.
+/// An answer in progress.
 #[derive(Debug)]
 pub(super) struct Stream {
-    /// Fields of the request that the daemon does not know.
-    pub(super) ignored: Option<String>,
-    body: Incoming,
-    events: Events,
+    events: EventStream,
     ready: VecDeque<Piece>,
 }
 
 impl Stream {
+    /// Fields of the request that the daemon does not know.
+    pub(super) fn ignored(&self) -> Option<&str> {
+        self.events.headers.get(IGNORED)?.to_str().ok()
+    }
+
     /// Waits for more. Cancel-safe.
     pub(super) async fn next(&mut self) -> Result<Piece, Fatal> {
         loop {
             if let Some(piece) = self.ready.pop_front() {
                 return Ok(piece);
             }
-            let broken = |why: &str| Fatal::Refused(format!("the answer broke off: {why}"));
-            match self.body.frame().await {
-                Some(Ok(frame)) => {
-                    let bytes = frame.into_data().unwrap_or_default();
-                    for data in self.events.push(&bytes) {
-                        self.ready.extend(read_event(&data)?);
-                    }
-                }
-                Some(Err(error)) => return Err(broken(&error.to_string())),
-                None => return Err(broken("the daemon closed the connection")),
-            }
+            let Some(data) = self.events.next().await? else {
+                let reason = "the answer broke off: the daemon closed the connection";
+                return Err(Fatal::Refused(reason.to_owned()));
+            };
+            self.ready.extend(read_event(&data)?);
         }
     }
 }
@@ -167,8 +127,8 @@ pub(crate) fn read_event(data: &str) -> Result<Vec<Piece>, Fatal> {
     }
     let chunk: Value = serde_json::from_str(data)
         .map_err(|error| Fatal::Refused(format!("the daemon sent what is no JSON: {error}")))?;
-    if let Some(text) = error_message(&chunk) {
-        return Err(Fatal::Refused(text));
+    if let Some(error) = refused(&chunk) {
+        return Err(error);
     }
     let choice = &chunk["choices"][0];
     let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
@@ -182,20 +142,6 @@ pub(crate) fn read_event(data: &str) -> Result<Vec<Piece>, Fatal> {
         usage.is_object().then(|| Piece::Usage(usage.clone())),
     ];
     Ok(pieces.into_iter().flatten().collect())
-}
-
-async fn refusal(response: Response<Incoming>) -> Fatal {
-    let status = response.status();
-    let body = response.into_body().collect().await.map(|body| body.to_bytes());
-    let body: Value =
-        body.ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-    let text = error_message(&body).unwrap_or_else(|| format!("the daemon answered {status}"));
-    Fatal::Refused(text)
-}
-
-fn error_message(body: &Value) -> Option<String> {
-    let message = body["error"]["message"].as_str()?;
-    Some(format!("the daemon refused: {message}"))
 }
 
 #[cfg(test)]

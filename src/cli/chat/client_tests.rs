@@ -160,14 +160,19 @@ async fn only_503_says_not_yet() {
     }
 }
 
-#[test]
-fn the_key_may_be_in_a_file() {
+#[tokio::test]
+async fn the_key_may_be_in_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("key");
     std::fs::write(&path, "sk-2\n").unwrap();
     let with = |path| ClientArgs { api_key_file: Some(path), ..arguments("http://a") };
-    let client = Client::new(&with(path)).unwrap();
-    assert_eq!(client.authorization.as_deref(), Some("Bearer sk-2"));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = Some(format!("http://{}", listener.local_addr().unwrap()));
+    let client = Client::new(&ClientArgs { url, ..with(path) }).unwrap();
+    let server = tokio::spawn(answer_once(listener, "HTTP/1.1 500 No\r\n\r\n"));
+    client.open(&request()).await.unwrap_err();
+    let sent = server.await.unwrap();
+    assert!(sent.contains("authorization: Bearer sk-2\r\n"), "{sent}");
     let error = Client::new(&with(folder.path().join("none"))).unwrap_err().to_string();
     assert!(error.contains("none") && error.contains("API key"), "{error}");
 }

@@ -7,9 +7,9 @@ use super::saved::typed_path;
 
 /// Commands with what follows them and what they do.
 pub(super) const TABLE: [(&str, &str, &str); 11] = [
-    ("/help", "", "tell the commands"),
-    ("/system", "[TEXT]", "tell or replace the instructions; \"\" removes them"),
-    ("/set", "[NAME [VALUE]]", "tell or set parameters of the API, as JSON; null unsets one"),
+    ("/help", "", "list the commands"),
+    ("/system", "[TEXT]", "show or replace the instructions; \"\" removes them"),
+    ("/set", "[NAME [VALUE]]", "show or set parameters of the API, as JSON; null unsets one"),
     (
         "/save",
         "[-f] FILE",
@@ -18,8 +18,8 @@ pub(super) const TABLE: [(&str, &str, &str); 11] = [
     ("/load", "FILE", "go on with a saved conversation"),
     ("/clear", "", "forget the conversation, but not instructions and parameters"),
     ("/new", "", "the same as /clear"),
-    ("/retry", "", "answer the last question anew"),
-    ("/stats", "[on|off]", "tell tokens and speed of the last answer, or after each"),
+    ("/retry", "", "answer the last question again"),
+    ("/stats", "[on|off]", "show tokens and speed of the last answer, or after each"),
     ("/exit", "", "leave, as does Ctrl-D"),
     ("/quit", "", "the same as /exit"),
 ];
@@ -29,11 +29,11 @@ pub(super) const TABLE: [(&str, &str, &str); 11] = [
 pub(super) enum Entry {
     Question(String),
     Help,
-    /// Tells the instructions, or replaces them.
+    /// Shows the instructions, or replaces them.
     System(Option<String>),
-    /// Tells all parameters.
+    /// Shows all parameters.
     Parameters,
-    /// Tells one, or sets it.
+    /// Shows one parameter, or sets it.
     Set(String, Option<String>),
     Save {
         path: PathBuf,
@@ -42,7 +42,7 @@ pub(super) enum Entry {
     Load(PathBuf),
     Clear,
     Retry,
-    /// Tells the last answer's figures, or whether to tell each's.
+    /// Shows the last answer's figures, or sets whether to show each answer's.
     Stats(Option<bool>),
     Exit,
 }
@@ -127,7 +127,7 @@ pub(super) fn help() -> String {
     let lines: String = lines.collect();
     format!(
         "{lines}\n\
-         Text between lines of \"\"\" may have several lines, and a line that ends in a backslash goes on.\n\
+         Text between lines of \"\"\" may have several lines, and a line that ends in a backslash continues.\n\
          // begins a question with a slash. Ctrl-C stops an answer."
     )
 }

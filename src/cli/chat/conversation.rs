@@ -15,7 +15,7 @@ pub(super) enum Role {
     Assistant,
 }
 
-/// One turn.
+/// One message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Message {
@@ -23,13 +23,13 @@ pub(super) struct Message {
     pub(super) content: String,
 }
 
-/// Turns, of which the first may be instructions; then user and model take turns, except where an
-/// answer is missing.
+/// Messages: perhaps instructions first, then user and model alternate, except where an answer is
+/// missing.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Conversation {
     pub(super) messages: Vec<Message>,
     pub(super) parameters: Parameters,
-    /// The answer that is being made anew, in case no other comes.
+    /// The answer that is being replaced, kept in case the new one fails.
     replaced: Option<String>,
     /// The last question, if it got no answer.
     unanswered: Option<String>,
@@ -55,7 +55,7 @@ impl Conversation {
         first.map(|message| message.content.as_str())
     }
 
-    /// Puts instructions in the place of those before; empty ones are none.
+    /// Replaces the instructions; an empty text removes them.
     pub(super) fn instruct(&mut self, text: &str) {
         if self.instructions().is_some() {
             self.messages.remove(0);
@@ -65,21 +65,20 @@ impl Conversation {
         }
     }
 
-    /// Forgets all turns; instructions and parameters stay.
+    /// Forgets all messages but the instructions; parameters stay.
     pub(super) fn clear(&mut self) {
         let kept = usize::from(self.instructions().is_some());
         self.messages.truncate(kept);
         (self.replaced, self.unanswered) = (None, None);
     }
 
-    /// Adds the user's turn.
+    /// Adds the user's message.
     pub(super) fn ask(&mut self, text: &str) {
         self.unanswered = None;
         self.messages.push(Message { role: Role::User, content: text.to_owned() });
     }
 
-    /// Makes the last question the one to answer, whether it has got an answer or not. Tells
-    /// whether there is one.
+    /// Asks the last question again, answered or not. Returns whether there is one.
     pub(super) fn retry(&mut self) -> bool {
         if let Some(question) = self.unanswered.take() {
             self.ask(&question);
@@ -91,7 +90,7 @@ impl Conversation {
         self.messages.last().is_some_and(|last| last.role == Role::User)
     }
 
-    /// Adds the model's turn.
+    /// Adds the model's message.
     pub(super) fn answered(&mut self, text: &str) {
         self.replaced = None;
         self.messages.push(Message { role: Role::Assistant, content: text.to_owned() });
@@ -106,7 +105,7 @@ impl Conversation {
         }
     }
 
-    /// The body of a request for the next turn, as a stream that ends with its usage.
+    /// The body of a request for the next message, streamed, with its usage at the end.
     pub(super) fn request(&self) -> Value {
         let mut request = self.parameters.as_map().clone();
         request.insert("stream".to_owned(), true.into());

@@ -1,4 +1,4 @@
-//! Earlier questions in a file, over runs: one JSON string a line, the newest last.
+//! The history file: earlier questions, one JSON string a line, the newest last.
 
 use std::ffi::OsString;
 use std::io;
@@ -28,7 +28,7 @@ pub(super) fn read(path: &Path) -> io::Result<Vec<String>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    // A line that a crash cut, or that another program wrote, is none.
+    // Lines that a crash truncated, or that another program wrote, are skipped.
     let lines = text.split(|byte| *byte == b'\n');
     let mut entries: Vec<String> =
         lines.filter_map(|line| serde_json::from_slice(line).ok()).collect();

@@ -34,8 +34,8 @@ pub(super) enum Line {
 }
 
 impl Input {
-    /// `history` is the file of earlier questions, if they are kept. What can't be done about it
-    /// is told by `tell`.
+    /// `history` is the file of earlier questions, if they are kept. `tell`
+    /// reports what goes wrong with it.
     pub(super) fn open(history: Option<PathBuf>, tell: &impl Fn(&str)) -> Result<Self, Fatal> {
         if !std::io::stdin().is_terminal() {
             return Ok(Self::Piped);

@@ -1,15 +1,13 @@
 //! `phi4d chat` and `phi4d run`: the daemon's own API, for people and for scripts.
 //!
 //! In a terminal, lines are edited, those that begin with a slash are commands, and Ctrl-C stops an
-//! answer, not the program. Piped, each line of the input is one turn, and the end of the input the
-//! end of the program.
+//! answer, not the program. Piped, each line of the input is one message, and the end of the input
+//! ends the program.
 
 mod answer;
 pub(super) mod client;
 mod commands;
 mod conversation;
-pub(super) mod endpoint;
-pub(super) mod events;
 mod history;
 mod input;
 mod multiline;

@@ -1,5 +1,4 @@
-//! When what is typed is whole, and what it is then: text between `"""` may have any lines, and a
-//! backslash at a line's end goes on to the next.
+//! Input of several lines: text between `"""`, and lines that end in a backslash, which continues them.
 
 /// What encloses lines.
 pub(super) const FENCE: &str = "\"\"\"";
@@ -12,7 +11,7 @@ pub(super) fn is_open(text: &str) -> bool {
     }
 }
 
-/// Whether the text's last line goes on with the next. Between fences a backslash is a backslash.
+/// Whether the next line continues the text's last line. Between fences a backslash is literal.
 pub(super) fn goes_on(text: &str) -> bool {
     text.ends_with('\\') && fenced(text).is_none()
 }
@@ -35,7 +34,7 @@ pub(super) fn inside(text: &str) -> Option<&str> {
     Some(rest.strip_suffix('\n').unwrap_or(rest))
 }
 
-/// Takes the backslashes out after which a line went on. `joints` are the lengths that the text had
+/// Removes the backslashes that continued a line. `joints` are the lengths that the text had
 /// each time: a backslash that was pasted is not one of them.
 pub(super) fn join(text: &str, joints: &[usize]) -> String {
     let joined = |at: &usize| text.get(at.wrapping_sub(1)..*at + 1) == Some("\\\n");

@@ -11,7 +11,7 @@ const REFUSED: [(&str, &str); 8] = [
     ("messages", "they are the conversation"),
     ("stream", "answers are always streamed"),
     ("stream_options", "answers are always streamed"),
-    ("n", "a conversation goes on from one answer"),
+    ("n", "a conversation continues from one answer"),
     ("tools", "functions are not called here"),
     ("tool_choice", "functions are not called here"),
     ("functions", "functions are not called here"),

@@ -26,7 +26,7 @@ struct File {
     parameters: Map<String, Value>,
 }
 
-/// Writes the conversation, whole or not at all; over a file that is there only if told so.
+/// Writes the conversation atomically; replaces an existing file only if asked to.
 pub(super) fn save(
     conversation: &Conversation,
     path: &Path,
@@ -41,7 +41,7 @@ pub(super) fn save(
     let mut text = serde_json::to_string_pretty(&file).map_err(|error| error.to_string())?;
     text.push('\n');
     if !overwrite {
-        // The name is taken first, so that nobody's file is lost in between.
+        // The name is reserved first, so that no file created meanwhile is lost.
         match OpenOptions::new().write(true).create_new(true).open(path) {
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {

@@ -1,7 +1,7 @@
-//! What is shown: the answer on standard output, notes on standard error.
+//! Output: the answer on standard output, notes on standard error.
 //!
-//! A terminal gets no control characters, by which a model's text could steer it. In a pipe the
-//! answer is as it came, and nothing else.
+//! A terminal gets no control characters, with which a model's text could control it. A pipe gets the
+//! answer unchanged and nothing else.
 
 use std::io::{IsTerminal as _, Write as _};
 
@@ -28,12 +28,12 @@ pub(super) struct Screen {
     out_is_seen: bool,
     /// Whether a person sees standard error.
     notes_are_seen: bool,
-    /// Whether a line there can be written over.
+    /// Whether a line there can be overwritten.
     lines_can_go: bool,
     dims: bool,
     is_silent: bool,
     part: Part,
-    /// Whether a line that goes away again is there.
+    /// Whether a transient line is shown.
     is_waiting: bool,
 }
 
@@ -52,7 +52,7 @@ impl Screen {
         }
     }
 
-    /// One that shows no answers, for those who print them otherwise.
+    /// One that shows no answers, for `--json`.
     pub(super) fn silent() -> Self {
         Self { is_silent: true, ..Self::open() }
     }
@@ -69,7 +69,7 @@ impl Screen {
         self.show(text)
     }
 
-    /// Shows more of the thought, to people only.
+    /// Shows more of the reasoning, on a terminal only.
     pub(super) fn thought(&mut self, text: &str) -> Result<(), Fatal> {
         if self.is_silent || !self.out_is_seen {
             return Ok(());
@@ -81,7 +81,7 @@ impl Screen {
         self.show(text)
     }
 
-    /// Ends the answer, whole or not.
+    /// Ends the answer, complete or not.
     pub(super) fn end(&mut self) -> Result<(), Fatal> {
         let thinking = std::mem::replace(&mut self.part, Part::Nothing) == Part::Thought;
         match (self.is_silent, thinking && self.dims) {
@@ -95,7 +95,7 @@ impl Screen {
         if self.out_is_seen { print(&harmless(text)) } else { print(text) }
     }
 
-    /// Tells a person something beside the answer; dimmed.
+    /// Shows a dimmed note on a terminal.
     pub(super) fn aside(&self, text: &str) {
         if !self.notes_are_seen {
             return;
@@ -104,7 +104,7 @@ impl Screen {
         note(&if self.dims { format!("{DIM}{text}{PLAIN}\n") } else { format!("{text}\n") });
     }
 
-    /// Tells something, wherever standard error leads.
+    /// Writes a note to standard error, terminal or not.
     pub(super) fn note(&self, text: &str) {
         let text = if self.notes_are_seen { harmless(text) } else { text.to_owned() };
         note(&format!("{text}\n"));
@@ -126,7 +126,7 @@ impl Screen {
         self.is_waiting = true;
     }
 
-    /// Takes the line away.
+    /// Removes the line.
     pub(super) fn done_waiting(&mut self) {
         if std::mem::take(&mut self.is_waiting) && self.lines_can_go {
             note(CLEAR_LINE);
@@ -136,11 +136,12 @@ impl Screen {
 
 fn note(text: &str) {
     let mut out = std::io::stderr().lock();
-    // Without standard error there is nobody to tell.
+    // Without standard error the text has no reader.
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-/// Without what could steer a terminal, hide text or turn it around. What joins letters and emoji stays.
+/// `text` without characters that control a terminal, hide text or reverse it. Joiners of letters and
+/// emoji stay.
 pub(super) fn harmless(text: &str) -> String {
     let is_fine = |c: &char| !is_disruptive(*c) || is_joiner(*c) || matches!(c, '\n' | '\t');
     text.chars().filter(is_fine).collect()

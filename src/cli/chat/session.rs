@@ -1,4 +1,4 @@
-//! `phi4d chat`: turn after turn, and the commands between them.
+//! `phi4d chat`: messages, and the commands between them.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ use super::saved;
 use super::screen::Screen;
 use super::wait::{Patience, until_ready};
 
-/// A conversation that goes on.
+/// A conversation in progress.
 struct Session {
     runtime: Runtime,
     client: Client,
@@ -25,7 +25,7 @@ struct Session {
     conversation: Conversation,
     screen: Screen,
     is_interactive: bool,
-    /// Whether each answer's figures are told.
+    /// Whether each answer's figures are shown.
     tells_stats: bool,
     last: Option<Answer>,
 }
@@ -88,8 +88,8 @@ impl Session {
         if self.is_interactive {
             self.runtime.block_on(outlive_interrupts());
             self.screen.note(&format!(
-                "Talking to {}. Ctrl-C stops an answer, Ctrl-D leaves, /help tells the commands.",
-                self.client.endpoint
+                "Talking to {}. Ctrl-C stops an answer, Ctrl-D leaves, /help lists the commands.",
+                self.client.server()
             ));
         }
         Ok(())
@@ -182,7 +182,7 @@ impl Session {
         let turn = async {
             tokio::pin!(interrupt);
             match Answer::take(client, &request, screen, &mut interrupt).await {
-                // The daemon may have been restarted since the last turn.
+                // The daemon may have been restarted since the last message.
                 Err(Fatal::Unreachable { may_come: true, .. }) => {}
                 taken => return taken,
             }

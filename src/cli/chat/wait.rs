@@ -1,6 +1,6 @@
-//! Waits for a daemon that starts, or loads its model.
+//! Waits for a daemon that is starting or loading its model.
 //!
-//! A daemon listens before its model is loaded: connections are made then, and answered later.
+//! A daemon listens before its model is loaded: it accepts connections then, and answers later.
 
 use std::time::{Duration, Instant};
 
@@ -10,19 +10,19 @@ use super::super::exit::Fatal;
 use super::client::{Client, Readiness};
 use super::screen::Screen;
 
-/// How long an answer may take that is not waited for.
+/// How long the first response may take when waiting is off.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
-/// How long it may take before the waiting is told, by a line that goes away.
+/// How long a wait may be before a transient line shows it.
 const QUIET: Duration = Duration::from_millis(300);
 
-/// The same for a line that stays.
+/// The same where lines are permanent.
 const QUIET_FOR_GOOD: Duration = Duration::from_secs(3);
 
-/// How often a daemon that is not there is looked for, and the line changes.
+/// How often a missing daemon is tried again, and the line is updated.
 const TICK: Duration = Duration::from_millis(200);
 
-/// The longest that a daemon's wish to be asked later is heeded.
+/// The longest `Retry-After` that is honoured.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// How long to wait.
@@ -42,7 +42,7 @@ impl Patience {
     }
 }
 
-/// Returns when the daemon takes requests.
+/// Returns when the daemon accepts requests.
 ///
 /// # Errors
 /// If it does not within `patience`.
@@ -66,20 +66,20 @@ async fn wait(
     loop {
         let left = patience.loading.saturating_sub(began.elapsed());
         let asked = timeout(left.max(AT_ONCE), client.readiness());
-        match telling(client, began, screen, asked).await {
+        match showing(client, began, screen, asked).await {
             Ok(Ok(Readiness::Ready)) => return Ok(()),
             Ok(Ok(Readiness::NotYet { reason, after })) => {
                 if began.elapsed() >= patience.loading {
                     return Err(not_ready(client, &reason));
                 }
                 let pause = after.unwrap_or(TICK).clamp(TICK, LONGEST_PAUSE).min(left.max(TICK));
-                telling(client, began, screen, sleep(pause)).await;
+                showing(client, began, screen, sleep(pause)).await;
             }
             Ok(Err(fatal @ Fatal::Unreachable { may_come: true, .. })) => {
                 if began.elapsed() >= patience.absent {
                     return Err(fatal);
                 }
-                telling(client, began, screen, sleep(TICK)).await;
+                showing(client, began, screen, sleep(TICK)).await;
             }
             Ok(Err(fatal)) => return Err(fatal),
             Err(_) => {
@@ -92,8 +92,8 @@ async fn wait(
     }
 }
 
-/// Waits for `what`, and tells of it where that takes long.
-async fn telling<T>(
+/// Waits for `what`, and shows that it waits if it takes long.
+async fn showing<T>(
     client: &Client,
     began: Instant,
     screen: &mut Screen,
@@ -107,11 +107,11 @@ async fn telling<T>(
             return done;
         }
         let seconds = began.elapsed().as_secs();
-        screen.waiting(&format!("waiting for the daemon at {}: {seconds} s", client.endpoint));
+        screen.waiting(&format!("waiting for the daemon at {}: {seconds} s", client.server()));
         next = TICK;
     }
 }
 
 fn not_ready(client: &Client, reason: &str) -> Fatal {
-    Fatal::NotReady { address: client.endpoint.to_string(), reason: reason.to_owned() }
+    Fatal::NotReady { address: client.server().to_string(), reason: reason.to_owned() }
 }

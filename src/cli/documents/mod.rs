@@ -125,7 +125,7 @@ mod tests {
             let name = entry.unwrap().file_name().to_string_lossy().into_owned();
             if name.ends_with(".service") || name.ends_with(".socket") {
                 units += 1;
-                assert!(text.contains(&name), "phi4d.service.8 does not tell of {name}");
+                assert!(text.contains(&name), "phi4d.service.8 does not mention {name}");
             }
         }
         assert!(units >= 3);

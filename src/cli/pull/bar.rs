@@ -4,7 +4,7 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
-use super::bytes;
+use super::super::report::size;
 use phi4d_fetch::Progress;
 
 /// How often the line changes.
@@ -100,9 +100,14 @@ impl Bar {
 
     fn write(&self, text: &str) {
         let mut out = std::io::stderr().lock();
-        // Without standard error there is nobody to tell.
+        // Without standard error nobody sees the progress.
         let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     }
+}
+
+/// A number of bytes for people.
+pub(super) fn bytes(count: u64) -> String {
+    size(usize::try_from(count).unwrap_or(usize::MAX))
 }
 
 #[cfg(test)]

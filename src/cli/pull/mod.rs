@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 use super::args::{ModelsArgs, PullArgs, RemoveArgs, VariantChoice, ambient_inputs};
 use super::exit::Fatal;
 use super::output::print;
-use super::report::size;
-use bar::Bar;
-use phi4d_fetch::{Client, Models, Pull, Source, Variant};
+use bar::{Bar, bytes};
+use phi4d_fetch::{Client, Models, Proxies, Pull, Source, Trust, Variant};
 use phi4d_os::effective_uid;
 use phi4d_settings::{Provider, resolve};
 
@@ -29,7 +28,7 @@ pub(super) fn pull(arguments: &PullArgs) -> Result<(), Fatal> {
     if let Some(name) = &arguments.name {
         source.name.clone_from(name);
     }
-    let client = Client::new(token(arguments)?);
+    let client = client(arguments)?;
     let models = models(&arguments.models);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -67,11 +66,6 @@ pub(super) fn remove(arguments: &RemoveArgs) -> Result<(), Fatal> {
     print(&format!("removed {}: {}\n", arguments.name, bytes(freed)))
 }
 
-/// A number of bytes for people.
-fn bytes(count: u64) -> String {
-    size(usize::try_from(count).unwrap_or(usize::MAX))
-}
-
 /// The folder that was named, else the packages' one for root and one's own for others.
 fn models(arguments: &ModelsArgs) -> Models {
     let own = || {
@@ -107,6 +101,20 @@ fn variant(choice: VariantChoice) -> Variant {
     Variant::Cpu
 }
 
+/// A client with the token, the certificates and the proxies of the arguments and the environment.
+fn client(arguments: &PullArgs) -> Result<Client, Fatal> {
+    let proxies = Proxies::from_environment(|name| std::env::var(name).ok());
+    let mut client = Client::default().with_proxies(proxies);
+    if let Some(token) = token(arguments)? {
+        client = client.with_token(&token)?;
+    }
+    if let Some(path) = &arguments.ca_file {
+        let refused = |error| Fatal::Usage(format!("cannot use TLS: {error}"));
+        client = client.with_trust(Trust::new(Some(path)).map_err(refused)?);
+    }
+    Ok(client)
+}
+
 /// The token of the file that was named, else of the environment.
 fn token(arguments: &PullArgs) -> Result<Option<String>, Fatal> {
     let text = match &arguments.token_file {
@@ -125,6 +133,6 @@ fn token(arguments: &PullArgs) -> Result<Option<String>, Fatal> {
 
 fn log_line(text: &str) {
     use std::io::Write as _;
-    // Without standard error there is nobody to tell.
+    // Without standard error the note has no reader.
     let _ = writeln!(std::io::stderr().lock(), "phi4d: {text}");
 }

@@ -1,4 +1,7 @@
 //! Sockets that the service manager opened and passed on (`sd_listen_fds(3)`).
+//!
+//! Not by the crate `listenfd` (1.0): it drops the names, takes sockets without LISTEN_PID and sockets
+//! that do not listen, and removes variables from the environment, which is unsound beside threads.
 #![expect(
     unsafe_code,
     reason = "descriptors come as numbers, so that owning them is a promise about the process"
@@ -79,7 +82,7 @@ fn announced(
 }
 
 fn adopt(fd: RawFd) -> Result<Listener, String> {
-    // An unused number must not become an owned descriptor, so it is asked after first.
+    // An unused number must not become an owned descriptor, so it is checked first.
     // SAFETY: the borrow lasts for this call only; a number that is not open gives EBADF.
     let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
     fcntl(borrowed, FcntlArg::F_GETFD).map_err(|errno| format!("not open: {errno}"))?;

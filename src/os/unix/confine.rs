@@ -1,4 +1,4 @@
-//! Filters on system calls that a process puts on itself, for good (seccomp, no_new_privs).
+//! Permanent filters of the process's own system calls (seccomp, no_new_privs).
 //!
 //! Two filters. The first allows a list and answers ENOSYS to all else: that is what an old kernel says,
 //! so libraries fall back to calls of the list, as glibc from `clone3`, whose flags no filter sees, to

@@ -2,11 +2,9 @@
 
 mod activation;
 mod confine;
-mod cores;
-mod descriptors;
 mod files;
 pub mod helper;
-mod memory;
+mod machine;
 mod notify;
 mod peer;
 mod private;
@@ -17,17 +15,12 @@ mod stderr;
 mod syscalls;
 mod unwinding;
 
-use std::fs::Metadata;
-use std::os::unix::fs::MetadataExt as _;
-
 pub use activation::activated_listeners;
 pub use confine::confine;
-pub use cores::physical_cores;
-pub use descriptors::room_for_connections;
 pub use files::{barrier, free_disk};
-pub use memory::{resident_memory, spare_memory};
+pub use machine::{physical_cores, resident_memory, room_for_connections, spare_memory};
 pub use notify::Notifier;
-pub use peer::{group_id, groups_of, host_name, user_id};
+pub use peer::{effective_uid, group_id, groups_of, host_name, owner, user_id};
 pub use private::{Secrecy, check_folder, create_private, open_private, private_folder, too_open};
 pub use replace::{FolderLock, append_private, replace_file};
 pub use signals::Signals;
@@ -35,15 +28,3 @@ pub use socket::{SocketFile, bind_unix, path_of};
 pub use stderr::{take_stderr, write_stderr};
 pub use tokio::net::{UnixListener, UnixStream};
 pub use unwinding::prepare_unwinding;
-
-/// The user that this process acts as.
-#[must_use]
-pub fn effective_uid() -> u32 {
-    nix::unistd::geteuid().as_raw()
-}
-
-/// The user that a file belongs to.
-#[must_use]
-pub fn owner(metadata: &Metadata) -> Option<u32> {
-    Some(metadata.uid())
-}

@@ -1,4 +1,8 @@
 //! Messages to the service manager (`sd_notify(3)`).
+//!
+//! Not by the crate `sd-notify` (0.5): it opens a socket for each message, which the daemon's own
+//! confinement may refuse; the socket blocks, so that a manager that hangs would stop the watchdog's
+//! thread; it knows no abstract names (`@NAME`); and it sends line feeds in a status as they are.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -10,7 +14,7 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-use super::super::state::State;
+use super::super::types::State;
 
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,11 +1,13 @@
 //! Who is at the other end of a Unix socket, and names and numbers of users and groups.
 
 use std::ffi::CString;
+use std::fs::Metadata;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 
-use super::super::peer::Peer;
+use super::super::types::Peer;
 
 impl Peer {
     /// Asks the kernel (SO_PEERCRED).
@@ -16,6 +18,18 @@ impl Peer {
         let credentials = stream.peer_cred()?;
         Ok(Self { uid: credentials.uid(), gid: credentials.gid(), pid: credentials.pid() })
     }
+}
+
+/// The user that this process acts as.
+#[must_use]
+pub fn effective_uid() -> u32 {
+    nix::unistd::geteuid().as_raw()
+}
+
+/// The user that a file belongs to.
+#[must_use]
+pub fn owner(metadata: &Metadata) -> Option<u32> {
+    Some(metadata.uid())
 }
 
 /// The number of the user named `name`; `None` if there is none.

@@ -1,5 +1,5 @@
-//! Files and folders that only their owner may read, whatever the umask, and whether a file that
-//! holds a secret is kept like one.
+//! Files and folders that only their owner may read, whatever the umask, and checks of the modes of files
+//! with secrets.
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io;
@@ -96,7 +96,7 @@ pub fn open_private(path: &Path) -> io::Result<File> {
         return Err(refused("it is no plain file"));
     }
     match tighten(&file, 0o600) {
-        // On a read-only disk it stays as it is, which harms nobody.
+        // On a read-only disk the mode stays, which is harmless.
         Err(error) if found.mode() & 0o022 != 0 || !is_ours(&found) => Err(error),
         _ => Ok(file),
     }
@@ -106,7 +106,7 @@ pub fn open_private(path: &Path) -> io::Result<File> {
 pub(super) fn tighten(file: &File, mode: u32) -> io::Result<()> {
     let found = file.metadata()?;
     if !is_ours(&found) {
-        let (owner, user) = (found.uid(), super::effective_uid());
+        let (owner, user) = (found.uid(), super::peer::effective_uid());
         return Err(refused(&format!("it belongs to user {owner}; expected user {user}")));
     }
     if found.mode() & 0o077 != 0 {
@@ -116,7 +116,7 @@ pub(super) fn tighten(file: &File, mode: u32) -> io::Result<()> {
 }
 
 fn is_ours(found: &Metadata) -> bool {
-    found.uid() == super::effective_uid()
+    found.uid() == super::peer::effective_uid()
 }
 
 fn refused(reason: &str) -> io::Error {
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn what_belongs_to_another_user_is_refused() {
-        if super::super::effective_uid() != 0 {
+        if super::super::peer::effective_uid() != 0 {
             eprintln!("skipped: only root can give files away");
             return;
         }

@@ -1,4 +1,4 @@
-//! Files that are replaced whole or not at all.
+//! Atomic replacement of files.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
@@ -12,12 +12,12 @@ use nix::libc::O_NOFOLLOW;
 
 use super::private::tighten;
 
-/// Held while a file is read, changed and replaced, so that two who do so take turns.
+/// A lock that serialises processes that read, change and replace a file.
 #[derive(Debug)]
 pub struct FolderLock(#[expect(dead_code, reason = "held for its drop")] Flock<File>);
 
 impl FolderLock {
-    /// Waits for its turn in the folder of the file at `path`.
+    /// Waits for the lock on the folder of the file at `path`.
     ///
     /// # Errors
     /// If the folder can't be opened or locked.
@@ -28,7 +28,7 @@ impl FolderLock {
     }
 }
 
-/// Puts a file with `contents` and `mode` at `path`. Whoever reads there sees the old file or the
+/// Puts a file with `contents` and `mode` at `path`. Readers see the old file or the
 /// new one. An old file's owner and group stay; a new file has the group `group`, if it is given.
 ///
 /// # Errors

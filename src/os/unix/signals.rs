@@ -5,7 +5,7 @@ use std::io;
 
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 
-use super::super::signal::Signal;
+use super::super::types::Signal;
 
 /// The process's handlers. From their making on, these signals no longer end the process.
 #[derive(Debug)]

@@ -1,5 +1,5 @@
 //! The daemon's own Unix socket: a path left by a dead process is taken over, one in use is not,
-//! and nobody gets in before the file has its mode.
+//! and no client can connect before the file has its mode.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
@@ -87,7 +87,7 @@ fn prepare_folder(path: &Path, folder: &Path) -> Result<(), BindError> {
         Err(error) => return Err(failed("make its folder", error)),
     }
     let owner = fs::metadata(folder).map_err(|error| failed("look at its folder", error))?.uid();
-    let own = super::effective_uid();
+    let own = super::peer::effective_uid();
     if own == 0 || owner == own || owner == 0 {
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! Standard error, without waiting for whoever reads it.
+//! Standard error, without waiting for its reader.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal as _, Write};

@@ -19,8 +19,7 @@ pub use socket::{SocketFile, UnixListener, UnixStream, bind_unix, path_of};
 
 use super::confine::{ConfineError, Profile};
 use super::listen::{ActivationError, Listener};
-use super::peer::Peer;
-use super::state::State;
+use super::types::{Peer, State};
 
 /// There is no limit of open files that would matter.
 ///
@@ -48,7 +47,7 @@ pub fn write_stderr(text: &str, _limit: Duration) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
-/// Tells nobody: there is no service manager to be told.
+/// Does nothing: Windows has no service manager of this protocol.
 #[derive(Debug)]
 pub struct Notifier;
 

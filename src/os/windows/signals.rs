@@ -6,7 +6,7 @@ use tokio::signal::windows::{
     CtrlBreak, CtrlC, CtrlClose, CtrlShutdown, ctrl_break, ctrl_c, ctrl_close, ctrl_shutdown,
 };
 
-use super::super::signal::Signal;
+use super::super::types::Signal;
 
 /// The process's handlers. From their making on, these events no longer end the process at once.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::super::listen::{BindError, Listener};
-use super::super::peer::Peer;
+use super::super::types::Peer;
 
 /// A connection that can't be.
 #[derive(Debug)]

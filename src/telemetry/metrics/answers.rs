@@ -1,12 +1,58 @@
-//! Histograms of answers.
+//! What is measured of answers: how they ended, and histograms of their times and tokens.
 
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 
+use super::super::trace::Tracer;
 use super::buckets;
 
-/// One histogram for each thing that is measured of an answer.
+/// How an answer ended, by vLLM's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Ending {
+    /// The model ended it, or a stop string did.
+    Stop,
+    /// The limit of tokens was reached.
+    Length,
+    /// The client went away.
+    Abort,
+    /// It failed.
+    Error,
+}
+
+impl Ending {
+    const ALL: [Self; 4] = [Self::Stop, Self::Length, Self::Abort, Self::Error];
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::Abort => "abort",
+            Self::Error => "error",
+        }
+    }
+}
+
+impl EncodeLabelValue for Ending {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        EncodeLabelValue::encode(&self.as_str(), encoder)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct EndingLabel {
+    finished_reason: Ending,
+}
+
+/// What timers of answers feed.
 #[derive(Debug)]
 pub(super) struct Answers {
+    pub(super) model: String,
+    pub(super) tracer: Tracer,
+    pub(super) endings: Family<EndingLabel, Counter<u64, AtomicU64>>,
     pub(super) first_token: Histogram,
     pub(super) between_tokens: Histogram,
     pub(super) time_per_token: Histogram,
@@ -20,10 +66,18 @@ pub(super) struct Answers {
 }
 
 impl Answers {
-    pub(super) fn new(context_tokens: usize) -> Self {
+    pub(super) fn new(model: &str, context_tokens: usize, tracer: Tracer) -> Self {
         let request = || Histogram::new(buckets::REQUEST);
         let tokens = || Histogram::new(buckets::tokens(context_tokens));
+        let endings = Family::default();
+        // Series that exist from the start show a first event as a step from 0.
+        for finished_reason in Ending::ALL {
+            drop(endings.get_or_create(&EndingLabel { finished_reason }));
+        }
         Self {
+            model: model.to_owned(),
+            tracer,
+            endings,
             first_token: Histogram::new(buckets::FIRST_TOKEN),
             between_tokens: Histogram::new(buckets::BETWEEN_TOKENS),
             time_per_token: Histogram::new(buckets::BETWEEN_TOKENS),
@@ -37,7 +91,12 @@ impl Answers {
         }
     }
 
-    /// Each with its name (after `phi4d_` or `vllm:`) and what it tells.
+    /// Counts an answer that ended.
+    pub(super) fn count(&self, how: Ending) {
+        self.endings.get_or_create(&EndingLabel { finished_reason: how }).inc();
+    }
+
+    /// Each histogram with its name (after `phi4d_` or `vllm:`) and its help text.
     pub(super) fn named(&self) -> [(&'static str, &'static str, &Histogram); 10] {
         [
             (

@@ -10,9 +10,9 @@ mod timer;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -21,8 +21,9 @@ use prometheus_client::registry::Registry;
 
 use super::trace::Tracer;
 use answers::Answers;
+pub use answers::Ending;
 pub use page::{Sample, Value};
-pub use timer::{Ending, Operation, RequestTimer};
+pub use timer::{Operation, RequestTimer};
 
 /// The registry and what feeds it. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -37,10 +38,7 @@ struct Inner {
     http_seconds: Family<RouteLabel, Histogram, fn() -> Histogram>,
     connections: Family<TransportLabel, Gauge<i64, AtomicI64>>,
     shed: Family<ReasonLabel, Counter<u64, AtomicU64>>,
-    endings: Family<EndingLabel, Counter<u64, AtomicU64>>,
-    answers: Answers,
-    model: String,
-    tracer: Tracer,
+    answers: Arc<Answers>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -65,20 +63,9 @@ struct ReasonLabel {
     reason: &'static str,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct EndingLabel {
-    finished_reason: Ending,
-}
-
-impl EncodeLabelValue for Ending {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
-        EncodeLabelValue::encode(&self.as_str(), encoder)
-    }
-}
-
 impl Metrics {
     /// An empty registry of a server of `model`, whose contexts hold `context_tokens`. Answers are
-    /// told to `tracer`, too.
+    /// also recorded by `tracer`.
     #[must_use]
     pub fn new(model: &str, context_tokens: usize, tracer: Tracer) -> Self {
         let mut inner = Inner {
@@ -88,18 +75,17 @@ impl Metrics {
             http_seconds: Family::new_with_constructor(|| Histogram::new(buckets::HTTP)),
             connections: Family::default(),
             shed: Family::default(),
-            endings: Family::default(),
-            answers: Answers::new(context_tokens),
-            model: model.to_owned(),
-            tracer,
+            answers: Arc::new(Answers::new(model, context_tokens, tracer)),
         };
-        // Series that exist from the start show a first event as a step from 0.
-        for ending in Ending::ALL {
-            drop(inner.endings.get_or_create(&EndingLabel { finished_reason: ending }));
-        }
         inner.register_http();
         inner.register_answers();
         Self(Arc::new(inner))
+    }
+
+    /// Times the answer to a request that arrived at `arrived` with a prompt of `prompt_tokens`.
+    #[must_use]
+    pub fn request(&self, arrived: Instant, prompt_tokens: usize) -> RequestTimer {
+        RequestTimer::new(Arc::clone(&self.0.answers), arrived, prompt_tokens)
     }
 
     /// Counts an answered request. `route` and `method` are from a fixed set.
@@ -111,7 +97,7 @@ impl Metrics {
     /// Where spans go.
     #[must_use]
     pub fn tracer(&self) -> &Tracer {
-        &self.0.tracer
+        &self.0.answers.tracer
     }
 
     /// Counts a connection, open as long as the guard lives.
@@ -167,13 +153,13 @@ impl Inner {
         for (name, help, histogram) in histograms {
             self.registry.register(format!("phi4d_{name}"), help, histogram.clone());
         }
-        self.registry.register("phi4d_request_success", requests, self.endings.clone());
+        self.registry.register("phi4d_request_success", requests, self.answers.endings.clone());
         let labels =
             self.aliased.iter().map(|(name, value)| ((*name).into(), value.clone().into()));
         let aliased = self.registry.sub_registry_with_labels(labels);
         for (name, help, histogram) in histograms {
             aliased.register(format!("vllm:{name}"), help, histogram.clone());
         }
-        aliased.register("vllm:request_success", requests, self.endings.clone());
+        aliased.register("vllm:request_success", requests, self.answers.endings.clone());
     }
 }

@@ -16,7 +16,7 @@ pub struct Sample {
     /// Its name; a counter's without the `_total` that the page adds. Names that begin with
     /// `vllm:` get vLLM's labels.
     pub name: &'static str,
-    /// What it tells.
+    /// Its help text.
     pub help: &'static str,
     /// The value.
     pub value: Value,

@@ -4,38 +4,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::super::trace::{Attribute, OpenSpan, Span, SpanKind, TraceContext, time_of};
-use super::{EndingLabel, Inner, Metrics};
-
-/// How an answer ended, by vLLM's names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Ending {
-    /// The model ended it, or a stop string did.
-    Stop,
-    /// The limit of tokens was reached.
-    Length,
-    /// The client went away.
-    Abort,
-    /// It failed.
-    Error,
-}
-
-impl Ending {
-    pub(super) const ALL: [Self; 4] = [Self::Stop, Self::Length, Self::Abort, Self::Error];
-
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Stop => "stop",
-            Self::Length => "length",
-            Self::Abort => "abort",
-            Self::Error => "error",
-        }
-    }
-}
+use super::answers::{Answers, Ending};
 
 /// Takes the times of one answer. Dropped before [`Self::ended`], it counts as aborted.
 #[derive(Debug)]
 pub struct RequestTimer {
-    metrics: Arc<Inner>,
+    answers: Arc<Answers>,
     arrived: Instant,
     prompt_tokens: usize,
     started: Option<Instant>,
@@ -51,7 +25,7 @@ pub struct RequestTimer {
 pub enum Operation {
     /// To a conversation.
     Chat,
-    /// A text that goes on.
+    /// A continued text.
     TextCompletion,
 }
 
@@ -64,12 +38,10 @@ impl Operation {
     }
 }
 
-impl Metrics {
-    /// Times the answer to a request that arrived at `arrived` with a prompt of so many tokens.
-    #[must_use]
-    pub fn request(&self, arrived: Instant, prompt_tokens: usize) -> RequestTimer {
-        RequestTimer {
-            metrics: Arc::clone(&self.0),
+impl RequestTimer {
+    pub(super) fn new(answers: Arc<Answers>, arrived: Instant, prompt_tokens: usize) -> Self {
+        Self {
+            answers,
             arrived,
             prompt_tokens,
             started: None,
@@ -80,9 +52,7 @@ impl Metrics {
             span: None,
         }
     }
-}
 
-impl RequestTimer {
     /// The same, with a span that is a part of `parent`.
     #[must_use]
     pub fn traced(mut self, parent: Option<(TraceContext, Operation)>) -> Self {
@@ -95,7 +65,7 @@ impl RequestTimer {
         if self.started.is_none() {
             self.started = Some(now);
             self.cached_tokens = cached_tokens;
-            self.metrics.answers.queued.observe(seconds(self.arrived, now));
+            self.answers.queued.observe(seconds(self.arrived, now));
         }
     }
 
@@ -104,9 +74,9 @@ impl RequestTimer {
         match self.last_token.replace(now) {
             None => {
                 self.first_token = Some(now);
-                self.metrics.answers.first_token.observe(seconds(self.arrived, now));
+                self.answers.first_token.observe(seconds(self.arrived, now));
             }
-            Some(last) => self.metrics.answers.between_tokens.observe(seconds(last, now)),
+            Some(last) => self.answers.between_tokens.observe(seconds(last, now)),
         }
     }
 
@@ -116,7 +86,7 @@ impl RequestTimer {
             return;
         }
         self.ended = true;
-        self.metrics.endings.get_or_create(&EndingLabel { finished_reason: how }).inc();
+        self.answers.count(how);
         if matches!(how, Ending::Stop | Ending::Length) {
             self.observe_whole(tokens, now);
         }
@@ -125,16 +95,16 @@ impl RequestTimer {
         }
     }
 
-    /// Tells of the answer as OpenTelemetry's conventions for generative AI have it; the last
-    /// three are vLLM's.
+    /// Records a span by OpenTelemetry's conventions for generative AI; the last three attributes are
+    /// vLLM's.
     fn end_span(&self, span: OpenSpan, operation: Operation, how: Ending, tokens: usize) {
         let text = |text: &str| Attribute::Text(text.to_owned());
         let count = |count: usize| Attribute::Whole(i64::try_from(count).unwrap_or(i64::MAX));
         let mut attributes = vec![
             ("gen_ai.operation.name", text(operation.as_str())),
             ("gen_ai.provider.name", text("phi4d")),
-            ("gen_ai.request.model", text(&self.metrics.model)),
-            ("gen_ai.response.model", text(&self.metrics.model)),
+            ("gen_ai.request.model", text(&self.answers.model)),
+            ("gen_ai.response.model", text(&self.answers.model)),
             ("gen_ai.usage.input_tokens", count(self.prompt_tokens)),
             ("gen_ai.usage.output_tokens", count(tokens)),
             ("gen_ai.usage.cache_read.input_tokens", count(self.cached_tokens)),
@@ -158,11 +128,11 @@ impl RequestTimer {
         time("gen_ai.latency.time_in_queue", self.started);
         time("gen_ai.latency.time_to_first_token", self.first_token);
         time("gen_ai.latency.e2e", Some(Instant::now()));
-        self.metrics.tracer.end(Span {
+        self.answers.tracer.end(Span {
             context: span.context,
             parent: span.parent,
             kind: SpanKind::Internal,
-            name: format!("{} {}", operation.as_str(), self.metrics.model),
+            name: format!("{} {}", operation.as_str(), self.answers.model),
             began: time_of(self.arrived),
             ended: time_of(Instant::now()),
             attributes,
@@ -173,7 +143,7 @@ impl RequestTimer {
     /// Feeds the histograms of answers that ran to an end.
     #[expect(clippy::cast_precision_loss, reason = "answers stay far below 2^52 tokens")]
     fn observe_whole(&self, tokens: usize, now: Instant) {
-        let answers = &self.metrics.answers;
+        let answers = &self.answers;
         answers.whole.observe(seconds(self.arrived, now));
         answers.prompt_tokens.observe(self.prompt_tokens as f64);
         answers.generation_tokens.observe(tokens as f64);
@@ -204,6 +174,7 @@ mod tests {
     use std::time::Duration;
 
     use super::super::super::trace::Tracer;
+    use super::super::Metrics;
     use super::*;
 
     #[test]

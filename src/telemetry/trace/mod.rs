@@ -1,72 +1,20 @@
-//! Traces: spans that have ended wait in a bounded queue for an exporter. Nobody waits for it; what
-//! does not fit is counted and dropped.
+//! Traces: finished spans wait in a bounded queue for an exporter. Recording never blocks; what does not
+//! fit is counted and dropped.
 
-mod context;
 mod otlp;
+mod span;
 
 use std::collections::VecDeque;
-use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
-pub use context::TraceContext;
 pub use otlp::encode;
+use span::random;
+pub use span::{Attribute, OpenSpan, Span, SpanKind, TraceContext};
 
 /// Ended spans that wait to be exported. When full, new ones are dropped and counted.
 const QUEUE: usize = 4096;
-
-/// Where a span is seen from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SpanKind {
-    /// Work inside the program.
-    Internal,
-    /// An answer to a request from outside.
-    Server,
-}
-
-/// An attribute's value.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Attribute {
-    /// A text.
-    Text(String),
-    /// A whole number.
-    Whole(i64),
-    /// A number.
-    Number(f64),
-    /// A list of texts.
-    Texts(Vec<String>),
-}
-
-/// A piece of work that has ended.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Span {
-    /// Its place.
-    pub context: TraceContext,
-    /// The span that it is a part of.
-    pub parent: Option<u64>,
-    /// From where it is seen.
-    pub kind: SpanKind,
-    /// What was done, in few words of a fixed set.
-    pub name: String,
-    /// When it began.
-    pub began: SystemTime,
-    /// When it ended.
-    pub ended: SystemTime,
-    /// What is known of it.
-    pub attributes: Vec<(&'static str, Attribute)>,
-    /// What went wrong.
-    pub error: Option<&'static str>,
-}
-
-/// A span that goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OpenSpan {
-    /// Its place.
-    pub context: TraceContext,
-    /// The span that it is a part of.
-    pub parent: Option<u64>,
-}
 
 /// Where spans go. Cheap to clone; off by default.
 #[derive(Debug, Clone, Default)]
@@ -146,24 +94,11 @@ impl Tracer {
     }
 }
 
-impl TraceContext {
-    /// Begins a part of this span.
-    #[must_use]
-    pub fn child(&self) -> OpenSpan {
-        OpenSpan { context: Self { span_id: random(), ..*self }, parent: Some(self.span_id) }
-    }
-}
-
 /// The time of day at `moment`.
 #[must_use]
 pub fn time_of(moment: Instant) -> SystemTime {
     let now = SystemTime::now();
     now.checked_sub(moment.elapsed()).unwrap_or(now)
-}
-
-/// Not 0. Names, not secrets: the standard library's hasher keys are random enough for that.
-fn random() -> u64 {
-    RandomState::new().hash_one(0_u8).max(1)
 }
 
 #[cfg(test)]

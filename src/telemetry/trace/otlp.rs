@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use super::{Attribute, Span, SpanKind};
+use super::span::{Attribute, Span, SpanKind};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 

@@ -177,7 +177,7 @@ fn tick() {
 fn finish(ended: Ended) {
     let frame = ended.frame();
     let pipe: RawFd = PIPE.load(Ordering::Relaxed);
-    // SAFETY: the pointer is to a local of as many bytes. Nobody is told where it fails.
+    // SAFETY: the pointer is to a local of as many bytes. Failure is ignored.
     unsafe { libc::write(pipe, frame.as_ptr().cast::<c_void>(), HEAD) };
     // SAFETY: ends the process; nothing runs after it.
     unsafe { libc::_exit(1) };

@@ -1,19 +1,34 @@
-//! Tells the service manager that the daemon works, as long as the engine gets on with its work.
+//! The service manager: what it is sent, and its watchdog, which is fed while the engine progresses.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::serve::Manager;
 use phi4d_engine::{Handle, Stats};
-use phi4d_os::State;
+use phi4d_os::{Notifier, State};
 
-/// Feeds the watchdog until the process ends. The task runs beside the connections', so that a
-/// runtime which is stuck starves the watchdog as an engine does that is.
-pub(super) fn feed(manager: &Arc<Manager>, engine: Handle) {
-    let Some(interval) = manager.watchdog() else { return };
+/// The service manager. A message that can't be sent is only logged.
+#[derive(Debug)]
+pub(super) struct Manager(Notifier);
+
+impl Manager {
+    pub(super) fn new(notifier: Notifier) -> Self {
+        Self(notifier)
+    }
+
+    pub(super) fn tell(&self, states: &[State]) {
+        if let Err(error) = self.0.send(states) {
+            log::warn!("cannot notify the service manager: {error}");
+        }
+    }
+}
+
+/// Feeds the watchdog until the process ends. The task runs on the connections' runtime, so that a
+/// runtime that hangs starves the watchdog, as an engine that hangs does.
+pub(super) fn feed_watchdog(manager: &Arc<Manager>, engine: Handle) {
+    let Some(interval) = manager.0.watchdog() else { return };
     let manager = Arc::clone(manager);
     tokio::spawn(async move {
-        // The first look comes after a while: an engine that just began has not moved yet.
+        // The first check is delayed: an engine that just started has not run a step yet.
         let first = tokio::time::Instant::now() + half(interval);
         let mut tick = tokio::time::interval_at(first, half(interval));
         let mut progress = Progress::default();
@@ -28,19 +43,19 @@ pub(super) fn feed(manager: &Arc<Manager>, engine: Handle) {
     });
 }
 
-/// The manager asks to be told twice as often as it looks.
+/// The manager asks for two messages in each of its intervals.
 fn half(interval: Duration) -> Duration {
     (interval / 2).max(Duration::from_millis(1))
 }
 
-/// Whether the engine gets on, from one look to the next.
+/// Whether the engine progresses, from one check to the next.
 #[derive(Debug, Default)]
 struct Progress {
     iterations: u64,
 }
 
 impl Progress {
-    /// Whether the engine has moved since the last look, or has nothing to do.
+    /// Whether the engine has run a step since the last check, or is idle.
     fn is_made(&mut self, stats: &Stats) -> bool {
         let moved = stats.iterations != self.iterations;
         self.iterations = stats.iterations;

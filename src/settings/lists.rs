@@ -1,10 +1,47 @@
-//! Settings that are names with values.
+//! Settings that hold several words, or names with values.
 
 use std::collections::BTreeMap;
 
 use config::ValueKind;
 
 use super::kind::{Kind, as_typed};
+
+/// Words without white space or commas: a list, or a text with commas between them.
+pub(super) struct Words {
+    pub(super) placeholder: &'static str,
+    pub(super) accepted: &'static str,
+}
+
+impl Kind for Words {
+    type Value = Vec<String>;
+
+    fn read(&self, raw: &ValueKind) -> Option<Vec<String>> {
+        let words: Vec<String> = match raw {
+            ValueKind::String(text) => text
+                .split(',')
+                .map(|word| word.trim().to_owned())
+                .filter(|word| !word.is_empty())
+                .collect(),
+            ValueKind::Array(values) => {
+                values.iter().map(|value| as_typed(&value.kind)).collect::<Option<_>>()?
+            }
+            _ => return None,
+        };
+        let plain = |word: &String| {
+            !word.is_empty()
+                && !word.chars().any(|c| c.is_whitespace() || c.is_control() || c == ',')
+        };
+        words.iter().all(plain).then_some(words)
+    }
+
+    fn accepted(&self) -> String {
+        format!("a list of {}, or a text with commas between them", self.accepted)
+    }
+
+    fn placeholder(&self) -> &'static str {
+        self.placeholder
+    }
+}
 
 /// Names with values: a table, or a text `name=value, name=value`.
 pub(super) struct Pairs {
@@ -57,20 +94,53 @@ fn is_plain(text: &str) -> bool {
     text.trim() == text && !text.chars().any(|c| c.is_control() || c == ',')
 }
 
-/// A table as the text that reads the same.
+/// A value as it would be typed, where lists and tables are texts with commas.
 pub(super) fn as_shown(raw: &ValueKind) -> Option<String> {
-    let ValueKind::Table(table) = raw else { return None };
-    let sorted: BTreeMap<_, _> = table.iter().collect();
-    let parts =
-        sorted.iter().map(|(name, value)| Some(format!("{name}={}", as_typed(&value.kind)?)));
-    Some(parts.collect::<Option<Vec<String>>>()?.join(", "))
+    match raw {
+        ValueKind::Table(table) => {
+            let sorted: BTreeMap<_, _> = table.iter().collect();
+            let pairs = sorted
+                .iter()
+                .map(|(name, value)| Some(format!("{name}={}", as_typed(&value.kind)?)));
+            Some(pairs.collect::<Option<Vec<String>>>()?.join(", "))
+        }
+        ValueKind::Array(values) => {
+            let words: Option<Vec<String>> =
+                values.iter().map(|value| as_typed(&value.kind)).collect();
+            Some(words?.join(", "))
+        }
+        other => as_typed(other),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const KIND: Pairs = Pairs { placeholder: "OPTIONS", accepted: "options" };
+    fn text(text: &str) -> ValueKind {
+        ValueKind::String(text.to_owned())
+    }
+
+    const WORDS: Words = Words { placeholder: "NAMES", accepted: "names" };
+
+    fn list(words: &[&str]) -> ValueKind {
+        ValueKind::Array(words.iter().map(|word| config::Value::from(*word)).collect())
+    }
+
+    #[test]
+    fn lists_and_texts_are_the_same() {
+        for raw in [list(&["a", "b-c"]), text("a, b-c"), text(" a,b-c ,"), text("a,,b-c")] {
+            assert_eq!(WORDS.read(&raw).unwrap(), ["a", "b-c"], "{raw}");
+        }
+        assert_eq!(as_shown(&list(&["a", "b-c"])).unwrap(), "a, b-c");
+        assert_eq!(WORDS.read(&text("")).unwrap(), Vec::<String>::new());
+        assert_eq!(WORDS.read(&list(&[])).unwrap(), Vec::<String>::new());
+        for raw in [text("a b"), list(&["a b"]), list(&[""]), list(&["a,b"]), ValueKind::I64(3)] {
+            assert_eq!(WORDS.read(&raw), None, "{raw}");
+        }
+    }
+
+    const PAIRS: Pairs = Pairs { placeholder: "OPTIONS", accepted: "options" };
 
     fn table(pairs: &[(&str, ValueKind)]) -> ValueKind {
         let pairs = pairs
@@ -79,22 +149,18 @@ mod tests {
         ValueKind::Table(pairs.collect())
     }
 
-    fn text(text: &str) -> ValueKind {
-        ValueKind::String(text.into())
-    }
-
     #[test]
     fn tables_and_texts_are_the_same() {
         let made = table(&[("tf32", ValueKind::Boolean(false)), ("device", ValueKind::I64(1))]);
         let pairs =
             [("device".to_owned(), "1".to_owned()), ("tf32".to_owned(), "false".to_owned())];
         for raw in [made.clone(), text("tf32=false,device=1"), text(" device = 1 , tf32=false,")] {
-            assert_eq!(KIND.read(&raw).unwrap(), pairs, "{raw}");
+            assert_eq!(PAIRS.read(&raw).unwrap(), pairs, "{raw}");
         }
         assert_eq!(as_shown(&made).unwrap(), "device=1, tf32=false");
-        assert_eq!(KIND.read(&text("")).unwrap(), []);
+        assert_eq!(PAIRS.read(&text("")).unwrap(), []);
         assert_eq!(
-            KIND.read(&text("path=/a=b")).unwrap(),
+            PAIRS.read(&text("path=/a=b")).unwrap(),
             [("path".to_owned(), "/a=b".to_owned())]
         );
     }
@@ -110,7 +176,7 @@ mod tests {
             table(&[("a", ValueKind::Array(Vec::new()))]),
             ValueKind::I64(1),
         ] {
-            assert_eq!(KIND.read(&raw), None, "{raw}");
+            assert_eq!(PAIRS.read(&raw), None, "{raw}");
         }
     }
 }

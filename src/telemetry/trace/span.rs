@@ -1,4 +1,7 @@
-//! The W3C trace context: which trace a request belongs to.
+//! Spans, and the W3C trace context: which trace a span belongs to.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::time::SystemTime;
 
 /// A span's place in a trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,7 +15,7 @@ pub struct TraceContext {
 }
 
 impl TraceContext {
-    /// Reads a `traceparent` header; `None` if it is not one, which is to be ignored.
+    /// Reads a `traceparent` header; `None` for an invalid one, which the recommendation says to ignore.
     #[must_use]
     pub fn parse(header: &str) -> Option<Self> {
         let mut parts = header.split('-');
@@ -32,6 +35,12 @@ impl TraceContext {
         Some(Self { trace_id, span_id, sampled })
     }
 
+    /// Starts a child of this span.
+    #[must_use]
+    pub fn child(&self) -> OpenSpan {
+        OpenSpan { context: Self { span_id: random(), ..*self }, parent: Some(self.span_id) }
+    }
+
     /// The trace's name in logs and exports.
     #[must_use]
     pub fn trace_hex(&self) -> String {
@@ -43,6 +52,63 @@ impl TraceContext {
     pub fn span_hex(&self) -> String {
         format!("{:016x}", self.span_id)
     }
+}
+
+/// A span's kind, of those that OpenTelemetry knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpanKind {
+    /// Work inside the program.
+    Internal,
+    /// An answer to a request from outside.
+    Server,
+}
+
+/// An attribute's value.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Attribute {
+    /// A text.
+    Text(String),
+    /// A whole number.
+    Whole(i64),
+    /// A number.
+    Number(f64),
+    /// A list of texts.
+    Texts(Vec<String>),
+}
+
+/// A finished piece of work.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Span {
+    /// Its trace and its id.
+    pub context: TraceContext,
+    /// Its parent's id.
+    pub parent: Option<u64>,
+    /// Whether it is a request from outside.
+    pub kind: SpanKind,
+    /// What was done, in few words of a fixed set.
+    pub name: String,
+    /// When it began.
+    pub began: SystemTime,
+    /// When it ended.
+    pub ended: SystemTime,
+    /// Attributes by OpenTelemetry's names.
+    pub attributes: Vec<(&'static str, Attribute)>,
+    /// What went wrong.
+    pub error: Option<&'static str>,
+}
+
+/// A span in progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenSpan {
+    /// Its trace and its id.
+    pub context: TraceContext,
+    /// Its parent's id.
+    pub parent: Option<u64>,
+}
+
+/// Not 0. Names, not secrets: the standard library's hasher keys are random enough for that.
+pub(super) fn random() -> u64 {
+    RandomState::new().hash_one(0_u8).max(1)
 }
 
 #[cfg(test)]
