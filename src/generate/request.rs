@@ -1,17 +1,20 @@
-//! One request for text, as the server hands it over: typed, but not yet checked against limits.
+//! A request for text as the server passes it on: typed, but not yet checked against limits.
 
 use std::time::Duration;
 
 use serde_json::{Map, Value as Json};
 
+use super::choices::Copies;
 use super::tools::{CallDelta, ToolCall, Tools};
 use phi4d_engine::CallerId;
 
 /// What to generate from, how, and for whom.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Request {
-    /// What the model reads.
-    pub prompt: Prompt,
+    /// What the model reads, at least one prompt. Each is answered by itself.
+    pub prompts: Vec<Prompt>,
+    /// How many answers each prompt gets.
+    pub copies: Copies,
     /// How it answers. Fields left out take the configured or the model's defaults.
     pub parameters: Parameters,
     /// Who asked.
@@ -137,9 +140,49 @@ impl Role {
     }
 }
 
+/// What errors call the parameters that the APIs name differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields of `Parameters`")]
+pub struct ParameterNames {
+    pub max_tokens: &'static str,
+    pub temperature: &'static str,
+    pub top_p: &'static str,
+    pub top_k: &'static str,
+    pub min_p: &'static str,
+    pub typical_p: &'static str,
+    pub repetition_penalty: &'static str,
+    pub presence_penalty: &'static str,
+    pub frequency_penalty: &'static str,
+    pub stop: &'static str,
+}
+
+impl ParameterNames {
+    /// The OpenAI API's names, and vLLM's for what that API lacks.
+    pub const OPENAI: Self = Self {
+        max_tokens: "max_tokens",
+        temperature: "temperature",
+        top_p: "top_p",
+        top_k: "top_k",
+        min_p: "min_p",
+        typical_p: "typical_p",
+        repetition_penalty: "repetition_penalty",
+        presence_penalty: "presence_penalty",
+        frequency_penalty: "frequency_penalty",
+        stop: "stop",
+    };
+}
+
+impl Default for ParameterNames {
+    fn default() -> Self {
+        Self::OPENAI
+    }
+}
+
 /// How to answer, under the OpenAI API's names; `None` or empty means "not given".
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Parameters {
+    /// What the client calls them.
+    pub names: ParameterNames,
     /// Most tokens to generate (`max_completion_tokens` is the same); default: what fits.
     pub max_tokens: Option<u64>,
     /// 0 to 2; 0 is greedy.

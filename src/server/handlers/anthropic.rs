@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
 
-use super::generation::{Asked, Voice, answer_renamed, check_model};
+use super::generation::{Renderer, answer, check_model};
 use super::tokens::tokens_of;
 use crate::access::{Exchange, random_hex};
 use crate::app::App;
@@ -18,7 +18,7 @@ use crate::wire::anthropic::{
 };
 use crate::wire::common::to_json;
 use crate::wire::error::Dialect;
-use phi4d_generate::{Answer, Choices, Finished, MOST_STOPS, TextDelta, Usage};
+use phi4d_generate::{Answer, Finished, TextDelta, Usage};
 
 /// `POST /v1/messages`.
 pub(crate) async fn create(
@@ -27,21 +27,19 @@ pub(crate) async fn create(
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
     let parse = |app: &App, body| {
-        let asked = MessagesRequest::parse(&body)?;
-        check_model(app, asked.chat.model.as_deref())?;
-        Ok(asked)
+        let parsed = MessagesRequest::parse(&body)?;
+        check_model(app, parsed.model.as_deref())?;
+        Ok(parsed)
     };
-    let MessagesRequest { chat, renaming, ignored } = read(request, app, exchange, parse).await?;
-    let voice = MessageVoice {
+    let parsed = read(request, app, exchange, parse).await?;
+    let renderer = MessageRenderer {
         id: format!("msg_{}", random_hex()),
         model: app.options().model_name.clone(),
         blocks: 0,
         open: None,
-        // More are refused.
-        stops: chat.parameters.stop.iter().take(MOST_STOPS).cloned().collect(),
+        stops: parsed.request.parameters.stop.clone(),
     };
-    let asked = Asked { ignored, ..Asked::from(chat) };
-    answer_renamed(app, asked, exchange, voice, renaming).await
+    answer(app, parsed, exchange, renderer).await
 }
 
 /// `POST /v1/messages/count_tokens`.
@@ -51,15 +49,15 @@ pub(crate) async fn count_tokens(
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
     let parse = |app: &App, body| {
-        let CountRequest(asked) = CountRequest::parse(&body)?;
-        check_model(app, asked.chat.model.as_deref())?;
-        Ok(asked)
+        let parsed = CountRequest::parse(&body)?;
+        check_model(app, parsed.model.as_deref())?;
+        Ok(parsed)
     };
-    let asked = read(request, app, exchange, parse).await?;
-    let counted = tokens_of(app, asked.chat.prompt, exchange).await;
-    let ids = counted.map_err(|error| asked.renaming.tell(error))?;
+    let mut parsed = read(request, app, exchange, parse).await?;
+    let ignored = std::mem::take(&mut parsed.ignored);
+    let ids = tokens_of(app, parsed.into_prompt(), exchange).await?;
     let body = Counted { input_tokens: ids.len() };
-    Ok(telling_ignored(json(StatusCode::OK, to_json(&body)), &asked.ignored))
+    Ok(telling_ignored(json(StatusCode::OK, to_json(&body)), &ignored))
 }
 
 /// What kind of block is open.
@@ -70,7 +68,7 @@ enum Open {
     Call(usize),
 }
 
-struct MessageVoice {
+struct MessageRenderer {
     id: String,
     model: String,
     /// Blocks begun so far.
@@ -80,7 +78,7 @@ struct MessageVoice {
     stops: Vec<String>,
 }
 
-impl MessageVoice {
+impl MessageRenderer {
     /// Goes over to a block of kind `wanted`, which begins as `block` if it is not open.
     fn open(&mut self, wanted: Open, block: impl FnOnce() -> Block) -> String {
         if self.open == Some(wanted) {
@@ -118,13 +116,11 @@ fn framed(event: &Event<'_>) -> String {
     named_event(event.name(), &to_json(event))
 }
 
-impl Voice for MessageVoice {
+impl Renderer for MessageRenderer {
     const FORMAT: Format = Format::PingedEvents;
     const DIALECT: Dialect = Dialect::Anthropic;
 
-    fn begin(&mut self, _app: &App, _choices: &Choices) {}
-
-    fn whole(&mut self, answers: Vec<Answer>, usage: Usage) -> String {
+    fn complete(&mut self, answers: Vec<Answer>, usage: Usage) -> String {
         // One answer was asked for.
         let message = |answer: Answer| {
             let stop = self.stop(answer.finished);
@@ -137,7 +133,7 @@ impl Voice for MessageVoice {
         framed(&Event::MessageStart { message: Whole::empty(&self.id, &self.model, usage) })
     }
 
-    fn text(&mut self, _index: usize, delta: TextDelta, _usage: Usage) -> String {
+    fn piece(&mut self, _index: usize, delta: TextDelta, _usage: Usage) -> String {
         if !delta.reasoning.is_empty() {
             let begun = self.open(Open::Thinking, || Block::Thinking {
                 thinking: String::new(),

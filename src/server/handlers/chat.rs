@@ -5,17 +5,19 @@ use std::sync::Arc;
 use hyper::Request;
 use hyper::body::Incoming;
 
-use super::generation::{Asked, Shape, answer, check_model, envelope};
+use super::generation::{Renderer, answer, check_model, done, envelope};
 use crate::access::Exchange;
 use crate::app::App;
 use crate::body::read;
 use crate::error::ApiError;
 use crate::reply::Reply;
+use crate::sse::{Format, event};
 use crate::wire::chat::{ChatChunk, ChatCompletion, ChatRequest};
 use crate::wire::common::{Delivery, Envelope, to_json};
+use crate::wire::error::Dialect;
 use crate::wire::logprobs::name_by_ids;
 use crate::wire::timings::timed;
-use phi4d_generate::{Answer, Choices, Finish, TextDelta, Usage};
+use phi4d_generate::{Answer, Choices, Finished, TextDelta, Usage};
 
 /// Answers a conversation.
 pub(crate) async fn create(
@@ -25,50 +27,52 @@ pub(crate) async fn create(
 ) -> Result<Reply, ApiError> {
     let parse = |app: &App, body| {
         let chat = ChatRequest::parse(&body)?;
-        check_model(app, chat.model.as_deref())?;
+        check_model(app, chat.parsed.model.as_deref())?;
         Ok(chat)
     };
     let chat = read(request, app, exchange, parse).await?;
-    let object = match chat.delivery {
+    let object = match chat.parsed.delivery {
         Delivery::Whole => ChatCompletion::OBJECT,
         Delivery::Stream { .. } => ChatChunk::OBJECT,
     };
-    let shape = ChatShape {
+    let renderer = ChatRenderer {
         envelope: envelope(app, "chatcmpl", object),
-        logprobs: chat.parameters.top_logprobs.is_some(),
+        logprobs: chat.parsed.request.parameters.top_logprobs.is_some(),
         token_ids: chat.return_token_ids,
         by_id: chat.tokens_by_id,
         timings: chat.timings,
         reasoning: chat.include_reasoning,
-        delivery: chat.delivery,
+        delivery: chat.parsed.delivery,
         prompt: None,
     };
-    answer(app, Asked::from(chat), exchange, shape).await
+    answer(app, chat.parsed, exchange, renderer).await
 }
 
-struct ChatShape {
+struct ChatRenderer {
     envelope: Envelope,
     logprobs: bool,
     token_ids: bool,
     /// Whether log-probabilities name tokens by their ids.
     by_id: bool,
-    /// Whether the times are told.
     timings: bool,
-    /// Whether the model's thought is shown.
+    /// Whether the answer shows reasoning that is separate from its text.
     reasoning: bool,
     delivery: Delivery,
     /// The prompt's token ids, if they are wanted.
     prompt: Option<Vec<u32>>,
 }
 
-impl Shape for ChatShape {
+impl Renderer for ChatRenderer {
+    const FORMAT: Format = Format::Events;
+    const DIALECT: Dialect = Dialect::OpenAi;
+
     fn begin(&mut self, _app: &App, choices: &Choices) {
         if self.token_ids {
             self.prompt = choices.prompts().next().map(<[u32]>::to_vec);
         }
     }
 
-    fn whole(&mut self, mut answers: Vec<Answer>, usage: Usage) -> String {
+    fn complete(&mut self, mut answers: Vec<Answer>, usage: Usage) -> String {
         if !self.reasoning {
             answers.iter_mut().for_each(|answer| answer.reasoning.clear());
         }
@@ -80,12 +84,12 @@ impl Shape for ChatShape {
         timed(&body, usage, self.timings)
     }
 
-    fn start(&mut self, index: usize, usage: Usage) -> Option<String> {
+    fn start(&mut self, index: usize, usage: Usage) -> String {
         let usage = self.delivery.chunk_usage(usage);
-        Some(to_json(&ChatChunk::start(&self.envelope, usage, index, self.prompt.as_deref())))
+        event(&to_json(&ChatChunk::start(&self.envelope, usage, index, self.prompt.as_deref())))
     }
 
-    fn text(&mut self, index: usize, mut delta: TextDelta, usage: Usage) -> Option<String> {
+    fn piece(&mut self, index: usize, mut delta: TextDelta, usage: Usage) -> String {
         if !self.reasoning {
             delta.reasoning.clear();
         }
@@ -96,21 +100,22 @@ impl Shape for ChatShape {
         let says_nothing =
             delta.text.is_empty() && delta.reasoning.is_empty() && delta.call.is_none();
         if says_nothing && (delta.tokens.is_empty() || !shows_tokens) {
-            return None;
+            return String::new();
         }
-        let told = self.delivery.chunk_usage(usage);
+        let so_far = self.delivery.chunk_usage(usage);
         let with = [self.logprobs, self.token_ids];
-        let body = ChatChunk::text(&self.envelope, told, index, delta, with);
-        Some(timed(&body, usage, self.timings))
+        let body = ChatChunk::text(&self.envelope, so_far, index, delta, with);
+        event(&timed(&body, usage, self.timings))
     }
 
-    fn end(&mut self, index: usize, reason: Finish, usage: Usage) -> String {
-        let told = self.delivery.chunk_usage(usage);
-        timed(&ChatChunk::end(&self.envelope, told, index, reason), usage, self.timings)
+    fn end(&mut self, index: usize, finished: Finished, usage: Usage) -> String {
+        let so_far = self.delivery.chunk_usage(usage);
+        let body = ChatChunk::end(&self.envelope, so_far, index, finished.reason);
+        event(&timed(&body, usage, self.timings))
     }
 
-    fn usage(&self, usage: Usage) -> Option<String> {
-        let wanted = self.delivery.includes_usage();
-        wanted.then(|| to_json(&ChatChunk::usage(&self.envelope, usage)))
+    fn close(&mut self, usage: Usage) -> String {
+        let usage = || to_json(&ChatChunk::usage(&self.envelope, usage));
+        done(self.delivery.includes_usage().then(usage))
     }
 }

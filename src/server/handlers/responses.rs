@@ -7,7 +7,7 @@ use hyper::body::Incoming;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::generation::{Asked, Voice, answer_renamed, check_model, envelope};
+use super::generation::{Renderer, answer, check_model, envelope};
 use crate::access::{Exchange, random_hex};
 use crate::app::App;
 use crate::body::read;
@@ -17,7 +17,7 @@ use crate::sse::{Format, named_event};
 use crate::wire::common::to_json;
 use crate::wire::error::Dialect;
 use crate::wire::responses::{Event, Failure, Item, Part, Response, ResponsesRequest, Status};
-use phi4d_generate::{Answer, CallDelta, Choices, Finish, Finished, TextDelta, Usage};
+use phi4d_generate::{Answer, CallDelta, Finish, Finished, TextDelta, Usage};
 
 /// Answers an input.
 pub(crate) async fn create(
@@ -27,13 +27,12 @@ pub(crate) async fn create(
 ) -> Result<Reply, ApiError> {
     let parse = |app: &App, body| {
         let asked = ResponsesRequest::parse(&body)?;
-        check_model(app, asked.chat.model.as_deref())?;
+        check_model(app, asked.parsed.model.as_deref())?;
         Ok(asked)
     };
-    let ResponsesRequest { chat, renaming, ignored, echo } =
-        read(request, app, exchange, parse).await?;
+    let ResponsesRequest { parsed, echo } = read(request, app, exchange, parse).await?;
     let envelope = envelope(app, "resp", "response");
-    let voice = ResponseVoice {
+    let renderer = ResponseRenderer {
         id: envelope.id.replacen('-', "_", 1),
         created_at: envelope.created,
         model: envelope.model,
@@ -43,8 +42,7 @@ pub(crate) async fn create(
         open: None,
         status: Status::Completed,
     };
-    let asked = Asked { ignored, ..Asked::from(chat) };
-    answer_renamed(app, asked, exchange, voice, renaming).await
+    answer(app, parsed, exchange, renderer).await
 }
 
 /// The item that is being made.
@@ -54,7 +52,7 @@ enum Open {
     Call { id: String, call_id: String, name: String, arguments: String },
 }
 
-struct ResponseVoice {
+struct ResponseRenderer {
     id: String,
     created_at: u64,
     model: String,
@@ -142,7 +140,7 @@ impl Open {
     }
 }
 
-impl ResponseVoice {
+impl ResponseRenderer {
     fn response(&self) -> Response<'_> {
         Response::begun(&self.id, self.created_at, &self.model, &self.echo)
     }
@@ -263,13 +261,11 @@ fn items(answer: Answer) -> Vec<Item> {
     items
 }
 
-impl Voice for ResponseVoice {
+impl Renderer for ResponseRenderer {
     const FORMAT: Format = Format::Events;
     const DIALECT: Dialect = Dialect::OpenAi;
 
-    fn begin(&mut self, _app: &App, _choices: &Choices) {}
-
-    fn whole(&mut self, answers: Vec<Answer>, usage: Usage) -> String {
+    fn complete(&mut self, answers: Vec<Answer>, usage: Usage) -> String {
         // One answer was asked for.
         let mut whole = String::new();
         for answer in answers {
@@ -287,7 +283,7 @@ impl Voice for ResponseVoice {
         created + &begun
     }
 
-    fn text(&mut self, _index: usize, delta: TextDelta, _usage: Usage) -> String {
+    fn piece(&mut self, _index: usize, delta: TextDelta, _usage: Usage) -> String {
         let mut events = String::new();
         if !delta.reasoning.is_empty() {
             events += &self.think(&delta.reasoning);

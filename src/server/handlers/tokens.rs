@@ -110,11 +110,12 @@ pub(crate) async fn render(
 ) -> Result<Reply, ApiError> {
     let parse = |app: &App, body| {
         let chat = ChatRequest::parse(&body)?;
-        check_model(app, chat.model.as_deref())?;
-        Ok(chat)
+        check_model(app, chat.parsed.model.as_deref())?;
+        Ok(chat.parsed)
     };
-    let ChatRequest { prompt, ignored, .. } = read(request, app, exchange, parse).await?;
-    let token_ids = tokens_of(app, prompt, exchange).await?;
+    let mut chat = read(request, app, exchange, parse).await?;
+    let ignored = std::mem::take(&mut chat.ignored);
+    let token_ids = tokens_of(app, chat.into_prompt(), exchange).await?;
     let bytes = TEXT_COPIES * exchange.weight() + 24 * token_ids.len();
     let build = move |app: &App| {
         let generator = app.generator();

@@ -9,7 +9,7 @@ pub(super) const FIELDS: usize = 1_024;
 pub(super) const MESSAGES: usize = 8_192;
 
 /// Messages and items of the other surfaces' requests, which may become several messages each.
-pub(super) const TURNS: usize = 4_096;
+pub(super) const ITEMS: usize = 4_096;
 
 /// Parts or blocks of one message's content.
 pub(super) const PARTS: usize = 1_024;

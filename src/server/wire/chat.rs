@@ -5,42 +5,35 @@ use serde_json::Value;
 
 use super::bounds;
 use super::common::{
-    ChunkUsage, Delivery, Entries, Envelope, Integer, List, Object, StreamFields, WireUsage,
-    finish_reason, read_fields, token_ids_of,
+    ChunkUsage, Entries, Envelope, Integer, List, Object, StreamFields, WireUsage, finish_reason,
+    read_fields, token_ids_of,
 };
 use super::form::FormFields;
 use super::known::{ignored, names_of};
 use super::logprobs::{ChatLogprobs, PromptLogprobs};
 use super::messages::{WireMessage, conversation};
 use super::reasoning::ReasoningFields;
-use super::sampling::{GivenNames, SamplingFields};
+use super::sampling::SamplingFields;
 use super::steering::{SteeringFields, check_prompt_logprobs, copies};
 use super::tools::{AnswerCall, ChunkCall, ToolFields};
-use super::unsupported;
+use super::{Parsed, unsupported};
 use crate::error::ApiError;
 use phi4d_generate::{
-    Answer, CallDelta, Chat, Copies, Ending, Finish, Parameters, Prompt, TextDelta, ToolCall, Usage,
+    Answer, CallDelta, Chat, Ending, Finish, Prompt, Request, TextDelta, ToolCall, Usage,
 };
 
 /// A checked chat request, ready for `generate`.
 #[derive(Debug)]
 pub(crate) struct ChatRequest {
-    pub(crate) model: Option<String>,
-    pub(crate) prompt: Prompt,
-    pub(crate) parameters: Parameters,
-    pub(crate) names: GivenNames,
-    pub(crate) delivery: Delivery,
-    pub(crate) copies: Copies,
+    pub(crate) parsed: Parsed,
     /// Whether prompt and answers are wanted as token ids, too.
     pub(crate) return_token_ids: bool,
     /// Whether log-probabilities name tokens by their ids.
     pub(crate) tokens_by_id: bool,
     /// Whether the times are wanted.
     pub(crate) timings: bool,
-    /// Whether the model's thought is shown where it is told apart.
+    /// Whether the answer shows reasoning that is separate from its text.
     pub(crate) include_reasoning: bool,
-    /// Names of fields that nobody read.
-    pub(crate) ignored: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -82,7 +75,6 @@ impl ChatRequest {
             names_of::<ReasoningFields>(),
             names_of::<StreamFields>(),
         ];
-        let names = sampling.given_names();
         let mut parameters = sampling.parameters()?;
         steering.steer(&mut parameters)?;
         parameters.constraint = form.constraint()?;
@@ -91,24 +83,26 @@ impl ChatRequest {
         check_prompt_logprobs(&parameters, delivery)?;
         let ending = ending(fields.add_generation_prompt, fields.continue_final_message)?;
         let (reasoning, include_reasoning) = reasoning.reasoning()?;
-        Ok(Self {
-            model: fields.model,
-            prompt: Prompt::Chat(Chat {
-                messages: conversation(fields.messages, ending)?,
-                ending,
-                variables: fields.chat_template_kwargs.map(Entries::into_map).unwrap_or_default(),
-                tools: tools.tools()?,
-                reasoning,
-            }),
-            include_reasoning,
-            parameters,
-            names,
-            delivery,
+        let chat = Chat {
+            messages: conversation(fields.messages, ending)?,
+            ending,
+            variables: fields.chat_template_kwargs.map(Entries::into_map).unwrap_or_default(),
+            tools: tools.tools()?,
+            reasoning,
+        };
+        let request = Request {
+            prompts: vec![Prompt::Chat(chat)],
             copies: copies(fields.n, None)?,
+            parameters,
+            ..Request::default()
+        };
+        let ignored = ignored(body, &known)?;
+        Ok(Self {
+            parsed: Parsed { model: fields.model, request, delivery, ignored },
+            include_reasoning,
             return_token_ids: fields.return_token_ids.unwrap_or(false),
             tokens_by_id: fields.return_tokens_as_token_ids.unwrap_or(false),
             timings: fields.timings_per_token.unwrap_or(false),
-            ignored: ignored(body, &known)?,
         })
     }
 }

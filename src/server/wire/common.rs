@@ -23,8 +23,13 @@ pub(crate) fn read_fields<T: DeserializeOwned>(body: &Value) -> Result<T, ApiErr
         let reason = format!("{count} fields are not accepted; expected at most {most} fields");
         return Err(ApiError::invalid_type("", &reason));
     }
-    serde_path_to_error::deserialize(body).map_err(|error| {
-        let path = error.path().to_string();
+    read_at(body, "")
+}
+
+/// Reads a value that stands at `place` in the request.
+pub(super) fn read_at<T: DeserializeOwned>(value: &Value, place: &str) -> Result<T, ApiError> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = below(place, &error.path().to_string());
         let inner = error.inner().to_string();
         match inner.strip_prefix(TOO_LONG).and_then(|rest| rest.split_once(", expected ")) {
             Some((count, accepted)) => {
@@ -36,6 +41,16 @@ pub(crate) fn read_fields<T: DeserializeOwned>(body: &Value) -> Result<T, ApiErr
             None => ApiError::invalid_type(&path, &plain(&inner)),
         }
     })
+}
+
+/// The path of what `path` leads to from `place` on.
+fn below(place: &str, path: &str) -> String {
+    match path {
+        "." => place.to_owned(),
+        path if place.is_empty() => path.to_owned(),
+        path if path.starts_with('[') => format!("{place}{path}"),
+        path => format!("{place}.{path}"),
+    }
 }
 
 /// How serde's errors of this kind begin; only lists and maps that are too long make them.
@@ -251,6 +266,16 @@ pub(crate) enum TextOr<T, const MOST: usize> {
     List(Vec<T>),
 }
 
+impl<const MOST: usize> TextOr<String, MOST> {
+    /// The texts, of which there may be one.
+    pub(crate) fn into_list(self) -> Vec<String> {
+        match self {
+            Self::Text(text) => vec![text],
+            Self::List(texts) => texts,
+        }
+    }
+}
+
 impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for TextOr<T, MOST> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct TextOrVisitor<T, const MOST: usize>(PhantomData<T>);
@@ -316,6 +341,14 @@ pub(crate) enum Delivery {
 }
 
 impl Delivery {
+    /// In one piece or as a stream without chunks of usage.
+    pub(crate) fn of(stream: bool) -> Self {
+        match stream {
+            true => Self::Stream { include_usage: false, continuous: false },
+            false => Self::Whole,
+        }
+    }
+
     pub(crate) fn includes_usage(self) -> bool {
         matches!(self, Self::Stream { include_usage: true, .. })
     }

@@ -138,14 +138,14 @@ mod tests {
             "min_tokens": 1, "n": 1, "stream": true, "user": "u", "tools": [], "strict": false,
             "temprature": 2, "zz": null
         });
-        let chat = ChatRequest::parse(&body).unwrap().ignored;
+        let chat = ChatRequest::parse(&body).unwrap().parsed.ignored;
         assert_eq!(chat, ["prompt", "temprature", "zz"]);
-        let completion = CompletionRequest::parse(&body).unwrap().ignored;
+        let completion = CompletionRequest::parse(&body).unwrap().parsed.ignored;
         assert_eq!(completion, ["messages", "tools", "temprature", "zz"]);
         let strict = json!({"prompt": "x", "temprature": 2, "strict": true});
         let error = CompletionRequest::parse(&strict).unwrap_err();
         assert_eq!(error.param.as_deref(), Some("temprature"));
         let strict = json!({"prompt": "x", "temperature": 2, "strict": true});
-        assert_eq!(CompletionRequest::parse(&strict).unwrap().ignored, [""; 0]);
+        assert_eq!(CompletionRequest::parse(&strict).unwrap().parsed.ignored, [""; 0]);
     }
 }

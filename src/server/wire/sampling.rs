@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::bounds;
 use super::common::{Entries, Integer, List, Number, TextOr};
 use crate::error::ApiError;
-use phi4d_generate::Parameters;
+use phi4d_generate::{ParameterNames, Parameters};
 
 /// How to choose tokens and when to stop, under all accepted names.
 #[derive(Debug, Clone, Deserialize)]
@@ -37,52 +37,37 @@ const TOKEN_ID: &str = "a token id, an integer of 0 or more";
 impl SamplingFields {
     /// The parameters, log-probabilities aside; ranges are `generate`'s to check.
     pub(crate) fn parameters(self) -> Result<Parameters, ApiError> {
+        let names = self.names();
         let max_tokens = self.max_tokens()?;
         let repetition_penalty = self.repetition_penalty()?;
         let given = self.logit_bias.map_or_else(Vec::new, |Entries(entries)| entries);
         let (logit_bias, text_bias) = biases(given.into_iter().collect())?;
         Ok(Parameters {
+            names,
             max_tokens,
             temperature: self.temperature.map(|n| n.0),
             top_p: self.top_p.map(|n| n.0),
-            top_k: self.top_k.map(|k| k.fit("top_k", "an integer of 64 bits")).transpose()?,
+            top_k: self.top_k.map(|k| top_k(names.top_k, k)).transpose()?,
             min_p: self.min_p.map(|n| n.0),
             repetition_penalty,
             presence_penalty: self.presence_penalty.map(|n| n.0),
             frequency_penalty: self.frequency_penalty.map(|n| n.0),
             logit_bias,
             text_bias,
-            seed: self
-                .seed
-                .map(|seed| seed.fit("seed", "an integer of 64 bits with its sign"))
-                .transpose()?,
-            stop: match self.stop {
-                None => Vec::new(),
-                Some(TextOr::Text(text)) => vec![text],
-                Some(TextOr::List(texts)) => texts,
-            },
+            seed: self.seed.map(|value| seed("seed", value)).transpose()?,
+            stop: self.stop.map_or_else(Vec::new, TextOr::into_list),
             stop_token_ids: token_ids(
                 "stop_token_ids",
                 self.stop_token_ids.into_iter().flat_map(|List(ids)| ids),
             )?,
             ignore_eos: self.ignore_eos.unwrap_or(false),
-            top_logprobs: None,
             timeout: self.timeout.map(timeout).transpose()?,
             ..Parameters::default()
         })
     }
 
     fn max_tokens(&self) -> Result<Option<u64>, ApiError> {
-        let read = |field, given: Option<Integer>| -> Result<Option<u64>, ApiError> {
-            const ACCEPTED: &str = "an integer of 1 or more";
-            let Some(integer) = given else {
-                return Ok(None);
-            };
-            match integer.fit(field, ACCEPTED)? {
-                0 => Err(integer.refused(field, ACCEPTED)),
-                count => Ok(Some(count)),
-            }
-        };
+        let read = |field, given: Option<Integer>| given.map(|n| max_tokens(field, n)).transpose();
         let old = read("max_tokens", self.max_tokens)?;
         let new = read("max_completion_tokens", self.max_completion_tokens)?;
         either("max_completion_tokens", "max_tokens", new, old)
@@ -99,36 +84,33 @@ impl SamplingFields {
     }
 
     /// The names that the client used, for messages about ranges.
-    pub(crate) fn given_names(&self) -> GivenNames {
-        GivenNames {
-            max_tokens: match self.max_tokens {
-                None => "max_completion_tokens",
-                Some(_) => "max_tokens",
-            },
-            repetition_penalty: match self.repetition_penalty {
-                None => "repeat_penalty",
-                Some(_) => "repetition_penalty",
-            },
+    fn names(&self) -> ParameterNames {
+        let mut names = ParameterNames::OPENAI;
+        if self.max_tokens.is_none() && self.max_completion_tokens.is_some() {
+            names.max_tokens = "max_completion_tokens";
         }
+        if self.repetition_penalty.is_none() && self.repeat_penalty.is_some() {
+            names.repetition_penalty = "repeat_penalty";
+        }
+        names
     }
 }
 
-/// Which of its names a field had in the request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct GivenNames {
-    max_tokens: &'static str,
-    repetition_penalty: &'static str,
+/// The most tokens of an answer, given by `field`.
+pub(super) fn max_tokens(field: &str, given: Integer) -> Result<u64, ApiError> {
+    const ACCEPTED: &str = "an integer of 1 or more";
+    match given.fit(field, ACCEPTED)? {
+        0 => Err(given.refused(field, ACCEPTED)),
+        count => Ok(count),
+    }
 }
 
-impl GivenNames {
-    /// The fault with the field named as the client did.
-    pub(crate) fn tell(self, error: ApiError) -> ApiError {
-        match error.param.as_deref() {
-            Some("max_tokens") => error.about(self.max_tokens.to_owned()),
-            Some("repetition_penalty") => error.about(self.repetition_penalty.to_owned()),
-            _ => error,
-        }
-    }
+pub(super) fn top_k(field: &str, given: Integer) -> Result<i64, ApiError> {
+    given.fit(field, "an integer of 64 bits")
+}
+
+pub(super) fn seed(field: &str, given: Integer) -> Result<i64, ApiError> {
+    given.fit(field, "an integer of 64 bits with its sign")
 }
 
 /// One value that may go by two names, not by two values.
@@ -242,11 +224,13 @@ mod tests {
 
     #[test]
     fn faults_found_later_use_the_clients_names() {
-        let fields: SamplingFields = read_fields(&json!({"repeat_penalty": 99})).unwrap();
-        let error = ApiError::invalid_value("repetition_penalty", 99, "up to 10");
-        let error = fields.given_names().tell(error);
-        assert_eq!(error.param.as_deref(), Some("repeat_penalty"));
-        assert_eq!(error.message, "repeat_penalty: 99 is not accepted; expected up to 10");
+        let names = |body| parse(&body).unwrap().names;
+        let penalty = names(json!({"repeat_penalty": 99}));
+        assert_eq!(penalty.repetition_penalty, "repeat_penalty");
+        let both = names(json!({"repeat_penalty": 99, "repetition_penalty": 99}));
+        assert_eq!(both.repetition_penalty, "repetition_penalty");
+        let tokens = names(json!({"max_completion_tokens": 9}));
+        assert_eq!(tokens.max_tokens, "max_completion_tokens");
     }
 
     #[test]

@@ -57,11 +57,7 @@ impl SteeringFields {
             sequence_breakers: self.dry_sequence_breakers.map(|list| list.0),
         };
         parameters.min_tokens = count("min_tokens", self.min_tokens)?;
-        parameters.bad_words = match self.bad_words {
-            None => Vec::new(),
-            Some(TextOr::Text(word)) => vec![word],
-            Some(TextOr::List(words)) => words,
-        };
+        parameters.bad_words = self.bad_words.map_or_else(Vec::new, TextOr::into_list);
         if let Some(List(ids)) = self.allowed_token_ids {
             parameters.allowed_token_ids = Some(token_ids("allowed_token_ids", ids)?);
         }

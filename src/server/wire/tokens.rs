@@ -60,9 +60,9 @@ impl TokenizeRequest {
             if let Some(fields) = body.as_object_mut() {
                 fields.retain(|name, _| !names_of::<OutputFields>().contains(&name.as_str()));
             }
-            let chat = ChatRequest::parse(&body)?;
-            let (model, prompt, ignored) = (chat.model, chat.prompt, chat.ignored);
-            return Ok(Self { model, prompt, strings, pieces, ignored });
+            let mut chat = ChatRequest::parse(&body)?.parsed;
+            let (model, ignored) = (chat.model.take(), std::mem::take(&mut chat.ignored));
+            return Ok(Self { model, prompt: chat.into_prompt(), strings, pieces, ignored });
         }
         let fields: TextFields = read_fields(&body)?;
         let text = match (fields.prompt, fields.content) {

@@ -1,4 +1,4 @@
-//! Anthropic's messages API: its requests as chat requests, and its answers.
+//! Anthropic's messages API.
 
 mod answer;
 mod request;

@@ -1,4 +1,4 @@
-//! Ollama's API: its requests as chat or completion requests, and its answers.
+//! Ollama's API.
 
 mod answer;
 mod open_calls;
@@ -8,7 +8,7 @@ pub(crate) use answer::{
     Details, Figures, Kind, Line, LoadedModel, Models, ShowFacts, Shown, TaggedModel, Version,
     done_reason,
 };
-pub(crate) use request::{GenerateTask, OllamaChat, OllamaGenerate, ShowRequest};
+pub(crate) use request::{OllamaChat, OllamaGenerate, OllamaRequest, ShowRequest};
 
 #[cfg(test)]
 pub(crate) use request::field_schemas;

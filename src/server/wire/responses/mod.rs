@@ -1,4 +1,4 @@
-//! OpenAI's responses API, stateless: its requests as chat requests, and its answers.
+//! OpenAI's responses API, without its stored state.
 
 mod answer;
 mod request;
