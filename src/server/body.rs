@@ -26,8 +26,8 @@ const DISCARD_UNASKED: u64 = 64 * 1024;
 /// Space for the beginning of a body, whatever length it claims.
 const INITIAL_BYTES: usize = 64 * 1024;
 
-/// Copies of a body's values that exist at once, at most: as they were parsed, as a request of
-/// another surface, and as the request that is handled.
+/// Copies of a body's values that exist at once, at most: the parsed JSON, the request that is
+/// handled, and the fields that an answer of the responses API repeats.
 const COPIES: usize = 3;
 
 /// Bytes that a request keeps to its end for each byte of its body, at most: lists of numbers as

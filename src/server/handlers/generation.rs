@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hyper::StatusCode;
+use hyper::body::Incoming;
+use serde_json::Value;
 
 use super::built::{built_by, keep};
 use crate::access::{Exchange, random_hex};
 use crate::app::{App, Phase};
+use crate::body::read;
 use crate::error::ApiError;
 use crate::memory::NoRoom;
 use crate::reply::{Reply, events, json, telling_ignored};
@@ -23,7 +26,7 @@ use phi4d_generate::{
 
 /// Renders the answers to one request in the JSON of its API. Answers are named by their index.
 /// What is returned for a stream is in the stream's format, and empty if there is nothing to send.
-pub(super) trait Renderer: Send + 'static {
+pub(crate) trait Renderer: Send + 'static {
     /// How its streams are framed.
     const FORMAT: Format;
     /// Whose error objects its streams end with.
@@ -63,12 +66,28 @@ fn framed_fault(format: Format, dialect: Dialect, error: &ApiError) -> String {
 }
 
 /// The end of a stream of OpenAI's first two endpoints, with `usage` in a last chunk.
-pub(super) fn done(usage: Option<String>) -> String {
-    usage.as_deref().map_or_else(String::new, event) + &event("[DONE]")
+pub(crate) fn done(usage: Option<&str>) -> String {
+    usage.map_or_else(String::new, event) + &event("[DONE]")
+}
+
+/// A request's body, read by `parse`, if it names the model that is served.
+pub(crate) async fn parsed<T: Send + 'static>(
+    app: &App,
+    request: hyper::Request<Incoming>,
+    exchange: &Exchange,
+    parse: fn(&Value) -> Result<T, ApiError>,
+    model: fn(&T) -> Option<&str>,
+) -> Result<T, ApiError> {
+    let parse = move |app: &App, body: Value| {
+        let parsed = parse(&body)?;
+        check_model(app, model(&parsed))?;
+        Ok(parsed)
+    };
+    read(request, app, exchange, parse).await
 }
 
 /// Refuses a model that isn't served. No name means the one there is.
-pub(super) fn check_model(app: &App, asked: Option<&str>) -> Result<(), ApiError> {
+pub(crate) fn check_model(app: &App, asked: Option<&str>) -> Result<(), ApiError> {
     let served = &app.options().model_name;
     match asked {
         Some(name) if name != served => Err(ApiError::model_not_found(name, served)),
@@ -76,8 +95,8 @@ pub(super) fn check_model(app: &App, asked: Option<&str>) -> Result<(), ApiError
     }
 }
 
-/// The head of all that is said about one request.
-pub(super) fn envelope(app: &App, prefix: &str, object: &'static str) -> Envelope {
+/// What all answers and chunks to one request begin with.
+pub(crate) fn envelope(app: &App, prefix: &str, object: &'static str) -> Envelope {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     Envelope {
         id: format!("{prefix}-{}", random_hex()),
@@ -89,7 +108,7 @@ pub(super) fn envelope(app: &App, prefix: &str, object: &'static str) -> Envelop
 }
 
 /// Generates what was asked for and answers in `renderer`'s JSON.
-pub(super) async fn answer<R: Renderer>(
+pub(crate) async fn answer<R: Renderer>(
     app: &App,
     parsed: Parsed,
     exchange: &Arc<Exchange>,
@@ -140,7 +159,8 @@ pub(super) async fn answer<R: Renderer>(
     Ok(telling_ignored(events(stream), &ignored))
 }
 
-/// The answers that are asked for, ready to begin: checked, read, and granted by the key's limits.
+/// Prepares the answers: checks the request, tokenises its prompts and reserves tokens of the key's
+/// quota.
 async fn admitted(app: &App, request: Request, exchange: &Exchange) -> Result<Choices, ApiError> {
     let answers = request.copies.answers(request.prompts.len())?;
     exchange.hold(answers)?;
@@ -159,7 +179,7 @@ async fn admitted(app: &App, request: Request, exchange: &Exchange) -> Result<Ch
     Ok(choices)
 }
 
-/// What a request takes while it runs.
+/// The memory that a request takes while it runs.
 struct Took {
     prompt_tokens: usize,
     /// Answers to each prompt.
@@ -169,9 +189,9 @@ struct Took {
 }
 
 impl Took {
-    /// From above, what answers will be made of not included.
+    /// An upper bound, without the text of the answers.
     fn bytes(&self) -> usize {
-        /// Events and text on their way.
+        /// Queued events and text.
         const ANSWER: usize = 8 * 1024;
         /// A log-probability with its token's text, in memory and in the answer.
         const LOGPROB: usize = 200;
@@ -244,7 +264,7 @@ async fn stream<R: Renderer>(
     Ok(())
 }
 
-/// Answers in the making that fail when the daemon's drain limit has passed.
+/// Running answers, which fail when the daemon's drain limit has passed.
 struct Running {
     app: App,
     exchange: Arc<Exchange>,
@@ -252,7 +272,7 @@ struct Running {
 }
 
 impl Drop for Running {
-    /// Runs at any end, that of a client which leaves included: what was made counts.
+    /// Runs on disconnect too, so that partial output is counted.
     fn drop(&mut self) {
         self.exchange.made_tokens(self.choices.stop().completion_tokens);
     }

@@ -98,6 +98,30 @@ pub(super) fn too_long(field: &str, count: usize, most: usize) -> ApiError {
     ApiError::invalid_value(field, value, &format!("at most {most} {ITEMS}"))
 }
 
+/// The error for a field that must be one of some words: `given` is another word, or none is given.
+pub(super) fn unknown_word(
+    field: impl Into<String>,
+    given: Option<&str>,
+    accepted: &str,
+) -> ApiError {
+    match given {
+        None => ApiError::missing(field, accepted),
+        Some(word) => ApiError::invalid_value(field, format_args!("{word:?}"), accepted),
+    }
+}
+
+/// As [`unknown_word`], for words that have a meaning which this server does not support.
+pub(super) fn unsupported_word(
+    field: impl Into<String>,
+    given: Option<&str>,
+    accepted: &str,
+) -> ApiError {
+    match given {
+        None => ApiError::missing(field, accepted),
+        Some(word) => ApiError::unsupported(field, format_args!("{word:?}"), accepted),
+    }
+}
+
 fn name_of(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
@@ -326,22 +350,22 @@ struct StreamOptions {
     continuous_usage_stats: Option<bool>,
 }
 
-/// How the answer goes out.
+/// How the answer is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Delivery {
-    /// In one piece.
+    /// As one JSON object.
     Whole,
     /// As server-sent events, with a last chunk of usage if asked for.
     Stream {
         /// Whether chunks have a `usage` field, and the last one is usage alone.
         include_usage: bool,
-        /// Whether every chunk tells the usage so far.
+        /// Whether every chunk has the usage so far.
         continuous: bool,
     },
 }
 
 impl Delivery {
-    /// In one piece or as a stream without chunks of usage.
+    /// Without chunks of usage.
     pub(crate) fn of(stream: bool) -> Self {
         match stream {
             true => Self::Stream { include_usage: false, continuous: false },
@@ -383,6 +407,19 @@ impl StreamFields {
             None => Ok(Delivery::Whole),
         }
     }
+}
+
+/// What the answers of OpenAI's first two endpoints have beside their text.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Extras {
+    pub(crate) logprobs: bool,
+    /// The token ids of prompts and answers.
+    pub(crate) token_ids: bool,
+    /// Log-probabilities name tokens by their ids.
+    pub(crate) names_by_id: bool,
+    pub(crate) timings: bool,
+    /// Which chunks have the usage.
+    pub(crate) delivery: Delivery,
 }
 
 /// OpenAI's usage object.

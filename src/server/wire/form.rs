@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::bounds;
-use super::common::{List, Object, shown};
+use super::common::{List, Object, shown, unsupported_word};
 use super::tools::is_name;
 use crate::error::ApiError;
 use phi4d_generate::{Constraint, Form};
@@ -56,7 +56,7 @@ const SCHEMA: &str = "a JSON Schema";
 const KINDS: &str = "\"text\", \"json_object\" or \"json_schema\"";
 
 impl FormFields {
-    /// The form that was asked for.
+    /// What the output must be; at most one field may ask for it.
     pub(crate) fn constraint(self) -> Result<Option<Constraint>, ApiError> {
         let mut given = Given::default();
         if let Some(Object(format)) = self.response_format {
@@ -114,7 +114,7 @@ pub(super) fn of_schema(field: &str, schema: Value) -> Result<Constraint, ApiErr
     }
 }
 
-/// A Lark grammar; llama.cpp's own notation is told apart by its sign for "is defined as".
+/// A Lark grammar. llama.cpp's own notation (GBNF), recognised by its `::=`, is refused.
 fn grammar(field: &str, text: Option<String>) -> Result<Option<Constraint>, ApiError> {
     let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
     let is_gbnf = |line: &str| {
@@ -173,10 +173,7 @@ pub(super) fn named_schema(
 pub(super) fn no_form(kind: Option<&str>, place: &str) -> Result<Option<Constraint>, ApiError> {
     match kind {
         Some("text") => Ok(None),
-        None => Err(ApiError::missing(format!("{place}.type"), KINDS)),
-        Some(other) => {
-            Err(ApiError::unsupported(format!("{place}.type"), format_args!("{other:?}"), KINDS))
-        }
+        other => Err(unsupported_word(format!("{place}.type"), other, KINDS)),
     }
 }
 

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::bounds;
-use super::common::{List, Object, TextOr, shown, too_long};
+use super::common::{List, Object, TextOr, shown, too_long, unknown_word, unsupported_word};
 use crate::error::ApiError;
 use phi4d_generate::{Ending, Message, Role, ToolCall};
 
@@ -145,20 +145,14 @@ impl Conversation {
 
 /// The role of a message at `place`.
 pub(super) fn role(given: Option<&str>, place: &str) -> Result<Role, ApiError> {
+    let field = || format!("{place}.role");
     match given {
-        None => Err(ApiError::missing(format!("{place}.role"), ROLES)),
         Some("system" | "developer") => Ok(Role::System),
         Some("user") => Ok(Role::User),
         Some("assistant") => Ok(Role::Assistant),
         Some("tool") => Ok(Role::Tool),
-        Some(role @ "function") => {
-            let role = format_args!("{role:?}");
-            Err(ApiError::unsupported(format!("{place}.role"), role, ROLES))
-        }
-        Some(other) => {
-            let other = format_args!("{other:?}");
-            Err(ApiError::invalid_value(format!("{place}.role"), other, ROLES))
-        }
+        Some("function") => Err(unsupported_word(field(), given, ROLES)),
+        other => Err(unknown_word(field(), other, ROLES)),
     }
 }
 
@@ -245,9 +239,9 @@ fn calls(given: Option<WireCalls>, role: Role, place: &str) -> Result<Vec<ToolCa
 impl WireCall {
     fn checked(self, place: &str) -> Result<ToolCall, ApiError> {
         let missing = |field: &str, what: &str| ApiError::missing(format!("{place}.{field}"), what);
-        if let Some(kind) = self.kind.filter(|kind| kind != "function") {
-            let kind = format_args!("{kind:?}");
-            return Err(ApiError::unsupported(format!("{place}.type"), kind, "\"function\""));
+        if self.kind.as_deref().is_some_and(|kind| kind != "function") {
+            let kind = self.kind.as_deref();
+            return Err(unsupported_word(format!("{place}.type"), kind, "\"function\""));
         }
         let Some(Object(called)) = self.function else {
             return Err(missing("function", "an object with name and arguments"));
@@ -277,9 +271,8 @@ pub(super) fn joined<P>(
         match text_of(part) {
             Ok((_, Some(text))) => whole.push_str(&text),
             Ok((name, None)) => return Err(ApiError::missing(field(name), "a string")),
-            Err((None, kinds)) => return Err(ApiError::missing(field("type"), kinds)),
-            Err((Some(kind), kinds)) => {
-                return Err(ApiError::unsupported(field("type"), format_args!("{kind:?}"), kinds));
+            Err((kind, kinds)) => {
+                return Err(unsupported_word(field("type"), kind.as_deref(), kinds));
             }
         }
     }

@@ -13,19 +13,17 @@ pub(super) mod logprobs;
 mod messages;
 pub(super) mod models;
 pub(super) mod ollama;
+mod parameters;
 mod reasoning;
 pub(super) mod responses;
-pub(super) mod sampling;
 #[cfg(test)]
 mod schemas;
 pub(super) mod slots;
-mod steering;
 #[cfg(test)]
 mod tests;
 pub(super) mod timings;
 pub(super) mod tokens;
 mod tools;
-mod unsupported;
 
 use self::common::Delivery;
 use phi4d_generate::{Prompt, Request};
@@ -42,6 +40,10 @@ pub(super) struct Parsed {
 }
 
 impl Parsed {
+    pub(super) fn model(&self) -> Option<&str> {
+        self.model.as_deref()
+    }
+
     /// The prompt alone, of a surface whose requests have one.
     #[expect(clippy::expect_used, reason = "every surface's parser puts a prompt in")]
     pub(super) fn into_prompt(self) -> Prompt {

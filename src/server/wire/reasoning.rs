@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::common::Integer;
+use super::common::{Integer, unknown_word};
 use crate::error::ApiError;
 use phi4d_generate::Reasoning;
 
@@ -21,10 +21,9 @@ impl ReasoningFields {
         let in_text = match self.reasoning_format.as_deref() {
             None | Some("auto" | "deepseek") => false,
             Some("none") => true,
-            Some(other) => {
-                let other = format_args!("{other:?}");
+            other => {
                 let accepted = "\"deepseek\", \"auto\" (the same) or \"none\"";
-                return Err(ApiError::invalid_value("reasoning_format", other, accepted));
+                return Err(unknown_word("reasoning_format", other, accepted));
             }
         };
         let effort = self.reasoning_effort.as_deref();
@@ -38,17 +37,15 @@ impl ReasoningFields {
 
 /// The most tokens of reasoning for an effort that `field` gives; `None` is no limit.
 pub(super) fn budget_of_effort(effort: Option<&str>, field: &str) -> Result<Option<u64>, ApiError> {
-    let Some(effort) = effort else { return Ok(None) };
     match effort {
-        "none" => Ok(Some(0)),
-        "minimal" => Ok(Some(256)),
-        "low" => Ok(Some(1024)),
-        "medium" => Ok(Some(4096)),
-        "high" | "xhigh" => Ok(None),
+        Some("none") => Ok(Some(0)),
+        Some("minimal") => Ok(Some(256)),
+        Some("low") => Ok(Some(1024)),
+        Some("medium") => Ok(Some(4096)),
+        None | Some("high" | "xhigh") => Ok(None),
         other => {
             let accepted = "\"none\", \"minimal\", \"low\", \"medium\", \"high\" or \"xhigh\"";
-            let other = format_args!("{other:?}");
-            Err(ApiError::invalid_value(field, other, accepted))
+            Err(unknown_word(field, other, accepted))
         }
     }
 }

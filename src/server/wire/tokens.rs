@@ -8,7 +8,7 @@ use super::bounds;
 use super::chat::ChatRequest;
 use super::common::{Integer, List, read_fields};
 use super::known::{ignored, names_of};
-use super::sampling::token_ids;
+use super::parameters::token_ids;
 use crate::error::ApiError;
 use phi4d_generate::Prompt;
 

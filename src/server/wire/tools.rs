@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::bounds;
-use super::common::{Entries, List, Object, shown, too_long};
+use super::common::{Entries, List, Object, shown, too_long, unsupported_word};
 use crate::error::ApiError;
 use phi4d_generate::{CallDelta, Tool, ToolCall, ToolChoice, Tools};
 
@@ -122,11 +122,7 @@ impl WireFunction {
 pub(super) fn check_kind(kind: Option<&str>, place: &str) -> Result<(), ApiError> {
     match kind {
         Some("function") => Ok(()),
-        None => Err(ApiError::missing(format!("{place}.type"), "\"function\"")),
-        Some(other) => {
-            let other = format_args!("{other:?}");
-            Err(ApiError::unsupported(format!("{place}.type"), other, "\"function\""))
-        }
+        other => Err(unsupported_word(format!("{place}.type"), other, "\"function\"")),
     }
 }
 

@@ -6,12 +6,13 @@ use serde_json::{Value, json};
 use crate::error::ApiError;
 use crate::wire::common::{
     Delivery, Entries, Integer, List, Number, Object, TextOr, read_at, read_fields, shown,
+    unknown_word, unsupported_word,
 };
 use crate::wire::form::named_schema;
 use crate::wire::known::{names_of, unread};
 use crate::wire::messages::{Conversation, joined};
+use crate::wire::parameters::{max_tokens, top_k};
 use crate::wire::reasoning::{budget, budget_of_effort};
-use crate::wire::sampling::{max_tokens, top_k};
 use crate::wire::tools::{self, WireFunction};
 use crate::wire::{Parsed, bounds};
 use phi4d_generate::{
@@ -24,7 +25,8 @@ const NAMES: ParameterNames = ParameterNames { stop: "stop_sequences", ..Paramet
 /// A message's content, or a part of it that is made of blocks, too.
 type Blocks = TextOr<Object<Block>, { bounds::PARTS }>;
 
-const BLOCKS: &str = "\"text\", \"tool_use\", \"tool_result\" or \"thinking\"";
+const BLOCKS: &str = "\"text\", \"tool_use\", \"tool_result\" or \"thinking\", each in turns of \
+                      its side";
 
 #[derive(Debug, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -249,11 +251,7 @@ impl WireMessage {
         let role = match self.role.as_deref() {
             Some("user") => Role::User,
             Some("assistant") => Role::Assistant,
-            None => return Err(ApiError::missing(format!("{place}.role"), ROLES)),
-            Some(other) => {
-                let other = format_args!("{other:?}");
-                return Err(ApiError::invalid_value(format!("{place}.role"), other, ROLES));
-            }
+            other => return Err(unknown_word(format!("{place}.role"), other, ROLES)),
         };
         let place = format!("{place}.content");
         let blocks = match self.content {
@@ -284,10 +282,8 @@ impl WireMessage {
                     conversation.add_result(id, content, &place)?;
                 }
                 (None, _) => return Err(missing("type")),
-                (Some(kind), _) => {
-                    let accepted = format!("{BLOCKS}, each in turns of its side");
-                    let kind = format!("{kind:?}");
-                    return Err(ApiError::unsupported(format!("{place}.type"), kind, &accepted));
+                (kind, _) => {
+                    return Err(unsupported_word(format!("{place}.type"), kind, BLOCKS));
                 }
             }
         }
@@ -321,10 +317,9 @@ fn tools_of(
     choice: Option<Object<WireChoice>>,
 ) -> Result<Tools, ApiError> {
     let definitions = tools::definitions(given, "input_schema", |tool, place| {
-        if let Some(kind) = tool.kind.filter(|kind| kind != "custom") {
-            let kind = format_args!("{kind:?}");
-            let field = format!("{place}.type");
-            return Err(ApiError::unsupported(field, kind, "\"custom\" or null"));
+        if tool.kind.as_deref().is_some_and(|kind| kind != "custom") {
+            let (field, kind) = (format!("{place}.type"), tool.kind.as_deref());
+            return Err(unsupported_word(field, kind, "\"custom\" or null"));
         }
         let Some(name) = tool.name else {
             return Err(ApiError::missing(format!("{place}.name"), "a string"));
@@ -357,11 +352,7 @@ impl WireChoice {
                 let choice = tools::named(tools, &name.into(), "tool_choice.name")?;
                 Ok((choice, "an object".to_owned()))
             }
-            None => Err(ApiError::missing("tool_choice.type", KINDS)),
-            Some(other) => {
-                let other = format_args!("{other:?}");
-                Err(ApiError::invalid_value("tool_choice.type", other, KINDS))
-            }
+            other => Err(unknown_word("tool_choice.type", other, KINDS)),
         }
     }
 }
@@ -379,11 +370,7 @@ impl Thinking {
                 Ok(tokens.map(|tokens| budget(tokens, field)).transpose()?.flatten())
             }
             Some("disabled") => Ok(Some(0)),
-            None => Err(ApiError::missing("thinking.type", KINDS)),
-            Some(other) => {
-                let other = format_args!("{other:?}");
-                Err(ApiError::invalid_value("thinking.type", other, KINDS))
-            }
+            other => Err(unknown_word("thinking.type", other, KINDS)),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Ollama's API.
 
 mod answer;
+mod calls;
+mod handler;
 mod open_calls;
 mod request;
 
@@ -8,6 +10,7 @@ pub(crate) use answer::{
     Details, Figures, Kind, Line, LoadedModel, Models, ShowFacts, Shown, TaggedModel, Version,
     done_reason,
 };
+pub(crate) use handler::{chat, generate, ps, show, tags, version};
 pub(crate) use request::{OllamaChat, OllamaGenerate, OllamaRequest, ShowRequest};
 
 #[cfg(test)]

@@ -11,8 +11,8 @@ use crate::wire::common::{
 use crate::wire::form::{of, of_schema};
 use crate::wire::known::{names_of, unread};
 use crate::wire::messages::{Conversation, answered, check_caller, role};
+use crate::wire::parameters::{max_tokens, seed, top_k};
 use crate::wire::reasoning::budget_of_effort;
-use crate::wire::sampling::{max_tokens, seed, top_k};
 use crate::wire::tools::{self, WireTool};
 use crate::wire::{Parsed, bounds};
 use phi4d_generate::{
@@ -33,25 +33,28 @@ const NAMES: ParameterNames = ParameterNames {
     stop: "options.stop",
 };
 
-/// Options about how a model is loaded and run, which the server's settings decide.
-const OF_THE_SERVER: &[&str] = &[
-    "num_ctx",
-    "num_batch",
-    "num_gpu",
-    "main_gpu",
-    "num_thread",
-    "num_keep",
-    "numa",
-    "low_vram",
-    "f16_kv",
-    "use_mmap",
-    "use_mlock",
-    "vocab_only",
-    "logits_all",
-    "mirostat_tau",
-    "mirostat_eta",
-    "penalize_newline",
-];
+/// Whether an option is about how a model is loaded and run, which the server's settings decide.
+fn is_of_the_server(option: &str) -> bool {
+    matches!(
+        option,
+        "num_ctx"
+            | "num_batch"
+            | "num_gpu"
+            | "main_gpu"
+            | "num_thread"
+            | "num_keep"
+            | "numa"
+            | "low_vram"
+            | "f16_kv"
+            | "use_mmap"
+            | "use_mlock"
+            | "vocab_only"
+            | "logits_all"
+            | "mirostat_tau"
+            | "mirostat_eta"
+            | "penalize_newline"
+    )
+}
 
 /// The options that have an effect.
 #[derive(Debug, Default, Deserialize)]
@@ -351,10 +354,9 @@ impl SharedFields {
             }
         };
         let options = self.options.map(Entries::into_map).unwrap_or_default();
-        let known = |name: &&String| {
-            names_of::<Options>().contains(&name.as_str()) || OF_THE_SERVER.contains(&name.as_str())
-        };
-        let unknown = options.keys().filter(|name| !known(name));
+        let read = names_of::<Options>();
+        let is_known = |name: &str| read.contains(&name) || is_of_the_server(name);
+        let unknown = options.keys().filter(|name| !is_known(name));
         ignored.extend(unknown.map(|name| format!("options.{name}")));
         Ok(Shared {
             model: self.model,

@@ -5,13 +5,13 @@ use serde_json::{Map, Value, json};
 
 use crate::error::ApiError;
 use crate::wire::common::{
-    Delivery, Entries, Integer, List, Number, Object, TextOr, read_fields, shown,
+    Delivery, Entries, Integer, List, Number, Object, TextOr, read_fields, shown, unsupported_word,
 };
 use crate::wire::form::{named_schema, no_form, of};
 use crate::wire::known::{names_of, unread};
 use crate::wire::messages::{Conversation, answered, joined, role};
+use crate::wire::parameters::max_tokens;
 use crate::wire::reasoning::budget_of_effort;
-use crate::wire::sampling::max_tokens;
 use crate::wire::tools::{self, WireFunction};
 use crate::wire::{Parsed, bounds};
 use phi4d_generate::{
@@ -211,11 +211,9 @@ impl OtherFields {
             ("service_tier", &self.service_tier, ["auto", "default"]),
         ];
         for (name, given, [first, second]) in words {
-            if let Some(given) =
-                given.as_ref().filter(|given| **given != first && **given != second)
-            {
+            if given.as_ref().is_some_and(|given| given != first && given != second) {
                 let accepted = format!("{first:?} or {second:?}");
-                return Err(ApiError::unsupported(name, format_args!("{given:?}"), &accepted));
+                return Err(unsupported_word(name, given.as_deref(), &accepted));
             }
         }
         if let Some(top) = self.top_logprobs.as_ref().filter(|top| **top != 0) {
@@ -286,9 +284,9 @@ fn conversation(
 
 impl TextFields {
     fn constraint(self) -> Result<Option<Constraint>, ApiError> {
-        if let Some(verbosity) = self.verbosity.filter(|verbosity| verbosity != "medium") {
-            let verbosity = format_args!("{verbosity:?}");
-            return Err(ApiError::unsupported("text.verbosity", verbosity, "\"medium\""));
+        if self.verbosity.as_deref().is_some_and(|verbosity| verbosity != "medium") {
+            let verbosity = self.verbosity.as_deref();
+            return Err(unsupported_word("text.verbosity", verbosity, "\"medium\""));
         }
         let place = "text.format";
         let Some(Object(format)) = self.format else { return Ok(None) };
@@ -346,10 +344,7 @@ impl InputItem {
             }
             // Reasoning about earlier messages is not read again.
             Some("reasoning") => Ok(()),
-            Some(kind) => {
-                let kind = format_args!("{kind:?}");
-                Err(ApiError::unsupported(format!("{place}.type"), kind, ITEMS))
-            }
+            kind => Err(unsupported_word(format!("{place}.type"), kind, ITEMS)),
         }
     }
 }

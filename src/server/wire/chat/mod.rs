@@ -1,23 +1,26 @@
 //! `POST /v1/chat/completions`.
 
+mod handler;
+
+pub(crate) use handler::create;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::bounds;
-use super::common::{
-    ChunkUsage, Entries, Envelope, Integer, List, Object, StreamFields, WireUsage, finish_reason,
-    read_fields, token_ids_of,
-};
-use super::form::FormFields;
-use super::known::{ignored, names_of};
-use super::logprobs::{ChatLogprobs, PromptLogprobs};
-use super::messages::{WireMessage, conversation};
-use super::reasoning::ReasoningFields;
-use super::sampling::SamplingFields;
-use super::steering::{SteeringFields, check_prompt_logprobs, copies};
-use super::tools::{AnswerCall, ChunkCall, ToolFields};
-use super::{Parsed, unsupported};
 use crate::error::ApiError;
+use crate::wire::Parsed;
+use crate::wire::bounds;
+use crate::wire::common::{
+    ChunkUsage, Entries, Envelope, Extras, Integer, List, Object, StreamFields, WireUsage,
+    finish_reason, read_fields, token_ids_of,
+};
+use crate::wire::form::FormFields;
+use crate::wire::known::{check_chat, ignored, names_of};
+use crate::wire::logprobs::{ChatLogprobs, PromptLogprobs};
+use crate::wire::messages::{WireMessage, conversation};
+use crate::wire::parameters::{SamplingFields, SteeringFields, check_prompt_logprobs, copies};
+use crate::wire::reasoning::ReasoningFields;
+use crate::wire::tools::{AnswerCall, ChunkCall, ToolFields};
 use phi4d_generate::{
     Answer, CallDelta, Chat, Ending, Finish, Prompt, Request, TextDelta, ToolCall, Usage,
 };
@@ -26,12 +29,7 @@ use phi4d_generate::{
 #[derive(Debug)]
 pub(crate) struct ChatRequest {
     pub(crate) parsed: Parsed,
-    /// Whether prompt and answers are wanted as token ids, too.
-    pub(crate) return_token_ids: bool,
-    /// Whether log-probabilities name tokens by their ids.
-    pub(crate) tokens_by_id: bool,
-    /// Whether the times are wanted.
-    pub(crate) timings: bool,
+    pub(crate) extras: Extras,
     /// Whether the answer shows reasoning that is separate from its text.
     pub(crate) include_reasoning: bool,
 }
@@ -65,7 +63,7 @@ impl ChatRequest {
         let tools: ToolFields = read_fields(body)?;
         let reasoning: ReasoningFields = read_fields(body)?;
         let stream: StreamFields = read_fields(body)?;
-        unsupported::check_chat(body)?;
+        check_chat(body)?;
         let known = [
             names_of::<SamplingFields>(),
             names_of::<SteeringFields>(),
@@ -90,6 +88,13 @@ impl ChatRequest {
             tools: tools.tools()?,
             reasoning,
         };
+        let extras = Extras {
+            logprobs: parameters.top_logprobs.is_some(),
+            token_ids: fields.return_token_ids.unwrap_or(false),
+            names_by_id: fields.return_tokens_as_token_ids.unwrap_or(false),
+            timings: fields.timings_per_token.unwrap_or(false),
+            delivery,
+        };
         let request = Request {
             prompts: vec![Prompt::Chat(chat)],
             copies: copies(fields.n, None)?,
@@ -100,9 +105,7 @@ impl ChatRequest {
         Ok(Self {
             parsed: Parsed { model: fields.model, request, delivery, ignored },
             include_reasoning,
-            return_token_ids: fields.return_token_ids.unwrap_or(false),
-            tokens_by_id: fields.return_tokens_as_token_ids.unwrap_or(false),
-            timings: fields.timings_per_token.unwrap_or(false),
+            extras,
         })
     }
 }
@@ -278,7 +281,7 @@ struct DeltaMessage {
 }
 
 impl DeltaMessage {
-    /// One piece of an answer: a call, thought or text.
+    /// A piece of an answer: of a tool call, of reasoning or of text.
     fn of(text: String, reasoning: String, call: Option<CallDelta>) -> Self {
         let thought = Thought::of(reasoning);
         let content = (call.is_none() && thought.is_none()).then_some(text);
@@ -290,7 +293,7 @@ impl DeltaMessage {
 impl<'a> ChatChunk<'a> {
     pub(crate) const OBJECT: &'static str = "chat.completion.chunk";
 
-    /// The first chunk of answer `index`: whose turn it is; with the prompt if token ids are wanted.
+    /// The first chunk of answer `index`: the role, and the prompt if token ids are wanted.
     pub(crate) fn start(
         envelope: &'a Envelope,
         usage: ChunkUsage,
@@ -344,5 +347,4 @@ impl<'a> ChatChunk<'a> {
 }
 
 #[cfg(test)]
-#[path = "chat_tests.rs"]
 mod tests;

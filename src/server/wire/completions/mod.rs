@@ -1,20 +1,25 @@
 //! `POST /v1/completions`.
 
+mod handler;
+
+pub(crate) use handler::create;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::bounds;
-use super::common::{
-    ChunkUsage, Delivery, Envelope, Integer, StreamFields, WireUsage, finish_reason, read_fields,
-    shown, token_ids_of, too_long,
-};
-use super::form::FormFields;
-use super::known::{ignored, names_of};
-use super::logprobs::{CompletionLogprobs, PromptLogprobs};
-use super::sampling::{SamplingFields, token_ids};
-use super::steering::{SteeringFields, check_prompt_logprobs, copies};
-use super::{Parsed, unsupported};
 use crate::error::ApiError;
+use crate::wire::Parsed;
+use crate::wire::bounds;
+use crate::wire::common::{
+    ChunkUsage, Delivery, Envelope, Extras, Integer, StreamFields, WireUsage, finish_reason,
+    read_fields, shown, token_ids_of, too_long,
+};
+use crate::wire::form::FormFields;
+use crate::wire::known::{check_completions, ignored, names_of};
+use crate::wire::logprobs::{CompletionLogprobs, PromptLogprobs};
+use crate::wire::parameters::{
+    SamplingFields, SteeringFields, check_prompt_logprobs, copies, token_ids,
+};
 use phi4d_generate::{Finish, Prompt, PromptToken, Request, TextDelta, Usage};
 
 /// The API's own default, unlike chat's.
@@ -33,12 +38,7 @@ pub(crate) struct CompletionRequest {
     pub(crate) echo: bool,
     /// Whether the prompts' log-probabilities are wanted by themselves.
     pub(crate) prompt_logprobs: bool,
-    /// Whether prompts and answers are wanted as token ids, too.
-    pub(crate) return_token_ids: bool,
-    /// Whether log-probabilities name tokens by their ids.
-    pub(crate) tokens_by_id: bool,
-    /// Whether the times are wanted.
-    pub(crate) timings: bool,
+    pub(crate) extras: Extras,
 }
 
 #[derive(Debug, Deserialize)]
@@ -73,7 +73,7 @@ impl CompletionRequest {
         let form: FormFields = read_fields(body)?;
         let fields: CompletionFields = read_fields(body)?;
         let stream: StreamFields = read_fields(body)?;
-        unsupported::check_completions(body)?;
+        check_completions(body)?;
         let known = [
             names_of::<SamplingFields>(),
             names_of::<SteeringFields>(),
@@ -107,20 +107,25 @@ impl CompletionRequest {
         if let Some(suffix) = fields.suffix.filter(|suffix| !suffix.is_empty()) {
             prompts = prompts.into_iter().map(|p| filled(p, &suffix)).collect::<Result<_, _>>()?;
         }
+        let extras = Extras {
+            logprobs: parameters.top_logprobs.is_some(),
+            token_ids: fields.return_token_ids.unwrap_or(false),
+            names_by_id: fields.return_tokens_as_token_ids.unwrap_or(false),
+            timings: fields.timings_per_token.unwrap_or(false),
+            delivery,
+        };
         let request = Request { prompts, copies, parameters, ..Request::default() };
         let ignored = ignored(body, &known)?;
         Ok(Self {
             parsed: Parsed { model: fields.model, request, delivery, ignored },
             echo,
             prompt_logprobs,
-            return_token_ids: fields.return_token_ids.unwrap_or(false),
-            tokens_by_id: fields.return_tokens_as_token_ids.unwrap_or(false),
-            timings: fields.timings_per_token.unwrap_or(false),
+            extras,
         })
     }
 }
 
-/// What stands between `prompt` and `suffix` is asked for.
+/// A request to fill the gap between `prompt` and `suffix`.
 fn filled(prompt: Prompt, suffix: &str) -> Result<Prompt, ApiError> {
     match prompt {
         Prompt::Text { text, parse_special: false } => {
@@ -416,7 +421,7 @@ mod tests {
             "prompt": ["a", [1, 2]], "n": 2, "best_of": 3, "echo": true, "return_token_ids": true
         });
         let completion = CompletionRequest::parse(&body).unwrap();
-        assert!(completion.echo && completion.return_token_ids);
+        assert!(completion.echo && completion.extras.token_ids);
         let request = completion.parsed.request;
         assert_eq!(request.prompts, [text("a"), Prompt::Tokens(vec![1, 2])]);
         assert_eq!(request.copies, Copies { wanted: 2, made: 3 });

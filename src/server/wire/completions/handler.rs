@@ -1,19 +1,18 @@
-//! `POST /v1/completions`.
+//! The handler of `POST /v1/completions`.
 
 use std::sync::Arc;
 
 use hyper::Request;
 use hyper::body::Incoming;
 
-use super::generation::{Renderer, answer, check_model, done, envelope};
+use super::{Completion, CompletionRequest, Piece};
 use crate::access::Exchange;
 use crate::app::App;
-use crate::body::read;
 use crate::error::ApiError;
+use crate::handlers::generation::{Renderer, answer, done, envelope, parsed};
 use crate::reply::Reply;
 use crate::sse::{Format, event};
-use crate::wire::common::{Delivery, Envelope, to_json};
-use crate::wire::completions::{Completion, CompletionRequest, Piece};
+use crate::wire::common::{Envelope, Extras, to_json};
 use crate::wire::error::Dialect;
 use crate::wire::logprobs::{PromptLogprobs, name_by_ids};
 use crate::wire::timings::timed;
@@ -25,40 +24,28 @@ pub(crate) async fn create(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let parse = |app: &App, body| {
-        let completion = CompletionRequest::parse(&body)?;
-        check_model(app, completion.parsed.model.as_deref())?;
-        Ok(completion)
-    };
-    let completion = read(request, app, exchange, parse).await?;
-    let parsed = completion.parsed;
+    let completion = parsed(app, request, exchange, CompletionRequest::parse, |completion| {
+        completion.parsed.model()
+    })
+    .await?;
     let renderer = CompletionRenderer {
         envelope: envelope(app, "cmpl", Completion::OBJECT),
-        logprobs: parsed.request.parameters.top_logprobs.is_some(),
-        token_ids: completion.return_token_ids,
-        by_id: completion.tokens_by_id,
-        timings: completion.timings,
+        extras: completion.extras,
         echo: completion.echo,
         prompt_logprobs: completion.prompt_logprobs,
-        delivery: parsed.delivery,
-        copies: parsed.request.copies.wanted,
+        copies: completion.parsed.request.copies.wanted,
         prompts: Vec::new(),
         echoes: Vec::new(),
         characters: Vec::new(),
     };
-    answer(app, parsed, exchange, renderer).await
+    answer(app, completion.parsed, exchange, renderer).await
 }
 
 struct CompletionRenderer {
     envelope: Envelope,
-    logprobs: bool,
-    token_ids: bool,
-    /// Whether log-probabilities name tokens by their ids.
-    by_id: bool,
-    timings: bool,
+    extras: Extras,
     echo: bool,
     prompt_logprobs: bool,
-    delivery: Delivery,
     /// Answers that are given out for each prompt.
     copies: usize,
     /// The prompts' token ids, if they are wanted.
@@ -79,10 +66,10 @@ impl CompletionRenderer {
     }
 
     fn chunk(&mut self, piece: Piece, usage: Usage) -> String {
-        let so_far = self.delivery.chunk_usage(usage);
-        let offset = self.characters.get_mut(piece.index).filter(|_| self.logprobs);
-        let body = Completion::chunk(&self.envelope, so_far, piece, offset, self.token_ids);
-        event(&timed(&body, usage, self.timings))
+        let so_far = self.extras.delivery.chunk_usage(usage);
+        let offset = self.characters.get_mut(piece.index).filter(|_| self.extras.logprobs);
+        let body = Completion::chunk(&self.envelope, so_far, piece, offset, self.extras.token_ids);
+        event(&timed(&body, usage, self.extras.timings))
     }
 }
 
@@ -91,7 +78,7 @@ impl Renderer for CompletionRenderer {
     const DIALECT: Dialect = Dialect::OpenAi;
 
     fn begin(&mut self, app: &App, choices: &Choices) {
-        if self.token_ids {
+        if self.extras.token_ids {
             self.prompts = choices.prompts().map(<[u32]>::to_vec).collect();
         }
         if self.echo {
@@ -102,7 +89,7 @@ impl Renderer for CompletionRenderer {
 
     fn complete(&mut self, answers: Vec<Answer>, usage: Usage) -> String {
         let piece = |(index, mut answer): (usize, Answer)| {
-            if self.by_id {
+            if self.extras.names_by_id {
                 let prompt = answer.prompt.iter_mut().map(|prompt| &mut prompt.token);
                 name_by_ids(answer.tokens.iter_mut().chain(prompt));
             }
@@ -120,8 +107,8 @@ impl Renderer for CompletionRenderer {
             }
         };
         let pieces = answers.into_iter().enumerate().map(piece).collect();
-        let with = [self.logprobs, self.token_ids];
-        timed(&Completion::whole(&self.envelope, pieces, usage, with), usage, self.timings)
+        let with = [self.extras.logprobs, self.extras.token_ids];
+        timed(&Completion::whole(&self.envelope, pieces, usage, with), usage, self.extras.timings)
     }
 
     fn start(&mut self, index: usize, usage: Usage) -> String {
@@ -135,10 +122,10 @@ impl Renderer for CompletionRenderer {
     }
 
     fn piece(&mut self, index: usize, mut delta: TextDelta, usage: Usage) -> String {
-        if self.by_id {
+        if self.extras.names_by_id {
             name_by_ids(&mut delta.tokens);
         }
-        let shows_tokens = self.logprobs || self.token_ids;
+        let shows_tokens = self.extras.logprobs || self.extras.token_ids;
         if delta.text.is_empty() && (delta.tokens.is_empty() || !shows_tokens) {
             return String::new();
         }
@@ -147,13 +134,14 @@ impl Renderer for CompletionRenderer {
 
     fn end(&mut self, index: usize, finished: Finished, usage: Usage) -> String {
         let piece = Piece { index, finish: Some(finished.reason), ..Piece::default() };
-        let so_far = self.delivery.chunk_usage(usage);
+        let so_far = self.extras.delivery.chunk_usage(usage);
         let body = Completion::chunk(&self.envelope, so_far, piece, None, false);
-        event(&timed(&body, usage, self.timings))
+        event(&timed(&body, usage, self.extras.timings))
     }
 
     fn close(&mut self, usage: Usage) -> String {
-        let usage = || to_json(&Completion::usage(&self.envelope, usage));
-        done(self.delivery.includes_usage().then(usage))
+        let wanted = self.extras.delivery.includes_usage();
+        let usage = wanted.then(|| to_json(&Completion::usage(&self.envelope, usage)));
+        done(usage.as_deref())
     }
 }

@@ -1,4 +1,5 @@
-//! The parameters that chat and completions share.
+//! The parameters of chat and completion requests: OpenAI's, and those that llama.cpp's and vLLM's
+//! servers add, under their names.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,9 +7,9 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::bounds;
-use super::common::{Entries, Integer, List, Number, TextOr};
+use super::common::{Delivery, Entries, Integer, List, Number, TextOr, unknown_word};
 use crate::error::ApiError;
-use phi4d_generate::{ParameterNames, Parameters};
+use phi4d_generate::{Copies, DryParameters, ParameterNames, Parameters, Side};
 
 /// How to choose tokens and when to stop, under all accepted names.
 #[derive(Debug, Clone, Deserialize)]
@@ -171,94 +172,124 @@ fn timeout(seconds: Number) -> Result<Duration, ApiError> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::super::common::read_fields;
-    use super::*;
-    use serde_json::{Value, json};
+/// What steers the sampler and the queue.
+#[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct SteeringFields {
+    top_n_sigma: Option<Number>,
+    typical_p: Option<Number>,
+    xtc_probability: Option<Number>,
+    xtc_threshold: Option<Number>,
+    dry_multiplier: Option<Number>,
+    dry_base: Option<Number>,
+    dry_allowed_length: Option<Integer>,
+    dry_penalty_last_n: Option<Integer>,
+    dry_sequence_breakers: Option<List<String, { bounds::WORDS }>>,
+    min_tokens: Option<Integer>,
+    bad_words: Option<TextOr<String, { bounds::WORDS }>>,
+    allowed_token_ids: Option<List<Integer, { bounds::TOKEN_IDS }>>,
+    truncate_prompt_tokens: Option<Integer>,
+    truncation_side: Option<String>,
+    cache_salt: Option<String>,
+    include_stop_str_in_output: Option<bool>,
+    skip_special_tokens: Option<bool>,
+    prompt_logprobs: Option<Integer>,
+    priority: Option<Integer>,
+}
 
-    fn parse(body: &Value) -> Result<Parameters, ApiError> {
-        read_fields::<SamplingFields>(body)?.parameters()
-    }
+const COUNT: &str = "an integer of 0 or more";
 
-    #[test]
-    fn every_field_arrives() {
-        let parsed = parse(&json!({
-            "max_tokens": 7, "temperature": 1, "top_p": 0.5, "top_k": -1, "min_p": 0.1,
-            "repetition_penalty": 1.1, "presence_penalty": -2, "frequency_penalty": 2,
-            "logit_bias": {"5": -100, "12": 1.5, " no": -5, "+5": 1}, "seed": -3, "stop": ["a", "b"],
-            "stop_token_ids": [1, 2], "ignore_eos": true, "timeout": 0.25
-        }));
-        let expected = Parameters {
-            max_tokens: Some(7),
-            temperature: Some(1.0),
-            top_p: Some(0.5),
-            top_k: Some(-1),
-            min_p: Some(0.1),
-            repetition_penalty: Some(1.1),
-            presence_penalty: Some(-2.0),
-            frequency_penalty: Some(2.0),
-            logit_bias: vec![(12, 1.5), (5, -100.0)],
-            text_bias: vec![(" no".to_owned(), -5.0), ("+5".to_owned(), 1.0)],
-            seed: Some(-3),
-            stop: vec!["a".to_owned(), "b".to_owned()],
-            stop_token_ids: vec![1, 2],
-            ignore_eos: true,
-            top_logprobs: None,
-            timeout: Some(Duration::from_millis(250)),
-            ..Parameters::default()
+impl SteeringFields {
+    /// Puts what was given into `parameters`; ranges are `generate`'s to check.
+    pub(crate) fn steer(self, parameters: &mut Parameters) -> Result<(), ApiError> {
+        let number = |given: Option<Number>| given.map(|number| number.0);
+        let count = |field, given: Option<Integer>| -> Result<Option<u64>, ApiError> {
+            given.map(|integer| integer.fit(field, COUNT)).transpose()
         };
-        assert_eq!(parsed.unwrap(), expected);
-        assert_eq!(parse(&json!({})).unwrap(), Parameters::default());
-    }
-
-    #[test]
-    fn aliases_are_the_same_field() {
-        assert_eq!(parse(&json!({"max_completion_tokens": 4})).unwrap().max_tokens, Some(4));
-        let both = json!({"max_completion_tokens": 4, "max_tokens": 4});
-        assert_eq!(parse(&both).unwrap().max_tokens, Some(4));
-        let penalty = parse(&json!({"repeat_penalty": 1.5})).unwrap();
-        assert_eq!(penalty.repetition_penalty, Some(1.5));
-        assert_eq!(parse(&json!({"stop": "x"})).unwrap().stop, ["x"]);
-    }
-
-    #[test]
-    fn faults_found_later_use_the_clients_names() {
-        let names = |body| parse(&body).unwrap().names;
-        let penalty = names(json!({"repeat_penalty": 99}));
-        assert_eq!(penalty.repetition_penalty, "repeat_penalty");
-        let both = names(json!({"repeat_penalty": 99, "repetition_penalty": 99}));
-        assert_eq!(both.repetition_penalty, "repetition_penalty");
-        let tokens = names(json!({"max_completion_tokens": 9}));
-        assert_eq!(tokens.max_tokens, "max_completion_tokens");
-    }
-
-    #[test]
-    fn faults_name_field_value_and_what_is_accepted() {
-        let table = [
-            (json!({"max_tokens": 0}), "max_tokens", "0"),
-            (json!({"max_tokens": -4}), "max_tokens", "-4"),
-            (json!({"max_completion_tokens": 0}), "max_completion_tokens", "0"),
-            (
-                json!({"max_completion_tokens": 4, "max_tokens": 5}),
-                "max_completion_tokens",
-                "which is 5",
-            ),
-            (json!({"seed": u64::MAX}), "seed", "18446744073709551615"),
-            (json!({"top_k": u64::MAX}), "top_k", "18446744073709551615"),
-            (json!({"logit_bias": {"4294967296": 1}}), "logit_bias", "4294967296"),
-            (json!({"logit_bias": {"": 1}}), "logit_bias", "\"\""),
-            (json!({"stop_token_ids": [1, -1]}), "stop_token_ids[1]", "-1"),
-            (json!({"timeout": 0}), "timeout", "0"),
-            (json!({"timeout": -1}), "timeout", "-1"),
-            (json!({"timeout": 1e300}), "timeout", "seconds"),
-        ];
-        for (body, param, part) in table {
-            let error = parse(&body).unwrap_err();
-            assert_eq!(error.code, "invalid_value");
-            assert_eq!(error.param.as_deref(), Some(param), "{}", error.message);
-            assert!(error.message.contains(part), "{}", error.message);
-            assert!(error.message.contains("expected "), "{}", error.message);
+        parameters.top_n_sigma = number(self.top_n_sigma);
+        parameters.typical_p = number(self.typical_p);
+        parameters.xtc_probability = number(self.xtc_probability);
+        parameters.xtc_threshold = number(self.xtc_threshold);
+        parameters.dry = DryParameters {
+            multiplier: number(self.dry_multiplier),
+            base: number(self.dry_base),
+            allowed_length: count("dry_allowed_length", self.dry_allowed_length)?,
+            penalty_last_n: self
+                .dry_penalty_last_n
+                .map(|n| n.fit("dry_penalty_last_n", "an integer of at least -1"))
+                .transpose()?,
+            sequence_breakers: self.dry_sequence_breakers.map(|list| list.0),
+        };
+        parameters.min_tokens = count("min_tokens", self.min_tokens)?;
+        parameters.bad_words = self.bad_words.map_or_else(Vec::new, TextOr::into_list);
+        if let Some(List(ids)) = self.allowed_token_ids {
+            parameters.allowed_token_ids = Some(token_ids("allowed_token_ids", ids)?);
         }
+        parameters.truncate_prompt_tokens =
+            self.truncate_prompt_tokens.map(truncation).transpose()?;
+        parameters.truncation_side = side(self.truncation_side.as_deref())?;
+        parameters.prompt_logprobs = self
+            .prompt_logprobs
+            .map(|count| count.fit("prompt_logprobs", "an integer from 0 to 20"))
+            .transpose()?;
+        parameters.include_stop = self.include_stop_str_in_output == Some(true);
+        parameters.spell_special = self.skip_special_tokens == Some(false);
+        parameters.cache_salt = self.cache_salt.filter(|salt| !salt.is_empty());
+        parameters.priority = self
+            .priority
+            .map_or(Ok(0), |priority| priority.fit("priority", "an integer of 32 bits"))?;
+        Ok(())
     }
 }
+
+/// A prompt's log-probabilities come with the whole answer only.
+pub(super) fn check_prompt_logprobs(
+    parameters: &Parameters,
+    delivery: Delivery,
+) -> Result<(), ApiError> {
+    match parameters.prompt_logprobs {
+        Some(count) if delivery != Delivery::Whole => {
+            Err(ApiError::unsupported("prompt_logprobs", count, "null in a stream"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// How many answers for each prompt.
+pub(super) fn copies(n: Option<Integer>, best_of: Option<Integer>) -> Result<Copies, ApiError> {
+    const ACCEPTED: &str = "an integer of at least 1";
+    let count = |field, given: Option<Integer>| -> Result<Option<usize>, ApiError> {
+        match given.map(|count| count.fit(field, ACCEPTED)).transpose()? {
+            Some(0) => Err(ApiError::invalid_value(field, 0, ACCEPTED)),
+            count => Ok(count),
+        }
+    };
+    let wanted = count("n", n)?.unwrap_or(1);
+    let made = count("best_of", best_of)?.unwrap_or(wanted);
+    if made < wanted {
+        let accepted = format!("at least n, which is {wanted}");
+        return Err(ApiError::invalid_value("best_of", made, &accepted));
+    }
+    Ok(Copies { wanted, made })
+}
+
+/// -1 asks for what fits the context.
+fn truncation(given: Integer) -> Result<u64, ApiError> {
+    const ACCEPTED: &str = "an integer of at least 1, or -1 for the context's size";
+    match given.fit::<i64>("truncate_prompt_tokens", ACCEPTED)? {
+        -1 => Ok(u64::MAX),
+        _ => given.fit("truncate_prompt_tokens", ACCEPTED),
+    }
+}
+
+fn side(given: Option<&str>) -> Result<Side, ApiError> {
+    match given {
+        None | Some("left") => Ok(Side::Left),
+        Some("right") => Ok(Side::Right),
+        other => Err(unknown_word("truncation_side", other, "\"left\" or \"right\"")),
+    }
+}
+
+#[cfg(test)]
+#[path = "parameters_tests.rs"]
+mod tests;

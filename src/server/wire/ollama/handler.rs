@@ -1,4 +1,4 @@
-//! Ollama's API, over the same generator.
+//! Handlers of Ollama's API.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -8,19 +8,19 @@ use hyper::{Request, StatusCode};
 use serde_json::Value;
 
 use super::calls::CallCollector;
-use super::generation::{Renderer, answer, check_model};
+use super::{
+    Details, Figures, Kind, Line, LoadedModel, Models, OllamaChat, OllamaGenerate, OllamaRequest,
+    ShowFacts, ShowRequest, Shown, TaggedModel, Version, done_reason,
+};
 use crate::access::Exchange;
 use crate::app::App;
 use crate::body::read;
 use crate::error::ApiError;
+use crate::handlers::generation::{Renderer, answer, check_model};
 use crate::reply::{Reply, json, telling_ignored};
 use crate::sse::Format;
 use crate::wire::common::to_json;
 use crate::wire::error::Dialect;
-use crate::wire::ollama::{
-    Details, Figures, Kind, Line, LoadedModel, Models, OllamaChat, OllamaGenerate, OllamaRequest,
-    ShowFacts, ShowRequest, Shown, TaggedModel, Version, done_reason,
-};
 use phi4d_generate::{Answer, Finished, TextDelta, Usage};
 use phi4d_telemetry::timestamp;
 
@@ -152,7 +152,7 @@ impl OllamaRenderer {
         Line::more(self.kind, &self.model, text, thinking, Vec::new())
     }
 
-    /// The answer where nothing was to be generated.
+    /// The answer to a request that only loads or unloads the model.
     fn loaded(&self, unloads: bool) -> Reply {
         let reason = if unloads { "unload" } else { "load" };
         let line = self.line(String::new(), String::new()).ended(reason, None);
@@ -180,7 +180,7 @@ impl Renderer for OllamaRenderer {
 
     fn complete(&mut self, answers: Vec<Answer>, usage: Usage) -> String {
         let figures = self.figures(usage);
-        // One answer was asked for.
+        // Requests of this API have one answer.
         let lines = answers.into_iter().map(|answer| {
             let calls = answer.calls.into_iter().enumerate().collect();
             Line::more(self.kind, &self.model, answer.text, answer.reasoning, calls)

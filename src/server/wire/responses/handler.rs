@@ -1,4 +1,4 @@
-//! `POST /v1/responses`, stateless, over the same generator.
+//! The handler of `POST /v1/responses`, without stored state.
 
 use std::sync::Arc;
 
@@ -7,16 +7,15 @@ use hyper::body::Incoming;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::generation::{Renderer, answer, check_model, envelope};
+use super::{Event, Failure, Item, Part, Response, ResponsesRequest, Status};
 use crate::access::{Exchange, random_hex};
 use crate::app::App;
-use crate::body::read;
 use crate::error::ApiError;
+use crate::handlers::generation::{Renderer, answer, envelope, parsed};
 use crate::reply::Reply;
 use crate::sse::{Format, named_event};
 use crate::wire::common::to_json;
 use crate::wire::error::Dialect;
-use crate::wire::responses::{Event, Failure, Item, Part, Response, ResponsesRequest, Status};
 use phi4d_generate::{Answer, CallDelta, Finish, Finished, TextDelta, Usage};
 
 /// Answers an input.
@@ -25,12 +24,10 @@ pub(crate) async fn create(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let parse = |app: &App, body| {
-        let asked = ResponsesRequest::parse(&body)?;
-        check_model(app, asked.parsed.model.as_deref())?;
-        Ok(asked)
-    };
-    let ResponsesRequest { parsed, echo } = read(request, app, exchange, parse).await?;
+    let asked =
+        parsed(app, request, exchange, ResponsesRequest::parse, |asked| asked.parsed.model())
+            .await?;
+    let ResponsesRequest { parsed, echo } = asked;
     let envelope = envelope(app, "resp", "response");
     let renderer = ResponseRenderer {
         id: envelope.id.replacen('-', "_", 1),
@@ -45,18 +42,25 @@ pub(crate) async fn create(
     answer(app, parsed, exchange, renderer).await
 }
 
-/// The item that is being made.
-enum Open {
-    Reasoning { id: String, text: String },
-    Message { id: String, text: String },
-    Call { id: String, call_id: String, name: String, arguments: String },
+/// The item that the answer's text goes into.
+struct Open {
+    id: String,
+    kind: OpenKind,
+    /// What is in it so far: text, or a call's arguments.
+    text: String,
+}
+
+enum OpenKind {
+    Reasoning,
+    Message,
+    Call { call_id: String, name: String },
 }
 
 struct ResponseRenderer {
     id: String,
     created_at: u64,
     model: String,
-    /// What is repeated of the request.
+    /// Fields of the request that the answer repeats.
     echo: Map<String, Value>,
     /// Events so far.
     events: usize,
@@ -93,49 +97,66 @@ fn status_of(finish: Finish) -> Status {
 }
 
 impl Open {
-    fn id(&self) -> &str {
-        match self {
-            Self::Reasoning { id, .. } | Self::Message { id, .. } | Self::Call { id, .. } => id,
-        }
-    }
-
-    /// The item with what there is of it so far.
+    /// The item with what is in it so far.
     fn item(&self, status: Status) -> Item {
-        match self {
-            Self::Reasoning { id, text } => {
-                let part = Part::ReasoningText { text: text.clone() };
-                Item::reasoning(id.clone(), status, vec![part])
+        let (id, text) = (self.id.clone(), self.text.clone());
+        let content = || self.part(text.clone()).into_iter().collect();
+        match &self.kind {
+            OpenKind::Reasoning => Item::reasoning(id, status, content()),
+            OpenKind::Message => Item::message(id, status, content()),
+            OpenKind::Call { call_id, name } => {
+                let (call_id, name) = (call_id.clone(), name.clone());
+                Item::FunctionCall { id, status, call_id, name, arguments: text }
             }
-            Self::Message { id, text } => {
-                Item::message(id.clone(), status, vec![Part::text(text.clone())])
-            }
-            Self::Call { id, call_id, name, arguments } => Item::FunctionCall {
-                id: id.clone(),
-                status,
-                call_id: call_id.clone(),
-                name: name.clone(),
-                arguments: arguments.clone(),
-            },
         }
     }
 
     /// The item before anything is in it.
     fn empty(&self) -> Item {
-        match self {
-            Self::Reasoning { id, .. } => {
-                Item::reasoning(id.clone(), Status::InProgress, Vec::new())
-            }
-            Self::Message { id, .. } => Item::message(id.clone(), Status::InProgress, Vec::new()),
-            Self::Call { .. } => self.item(Status::InProgress),
+        let (id, status) = (self.id.clone(), Status::InProgress);
+        match &self.kind {
+            OpenKind::Reasoning => Item::reasoning(id, status, Vec::new()),
+            OpenKind::Message => Item::message(id, status, Vec::new()),
+            OpenKind::Call { .. } => self.item(status),
         }
     }
 
-    /// The part that holds the text.
+    /// The part that holds the text; a call has none.
     fn part(&self, text: String) -> Option<Part> {
-        match self {
-            Self::Reasoning { .. } => Some(Part::ReasoningText { text }),
-            Self::Message { .. } => Some(Part::text(text)),
-            Self::Call { .. } => None,
+        match &self.kind {
+            OpenKind::Reasoning => Some(Part::ReasoningText { text }),
+            OpenKind::Message => Some(Part::text(text)),
+            OpenKind::Call { .. } => None,
+        }
+    }
+
+    /// The event for some more of the item, the `output_index`th.
+    fn more<'a>(&'a self, output_index: usize, delta: &'a str) -> Event<'a> {
+        let (item_id, content_index) = (self.id.as_str(), 0);
+        match &self.kind {
+            OpenKind::Reasoning => {
+                Event::ReasoningDelta { item_id, output_index, content_index, delta }
+            }
+            OpenKind::Message => {
+                Event::TextDelta { item_id, output_index, content_index, delta, logprobs: [] }
+            }
+            OpenKind::Call { .. } => Event::ArgumentsDelta { item_id, output_index, delta },
+        }
+    }
+
+    /// The event for the end of the item's text.
+    fn done(&self, output_index: usize) -> Event<'_> {
+        let (item_id, content_index, text) = (self.id.as_str(), 0, self.text.as_str());
+        match &self.kind {
+            OpenKind::Reasoning => {
+                Event::ReasoningDone { item_id, output_index, content_index, text }
+            }
+            OpenKind::Message => {
+                Event::TextDone { item_id, output_index, content_index, text, logprobs: [] }
+            }
+            OpenKind::Call { name, .. } => {
+                Event::ArgumentsDone { item_id, output_index, name, arguments: text }
+            }
         }
     }
 }
@@ -145,15 +166,16 @@ impl ResponseRenderer {
         Response::begun(&self.id, self.created_at, &self.model, &self.echo)
     }
 
-    /// Begins an item.
-    fn open(&mut self, open: Open) -> String {
+    /// Ends the item that is open and begins another.
+    fn open(&mut self, prefix: &str, kind: OpenKind) -> String {
         let mut text = self.close_item(Status::Completed);
         let output_index = self.done.len();
+        let open = Open { id: item_id(prefix), kind, text: String::new() };
         let item = open.empty();
         text += &framed(&mut self.events, &Event::ItemAdded { output_index, item: &item });
         if let Some(part) = &open.part(String::new()) {
-            let item_id = open.id();
-            let added = Event::PartAdded { item_id, output_index, content_index: 0, part };
+            let added =
+                Event::PartAdded { item_id: &open.id, output_index, content_index: 0, part };
             text += &framed(&mut self.events, &added);
         }
         self.open = Some(open);
@@ -163,27 +185,10 @@ impl ResponseRenderer {
     /// Ends the item that is open, if one is.
     fn close_item(&mut self, status: Status) -> String {
         let Some(open) = self.open.take() else { return String::new() };
-        let (item_id, output_index, content_index) = (open.id(), self.done.len(), 0);
-        let mut text = match &open {
-            Open::Reasoning { text, .. } => framed(
-                &mut self.events,
-                &Event::ReasoningDone { item_id, output_index, content_index, text },
-            ),
-            Open::Message { text, .. } => framed(
-                &mut self.events,
-                &Event::TextDone { item_id, output_index, content_index, text, logprobs: [] },
-            ),
-            Open::Call { name, arguments, .. } => framed(
-                &mut self.events,
-                &Event::ArgumentsDone { item_id, output_index, name, arguments },
-            ),
-        };
-        let whole = match &open {
-            Open::Reasoning { text, .. } | Open::Message { text, .. } => text.clone(),
-            Open::Call { .. } => String::new(),
-        };
-        if let Some(part) = &open.part(whole) {
-            let done = Event::PartDone { item_id, output_index, content_index, part };
+        let output_index = self.done.len();
+        let mut text = framed(&mut self.events, &open.done(output_index));
+        if let Some(part) = &open.part(open.text.clone()) {
+            let done = Event::PartDone { item_id: &open.id, output_index, content_index: 0, part };
             text += &framed(&mut self.events, &done);
         }
         let item = open.item(status);
@@ -192,50 +197,33 @@ impl ResponseRenderer {
         text
     }
 
-    fn say(&mut self, more: &str) -> String {
-        let mut events = String::new();
-        if !matches!(self.open, Some(Open::Message { .. })) {
-            events = self.open(Open::Message { id: item_id("msg"), text: String::new() });
-        }
-        let Some(Open::Message { id, text }) = &mut self.open else { return events };
-        text.push_str(more);
-        let (output_index, content_index) = (self.done.len(), 0);
-        let delta = Event::TextDelta {
-            item_id: id,
-            output_index,
-            content_index,
-            delta: more,
-            logprobs: [],
+    /// Adds to the item that is open.
+    fn more(&mut self, delta: &str) -> String {
+        let Some(open) = self.open.as_mut().filter(|_| !delta.is_empty()) else {
+            return String::new();
         };
-        events + &framed(&mut self.events, &delta)
+        open.text.push_str(delta);
+        framed(&mut self.events, &open.more(self.done.len(), delta))
     }
 
-    fn think(&mut self, more: &str) -> String {
-        let mut events = String::new();
-        if !matches!(self.open, Some(Open::Reasoning { .. })) {
-            events = self.open(Open::Reasoning { id: item_id("rs"), text: String::new() });
-        }
-        let Some(Open::Reasoning { id, text }) = &mut self.open else { return events };
-        text.push_str(more);
-        let (output_index, content_index) = (self.done.len(), 0);
-        let delta = Event::ReasoningDelta { item_id: id, output_index, content_index, delta: more };
-        events + &framed(&mut self.events, &delta)
+    fn message(&mut self, more: &str) -> String {
+        let is_open = matches!(&self.open, Some(Open { kind: OpenKind::Message, .. }));
+        let begun = if is_open { String::new() } else { self.open("msg", OpenKind::Message) };
+        begun + &self.more(more)
+    }
+
+    fn reasoning(&mut self, more: &str) -> String {
+        let is_open = matches!(&self.open, Some(Open { kind: OpenKind::Reasoning, .. }));
+        let begun = if is_open { String::new() } else { self.open("rs", OpenKind::Reasoning) };
+        begun + &self.more(more)
     }
 
     fn call(&mut self, piece: CallDelta) -> String {
-        let mut events = String::new();
-        if let Some(begun) = piece.begun {
-            let (id, arguments) = (item_id("fc"), String::new());
-            events = self.open(Open::Call { id, call_id: begun.id, name: begun.name, arguments });
-        }
-        let Some(Open::Call { id, arguments, .. }) = &mut self.open else { return events };
-        if piece.arguments.is_empty() {
-            return events;
-        }
-        arguments.push_str(&piece.arguments);
-        let output_index = self.done.len();
-        let delta = Event::ArgumentsDelta { item_id: id, output_index, delta: &piece.arguments };
-        events + &framed(&mut self.events, &delta)
+        let begun = match piece.begun {
+            Some(call) => self.open("fc", OpenKind::Call { call_id: call.id, name: call.name }),
+            None => String::new(),
+        };
+        begun + &self.more(&piece.arguments)
     }
 }
 
@@ -266,7 +254,7 @@ impl Renderer for ResponseRenderer {
     const DIALECT: Dialect = Dialect::OpenAi;
 
     fn complete(&mut self, answers: Vec<Answer>, usage: Usage) -> String {
-        // One answer was asked for.
+        // Requests of this API have one answer.
         let mut whole = String::new();
         for answer in answers {
             let status = status_of(answer.finished.reason);
@@ -286,10 +274,10 @@ impl Renderer for ResponseRenderer {
     fn piece(&mut self, _index: usize, delta: TextDelta, _usage: Usage) -> String {
         let mut events = String::new();
         if !delta.reasoning.is_empty() {
-            events += &self.think(&delta.reasoning);
+            events += &self.reasoning(&delta.reasoning);
         }
         if !delta.text.is_empty() {
-            events += &self.say(&delta.text);
+            events += &self.message(&delta.text);
         }
         if let Some(piece) = delta.call {
             events += &self.call(piece);
@@ -302,7 +290,7 @@ impl Renderer for ResponseRenderer {
         let mut events = String::new();
         if self.open.is_none() && self.done.is_empty() {
             // A response has at least one item, as in whole answers.
-            events = self.open(Open::Message { id: item_id("msg"), text: String::new() });
+            events = self.open("msg", OpenKind::Message);
         }
         events + &self.close_item(self.status)
     }

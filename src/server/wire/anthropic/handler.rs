@@ -1,21 +1,21 @@
-//! Anthropic's messages API, over the same generator.
+//! Handlers of Anthropic's messages API.
 
 use std::sync::Arc;
 
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
 
-use super::generation::{Renderer, answer, check_model};
-use super::tokens::tokens_of;
-use crate::access::{Exchange, random_hex};
-use crate::app::App;
-use crate::body::read;
-use crate::error::ApiError;
-use crate::reply::{Reply, json, telling_ignored};
-use crate::sse::{Format, named_event};
-use crate::wire::anthropic::{
+use super::{
     Block, CountRequest, Counted, Delta, Event, MessagesRequest, Stopped, Whole, stop_reason,
 };
+use crate::access::{Exchange, random_hex};
+use crate::app::App;
+use crate::error::ApiError;
+use crate::handlers::generation::{Renderer, answer, parsed};
+use crate::handlers::tokens::tokens_of;
+use crate::reply::{Reply, json, telling_ignored};
+use crate::sse::{Format, named_event};
+use crate::wire::Parsed;
 use crate::wire::common::to_json;
 use crate::wire::error::Dialect;
 use phi4d_generate::{Answer, Finished, TextDelta, Usage};
@@ -26,12 +26,7 @@ pub(crate) async fn create(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let parse = |app: &App, body| {
-        let parsed = MessagesRequest::parse(&body)?;
-        check_model(app, parsed.model.as_deref())?;
-        Ok(parsed)
-    };
-    let parsed = read(request, app, exchange, parse).await?;
+    let parsed = parsed(app, request, exchange, MessagesRequest::parse, Parsed::model).await?;
     let renderer = MessageRenderer {
         id: format!("msg_{}", random_hex()),
         model: app.options().model_name.clone(),
@@ -48,19 +43,14 @@ pub(crate) async fn count_tokens(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let parse = |app: &App, body| {
-        let parsed = CountRequest::parse(&body)?;
-        check_model(app, parsed.model.as_deref())?;
-        Ok(parsed)
-    };
-    let mut parsed = read(request, app, exchange, parse).await?;
+    let mut parsed = parsed(app, request, exchange, CountRequest::parse, Parsed::model).await?;
     let ignored = std::mem::take(&mut parsed.ignored);
     let ids = tokens_of(app, parsed.into_prompt(), exchange).await?;
     let body = Counted { input_tokens: ids.len() };
     Ok(telling_ignored(json(StatusCode::OK, to_json(&body)), &ignored))
 }
 
-/// What kind of block is open.
+/// The kind of the open block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Open {
     Text,
@@ -79,7 +69,7 @@ struct MessageRenderer {
 }
 
 impl MessageRenderer {
-    /// Goes over to a block of kind `wanted`, which begins as `block` if it is not open.
+    /// Opens a block of the kind `wanted`, which begins as `block`, unless one is open.
     fn open(&mut self, wanted: Open, block: impl FnOnce() -> Block) -> String {
         if self.open == Some(wanted) {
             return String::new();
@@ -121,7 +111,7 @@ impl Renderer for MessageRenderer {
     const DIALECT: Dialect = Dialect::Anthropic;
 
     fn complete(&mut self, answers: Vec<Answer>, usage: Usage) -> String {
-        // One answer was asked for.
+        // Requests of this API have one answer.
         let message = |answer: Answer| {
             let stop = self.stop(answer.finished);
             Whole::new(&self.id, &self.model, answer, stop, usage)

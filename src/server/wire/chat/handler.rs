@@ -1,19 +1,18 @@
-//! `POST /v1/chat/completions`.
+//! The handler of `POST /v1/chat/completions`.
 
 use std::sync::Arc;
 
 use hyper::Request;
 use hyper::body::Incoming;
 
-use super::generation::{Renderer, answer, check_model, done, envelope};
+use super::{ChatChunk, ChatCompletion, ChatRequest};
 use crate::access::Exchange;
 use crate::app::App;
-use crate::body::read;
 use crate::error::ApiError;
+use crate::handlers::generation::{Renderer, answer, done, envelope, parsed};
 use crate::reply::Reply;
 use crate::sse::{Format, event};
-use crate::wire::chat::{ChatChunk, ChatCompletion, ChatRequest};
-use crate::wire::common::{Delivery, Envelope, to_json};
+use crate::wire::common::{Delivery, Envelope, Extras, to_json};
 use crate::wire::error::Dialect;
 use crate::wire::logprobs::name_by_ids;
 use crate::wire::timings::timed;
@@ -25,24 +24,16 @@ pub(crate) async fn create(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let parse = |app: &App, body| {
-        let chat = ChatRequest::parse(&body)?;
-        check_model(app, chat.parsed.model.as_deref())?;
-        Ok(chat)
-    };
-    let chat = read(request, app, exchange, parse).await?;
+    let chat =
+        parsed(app, request, exchange, ChatRequest::parse, |chat| chat.parsed.model()).await?;
     let object = match chat.parsed.delivery {
         Delivery::Whole => ChatCompletion::OBJECT,
         Delivery::Stream { .. } => ChatChunk::OBJECT,
     };
     let renderer = ChatRenderer {
         envelope: envelope(app, "chatcmpl", object),
-        logprobs: chat.parsed.request.parameters.top_logprobs.is_some(),
-        token_ids: chat.return_token_ids,
-        by_id: chat.tokens_by_id,
-        timings: chat.timings,
+        extras: chat.extras,
         reasoning: chat.include_reasoning,
-        delivery: chat.parsed.delivery,
         prompt: None,
     };
     answer(app, chat.parsed, exchange, renderer).await
@@ -50,14 +41,9 @@ pub(crate) async fn create(
 
 struct ChatRenderer {
     envelope: Envelope,
-    logprobs: bool,
-    token_ids: bool,
-    /// Whether log-probabilities name tokens by their ids.
-    by_id: bool,
-    timings: bool,
+    extras: Extras,
     /// Whether the answer shows reasoning that is separate from its text.
     reasoning: bool,
-    delivery: Delivery,
     /// The prompt's token ids, if they are wanted.
     prompt: Option<Vec<u32>>,
 }
@@ -67,7 +53,7 @@ impl Renderer for ChatRenderer {
     const DIALECT: Dialect = Dialect::OpenAi;
 
     fn begin(&mut self, _app: &App, choices: &Choices) {
-        if self.token_ids {
+        if self.extras.token_ids {
             self.prompt = choices.prompts().next().map(<[u32]>::to_vec);
         }
     }
@@ -76,16 +62,17 @@ impl Renderer for ChatRenderer {
         if !self.reasoning {
             answers.iter_mut().for_each(|answer| answer.reasoning.clear());
         }
-        if self.by_id {
+        if self.extras.names_by_id {
             answers.iter_mut().for_each(|answer| name_by_ids(&mut answer.tokens));
         }
         let prompt = self.prompt.as_deref();
-        let body = ChatCompletion::new(&self.envelope, answers, usage, self.logprobs, prompt);
-        timed(&body, usage, self.timings)
+        let body =
+            ChatCompletion::new(&self.envelope, answers, usage, self.extras.logprobs, prompt);
+        timed(&body, usage, self.extras.timings)
     }
 
     fn start(&mut self, index: usize, usage: Usage) -> String {
-        let usage = self.delivery.chunk_usage(usage);
+        let usage = self.extras.delivery.chunk_usage(usage);
         event(&to_json(&ChatChunk::start(&self.envelope, usage, index, self.prompt.as_deref())))
     }
 
@@ -93,29 +80,30 @@ impl Renderer for ChatRenderer {
         if !self.reasoning {
             delta.reasoning.clear();
         }
-        if self.by_id {
+        if self.extras.names_by_id {
             name_by_ids(&mut delta.tokens);
         }
-        let shows_tokens = self.logprobs || self.token_ids;
+        let shows_tokens = self.extras.logprobs || self.extras.token_ids;
         let says_nothing =
             delta.text.is_empty() && delta.reasoning.is_empty() && delta.call.is_none();
         if says_nothing && (delta.tokens.is_empty() || !shows_tokens) {
             return String::new();
         }
-        let so_far = self.delivery.chunk_usage(usage);
-        let with = [self.logprobs, self.token_ids];
+        let so_far = self.extras.delivery.chunk_usage(usage);
+        let with = [self.extras.logprobs, self.extras.token_ids];
         let body = ChatChunk::text(&self.envelope, so_far, index, delta, with);
-        event(&timed(&body, usage, self.timings))
+        event(&timed(&body, usage, self.extras.timings))
     }
 
     fn end(&mut self, index: usize, finished: Finished, usage: Usage) -> String {
-        let so_far = self.delivery.chunk_usage(usage);
+        let so_far = self.extras.delivery.chunk_usage(usage);
         let body = ChatChunk::end(&self.envelope, so_far, index, finished.reason);
-        event(&timed(&body, usage, self.timings))
+        event(&timed(&body, usage, self.extras.timings))
     }
 
     fn close(&mut self, usage: Usage) -> String {
-        let usage = || to_json(&ChatChunk::usage(&self.envelope, usage));
-        done(self.delivery.includes_usage().then(usage))
+        let wanted = self.extras.delivery.includes_usage();
+        let usage = wanted.then(|| to_json(&ChatChunk::usage(&self.envelope, usage)));
+        done(usage.as_deref())
     }
 }
