@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error, Visitor};
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error, Visitor};
 use serde::forward_to_deserialize_any;
 use serde_json::{Value, json};
 
@@ -37,22 +37,13 @@ struct StrictField {
 ///
 /// # Errors
 /// If there are any and the body has `"strict": true`.
-pub(super) fn ignored(
-    body: &Value,
-    known: &[&'static [&'static str]],
-) -> Result<Vec<String>, ApiError> {
-    let is_read = |name: &str| {
-        NOTED.contains(&name) || known.iter().any(|names| names.contains(&name)) || is_refused(name)
-    };
-    left_over(body, is_read)
+pub(super) fn ignored(body: &Value, known: &[&str]) -> Result<Vec<String>, ApiError> {
+    left_over(body, |name| NOTED.contains(&name) || known.contains(&name) || is_refused(name))
 }
 
-/// As [`ignored`], for surfaces with names of their own.
-pub(super) fn unread(
-    body: &Value,
-    known: &[&'static [&'static str]],
-) -> Result<Vec<String>, ApiError> {
-    left_over(body, |name| name == "strict" || known.iter().any(|names| names.contains(&name)))
+/// As [`ignored`], for APIs that share no field names with OpenAI's first two endpoints.
+pub(super) fn unread(body: &Value, known: &[&str]) -> Result<Vec<String>, ApiError> {
+    left_over(body, |name| name == "strict" || known.contains(&name))
 }
 
 fn left_over(body: &Value, is_read: impl Fn(&str) -> bool) -> Result<Vec<String>, ApiError> {
@@ -67,6 +58,50 @@ fn left_over(body: &Value, is_read: impl Fn(&str) -> bool) -> Result<Vec<String>
         _ => Ok(left),
     }
 }
+
+/// Groups of fields that are read from one object.
+pub(super) trait Groups: Sized {
+    fn read(body: &Value) -> Result<Self, ApiError>;
+    /// The names of all fields.
+    fn names() -> Vec<&'static str>;
+    /// The groups' schemas, for the OpenAPI document.
+    #[cfg(test)]
+    fn schemas(generator: &mut schemars::SchemaGenerator) -> Vec<schemars::Schema>;
+}
+
+#[cfg(test)]
+use schemars::JsonSchema as Described;
+
+/// What has a schema; only tests need it.
+#[cfg(not(test))]
+pub(super) trait Described {}
+
+#[cfg(not(test))]
+impl<T> Described for T {}
+
+macro_rules! groups {
+    ($($group:ident)+) => {
+        impl<$($group: DeserializeOwned + Described),+> Groups for ($($group,)+) {
+            fn read(body: &Value) -> Result<Self, ApiError> {
+                Ok(($(read_fields::<$group>(body)?,)+))
+            }
+
+            fn names() -> Vec<&'static str> {
+                [$(names_of::<$group>()),+].concat()
+            }
+
+            #[cfg(test)]
+            fn schemas(generator: &mut schemars::SchemaGenerator) -> Vec<schemars::Schema> {
+                vec![$(generator.subschema_for::<$group>()),+]
+            }
+        }
+    };
+}
+
+groups!(A B);
+groups!(A B C);
+groups!(A B C D E);
+groups!(A B C D E F G);
 
 /// The names of the fields that `T` reads: what its derived implementation asks for.
 pub(super) fn names_of<'de, T: Deserialize<'de>>() -> &'static [&'static str] {

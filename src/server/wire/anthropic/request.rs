@@ -5,11 +5,11 @@ use serde_json::{Value, json};
 
 use crate::error::ApiError;
 use crate::wire::common::{
-    Delivery, Entries, Integer, List, Number, Object, TextOr, read_at, read_fields, shown,
-    unknown_word, unsupported_word,
+    Delivery, Entries, Integer, List, Number, Object, TextOr, read_at, shown, unknown_word,
+    unsupported_word,
 };
 use crate::wire::form::named_schema;
-use crate::wire::known::{names_of, unread};
+use crate::wire::known::{Groups, unread};
 use crate::wire::messages::{Conversation, joined};
 use crate::wire::parameters::{max_tokens, top_k};
 use crate::wire::reasoning::{budget, budget_of_effort};
@@ -129,6 +129,8 @@ struct OutputFormat {
     schema: Option<Value>,
 }
 
+type AllFields = (MessagesFields, PromptFields);
+
 /// `POST /v1/messages`.
 pub(crate) struct MessagesRequest;
 
@@ -156,9 +158,8 @@ impl CountRequest {
 }
 
 fn parse(body: &Value, limited: bool) -> Result<Parsed, ApiError> {
-    let fields: MessagesFields = read_fields(body)?;
-    let prompt: PromptFields = read_fields(body)?;
-    let ignored = unread(body, &[names_of::<MessagesFields>(), names_of::<PromptFields>()])?;
+    let (fields, prompt) = AllFields::read(body)?;
+    let ignored = unread(body, &AllFields::names())?;
     if limited && fields.max_tokens.is_none() {
         return Err(ApiError::missing("max_tokens", "an integer of 1 or more"));
     }
@@ -182,7 +183,7 @@ fn parse(body: &Value, limited: bool) -> Result<Parsed, ApiError> {
 /// The fields that are read, for the OpenAPI document.
 #[cfg(test)]
 pub(crate) fn field_schemas(generator: &mut schemars::SchemaGenerator) -> Vec<schemars::Schema> {
-    vec![generator.subschema_for::<MessagesFields>(), generator.subschema_for::<PromptFields>()]
+    AllFields::schemas(generator)
 }
 
 impl PromptFields {

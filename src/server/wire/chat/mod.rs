@@ -12,10 +12,10 @@ use crate::wire::Parsed;
 use crate::wire::bounds;
 use crate::wire::common::{
     ChunkUsage, Entries, Envelope, Extras, Integer, List, Object, StreamFields, WireUsage,
-    finish_reason, read_fields, token_ids_of,
+    finish_reason, token_ids_of,
 };
 use crate::wire::form::FormFields;
-use crate::wire::known::{check_chat, ignored, names_of};
+use crate::wire::known::{Groups, check_chat, ignored};
 use crate::wire::logprobs::{ChatLogprobs, PromptLogprobs};
 use crate::wire::messages::{WireMessage, conversation};
 use crate::wire::parameters::{SamplingFields, SteeringFields, check_prompt_logprobs, copies};
@@ -50,29 +50,24 @@ struct ChatFields {
     timings_per_token: Option<bool>,
 }
 
+type AllFields = (
+    SamplingFields,
+    SteeringFields,
+    FormFields,
+    ChatFields,
+    ToolFields,
+    ReasoningFields,
+    StreamFields,
+);
+
 impl ChatRequest {
     /// Reads a request's JSON.
     ///
     /// # Errors
     /// A 400 that names the first field at fault.
     pub(crate) fn parse(body: &Value) -> Result<Self, ApiError> {
-        let sampling: SamplingFields = read_fields(body)?;
-        let steering: SteeringFields = read_fields(body)?;
-        let form: FormFields = read_fields(body)?;
-        let fields: ChatFields = read_fields(body)?;
-        let tools: ToolFields = read_fields(body)?;
-        let reasoning: ReasoningFields = read_fields(body)?;
-        let stream: StreamFields = read_fields(body)?;
+        let (sampling, steering, form, fields, tools, reasoning, stream) = AllFields::read(body)?;
         check_chat(body)?;
-        let known = [
-            names_of::<SamplingFields>(),
-            names_of::<SteeringFields>(),
-            names_of::<FormFields>(),
-            names_of::<ChatFields>(),
-            names_of::<ToolFields>(),
-            names_of::<ReasoningFields>(),
-            names_of::<StreamFields>(),
-        ];
         let mut parameters = sampling.parameters()?;
         steering.steer(&mut parameters)?;
         parameters.constraint = form.constraint()?;
@@ -101,7 +96,7 @@ impl ChatRequest {
             parameters,
             ..Request::default()
         };
-        let ignored = ignored(body, &known)?;
+        let ignored = ignored(body, &AllFields::names())?;
         Ok(Self {
             parsed: Parsed { model: fields.model, request, delivery, ignored },
             include_reasoning,
@@ -137,15 +132,7 @@ fn top_logprobs(asked: Option<bool>, top: Option<Integer>) -> Result<Option<u64>
 /// The fields that are read, for the OpenAPI document.
 #[cfg(test)]
 pub(crate) fn field_schemas(generator: &mut schemars::SchemaGenerator) -> Vec<schemars::Schema> {
-    vec![
-        generator.subschema_for::<SamplingFields>(),
-        generator.subschema_for::<SteeringFields>(),
-        generator.subschema_for::<FormFields>(),
-        generator.subschema_for::<ChatFields>(),
-        generator.subschema_for::<ToolFields>(),
-        generator.subschema_for::<ReasoningFields>(),
-        generator.subschema_for::<StreamFields>(),
-    ]
+    AllFields::schemas(generator)
 }
 
 /// `chat.completion`.

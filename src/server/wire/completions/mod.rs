@@ -11,11 +11,11 @@ use crate::error::ApiError;
 use crate::wire::Parsed;
 use crate::wire::bounds;
 use crate::wire::common::{
-    ChunkUsage, Delivery, Envelope, Extras, Integer, StreamFields, WireUsage, finish_reason,
-    read_fields, shown, token_ids_of, too_long,
+    ChunkUsage, Delivery, Envelope, Extras, Integer, StreamFields, WireUsage, finish_reason, shown,
+    token_ids_of, too_long,
 };
 use crate::wire::form::FormFields;
-use crate::wire::known::{check_completions, ignored, names_of};
+use crate::wire::known::{Groups, check_completions, ignored};
 use crate::wire::logprobs::{CompletionLogprobs, PromptLogprobs};
 use crate::wire::parameters::{
     SamplingFields, SteeringFields, check_prompt_logprobs, copies, token_ids,
@@ -62,25 +62,16 @@ struct CompletionFields {
 #[cfg(test)]
 pub(super) struct PromptShape;
 
+type AllFields = (SamplingFields, SteeringFields, FormFields, CompletionFields, StreamFields);
+
 impl CompletionRequest {
     /// Reads a request's JSON.
     ///
     /// # Errors
     /// A 400 that names the first field at fault.
     pub(crate) fn parse(body: &Value) -> Result<Self, ApiError> {
-        let sampling: SamplingFields = read_fields(body)?;
-        let steering: SteeringFields = read_fields(body)?;
-        let form: FormFields = read_fields(body)?;
-        let fields: CompletionFields = read_fields(body)?;
-        let stream: StreamFields = read_fields(body)?;
+        let (sampling, steering, form, fields, stream) = AllFields::read(body)?;
         check_completions(body)?;
-        let known = [
-            names_of::<SamplingFields>(),
-            names_of::<SteeringFields>(),
-            names_of::<FormFields>(),
-            names_of::<CompletionFields>(),
-            names_of::<StreamFields>(),
-        ];
         let mut parameters = sampling.parameters()?;
         steering.steer(&mut parameters)?;
         parameters.constraint = form.constraint()?;
@@ -115,7 +106,7 @@ impl CompletionRequest {
             delivery,
         };
         let request = Request { prompts, copies, parameters, ..Request::default() };
-        let ignored = ignored(body, &known)?;
+        let ignored = ignored(body, &AllFields::names())?;
         Ok(Self {
             parsed: Parsed { model: fields.model, request, delivery, ignored },
             echo,
@@ -292,13 +283,7 @@ impl<'a> Completion<'a> {
 /// The fields that are read, for the OpenAPI document.
 #[cfg(test)]
 pub(crate) fn field_schemas(generator: &mut schemars::SchemaGenerator) -> Vec<schemars::Schema> {
-    vec![
-        generator.subschema_for::<SamplingFields>(),
-        generator.subschema_for::<SteeringFields>(),
-        generator.subschema_for::<FormFields>(),
-        generator.subschema_for::<CompletionFields>(),
-        generator.subschema_for::<StreamFields>(),
-    ]
+    AllFields::schemas(generator)
 }
 
 #[cfg(test)]

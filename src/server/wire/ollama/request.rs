@@ -9,7 +9,7 @@ use crate::wire::common::{
     Delivery, Entries, Integer, List, Number, Object, TextOr, read_at, read_fields, shown,
 };
 use crate::wire::form::{of, of_schema};
-use crate::wire::known::{names_of, unread};
+use crate::wire::known::{Groups, names_of, unread};
 use crate::wire::messages::{Conversation, answered, check_caller, role};
 use crate::wire::parameters::{max_tokens, seed, top_k};
 use crate::wire::reasoning::budget_of_effort;
@@ -152,6 +152,9 @@ struct GenerateFields {
     images: Option<Value>,
 }
 
+type AllChatFields = (SharedFields, ChatFields, ToolFields);
+type AllGenerateFields = (SharedFields, GenerateFields);
+
 /// `POST /api/chat` or `POST /api/generate`.
 #[derive(Debug)]
 pub(crate) struct OllamaRequest {
@@ -173,15 +176,10 @@ pub(crate) fn field_schemas(
     kind: super::Kind,
     generator: &mut schemars::SchemaGenerator,
 ) -> Vec<schemars::Schema> {
-    let mut schemas = vec![generator.subschema_for::<SharedFields>()];
     match kind {
-        super::Kind::Chat => {
-            schemas.push(generator.subschema_for::<ChatFields>());
-            schemas.push(generator.subschema_for::<ToolFields>());
-        }
-        super::Kind::Generate => schemas.push(generator.subschema_for::<GenerateFields>()),
+        super::Kind::Chat => AllChatFields::schemas(generator),
+        super::Kind::Generate => AllGenerateFields::schemas(generator),
     }
-    schemas
 }
 
 impl OllamaChat {
@@ -190,11 +188,8 @@ impl OllamaChat {
     /// # Errors
     /// A 400 that names the first field at fault.
     pub(crate) fn parse(body: &Value) -> Result<OllamaRequest, ApiError> {
-        let shared: SharedFields = read_fields(body)?;
-        let fields: ChatFields = read_fields(body)?;
-        let known =
-            [names_of::<SharedFields>(), names_of::<ChatFields>(), names_of::<ToolFields>()];
-        let shared = shared.read(unread(body, &known)?)?;
+        let (shared, fields) = <(SharedFields, ChatFields)>::read(body)?;
+        let shared = shared.read(unread(body, &AllChatFields::names())?)?;
         let messages = fields.messages.map_or_else(Vec::new, |list| list.0);
         if messages.is_empty() {
             return Ok(shared.load());
@@ -273,10 +268,8 @@ impl OllamaGenerate {
     /// # Errors
     /// A 400 that names the first field at fault.
     pub(crate) fn parse(body: &Value) -> Result<OllamaRequest, ApiError> {
-        let shared: SharedFields = read_fields(body)?;
-        let fields: GenerateFields = read_fields(body)?;
-        let known = [names_of::<SharedFields>(), names_of::<GenerateFields>()];
-        let ignored = unread(body, &known)?;
+        let (shared, fields) = AllGenerateFields::read(body)?;
+        let ignored = unread(body, &AllGenerateFields::names())?;
         no_images(fields.images.as_ref(), "images")?;
         if fields.template.as_ref().is_some_and(|template| !template.is_empty()) {
             let accepted = "null, or \"raw\": true with a prompt as the model reads it";
@@ -446,7 +439,7 @@ impl ShowRequest {
     /// If none is named, or in another type.
     pub(crate) fn parse(body: &Value) -> Result<(String, Vec<String>), ApiError> {
         let fields: Self = read_fields(body)?;
-        let ignored = unread(body, &[names_of::<Self>()])?;
+        let ignored = unread(body, names_of::<Self>())?;
         let model = fields.model.or(fields.name);
         let model = model.ok_or_else(|| ApiError::missing("model", "the model's name"))?;
         Ok((model, ignored))

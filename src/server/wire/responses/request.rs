@@ -5,10 +5,10 @@ use serde_json::{Map, Value, json};
 
 use crate::error::ApiError;
 use crate::wire::common::{
-    Delivery, Entries, Integer, List, Number, Object, TextOr, read_fields, shown, unsupported_word,
+    Delivery, Entries, Integer, List, Number, Object, TextOr, shown, unsupported_word,
 };
 use crate::wire::form::{named_schema, no_form, of};
-use crate::wire::known::{names_of, unread};
+use crate::wire::known::{Groups, unread};
 use crate::wire::messages::{Conversation, answered, joined, role};
 use crate::wire::parameters::max_tokens;
 use crate::wire::reasoning::budget_of_effort;
@@ -140,6 +140,8 @@ struct InputPart {
     refusal: Option<String>,
 }
 
+type AllFields = (AskedFields, OtherFields);
+
 /// `POST /v1/responses`.
 #[derive(Debug)]
 pub(crate) struct ResponsesRequest {
@@ -154,9 +156,8 @@ impl ResponsesRequest {
     /// # Errors
     /// A 400 that names the first field at fault.
     pub(crate) fn parse(body: &Value) -> Result<Self, ApiError> {
-        let asked: AskedFields = read_fields(body)?;
-        let others: OtherFields = read_fields(body)?;
-        let ignored = unread(body, &[names_of::<AskedFields>(), names_of::<OtherFields>()])?;
+        let (asked, others) = AllFields::read(body)?;
+        let ignored = unread(body, &AllFields::names())?;
         others.check()?;
         Ok(Self { parsed: asked.parsed(ignored)?, echo: echo(body) })
     }
@@ -165,7 +166,7 @@ impl ResponsesRequest {
 /// The fields that are read, for the OpenAPI document.
 #[cfg(test)]
 pub(crate) fn field_schemas(generator: &mut schemars::SchemaGenerator) -> Vec<schemars::Schema> {
-    vec![generator.subschema_for::<AskedFields>(), generator.subschema_for::<OtherFields>()]
+    AllFields::schemas(generator)
 }
 
 /// The request's fields that an answer has, too, with what stands for those that were not given.
