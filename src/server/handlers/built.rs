@@ -21,14 +21,14 @@ pub(super) async fn built<T: Send + 'static>(
     work: impl FnOnce(&App) -> T + Send + 'static,
 ) -> Result<T, ApiError> {
     keep(app, exchange, bytes)?;
-    built_by(app, exchange, is_large(bytes.max(exchange.weight())), work).await
+    done(app, exchange, is_large(bytes.max(exchange.weight())), work).await
 }
 
 /// Does `work`, by the pool if it is `large`.
 ///
 /// # Errors
 /// If the pool is busy.
-pub(super) async fn built_by<T: Send + 'static>(
+pub(super) async fn done<T: Send + 'static>(
     app: &App,
     exchange: &Arc<Exchange>,
     large: bool,

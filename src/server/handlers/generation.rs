@@ -7,7 +7,7 @@ use hyper::StatusCode;
 use hyper::body::Incoming;
 use serde_json::Value;
 
-use super::built::{built_by, keep};
+use super::built::{done, keep};
 use crate::access::{Exchange, random_hex};
 use crate::app::{App, Phase};
 use crate::body::read;
@@ -66,7 +66,7 @@ fn framed_fault(format: Format, dialect: Dialect, error: &ApiError) -> String {
 }
 
 /// The end of a stream of OpenAI's first two endpoints, with `usage` in a last chunk.
-pub(crate) fn done(usage: Option<&str>) -> String {
+pub(crate) fn end_of_events(usage: Option<&str>) -> String {
     usage.map_or_else(String::new, event) + &event("[DONE]")
 }
 
@@ -136,7 +136,7 @@ pub(crate) async fn answer<R: Renderer>(
         renderer.begin(app, &running.choices);
         (renderer, running)
     };
-    let (mut renderer, running) = built_by(app, exchange, large, begin).await?;
+    let (mut renderer, running) = done(app, exchange, large, begin).await?;
     if delivery == Delivery::Whole {
         let (gathered, bytes) = running.collect(|| renderer.prompt_read()).await?;
         let whole = move |_: &App| {
@@ -144,7 +144,7 @@ pub(crate) async fn answer<R: Renderer>(
             renderer.complete(answers, usage)
         };
         let reply =
-            json(StatusCode::OK, built_by(app, exchange, large || is_large(bytes), whole).await?);
+            json(StatusCode::OK, done(app, exchange, large || is_large(bytes), whole).await?);
         return Ok(telling_ignored(reply, &ignored));
     }
     let exchange = Arc::clone(exchange);
@@ -213,7 +213,7 @@ async fn rendered<R: Renderer>(
         let text = render(&mut renderer);
         (renderer, text)
     };
-    built_by(app, exchange, large, work).await
+    done(app, exchange, large, work).await
 }
 
 async fn stream<R: Renderer>(

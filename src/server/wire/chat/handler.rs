@@ -9,7 +9,7 @@ use super::{ChatChunk, ChatCompletion, ChatRequest};
 use crate::access::Exchange;
 use crate::app::App;
 use crate::error::ApiError;
-use crate::handlers::generation::{Renderer, answer, done, envelope, parsed};
+use crate::handlers::generation::{Renderer, answer, end_of_events, envelope, parsed};
 use crate::reply::Reply;
 use crate::sse::{Format, event};
 use crate::wire::common::{Delivery, Envelope, Extras, to_json};
@@ -104,6 +104,6 @@ impl Renderer for ChatRenderer {
     fn close(&mut self, usage: Usage) -> String {
         let wanted = self.extras.delivery.includes_usage();
         let usage = wanted.then(|| to_json(&ChatChunk::usage(&self.envelope, usage)));
-        done(usage.as_deref())
+        end_of_events(usage.as_deref())
     }
 }

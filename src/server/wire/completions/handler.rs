@@ -9,7 +9,7 @@ use super::{Completion, CompletionRequest, Piece};
 use crate::access::Exchange;
 use crate::app::App;
 use crate::error::ApiError;
-use crate::handlers::generation::{Renderer, answer, done, envelope, parsed};
+use crate::handlers::generation::{Renderer, answer, end_of_events, envelope, parsed};
 use crate::reply::Reply;
 use crate::sse::{Format, event};
 use crate::wire::common::{Envelope, Extras, to_json};
@@ -142,6 +142,6 @@ impl Renderer for CompletionRenderer {
     fn close(&mut self, usage: Usage) -> String {
         let wanted = self.extras.delivery.includes_usage();
         let usage = wanted.then(|| to_json(&Completion::usage(&self.envelope, usage)));
-        done(usage.as_deref())
+        end_of_events(usage.as_deref())
     }
 }
