@@ -11,7 +11,7 @@ use super::error::{GenerateError, invalid};
 use super::generation::{Generation, ReadPrompt};
 use super::pool::Elsewhere;
 use super::preparation::{Plan, Ready};
-use super::request::{Delta, Finished, Prompt, Request, TextDelta, TokenDelta, Usage};
+use super::request::{Delta, Finished, Request, TextDelta, TokenDelta, Usage};
 use super::service::Generator;
 use super::validate;
 
@@ -70,17 +70,13 @@ pub struct Choices {
 }
 
 impl Generator {
-    /// Checks a request and prepares each of `prompts` (the request's own is ignored), once for all
-    /// copies. Nothing is queued before [`Choices::begin`].
+    /// Checks a request and tokenises each of its prompts, once for all copies. Nothing is queued
+    /// before [`Choices::begin`].
     ///
     /// # Errors
     /// Every fault of the request; or no turn in time for what takes long.
-    pub async fn prepare_all(
-        &self,
-        prompts: Vec<Prompt>,
-        mut request: Request,
-        copies: Copies,
-    ) -> Result<Choices, GenerateError> {
+    pub async fn prepare_all(&self, mut request: Request) -> Result<Choices, GenerateError> {
+        let (prompts, copies) = (std::mem::take(&mut request.prompts), request.copies);
         let count = copies.answers(prompts.len())?;
         if copies.made > copies.wanted {
             request.parameters.top_logprobs.get_or_insert(0);
@@ -106,16 +102,9 @@ impl Generator {
     }
 
     /// [`Self::prepare_all`] and [`Choices::begin`].
-    ///
-    /// # Errors
-    /// As these; then none of the answers runs on.
-    pub async fn start_all(
-        &self,
-        prompts: Vec<Prompt>,
-        request: Request,
-        copies: Copies,
-    ) -> Result<Choices, GenerateError> {
-        let mut choices = self.prepare_all(prompts, request, copies).await?;
+    #[cfg(test)]
+    pub(super) async fn start_all(&self, request: Request) -> Result<Choices, GenerateError> {
+        let mut choices = self.prepare_all(request).await?;
         choices.begin().await?;
         Ok(choices)
     }

@@ -1,8 +1,8 @@
 use super::super::fixtures::demo_folder;
 use super::super::options::GeneratorOptions;
-use super::super::request::{Parameters, TextDelta};
+use super::super::request::{Parameters, Prompt, TextDelta};
 use super::*;
-use phi4d_engine::{self as engine, CallerId, Engine};
+use phi4d_engine::{self as engine, Engine};
 use phi4d_model::ModelLimits;
 use phi4d_model::fake::FakeRunner;
 
@@ -27,7 +27,12 @@ fn started() -> (Generator, Engine) {
 fn request(parameters: Parameters) -> Request {
     let parameters =
         Parameters { max_tokens: Some(8), ignore_eos: true, seed: Some(40), ..parameters };
-    Request { prompt: Prompt::Tokens(vec![1]), parameters, caller: CallerId::default(), weight: 0 }
+    Request { prompts: vec![Prompt::Tokens(vec![1])], parameters, ..Request::default() }
+}
+
+/// `request` with other prompts and copies.
+fn of(prompts: &[Prompt], copies: Copies, request: &Request) -> Request {
+    Request { prompts: prompts.to_vec(), copies, ..request.clone() }
 }
 
 fn ids(answer: &Answer) -> Vec<u32> {
@@ -36,7 +41,7 @@ fn ids(answer: &Answer) -> Vec<u32> {
 
 async fn alone(generator: &Generator, prompt: &Prompt, seed: i64) -> Vec<u32> {
     let mut request = request(Parameters::default());
-    request.prompt = prompt.clone();
+    request.prompts = vec![prompt.clone()];
     request.parameters.seed = Some(seed);
     ids(&generator.start(request).await.unwrap().collect().await.unwrap())
 }
@@ -47,7 +52,7 @@ async fn copies_are_what_their_seeds_give_alone_and_share_the_prompt() {
     let prompts = vec![Prompt::Tokens((1..200).collect()), Prompt::Tokens(vec![7, 8, 9])];
     let copies = Copies { wanted: 3, made: 3 };
     let request = request(Parameters::default());
-    let mut choices = generator.start_all(prompts.clone(), request.clone(), copies).await.unwrap();
+    let mut choices = generator.start_all(of(&prompts, copies, &request)).await.unwrap();
     assert_eq!(choices.prompt_tokens(), 202);
     assert_eq!(choices.prompts().map(<[u32]>::len).collect::<Vec<_>>(), [199, 3]);
     let (answers, usage) = choices.collect().await.unwrap();
@@ -75,7 +80,7 @@ async fn a_prompt_is_read_once_and_a_list_is_checked_once_for_all_copies() {
         ..Parameters::default()
     };
     let copies = Copies { wanted: 4, made: 4 };
-    let mut choices = generator.prepare_all(vec![text], request(lists), copies).await.unwrap();
+    let mut choices = generator.prepare_all(of(&[text], copies, &request(lists))).await.unwrap();
     let sampling = choices.plan.as_ref().unwrap().checked.sampling.clone();
     choices.begin().await.unwrap();
     let first = choices.prompts().next().unwrap();
@@ -90,7 +95,7 @@ async fn tokens_that_nobody_read_count_when_the_work_is_stopped() {
     let copies = Copies { wanted: 2, made: 2 };
     let prompts = vec![Prompt::Tokens(vec![5, 6])];
     let request = request(Parameters::default());
-    let mut choices = generator.start_all(prompts, request, copies).await.unwrap();
+    let mut choices = generator.start_all(of(&prompts, copies, &request)).await.unwrap();
     assert_eq!(choices.most_tokens(), 2 + 2 * 8);
     while engine.handle().stats().finished < 2 {
         tokio::task::yield_now().await;
@@ -106,7 +111,7 @@ async fn only_answers_of_no_stated_length_are_limited() {
     let prepare = |max_tokens| {
         let mut request = request(Parameters::default());
         request.parameters.max_tokens = max_tokens;
-        generator.prepare_all(vec![Prompt::Tokens(vec![5, 6])], request, Copies::default())
+        generator.prepare_all(of(&[Prompt::Tokens(vec![5, 6])], Copies::default(), &request))
     };
     for (given, most) in [(Some(8), 2 + 8), (None, 2 + 5)] {
         let mut choices = prepare(given).await.unwrap();
@@ -125,9 +130,9 @@ async fn a_stream_of_copies_says_what_the_whole_answers_say() {
     let copies = Copies { wanted: 2, made: 2 };
     let request = request(Parameters::default());
     let prompts = vec![Prompt::Tokens(vec![5, 6]), Prompt::Tokens(vec![9])];
-    let mut whole = generator.start_all(prompts.clone(), request.clone(), copies).await.unwrap();
+    let mut whole = generator.start_all(of(&prompts, copies, &request)).await.unwrap();
     let (answers, usage) = whole.collect().await.unwrap();
-    let mut choices = generator.start_all(prompts, request.clone(), copies).await.unwrap();
+    let mut choices = generator.start_all(of(&prompts, copies, &request)).await.unwrap();
     let mut texts = vec![TextDelta::default(); 4];
     while let Some((index, delta)) = choices.next().await {
         if let Delta::Text(delta) = delta.unwrap() {
@@ -152,12 +157,12 @@ async fn best_of_gives_out_the_likeliest_per_token() {
     let all = Copies { wanted: 4, made: 4 };
     let mut scored = request.clone();
     scored.parameters.top_logprobs = Some(0);
-    let mut every = generator.start_all(prompts.clone(), scored, all).await.unwrap();
+    let mut every = generator.start_all(of(&prompts, all, &scored)).await.unwrap();
     let (every, _) = every.collect().await.unwrap();
     let best = every.iter().max_by(|a, b| likelihood(a).total_cmp(&likelihood(b))).unwrap();
     let one = Copies { wanted: 1, made: 4 };
     let (answers, usage) =
-        generator.start_all(prompts, request, one).await.unwrap().collect().await.unwrap();
+        generator.start_all(of(&prompts, one, &request)).await.unwrap().collect().await.unwrap();
     assert_eq!(answers.len(), 1);
     assert_eq!(ids(&answers[0]), ids(best));
     assert_eq!(usage.completion_tokens, 32);
@@ -170,7 +175,7 @@ async fn too_many_answers_are_refused() {
     let prompts = || vec![Prompt::Tokens(vec![1]); 2];
     for (wanted, made, field) in [(65, 65, "n"), (1, 65, "best_of"), (0, 0, "n"), (3, 2, "n")] {
         let copies = Copies { wanted, made };
-        let error = generator.start_all(prompts(), request.clone(), copies).await.unwrap_err();
+        let error = generator.start_all(of(&prompts(), copies, &request)).await.unwrap_err();
         assert!(error.to_string().starts_with(&format!("{field}: ")), "{error}");
     }
 }
@@ -181,11 +186,9 @@ async fn a_fault_or_a_drop_leaves_nothing_running() {
     let request = request(Parameters::default());
     let prompts = vec![Prompt::Tokens(vec![1]), Prompt::Tokens(vec![2000])];
     let copies = Copies::default();
-    assert!(generator.start_all(prompts, request.clone(), copies).await.is_err());
+    assert!(generator.start_all(of(&prompts, copies, &request)).await.is_err());
     let prompts = vec![Prompt::Tokens(vec![1])];
-    drop(
-        generator.start_all(prompts, request.clone(), Copies { wanted: 2, made: 2 }).await.unwrap(),
-    );
+    drop(generator.start_all(of(&prompts, Copies { wanted: 2, made: 2 }, &request)).await.unwrap());
     let handle = engine.handle();
     // A job behind them all: when it has ended, so have they.
     generator.start(request).await.unwrap().collect().await.unwrap();

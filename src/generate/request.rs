@@ -1,17 +1,20 @@
-//! One request for text, as the server hands it over: typed, but not yet checked against limits.
+//! A request for text as the server passes it on: typed, but not yet checked against limits.
 
 use std::time::Duration;
 
 use serde_json::{Map, Value as Json};
 
+use super::choices::Copies;
 use super::tools::types::{CallDelta, ToolCall, Tools};
 use phi4d_engine::CallerId;
 
 /// What to generate from, how, and for whom.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Request {
-    /// What the model reads.
-    pub prompt: Prompt,
+    /// What the model reads, at least one prompt. Each is answered by itself.
+    pub prompts: Vec<Prompt>,
+    /// How many answers each prompt gets.
+    pub copies: Copies,
     /// How it answers. Fields left out take the configured or the model's defaults.
     pub parameters: Parameters,
     /// Who asked.
@@ -33,8 +36,8 @@ pub enum Prompt {
         /// Whether text that spells a special token becomes that token.
         parse_special: bool,
     },
-    /// What stands between two plain texts is asked for, by the tokenizer's fill-in-the-middle
-    /// tokens.
+    /// Two plain texts between which the model fills the gap, by the tokenizer's
+    /// fill-in-the-middle tokens.
     Fill {
         /// What comes before the gap.
         before: String,
@@ -56,71 +59,71 @@ impl Prompt {
 /// A conversation, how it is rendered and how its answer is read.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Chat {
-    /// The turns, at least one.
+    /// At least one.
     pub messages: Vec<Message>,
-    /// What comes after the last turn.
+    /// How the rendered text ends.
     pub ending: Ending,
     /// Further variables for the template (`chat_template_kwargs`). Special tokens in them are
     /// never read as such.
     pub variables: Map<String, Json>,
-    /// Functions that the model may call.
+    /// Tools that the model may call.
     pub tools: Tools,
-    /// What becomes of the model's thought.
+    /// How the answer's reasoning is handled.
     pub reasoning: Reasoning,
 }
 
-/// What becomes of a thought (`<think>…</think>`) that begins an answer.
+/// How the reasoning (`<think>…</think>`) that begins an answer is handled.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Reasoning {
-    /// It stays in the text, tags and all; else it is told apart as [`TextDelta::reasoning`].
+    /// It stays in the text with its tags; else it is separate, as [`TextDelta::reasoning`].
     pub in_text: bool,
-    /// Most tokens of thought; then the thought is ended for the model.
+    /// The most tokens of reasoning. At the limit the generator ends it with the closing tag.
     pub budget: Option<u64>,
 }
 
 /// How a rendered conversation ends.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Ending {
-    /// Where the model's turn begins (`add_generation_prompt`).
+    /// With the beginning of the model's message (`add_generation_prompt`).
     #[default]
     ModelTurn,
-    /// Behind the last turn, closed.
+    /// With the end of the last message.
     Closed,
-    /// Within the last turn, which the model goes on with (`continue_final_message`).
+    /// Within the last message, which the model continues (`continue_final_message`).
     Open,
 }
 
-/// One turn of a conversation. Special tokens in its texts are never read as such.
+/// A message of a conversation. Special tokens in its texts are never read as such.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    /// Whose turn it is (`developer` is read as `system`).
+    /// Who wrote it (`developer` is read as `system`).
     pub role: Role,
-    /// The turn's text; for [`Role::Tool`] the result of a call.
+    /// Its text; for [`Role::Tool`] the result of a call.
     pub content: String,
-    /// Calls that the model made in this turn, behind its text.
+    /// The tool calls of the assistant, after its text.
     pub calls: Vec<ToolCall>,
     /// For [`Role::Tool`]: the id of the call whose result this is.
     pub answers: Option<String>,
 }
 
 impl Message {
-    /// A turn of text alone.
+    /// A message without tool calls.
     #[must_use]
     pub fn text(role: Role, content: impl Into<String>) -> Self {
         Self { role, content: content.into(), calls: Vec::new(), answers: None }
     }
 }
 
-/// Whose turn it is.
+/// Who wrote a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// Instructions that hold for the whole conversation.
+    /// Instructions for the whole conversation.
     System,
     /// The person or program that asks.
     User,
     /// The model.
     Assistant,
-    /// The program that does what the model's calls ask for.
+    /// The program that runs the model's tool calls.
     Tool,
 }
 
@@ -137,9 +140,49 @@ impl Role {
     }
 }
 
+/// What errors call the parameters that the APIs name differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields of `Parameters`")]
+pub struct ParameterNames {
+    pub max_tokens: &'static str,
+    pub temperature: &'static str,
+    pub top_p: &'static str,
+    pub top_k: &'static str,
+    pub min_p: &'static str,
+    pub typical_p: &'static str,
+    pub repetition_penalty: &'static str,
+    pub presence_penalty: &'static str,
+    pub frequency_penalty: &'static str,
+    pub stop: &'static str,
+}
+
+impl ParameterNames {
+    /// The OpenAI API's names, and vLLM's for what that API lacks.
+    pub const OPENAI: Self = Self {
+        max_tokens: "max_tokens",
+        temperature: "temperature",
+        top_p: "top_p",
+        top_k: "top_k",
+        min_p: "min_p",
+        typical_p: "typical_p",
+        repetition_penalty: "repetition_penalty",
+        presence_penalty: "presence_penalty",
+        frequency_penalty: "frequency_penalty",
+        stop: "stop",
+    };
+}
+
+impl Default for ParameterNames {
+    fn default() -> Self {
+        Self::OPENAI
+    }
+}
+
 /// How to answer, under the OpenAI API's names; `None` or empty means "not given".
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Parameters {
+    /// What the client calls them.
+    pub names: ParameterNames,
     /// Most tokens to generate (`max_completion_tokens` is the same); default: what fits.
     pub max_tokens: Option<u64>,
     /// 0 to 2; 0 is greedy.
@@ -194,7 +237,7 @@ pub struct Parameters {
     pub stop_token_ids: Vec<u32>,
     /// The stop string that ends the output is part of it.
     pub include_stop: bool,
-    /// Control tokens are spelt out in the output.
+    /// The output contains the text of control tokens.
     pub spell_special: bool,
     /// Go on past the model's end-of-sequence tokens.
     pub ignore_eos: bool,
@@ -206,7 +249,7 @@ pub struct Parameters {
     pub timeout: Option<Duration>,
 }
 
-/// What the output must be, and which field says so.
+/// A structured output, and the field that asks for it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Constraint {
     /// What it must be.
@@ -215,7 +258,7 @@ pub struct Constraint {
     pub field: String,
 }
 
-/// Forms that an output can be held to.
+/// What the output can be constrained to.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Form {
     /// Some JSON object.
@@ -239,7 +282,7 @@ pub struct DryParameters {
     pub base: Option<f64>,
     /// At least 1, default 2.
     pub allowed_length: Option<u64>,
-    /// -1 looks at all tokens, 0 turns the penalty off.
+    /// -1 looks at all tokens, 0 disables the penalty.
     pub penalty_last_n: Option<i64>,
     /// Texts that no repetition reaches across, each within one token of the vocabulary; default
     /// a line break, `:`, `"` and `*`.
@@ -265,7 +308,7 @@ pub enum Delta {
     Finished(Finished),
 }
 
-/// Some more of an answer and the tokens it was made from. Text is held back while it may be part
+/// A piece of an answer and its tokens. Text is held back while it may be part
 /// of a character, a stop string or a call, so a token and its text may arrive in different deltas.
 ///
 /// Of text, reasoning and call at most one is there, so that their order is that of the deltas.
@@ -273,9 +316,9 @@ pub enum Delta {
 pub struct TextDelta {
     /// Whole UTF-8 characters; may be empty where only tokens are reported.
     pub text: String,
-    /// Some more of the model's thought, which comes before anything else.
+    /// A piece of the reasoning, which comes before anything else.
     pub reasoning: String,
-    /// A piece of a call.
+    /// A piece of a tool call.
     pub call: Option<CallDelta>,
     /// The tokens since the last delta, with log-probabilities if they were asked for.
     pub tokens: Vec<TokenDelta>,
@@ -324,15 +367,15 @@ pub struct Finished {
 /// Why an answer ended, in OpenAI's terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
-    /// The model ended its turn, or a stop string or stop token came up.
+    /// The model ended its message, or a stop string or stop token came up.
     Stop,
-    /// The model ended its turn, and has called functions in it.
+    /// The model ended its message, which contains tool calls.
     ToolCalls,
     /// `max_tokens` or the context was used up.
     Length,
 }
 
-/// Tokens read and made.
+/// Tokens processed and generated.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Tokens in the prompt.
@@ -341,7 +384,7 @@ pub struct Usage {
     pub cached_tokens: usize,
     /// Tokens generated, the stop token included.
     pub completion_tokens: usize,
-    /// Tokens of those that were the model's thought, if it was told apart.
+    /// Those of them that are reasoning, if that is separate from the text.
     pub reasoning_tokens: usize,
     /// From when the prompt was begun to the first token of the answer.
     pub reading: Duration,

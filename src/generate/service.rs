@@ -13,7 +13,9 @@ use super::options::GeneratorOptions;
 use super::pool::Pool;
 use super::preparation::{MOST_TOKENS, Place, Plan, Preparer, Ready, is_large};
 use super::prompt::PromptReader;
-use super::request::{Prompt, Request};
+use super::request::Prompt;
+#[cfg(test)]
+use super::request::Request;
 use super::tokenizer::Tokenizer;
 use super::validate;
 use phi4d_engine::{self as engine, CallerId, Job};
@@ -92,12 +94,10 @@ impl Generator {
         Self { trace, ..self.clone() }
     }
 
-    /// Checks a request, tokenises it and queues it.
-    ///
-    /// # Errors
-    /// Every fault of the request, found before it takes a place in any queue; or a full queue.
-    pub async fn start(&self, mut request: Request) -> Result<Generation, GenerateError> {
-        let prompt = std::mem::replace(&mut request.prompt, Prompt::Tokens(Vec::new()));
+    /// Checks a request with one prompt, tokenises it and queues it.
+    #[cfg(test)]
+    pub(super) async fn start(&self, mut request: Request) -> Result<Generation, GenerateError> {
+        let prompt = request.prompts.remove(0);
         validate::not_empty(&prompt)?;
         let plan = self.preparer.plan(request).await?;
         let ready = self.preparer.prepare(&plan, prompt).await?;
@@ -146,7 +146,7 @@ impl Generator {
     /// The token ids that `prompt` is read as, without running it; a request of `weight` bytes.
     ///
     /// # Errors
-    /// As [`Self::start`], but for the parameters and the queue; the prompt may be longer than the
+    /// As [`Self::prepare_all`], but for the parameters and the queue; the prompt may be longer than the
     /// context, but not than 1,048,576 tokens.
     pub async fn tokenize(
         &self,

@@ -38,10 +38,10 @@ fn started(limits: ModelLimits) -> (Generator, Engine, Arc<FakeControl>) {
 
 fn request(text: &str, parameters: Parameters) -> Request {
     Request {
-        prompt: Prompt::Text { text: text.to_owned(), parse_special: false },
+        prompts: vec![Prompt::Text { text: text.to_owned(), parse_special: false }],
         parameters,
-        caller: CallerId::default(),
         weight: text.len(),
+        ..Request::default()
     }
 }
 
@@ -64,7 +64,7 @@ fn text_of(tokenizer: &Tokenizer, ids: &[u32]) -> String {
 async fn a_request_gives_the_model_s_text_and_its_usage() {
     let (generator, _engine, _) = started(limits());
     let prompt = generator
-        .tokenize(request("hello", Parameters::default()).prompt, CallerId::default(), 5)
+        .tokenize(request("hello", Parameters::default()).prompts.remove(0), CallerId::default(), 5)
         .await
         .unwrap();
     let parameters = Parameters { max_tokens: Some(12), ignore_eos: true, ..Parameters::default() };
@@ -89,7 +89,7 @@ async fn a_request_gives_the_model_s_text_and_its_usage() {
 async fn a_stop_token_counts_and_says_nothing() {
     let (generator, _engine, _) = started(limits());
     let prompt = generator
-        .tokenize(request("hello", Parameters::default()).prompt, CallerId::default(), 5)
+        .tokenize(request("hello", Parameters::default()).prompts.remove(0), CallerId::default(), 5)
         .await
         .unwrap();
     let ids = expected(&prompt, 4);
@@ -173,8 +173,10 @@ async fn what_is_wrong_is_found_before_the_queue() {
         panic!("another error");
     };
     assert!(prompt_tokens > context_tokens && context_tokens == 64);
-    let chat =
-        |messages| Request { prompt: Prompt::chat(messages), ..request("", Parameters::default()) };
+    let chat = |messages| Request {
+        prompts: vec![Prompt::chat(messages)],
+        ..request("", Parameters::default())
+    };
     assert!(matches!(fault(chat(Vec::new())).await, GenerateError::InvalidField { .. }));
     assert_eq!(engine.handle().stats().accepted, 0);
     let hello = vec![Message::text(Role::User, "hello")];

@@ -17,8 +17,8 @@ pub(super) fn top_n_sigma(given: Option<f64>) -> Result<f32, GenerateError> {
     }
 }
 
-pub(super) fn typical_p(given: Option<f64>) -> Result<f32, GenerateError> {
-    Ok(number("typical_p", given, Range::above(0.0, 1.0))?.map_or(1.0, narrow_positive))
+pub(super) fn typical_p(field: &str, given: Option<f64>) -> Result<f32, GenerateError> {
+    Ok(number(field, given, Range::above(0.0, 1.0))?.map_or(1.0, narrow_positive))
 }
 
 pub(super) fn xtc(given: &Parameters) -> Result<Option<Xtc>, GenerateError> {
@@ -78,7 +78,7 @@ mod tests {
         for given in [None, Some(0.0), Some(-1.0)] {
             assert!(top_n_sigma(given).unwrap() == 0.0);
         }
-        assert!(typical_p(None).unwrap() == 1.0);
+        assert!(typical_p("typical_p", None).unwrap() == 1.0);
     }
 
     #[test]
@@ -107,7 +107,7 @@ mod tests {
             assert!(fault(top_n_sigma(Some(bad))).starts_with("top_n_sigma: "));
         }
         for bad in [0.0, 1.5, f64::NAN] {
-            assert!(fault(typical_p(Some(bad))).starts_with("typical_p: "));
+            assert!(fault(typical_p("typical_p", Some(bad))).starts_with("typical_p: "));
         }
         let with = |probability, threshold| {
             let given = Parameters {

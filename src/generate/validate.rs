@@ -11,7 +11,7 @@ use super::shapes;
 use phi4d_engine::{Sampling, TokenSet};
 
 /// Most stop strings of a request.
-pub const MAX_STOPS: usize = 16;
+const MAX_STOPS: usize = 16;
 const MAX_STOP_BYTES: usize = 4096;
 const MAX_TOP_LOGPROBS: u64 = 20;
 
@@ -72,10 +72,10 @@ pub(super) fn parameters(
     vocab_size: usize,
 ) -> Result<Checked, GenerateError> {
     let max_tokens = match given.max_tokens {
-        Some(0) => return Err(invalid("max_tokens", 0, "an integer of at least 1")),
+        Some(0) => return Err(invalid(given.names.max_tokens, 0, "an integer of at least 1")),
         given => given.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
     };
-    stops(&given.stop)?;
+    stops(given.names.stop, &given.stop)?;
     token_ids("stop_token_ids", given.stop_token_ids.iter().copied(), vocab_size)?;
     let own: &[u32] = if given.ignore_eos { &[] } else { &options.eos_token_ids };
     let stop_tokens: TokenSet = given.stop_token_ids.iter().chain(own).copied().collect();
@@ -117,21 +117,22 @@ fn sampling(
     options: &GeneratorOptions,
     vocab_size: usize,
 ) -> Result<Sampling, GenerateError> {
-    let temperature = number("temperature", given.temperature, Range::closed(0.0, 2.0))?;
-    let top_p = number("top_p", given.top_p, Range::above(0.0, 1.0))?;
-    let min_p = number("min_p", given.min_p, Range::closed(0.0, 1.0))?;
+    let names = given.names;
+    let temperature = number(names.temperature, given.temperature, Range::closed(0.0, 2.0))?;
+    let top_p = number(names.top_p, given.top_p, Range::above(0.0, 1.0))?;
+    let min_p = number(names.min_p, given.min_p, Range::closed(0.0, 1.0))?;
     let repetition =
-        number("repetition_penalty", given.repetition_penalty, Range::above(0.0, 10.0))?;
+        number(names.repetition_penalty, given.repetition_penalty, Range::above(0.0, 10.0))?;
     let penalty = Range::closed(-2.0, 2.0);
-    let presence = number("presence_penalty", given.presence_penalty, penalty)?;
-    let frequency = number("frequency_penalty", given.frequency_penalty, penalty)?;
+    let presence = number(names.presence_penalty, given.presence_penalty, penalty)?;
+    let frequency = number(names.frequency_penalty, given.frequency_penalty, penalty)?;
     Ok(Sampling {
         temperature: match temperature {
             Some(given) if given < LEAST_TEMPERATURE => 0.0,
             Some(given) => narrow(given),
             None => options.default_temperature,
         },
-        top_k: top_k(given.top_k, vocab_size)?,
+        top_k: top_k(names.top_k, given.top_k, vocab_size)?,
         top_p: top_p.map_or(options.default_top_p, narrow_positive),
         min_p: min_p.map_or(0.0, narrow),
         repetition_penalty: repetition.map_or(1.0, narrow_positive),
@@ -139,7 +140,7 @@ fn sampling(
         frequency_penalty: frequency.map_or(0.0, narrow),
         logit_bias: summed(logit_bias(&given.logit_bias, vocab_size)?.iter().copied()),
         top_n_sigma: shapes::top_n_sigma(given.top_n_sigma)?,
-        typical_p: shapes::typical_p(given.typical_p)?,
+        typical_p: shapes::typical_p(names.typical_p, given.typical_p)?,
         xtc: shapes::xtc(given)?,
         dry: shapes::dry(&given.dry)?,
         allowed_tokens: allowed(given.allowed_token_ids.as_deref(), vocab_size)?,
@@ -151,14 +152,14 @@ fn sampling(
     })
 }
 
-fn top_k(value: Option<i64>, vocab_size: usize) -> Result<usize, GenerateError> {
+fn top_k(field: &str, value: Option<i64>, vocab_size: usize) -> Result<usize, GenerateError> {
     match value {
         None | Some(-1) => Ok(0),
         Some(k) => match usize::try_from(k) {
             Ok(k) if k >= vocab_size => Ok(0),
             Ok(k) => Ok(k),
             Err(_) => {
-                Err(invalid("top_k", k, "an integer of at least 1, or 0 or -1 to keep all tokens"))
+                Err(invalid(field, k, "an integer of at least 1, or 0 or -1 to keep all tokens"))
             }
         },
     }
@@ -230,20 +231,20 @@ fn alternatives(field: &str, value: Option<u64>) -> Result<Option<usize>, Genera
     }
 }
 
-fn stops(stops: &[String]) -> Result<(), GenerateError> {
+fn stops(field: &str, stops: &[String]) -> Result<(), GenerateError> {
     if stops.len() > MAX_STOPS {
         return Err(invalid(
-            "stop",
+            field,
             format!("{} strings", stops.len()),
             format!("at most {MAX_STOPS} strings"),
         ));
     }
     match stops.iter().position(|stop| stop.is_empty() || stop.len() > MAX_STOP_BYTES) {
         Some(index) if stops[index].is_empty() => {
-            Err(invalid(format!("stop[{index}]"), "\"\"", "a string that is not empty"))
+            Err(invalid(format!("{field}[{index}]"), "\"\"", "a string that is not empty"))
         }
         Some(index) => Err(invalid(
-            format!("stop[{index}]"),
+            format!("{field}[{index}]"),
             format!("a string of {} bytes", stops[index].len()),
             format!("at most {MAX_STOP_BYTES} bytes"),
         )),

@@ -27,8 +27,8 @@ const DISCARD_UNASKED: u64 = 64 * 1024;
 /// First buffer of a body, whatever length it claims.
 const INITIAL_BYTES: usize = 64 * 1024;
 
-/// The most copies of a body's values that exist at once: as they were parsed, as a request of
-/// another surface, and as the request that is handled.
+/// Copies of a body's values that exist at once, at most: the parsed JSON, the request that is
+/// handled, and the fields that an answer of the responses API repeats.
 const COPIES: usize = 3;
 
 /// Reads a request's body and parses it, large ones on the generator's pool. The memory that the

@@ -55,16 +55,6 @@ impl ApiError {
         self
     }
 
-    /// The same error under another name of its field.
-    pub(super) fn about(mut self, name: String) -> Self {
-        let rest = self.param.as_deref().and_then(|old| self.message.strip_prefix(old));
-        if let Some(rest) = rest {
-            self.message = format!("{name}{rest}");
-        }
-        self.param = Some(name);
-        self
-    }
-
     fn with_retry(mut self) -> Self {
         self.retry_after = Some(RETRY_AFTER);
         self

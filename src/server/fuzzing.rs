@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use super::error::ApiError;
 use super::heads::Heads;
+use super::wire::Parsed;
 use super::wire::anthropic::{CountRequest, MessagesRequest};
 use super::wire::chat::ChatRequest;
 use super::wire::completions::CompletionRequest;
@@ -58,26 +59,19 @@ pub fn bodies(data: &[u8]) {
 /// What a body asks for, by each surface that reads it: its prompt, and what the answer is held to.
 pub fn asked(data: &[u8]) -> Vec<(Prompt, Option<Constraint>)> {
     let Ok(body) = body::json_of(data) else { return Vec::new() };
-    let responses = ResponsesRequest::parse(&body).map(|request| request.chat);
-    let messages = MessagesRequest::parse(&body).map(|request| request.chat);
-    let ollama = ollama::OllamaChat::parse(&body).map(|request| request.chat);
-    let chats = [ChatRequest::parse(&body).ok(), responses.ok(), messages.ok()];
-    let chats = chats.into_iter().flatten().chain(ollama.ok().flatten().map(|chat| *chat));
-    let mut asked: Vec<_> = chats.map(|chat| (chat.prompt, chat.parameters.constraint)).collect();
-    let task = ollama::OllamaGenerate::parse(&body).map(|request| request.task);
-    let mut texts = vec![CompletionRequest::parse(&body).ok()];
-    match task {
-        Ok(ollama::GenerateTask::Chat(chat)) => {
-            asked.push((chat.prompt, chat.parameters.constraint));
-        }
-        Ok(ollama::GenerateTask::Text(text)) => texts.push(Some(*text)),
-        Ok(ollama::GenerateTask::Load) | Err(_) => {}
-    }
-    for text in texts.into_iter().flatten() {
-        let constraint = text.parameters.constraint;
-        asked.extend(text.prompts.into_iter().next().map(|prompt| (prompt, constraint)));
-    }
-    asked
+    let ollama = [ollama::OllamaChat::parse(&body), ollama::OllamaGenerate::parse(&body)];
+    let works = [
+        ChatRequest::parse(&body).map(|request| request.parsed).ok(),
+        ResponsesRequest::parse(&body).map(|request| request.parsed).ok(),
+        MessagesRequest::parse(&body).ok(),
+        CompletionRequest::parse(&body).map(|request| request.parsed).ok(),
+    ];
+    let ollama = ollama.into_iter().map(|request| request.ok()?.parsed);
+    let asked = |mut work: Parsed| {
+        let constraint = work.request.parameters.constraint.take();
+        (work.into_prompt(), constraint)
+    };
+    works.into_iter().chain(ollama).flatten().map(asked).collect()
 }
 
 fn check_fault(error: &ApiError) {

@@ -1,5 +1,5 @@
-//! Parts of answers that grow with requests: built by the generator's pool where they are large, and
-//! counted in the request's memory.
+//! Work that grows with a request: large work runs on the generator's pool, and its memory is counted
+//! in the request's.
 
 use std::sync::Arc;
 

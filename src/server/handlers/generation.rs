@@ -1,76 +1,61 @@
-//! What the generating endpoints share: start, then a whole answer or a stream.
+//! What the generating endpoints share: start the work, then send one answer or a stream.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hyper::StatusCode;
+use hyper::body::Incoming;
+use serde_json::Value;
 
 use super::built::{done, keep};
 use crate::access::{Exchange, random_hex};
 use crate::app::{App, Phase};
+use crate::body::read;
 use crate::error::ApiError;
 use crate::memory::NoRoom;
 use crate::reply::{Reply, events, json, telling_ignored};
 use crate::sse::{EventStream, Events, Format, event, named_event};
-use crate::wire::chat::ChatRequest;
+use crate::wire::Parsed;
 use crate::wire::common::{Delivery, Envelope, SYSTEM_FINGERPRINT};
-use crate::wire::completions::CompletionRequest;
 use crate::wire::error::Dialect;
-use crate::wire::names::Renaming;
-use crate::wire::sampling::GivenNames;
 use phi4d_engine::JobError;
 use phi4d_generate::{
-    Answer, Choices, Copies, Delta, Elsewhere, Finish, Finished, Gathered, GenerateError,
-    Parameters, Prompt, Request, TextDelta, Usage, is_large,
+    Answer, Choices, Delta, Elsewhere, Finished, Gathered, GenerateError, Request, TextDelta,
+    Usage, is_large,
 };
 
-/// The end of a stream that ended well.
-const DONE: &str = "[DONE]";
-
-/// How one endpoint spells answers, as JSON texts. Answers go by their index.
-pub(super) trait Shape: Send + 'static {
-    /// Looks at the work before there is any text.
-    fn begin(&mut self, app: &App, choices: &Choices);
-    /// The whole answers.
-    fn whole(&mut self, answers: Vec<Answer>, usage: Usage) -> String;
-    /// An answer's first event, before there is any text.
-    fn start(&mut self, index: usize, usage: Usage) -> Option<String>;
-    /// An event for more text; `None` where there is nothing to tell.
-    fn text(&mut self, index: usize, delta: TextDelta, usage: Usage) -> Option<String>;
-    /// The event that ends an answer.
-    fn end(&mut self, index: usize, reason: Finish, usage: Usage) -> String;
-    /// The event behind all answers, if it is wanted.
-    fn usage(&self, usage: Usage) -> Option<String>;
-}
-
-/// How a surface speaks, in whole answers and in events of its streams' format; no event is an
-/// empty text. Answers go by their index.
-pub(super) trait Voice: Send + 'static {
+/// Renders the answers to one request in the JSON of its API. Answers are named by their index.
+/// What is returned for a stream is in the stream's format, and empty if there is nothing to send.
+pub(crate) trait Renderer: Send + 'static {
     /// How its streams are framed.
     const FORMAT: Format;
-    /// Whose error objects it has.
+    /// Whose error objects its streams end with.
     const DIALECT: Dialect;
-    /// Looks at the work before there is any text.
-    fn begin(&mut self, app: &App, choices: &Choices);
-    /// The prompt has been read, where there is one answer.
+    /// Called once, before there is any text.
+    fn begin(&mut self, _app: &App, _choices: &Choices) {}
+    /// Called when the prompt is in the KV cache, for requests with one answer.
     fn prompt_read(&mut self) {}
-    /// The whole answers.
-    fn whole(&mut self, answers: Vec<Answer>, usage: Usage) -> String;
-    /// An answer begins, before there is any text.
-    fn start(&mut self, index: usize, usage: Usage) -> String;
-    /// Some more of an answer.
-    fn text(&mut self, index: usize, delta: TextDelta, usage: Usage) -> String;
-    /// An answer ends.
+    /// The response's body for a request without a stream.
+    fn complete(&mut self, answers: Vec<Answer>, usage: Usage) -> String;
+    /// The beginning of an answer, before there is any text.
+    fn start(&mut self, _index: usize, _usage: Usage) -> String {
+        String::new()
+    }
+    /// A piece of an answer.
+    fn piece(&mut self, index: usize, delta: TextDelta, usage: Usage) -> String;
+    /// The end of an answer.
     fn end(&mut self, index: usize, finished: Finished, usage: Usage) -> String;
-    /// All answers have ended.
-    fn close(&mut self, usage: Usage) -> String;
-    /// The stream ends with a fault.
+    /// The end of the stream.
+    fn close(&mut self, _usage: Usage) -> String {
+        String::new()
+    }
+    /// The end of a stream that failed.
     fn fault(&mut self, error: &ApiError) -> String {
         framed_fault(Self::FORMAT, Self::DIALECT, error)
     }
 }
 
-/// A fault as a stream's last event.
+/// An error as a stream's last event.
 fn framed_fault(format: Format, dialect: Dialect, error: &ApiError) -> String {
     let data = dialect.fault(error);
     match format {
@@ -80,78 +65,29 @@ fn framed_fault(format: Format, dialect: Dialect, error: &ApiError) -> String {
     }
 }
 
-/// The voice of OpenAI's first two endpoints.
-struct Chunks<S>(S);
-
-impl<S: Shape> Voice for Chunks<S> {
-    const FORMAT: Format = Format::Events;
-    const DIALECT: Dialect = Dialect::OpenAi;
-
-    fn begin(&mut self, app: &App, choices: &Choices) {
-        self.0.begin(app, choices);
-    }
-
-    fn whole(&mut self, answers: Vec<Answer>, usage: Usage) -> String {
-        self.0.whole(answers, usage)
-    }
-
-    fn start(&mut self, index: usize, usage: Usage) -> String {
-        self.0.start(index, usage).as_deref().map_or_else(String::new, event)
-    }
-
-    fn text(&mut self, index: usize, delta: TextDelta, usage: Usage) -> String {
-        self.0.text(index, delta, usage).as_deref().map_or_else(String::new, event)
-    }
-
-    fn end(&mut self, index: usize, finished: Finished, usage: Usage) -> String {
-        event(&self.0.end(index, finished.reason, usage))
-    }
-
-    fn close(&mut self, usage: Usage) -> String {
-        let usage = self.0.usage(usage).as_deref().map_or_else(String::new, event);
-        usage + &event(DONE)
-    }
+/// The end of a stream of OpenAI's first two endpoints, with `usage` in a last chunk.
+pub(crate) fn end_of_events(usage: Option<&str>) -> String {
+    usage.map_or_else(String::new, event) + &event("[DONE]")
 }
 
-/// A request to `generate` and what is needed to speak about it.
-pub(super) struct Asked {
-    pub(super) prompts: Vec<Prompt>,
-    pub(super) copies: Copies,
-    pub(super) parameters: Parameters,
-    pub(super) names: GivenNames,
-    pub(super) delivery: Delivery,
-    /// Names of fields that nobody read, for a header.
-    pub(super) ignored: Vec<String>,
-}
-
-impl From<ChatRequest> for Asked {
-    fn from(chat: ChatRequest) -> Self {
-        Self {
-            prompts: vec![chat.prompt],
-            copies: chat.copies,
-            parameters: chat.parameters,
-            names: chat.names,
-            delivery: chat.delivery,
-            ignored: chat.ignored,
-        }
-    }
-}
-
-impl From<CompletionRequest> for Asked {
-    fn from(completion: CompletionRequest) -> Self {
-        Self {
-            prompts: completion.prompts,
-            copies: completion.copies,
-            parameters: completion.parameters,
-            names: completion.names,
-            delivery: completion.delivery,
-            ignored: completion.ignored,
-        }
-    }
+/// A request's body, read by `parse`, if it names the model that is served.
+pub(crate) async fn parsed<T: Send + 'static>(
+    app: &App,
+    request: hyper::Request<Incoming>,
+    exchange: &Exchange,
+    parse: fn(&Value) -> Result<T, ApiError>,
+    model: fn(&T) -> Option<&str>,
+) -> Result<T, ApiError> {
+    let parse = move |app: &App, body: Value| {
+        let parsed = parse(&body)?;
+        check_model(app, model(&parsed))?;
+        Ok(parsed)
+    };
+    read(request, app, exchange, parse).await
 }
 
 /// Refuses a model that isn't served. No name means the one there is.
-pub(super) fn check_model(app: &App, asked: Option<&str>) -> Result<(), ApiError> {
+pub(crate) fn check_model(app: &App, asked: Option<&str>) -> Result<(), ApiError> {
     let served = &app.options().model_name;
     match asked {
         Some(name) if name != served => Err(ApiError::model_not_found(name, served)),
@@ -159,8 +95,8 @@ pub(super) fn check_model(app: &App, asked: Option<&str>) -> Result<(), ApiError
     }
 }
 
-/// The head of all that is said about one request.
-pub(super) fn envelope(app: &App, prefix: &str, object: &'static str) -> Envelope {
+/// What all answers and chunks to one request begin with.
+pub(crate) fn envelope(app: &App, prefix: &str, object: &'static str) -> Envelope {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     Envelope {
         id: format!("{prefix}-{}", random_hex()),
@@ -171,110 +107,78 @@ pub(super) fn envelope(app: &App, prefix: &str, object: &'static str) -> Envelop
     }
 }
 
-/// As [`answer_in`], with faults under the client's names.
-pub(super) async fn answer_renamed<V: Voice>(
+/// Generates what was asked for and answers in `renderer`'s JSON.
+pub(crate) async fn answer<R: Renderer>(
     app: &App,
-    asked: Asked,
+    parsed: Parsed,
     exchange: &Arc<Exchange>,
-    voice: V,
-    renaming: Renaming,
+    renderer: R,
 ) -> Result<Reply, ApiError> {
-    let (pool, caller) = (app.generator().pool(), exchange.caller().id());
-    // It knows the place of each message.
-    let renaming = Elsewhere::new(pool, caller, is_large(exchange.weight()), renaming);
-    answer_in(app, asked, exchange, voice).await.map_err(|error| renaming.tell(error))
-}
-
-/// Runs a request and answers it in `shape`.
-pub(super) async fn answer<S: Shape>(
-    app: &App,
-    asked: Asked,
-    exchange: &Arc<Exchange>,
-    shape: S,
-) -> Result<Reply, ApiError> {
-    answer_in(app, asked, exchange, Chunks(shape)).await
-}
-
-/// Runs a request and answers it in `voice`.
-async fn answer_in<V: Voice>(
-    app: &App,
-    asked: Asked,
-    exchange: &Arc<Exchange>,
-    voice: V,
-) -> Result<Reply, ApiError> {
-    let weight = exchange.weight();
-    let caller = exchange.caller().id();
+    let Parsed { mut request, delivery, ignored, .. } = parsed;
+    let (weight, caller) = (exchange.weight(), exchange.caller().id());
+    (request.weight, request.caller) = (weight, caller);
     // It may repeat much of the request.
-    let mut voice = Elsewhere::new(app.generator().pool(), caller, is_large(weight), voice);
-    let known = asked.parameters.prompt_logprobs.map(|top| usize::try_from(top).unwrap_or(0) + 1);
-    let (names, delivery, ignored) = (asked.names, asked.delivery, asked.ignored);
-    let copies = asked.copies;
-    let request = Request {
-        prompt: Prompt::Tokens(Vec::new()),
-        parameters: asked.parameters,
-        caller,
-        weight,
-    };
+    let mut renderer = Elsewhere::new(app.generator().pool(), caller, is_large(weight), renderer);
+    let known = request.parameters.prompt_logprobs.map(|top| usize::try_from(top).unwrap_or(0) + 1);
+    let answers = request.copies.made;
     exchange.asks(&app.options().model_name);
     // A prompt has no more tokens than bytes, or than fit.
-    let prompts = asked.prompts.len().saturating_mul(app.generator().limits().context_tokens);
-    let expected = Took { prompt_tokens: weight.min(prompts), answers: copies.made, known: None };
+    let prompts = request.prompts.len().saturating_mul(app.generator().limits().context_tokens);
+    let expected = Took { prompt_tokens: weight.min(prompts), answers, known: None };
     exchange.takes(expected.bytes()).map_err(|NoRoom| ApiError::no_memory_for_answer())?;
-    let choices = admitted(app, asked.prompts, request, copies, exchange).await;
-    let choices = choices.map_err(|error| names.tell(error))?;
+    let choices = admitted(app, request, exchange).await?;
     let mut running = Running { app: app.clone(), exchange: Arc::clone(exchange), choices };
     running.begin().await?;
     let prompt_tokens = running.choices.prompt_tokens();
-    keep(app, exchange, Took { prompt_tokens, answers: copies.made, known }.bytes())?;
+    keep(app, exchange, Took { prompt_tokens, answers, known }.bytes())?;
     let large = is_large(weight.max(prompt_tokens * size_of::<u32>()));
     let begin = move |app: &App| {
-        voice.begin(app, &running.choices);
-        (voice, running)
+        renderer.begin(app, &running.choices);
+        (renderer, running)
     };
-    let (mut voice, running) = done(app, exchange, large, begin).await?;
+    let (mut renderer, running) = done(app, exchange, large, begin).await?;
     if delivery == Delivery::Whole {
-        let (gathered, bytes) = running.collect(|| voice.prompt_read()).await?;
+        let (gathered, bytes) = running.collect(|| renderer.prompt_read()).await?;
         let whole = move |_: &App| {
             let (answers, usage) = gathered.into_answers();
-            voice.whole(answers, usage)
+            renderer.complete(answers, usage)
         };
         let reply =
             json(StatusCode::OK, done(app, exchange, large || is_large(bytes), whole).await?);
         return Ok(telling_ignored(reply, &ignored));
     }
     let exchange = Arc::clone(exchange);
-    let on_panic = || framed_fault(V::FORMAT, V::DIALECT, &ApiError::internal());
+    let on_panic = || framed_fault(R::FORMAT, R::DIALECT, &ApiError::internal());
     let interval = app.options().stream_keep_alive;
-    let stream = EventStream::new(V::FORMAT, interval, on_panic, |out| async move {
-        if let Err(error) = stream(running, voice, large, &out, &exchange).await {
+    let stream = EventStream::new(R::FORMAT, interval, on_panic, |out| async move {
+        if let Err(error) = stream(running, renderer, large, &out, &exchange).await {
             exchange.ended(error.code);
-            out.send(framed_fault(V::FORMAT, V::DIALECT, &error)).await;
+            out.send(framed_fault(R::FORMAT, R::DIALECT, &error)).await;
         }
     });
     Ok(telling_ignored(events(stream), &ignored))
 }
 
-/// The answers that are asked for, ready to begin: checked, read, and granted by the key's limits.
+/// The answers that are asked for, ready to begin: the request is checked, its prompts are tokenised,
+/// and the key's quota is reserved.
 async fn admitted(
     app: &App,
-    prompts: Vec<Prompt>,
     request: Request,
-    copies: Copies,
     exchange: &Arc<Exchange>,
 ) -> Result<Choices, ApiError> {
-    let answers = copies.answers(prompts.len())?;
+    let answers = request.copies.answers(request.prompts.len())?;
     exchange.hold(answers)?;
     let generator = app.generator().within(exchange.trace());
     // What is known before the tokenizer's work: a request that does not fit costs nothing. Adding up
     // many texts takes time itself.
-    let count = move |_: &App| (request.parameters.least_cost(&prompts), prompts, request);
+    let count = move |_: &App| (request.parameters.least_cost(&request.prompts), request);
     let large = is_large(exchange.weight());
-    let (least, prompts, request) = done(app, exchange, large, count).await?;
+    let (least, request) = done(app, exchange, large, count).await?;
     let given = request.parameters.max_tokens.unwrap_or(0);
     let asked = usize::try_from(given).unwrap_or(usize::MAX).saturating_mul(answers);
     exchange.reserve(asked.min(generator.limits().context_tokens).max(least))?;
     exchange.pay(least)?;
-    let mut choices = generator.prepare_all(prompts, request, copies).await?;
+    let mut choices = generator.prepare_all(request).await?;
     if let Some(tokens) = exchange.open_answer_tokens(answers) {
         choices.limit_open_answers(tokens);
     }
@@ -282,7 +186,7 @@ async fn admitted(
     Ok(choices)
 }
 
-/// What a request takes while it runs.
+/// The memory that a request takes while it runs.
 struct Took {
     prompt_tokens: usize,
     /// Answers to each prompt.
@@ -292,9 +196,9 @@ struct Took {
 }
 
 impl Took {
-    /// From above, what answers will be made of not included.
+    /// An upper bound, without the text of the answers.
     fn bytes(&self) -> usize {
-        /// Events and text on their way.
+        /// Queued events and text.
         const ANSWER: usize = 8 * 1024;
         /// A log-probability with its token's text, in memory and in the answer.
         const LOGPROB: usize = 200;
@@ -304,24 +208,24 @@ impl Took {
     }
 }
 
-/// Says what follows from `say`, which is long where the request is `large`.
-async fn said<V: Voice>(
+/// Renders a part of the stream that may grow with the request, by the pool if that is `large`.
+async fn rendered<R: Renderer>(
     app: &App,
     exchange: &Arc<Exchange>,
     large: bool,
-    mut voice: Elsewhere<V>,
-    say: impl FnOnce(&mut V) -> String + Send + 'static,
-) -> Result<(Elsewhere<V>, String), ApiError> {
+    mut renderer: Elsewhere<R>,
+    render: impl FnOnce(&mut R) -> String + Send + 'static,
+) -> Result<(Elsewhere<R>, String), ApiError> {
     let work = move |_: &App| {
-        let text = say(&mut voice);
-        (voice, text)
+        let text = render(&mut renderer);
+        (renderer, text)
     };
     done(app, exchange, large, work).await
 }
 
-async fn stream<V: Voice>(
+async fn stream<R: Renderer>(
     mut running: Running,
-    mut voice: Elsewhere<V>,
+    mut renderer: Elsewhere<R>,
     large: bool,
     out: &Events,
     exchange: &Arc<Exchange>,
@@ -330,29 +234,29 @@ async fn stream<V: Voice>(
     let mut text;
     for index in 0..running.choices.count() {
         let usage = running.choices.usage();
-        let start = move |voice: &mut V| voice.start(index, usage);
-        (voice, text) = said(&app, exchange, large, voice, start).await?;
+        let start = move |renderer: &mut R| renderer.start(index, usage);
+        (renderer, text) = rendered(&app, exchange, large, renderer, start).await?;
         out.send(text).await;
     }
     let mut read = false;
     while let Some((index, delta)) = running.next().await {
         if !read {
             read = true;
-            voice.prompt_read();
+            renderer.prompt_read();
         }
         let usage = running.choices.usage();
         match delta {
             Ok(Delta::Text(delta)) => {
-                out.send(voice.text(index, delta, usage)).await;
+                out.send(renderer.piece(index, delta, usage)).await;
             }
             Ok(Delta::Finished(finished)) => {
-                out.send(voice.end(index, finished, usage)).await;
+                out.send(renderer.end(index, finished, usage)).await;
             }
             Err(error) => {
                 let error = ApiError::from(error);
                 let code = error.code;
-                let fault = move |voice: &mut V| voice.fault(&error);
-                let (_, text) = said(&app, exchange, large, voice, fault).await?;
+                let fault = move |renderer: &mut R| renderer.fault(&error);
+                let (_, text) = rendered(&app, exchange, large, renderer, fault).await?;
                 out.send(text).await;
                 exchange.ended(code);
                 return Ok(());
@@ -360,14 +264,14 @@ async fn stream<V: Voice>(
         }
     }
     let usage = running.choices.usage();
-    let close = move |voice: &mut V| voice.close(usage);
-    let (_, text) = said(&app, exchange, large, voice, close).await?;
+    let close = move |renderer: &mut R| renderer.close(usage);
+    let (_, text) = rendered(&app, exchange, large, renderer, close).await?;
     out.send(text).await;
     exchange.ended("complete");
     Ok(())
 }
 
-/// Answers in the making that fail when the daemon's drain limit has passed.
+/// Running answers, which fail when the daemon's drain limit has passed.
 struct Running {
     app: App,
     exchange: Arc<Exchange>,
@@ -375,7 +279,7 @@ struct Running {
 }
 
 impl Drop for Running {
-    /// Runs at any end, that of a client which leaves included: what was made counts.
+    /// Runs on disconnect too, so that partial output is counted.
     fn drop(&mut self) {
         self.exchange.made_tokens(self.choices.stop().completion_tokens);
     }

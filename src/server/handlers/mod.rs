@@ -1,13 +1,10 @@
-//! The handlers of all routes: wire types in, `generate`, wire types out.
+//! What handles requests: the generating endpoints share [`generation`]; those of an API are with its
+//! JSON in [`super::wire`].
 
-pub(super) mod anthropic;
 mod built;
-mod calls;
-pub(super) mod chat;
-pub(super) mod completions;
-mod generation;
+pub(super) mod generation;
 pub(super) mod metrics;
-pub(super) mod ollama;
-pub(super) mod responses;
 pub(super) mod status;
 pub(super) mod tokens;
+
+pub(super) use super::wire::{anthropic, chat, completions, ollama, responses};

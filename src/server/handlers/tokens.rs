@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
+use serde_json::Value;
 
 use super::built::{built, done};
-use super::generation::check_model;
+use super::generation::{check_model, parsed};
 use crate::access::Exchange;
 use crate::app::App;
 use crate::body::read;
 use crate::error::ApiError;
 use crate::reply::{Reply, json, telling_ignored};
+use crate::wire::Parsed;
 use crate::wire::chat::ChatRequest;
 use crate::wire::common::to_json;
 use crate::wire::tokens::{
@@ -24,7 +26,7 @@ const TEXT_COPIES: usize = 6;
 
 /// The tokens that `prompt` is read as. The tokenizer's work counts against the key's limits: what
 /// it reads before it begins, and the tokens before they are given out.
-pub(super) async fn tokens_of(
+pub(crate) async fn tokens_of(
     app: &App,
     prompt: Prompt,
     exchange: &Arc<Exchange>,
@@ -111,13 +113,10 @@ pub(crate) async fn render(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let parse = |app: &App, body| {
-        let chat = ChatRequest::parse(&body)?;
-        check_model(app, chat.model.as_deref())?;
-        Ok(chat)
-    };
-    let ChatRequest { prompt, ignored, .. } = read(request, app, exchange, parse).await?;
-    let token_ids = tokens_of(app, prompt, exchange).await?;
+    let parse = |body: &Value| ChatRequest::parse(body).map(|chat| chat.parsed);
+    let mut chat = parsed(app, request, exchange, parse, Parsed::model).await?;
+    let ignored = std::mem::take(&mut chat.ignored);
+    let token_ids = tokens_of(app, chat.into_prompt(), exchange).await?;
     let bytes = TEXT_COPIES * exchange.weight() + 24 * token_ids.len();
     let build = move |app: &App| {
         let generator = app.generator();

@@ -1,6 +1,6 @@
-//! The most entries of each list and map that a request may hold. [`super::common::List`] and its
-//! kin carry their bound in their type, from which the OpenAPI document has it, too; a test compares
-//! `docs/api.md` with both.
+//! The most entries of each list and map in a request. [`super::common::List`] and similar types have
+//! the bound as a parameter, so that the OpenAPI document states it, too; a test compares both with
+//! `docs/api.md`.
 
 /// Fields of a request's object, unknown ones included.
 pub(super) const FIELDS: usize = 1_024;
@@ -9,7 +9,7 @@ pub(super) const FIELDS: usize = 1_024;
 pub(super) const MESSAGES: usize = 8_192;
 
 /// Messages and items of the other surfaces' requests, which may become several messages each.
-pub(super) const TURNS: usize = 4_096;
+pub(super) const ITEMS: usize = 4_096;
 
 /// Parts or blocks of one message's content.
 pub(super) const PARTS: usize = 1_024;
@@ -27,7 +27,7 @@ pub(super) const PROMPTS: usize = 128;
 /// context has.
 pub(super) const TOKEN_IDS: usize = 262_144;
 
-/// Token ids to turn into text, which may be longer than a context.
+/// Token ids to detokenize, which may be longer than a context.
 pub(super) const DETOKENIZED: usize = 1_048_576;
 
 /// Tokens that end an answer.

@@ -23,8 +23,13 @@ pub(crate) fn read_fields<T: DeserializeOwned>(body: &Value) -> Result<T, ApiErr
         let reason = format!("{count} fields are not accepted; expected at most {most} fields");
         return Err(ApiError::invalid_type("", &reason));
     }
-    serde_path_to_error::deserialize(body).map_err(|error| {
-        let path = error.path().to_string();
+    read_at(body, "")
+}
+
+/// Reads a value that stands at `place` in the request.
+pub(super) fn read_at<T: DeserializeOwned>(value: &Value, place: &str) -> Result<T, ApiError> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = below(place, &error.path().to_string());
         let inner = error.inner().to_string();
         match inner.strip_prefix(TOO_LONG).and_then(|rest| rest.split_once(", expected ")) {
             Some((count, accepted)) => {
@@ -36,6 +41,16 @@ pub(crate) fn read_fields<T: DeserializeOwned>(body: &Value) -> Result<T, ApiErr
             None => ApiError::invalid_type(&path, &plain(&inner)),
         }
     })
+}
+
+/// The path of what `path` leads to from `place` on.
+fn below(place: &str, path: &str) -> String {
+    match path {
+        "." => place.to_owned(),
+        path if place.is_empty() => path.to_owned(),
+        path if path.starts_with('[') => format!("{place}{path}"),
+        path => format!("{place}.{path}"),
+    }
 }
 
 /// How serde's errors of this kind begin; only lists and maps that are too long make them.
@@ -81,6 +96,30 @@ pub(crate) fn shown(value: &Value) -> String {
 pub(super) fn too_long(field: &str, count: usize, most: usize) -> ApiError {
     let value = format_args!("a list of {count} {ITEMS}");
     ApiError::invalid_value(field, value, &format!("at most {most} {ITEMS}"))
+}
+
+/// The error for a field that must be one of some words: `given` is another word, or none is given.
+pub(super) fn unknown_word(
+    field: impl Into<String>,
+    given: Option<&str>,
+    accepted: &str,
+) -> ApiError {
+    match given {
+        None => ApiError::missing(field, accepted),
+        Some(word) => ApiError::invalid_value(field, format_args!("{word:?}"), accepted),
+    }
+}
+
+/// As [`unknown_word`], for words that have a meaning which this server does not support.
+pub(super) fn unsupported_word(
+    field: impl Into<String>,
+    given: Option<&str>,
+    accepted: &str,
+) -> ApiError {
+    match given {
+        None => ApiError::missing(field, accepted),
+        Some(word) => ApiError::unsupported(field, format_args!("{word:?}"), accepted),
+    }
 }
 
 fn name_of(value: &Value) -> &'static str {
@@ -251,6 +290,16 @@ pub(crate) enum TextOr<T, const MOST: usize> {
     List(Vec<T>),
 }
 
+impl<const MOST: usize> TextOr<String, MOST> {
+    /// The texts, of which there may be one.
+    pub(crate) fn into_list(self) -> Vec<String> {
+        match self {
+            Self::Text(text) => vec![text],
+            Self::List(texts) => texts,
+        }
+    }
+}
+
 impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for TextOr<T, MOST> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct TextOrVisitor<T, const MOST: usize>(PhantomData<T>);
@@ -301,21 +350,29 @@ struct StreamOptions {
     continuous_usage_stats: Option<bool>,
 }
 
-/// How the answer goes out.
+/// How the answer is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Delivery {
-    /// In one piece.
+    /// As one JSON object.
     Whole,
     /// As server-sent events, with a last chunk of usage if asked for.
     Stream {
         /// Whether chunks have a `usage` field, and the last one is usage alone.
         include_usage: bool,
-        /// Whether every chunk tells the usage so far.
+        /// Whether every chunk has the usage so far.
         continuous: bool,
     },
 }
 
 impl Delivery {
+    /// Without chunks of usage.
+    pub(crate) fn of(stream: bool) -> Self {
+        match stream {
+            true => Self::Stream { include_usage: false, continuous: false },
+            false => Self::Whole,
+        }
+    }
+
     pub(crate) fn includes_usage(self) -> bool {
         matches!(self, Self::Stream { include_usage: true, .. })
     }
@@ -350,6 +407,19 @@ impl StreamFields {
             None => Ok(Delivery::Whole),
         }
     }
+}
+
+/// What the answers of OpenAI's first two endpoints have beside their text.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Extras {
+    pub(crate) logprobs: bool,
+    /// The token ids of prompts and answers.
+    pub(crate) token_ids: bool,
+    /// Log-probabilities name tokens by their ids.
+    pub(crate) names_by_id: bool,
+    pub(crate) timings: bool,
+    /// Which chunks have the usage.
+    pub(crate) delivery: Delivery,
 }
 
 /// OpenAI's usage object.
@@ -449,135 +519,5 @@ pub(crate) fn to_json<T: Serialize>(shape: &T) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[derive(Debug, Deserialize)]
-    struct Fields {
-        integer: Option<Integer>,
-        number: Option<Number>,
-        list: Option<List<Object<Inner>, 3>>,
-        #[serde(rename = "map")]
-        _map: Option<Entries<Number, 2>>,
-        #[serde(rename = "text")]
-        _text: Option<TextOr<String, 2>>,
-        #[serde(rename = "flag")]
-        _flag: Option<bool>,
-    }
-
-    #[derive(Debug, Deserialize)]
-    struct Inner {
-        #[serde(rename = "name")]
-        _name: Option<String>,
-    }
-
-    fn fault(body: &Value) -> (Option<String>, String) {
-        let error = read_fields::<Fields>(body).unwrap_err();
-        assert_eq!(error.status.as_u16(), 400);
-        assert_eq!(error.code, "invalid_type");
-        (error.param, error.message)
-    }
-
-    #[test]
-    fn wrong_types_name_path_value_and_what_is_expected() {
-        let table = [
-            (json!({"integer": 5.0}), "integer", "floating point `5.0`, expected an integer"),
-            (json!({"integer": "5"}), "integer", "string \"5\", expected an integer"),
-            (json!({"integer": true}), "integer", "boolean `true`, expected an integer"),
-            (json!({"number": "1"}), "number", "string \"1\", expected a number"),
-            (json!({"number": [1]}), "number", "a list, expected a number"),
-            (json!({"list": {"a": 1}}), "list", "an object, expected a list"),
-            (json!({"list": [{}, ["x"]]}), "list[1]", "a list, expected an object"),
-            (json!({"list": [{"name": 3}]}), "list[0].name", "integer `3`, expected a string"),
-            (json!({"map": [1]}), "map", "a list, expected an object"),
-            (json!({"map": {"7": "x"}}), "map.7", "string \"x\", expected a number"),
-            (json!({"text": 3}), "text", "integer `3`, expected a string or a list"),
-            (json!({"text": ["a", 3]}), "text[1]", "integer `3`, expected a string"),
-            (json!({"flag": "yes"}), "flag", "string \"yes\", expected a boolean"),
-        ];
-        for (body, param, reason) in table {
-            let (found, message) = fault(&body);
-            assert_eq!(found.as_deref(), Some(param), "{message}");
-            assert_eq!(message, format!("{param}: invalid type: {reason}"));
-        }
-    }
-
-    #[test]
-    fn what_is_longer_than_its_bound_is_refused_before_it_is_read() {
-        let many: serde_json::Map<String, Value> =
-            (0..1025).map(|index| (index.to_string(), Value::Null)).collect();
-        let table = [
-            (json!({"list": [1, 2, 3, 4]}), "list: a list of 4 items", "at most 3 items"),
-            (json!({"text": [1, 2, 3]}), "text: a list of 3 items", "at most 2 items"),
-            (
-                json!({"map": {"a": 1, "b": 2, "c": "x"}}),
-                "map: an object of 3 entries",
-                "at most 2 entries",
-            ),
-            (Value::Object(many), "the request's body: 1025 fields", "at most 1024 fields"),
-        ];
-        for (body, start, end) in table {
-            let error = read_fields::<Fields>(&body).unwrap_err();
-            assert_eq!(error.status.as_u16(), 400);
-            assert!(error.message.starts_with(start), "{}", error.message);
-            assert!(error.message.ends_with(end), "{}", error.message);
-        }
-        let full = json!({"list": [{}, {}, {}], "text": ["a", "b"], "map": {"a": 1, "b": 2}});
-        read_fields::<Fields>(&full).unwrap();
-    }
-
-    #[test]
-    fn a_body_that_is_no_object_is_refused() {
-        for body in [json!([]), json!("x"), json!(3), json!(null)] {
-            let (param, message) = fault(&body);
-            assert_eq!(param, None);
-            assert!(message.contains("expected a JSON object"), "{message}");
-        }
-    }
-
-    #[test]
-    fn long_values_are_not_repeated_whole() {
-        let (_, message) = fault(&json!({"number": "x".repeat(10_000)}));
-        assert!(message.len() < 300, "{message}");
-        assert!(message.ends_with("expected a number"), "{message}");
-    }
-
-    #[test]
-    fn null_is_not_given_and_unknown_fields_are_ignored() {
-        let body = json!({"integer": null, "number": null, "list": null, "other": [1]});
-        let fields: Fields = read_fields(&body).unwrap();
-        assert!(fields.integer.is_none() && fields.number.is_none() && fields.list.is_none());
-    }
-
-    #[test]
-    fn integers_are_exact_up_to_64_bits() {
-        let integer = |value: Value| {
-            let fields: Fields = read_fields(&json!({ "integer": value })).unwrap();
-            fields.integer.unwrap()
-        };
-        assert_eq!(integer(json!(u64::MAX)).fit::<u64>("f", "").unwrap(), u64::MAX);
-        assert_eq!(integer(json!(i64::MIN)).fit::<i64>("f", "").unwrap(), i64::MIN);
-        let error = integer(json!(-1)).fit::<u64>("max_tokens", "1 or more").unwrap_err();
-        assert_eq!(error.message, "max_tokens: -1 is not accepted; expected 1 or more");
-    }
-
-    #[test]
-    fn stream_options_need_a_stream() {
-        let delivery =
-            |body: Value| read_fields::<StreamFields>(&body).and_then(StreamFields::delivery);
-        assert_eq!(delivery(json!({})).unwrap(), Delivery::Whole);
-        assert_eq!(delivery(json!({"stream": false})).unwrap(), Delivery::Whole);
-        let plain = Delivery::Stream { include_usage: false, continuous: false };
-        assert_eq!(delivery(json!({"stream": true})).unwrap(), plain);
-        let body = json!({"stream": true, "stream_options": {"include_usage": true}});
-        assert_eq!(
-            delivery(body).unwrap(),
-            Delivery::Stream { include_usage: true, continuous: false }
-        );
-        let error = delivery(json!({"stream_options": {}})).unwrap_err();
-        assert_eq!(error.param.as_deref(), Some("stream_options"));
-        let error = delivery(json!({"stream": true, "stream_options": [true]})).unwrap_err();
-        assert_eq!(error.param.as_deref(), Some("stream_options"));
-    }
-}
+#[path = "common_tests.rs"]
+mod tests;

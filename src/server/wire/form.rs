@@ -5,7 +5,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::bounds;
-use super::common::{List, Object, shown};
+use super::common::{List, Object, shown, unsupported_word};
+use super::tools::is_name;
 use crate::error::ApiError;
 use phi4d_generate::{Constraint, Form};
 
@@ -52,10 +53,10 @@ struct StructuredOutputs {
 }
 
 const SCHEMA: &str = "a JSON Schema";
-const LONGEST_NAME: usize = 64;
+const KINDS: &str = "\"text\", \"json_object\" or \"json_schema\"";
 
 impl FormFields {
-    /// The form that was asked for.
+    /// What the output must be; at most one field may ask for it.
     pub(crate) fn constraint(self) -> Result<Option<Constraint>, ApiError> {
         let mut given = Given::default();
         if let Some(Object(format)) = self.response_format {
@@ -95,12 +96,12 @@ impl Given {
     }
 }
 
-fn of(field: impl Into<String>, form: Form) -> Constraint {
+pub(super) fn of(field: impl Into<String>, form: Form) -> Constraint {
     Constraint { form, field: field.into() }
 }
 
 /// A schema, as JSON or as text that spells it.
-fn of_schema(field: &str, schema: Value) -> Result<Constraint, ApiError> {
+pub(super) fn of_schema(field: &str, schema: Value) -> Result<Constraint, ApiError> {
     let schema = match schema {
         Value::String(text) => serde_json::from_str(&text).map_err(|error| {
             ApiError::invalid_value(field, shown(&text.into()), &format!("{SCHEMA}: {error}"))
@@ -113,7 +114,7 @@ fn of_schema(field: &str, schema: Value) -> Result<Constraint, ApiError> {
     }
 }
 
-/// A Lark grammar; llama.cpp's own notation is told apart by its sign for "is defined as".
+/// A Lark grammar. llama.cpp's own notation (GBNF), recognised by its `::=`, is refused.
 fn grammar(field: &str, text: Option<String>) -> Result<Option<Constraint>, ApiError> {
     let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
     let is_gbnf = |line: &str| {
@@ -132,10 +133,7 @@ fn grammar(field: &str, text: Option<String>) -> Result<Option<Constraint>, ApiE
 
 impl ResponseFormat {
     fn constraint(self, place: &str) -> Result<Option<Constraint>, ApiError> {
-        const KINDS: &str = "\"text\", \"json_object\" or \"json_schema\"";
         match self.kind.as_deref() {
-            None => Err(ApiError::missing(format!("{place}.type"), KINDS)),
-            Some("text") => Ok(None),
             Some("json_object") => match self.schema {
                 Some(schema) => of_schema(&format!("{place}.schema"), schema).map(Some),
                 None => Ok(Some(of(place, Form::JsonObject))),
@@ -145,29 +143,37 @@ impl ResponseFormat {
                 let Some(Object(named)) = self.json_schema else {
                     return Err(ApiError::missing(place, "an object with name and schema"));
                 };
-                named.check_name(&format!("{place}.name"))?;
-                let place = format!("{place}.schema");
-                let schema = named.schema.ok_or_else(|| ApiError::missing(&place, SCHEMA))?;
-                of_schema(&place, schema).map(Some)
+                named_schema(named.name.as_deref(), named.schema, &place).map(Some)
             }
-            Some(other) => Err(ApiError::unsupported(
-                format!("{place}.type"),
-                format_args!("{other:?}"),
-                KINDS,
-            )),
+            kind => no_form(kind, place),
         }
     }
 }
 
-impl NamedSchema {
-    fn check_name(&self, place: &str) -> Result<(), ApiError> {
-        let Some(name) = &self.name else { return Ok(()) };
-        let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-        if name.is_empty() || name.len() > LONGEST_NAME || !name.chars().all(fits) {
-            let accepted = format!("1 to {LONGEST_NAME} of a-z, A-Z, 0-9, _ and -");
-            return Err(ApiError::invalid_value(place, format_args!("{name:?}"), &accepted));
-        }
-        Ok(())
+/// The schema in an object at `place`, which may have a name.
+pub(super) fn named_schema(
+    name: Option<&str>,
+    schema: Option<Value>,
+    place: &str,
+) -> Result<Constraint, ApiError> {
+    if let Some(name) = name.filter(|name| !is_name(name)) {
+        let accepted = "1 to 64 of a-z, A-Z, 0-9, _ and -";
+        return Err(ApiError::invalid_value(
+            format!("{place}.name"),
+            format_args!("{name:?}"),
+            accepted,
+        ));
+    }
+    let place = format!("{place}.schema");
+    let schema = schema.ok_or_else(|| ApiError::missing(&place, SCHEMA))?;
+    of_schema(&place, schema)
+}
+
+/// No form for the kind "text"; other kinds are errors.
+pub(super) fn no_form(kind: Option<&str>, place: &str) -> Result<Option<Constraint>, ApiError> {
+    match kind {
+        Some("text") => Ok(None),
+        other => Err(unsupported_word(format!("{place}.type"), other, KINDS)),
     }
 }
 

@@ -1,13 +1,14 @@
-//! Which fields of a body this server reads. The others are told to the client, or refused.
+//! Which fields of a body this server reads. Others are reported to the client in a header, or refused.
+//! Fields of OpenAI's API and of its peers' whose feature this server lacks are refused by name: the
+//! answer would otherwise be to another question.
 
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error, Visitor};
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error, Visitor};
 use serde::forward_to_deserialize_any;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::common::read_fields;
-use super::unsupported;
+use super::common::{read_fields, shown};
 use crate::error::ApiError;
 
 /// Fields that are accepted and change nothing, as their meaning allows.
@@ -23,8 +24,8 @@ const NOTED: &[&str] = &[
     "service_tier",
 ];
 
-/// Most names of unread fields that are kept: more than a header tells.
-const MOST_TOLD: usize = 64;
+/// The most names of unread fields that are kept: more than fit the header.
+const MOST_NAMES: usize = 64;
 
 #[derive(Debug, serde::Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -36,30 +37,20 @@ struct StrictField {
 ///
 /// # Errors
 /// If there are any and the body has `"strict": true`.
-pub(super) fn ignored(
-    body: &Value,
-    known: &[&'static [&'static str]],
-) -> Result<Vec<String>, ApiError> {
-    let is_read = |name: &str| {
-        NOTED.contains(&name)
-            || known.iter().any(|names| names.contains(&name))
-            || unsupported::is_known(name)
-    };
-    left_over(body, is_read)
+pub(super) fn ignored(body: &Value, known: &[&str]) -> Result<Vec<String>, ApiError> {
+    left_over(body, |name| NOTED.contains(&name) || known.contains(&name) || is_refused(name))
 }
 
-/// As [`ignored`], for surfaces with names of their own.
-pub(super) fn unread(
-    body: &Value,
-    known: &[&'static [&'static str]],
-) -> Result<Vec<String>, ApiError> {
-    left_over(body, |name| name == "strict" || known.iter().any(|names| names.contains(&name)))
+/// As [`ignored`], for APIs that share no field names with OpenAI's first two endpoints.
+pub(super) fn unread(body: &Value, known: &[&str]) -> Result<Vec<String>, ApiError> {
+    left_over(body, |name| name == "strict" || known.contains(&name))
 }
 
 fn left_over(body: &Value, is_read: impl Fn(&str) -> bool) -> Result<Vec<String>, ApiError> {
     let StrictField { strict } = read_fields(body)?;
     let fields = body.as_object().into_iter().flat_map(|fields| fields.keys());
-    let left: Vec<String> = fields.filter(|name| !is_read(name)).take(MOST_TOLD).cloned().collect();
+    let left: Vec<String> =
+        fields.filter(|name| !is_read(name)).take(MOST_NAMES).cloned().collect();
     match left.first() {
         Some(name) if strict == Some(true) => {
             Err(ApiError::unsupported(name, "a field that this server does not know", "null"))
@@ -67,6 +58,50 @@ fn left_over(body: &Value, is_read: impl Fn(&str) -> bool) -> Result<Vec<String>
         _ => Ok(left),
     }
 }
+
+/// Groups of fields that are read from one object.
+pub(super) trait Groups: Sized {
+    fn read(body: &Value) -> Result<Self, ApiError>;
+    /// The names of all fields.
+    fn names() -> Vec<&'static str>;
+    /// The groups' schemas, for the OpenAPI document.
+    #[cfg(test)]
+    fn schemas(generator: &mut schemars::SchemaGenerator) -> Vec<schemars::Schema>;
+}
+
+#[cfg(test)]
+use schemars::JsonSchema as Described;
+
+/// What has a schema; only tests need it.
+#[cfg(not(test))]
+pub(super) trait Described {}
+
+#[cfg(not(test))]
+impl<T> Described for T {}
+
+macro_rules! groups {
+    ($($group:ident)+) => {
+        impl<$($group: DeserializeOwned + Described),+> Groups for ($($group,)+) {
+            fn read(body: &Value) -> Result<Self, ApiError> {
+                Ok(($(read_fields::<$group>(body)?,)+))
+            }
+
+            fn names() -> Vec<&'static str> {
+                [$(names_of::<$group>()),+].concat()
+            }
+
+            #[cfg(test)]
+            fn schemas(generator: &mut schemars::SchemaGenerator) -> Vec<schemars::Schema> {
+                vec![$(generator.subschema_for::<$group>()),+]
+            }
+        }
+    };
+}
+
+groups!(A B);
+groups!(A B C);
+groups!(A B C D E);
+groups!(A B C D E F G);
 
 /// The names of the fields that `T` reads: what its derived implementation asks for.
 pub(super) fn names_of<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
@@ -118,11 +153,108 @@ impl<'de> Deserializer<'de> for Names<'_> {
     }
 }
 
+/// A field, and the values that ask for nothing (null always is one).
+struct Unsupported {
+    field: &'static str,
+    asks_nothing: fn(&Value) -> bool,
+    accepted: &'static str,
+}
+
+const fn field(
+    field: &'static str,
+    asks_nothing: fn(&Value) -> bool,
+    accepted: &'static str,
+) -> Unsupported {
+    Unsupported { field, asks_nothing, accepted }
+}
+
+fn never(_: &Value) -> bool {
+    false
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        _ => false,
+    }
+}
+
+fn is_zero(value: &Value) -> bool {
+    value.as_f64() == Some(0.0)
+}
+
+fn is_one(value: &Value) -> bool {
+    value.as_f64() == Some(1.0)
+}
+
+fn is_false(value: &Value) -> bool {
+    value == false
+}
+
+fn is_none_word(value: &Value) -> bool {
+    value == "none"
+}
+
+/// Refused by every endpoint that generates.
+const EVERYWHERE: &[Unsupported] = &[
+    field("service_tier", |v| v == "auto" || v == "default", "\"auto\" or \"default\""),
+    field("dynatemp_range", is_zero, "0"),
+    field("mirostat", is_zero, "0"),
+    field("use_beam_search", is_false, "false"),
+    field("length_penalty", is_one, "1"),
+];
+
+const CHAT: &[Unsupported] = &[
+    field("best_of", is_one, "1"),
+    field("echo", is_false, "false"),
+    field("suffix", is_empty, "null"),
+    field("functions", is_empty, "an empty list"),
+    field("function_call", is_none_word, "\"none\""),
+    field("modalities", |v| *v == json!(["text"]), "[\"text\"]"),
+    field("audio", never, "null"),
+    field("prediction", never, "null"),
+    field("verbosity", |v| v == "medium", "\"medium\""),
+    field("web_search_options", never, "null"),
+    field("chat_template", never, "null"),
+    field("documents", is_empty, "an empty list"),
+];
+
+const COMPLETIONS: &[Unsupported] = &[];
+
+/// Refuses a chat request that asks for what isn't there.
+pub(super) fn check_chat(body: &Value) -> Result<(), ApiError> {
+    check(body, CHAT)
+}
+
+/// Refuses a completion request that asks for what isn't there.
+pub(super) fn check_completions(body: &Value) -> Result<(), ApiError> {
+    check(body, COMPLETIONS)
+}
+
+/// Whether a field is one of those that some endpoint refuses.
+fn is_refused(name: &str) -> bool {
+    EVERYWHERE.iter().chain(CHAT).any(|known| known.field == name)
+}
+
+fn check(body: &Value, own: &[Unsupported]) -> Result<(), ApiError> {
+    for known in EVERYWHERE.iter().chain(own) {
+        let Some(value) = body.get(known.field) else {
+            continue;
+        };
+        if !value.is_null() && !(known.asks_nothing)(value) {
+            return Err(ApiError::unsupported(known.field, shown(value), known.accepted));
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::chat::ChatRequest;
-    use super::super::completions::CompletionRequest;
     use super::*;
+    use crate::wire::chat::ChatRequest;
+    use crate::wire::completions::CompletionRequest;
     use serde_json::json;
 
     #[test]
@@ -138,14 +270,59 @@ mod tests {
             "min_tokens": 1, "n": 1, "stream": true, "user": "u", "tools": [], "strict": false,
             "temprature": 2, "zz": null
         });
-        let chat = ChatRequest::parse(&body).unwrap().ignored;
+        let chat = ChatRequest::parse(&body).unwrap().parsed.ignored;
         assert_eq!(chat, ["prompt", "temprature", "zz"]);
-        let completion = CompletionRequest::parse(&body).unwrap().ignored;
+        let completion = CompletionRequest::parse(&body).unwrap().parsed.ignored;
         assert_eq!(completion, ["messages", "tools", "temprature", "zz"]);
         let strict = json!({"prompt": "x", "temprature": 2, "strict": true});
         let error = CompletionRequest::parse(&strict).unwrap_err();
         assert_eq!(error.param.as_deref(), Some("temprature"));
         let strict = json!({"prompt": "x", "temperature": 2, "strict": true});
-        assert_eq!(CompletionRequest::parse(&strict).unwrap().ignored, [""; 0]);
+        assert_eq!(CompletionRequest::parse(&strict).unwrap().parsed.ignored, [""; 0]);
+    }
+}
+
+#[cfg(test)]
+mod unsupported_tests {
+    use super::*;
+
+    #[test]
+    fn features_are_refused_by_name() {
+        let table = [
+            (json!({"functions": [{"name": "f"}]}), "functions"),
+            (json!({"function_call": "auto"}), "function_call"),
+            (json!({"best_of": 2}), "best_of"),
+            (json!({"echo": true}), "echo"),
+            (json!({"modalities": ["text", "audio"]}), "modalities"),
+            (json!({"verbosity": "low"}), "verbosity"),
+        ];
+        for (body, name) in table {
+            let error = check_chat(&body).unwrap_err();
+            assert_eq!(error.param.as_deref(), Some(name));
+            assert_eq!(error.code, "unsupported_parameter");
+            assert!(error.message.starts_with(&format!("{name}: ")), "{}", error.message);
+        }
+        let error = check_completions(&json!({"mirostat": 2})).unwrap_err();
+        assert_eq!(error.message, "mirostat: 2 is not supported; accepted: 0");
+    }
+
+    #[test]
+    fn values_that_ask_for_nothing_pass() {
+        let body = json!({
+            "functions": [], "function_call": "none", "n": 1,
+            "modalities": ["text"], "audio": null, "echo": false, "suffix": null, "best_of": 1,
+            "store": true, "metadata": {"a": "b"}, "user": "u", "parallel_tool_calls": true,
+        });
+        check_chat(&body).unwrap();
+        check_completions(&body).unwrap();
+    }
+
+    #[test]
+    fn null_asks_for_nothing_anywhere() {
+        for known in EVERYWHERE.iter().chain(CHAT).chain(COMPLETIONS) {
+            let body = json!({ known.field: null });
+            check_chat(&body).unwrap();
+            check_completions(&body).unwrap();
+        }
     }
 }

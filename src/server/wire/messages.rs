@@ -1,4 +1,5 @@
-//! The turns of a conversation in a chat request.
+//! The messages of a conversation, in the chat API's shape; and what conversations of all APIs have
+//! in common.
 
 use std::collections::HashSet;
 
@@ -6,11 +7,12 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::bounds;
-use super::common::{List, Object, TextOr, shown};
+use super::common::{List, Object, TextOr, shown, too_long, unknown_word, unsupported_word};
 use crate::error::ApiError;
 use phi4d_generate::{Ending, Message, Role, ToolCall};
 
 const ROLES: &str = "\"system\", \"developer\", \"user\", \"assistant\" or \"tool\"";
+const MESSAGES: &str = "a list of at least one message";
 const CONTENT: &str = "a string, or a list of {\"type\": \"text\", \"text\": …}";
 
 #[derive(Debug, Deserialize)]
@@ -24,7 +26,6 @@ pub(super) struct WireMessage {
     audio: Option<Value>,
 }
 
-/// The calls of one message.
 type WireCalls = List<Object<WireCall>, { bounds::CALLS }>;
 
 #[derive(Debug, Deserialize)]
@@ -51,64 +52,157 @@ struct WireCalled {
     arguments: Option<String>,
 }
 
-/// The turns, at least one, checked one by one and against each other.
+/// A conversation as it is read, of any API. Each message comes with its place in the request, which
+/// errors name.
+#[derive(Debug, Default)]
+pub(super) struct Conversation {
+    messages: Vec<Message>,
+    /// The last message's place.
+    place: String,
+    /// Ids of all calls so far.
+    called: HashSet<String>,
+}
+
+impl Conversation {
+    /// Adds a message. A tool's result must belong to a call in an earlier message.
+    pub(super) fn add(&mut self, message: Message, place: &str) -> Result<(), ApiError> {
+        if let Some(id) = message.answers.as_ref().filter(|id| !self.called.contains(*id)) {
+            return Err(ApiError::invalid_value(
+                format!("{place}.tool_call_id"),
+                format_args!("{id:?}"),
+                "the id of one of the tool_calls in an earlier message",
+            ));
+        }
+        place.clone_into(&mut self.place);
+        self.called.extend(message.calls.iter().map(|call| call.id.clone()));
+        self.messages.push(message);
+        self.check_calls()
+    }
+
+    /// Adds a text without calls.
+    pub(super) fn add_text(
+        &mut self,
+        role: Role,
+        text: String,
+        place: &str,
+    ) -> Result<(), ApiError> {
+        self.add(Message::text(role, text), place)
+    }
+
+    /// Adds a tool's result.
+    pub(super) fn add_result(
+        &mut self,
+        id: String,
+        content: String,
+        place: &str,
+    ) -> Result<(), ApiError> {
+        self.add(Message { answers: Some(id), ..Message::text(Role::Tool, content) }, place)
+    }
+
+    /// Adds a call to the last message if the assistant wrote it, else as a message of its own.
+    pub(super) fn add_call(&mut self, call: ToolCall, place: &str) -> Result<(), ApiError> {
+        match self.messages.last_mut() {
+            Some(last) if last.role == Role::Assistant => {
+                self.called.insert(call.id.clone());
+                last.calls.push(call);
+                self.check_calls()
+            }
+            _ => {
+                let calls = vec![call];
+                self.add(Message { calls, ..Message::text(Role::Assistant, "") }, place)
+            }
+        }
+    }
+
+    /// Who wrote the last message.
+    pub(super) fn last_role(&self) -> Option<Role> {
+        self.messages.last().map(|message| message.role)
+    }
+
+    /// The messages, at least one.
+    pub(super) fn finish(self, ending: Ending) -> Result<Vec<Message>, ApiError> {
+        if self.messages.len() > bounds::MESSAGES {
+            return Err(too_long("messages", self.messages.len(), bounds::MESSAGES));
+        }
+        match self.messages.last() {
+            None => Err(ApiError::invalid_value("messages", "[]", MESSAGES)),
+            Some(last) if ending == Ending::Open && !last.calls.is_empty() => {
+                let expected = "false where the last message has tool_calls";
+                Err(ApiError::invalid_value("continue_final_message", true, expected))
+            }
+            Some(_) => Ok(self.messages),
+        }
+    }
+
+    fn check_calls(&self) -> Result<(), ApiError> {
+        let count = self.messages.last().map_or(0, |message| message.calls.len());
+        if count > bounds::CALLS {
+            return Err(too_long(&format!("{}.tool_calls", self.place), count, bounds::CALLS));
+        }
+        Ok(())
+    }
+}
+
+/// The role of a message at `place`.
+pub(super) fn role(given: Option<&str>, place: &str) -> Result<Role, ApiError> {
+    let field = || format!("{place}.role");
+    match given {
+        Some("system" | "developer") => Ok(Role::System),
+        Some("user") => Ok(Role::User),
+        Some("assistant") => Ok(Role::Assistant),
+        Some("tool") => Ok(Role::Tool),
+        Some("function") => Err(unsupported_word(field(), given, ROLES)),
+        other => Err(unknown_word(field(), other, ROLES)),
+    }
+}
+
+/// The id of the call that a message answers: that of a tool must, others do not.
+pub(super) fn answered(
+    role: Role,
+    id: Option<String>,
+    place: &str,
+) -> Result<Option<String>, ApiError> {
+    match (role, id) {
+        (Role::Tool, None) => {
+            let expected = "the id of the call whose result this is";
+            Err(ApiError::missing(format!("{place}.tool_call_id"), expected))
+        }
+        (Role::Tool, id) => Ok(id),
+        _ => Ok(None),
+    }
+}
+
+/// Refuses calls in messages that the assistant did not write.
+pub(super) fn check_caller(role: Role, calls: usize, place: &str) -> Result<(), ApiError> {
+    if calls > 0 && role != Role::Assistant {
+        return Err(ApiError::invalid_value(
+            format!("{place}.tool_calls"),
+            "a list",
+            "it only in messages of the role \"assistant\"",
+        ));
+    }
+    Ok(())
+}
+
+/// The messages of a chat request.
 pub(super) fn conversation(
     given: Option<List<Object<WireMessage>, { bounds::MESSAGES }>>,
     ending: Ending,
 ) -> Result<Vec<Message>, ApiError> {
-    const ACCEPTED: &str = "a list of at least one message";
     let Some(List(given)) = given else {
-        return Err(ApiError::missing("messages", ACCEPTED));
+        return Err(ApiError::missing("messages", MESSAGES));
     };
-    let mut messages: Vec<Message> = Vec::with_capacity(given.len());
-    let mut called = HashSet::new();
+    let mut conversation = Conversation::default();
     for (index, Object(message)) in given.into_iter().enumerate() {
         let place = format!("messages[{index}]");
-        let message = message.checked(&place)?;
-        check_answer(&message, &called, &place)?;
-        called.extend(message.calls.iter().map(|call| call.id.clone()));
-        messages.push(message);
+        conversation.add(message.checked(&place)?, &place)?;
     }
-    match messages.last() {
-        None => Err(ApiError::invalid_value("messages", "[]", ACCEPTED)),
-        Some(last) if ending == Ending::Open && !last.calls.is_empty() => {
-            let expected = "false where the last message has tool_calls";
-            Err(ApiError::invalid_value("continue_final_message", true, expected))
-        }
-        Some(_) => Ok(messages),
-    }
-}
-
-/// A result must be that of a call which the model has made; `called` are the ids of those.
-fn check_answer(message: &Message, called: &HashSet<String>, place: &str) -> Result<(), ApiError> {
-    let Some(id) = &message.answers else { return Ok(()) };
-    if called.contains(id) {
-        return Ok(());
-    }
-    Err(ApiError::invalid_value(
-        format!("{place}.tool_call_id"),
-        format_args!("{id:?}"),
-        "the id of one of the tool_calls in an earlier message",
-    ))
+    conversation.finish(ending)
 }
 
 impl WireMessage {
     fn checked(self, place: &str) -> Result<Message, ApiError> {
-        let role = match self.role.as_deref() {
-            None => return Err(ApiError::missing(format!("{place}.role"), ROLES)),
-            Some("system" | "developer") => Role::System,
-            Some("user") => Role::User,
-            Some("assistant") => Role::Assistant,
-            Some("tool") => Role::Tool,
-            Some(role @ "function") => {
-                let role = format_args!("{role:?}");
-                return Err(ApiError::unsupported(format!("{place}.role"), role, ROLES));
-            }
-            Some(other) => {
-                let other = format_args!("{other:?}");
-                return Err(ApiError::invalid_value(format!("{place}.role"), other, ROLES));
-            }
-        };
+        let role = role(self.role.as_deref(), place)?;
         for (name, value) in [("function_call", &self.function_call), ("audio", &self.audio)] {
             if let Some(value) = value {
                 let field = format!("{place}.{name}");
@@ -116,35 +210,26 @@ impl WireMessage {
             }
         }
         let calls = calls(self.tool_calls, role, place)?;
-        let answers = match (role, self.tool_call_id) {
-            (Role::Tool, None) => {
-                let expected = "the id of the call whose result this is";
-                return Err(ApiError::missing(format!("{place}.tool_call_id"), expected));
-            }
-            (Role::Tool, id) => id,
-            _ => None,
-        };
+        let answers = answered(role, self.tool_call_id, place)?;
         let place = format!("{place}.content");
         let content = match self.content {
             None if !calls.is_empty() => String::new(),
             None => return Err(ApiError::missing(place, CONTENT)),
             Some(TextOr::Text(text)) => text,
-            Some(TextOr::List(parts)) => joined(parts, &place)?,
+            Some(TextOr::List(parts)) => {
+                joined(parts, &place, |part| match part.kind.as_deref() {
+                    Some("text") => Ok(("text", part.text)),
+                    kind => Err((kind.map(str::to_owned), "\"text\"")),
+                })?
+            }
         };
         Ok(Message { role, content, calls, answers })
     }
 }
 
-/// The calls of a turn of the model's.
 fn calls(given: Option<WireCalls>, role: Role, place: &str) -> Result<Vec<ToolCall>, ApiError> {
     let calls = given.map_or_else(Vec::new, |List(calls)| calls);
-    if !calls.is_empty() && role != Role::Assistant {
-        return Err(ApiError::invalid_value(
-            format!("{place}.tool_calls"),
-            "a list",
-            "it only in messages of the role \"assistant\"",
-        ));
-    }
+    check_caller(role, calls.len(), place)?;
     let checked = |(index, Object(call)): (usize, Object<WireCall>)| {
         call.checked(&format!("{place}.tool_calls[{index}]"))
     };
@@ -154,9 +239,9 @@ fn calls(given: Option<WireCalls>, role: Role, place: &str) -> Result<Vec<ToolCa
 impl WireCall {
     fn checked(self, place: &str) -> Result<ToolCall, ApiError> {
         let missing = |field: &str, what: &str| ApiError::missing(format!("{place}.{field}"), what);
-        if let Some(kind) = self.kind.filter(|kind| kind != "function") {
-            let kind = format_args!("{kind:?}");
-            return Err(ApiError::unsupported(format!("{place}.type"), kind, "\"function\""));
+        if self.kind.as_deref().is_some_and(|kind| kind != "function") {
+            let kind = self.kind.as_deref();
+            return Err(unsupported_word(format!("{place}.type"), kind, "\"function\""));
         }
         let Some(Object(called)) = self.function else {
             return Err(missing("function", "an object with name and arguments"));
@@ -171,23 +256,25 @@ impl WireCall {
     }
 }
 
-/// The parts' texts as one, with nothing between them.
-fn joined(parts: Vec<Object<Part>>, place: &str) -> Result<String, ApiError> {
+/// A part's field that holds its text, with the text; or the part's kind and what is accepted.
+type PartText = Result<(&'static str, Option<String>), (Option<String>, &'static str)>;
+
+/// The texts of a message's parts as one, with nothing between them.
+pub(super) fn joined<P>(
+    parts: Vec<Object<P>>,
+    place: &str,
+    text_of: impl Fn(P) -> PartText,
+) -> Result<String, ApiError> {
     let mut whole = String::new();
     for (index, Object(part)) in parts.into_iter().enumerate() {
-        let place = format!("{place}[{index}]");
-        match part.kind.as_deref() {
-            Some("text") => {}
-            None => return Err(ApiError::missing(format!("{place}.type"), "\"text\"")),
-            Some(other) => {
-                let other = format_args!("{other:?}");
-                return Err(ApiError::unsupported(format!("{place}.type"), other, "\"text\""));
+        let field = |name: &str| format!("{place}[{index}].{name}");
+        match text_of(part) {
+            Ok((_, Some(text))) => whole.push_str(&text),
+            Ok((name, None)) => return Err(ApiError::missing(field(name), "a string")),
+            Err((kind, kinds)) => {
+                return Err(unsupported_word(field("type"), kind.as_deref(), kinds));
             }
         }
-        let Some(text) = part.text else {
-            return Err(ApiError::missing(format!("{place}.text"), "a string"));
-        };
-        whole.push_str(&text);
     }
     Ok(whole)
 }

@@ -12,18 +12,41 @@ mod known;
 pub(super) mod logprobs;
 mod messages;
 pub(super) mod models;
-pub(super) mod names;
 pub(super) mod ollama;
+mod parameters;
 mod reasoning;
 pub(super) mod responses;
-pub(super) mod sampling;
 #[cfg(test)]
 mod schemas;
 pub(super) mod slots;
-mod steering;
 #[cfg(test)]
 mod tests;
 pub(super) mod timings;
 pub(super) mod tokens;
 mod tools;
-mod unsupported;
+
+use self::common::Delivery;
+use phi4d_generate::{Prompt, Request};
+
+/// A request of a generating endpoint: what is to be generated, and how the answer is sent.
+#[derive(Debug)]
+pub(super) struct Parsed {
+    /// The model that the client names.
+    pub(super) model: Option<String>,
+    pub(super) request: Request,
+    pub(super) delivery: Delivery,
+    /// Names of fields that nobody read. The answer reports them in a header.
+    pub(super) ignored: Vec<String>,
+}
+
+impl Parsed {
+    pub(super) fn model(&self) -> Option<&str> {
+        self.model.as_deref()
+    }
+
+    /// The prompt alone, of a surface whose requests have one.
+    #[expect(clippy::expect_used, reason = "every surface's parser puts a prompt in")]
+    pub(super) fn into_prompt(self) -> Prompt {
+        self.request.prompts.into_iter().next().expect("a request has at least one prompt")
+    }
+}

@@ -1,12 +1,11 @@
-//! What a chat request says about the model's thought.
+//! How much the model may reason before it answers, and whether the answer shows it.
 
 use serde::Deserialize;
 
-use super::common::Integer;
+use super::common::{Integer, unknown_word};
 use crate::error::ApiError;
 use phi4d_generate::Reasoning;
 
-/// The fields about the model's thought.
 #[derive(Debug, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) struct ReasoningFields {
@@ -17,51 +16,48 @@ pub(super) struct ReasoningFields {
 }
 
 impl ReasoningFields {
-    /// What becomes of the thought, and whether the answer shows it.
+    /// The budget of reasoning, and whether the answer shows it.
     pub(super) fn reasoning(self) -> Result<(Reasoning, bool), ApiError> {
         let in_text = match self.reasoning_format.as_deref() {
             None | Some("auto" | "deepseek") => false,
             Some("none") => true,
-            Some(other) => {
-                let other = format_args!("{other:?}");
+            other => {
                 let accepted = "\"deepseek\", \"auto\" (the same) or \"none\"";
-                return Err(ApiError::invalid_value("reasoning_format", other, accepted));
+                return Err(unknown_word("reasoning_format", other, accepted));
             }
         };
-        let of_effort = match self.reasoning_effort.as_deref() {
-            None => None,
-            Some(effort) => budget(effort)?,
-        };
-        let given = self.thinking_token_budget.map(tokens).transpose()?.flatten();
-        let budget = given.or(of_effort);
+        let effort = self.reasoning_effort.as_deref();
+        let effort = budget_of_effort(effort, "reasoning_effort")?;
+        let given = self.thinking_token_budget;
+        let given = given.map(|tokens| budget(tokens, "thinking_token_budget")).transpose()?;
+        let budget = given.flatten().or(effort);
         Ok((Reasoning { in_text, budget }, self.include_reasoning.unwrap_or(true)))
     }
 }
 
-/// Tokens of thought that an effort stands for; `None` is no limit.
-fn budget(effort: &str) -> Result<Option<u64>, ApiError> {
+/// The most tokens of reasoning for an effort that `field` gives; `None` is no limit.
+pub(super) fn budget_of_effort(effort: Option<&str>, field: &str) -> Result<Option<u64>, ApiError> {
     match effort {
-        "none" => Ok(Some(0)),
-        "minimal" => Ok(Some(256)),
-        "low" => Ok(Some(1024)),
-        "medium" => Ok(Some(4096)),
-        "high" | "xhigh" => Ok(None),
+        Some("none") => Ok(Some(0)),
+        Some("minimal") => Ok(Some(256)),
+        Some("low") => Ok(Some(1024)),
+        Some("medium") => Ok(Some(4096)),
+        None | Some("high" | "xhigh") => Ok(None),
         other => {
             let accepted = "\"none\", \"minimal\", \"low\", \"medium\", \"high\" or \"xhigh\"";
-            let other = format_args!("{other:?}");
-            Err(ApiError::invalid_value("reasoning_effort", other, accepted))
+            Err(unknown_word(field, other, accepted))
         }
     }
 }
 
-/// A budget that was given; -1 is no limit.
-fn tokens(given: Integer) -> Result<Option<u64>, ApiError> {
+/// The most tokens of reasoning, given by `field`; -1 is no limit.
+pub(super) fn budget(given: Integer, field: &str) -> Result<Option<u64>, ApiError> {
     let accepted = "an integer of at least 0, or -1 for no limit";
-    match given.fit::<i64>("thinking_token_budget", accepted)? {
+    match given.fit::<i64>(field, accepted)? {
         -1 => Ok(None),
         tokens => match u64::try_from(tokens) {
             Ok(tokens) => Ok(Some(tokens)),
-            Err(_) => Err(given.refused("thinking_token_budget", accepted)),
+            Err(_) => Err(given.refused(field, accepted)),
         },
     }
 }

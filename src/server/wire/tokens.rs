@@ -7,8 +7,8 @@ use serde_json::Value;
 use super::bounds;
 use super::chat::ChatRequest;
 use super::common::{Integer, List, read_fields};
-use super::known::{ignored, names_of};
-use super::sampling::token_ids;
+use super::known::{Groups, ignored, names_of};
+use super::parameters::token_ids;
 use crate::error::ApiError;
 use phi4d_generate::Prompt;
 
@@ -47,6 +47,8 @@ struct OutputFields {
     _add_special_tokens: Option<bool>,
 }
 
+type AllFields = (OutputFields, TextFields);
+
 impl TokenizeRequest {
     /// Reads a request's JSON: a conversation if it has `messages`, else a text.
     ///
@@ -60,9 +62,9 @@ impl TokenizeRequest {
             if let Some(fields) = body.as_object_mut() {
                 fields.retain(|name, _| !names_of::<OutputFields>().contains(&name.as_str()));
             }
-            let chat = ChatRequest::parse(&body)?;
-            let (model, prompt, ignored) = (chat.model, chat.prompt, chat.ignored);
-            return Ok(Self { model, prompt, strings, pieces, ignored });
+            let mut chat = ChatRequest::parse(&body)?.parsed;
+            let (model, ignored) = (chat.model.take(), std::mem::take(&mut chat.ignored));
+            return Ok(Self { model, prompt: chat.into_prompt(), strings, pieces, ignored });
         }
         let fields: TextFields = read_fields(&body)?;
         let text = match (fields.prompt, fields.content) {
@@ -83,8 +85,13 @@ impl TokenizeRequest {
             text if text.is_empty() => Prompt::Tokens(Vec::new()),
             text => Prompt::Text { text, parse_special: fields.parse_special.unwrap_or(true) },
         };
-        let known = [names_of::<OutputFields>(), names_of::<TextFields>()];
-        Ok(Self { model: fields.model, prompt, strings, pieces, ignored: ignored(&body, &known)? })
+        Ok(Self {
+            model: fields.model,
+            prompt,
+            strings,
+            pieces,
+            ignored: ignored(&body, &AllFields::names())?,
+        })
     }
 }
 
@@ -126,7 +133,7 @@ impl Piece {
 /// The fields that are read beside a chat request's, for the OpenAPI document.
 #[cfg(test)]
 pub(crate) fn field_schemas(generator: &mut schemars::SchemaGenerator) -> Vec<schemars::Schema> {
-    vec![generator.subschema_for::<OutputFields>(), generator.subschema_for::<TextFields>()]
+    AllFields::schemas(generator)
 }
 
 /// Tokens to text.
@@ -158,7 +165,7 @@ impl DetokenizeRequest {
         Ok(Self {
             model: fields.model,
             tokens: token_ids("tokens", tokens)?,
-            ignored: ignored(body, &[names_of::<DetokenizeFields>()])?,
+            ignored: ignored(body, names_of::<DetokenizeFields>())?,
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Functions that a chat request offers to the model, and the calls in its answers.
+//! Tools that a request offers to the model, and the tool calls in answers.
 
 use std::collections::HashSet;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::bounds;
-use super::common::{Entries, List, Object, shown, too_long};
+use super::common::{Entries, List, Object, shown, too_long, unsupported_word};
 use crate::error::ApiError;
 use phi4d_generate::{CallDelta, Tool, ToolCall, ToolChoice, Tools};
 
@@ -17,7 +17,6 @@ const NAME: &str = "1 to 64 letters, digits, \"_\" and \"-\"";
 const CHOICES: &str = "\"none\", \"auto\", \"required\", {\"type\": \"function\", \"function\": \
                        {\"name\": …}} or {\"type\": \"allowed_tools\", …}";
 
-/// The fields about functions.
 #[derive(Debug, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) struct ToolFields {
@@ -28,88 +27,122 @@ pub(super) struct ToolFields {
 
 #[derive(Debug, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-struct WireTool {
+pub(super) struct WireTool {
     #[serde(rename = "type")]
     kind: Option<String>,
     function: Option<Object<WireFunction>>,
 }
 
+// What defines a tool in every API. Not a doc comment, which the OpenAPI document would repeat.
 #[derive(Debug, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-struct WireFunction {
-    name: Option<String>,
-    description: Option<String>,
-    parameters: Option<Entries<Value, { bounds::KEYWORDS }>>,
-    strict: Option<bool>,
+pub(super) struct WireFunction {
+    pub(super) name: Option<String>,
+    pub(super) description: Option<String>,
+    pub(super) parameters: Option<Entries<Value, { bounds::KEYWORDS }>>,
+    pub(super) strict: Option<bool>,
 }
 
 impl ToolFields {
-    /// The functions and the choice among them, checked.
+    /// The tools and the choice among them, checked.
     pub(super) fn tools(self) -> Result<Tools, ApiError> {
-        let given = self.tools.map_or_else(Vec::new, |List(tools)| tools);
-        let mut names = HashSet::new();
-        let mut definitions = Vec::with_capacity(given.len());
-        for (index, Object(tool)) in given.into_iter().enumerate() {
-            let place = format!("tools[{index}]");
-            let tool = tool.checked(&place)?;
-            if !names.insert(tool.name.clone()) {
-                let name = format_args!("{:?}", tool.name);
-                let field = format!("{place}.function.name");
-                return Err(ApiError::invalid_value(field, name, "a name that no other tool has"));
-            }
-            definitions.push(tool);
-        }
-        let single = self.parallel_tool_calls == Some(false);
-        let mut tools = Tools { definitions, choice: ToolChoice::Auto, single };
-        if let Some(choice) = self.tool_choice {
-            choose(&mut tools, &choice)?;
-        }
-        Ok(tools)
+        let mut definitions = definitions(self.tools, "parameters", WireTool::function)?;
+        let choice = self.tool_choice.map(|choice| choose(&mut definitions, &choice, true));
+        offered(definitions, choice.transpose()?, self.parallel_tool_calls == Some(false))
     }
 }
 
 impl WireTool {
-    fn checked(self, place: &str) -> Result<Tool, ApiError> {
+    /// What the tool's object `function` says; `place` becomes that of the object.
+    pub(super) fn function(self, place: &mut String) -> Result<WireFunction, ApiError> {
         check_kind(self.kind.as_deref(), place)?;
-        let place = format!("{place}.function");
-        let Some(Object(function)) = self.function else {
-            return Err(ApiError::missing(place, "an object with a name"));
-        };
-        let Some(name) = function.name else {
-            return Err(ApiError::missing(format!("{place}.name"), NAME));
-        };
-        check_name(&name, &format!("{place}.name"))?;
-        let parameters = function.parameters.map(Entries::into_map).unwrap_or_default();
-        let place = format!("{place}.parameters");
-        check_parameters(&parameters, &place)?;
-        let strict = function.strict.unwrap_or(false);
-        Ok(Tool { name, description: function.description, parameters, strict, place })
-    }
-}
-
-fn check_kind(kind: Option<&str>, place: &str) -> Result<(), ApiError> {
-    match kind {
-        Some("function") => Ok(()),
-        None => Err(ApiError::missing(format!("{place}.type"), "\"function\"")),
-        Some(other) => {
-            let other = format_args!("{other:?}");
-            Err(ApiError::unsupported(format!("{place}.type"), other, "\"function\""))
+        place.push_str(".function");
+        match self.function {
+            Some(Object(function)) => Ok(function),
+            None => Err(ApiError::missing(place.as_str(), "an object with a name")),
         }
     }
 }
 
+/// The definitions of a request's tools, checked one by one. `function_of` reads an API's own shape;
+/// it changes the place to that of the function's fields, among which `schema_field` is the schema.
+pub(super) fn definitions<T>(
+    given: Option<List<Object<T>, { bounds::TOOLS }>>,
+    schema_field: &str,
+    function_of: impl Fn(T, &mut String) -> Result<WireFunction, ApiError>,
+) -> Result<Vec<Tool>, ApiError> {
+    let given = given.map_or_else(Vec::new, |List(tools)| tools);
+    let mut names = HashSet::new();
+    let mut definitions = Vec::with_capacity(given.len());
+    for (index, Object(tool)) in given.into_iter().enumerate() {
+        let mut place = format!("tools[{index}]");
+        let tool = function_of(tool, &mut place)?.checked(&place, schema_field)?;
+        if !names.insert(tool.name.clone()) {
+            let name = format_args!("{:?}", tool.name);
+            let field = format!("{place}.name");
+            return Err(ApiError::invalid_value(field, name, "a name that no other tool has"));
+        }
+        definitions.push(tool);
+    }
+    Ok(definitions)
+}
+
+/// The tools as the model is offered them. A choice needs tools; it comes with how errors show it.
+pub(super) fn offered(
+    definitions: Vec<Tool>,
+    choice: Option<(ToolChoice, String)>,
+    single: bool,
+) -> Result<Tools, ApiError> {
+    let choice = match choice {
+        Some((choice, shown)) if definitions.is_empty() && choice != ToolChoice::None => {
+            let expected = "it only together with tools";
+            return Err(ApiError::invalid_value("tool_choice", shown, expected));
+        }
+        Some((choice, _)) => choice,
+        None => ToolChoice::Auto,
+    };
+    Ok(Tools { definitions, choice, single })
+}
+
+impl WireFunction {
+    fn checked(self, place: &str, schema_field: &str) -> Result<Tool, ApiError> {
+        let field = format!("{place}.name");
+        let Some(name) = self.name else {
+            return Err(ApiError::missing(field, NAME));
+        };
+        check_name(&name, &field)?;
+        let parameters = self.parameters.map(Entries::into_map).unwrap_or_default();
+        let place = format!("{place}.{schema_field}");
+        check_parameters(&parameters, &place)?;
+        let strict = self.strict.unwrap_or(false);
+        Ok(Tool { name, description: self.description, parameters, strict, place })
+    }
+}
+
+pub(super) fn check_kind(kind: Option<&str>, place: &str) -> Result<(), ApiError> {
+    match kind {
+        Some("function") => Ok(()),
+        other => Err(unsupported_word(format!("{place}.type"), other, "\"function\"")),
+    }
+}
+
 /// Refuses a name that a function can't have.
-pub(super) fn check_name(name: &str, place: &str) -> Result<(), ApiError> {
-    let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    if name.is_empty() || name.len() > MOST_NAME || !name.chars().all(fits) {
+fn check_name(name: &str, place: &str) -> Result<(), ApiError> {
+    if !is_name(name) {
         let name = shown(&Value::String(name.to_owned()));
         return Err(ApiError::invalid_value(place, name, NAME));
     }
     Ok(())
 }
 
-/// Refuses a schema whose values are no objects: arguments always are.
-pub(super) fn check_parameters(schema: &Map<String, Value>, place: &str) -> Result<(), ApiError> {
+/// Whether a function or a schema may be called so.
+pub(super) fn is_name(name: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    !name.is_empty() && name.len() <= MOST_NAME && name.chars().all(fits)
+}
+
+/// Refuses a schema of other values than objects: arguments always are objects.
+fn check_parameters(schema: &Map<String, Value>, place: &str) -> Result<(), ApiError> {
     match schema.get("type") {
         None => Ok(()),
         Some(kind) if kind == "object" => Ok(()),
@@ -120,24 +153,27 @@ pub(super) fn check_parameters(schema: &Map<String, Value>, place: &str) -> Resu
     }
 }
 
-fn choose(tools: &mut Tools, choice: &Value) -> Result<(), ApiError> {
+/// The choice that a `tool_choice` of the chat API asks for, where a function's name is `nested` in an
+/// object `function` and the allowed tools in an object `allowed_tools`; or of the responses API,
+/// which has neither. Tools that are not allowed are removed from `definitions`.
+pub(super) fn choose(
+    definitions: &mut Vec<Tool>,
+    choice: &Value,
+    nested: bool,
+) -> Result<(ToolChoice, String), ApiError> {
     const FIELD: &str = "tool_choice";
-    tools.choice = match choice {
+    let wanted = match choice {
         Value::String(word) => by_word(word, FIELD, &["none", "auto", "required"], CHOICES)?,
         Value::Object(_) => match choice["type"].as_str() {
             Some("function") => {
-                let known = |name: &str| tools.definitions.iter().any(|tool| tool.name == name);
-                ToolChoice::Named(named(&choice["function"]["name"], known, FIELD)?)
+                let field = if nested { "tool_choice.function.name" } else { "tool_choice.name" };
+                named(definitions, name_in(choice, nested), field)?
             }
-            Some("allowed_tools") => allowed(tools, &choice["allowed_tools"])?,
+            Some("allowed_tools") => allowed(definitions, choice, nested)?,
             _ => {
                 let kind = shown(&choice["type"]);
-                let field = "tool_choice.type";
-                return Err(ApiError::invalid_value(
-                    field,
-                    kind,
-                    "\"function\" or \"allowed_tools\"",
-                ));
+                let accepted = "\"function\" or \"allowed_tools\"";
+                return Err(ApiError::invalid_value("tool_choice.type", kind, accepted));
             }
         },
         other => {
@@ -145,11 +181,7 @@ fn choose(tools: &mut Tools, choice: &Value) -> Result<(), ApiError> {
             return Err(ApiError::invalid_type(FIELD, &reason));
         }
     };
-    if tools.definitions.is_empty() && tools.choice != ToolChoice::None {
-        let expected = "it only together with tools";
-        return Err(ApiError::invalid_value(FIELD, shown(choice), expected));
-    }
-    Ok(())
+    Ok((wanted, shown(choice)))
 }
 
 fn by_word(
@@ -169,35 +201,64 @@ fn by_word(
     }
 }
 
-/// The name, if it is a tool's.
-fn named(name: &Value, is_known: impl Fn(&str) -> bool, place: &str) -> Result<String, ApiError> {
-    let field = format!("{place}.function.name");
+fn name_in(choice: &Value, nested: bool) -> &Value {
+    if nested { &choice["function"]["name"] } else { &choice["name"] }
+}
+
+/// The tool of that name.
+pub(super) fn named(
+    definitions: &[Tool],
+    name: &Value,
+    field: &str,
+) -> Result<ToolChoice, ApiError> {
+    let is_known = |name: &str| definitions.iter().any(|tool| tool.name == name);
+    known_name(name, is_known, field).map(|name| ToolChoice::Named(name.to_owned()))
+}
+
+fn known_name<'v>(
+    name: &'v Value,
+    is_known: impl Fn(&str) -> bool,
+    field: &str,
+) -> Result<&'v str, ApiError> {
+    const ACCEPTED: &str = "the name of one of the tools";
     match name {
-        Value::Null => Err(ApiError::missing(field, "the name of one of the tools")),
-        Value::String(name) if is_known(name) => Ok(name.clone()),
-        other => Err(ApiError::invalid_value(field, shown(other), "the name of one of the tools")),
+        Value::Null => Err(ApiError::missing(field, ACCEPTED)),
+        Value::String(name) if is_known(name) => Ok(name),
+        other => Err(ApiError::invalid_value(field, shown(other), ACCEPTED)),
     }
 }
 
-/// Leaves the tools that are allowed; the model is not told of the others.
-fn allowed(tools: &mut Tools, given: &Value) -> Result<ToolChoice, ApiError> {
+/// Keeps the tools that are allowed; the model does not see the others.
+fn allowed(
+    definitions: &mut Vec<Tool>,
+    choice: &Value,
+    nested: bool,
+) -> Result<ToolChoice, ApiError> {
     const PLACE: &str = "tool_choice.allowed_tools";
-    let Some(Value::Array(list)) = given.get("tools").filter(|_| given.is_object()) else {
-        let expected = "a list of {\"type\": \"function\", \"function\": {\"name\": …}}";
-        return Err(ApiError::missing(format!("{PLACE}.tools"), expected));
+    let allowed = if nested { &choice["allowed_tools"] } else { choice };
+    let list = match allowed["tools"].as_array() {
+        Some(list) => list.as_slice(),
+        None if nested => {
+            let expected = "a list of {\"type\": \"function\", \"function\": {\"name\": …}}";
+            return Err(ApiError::missing(format!("{PLACE}.tools"), expected));
+        }
+        None => &[],
     };
     if list.len() > bounds::TOOLS {
         return Err(too_long(&format!("{PLACE}.tools"), list.len(), bounds::TOOLS));
     }
+    let known: HashSet<&str> = definitions.iter().map(|tool| tool.name.as_str()).collect();
     let mut names = HashSet::new();
-    let known: HashSet<&str> = tools.definitions.iter().map(|tool| tool.name.as_str()).collect();
     for (index, entry) in list.iter().enumerate() {
         let place = format!("{PLACE}.tools[{index}]");
-        check_kind(entry["type"].as_str(), &place)?;
-        names.insert(named(&entry["function"]["name"], |name| known.contains(name), &place)?);
+        if nested {
+            check_kind(entry["type"].as_str(), &place)?;
+        }
+        let field = format!("{place}.function.name");
+        names.insert(known_name(name_in(entry, nested), |name| known.contains(name), &field)?);
     }
-    tools.definitions.retain(|tool| names.contains(&tool.name));
-    let mode = given["mode"].as_str().unwrap_or("auto");
+    definitions.retain(|tool| names.contains(tool.name.as_str()));
+    let mode = allowed["mode"].as_str().unwrap_or("auto");
     by_word(mode, &format!("{PLACE}.mode"), &["auto", "required"], "\"auto\" or \"required\"")
 }
 

@@ -1,4 +1,4 @@
-//! What Anthropic's clients are told.
+//! Answers of Anthropic's messages API.
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -52,7 +52,7 @@ impl From<Usage> for MessageUsage {
 }
 
 impl<'a> Whole<'a> {
-    /// A message in which nothing has been said yet.
+    /// A message without content.
     pub(crate) fn empty(id: &'a str, model: &'a str, usage: Usage) -> Self {
         Self {
             id,

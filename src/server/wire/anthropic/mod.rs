@@ -1,9 +1,11 @@
-//! Anthropic's messages API: its requests as chat requests, and its answers.
+//! Anthropic's messages API.
 
 mod answer;
+mod handler;
 mod request;
 
 pub(crate) use answer::{Block, Counted, Delta, Event, Stopped, Whole, stop_reason};
+pub(crate) use handler::{count_tokens, create};
 pub(crate) use request::{CountRequest, MessagesRequest};
 
 #[cfg(test)]

@@ -1,31 +1,32 @@
-//! What Anthropic's clients ask.
+//! Requests of Anthropic's messages API.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::error::ApiError;
-use crate::wire::bounds;
-use crate::wire::chat::ChatRequest;
-use crate::wire::common::{Entries, Integer, List, Object, TextOr, read_fields, shown};
-use crate::wire::known::{names_of, unread};
-use crate::wire::names::{ChatBody, Names, Renaming};
+use crate::wire::common::{
+    Delivery, Entries, Integer, List, Number, Object, TextOr, read_at, shown, unknown_word,
+    unsupported_word,
+};
+use crate::wire::form::named_schema;
+use crate::wire::known::{Groups, unread};
+use crate::wire::messages::{Conversation, joined};
+use crate::wire::parameters::{max_tokens, top_k};
+use crate::wire::reasoning::{budget, budget_of_effort};
+use crate::wire::tools::{self, WireFunction};
+use crate::wire::{Parsed, bounds};
+use phi4d_generate::{
+    Chat, Constraint, Ending, Message, ParameterNames, Parameters, Prompt, Reasoning, Request,
+    Role, Tool, ToolCall, ToolChoice, Tools,
+};
 
-const NAMES: Names = &[
-    ("stop", "stop_sequences"),
-    ("thinking_token_budget", "thinking.budget_tokens"),
-    ("reasoning_effort", "output_config.effort"),
-    ("response_format.json_schema.schema", "output_config.format.schema"),
-    ("response_format", "output_config.format"),
-    ("tool_choice.function.name", "tool_choice.name"),
-    ("tools[].function.parameters", "tools[].input_schema"),
-    ("tools[].function", "tools[]"),
-    ("parallel_tool_calls", "tool_choice.disable_parallel_tool_use"),
-];
+const NAMES: ParameterNames = ParameterNames { stop: "stop_sequences", ..ParameterNames::OPENAI };
 
 /// A message's content, or a part of it that is made of blocks, too.
 type Blocks = TextOr<Object<Block>, { bounds::PARTS }>;
 
-const BLOCKS: &str = "\"text\", \"tool_use\", \"tool_result\" or \"thinking\"";
+const BLOCKS: &str = "\"text\", \"tool_use\", \"tool_result\" or \"thinking\", each in turns of \
+                      its side";
 
 #[derive(Debug, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -34,9 +35,12 @@ struct MessagesFields {
     max_tokens: Option<Integer>,
     stream: Option<bool>,
     stop_sequences: Option<List<String, { bounds::STOPS }>>,
-    temperature: Option<Value>,
-    top_p: Option<Value>,
-    top_k: Option<Value>,
+    #[cfg_attr(test, schemars(with = "Option<Value>"))]
+    temperature: Option<Number>,
+    #[cfg_attr(test, schemars(with = "Option<Value>"))]
+    top_p: Option<Number>,
+    #[cfg_attr(test, schemars(with = "Option<Value>"))]
+    top_k: Option<Integer>,
     // Accepted, and nothing follows from them.
     #[serde(rename = "metadata")]
     _metadata: Option<Value>,
@@ -46,14 +50,14 @@ struct MessagesFields {
     _cache_control: Option<Value>,
 }
 
-/// What is read by the model.
+/// What the model reads, and how it answers.
 #[derive(Debug, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 struct PromptFields {
     system: Option<Blocks>,
-    messages: Option<List<Object<Turn>, { bounds::TURNS }>>,
+    messages: Option<List<Object<WireMessage>, { bounds::ITEMS }>>,
     tools: Option<List<Object<WireTool>, { bounds::TOOLS }>>,
-    tool_choice: Option<Object<ToolChoice>>,
+    tool_choice: Option<Object<WireChoice>>,
     thinking: Option<Object<Thinking>>,
     output_config: Option<Object<OutputConfig>>,
     output_format: Option<Object<OutputFormat>>,
@@ -64,7 +68,7 @@ struct PromptFields {
 
 #[derive(Debug, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-struct Turn {
+struct WireMessage {
     role: Option<String>,
     content: Option<Blocks>,
 }
@@ -95,7 +99,7 @@ struct WireTool {
 
 #[derive(Debug, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-struct ToolChoice {
+struct WireChoice {
     #[serde(rename = "type")]
     kind: Option<String>,
     name: Option<String>,
@@ -125,69 +129,65 @@ struct OutputFormat {
     schema: Option<Value>,
 }
 
+type AllFields = (MessagesFields, PromptFields);
+
 /// `POST /v1/messages`.
-#[derive(Debug)]
-pub(crate) struct MessagesRequest {
-    pub(crate) chat: ChatRequest,
-    pub(crate) renaming: Renaming,
-    pub(crate) ignored: Vec<String>,
-}
+pub(crate) struct MessagesRequest;
 
 /// `POST /v1/messages/count_tokens`.
-#[derive(Debug)]
-pub(crate) struct CountRequest(pub(crate) MessagesRequest);
+pub(crate) struct CountRequest;
 
 impl MessagesRequest {
     /// Reads a request's JSON.
     ///
     /// # Errors
     /// A 400 that names the first field at fault.
-    pub(crate) fn parse(body: &Value) -> Result<Self, ApiError> {
-        Self::read(body, true)
-    }
-
-    fn read(body: &Value, limited: bool) -> Result<Self, ApiError> {
-        let fields: MessagesFields = read_fields(body)?;
-        let prompt: PromptFields = read_fields(body)?;
-        let ignored = unread(body, &[names_of::<MessagesFields>(), names_of::<PromptFields>()])?;
-        let mut chat = ChatBody::default();
-        chat.put("model", fields.model);
-        const COUNT: &str = "an integer of 1 or more";
-        match fields.max_tokens {
-            Some(count) => chat.put("max_tokens", Some(count.fit::<u64>("max_tokens", COUNT)?)),
-            None if limited => return Err(ApiError::missing("max_tokens", COUNT)),
-            None => {}
-        }
-        chat.put("stream", fields.stream);
-        chat.put("stop", fields.stop_sequences.map(|list| list.0));
-        chat.put("temperature", fields.temperature);
-        chat.put("top_p", fields.top_p);
-        chat.put("top_k", fields.top_k);
-        prompt.add_to(&mut chat)?;
-        let (body, renaming) = chat.finish(NAMES);
-        let chat = ChatRequest::parse(&body).map_err(|error| renaming.tell(error))?;
-        Ok(Self { chat, renaming, ignored })
+    pub(crate) fn parse(body: &Value) -> Result<Parsed, ApiError> {
+        parse(body, true)
     }
 }
 
 impl CountRequest {
-    /// Reads a request's JSON.
+    /// Reads a request's JSON, where `max_tokens` may be missing.
     ///
     /// # Errors
     /// A 400 that names the first field at fault.
-    pub(crate) fn parse(body: &Value) -> Result<Self, ApiError> {
-        MessagesRequest::read(body, false).map(Self)
+    pub(crate) fn parse(body: &Value) -> Result<Parsed, ApiError> {
+        parse(body, false)
     }
+}
+
+fn parse(body: &Value, limited: bool) -> Result<Parsed, ApiError> {
+    let (fields, prompt) = AllFields::read(body)?;
+    let ignored = unread(body, &AllFields::names())?;
+    if limited && fields.max_tokens.is_none() {
+        return Err(ApiError::missing("max_tokens", "an integer of 1 or more"));
+    }
+    let mut parameters = Parameters {
+        names: NAMES,
+        max_tokens: fields.max_tokens.map(|n| max_tokens("max_tokens", n)).transpose()?,
+        temperature: fields.temperature.map(|n| n.0),
+        top_p: fields.top_p.map(|n| n.0),
+        top_k: fields.top_k.map(|k| top_k("top_k", k)).transpose()?,
+        stop: fields.stop_sequences.map_or_else(Vec::new, |list| list.0),
+        ..Parameters::default()
+    };
+    let (chat, constraint) = prompt.read()?;
+    parameters.constraint = constraint;
+    let prompts = vec![Prompt::Chat(chat)];
+    let request = Request { prompts, parameters, ..Request::default() };
+    let delivery = Delivery::of(fields.stream == Some(true));
+    Ok(Parsed { model: fields.model, request, delivery, ignored })
 }
 
 /// The fields that are read, for the OpenAPI document.
 #[cfg(test)]
 pub(crate) fn field_schemas(generator: &mut schemars::SchemaGenerator) -> Vec<schemars::Schema> {
-    vec![generator.subschema_for::<MessagesFields>(), generator.subschema_for::<PromptFields>()]
+    AllFields::schemas(generator)
 }
 
 impl PromptFields {
-    fn add_to(self, chat: &mut ChatBody) -> Result<(), ApiError> {
+    fn read(self) -> Result<(Chat, Option<Constraint>), ApiError> {
         for (name, value) in [
             ("container", &self.container),
             ("mcp_servers", &self.mcp_servers),
@@ -197,122 +197,99 @@ impl PromptFields {
                 return Err(ApiError::unsupported(name, shown(value), "null"));
             }
         }
-        match self.system {
-            None => {}
-            Some(TextOr::Text(text)) if text.is_empty() => {}
-            Some(TextOr::Text(text)) => {
-                chat.say("system", json!({ "role": "system", "content": text }));
-            }
-            Some(TextOr::List(blocks)) => {
-                let text = texts(blocks, "system")?;
-                chat.say("system", json!({ "role": "system", "content": text }));
-            }
-        }
-        const MESSAGES: &str = "a list of at least one message";
-        let Some(List(messages)) = self.messages else {
-            return Err(ApiError::missing("messages", MESSAGES));
+        let (messages, ending) = conversation(self.system, self.messages)?;
+        let tools = tools_of(self.tools, self.tool_choice)?;
+        let (effort, format) = match self.output_config {
+            Some(Object(config)) => (config.effort, config.format.or(self.output_format)),
+            None => (None, self.output_format),
         };
-        if messages.is_empty() {
-            return Err(ApiError::invalid_value("messages", "[]", MESSAGES));
-        }
-        for (index, Object(turn)) in messages.into_iter().enumerate() {
-            turn.add_to(chat, &format!("messages[{index}]"))?;
-        }
-        if chat.last().is_some_and(|last| last["role"] == "assistant") {
-            // The answer goes on where the conversation ends.
-            chat.put("continue_final_message", Some(true));
-            chat.put("add_generation_prompt", Some(false));
-        }
-        if let Some(List(tools)) = self.tools {
-            chat.put("tools", Some(wire_tools(tools)?));
-        }
-        if let Some(Object(choice)) = self.tool_choice {
-            choice.add_to(chat)?;
-        }
-        if let Some(Object(thinking)) = self.thinking {
-            thinking.add_to(chat)?;
-        }
-        let format = match self.output_config {
-            Some(Object(config)) => {
-                chat.put("reasoning_effort", config.effort);
-                config.format.or(self.output_format)
-            }
-            None => self.output_format,
+        let effort = budget_of_effort(effort.as_deref(), "output_config.effort")?;
+        let given = match self.thinking {
+            Some(Object(thinking)) => thinking.budget()?,
+            None => None,
         };
-        if let Some(Object(format)) = format {
-            if format.kind.as_deref() != Some("json_schema") {
-                let kind =
-                    format.kind.map_or_else(|| "null".to_owned(), |kind| format!("{kind:?}"));
-                let field = "output_config.format.type";
-                return Err(ApiError::invalid_value(field, kind, "\"json_schema\""));
-            }
-            let schema = json!({ "name": "output", "schema": format.schema });
-            let format = json!({ "type": "json_schema", "json_schema": schema });
-            chat.put("response_format", Some(format));
-        }
-        Ok(())
+        let reasoning = Reasoning { in_text: false, budget: given.or(effort) };
+        let constraint = format.map(|Object(format)| format.constraint()).transpose()?;
+        Ok((Chat { messages, ending, tools, reasoning, ..Chat::default() }, constraint))
     }
 }
 
-impl Turn {
-    fn add_to(self, chat: &mut ChatBody, place: &str) -> Result<(), ApiError> {
+fn conversation(
+    system: Option<Blocks>,
+    messages: Option<List<Object<WireMessage>, { bounds::ITEMS }>>,
+) -> Result<(Vec<Message>, Ending), ApiError> {
+    const MESSAGES: &str = "a list of at least one message";
+    let mut conversation = Conversation::default();
+    match system {
+        None => {}
+        Some(TextOr::Text(text)) if text.is_empty() => {}
+        Some(TextOr::Text(text)) => conversation.add_text(Role::System, text, "system")?,
+        Some(TextOr::List(blocks)) => {
+            let text = texts(blocks, "system")?;
+            conversation.add_text(Role::System, text, "system")?;
+        }
+    }
+    let Some(List(messages)) = messages else {
+        return Err(ApiError::missing("messages", MESSAGES));
+    };
+    if messages.is_empty() {
+        return Err(ApiError::invalid_value("messages", "[]", MESSAGES));
+    }
+    for (index, Object(message)) in messages.into_iter().enumerate() {
+        message.add_to(&mut conversation, &format!("messages[{index}]"))?;
+    }
+    let ending = match conversation.last_role() {
+        // The model continues its own message.
+        Some(Role::Assistant) => Ending::Open,
+        _ => Ending::ModelTurn,
+    };
+    Ok((conversation.finish(ending)?, ending))
+}
+
+impl WireMessage {
+    fn add_to(self, conversation: &mut Conversation, place: &str) -> Result<(), ApiError> {
         const ROLES: &str = "\"user\" or \"assistant\"";
-        let role = match self.role {
-            Some(role) if role == "user" || role == "assistant" => role,
-            None => return Err(ApiError::missing(format!("{place}.role"), ROLES)),
-            Some(other) => {
-                let other = format_args!("{other:?}");
-                return Err(ApiError::invalid_value(format!("{place}.role"), other, ROLES));
-            }
+        let role = match self.role.as_deref() {
+            Some("user") => Role::User,
+            Some("assistant") => Role::Assistant,
+            other => return Err(unknown_word(format!("{place}.role"), other, ROLES)),
         };
         let place = format!("{place}.content");
         let blocks = match self.content {
             None => return Err(ApiError::missing(place, "a string or a list of blocks")),
-            Some(TextOr::Text(text)) => {
-                chat.say(place, json!({ "role": role, "content": text }));
-                return Ok(());
-            }
+            Some(TextOr::Text(text)) => return conversation.add_text(role, text, &place),
             Some(TextOr::List(blocks)) => blocks,
         };
-        let (mut text, mut calls, mut said) = (String::new(), Vec::new(), false);
+        let (mut text, mut calls, mut has_text) = (String::new(), Vec::new(), false);
         for (index, Object(block)) in blocks.into_iter().enumerate() {
             let place = format!("{place}[{index}]");
             let missing = |name: &str| ApiError::missing(format!("{place}.{name}"), "a string");
-            match (block.kind.as_deref(), role.as_str()) {
+            match (block.kind.as_deref(), role) {
                 (Some("text"), _) => {
                     text.push_str(&block.text.ok_or_else(|| missing("text"))?);
-                    said = true;
+                    has_text = true;
                 }
-                // What was thought about earlier turns is not read again.
-                (Some("thinking" | "redacted_thinking"), "assistant") => {}
-                (Some("tool_use"), "assistant") => {
+                // Reasoning about earlier messages is not read again.
+                (Some("thinking" | "redacted_thinking"), Role::Assistant) => {}
+                (Some("tool_use"), Role::Assistant) => {
                     let name = block.name.ok_or_else(|| missing("name"))?;
-                    let arguments = block.input.map(Entries::into_map).unwrap_or_default();
-                    let arguments = Value::Object(arguments).to_string();
-                    let function = json!({ "name": name, "arguments": arguments });
+                    let input = block.input.map(Entries::into_map).unwrap_or_default();
                     let id = block.id.ok_or_else(|| missing("id"))?;
-                    calls.push(json!({ "id": id, "type": "function", "function": function }));
+                    calls.push(ToolCall { id, name, arguments: Value::Object(input).to_string() });
                 }
-                (Some("tool_result"), "user") => {
+                (Some("tool_result"), Role::User) => {
                     let id = block.tool_use_id.ok_or_else(|| missing("tool_use_id"))?;
                     let content = result_text(block.content, &format!("{place}.content"))?;
-                    let result = json!({ "role": "tool", "tool_call_id": id, "content": content });
-                    chat.say(place, result);
+                    conversation.add_result(id, content, &place)?;
                 }
                 (None, _) => return Err(missing("type")),
-                (Some(kind), _) => {
-                    let accepted = format!("{BLOCKS}, each in turns of its side");
-                    let kind = format!("{kind:?}");
-                    return Err(ApiError::unsupported(format!("{place}.type"), kind, &accepted));
+                (kind, _) => {
+                    return Err(unsupported_word(format!("{place}.type"), kind, BLOCKS));
                 }
             }
         }
-        if said || !calls.is_empty() {
-            let mut message = json!({ "role": role, "content": text });
-            if !calls.is_empty() {
-                message["tool_calls"] = calls.into();
-            }
-            chat.say(place, message);
+        if has_text || !calls.is_empty() {
+            conversation.add(Message { calls, ..Message::text(role, text) }, &place)?;
         }
         Ok(())
     }
@@ -320,101 +297,92 @@ impl Turn {
 
 /// The texts of blocks that must be texts.
 fn texts(blocks: Vec<Object<Block>>, place: &str) -> Result<String, ApiError> {
-    let mut whole = String::new();
-    for (index, Object(block)) in blocks.into_iter().enumerate() {
-        let place = format!("{place}[{index}]");
-        match block.kind.as_deref() {
-            Some("text") => {}
-            None => return Err(ApiError::missing(format!("{place}.type"), "\"text\"")),
-            Some(kind) => {
-                let kind = format_args!("{kind:?}");
-                return Err(ApiError::unsupported(format!("{place}.type"), kind, "\"text\""));
-            }
-        }
-        let text = block.text.ok_or_else(|| ApiError::missing(format!("{place}.text"), "a string"));
-        whole.push_str(&text?);
-    }
-    Ok(whole)
+    joined(blocks, place, |block| match block.kind.as_deref() {
+        Some("text") => Ok(("text", block.text)),
+        kind => Err((kind.map(str::to_owned), "\"text\"")),
+    })
 }
 
 fn result_text(content: Option<Value>, place: &str) -> Result<String, ApiError> {
-    #[derive(Deserialize)]
-    #[cfg_attr(test, derive(schemars::JsonSchema))]
-    struct Wrapped {
-        content: Blocks,
-    }
     match content {
         None | Some(Value::Null) => Ok(String::new()),
-        Some(content) => {
-            let wrapped = json!({ "content": content });
-            let read = read_fields::<Wrapped>(&wrapped).map_err(|error| {
-                let rest = error.param.as_deref().unwrap_or_default().replacen("content", "", 1);
-                error.about(format!("{place}{rest}"))
-            })?;
-            match read.content {
-                TextOr::Text(text) => Ok(text),
-                TextOr::List(blocks) => texts(blocks, place),
-            }
-        }
+        Some(content) => match read_at(&content, place)? {
+            Blocks::Text(text) => Ok(text),
+            Blocks::List(blocks) => texts(blocks, place),
+        },
     }
 }
 
-fn wire_tools(tools: Vec<Object<WireTool>>) -> Result<Vec<Value>, ApiError> {
-    let tool = |(index, Object(tool)): (usize, Object<WireTool>)| {
-        if let Some(kind) = tool.kind.filter(|kind| kind != "custom") {
-            let kind = format_args!("{kind:?}");
-            let field = format!("tools[{index}].type");
-            return Err(ApiError::unsupported(field, kind, "\"custom\" or null"));
+fn tools_of(
+    given: Option<List<Object<WireTool>, { bounds::TOOLS }>>,
+    choice: Option<Object<WireChoice>>,
+) -> Result<Tools, ApiError> {
+    let definitions = tools::definitions(given, "input_schema", |tool, place| {
+        if tool.kind.as_deref().is_some_and(|kind| kind != "custom") {
+            let (field, kind) = (format!("{place}.type"), tool.kind.as_deref());
+            return Err(unsupported_word(field, kind, "\"custom\" or null"));
         }
         let Some(name) = tool.name else {
-            return Err(ApiError::missing(format!("tools[{index}].name"), "a string"));
+            return Err(ApiError::missing(format!("{place}.name"), "a string"));
         };
-        Ok(json!({ "type": "function", "function": {
-            "name": name, "description": tool.description, "parameters": tool.input_schema.map(Entries::into_map),
-            "strict": tool.strict,
-        }}))
-    };
-    tools.into_iter().enumerate().map(tool).collect()
+        Ok(WireFunction {
+            name: Some(name),
+            description: tool.description,
+            parameters: tool.input_schema,
+            strict: tool.strict,
+        })
+    })?;
+    let Some(Object(choice)) = choice else { return tools::offered(definitions, None, false) };
+    let single = choice.disable_parallel_tool_use == Some(true);
+    let choice = choice.read(&definitions)?;
+    tools::offered(definitions, Some(choice), single)
 }
 
-impl ToolChoice {
-    fn add_to(self, chat: &mut ChatBody) -> Result<(), ApiError> {
+impl WireChoice {
+    /// The choice among `tools`, and how errors show it.
+    fn read(self, tools: &[Tool]) -> Result<(ToolChoice, String), ApiError> {
         const KINDS: &str = "\"auto\", \"any\", \"tool\" or \"none\"";
-        let choice = match self.kind.as_deref() {
-            Some("auto") => json!("auto"),
-            Some("any") => json!("required"),
-            Some("none") => json!("none"),
+        match self.kind.as_deref() {
+            Some("auto") => Ok((ToolChoice::Auto, "\"auto\"".to_owned())),
+            Some("any") => Ok((ToolChoice::Required, "\"required\"".to_owned())),
+            Some("none") => Ok((ToolChoice::None, "\"none\"".to_owned())),
             Some("tool") => {
                 let Some(name) = self.name else {
                     return Err(ApiError::missing("tool_choice.name", "a function's name"));
                 };
-                json!({ "type": "function", "function": { "name": name } })
+                let choice = tools::named(tools, &name.into(), "tool_choice.name")?;
+                Ok((choice, "an object".to_owned()))
             }
-            None => return Err(ApiError::missing("tool_choice.type", KINDS)),
-            Some(other) => {
-                let other = format_args!("{other:?}");
-                return Err(ApiError::invalid_value("tool_choice.type", other, KINDS));
-            }
-        };
-        chat.put("tool_choice", Some(choice));
-        chat.put("parallel_tool_calls", self.disable_parallel_tool_use.map(|disabled| !disabled));
-        Ok(())
+            other => Err(unknown_word("tool_choice.type", other, KINDS)),
+        }
     }
 }
 
 impl Thinking {
-    fn add_to(self, chat: &mut ChatBody) -> Result<(), ApiError> {
+    /// The most tokens of reasoning, if there is a limit.
+    fn budget(self) -> Result<Option<u64>, ApiError> {
         const KINDS: &str = "\"enabled\", \"adaptive\" or \"disabled\"";
         match self.kind.as_deref() {
-            Some("adaptive") => {}
-            Some("enabled") => chat.put("thinking_token_budget", self.budget_tokens),
-            Some("disabled") => chat.put("thinking_token_budget", Some(0)),
-            None => return Err(ApiError::missing("thinking.type", KINDS)),
-            Some(other) => {
-                let other = format_args!("{other:?}");
-                return Err(ApiError::invalid_value("thinking.type", other, KINDS));
+            Some("adaptive") => Ok(None),
+            Some("enabled") => {
+                let field = "thinking.budget_tokens";
+                let tokens =
+                    self.budget_tokens.map(|tokens| read_at(&tokens, field)).transpose()?;
+                Ok(tokens.map(|tokens| budget(tokens, field)).transpose()?.flatten())
             }
+            Some("disabled") => Ok(Some(0)),
+            other => Err(unknown_word("thinking.type", other, KINDS)),
         }
-        Ok(())
+    }
+}
+
+impl OutputFormat {
+    fn constraint(self) -> Result<Constraint, ApiError> {
+        let place = "output_config.format";
+        if self.kind.as_deref() != Some("json_schema") {
+            let kind = self.kind.map_or_else(|| "null".to_owned(), |kind| format!("{kind:?}"));
+            return Err(ApiError::invalid_value(format!("{place}.type"), kind, "\"json_schema\""));
+        }
+        named_schema(None, self.schema, place)
     }
 }

@@ -1,4 +1,4 @@
-//! What Ollama's clients are told. Times are RFC 3339, durations nanoseconds.
+//! Answers of Ollama's API. Times are RFC 3339, durations nanoseconds.
 
 use std::time::Duration;
 

@@ -1,6 +1,8 @@
-//! Ollama's API: its requests as chat or completion requests, and its answers.
+//! Ollama's API.
 
 mod answer;
+mod calls;
+mod handler;
 mod open_calls;
 mod request;
 
@@ -8,7 +10,8 @@ pub(crate) use answer::{
     Details, Figures, Kind, Line, LoadedModel, Models, ShowFacts, Shown, TaggedModel, Version,
     done_reason,
 };
-pub(crate) use request::{GenerateTask, OllamaChat, OllamaGenerate, ShowRequest};
+pub(crate) use handler::{chat, generate, ps, show, tags, version};
+pub(crate) use request::{OllamaChat, OllamaGenerate, OllamaRequest, ShowRequest};
 
 #[cfg(test)]
 pub(crate) use request::field_schemas;

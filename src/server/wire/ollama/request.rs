@@ -1,72 +1,87 @@
-//! What Ollama's clients ask.
+//! Requests of Ollama's API.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use super::open_calls::OpenCalls;
 use crate::error::ApiError;
-use crate::wire::bounds;
-use crate::wire::chat::ChatRequest;
-use crate::wire::common::{Entries, List, Object, read_fields, shown};
-use crate::wire::completions::CompletionRequest;
-use crate::wire::known::{names_of, unread};
-use crate::wire::names::{ChatBody, Names, Renaming};
-use phi4d_generate::Prompt;
+use crate::wire::common::{
+    Delivery, Entries, Integer, List, Number, Object, TextOr, read_at, read_fields, shown,
+};
+use crate::wire::form::{of, of_schema};
+use crate::wire::known::{Groups, names_of, unread};
+use crate::wire::messages::{Conversation, answered, check_caller, role};
+use crate::wire::parameters::{max_tokens, seed, top_k};
+use crate::wire::reasoning::budget_of_effort;
+use crate::wire::tools::{self, WireTool};
+use crate::wire::{Parsed, bounds};
+use phi4d_generate::{
+    Chat, Constraint, Ending, Form, Message, ParameterNames, Parameters, Prompt, Reasoning,
+    Request, Role, ToolCall, Tools,
+};
 
-const NAMES: Names = &[
-    ("max_tokens", "options.num_predict"),
-    ("temperature", "options.temperature"),
-    ("top_k", "options.top_k"),
-    ("top_p", "options.top_p"),
-    ("min_p", "options.min_p"),
-    ("typical_p", "options.typical_p"),
-    ("repeat_penalty", "options.repeat_penalty"),
-    ("repetition_penalty", "options.repeat_penalty"),
-    ("presence_penalty", "options.presence_penalty"),
-    ("frequency_penalty", "options.frequency_penalty"),
-    ("seed", "options.seed"),
-    ("stop", "options.stop"),
-    ("mirostat", "options.mirostat"),
-    ("response_format.json_schema.schema", "format"),
-    ("response_format", "format"),
-    ("reasoning_effort", "think"),
-    ("n", "options.n"),
-];
+const NAMES: ParameterNames = ParameterNames {
+    max_tokens: "options.num_predict",
+    temperature: "options.temperature",
+    top_p: "options.top_p",
+    top_k: "options.top_k",
+    min_p: "options.min_p",
+    typical_p: "options.typical_p",
+    repetition_penalty: "options.repeat_penalty",
+    presence_penalty: "options.presence_penalty",
+    frequency_penalty: "options.frequency_penalty",
+    stop: "options.stop",
+};
 
-/// Options about how a model is loaded and run, which is this server's to decide.
-const OF_THE_SERVER: &[&str] = &[
-    "num_ctx",
-    "num_batch",
-    "num_gpu",
-    "main_gpu",
-    "num_thread",
-    "num_keep",
-    "numa",
-    "low_vram",
-    "f16_kv",
-    "use_mmap",
-    "use_mlock",
-    "vocab_only",
-    "logits_all",
-    "mirostat_tau",
-    "mirostat_eta",
-    "penalize_newline",
-];
+/// Whether an option is about how a model is loaded and run, which the server's settings decide.
+fn is_of_the_server(option: &str) -> bool {
+    matches!(
+        option,
+        "num_ctx"
+            | "num_batch"
+            | "num_gpu"
+            | "main_gpu"
+            | "num_thread"
+            | "num_keep"
+            | "numa"
+            | "low_vram"
+            | "f16_kv"
+            | "use_mmap"
+            | "use_mlock"
+            | "vocab_only"
+            | "logits_all"
+            | "mirostat_tau"
+            | "mirostat_eta"
+            | "penalize_newline"
+    )
+}
 
-/// Options that chat requests have under the same name.
-const SAME: &[&str] = &[
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "typical_p",
-    "repeat_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "seed",
-    "stop",
-    "mirostat",
-];
+/// The options that have an effect.
+#[derive(Debug, Default, Deserialize)]
+struct Options {
+    #[serde(default, deserialize_with = "unless_negative")]
+    num_predict: Option<Integer>,
+    temperature: Option<Number>,
+    top_k: Option<Integer>,
+    top_p: Option<Number>,
+    min_p: Option<Number>,
+    typical_p: Option<Number>,
+    repeat_penalty: Option<Number>,
+    presence_penalty: Option<Number>,
+    frequency_penalty: Option<Number>,
+    seed: Option<Integer>,
+    stop: Option<TextOr<String, { bounds::STOPS }>>,
+    mirostat: Option<Value>,
+}
+
+/// A count. Negative ones ask for as many tokens as there are or fit, which is the default.
+fn unless_negative<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Integer>, D::Error> {
+    match Value::deserialize(value)? {
+        Value::Null => Ok(None),
+        value if value.as_f64().is_some_and(|count| count < 0.0) => Ok(None),
+        value => Integer::deserialize(value).map(Some).map_err(serde::de::Error::custom),
+    }
+}
 
 /// The fields of both requests.
 #[derive(Debug, Deserialize)]
@@ -89,8 +104,14 @@ struct SharedFields {
 #[derive(Debug, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 struct ChatFields {
-    messages: Option<List<Object<OllamaMessage>, { bounds::TURNS }>>,
-    tools: Option<List<Value, { bounds::TOOLS }>>,
+    messages: Option<List<Object<OllamaMessage>, { bounds::ITEMS }>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct ToolFields {
+    #[cfg_attr(test, schemars(with = "Option<List<Value, { bounds::TOOLS }>>"))]
+    tools: Option<List<Object<WireTool>, { bounds::TOOLS }>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -131,37 +152,23 @@ struct GenerateFields {
     images: Option<Value>,
 }
 
-/// `POST /api/chat`.
+type AllChatFields = (SharedFields, ChatFields, ToolFields);
+type AllGenerateFields = (SharedFields, GenerateFields);
+
+/// `POST /api/chat` or `POST /api/generate`.
 #[derive(Debug)]
-pub(crate) struct OllamaChat {
+pub(crate) struct OllamaRequest {
     pub(crate) model: Option<String>,
-    /// `None` where there are no messages: the model is to be loaded, or unloaded.
-    pub(crate) chat: Option<Box<ChatRequest>>,
+    /// `None` if the request only loads or unloads the model.
+    pub(crate) parsed: Option<Parsed>,
     pub(crate) unloads: bool,
-    pub(crate) renaming: Renaming,
-    pub(crate) ignored: Vec<String>,
 }
+
+/// `POST /api/chat`.
+pub(crate) struct OllamaChat;
 
 /// `POST /api/generate`.
-#[derive(Debug)]
-pub(crate) struct OllamaGenerate {
-    pub(crate) model: Option<String>,
-    pub(crate) task: GenerateTask,
-    pub(crate) unloads: bool,
-    pub(crate) renaming: Renaming,
-    pub(crate) ignored: Vec<String>,
-}
-
-/// What is to be generated.
-#[derive(Debug)]
-pub(crate) enum GenerateTask {
-    /// Nothing: the model is to be loaded, or unloaded.
-    Load,
-    /// The answer to a prompt.
-    Chat(Box<ChatRequest>),
-    /// What follows a text as it stands, or what fits between two.
-    Text(Box<CompletionRequest>),
-}
+pub(crate) struct OllamaGenerate;
 
 /// The fields that are read, for the OpenAPI document.
 #[cfg(test)]
@@ -169,11 +176,10 @@ pub(crate) fn field_schemas(
     kind: super::Kind,
     generator: &mut schemars::SchemaGenerator,
 ) -> Vec<schemars::Schema> {
-    let own = match kind {
-        super::Kind::Chat => generator.subschema_for::<ChatFields>(),
-        super::Kind::Generate => generator.subschema_for::<GenerateFields>(),
-    };
-    vec![generator.subschema_for::<SharedFields>(), own]
+    match kind {
+        super::Kind::Chat => AllChatFields::schemas(generator),
+        super::Kind::Generate => AllGenerateFields::schemas(generator),
+    }
 }
 
 impl OllamaChat {
@@ -181,25 +187,22 @@ impl OllamaChat {
     ///
     /// # Errors
     /// A 400 that names the first field at fault.
-    pub(crate) fn parse(body: &Value) -> Result<Self, ApiError> {
-        let shared: SharedFields = read_fields(body)?;
-        let fields: ChatFields = read_fields(body)?;
-        let mut ignored = unread(body, &[names_of::<SharedFields>(), names_of::<ChatFields>()])?;
-        let mut chat = ChatBody::default();
-        let (model, unloads) = shared.apply(&mut chat, &mut ignored)?;
-        chat.put("tools", fields.tools.map(|List(tools)| tools));
+    pub(crate) fn parse(body: &Value) -> Result<OllamaRequest, ApiError> {
+        let (shared, fields) = <(SharedFields, ChatFields)>::read(body)?;
+        let shared = shared.read(unread(body, &AllChatFields::names())?)?;
         let messages = fields.messages.map_or_else(Vec::new, |list| list.0);
-        let empty = messages.is_empty();
+        if messages.is_empty() {
+            return Ok(shared.load());
+        }
+        let mut conversation = Conversation::default();
         let mut open = OpenCalls::default();
         for (index, Object(message)) in messages.into_iter().enumerate() {
-            message.add_to(&mut chat, index, &mut open)?;
+            message.add_to(&mut conversation, index, &mut open)?;
         }
-        let (body, renaming) = chat.finish(NAMES);
-        let chat = match empty {
-            true => None,
-            false => Some(Box::new(ChatRequest::parse(&body).map_err(|e| renaming.tell(e))?)),
-        };
-        Ok(Self { model, chat, unloads, renaming, ignored })
+        let ToolFields { tools } = read_fields(body)?;
+        let definitions = tools::definitions(tools, "parameters", WireTool::function)?;
+        let tools = tools::offered(definitions, None, false)?;
+        shared.chat(conversation, tools)
     }
 }
 
@@ -207,51 +210,55 @@ impl OllamaMessage {
     /// Adds the message; `open` are the calls that have no result yet.
     fn add_to(
         self,
-        chat: &mut ChatBody,
+        conversation: &mut Conversation,
         index: usize,
         open: &mut OpenCalls,
     ) -> Result<(), ApiError> {
         let place = format!("messages[{index}]");
         no_images(self.images.as_ref(), &format!("{place}.images"))?;
-        let mut message = json!({ "role": self.role, "content": self.content.unwrap_or_default() });
-        let calls = self.tool_calls.map_or_else(Vec::new, |list| list.0);
-        if !calls.is_empty() {
-            let mut wire = Vec::with_capacity(calls.len());
-            for (at, Object(call)) in calls.into_iter().enumerate() {
-                let place = format!("{place}.tool_calls[{at}]");
-                let Some(Object(function)) = call.function else {
-                    return Err(ApiError::missing(format!("{place}.function"), "an object"));
-                };
-                let Some(name) = function.name else {
-                    return Err(ApiError::missing(format!("{place}.function.name"), "a string"));
-                };
-                let arguments = match function.arguments {
-                    Some(Value::String(text)) => text,
-                    Some(value) => value.to_string(),
-                    None => "{}".to_owned(),
-                };
-                let id = call.id.filter(|id| !id.is_empty());
-                let id = id.unwrap_or_else(|| format!("call_{index}_{at}"));
-                open.add(&id, &name);
-                let function = json!({ "name": name, "arguments": arguments });
-                wire.push(json!({ "id": id, "type": "function", "function": function }));
-            }
-            message["tool_calls"] = wire.into();
+        let given = self.tool_calls.map_or_else(Vec::new, |list| list.0);
+        let mut calls = Vec::with_capacity(given.len());
+        for (at, Object(call)) in given.into_iter().enumerate() {
+            let call = call.checked(&format!("{place}.tool_calls[{at}]"), [index, at])?;
+            open.add(&call.id, &call.name);
+            calls.push(call);
         }
+        let mut answers = None;
         if self.role.as_deref() == Some("tool") {
             let name = self.tool_name.or(self.name);
-            let answered = open.answer(self.tool_call_id.as_deref(), name.as_deref());
-            let Some(answered) = answered else {
+            answers = open.answer(self.tool_call_id.as_deref(), name.as_deref());
+            if answers.is_none() {
                 return Err(ApiError::invalid_value(
                     format!("{place}.tool_name"),
                     name.map_or_else(|| "null".to_owned(), |name| format!("{name:?}")),
                     "the name of a function that an earlier message calls",
                 ));
-            };
-            message["tool_call_id"] = answered.into();
+            }
         }
-        chat.say(place, message);
-        Ok(())
+        let role = role(self.role.as_deref(), &place)?;
+        check_caller(role, calls.len(), &place)?;
+        let answers = answered(role, answers, &place)?;
+        let content = self.content.unwrap_or_default();
+        conversation.add(Message { role, content, calls, answers }, &place)
+    }
+}
+
+impl OllamaCall {
+    /// The call, with an id of its place where it has none.
+    fn checked(self, place: &str, [message, at]: [usize; 2]) -> Result<ToolCall, ApiError> {
+        let Some(Object(function)) = self.function else {
+            return Err(ApiError::missing(format!("{place}.function"), "an object"));
+        };
+        let Some(name) = function.name else {
+            return Err(ApiError::missing(format!("{place}.function.name"), "a string"));
+        };
+        let arguments = match function.arguments {
+            Some(Value::String(text)) => text,
+            Some(value) => value.to_string(),
+            None => "{}".to_owned(),
+        };
+        let id = self.id.filter(|id| !id.is_empty());
+        Ok(ToolCall { id: id.unwrap_or_else(|| format!("call_{message}_{at}")), name, arguments })
     }
 }
 
@@ -260,11 +267,9 @@ impl OllamaGenerate {
     ///
     /// # Errors
     /// A 400 that names the first field at fault.
-    pub(crate) fn parse(body: &Value) -> Result<Self, ApiError> {
-        let shared: SharedFields = read_fields(body)?;
-        let fields: GenerateFields = read_fields(body)?;
-        let mut ignored =
-            unread(body, &[names_of::<SharedFields>(), names_of::<GenerateFields>()])?;
+    pub(crate) fn parse(body: &Value) -> Result<OllamaRequest, ApiError> {
+        let (shared, fields) = AllGenerateFields::read(body)?;
+        let ignored = unread(body, &AllGenerateFields::names())?;
         no_images(fields.images.as_ref(), "images")?;
         if fields.template.as_ref().is_some_and(|template| !template.is_empty()) {
             let accepted = "null, or \"raw\": true with a prompt as the model reads it";
@@ -274,71 +279,60 @@ impl OllamaGenerate {
             let accepted = "null; /api/chat takes a conversation";
             return Err(ApiError::unsupported("context", "a value", accepted));
         }
-        let mut chat = ChatBody::default();
-        let (model, unloads) = shared.apply(&mut chat, &mut ignored)?;
+        let shared = shared.read(ignored)?;
         let prompt = fields.prompt.unwrap_or_default();
         let suffix = fields.suffix.filter(|suffix| !suffix.is_empty());
-        let raw = fields.raw.unwrap_or(false);
-        if prompt.is_empty() && suffix.is_none() && !raw {
-            let renaming = Renaming::new(NAMES);
-            return Ok(Self { model, task: GenerateTask::Load, unloads, renaming, ignored });
-        }
-        if raw || suffix.is_some() {
-            chat.put("parse_special", Some(raw && suffix.is_none()));
-            chat.put("prompt", Some(prompt));
-            chat.put("suffix", suffix);
-            let (body, renaming) = chat.finish(NAMES);
-            let mut text = CompletionRequest::parse(&body).map_err(|error| renaming.tell(error))?;
-            if body.get("max_tokens").is_none() {
-                text.parameters.max_tokens = None;
+        match suffix {
+            Some(after) => shared.generate(Prompt::Fill { before: prompt, after }),
+            None if fields.raw == Some(true) => {
+                shared.generate(Prompt::Text { text: prompt, parse_special: true })
             }
-            debug_assert!(!matches!(text.prompts[0], Prompt::Chat(_)), "a text was asked for");
-            let task = GenerateTask::Text(Box::new(text));
-            return Ok(Self { model, task, unloads, renaming, ignored });
+            None if prompt.is_empty() => Ok(shared.load()),
+            None => {
+                let mut conversation = Conversation::default();
+                if let Some(system) = fields.system.filter(|system| !system.is_empty()) {
+                    conversation.add_text(Role::System, system, "system")?;
+                }
+                conversation.add_text(Role::User, prompt, "prompt")?;
+                shared.chat(conversation, Tools::default())
+            }
         }
-        if let Some(system) = fields.system.filter(|system| !system.is_empty()) {
-            chat.say("system", json!({ "role": "system", "content": system }));
-        }
-        chat.say("prompt", json!({ "role": "user", "content": prompt }));
-        let (body, renaming) = chat.finish(NAMES);
-        let chat = ChatRequest::parse(&body).map_err(|error| renaming.tell(error))?;
-        Ok(Self { model, task: GenerateTask::Chat(Box::new(chat)), unloads, renaming, ignored })
     }
 }
 
+/// What both requests have. The options are read only if something is to be generated.
+struct Shared {
+    model: Option<String>,
+    delivery: Delivery,
+    constraint: Option<Constraint>,
+    effort: Option<String>,
+    options: Value,
+    unloads: bool,
+    ignored: Vec<String>,
+}
+
 impl SharedFields {
-    /// Puts what was given into `chat`; returns the model and whether it is to be unloaded.
-    fn apply(
-        self,
-        chat: &mut ChatBody,
-        ignored: &mut Vec<String>,
-    ) -> Result<(Option<String>, bool), ApiError> {
-        chat.put("stream", Some(self.stream.unwrap_or(true)));
-        match self.format {
-            None | Some(Value::Null) => {}
-            Some(Value::String(format)) if format.is_empty() => {}
-            Some(Value::String(format)) if format == "json" => {
-                chat.put("response_format", Some(json!({ "type": "json_object" })));
-            }
-            Some(schema @ Value::Object(_)) => {
-                let named = json!({ "name": "format", "schema": schema });
-                let format = json!({ "type": "json_schema", "json_schema": named });
-                chat.put("response_format", Some(format));
-            }
+    /// Checks the fields; `ignored` are the request's other ones.
+    fn read(self, mut ignored: Vec<String>) -> Result<Shared, ApiError> {
+        let constraint = match self.format {
+            None | Some(Value::Null) => None,
+            Some(Value::String(format)) if format.is_empty() => None,
+            Some(Value::String(format)) if format == "json" => Some(of("format", Form::JsonObject)),
+            Some(schema @ Value::Object(_)) => Some(of_schema("format", schema)?),
             Some(other) => {
                 let accepted = "\"json\" or a JSON Schema";
                 return Err(ApiError::invalid_value("format", shown(&other), accepted));
             }
-        }
-        match self.think {
-            None | Some(Value::Null | Value::Bool(true)) => {}
-            Some(Value::Bool(false)) => chat.put("reasoning_effort", Some("none")),
-            Some(Value::String(effort)) => chat.put("reasoning_effort", Some(effort)),
+        };
+        let effort = match self.think {
+            None | Some(Value::Null | Value::Bool(true)) => None,
+            Some(Value::Bool(false)) => Some("none".to_owned()),
+            Some(Value::String(effort)) => Some(effort),
             Some(other) => {
                 let accepted = "true, false, \"high\", \"medium\" or \"low\"";
                 return Err(ApiError::invalid_value("think", shown(&other), accepted));
             }
-        }
+        };
         if self.logprobs == Some(true) {
             let accepted = "false; /v1/chat/completions has them";
             return Err(ApiError::unsupported("logprobs", true, accepted));
@@ -352,17 +346,70 @@ impl SharedFields {
                 return Err(ApiError::invalid_value("keep_alive", shown(&other), accepted));
             }
         };
-        for (name, value) in self.options.map_or_else(Vec::new, |Entries(options)| options) {
-            match name.as_str() {
-                // Negative asks for as many as there are or fit.
-                "num_predict" if value.as_f64().is_some_and(|count| count < 0.0) => {}
-                "num_predict" => chat.put("max_tokens", Some(value)),
-                name if SAME.contains(&name) => chat.put(name, Some(value)),
-                name if OF_THE_SERVER.contains(&name) => {}
-                name => ignored.push(format!("options.{name}")),
-            }
+        let options = self.options.map(Entries::into_map).unwrap_or_default();
+        let read = names_of::<Options>();
+        let is_known = |name: &str| read.contains(&name) || is_of_the_server(name);
+        let unknown = options.keys().filter(|name| !is_known(name));
+        ignored.extend(unknown.map(|name| format!("options.{name}")));
+        Ok(Shared {
+            model: self.model,
+            delivery: Delivery::of(self.stream.unwrap_or(true)),
+            constraint,
+            effort,
+            options: options.into(),
+            unloads,
+            ignored,
+        })
+    }
+}
+
+impl Shared {
+    fn load(self) -> OllamaRequest {
+        OllamaRequest { model: self.model, parsed: None, unloads: self.unloads }
+    }
+
+    fn chat(self, conversation: Conversation, tools: Tools) -> Result<OllamaRequest, ApiError> {
+        let budget = budget_of_effort(self.effort.as_deref(), "think")?;
+        let chat = Chat {
+            messages: conversation.finish(Ending::ModelTurn)?,
+            tools,
+            reasoning: Reasoning { in_text: false, budget },
+            ..Chat::default()
+        };
+        self.generate(Prompt::Chat(chat))
+    }
+
+    fn generate(self, prompt: Prompt) -> Result<OllamaRequest, ApiError> {
+        let Self { model, delivery, constraint, options, unloads, ignored, .. } = self;
+        let options: Options = read_at(&options, "options")?;
+        let parameters = Parameters { constraint, ..options.parameters()? };
+        let request = Request { prompts: vec![prompt], parameters, ..Request::default() };
+        let parsed = Parsed { model: model.clone(), request, delivery, ignored };
+        Ok(OllamaRequest { model, parsed: Some(parsed), unloads })
+    }
+}
+
+impl Options {
+    fn parameters(self) -> Result<Parameters, ApiError> {
+        if let Some(mirostat) = self.mirostat.filter(|kind| kind.as_f64() != Some(0.0)) {
+            return Err(ApiError::unsupported("options.mirostat", shown(&mirostat), "0"));
         }
-        Ok((self.model, unloads))
+        let number = |given: Option<Number>| given.map(|number| number.0);
+        Ok(Parameters {
+            names: NAMES,
+            max_tokens: self.num_predict.map(|n| max_tokens(NAMES.max_tokens, n)).transpose()?,
+            temperature: number(self.temperature),
+            top_k: self.top_k.map(|k| top_k(NAMES.top_k, k)).transpose()?,
+            top_p: number(self.top_p),
+            min_p: number(self.min_p),
+            typical_p: number(self.typical_p),
+            repetition_penalty: number(self.repeat_penalty),
+            presence_penalty: number(self.presence_penalty),
+            frequency_penalty: number(self.frequency_penalty),
+            seed: self.seed.map(|value| seed("options.seed", value)).transpose()?,
+            stop: self.stop.map_or_else(Vec::new, TextOr::into_list),
+            ..Parameters::default()
+        })
     }
 }
 
@@ -392,7 +439,7 @@ impl ShowRequest {
     /// If none is named, or in another type.
     pub(crate) fn parse(body: &Value) -> Result<(String, Vec<String>), ApiError> {
         let fields: Self = read_fields(body)?;
-        let ignored = unread(body, &[names_of::<Self>()])?;
+        let ignored = unread(body, names_of::<Self>())?;
         let model = fields.model.or(fields.name);
         let model = model.ok_or_else(|| ApiError::missing("model", "the model's name"))?;
         Ok((model, ignored))

@@ -1,4 +1,4 @@
-//! What clients of the responses API are told.
+//! Answers of OpenAI's responses API.
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -123,7 +123,7 @@ impl From<Usage> for ResponseUsage {
 }
 
 impl<'a> Response<'a> {
-    /// A response in which nothing has been said yet.
+    /// A response without output.
     pub(crate) fn begun(
         id: &'a str,
         created_at: u64,
@@ -148,14 +148,14 @@ impl<'a> Response<'a> {
         }
     }
 
-    /// The same as it is in the end.
+    /// The same response when it is complete.
     pub(crate) fn ended(self, status: Status, output: &'a [Item], usage: Usage) -> Self {
         let incomplete_details = (status == Status::Incomplete)
             .then_some(IncompleteDetails { reason: "max_output_tokens" });
         Self { status, output, usage: Some(usage.into()), incomplete_details, ..self }
     }
 
-    /// The same after a fault.
+    /// The same response after an error.
     pub(crate) fn failed(self, failure: Failure<'a>, output: &'a [Item]) -> Self {
         Self { status: Status::Failed, error: Some(failure), output, ..self }
     }

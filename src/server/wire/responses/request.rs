@@ -1,45 +1,51 @@
-//! What clients of the responses API ask.
+//! Requests of OpenAI's responses API.
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::error::ApiError;
-use crate::wire::bounds;
-use crate::wire::chat::ChatRequest;
-use crate::wire::common::{Entries, List, Object, TextOr, read_fields, shown};
-use crate::wire::known::{names_of, unread};
-use crate::wire::names::{ChatBody, Names, Renaming};
+use crate::wire::common::{
+    Delivery, Entries, Integer, List, Number, Object, TextOr, shown, unsupported_word,
+};
+use crate::wire::form::{named_schema, no_form, of};
+use crate::wire::known::{Groups, unread};
+use crate::wire::messages::{Conversation, answered, joined, role};
+use crate::wire::parameters::max_tokens;
+use crate::wire::reasoning::budget_of_effort;
+use crate::wire::tools::{self, WireFunction};
+use crate::wire::{Parsed, bounds};
+use phi4d_generate::{
+    Chat, Constraint, Ending, Form, Message, ParameterNames, Parameters, Prompt, Reasoning,
+    Request, Role, ToolCall, Tools,
+};
 
-const NAMES: Names = &[
-    ("max_tokens", "max_output_tokens"),
-    ("reasoning_effort", "reasoning.effort"),
-    ("response_format.json_schema", "text.format"),
-    ("response_format", "text.format"),
-    ("tool_choice.function.name", "tool_choice.name"),
-    ("tools[].function", "tools[]"),
-];
+const NAMES: ParameterNames =
+    ParameterNames { max_tokens: "max_output_tokens", ..ParameterNames::OPENAI };
 
 const ITEMS: &str = "\"message\", \"function_call\", \"function_call_output\" or \"reasoning\"";
 
-/// Fields that become fields of the chat request.
+/// What the model reads, and how it answers.
 #[derive(Debug, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 struct AskedFields {
     model: Option<String>,
-    input: Option<TextOr<Object<InputItem>, { bounds::TURNS }>>,
+    input: Option<TextOr<Object<InputItem>, { bounds::ITEMS }>>,
     instructions: Option<String>,
-    max_output_tokens: Option<Value>,
-    temperature: Option<Value>,
-    top_p: Option<Value>,
+    #[cfg_attr(test, schemars(with = "Option<Value>"))]
+    max_output_tokens: Option<Integer>,
+    #[cfg_attr(test, schemars(with = "Option<Value>"))]
+    temperature: Option<Number>,
+    #[cfg_attr(test, schemars(with = "Option<Value>"))]
+    top_p: Option<Number>,
     stream: Option<bool>,
     text: Option<Object<TextFields>>,
     tools: Option<List<Object<WireTool>, { bounds::TOOLS }>>,
     tool_choice: Option<Value>,
     parallel_tool_calls: Option<bool>,
-    reasoning: Option<Object<ReasoningFields>>,
+    reasoning: Option<Object<WireReasoning>>,
 }
 
-/// Fields that are refused, or from which nothing follows.
+/// Fields that are refused, or accepted without effect.
 #[derive(Debug, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 struct OtherFields {
@@ -81,14 +87,17 @@ struct TextFields {
 struct FormatFields {
     #[serde(rename = "type")]
     kind: Option<String>,
-    name: Option<Value>,
+    #[cfg_attr(test, schemars(with = "Option<Value>"))]
+    name: Option<String>,
     schema: Option<Value>,
-    strict: Option<Value>,
+    // A schema is always followed to the letter.
+    #[serde(rename = "strict")]
+    _strict: Option<Value>,
 }
 
 #[derive(Debug, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-struct ReasoningFields {
+struct WireReasoning {
     effort: Option<String>,
 }
 
@@ -97,10 +106,14 @@ struct ReasoningFields {
 struct WireTool {
     #[serde(rename = "type")]
     kind: Option<String>,
-    name: Option<Value>,
-    description: Option<Value>,
-    parameters: Option<Value>,
-    strict: Option<Value>,
+    #[cfg_attr(test, schemars(with = "Option<Value>"))]
+    name: Option<String>,
+    #[cfg_attr(test, schemars(with = "Option<Value>"))]
+    description: Option<String>,
+    #[cfg_attr(test, schemars(with = "Option<Value>"))]
+    parameters: Option<Entries<Value, { bounds::KEYWORDS }>>,
+    #[cfg_attr(test, schemars(with = "Option<Value>"))]
+    strict: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -116,7 +129,6 @@ struct InputItem {
     output: Option<InputParts>,
 }
 
-/// The content of an item.
 type InputParts = TextOr<Object<InputPart>, { bounds::PARTS }>;
 
 #[derive(Debug, Deserialize)]
@@ -128,12 +140,12 @@ struct InputPart {
     refusal: Option<String>,
 }
 
+type AllFields = (AskedFields, OtherFields);
+
 /// `POST /v1/responses`.
 #[derive(Debug)]
 pub(crate) struct ResponsesRequest {
-    pub(crate) chat: ChatRequest,
-    pub(crate) renaming: Renaming,
-    pub(crate) ignored: Vec<String>,
+    pub(crate) parsed: Parsed,
     /// What the answer repeats of the request.
     pub(crate) echo: Map<String, Value>,
 }
@@ -144,23 +156,17 @@ impl ResponsesRequest {
     /// # Errors
     /// A 400 that names the first field at fault.
     pub(crate) fn parse(body: &Value) -> Result<Self, ApiError> {
-        let asked: AskedFields = read_fields(body)?;
-        let others: OtherFields = read_fields(body)?;
-        let ignored = unread(body, &[names_of::<AskedFields>(), names_of::<OtherFields>()])?;
+        let (asked, others) = AllFields::read(body)?;
+        let ignored = unread(body, &AllFields::names())?;
         others.check()?;
-        let echo = echo(body);
-        let mut chat = ChatBody::default();
-        asked.apply(&mut chat)?;
-        let (body, renaming) = chat.finish(NAMES);
-        let chat = ChatRequest::parse(&body).map_err(|error| renaming.tell(error))?;
-        Ok(Self { chat, renaming, ignored, echo })
+        Ok(Self { parsed: asked.parsed(ignored)?, echo: echo(body) })
     }
 }
 
 /// The fields that are read, for the OpenAPI document.
 #[cfg(test)]
 pub(crate) fn field_schemas(generator: &mut schemars::SchemaGenerator) -> Vec<schemars::Schema> {
-    vec![generator.subschema_for::<AskedFields>(), generator.subschema_for::<OtherFields>()]
+    AllFields::schemas(generator)
 }
 
 /// The request's fields that an answer has, too, with what stands for those that were not given.
@@ -206,11 +212,9 @@ impl OtherFields {
             ("service_tier", &self.service_tier, ["auto", "default"]),
         ];
         for (name, given, [first, second]) in words {
-            if let Some(given) =
-                given.as_ref().filter(|given| **given != first && **given != second)
-            {
+            if given.as_ref().is_some_and(|given| given != first && given != second) {
                 let accepted = format!("{first:?} or {second:?}");
-                return Err(ApiError::unsupported(name, format_args!("{given:?}"), &accepted));
+                return Err(unsupported_word(name, given.as_deref(), &accepted));
             }
         }
         if let Some(top) = self.top_logprobs.as_ref().filter(|top| **top != 0) {
@@ -231,154 +235,129 @@ impl OtherFields {
 }
 
 impl AskedFields {
-    fn apply(self, chat: &mut ChatBody) -> Result<(), ApiError> {
-        chat.put("model", self.model);
-        chat.put("max_tokens", self.max_output_tokens);
-        chat.put("temperature", self.temperature);
-        chat.put("top_p", self.top_p);
-        chat.put("stream", self.stream);
-        chat.put("parallel_tool_calls", self.parallel_tool_calls);
-        chat.put("reasoning_effort", self.reasoning.and_then(|Object(fields)| fields.effort));
-        if let Some(Object(text)) = self.text {
-            text.add_to(chat)?;
-        }
-        if let Some(List(tools)) = self.tools {
-            chat.put("tools", Some(wire_tools(tools)?));
-        }
-        chat.put("tool_choice", self.tool_choice.map(tool_choice));
-        if let Some(instructions) = self.instructions.filter(|text| !text.is_empty()) {
-            chat.say("instructions", json!({ "role": "system", "content": instructions }));
-        }
-        match self.input {
-            None => Err(ApiError::missing("input", "a string or a list of items")),
-            Some(TextOr::Text(text)) => {
-                chat.say("input", json!({ "role": "user", "content": text }));
-                Ok(())
-            }
-            Some(TextOr::List(items)) => {
-                for (index, Object(item)) in items.into_iter().enumerate() {
-                    item.add_to(chat, &format!("input[{index}]"))?;
-                }
-                Ok(())
+    fn parsed(self, ignored: Vec<String>) -> Result<Parsed, ApiError> {
+        let max_output_tokens = self.max_output_tokens;
+        let parameters = Parameters {
+            names: NAMES,
+            max_tokens: max_output_tokens.map(|n| max_tokens(NAMES.max_tokens, n)).transpose()?,
+            temperature: self.temperature.map(|n| n.0),
+            top_p: self.top_p.map(|n| n.0),
+            constraint: match self.text {
+                Some(Object(text)) => text.constraint()?,
+                None => None,
+            },
+            ..Parameters::default()
+        };
+        let effort = self.reasoning.and_then(|Object(fields)| fields.effort);
+        let budget = budget_of_effort(effort.as_deref(), "reasoning.effort")?;
+        let chat = Chat {
+            tools: tools_of(self.tools, self.tool_choice, self.parallel_tool_calls)?,
+            messages: conversation(self.instructions, self.input)?,
+            reasoning: Reasoning { in_text: false, budget },
+            ..Chat::default()
+        };
+        let prompts = vec![Prompt::Chat(chat)];
+        let request = Request { prompts, parameters, ..Request::default() };
+        let delivery = Delivery::of(self.stream == Some(true));
+        Ok(Parsed { model: self.model, request, delivery, ignored })
+    }
+}
+
+fn conversation(
+    instructions: Option<String>,
+    input: Option<TextOr<Object<InputItem>, { bounds::ITEMS }>>,
+) -> Result<Vec<Message>, ApiError> {
+    let mut conversation = Conversation::default();
+    if let Some(instructions) = instructions.filter(|text| !text.is_empty()) {
+        conversation.add_text(Role::System, instructions, "instructions")?;
+    }
+    match input {
+        None => return Err(ApiError::missing("input", "a string or a list of items")),
+        Some(TextOr::Text(text)) => conversation.add_text(Role::User, text, "input")?,
+        Some(TextOr::List(items)) => {
+            for (index, Object(item)) in items.into_iter().enumerate() {
+                item.add_to(&mut conversation, &format!("input[{index}]"))?;
             }
         }
     }
+    conversation.finish(Ending::ModelTurn)
 }
 
 impl TextFields {
-    fn add_to(self, chat: &mut ChatBody) -> Result<(), ApiError> {
-        if let Some(verbosity) = self.verbosity.filter(|verbosity| verbosity != "medium") {
-            let verbosity = format_args!("{verbosity:?}");
-            return Err(ApiError::unsupported("text.verbosity", verbosity, "\"medium\""));
+    fn constraint(self) -> Result<Option<Constraint>, ApiError> {
+        if self.verbosity.as_deref().is_some_and(|verbosity| verbosity != "medium") {
+            let verbosity = self.verbosity.as_deref();
+            return Err(unsupported_word("text.verbosity", verbosity, "\"medium\""));
         }
-        let Some(Object(format)) = self.format else { return Ok(()) };
-        let wire = match format.kind.as_deref() {
+        let place = "text.format";
+        let Some(Object(format)) = self.format else { return Ok(None) };
+        match format.kind.as_deref() {
+            Some("json_object") => Ok(Some(of(place, Form::JsonObject))),
             Some("json_schema") => {
-                let mut named = json!({ "name": format.name, "schema": format.schema });
-                if let Some(strict) = format.strict {
-                    named["strict"] = strict;
-                }
-                json!({ "type": "json_schema", "json_schema": named })
+                named_schema(format.name.as_deref(), format.schema, place).map(Some)
             }
-            kind => json!({ "type": kind }),
-        };
-        chat.put("response_format", Some(wire));
-        Ok(())
+            kind => no_form(kind, place),
+        }
     }
 }
 
-fn wire_tools(tools: Vec<Object<WireTool>>) -> Result<Vec<Value>, ApiError> {
-    let tool = |(index, Object(tool)): (usize, Object<WireTool>)| {
-        let field = format!("tools[{index}].type");
-        match tool.kind.as_deref() {
-            Some("function") => {}
-            None => return Err(ApiError::missing(field, "\"function\"")),
-            Some(kind) => {
-                return Err(ApiError::unsupported(field, format_args!("{kind:?}"), "\"function\""));
-            }
-        }
-        Ok(json!({ "type": "function", "function": {
-            "name": tool.name, "description": tool.description, "parameters": tool.parameters,
-            "strict": tool.strict,
-        }}))
-    };
-    tools.into_iter().enumerate().map(tool).collect()
-}
-
-/// The chat request's form of a choice, whose functions are objects of their own.
-fn tool_choice(choice: Value) -> Value {
-    let wrapped =
-        |choice: &Value| json!({ "type": "function", "function": { "name": choice["name"] } });
-    match choice["type"].as_str() {
-        Some("function") => wrapped(&choice),
-        Some("allowed_tools") => {
-            let tools = choice["tools"].as_array().map(|tools| tools.iter().map(wrapped).collect());
-            let tools: Vec<Value> = tools.unwrap_or_default();
-            let allowed = json!({ "mode": choice["mode"], "tools": tools });
-            json!({ "type": "allowed_tools", "allowed_tools": allowed })
-        }
-        _ => choice,
-    }
+fn tools_of(
+    given: Option<List<Object<WireTool>, { bounds::TOOLS }>>,
+    choice: Option<Value>,
+    parallel: Option<bool>,
+) -> Result<Tools, ApiError> {
+    let mut definitions = tools::definitions(given, "parameters", |tool, place| {
+        tools::check_kind(tool.kind.as_deref(), place)?;
+        let WireTool { name, description, parameters, strict, .. } = tool;
+        Ok(WireFunction { name, description, parameters, strict })
+    })?;
+    let choice = choice.map(|choice| tools::choose(&mut definitions, &choice, false));
+    tools::offered(definitions, choice.transpose()?, parallel == Some(false))
 }
 
 impl InputItem {
-    fn add_to(self, chat: &mut ChatBody, place: &str) -> Result<(), ApiError> {
+    fn add_to(self, conversation: &mut Conversation, place: &str) -> Result<(), ApiError> {
         let missing = |name: &str| ApiError::missing(format!("{place}.{name}"), "a string");
         match self.kind.as_deref() {
             None | Some("message") => {
-                let role = self.role.ok_or_else(|| missing("role"))?;
+                let given = self.role.ok_or_else(|| missing("role"))?;
                 let place = format!("{place}.content");
                 let content = match self.content {
                     None => return Err(ApiError::missing(place, "a string or a list of parts")),
                     Some(content) => text_of(content, &place)?,
                 };
-                chat.say(place, json!({ "role": role, "content": content }));
+                let role = role(Some(&given), &place)?;
+                // A tool's result is an item of its own.
+                answered(role, None, &place)?;
+                conversation.add_text(role, content, &place)
             }
             Some("function_call") => {
                 let name = self.name.ok_or_else(|| missing("name"))?;
                 let arguments = self.arguments.ok_or_else(|| missing("arguments"))?;
                 let id = self.call_id.ok_or_else(|| missing("call_id"))?;
-                let function = json!({ "name": name, "arguments": arguments });
-                chat.call(place, json!({ "id": id, "type": "function", "function": function }));
+                conversation.add_call(ToolCall { id, name, arguments }, place)
             }
             Some("function_call_output") => {
                 let id = self.call_id.ok_or_else(|| missing("call_id"))?;
                 let output = self.output.ok_or_else(|| missing("output"))?;
                 let content = text_of(output, &format!("{place}.output"))?;
-                chat.say(place, json!({ "role": "tool", "tool_call_id": id, "content": content }));
+                conversation.add_result(id, content, place)
             }
-            // What was thought about earlier turns is not read again.
-            Some("reasoning") => {}
-            Some(kind) => {
-                let kind = format_args!("{kind:?}");
-                return Err(ApiError::unsupported(format!("{place}.type"), kind, ITEMS));
-            }
+            // Reasoning about earlier messages is not read again.
+            Some("reasoning") => Ok(()),
+            kind => Err(unsupported_word(format!("{place}.type"), kind, ITEMS)),
         }
-        Ok(())
     }
 }
 
-/// The parts' texts as one, with nothing between them.
 fn text_of(content: InputParts, place: &str) -> Result<String, ApiError> {
-    let parts = match content {
-        TextOr::Text(text) => return Ok(text),
-        TextOr::List(parts) => parts,
-    };
-    let mut whole = String::new();
-    for (index, Object(part)) in parts.into_iter().enumerate() {
-        let place = format!("{place}[{index}]");
-        const KINDS: &str = "\"input_text\", \"output_text\" or \"refusal\"";
-        let (name, text) = match part.kind.as_deref() {
-            Some("input_text" | "output_text" | "text") => ("text", part.text),
-            Some("refusal") => ("refusal", part.refusal),
-            None => return Err(ApiError::missing(format!("{place}.type"), KINDS)),
-            Some(kind) => {
-                let kind = format_args!("{kind:?}");
-                return Err(ApiError::unsupported(format!("{place}.type"), kind, KINDS));
-            }
-        };
-        let text = text.ok_or_else(|| ApiError::missing(format!("{place}.{name}"), "a string"))?;
-        whole.push_str(&text);
+    const KINDS: &str = "\"input_text\", \"output_text\" or \"refusal\"";
+    match content {
+        TextOr::Text(text) => Ok(text),
+        TextOr::List(parts) => joined(parts, place, |part| match part.kind.as_deref() {
+            Some("input_text" | "output_text" | "text") => Ok(("text", part.text)),
+            Some("refusal") => Ok(("refusal", part.refusal)),
+            kind => Err((kind.map(str::to_owned), KINDS)),
+        }),
     }
-    Ok(whole)
 }

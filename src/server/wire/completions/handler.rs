@@ -1,21 +1,22 @@
-//! `POST /v1/completions`.
+//! The handler of `POST /v1/completions`.
 
 use std::sync::Arc;
 
 use hyper::Request;
 use hyper::body::Incoming;
 
-use super::generation::{Asked, Shape, answer, check_model, envelope};
+use super::{Completion, CompletionRequest, Piece};
 use crate::access::Exchange;
 use crate::app::App;
-use crate::body::read;
 use crate::error::ApiError;
+use crate::handlers::generation::{Renderer, answer, end_of_events, envelope, parsed};
 use crate::reply::Reply;
-use crate::wire::common::{Delivery, Envelope, to_json};
-use crate::wire::completions::{Completion, CompletionRequest, Piece};
+use crate::sse::{Format, event};
+use crate::wire::common::{Envelope, Extras, to_json};
+use crate::wire::error::Dialect;
 use crate::wire::logprobs::{PromptLogprobs, name_by_ids};
 use crate::wire::timings::timed;
-use phi4d_generate::{Answer, Choices, Finish, TextDelta, Usage};
+use phi4d_generate::{Answer, Choices, Finished, TextDelta, Usage};
 
 /// Continues a text.
 pub(crate) async fn create(
@@ -23,40 +24,28 @@ pub(crate) async fn create(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let parse = |app: &App, body| {
-        let completion = CompletionRequest::parse(&body)?;
-        check_model(app, completion.model.as_deref())?;
-        Ok(completion)
-    };
-    let completion = read(request, app, exchange, parse).await?;
-    let shape = CompletionShape {
+    let completion = parsed(app, request, exchange, CompletionRequest::parse, |completion| {
+        completion.parsed.model()
+    })
+    .await?;
+    let renderer = CompletionRenderer {
         envelope: envelope(app, "cmpl", Completion::OBJECT),
-        logprobs: completion.parameters.top_logprobs.is_some(),
-        token_ids: completion.return_token_ids,
-        by_id: completion.tokens_by_id,
-        timings: completion.timings,
+        extras: completion.extras,
         echo: completion.echo,
         prompt_logprobs: completion.prompt_logprobs,
-        delivery: completion.delivery,
-        copies: completion.copies.wanted,
+        copies: completion.parsed.request.copies.wanted,
         prompts: Vec::new(),
         echoes: Vec::new(),
         characters: Vec::new(),
     };
-    answer(app, Asked::from(completion), exchange, shape).await
+    answer(app, completion.parsed, exchange, renderer).await
 }
 
-struct CompletionShape {
+struct CompletionRenderer {
     envelope: Envelope,
-    logprobs: bool,
-    token_ids: bool,
-    /// Whether log-probabilities name tokens by their ids.
-    by_id: bool,
-    /// Whether the times are told.
-    timings: bool,
+    extras: Extras,
     echo: bool,
     prompt_logprobs: bool,
-    delivery: Delivery,
     /// Answers that are given out for each prompt.
     copies: usize,
     /// The prompts' token ids, if they are wanted.
@@ -67,7 +56,7 @@ struct CompletionShape {
     characters: Vec<usize>,
 }
 
-impl CompletionShape {
+impl CompletionRenderer {
     fn prompt_ids(&self, index: usize) -> Option<Vec<u32>> {
         self.prompts.get(index / self.copies).cloned()
     }
@@ -77,16 +66,19 @@ impl CompletionShape {
     }
 
     fn chunk(&mut self, piece: Piece, usage: Usage) -> String {
-        let told = self.delivery.chunk_usage(usage);
-        let offset = self.characters.get_mut(piece.index).filter(|_| self.logprobs);
-        let body = Completion::chunk(&self.envelope, told, piece, offset, self.token_ids);
-        timed(&body, usage, self.timings)
+        let so_far = self.extras.delivery.chunk_usage(usage);
+        let offset = self.characters.get_mut(piece.index).filter(|_| self.extras.logprobs);
+        let body = Completion::chunk(&self.envelope, so_far, piece, offset, self.extras.token_ids);
+        event(&timed(&body, usage, self.extras.timings))
     }
 }
 
-impl Shape for CompletionShape {
+impl Renderer for CompletionRenderer {
+    const FORMAT: Format = Format::Events;
+    const DIALECT: Dialect = Dialect::OpenAi;
+
     fn begin(&mut self, app: &App, choices: &Choices) {
-        if self.token_ids {
+        if self.extras.token_ids {
             self.prompts = choices.prompts().map(<[u32]>::to_vec).collect();
         }
         if self.echo {
@@ -95,9 +87,9 @@ impl Shape for CompletionShape {
         self.characters = vec![0; choices.count()];
     }
 
-    fn whole(&mut self, answers: Vec<Answer>, usage: Usage) -> String {
+    fn complete(&mut self, answers: Vec<Answer>, usage: Usage) -> String {
         let piece = |(index, mut answer): (usize, Answer)| {
-            if self.by_id {
+            if self.extras.names_by_id {
                 let prompt = answer.prompt.iter_mut().map(|prompt| &mut prompt.token);
                 name_by_ids(answer.tokens.iter_mut().chain(prompt));
             }
@@ -115,40 +107,41 @@ impl Shape for CompletionShape {
             }
         };
         let pieces = answers.into_iter().enumerate().map(piece).collect();
-        let with = [self.logprobs, self.token_ids];
-        timed(&Completion::whole(&self.envelope, pieces, usage, with), usage, self.timings)
+        let with = [self.extras.logprobs, self.extras.token_ids];
+        timed(&Completion::whole(&self.envelope, pieces, usage, with), usage, self.extras.timings)
     }
 
-    fn start(&mut self, index: usize, usage: Usage) -> Option<String> {
+    fn start(&mut self, index: usize, usage: Usage) -> String {
         let prompt_token_ids = self.prompt_ids(index);
         let echo = self.echo_of(index).map(str::to_owned);
         if echo.is_none() && prompt_token_ids.is_none() {
-            return None;
+            return String::new();
         }
         let delta = TextDelta { text: echo.unwrap_or_default(), ..TextDelta::default() };
-        Some(self.chunk(Piece { index, delta, prompt_token_ids, ..Piece::default() }, usage))
+        self.chunk(Piece { index, delta, prompt_token_ids, ..Piece::default() }, usage)
     }
 
-    fn text(&mut self, index: usize, mut delta: TextDelta, usage: Usage) -> Option<String> {
-        if self.by_id {
+    fn piece(&mut self, index: usize, mut delta: TextDelta, usage: Usage) -> String {
+        if self.extras.names_by_id {
             name_by_ids(&mut delta.tokens);
         }
-        let shows_tokens = self.logprobs || self.token_ids;
+        let shows_tokens = self.extras.logprobs || self.extras.token_ids;
         if delta.text.is_empty() && (delta.tokens.is_empty() || !shows_tokens) {
-            return None;
+            return String::new();
         }
-        Some(self.chunk(Piece { index, delta, ..Piece::default() }, usage))
+        self.chunk(Piece { index, delta, ..Piece::default() }, usage)
     }
 
-    fn end(&mut self, index: usize, reason: Finish, usage: Usage) -> String {
-        let piece = Piece { index, finish: Some(reason), ..Piece::default() };
-        let told = self.delivery.chunk_usage(usage);
-        let body = Completion::chunk(&self.envelope, told, piece, None, false);
-        timed(&body, usage, self.timings)
+    fn end(&mut self, index: usize, finished: Finished, usage: Usage) -> String {
+        let piece = Piece { index, finish: Some(finished.reason), ..Piece::default() };
+        let so_far = self.extras.delivery.chunk_usage(usage);
+        let body = Completion::chunk(&self.envelope, so_far, piece, None, false);
+        event(&timed(&body, usage, self.extras.timings))
     }
 
-    fn usage(&self, usage: Usage) -> Option<String> {
-        let wanted = self.delivery.includes_usage();
-        wanted.then(|| to_json(&Completion::usage(&self.envelope, usage)))
+    fn close(&mut self, usage: Usage) -> String {
+        let wanted = self.extras.delivery.includes_usage();
+        let usage = wanted.then(|| to_json(&Completion::usage(&self.envelope, usage)));
+        end_of_events(usage.as_deref())
     }
 }

@@ -4,7 +4,7 @@ use phi4d_generate::{CallStart, Finished, Message, Role};
 use serde_json::{json, to_value};
 
 fn messages(given: &Value) -> Result<Vec<Message>, ApiError> {
-    match ChatRequest::parse(&json!({ "messages": given }))?.prompt {
+    match ChatRequest::parse(&json!({ "messages": given }))?.parsed.into_prompt() {
         Prompt::Chat(chat) => Ok(chat.messages),
         other => panic!("{other:?}"),
     }
@@ -133,7 +133,7 @@ fn the_ending_and_the_template_s_variables_arrive() {
     let parse = |fields: Value| {
         let mut body = json!({"messages": [{"role": "user", "content": "x"}]});
         body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
-        match ChatRequest::parse(&body).map(|request| request.prompt) {
+        match ChatRequest::parse(&body).map(|request| request.parsed.into_prompt()) {
             Ok(Prompt::Chat(chat)) => Ok(chat),
             Ok(other) => panic!("{other:?}"),
             Err(error) => Err(error),
@@ -157,7 +157,7 @@ fn logprobs_need_their_switch() {
     let top = |fields: Value| {
         let mut body = json!({"messages": [{"role": "user", "content": "x"}]});
         body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
-        ChatRequest::parse(&body).map(|request| request.parameters.top_logprobs)
+        ChatRequest::parse(&body).map(|chat| chat.parsed.request.parameters.top_logprobs)
     };
     assert_eq!(top(json!({})).unwrap(), None);
     assert_eq!(top(json!({"logprobs": false})).unwrap(), None);

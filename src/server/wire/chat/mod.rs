@@ -1,46 +1,37 @@
 //! `POST /v1/chat/completions`.
 
+mod handler;
+
+pub(crate) use handler::create;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::bounds;
-use super::common::{
-    ChunkUsage, Delivery, Entries, Envelope, Integer, List, Object, StreamFields, WireUsage,
-    finish_reason, read_fields, token_ids_of,
-};
-use super::form::FormFields;
-use super::known::{ignored, names_of};
-use super::logprobs::{ChatLogprobs, PromptLogprobs};
-use super::messages::{WireMessage, conversation};
-use super::reasoning::ReasoningFields;
-use super::sampling::{GivenNames, SamplingFields};
-use super::steering::{SteeringFields, check_prompt_logprobs, copies};
-use super::tools::{AnswerCall, ChunkCall, ToolFields};
-use super::unsupported;
 use crate::error::ApiError;
+use crate::wire::Parsed;
+use crate::wire::bounds;
+use crate::wire::common::{
+    ChunkUsage, Entries, Envelope, Extras, Integer, List, Object, StreamFields, WireUsage,
+    finish_reason, token_ids_of,
+};
+use crate::wire::form::FormFields;
+use crate::wire::known::{Groups, check_chat, ignored};
+use crate::wire::logprobs::{ChatLogprobs, PromptLogprobs};
+use crate::wire::messages::{WireMessage, conversation};
+use crate::wire::parameters::{SamplingFields, SteeringFields, check_prompt_logprobs, copies};
+use crate::wire::reasoning::ReasoningFields;
+use crate::wire::tools::{AnswerCall, ChunkCall, ToolFields};
 use phi4d_generate::{
-    Answer, CallDelta, Chat, Copies, Ending, Finish, Parameters, Prompt, TextDelta, ToolCall, Usage,
+    Answer, CallDelta, Chat, Ending, Finish, Prompt, Request, TextDelta, ToolCall, Usage,
 };
 
 /// A checked chat request, ready for `generate`.
 #[derive(Debug)]
 pub(crate) struct ChatRequest {
-    pub(crate) model: Option<String>,
-    pub(crate) prompt: Prompt,
-    pub(crate) parameters: Parameters,
-    pub(crate) names: GivenNames,
-    pub(crate) delivery: Delivery,
-    pub(crate) copies: Copies,
-    /// Whether prompt and answers are wanted as token ids, too.
-    pub(crate) return_token_ids: bool,
-    /// Whether log-probabilities name tokens by their ids.
-    pub(crate) tokens_by_id: bool,
-    /// Whether the times are wanted.
-    pub(crate) timings: bool,
-    /// Whether the model's thought is shown where it is told apart.
+    pub(crate) parsed: Parsed,
+    pub(crate) extras: Extras,
+    /// Whether the answer shows reasoning that is separate from its text.
     pub(crate) include_reasoning: bool,
-    /// Names of fields that nobody read.
-    pub(crate) ignored: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -59,30 +50,24 @@ struct ChatFields {
     timings_per_token: Option<bool>,
 }
 
+type AllFields = (
+    SamplingFields,
+    SteeringFields,
+    FormFields,
+    ChatFields,
+    ToolFields,
+    ReasoningFields,
+    StreamFields,
+);
+
 impl ChatRequest {
     /// Reads a request's JSON.
     ///
     /// # Errors
     /// A 400 that names the first field at fault.
     pub(crate) fn parse(body: &Value) -> Result<Self, ApiError> {
-        let sampling: SamplingFields = read_fields(body)?;
-        let steering: SteeringFields = read_fields(body)?;
-        let form: FormFields = read_fields(body)?;
-        let fields: ChatFields = read_fields(body)?;
-        let tools: ToolFields = read_fields(body)?;
-        let reasoning: ReasoningFields = read_fields(body)?;
-        let stream: StreamFields = read_fields(body)?;
-        unsupported::check_chat(body)?;
-        let known = [
-            names_of::<SamplingFields>(),
-            names_of::<SteeringFields>(),
-            names_of::<FormFields>(),
-            names_of::<ChatFields>(),
-            names_of::<ToolFields>(),
-            names_of::<ReasoningFields>(),
-            names_of::<StreamFields>(),
-        ];
-        let names = sampling.given_names();
+        let (sampling, steering, form, fields, tools, reasoning, stream) = AllFields::read(body)?;
+        check_chat(body)?;
         let mut parameters = sampling.parameters()?;
         steering.steer(&mut parameters)?;
         parameters.constraint = form.constraint()?;
@@ -91,24 +76,31 @@ impl ChatRequest {
         check_prompt_logprobs(&parameters, delivery)?;
         let ending = ending(fields.add_generation_prompt, fields.continue_final_message)?;
         let (reasoning, include_reasoning) = reasoning.reasoning()?;
-        Ok(Self {
-            model: fields.model,
-            prompt: Prompt::Chat(Chat {
-                messages: conversation(fields.messages, ending)?,
-                ending,
-                variables: fields.chat_template_kwargs.map(Entries::into_map).unwrap_or_default(),
-                tools: tools.tools()?,
-                reasoning,
-            }),
-            include_reasoning,
-            parameters,
-            names,
-            delivery,
-            copies: copies(fields.n, None)?,
-            return_token_ids: fields.return_token_ids.unwrap_or(false),
-            tokens_by_id: fields.return_tokens_as_token_ids.unwrap_or(false),
+        let chat = Chat {
+            messages: conversation(fields.messages, ending)?,
+            ending,
+            variables: fields.chat_template_kwargs.map(Entries::into_map).unwrap_or_default(),
+            tools: tools.tools()?,
+            reasoning,
+        };
+        let extras = Extras {
+            logprobs: parameters.top_logprobs.is_some(),
+            token_ids: fields.return_token_ids.unwrap_or(false),
+            names_by_id: fields.return_tokens_as_token_ids.unwrap_or(false),
             timings: fields.timings_per_token.unwrap_or(false),
-            ignored: ignored(body, &known)?,
+            delivery,
+        };
+        let request = Request {
+            prompts: vec![Prompt::Chat(chat)],
+            copies: copies(fields.n, None)?,
+            parameters,
+            ..Request::default()
+        };
+        let ignored = ignored(body, &AllFields::names())?;
+        Ok(Self {
+            parsed: Parsed { model: fields.model, request, delivery, ignored },
+            include_reasoning,
+            extras,
         })
     }
 }
@@ -140,15 +132,7 @@ fn top_logprobs(asked: Option<bool>, top: Option<Integer>) -> Result<Option<u64>
 /// The fields that are read, for the OpenAPI document.
 #[cfg(test)]
 pub(crate) fn field_schemas(generator: &mut schemars::SchemaGenerator) -> Vec<schemars::Schema> {
-    vec![
-        generator.subschema_for::<SamplingFields>(),
-        generator.subschema_for::<SteeringFields>(),
-        generator.subschema_for::<FormFields>(),
-        generator.subschema_for::<ChatFields>(),
-        generator.subschema_for::<ToolFields>(),
-        generator.subschema_for::<ReasoningFields>(),
-        generator.subschema_for::<StreamFields>(),
-    ]
+    AllFields::schemas(generator)
 }
 
 /// `chat.completion`.
@@ -284,7 +268,7 @@ struct DeltaMessage {
 }
 
 impl DeltaMessage {
-    /// One piece of an answer: a call, thought or text.
+    /// A piece of an answer: of a tool call, of reasoning or of text.
     fn of(text: String, reasoning: String, call: Option<CallDelta>) -> Self {
         let thought = Thought::of(reasoning);
         let content = (call.is_none() && thought.is_none()).then_some(text);
@@ -296,7 +280,7 @@ impl DeltaMessage {
 impl<'a> ChatChunk<'a> {
     pub(crate) const OBJECT: &'static str = "chat.completion.chunk";
 
-    /// The first chunk of answer `index`: whose turn it is; with the prompt if token ids are wanted.
+    /// The first chunk of answer `index`: the role, and the prompt if token ids are wanted.
     pub(crate) fn start(
         envelope: &'a Envelope,
         usage: ChunkUsage,
@@ -350,5 +334,4 @@ impl<'a> ChatChunk<'a> {
 }
 
 #[cfg(test)]
-#[path = "chat_tests.rs"]
 mod tests;

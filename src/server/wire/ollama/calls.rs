@@ -1,15 +1,15 @@
-//! Calls in the making, for surfaces that tell of a call only when it is whole.
+//! Puts tool calls together: Ollama's clients get each call in one piece.
 
 use phi4d_generate::{CallDelta, ToolCall};
 
-/// The call whose pieces come in.
+/// Collects the pieces of one call after another.
 #[derive(Debug, Default)]
 pub(super) struct CallCollector {
     open: Option<(usize, ToolCall)>,
 }
 
 impl CallCollector {
-    /// Takes a piece; returns the call before it where a new one begins.
+    /// Adds a piece. If it begins a call, the call before it is complete and is returned.
     pub(super) fn add(&mut self, piece: CallDelta) -> Option<(usize, ToolCall)> {
         let Some(begun) = piece.begun else {
             if let Some((_, call)) = &mut self.open {
@@ -21,7 +21,7 @@ impl CallCollector {
         self.open.replace((piece.index, call))
     }
 
-    /// The last call.
+    /// The last call, now complete.
     pub(super) fn finish(&mut self) -> Option<(usize, ToolCall)> {
         self.open.take()
     }

@@ -1,21 +1,26 @@
 //! `POST /v1/completions`.
 
+mod handler;
+
+pub(crate) use handler::create;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::bounds;
-use super::common::{
-    ChunkUsage, Delivery, Envelope, Integer, StreamFields, WireUsage, finish_reason, read_fields,
-    shown, token_ids_of, too_long,
-};
-use super::form::FormFields;
-use super::known::{ignored, names_of};
-use super::logprobs::{CompletionLogprobs, PromptLogprobs};
-use super::sampling::{GivenNames, SamplingFields, token_ids};
-use super::steering::{SteeringFields, check_prompt_logprobs, copies};
-use super::unsupported;
 use crate::error::ApiError;
-use phi4d_generate::{Copies, Finish, Parameters, Prompt, PromptToken, TextDelta, Usage};
+use crate::wire::Parsed;
+use crate::wire::bounds;
+use crate::wire::common::{
+    ChunkUsage, Delivery, Envelope, Extras, Integer, StreamFields, WireUsage, finish_reason, shown,
+    token_ids_of, too_long,
+};
+use crate::wire::form::FormFields;
+use crate::wire::known::{Groups, check_completions, ignored};
+use crate::wire::logprobs::{CompletionLogprobs, PromptLogprobs};
+use crate::wire::parameters::{
+    SamplingFields, SteeringFields, check_prompt_logprobs, copies, token_ids,
+};
+use phi4d_generate::{Finish, Prompt, PromptToken, Request, TextDelta, Usage};
 
 /// The API's own default, unlike chat's.
 const DEFAULT_MAX_TOKENS: u64 = 16;
@@ -28,25 +33,12 @@ const PROMPT: &str = "a string, a list of token ids, or a list of either";
 /// A checked completion request, ready for `generate`.
 #[derive(Debug)]
 pub(crate) struct CompletionRequest {
-    pub(crate) model: Option<String>,
-    /// At least one.
-    pub(crate) prompts: Vec<Prompt>,
-    pub(crate) parameters: Parameters,
-    pub(crate) names: GivenNames,
-    pub(crate) delivery: Delivery,
-    pub(crate) copies: Copies,
+    pub(crate) parsed: Parsed,
     /// Whether answers begin with their prompt.
     pub(crate) echo: bool,
     /// Whether the prompts' log-probabilities are wanted by themselves.
     pub(crate) prompt_logprobs: bool,
-    /// Whether prompts and answers are wanted as token ids, too.
-    pub(crate) return_token_ids: bool,
-    /// Whether log-probabilities name tokens by their ids.
-    pub(crate) tokens_by_id: bool,
-    /// Whether the times are wanted.
-    pub(crate) timings: bool,
-    /// Names of fields that nobody read.
-    pub(crate) ignored: Vec<String>,
+    pub(crate) extras: Extras,
 }
 
 #[derive(Debug, Deserialize)]
@@ -70,26 +62,16 @@ struct CompletionFields {
 #[cfg(test)]
 pub(super) struct PromptShape;
 
+type AllFields = (SamplingFields, SteeringFields, FormFields, CompletionFields, StreamFields);
+
 impl CompletionRequest {
     /// Reads a request's JSON.
     ///
     /// # Errors
     /// A 400 that names the first field at fault.
     pub(crate) fn parse(body: &Value) -> Result<Self, ApiError> {
-        let sampling: SamplingFields = read_fields(body)?;
-        let steering: SteeringFields = read_fields(body)?;
-        let form: FormFields = read_fields(body)?;
-        let fields: CompletionFields = read_fields(body)?;
-        let stream: StreamFields = read_fields(body)?;
-        unsupported::check_completions(body)?;
-        let known = [
-            names_of::<SamplingFields>(),
-            names_of::<SteeringFields>(),
-            names_of::<FormFields>(),
-            names_of::<CompletionFields>(),
-            names_of::<StreamFields>(),
-        ];
-        let names = sampling.given_names();
+        let (sampling, steering, form, fields, stream) = AllFields::read(body)?;
+        check_completions(body)?;
         let mut parameters = sampling.parameters()?;
         steering.steer(&mut parameters)?;
         parameters.constraint = form.constraint()?;
@@ -116,24 +98,25 @@ impl CompletionRequest {
         if let Some(suffix) = fields.suffix.filter(|suffix| !suffix.is_empty()) {
             prompts = prompts.into_iter().map(|p| filled(p, &suffix)).collect::<Result<_, _>>()?;
         }
-        Ok(Self {
-            model: fields.model,
-            prompts,
-            parameters,
-            names,
+        let extras = Extras {
+            logprobs: parameters.top_logprobs.is_some(),
+            token_ids: fields.return_token_ids.unwrap_or(false),
+            names_by_id: fields.return_tokens_as_token_ids.unwrap_or(false),
+            timings: fields.timings_per_token.unwrap_or(false),
             delivery,
-            copies,
+        };
+        let request = Request { prompts, copies, parameters, ..Request::default() };
+        let ignored = ignored(body, &AllFields::names())?;
+        Ok(Self {
+            parsed: Parsed { model: fields.model, request, delivery, ignored },
             echo,
             prompt_logprobs,
-            return_token_ids: fields.return_token_ids.unwrap_or(false),
-            tokens_by_id: fields.return_tokens_as_token_ids.unwrap_or(false),
-            timings: fields.timings_per_token.unwrap_or(false),
-            ignored: ignored(body, &known)?,
+            extras,
         })
     }
 }
 
-/// What stands between `prompt` and `suffix` is asked for.
+/// A request to fill the gap between `prompt` and `suffix`.
 fn filled(prompt: Prompt, suffix: &str) -> Result<Prompt, ApiError> {
     match prompt {
         Prompt::Text { text, parse_special: false } => {
@@ -300,23 +283,22 @@ impl<'a> Completion<'a> {
 /// The fields that are read, for the OpenAPI document.
 #[cfg(test)]
 pub(crate) fn field_schemas(generator: &mut schemars::SchemaGenerator) -> Vec<schemars::Schema> {
-    vec![
-        generator.subschema_for::<SamplingFields>(),
-        generator.subschema_for::<SteeringFields>(),
-        generator.subschema_for::<FormFields>(),
-        generator.subschema_for::<CompletionFields>(),
-        generator.subschema_for::<StreamFields>(),
-    ]
+    AllFields::schemas(generator)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::wire::common::SYSTEM_FINGERPRINT;
+    use phi4d_generate::Copies;
     use serde_json::{json, to_value};
 
+    fn parse(body: &Value) -> Result<Request, ApiError> {
+        CompletionRequest::parse(body).map(|completion| completion.parsed.request)
+    }
+
     fn prompt_of(prompt: &Value) -> Result<Prompt, ApiError> {
-        CompletionRequest::parse(&json!({ "prompt": prompt })).map(|mut request| {
+        parse(&json!({ "prompt": prompt })).map(|mut request| {
             assert_eq!(request.prompts.len(), 1);
             request.prompts.remove(0)
         })
@@ -335,7 +317,7 @@ mod tests {
         assert_eq!(prompt_of(&json!([[1, 2]])).unwrap(), Prompt::Tokens(vec![1, 2]));
         let body = json!({"prompt": "a", "parse_special": true});
         let special = Prompt::Text { text: "a".to_owned(), parse_special: true };
-        assert_eq!(CompletionRequest::parse(&body).unwrap().prompts, [special]);
+        assert_eq!(parse(&body).unwrap().prompts, [special]);
     }
 
     #[test]
@@ -367,7 +349,7 @@ mod tests {
     #[test]
     fn logprobs_are_0_to_5() {
         let parse = |value: Value| {
-            CompletionRequest::parse(&json!({"prompt": "a", "logprobs": value}))
+            parse(&json!({"prompt": "a", "logprobs": value}))
                 .map(|request| request.parameters.top_logprobs)
         };
         assert_eq!(parse(json!(null)).unwrap(), None);
@@ -380,7 +362,7 @@ mod tests {
 
     #[test]
     fn sixteen_tokens_are_the_default() {
-        let limit = |body: Value| CompletionRequest::parse(&body).unwrap().parameters.max_tokens;
+        let limit = |body: Value| parse(&body).unwrap().parameters.max_tokens;
         assert_eq!(limit(json!({"prompt": "a"})), Some(16));
         assert_eq!(limit(json!({"prompt": "a", "max_tokens": 3})), Some(3));
     }
@@ -423,13 +405,14 @@ mod tests {
         let body = json!({
             "prompt": ["a", [1, 2]], "n": 2, "best_of": 3, "echo": true, "return_token_ids": true
         });
-        let request = CompletionRequest::parse(&body).unwrap();
+        let completion = CompletionRequest::parse(&body).unwrap();
+        assert!(completion.echo && completion.extras.token_ids);
+        let request = completion.parsed.request;
         assert_eq!(request.prompts, [text("a"), Prompt::Tokens(vec![1, 2])]);
         assert_eq!(request.copies, Copies { wanted: 2, made: 3 });
-        assert!(request.echo && request.return_token_ids);
         let body = json!({"prompt": ["a", "b"], "suffix": "z"});
         let fill = |before: &str| Prompt::Fill { before: before.to_owned(), after: "z".to_owned() };
-        assert_eq!(CompletionRequest::parse(&body).unwrap().prompts, [fill("a"), fill("b")]);
+        assert_eq!(parse(&body).unwrap().prompts, [fill("a"), fill("b")]);
         for (fields, param) in [
             (json!({"n": 0}), "n"),
             (json!({"n": 3, "best_of": 2}), "best_of"),

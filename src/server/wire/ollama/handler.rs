@@ -1,26 +1,27 @@
-//! Ollama's API, over the same generator.
+//! Handlers of Ollama's API.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
+use serde_json::Value;
 
 use super::calls::CallCollector;
-use super::generation::{Asked, Voice, answer_renamed, check_model};
+use super::{
+    Details, Figures, Kind, Line, LoadedModel, Models, OllamaChat, OllamaGenerate, OllamaRequest,
+    ShowFacts, ShowRequest, Shown, TaggedModel, Version, done_reason,
+};
 use crate::access::Exchange;
 use crate::app::App;
 use crate::body::read;
 use crate::error::ApiError;
+use crate::handlers::generation::{Renderer, answer, check_model};
 use crate::reply::{Reply, json, telling_ignored};
 use crate::sse::Format;
 use crate::wire::common::to_json;
 use crate::wire::error::Dialect;
-use crate::wire::ollama::{
-    Details, Figures, GenerateTask, Kind, Line, LoadedModel, Models, OllamaChat, OllamaGenerate,
-    ShowFacts, ShowRequest, Shown, TaggedModel, Version, done_reason,
-};
-use phi4d_generate::{Answer, Choices, Finished, TextDelta, Usage};
+use phi4d_generate::{Answer, Finished, TextDelta, Usage};
 use phi4d_telemetry::timestamp;
 
 /// The version of Ollama's API that is spoken; clients look at it to know what there is.
@@ -35,18 +36,7 @@ pub(crate) async fn chat(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let parse = |app: &App, body| {
-        let asked = OllamaChat::parse(&body)?;
-        check(app, asked.model.as_deref())?;
-        Ok(asked)
-    };
-    let asked = read(request, app, exchange, parse).await?;
-    let voice = OllamaVoice::new(app, Kind::Chat);
-    let Some(chat) = asked.chat else {
-        return Ok(voice.loaded(asked.unloads));
-    };
-    let chat = Asked { ignored: asked.ignored, ..Asked::from(*chat) };
-    answer_renamed(app, chat, exchange, voice, asked.renaming).await
+    create(app, request, exchange, OllamaChat::parse, Kind::Chat).await
 }
 
 /// `POST /api/generate`.
@@ -55,20 +45,27 @@ pub(crate) async fn generate(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let parse = |app: &App, body| {
-        let asked = OllamaGenerate::parse(&body)?;
+    create(app, request, exchange, OllamaGenerate::parse, Kind::Generate).await
+}
+
+async fn create(
+    app: &App,
+    request: Request<Incoming>,
+    exchange: &Arc<Exchange>,
+    parse: fn(&Value) -> Result<OllamaRequest, ApiError>,
+    kind: Kind,
+) -> Result<Reply, ApiError> {
+    let parse = move |app: &App, body| {
+        let asked = parse(&body)?;
         check(app, asked.model.as_deref())?;
         Ok(asked)
     };
     let asked = read(request, app, exchange, parse).await?;
-    let voice = OllamaVoice::new(app, Kind::Generate);
-    let task = match asked.task {
-        GenerateTask::Load => return Ok(voice.loaded(asked.unloads)),
-        GenerateTask::Chat(chat) => Asked::from(*chat),
-        GenerateTask::Text(text) => Asked::from(*text),
-    };
-    let task = Asked { ignored: asked.ignored, ..task };
-    answer_renamed(app, task, exchange, voice, asked.renaming).await
+    let renderer = OllamaRenderer::new(app, kind);
+    match asked.parsed {
+        None => Ok(renderer.loaded(asked.unloads)),
+        Some(parsed) => answer(app, parsed, exchange, renderer).await,
+    }
 }
 
 /// `GET /api/version`.
@@ -137,7 +134,7 @@ fn made_at(app: &App) -> String {
     timestamp(UNIX_EPOCH + Duration::from_secs(app.options().created))
 }
 
-struct OllamaVoice {
+struct OllamaRenderer {
     kind: Kind,
     model: String,
     begun: Instant,
@@ -145,7 +142,7 @@ struct OllamaVoice {
     calls: CallCollector,
 }
 
-impl OllamaVoice {
+impl OllamaRenderer {
     fn new(app: &App, kind: Kind) -> Self {
         let model = app.options().model_name.clone();
         Self { kind, model, begun: Instant::now(), read: None, calls: CallCollector::default() }
@@ -155,7 +152,7 @@ impl OllamaVoice {
         Line::more(self.kind, &self.model, text, thinking, Vec::new())
     }
 
-    /// The answer where nothing was to be generated.
+    /// The answer to a request that only loads or unloads the model.
     fn loaded(&self, unloads: bool) -> Reply {
         let reason = if unloads { "unload" } else { "load" };
         let line = self.line(String::new(), String::new()).ended(reason, None);
@@ -173,19 +170,17 @@ fn framed(line: &Line<'_>) -> String {
     to_json(line) + "\n"
 }
 
-impl Voice for OllamaVoice {
+impl Renderer for OllamaRenderer {
     const FORMAT: Format = Format::Lines;
     const DIALECT: Dialect = Dialect::Ollama;
-
-    fn begin(&mut self, _app: &App, _choices: &Choices) {}
 
     fn prompt_read(&mut self) {
         self.read = Some(Instant::now());
     }
 
-    fn whole(&mut self, answers: Vec<Answer>, usage: Usage) -> String {
+    fn complete(&mut self, answers: Vec<Answer>, usage: Usage) -> String {
         let figures = self.figures(usage);
-        // One answer was asked for.
+        // Requests of this API have one answer.
         let lines = answers.into_iter().map(|answer| {
             let calls = answer.calls.into_iter().enumerate().collect();
             Line::more(self.kind, &self.model, answer.text, answer.reasoning, calls)
@@ -194,11 +189,7 @@ impl Voice for OllamaVoice {
         lines.map(|line| to_json(&line)).collect()
     }
 
-    fn start(&mut self, _index: usize, _usage: Usage) -> String {
-        String::new()
-    }
-
-    fn text(&mut self, _index: usize, delta: TextDelta, _usage: Usage) -> String {
+    fn piece(&mut self, _index: usize, delta: TextDelta, _usage: Usage) -> String {
         let done = delta.call.and_then(|piece| self.calls.add(piece));
         let calls: Vec<_> = done.into_iter().collect();
         if delta.text.is_empty() && delta.reasoning.is_empty() && calls.is_empty() {
@@ -218,9 +209,5 @@ impl Voice for OllamaVoice {
             .line(String::new(), String::new())
             .ended(done_reason(finished.reason), Some(self.figures(usage)));
         lines + &framed(&last)
-    }
-
-    fn close(&mut self, _usage: Usage) -> String {
-        String::new()
     }
 }

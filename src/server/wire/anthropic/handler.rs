@@ -1,24 +1,24 @@
-//! Anthropic's messages API, over the same generator.
+//! Handlers of Anthropic's messages API.
 
 use std::sync::Arc;
 
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
 
-use super::generation::{Asked, Voice, answer_renamed, check_model};
-use super::tokens::tokens_of;
-use crate::access::{Exchange, random_hex};
-use crate::app::App;
-use crate::body::read;
-use crate::error::ApiError;
-use crate::reply::{Reply, json, telling_ignored};
-use crate::sse::{Format, named_event};
-use crate::wire::anthropic::{
+use super::{
     Block, CountRequest, Counted, Delta, Event, MessagesRequest, Stopped, Whole, stop_reason,
 };
+use crate::access::{Exchange, random_hex};
+use crate::app::App;
+use crate::error::ApiError;
+use crate::handlers::generation::{Renderer, answer, parsed};
+use crate::handlers::tokens::tokens_of;
+use crate::reply::{Reply, json, telling_ignored};
+use crate::sse::{Format, named_event};
+use crate::wire::Parsed;
 use crate::wire::common::to_json;
 use crate::wire::error::Dialect;
-use phi4d_generate::{Answer, Choices, Finished, MOST_STOPS, TextDelta, Usage};
+use phi4d_generate::{Answer, Finished, TextDelta, Usage};
 
 /// `POST /v1/messages`.
 pub(crate) async fn create(
@@ -26,22 +26,15 @@ pub(crate) async fn create(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let parse = |app: &App, body| {
-        let asked = MessagesRequest::parse(&body)?;
-        check_model(app, asked.chat.model.as_deref())?;
-        Ok(asked)
-    };
-    let MessagesRequest { chat, renaming, ignored } = read(request, app, exchange, parse).await?;
-    let voice = MessageVoice {
+    let parsed = parsed(app, request, exchange, MessagesRequest::parse, Parsed::model).await?;
+    let renderer = MessageRenderer {
         id: format!("msg_{}", random_hex()),
         model: app.options().model_name.clone(),
         blocks: 0,
         open: None,
-        // More are refused.
-        stops: chat.parameters.stop.iter().take(MOST_STOPS).cloned().collect(),
+        stops: parsed.request.parameters.stop.clone(),
     };
-    let asked = Asked { ignored, ..Asked::from(chat) };
-    answer_renamed(app, asked, exchange, voice, renaming).await
+    answer(app, parsed, exchange, renderer).await
 }
 
 /// `POST /v1/messages/count_tokens`.
@@ -50,19 +43,14 @@ pub(crate) async fn count_tokens(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let parse = |app: &App, body| {
-        let CountRequest(asked) = CountRequest::parse(&body)?;
-        check_model(app, asked.chat.model.as_deref())?;
-        Ok(asked)
-    };
-    let asked = read(request, app, exchange, parse).await?;
-    let counted = tokens_of(app, asked.chat.prompt, exchange).await;
-    let ids = counted.map_err(|error| asked.renaming.tell(error))?;
+    let mut parsed = parsed(app, request, exchange, CountRequest::parse, Parsed::model).await?;
+    let ignored = std::mem::take(&mut parsed.ignored);
+    let ids = tokens_of(app, parsed.into_prompt(), exchange).await?;
     let body = Counted { input_tokens: ids.len() };
-    Ok(telling_ignored(json(StatusCode::OK, to_json(&body)), &asked.ignored))
+    Ok(telling_ignored(json(StatusCode::OK, to_json(&body)), &ignored))
 }
 
-/// What kind of block is open.
+/// The kind of the open block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Open {
     Text,
@@ -70,7 +58,7 @@ enum Open {
     Call(usize),
 }
 
-struct MessageVoice {
+struct MessageRenderer {
     id: String,
     model: String,
     /// Blocks begun so far.
@@ -80,8 +68,8 @@ struct MessageVoice {
     stops: Vec<String>,
 }
 
-impl MessageVoice {
-    /// Goes over to a block of kind `wanted`, which begins as `block` if it is not open.
+impl MessageRenderer {
+    /// Opens a block of the kind `wanted`, which begins as `block`, unless one is open.
     fn open(&mut self, wanted: Open, block: impl FnOnce() -> Block) -> String {
         if self.open == Some(wanted) {
             return String::new();
@@ -118,14 +106,12 @@ fn framed(event: &Event<'_>) -> String {
     named_event(event.name(), &to_json(event))
 }
 
-impl Voice for MessageVoice {
+impl Renderer for MessageRenderer {
     const FORMAT: Format = Format::PingedEvents;
     const DIALECT: Dialect = Dialect::Anthropic;
 
-    fn begin(&mut self, _app: &App, _choices: &Choices) {}
-
-    fn whole(&mut self, answers: Vec<Answer>, usage: Usage) -> String {
-        // One answer was asked for.
+    fn complete(&mut self, answers: Vec<Answer>, usage: Usage) -> String {
+        // Requests of this API have one answer.
         let message = |answer: Answer| {
             let stop = self.stop(answer.finished);
             Whole::new(&self.id, &self.model, answer, stop, usage)
@@ -137,7 +123,7 @@ impl Voice for MessageVoice {
         framed(&Event::MessageStart { message: Whole::empty(&self.id, &self.model, usage) })
     }
 
-    fn text(&mut self, _index: usize, delta: TextDelta, _usage: Usage) -> String {
+    fn piece(&mut self, _index: usize, delta: TextDelta, _usage: Usage) -> String {
         if !delta.reasoning.is_empty() {
             let begun = self.open(Open::Thinking, || Block::Thinking {
                 thinking: String::new(),
