@@ -3,6 +3,8 @@
 //! on.
 
 use std::fs;
+use std::io::Read as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
@@ -11,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::shim::preloaded;
 use super::{cache, prompts};
-use crate::common::{Daemon, PATIENCE, Setup, demo_folder, wait_for};
+use crate::common::{Daemon, PATIENCE, Response, Setup, demo_folder, wait_for};
 
 /// Codes of a start that the system refused something, or that has no ONNX Runtime for it.
 const CODES: [i32; 2] = [69, 71];
@@ -20,7 +22,7 @@ const CODES: [i32; 2] = [69, 71];
 const MOST: usize = 200;
 
 /// The setup with calls of `kind` failing, by what `PHI4D_TEST_FAIL` says after it.
-fn failing(kind: &str, which: &str) -> Setup {
+pub(super) fn failing(kind: &str, which: &str) -> Setup {
     let setup = preloaded(Setup::new());
     let hit = setup.folder.path().join("hit");
     setup
@@ -28,7 +30,7 @@ fn failing(kind: &str, which: &str) -> Setup {
         .variable("PHI4D_TEST_FAIL_HIT", hit.to_str().unwrap())
 }
 
-fn was_hit(setup: &Setup) -> bool {
+pub(super) fn was_hit(setup: &Setup) -> bool {
     setup.folder.path().join("hit").exists()
 }
 
@@ -185,7 +187,55 @@ fn a_daemon_that_gets_no_more_threads_serves_on_and_stops() {
     assert!(!daemon.log.text().contains("panicked"), "{}", daemon.log.text());
 }
 
-fn files_in(folder: &Path) -> Vec<String> {
+/// A body that cannot be held is refused; where something else lacks memory the daemon ends and says so.
+#[test]
+fn each_large_allocation_for_a_request_may_fail() {
+    let body = json!({ "prompt": "x ".repeat(1 << 19) });
+    let (mut refused, mut ended, mut next) = (0, 0, 1);
+    while next < MOST {
+        let nth = next;
+        // The first ones are for the body; of the tokenizer's, which are alike, some will do.
+        next += 1 + nth / 3;
+        let setup = failing("heap", &nth.to_string());
+        let armed = setup.folder.path().join("armed");
+        let setup = setup.variable("PHI4D_TEST_FAIL_ARMED", armed.to_str().unwrap());
+        let mut daemon = setup.start();
+        fs::write(&armed, "").unwrap();
+        let headers = [("Content-Type", "application/json")];
+        let text = body.to_string();
+        let mut answer = Vec::new();
+        let mut connection = daemon.tcp().send("POST", "/tokenize", &headers, text.as_bytes());
+        // The connection of a daemon that ended may be reset.
+        let _ = connection.read_to_end(&mut answer);
+        let hit = was_hit(&daemon.setup);
+        if answer.is_empty() {
+            let status = daemon.wait_end();
+            assert!(hit && status.signal() == Some(6), "{nth}: {status} {}", daemon.log.text());
+            assert!(daemon.log.text().contains("memory allocation of"), "{}", daemon.log.text());
+            ended += 1;
+            continue;
+        }
+        let answer = Response::parse(&answer);
+        match (hit, answer.status) {
+            (true, 503) => {
+                assert_eq!(answer.json()["error"]["code"], "out_of_memory", "{}", answer.text());
+                refused += 1;
+            }
+            (_, 200) => {}
+            _ => panic!("{nth}: {}", answer.text()),
+        }
+        daemon.unix().chat("What is 12+7?", &json!({}));
+        assert_eq!(daemon.wait_idle()["failed"], 0, "{nth}");
+        if !hit {
+            eprintln!("{refused} refused, {ended} ended it");
+            assert!(refused > 0);
+            return;
+        }
+    }
+    panic!("allocations fail without an end");
+}
+
+pub(super) fn files_in(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).map(|entries| {
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         names.collect()

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a test")]
 
 mod clock;
+mod commands;
 mod descriptors;
 mod disk;
 mod engine;

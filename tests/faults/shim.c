@@ -62,8 +62,9 @@ void *mremap(void *old, size_t old_size, size_t new_size, int flags, ...) {
 
 /* PHI4D_TEST_FAIL: KIND:N fails the Nth call of a kind, KIND:N+ that and all after it. A file at
  * PHI4D_TEST_FAIL_HIT is made when one fails. With PHI4D_TEST_FAIL_ARMED, calls count once that file
- * exists. Kinds: thread (pthread_create), memory (mmap of a mebibyte or more), file (what changes files
- * below PHI4D_TEST_FAIL_BELOW: open to write, write, rename, fsync). */
+ * exists. Kinds: thread (pthread_create), memory (mmap of a mebibyte or more), heap (malloc, calloc and
+ * realloc of as much), file (what changes files below PHI4D_TEST_FAIL_BELOW: open to write, write, rename,
+ * fsync). */
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -110,6 +111,33 @@ void *mmap(void *at, size_t size, int protection, int flags, int file, off_t off
 
 void *mmap64(void *at, size_t size, int protection, int flags, int file, off_t offset) {
     return mmap(at, size, protection, flags, file, offset);
+}
+
+/* The C library's own names for them: dlsym itself allocates. */
+void *__libc_malloc(size_t size);
+void *__libc_calloc(size_t count, size_t size);
+void *__libc_realloc(void *old, size_t size);
+
+static int heap_fails(size_t size) {
+    if (size < 1 << 20 || !fails("heap"))
+        return 0;
+    errno = ENOMEM;
+    return 1;
+}
+
+void *malloc(size_t size) {
+    return heap_fails(size) ? NULL : __libc_malloc(size);
+}
+
+void *calloc(size_t count, size_t size) {
+    size_t whole;
+    if (!__builtin_mul_overflow(count, size, &whole) && heap_fails(whole))
+        return NULL;
+    return __libc_calloc(count, size);
+}
+
+void *realloc(void *old, size_t size) {
+    return heap_fails(size) ? NULL : __libc_realloc(old, size);
 }
 
 static int is_below(const char *path) {

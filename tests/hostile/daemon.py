@@ -75,6 +75,16 @@ def resident_mib(pid: int) -> float:
         return 0.0
 
 
+def make_keys(phi4d: str, file: str) -> dict[str, str]:
+    """Makes a keys file by the program; the keys by their names."""
+    keys = {}
+    for name, limits in KEYS.items():
+        command = [phi4d, "key", "add", name, "--api-keys-file", file, *limits]
+        made = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        keys[name] = made.stdout.split()[-1]
+    return keys
+
+
 class MemoryGroup:
     """A memory cgroup of either version that guards the machine; without the right to make one, nothing."""
 
@@ -157,7 +167,11 @@ class Daemon:
         self.attached = options.attach
         self.process = self.group = self.pipe = None
         if self.attached:
-            self.place = Place(options.socket, options.port, {}, options.bound)
+            keys = {}
+            if options.keys:
+                with open(options.keys, encoding="ascii") as file:
+                    keys = json.load(file)
+            self.place = Place(options.socket, options.port, keys, options.bound)
             self.pid = self.attached
             self.begun = self.start_time()
         else:
@@ -211,12 +225,7 @@ class Daemon:
     def keys(self) -> dict[str, str]:
         if os.path.exists(self.keys_file()):
             return self.place.keys
-        keys = {}
-        for name, limits in KEYS.items():
-            command = [self.options.phi4d, "key", "add", name, "--api-keys-file", self.keys_file(), *limits]
-            made = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-            keys[name] = made.stdout.split()[-1]
-        return keys
+        return make_keys(self.options.phi4d, self.keys_file())
 
     def start_time(self) -> str:
         """Tells a process from another that got its number."""

@@ -1,7 +1,7 @@
 //! `phi4d pull`, `list` and `remove` against an endpoint that cuts, lies and is out of order.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
-mod hub;
+pub(crate) mod hub;
 mod proxy;
 
 use std::path::{Path, PathBuf};
