@@ -107,6 +107,10 @@ pub(super) struct PullArgs {
     /// Which export to take where a repository has several
     #[arg(long, value_enum, default_value_t = VariantChoice::Auto)]
     pub(super) variant: VariantChoice,
+    /// CA certificates to trust for https, in PEM format, such as those of a proxy that inspects TLS.
+    /// Default: those in SSL_CERT_FILE, else those of this machine
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) ca_file: Option<PathBuf>,
     /// A branch, tag or commit. Default: the URL's, else main
     #[arg(long, value_name = "REVISION")]
     pub(super) revision: Option<String>,
@@ -119,10 +123,6 @@ pub(super) struct PullArgs {
     /// File with an access token. Default: the token in HF_TOKEN, if there is one
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(super) token_file: Option<PathBuf>,
-    /// CA certificates to trust for https, in PEM format, such as those of a proxy that inspects TLS.
-    /// Default: those in SSL_CERT_FILE, else those of this machine
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub(super) ca_file: Option<PathBuf>,
     /// Fetch it anew if it is there already
     #[arg(long)]
     pub(super) replace: bool,

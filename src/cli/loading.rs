@@ -65,7 +65,7 @@ impl Drop for Loading {
     }
 }
 
-/// Of the files right in `folder`; the loader reports what can't be read.
+/// Of the files right in `folder`; what can't be read is the loader's to tell.
 fn bytes_of(folder: &Path) -> u64 {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let files = entries.filter_map(|entry| std::fs::metadata(entry.path()).ok());

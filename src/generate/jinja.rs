@@ -1,4 +1,5 @@
-//! What chat templates expect of Jinja beyond what minijinja has, as transformers provides it.
+//! The functions and filters that transformers adds to Jinja for chat templates and minijinja
+//! lacks.
 
 use jiff::Timestamp;
 use jiff::fmt::strtime;
@@ -93,7 +94,8 @@ fn strftime(format: &str, now: Timestamp) -> Result<String, String> {
 /// Most characters that `str.format` is asked to pad to, in all.
 const MAX_WIDTHS: usize = 1 << 20;
 
-/// Methods of Python's values. The library bounds what they make, but for the widths of `str.format`.
+/// Methods of Python's values. The library bounds what they make, but for the widths of
+/// `str.format`.
 pub(super) fn method(
     state: &mut State<'_, '_>,
     value: &Value,

@@ -118,9 +118,7 @@ pub fn alike_positions(tokens: usize, context: usize) -> usize {
 /// Rows of logits, `[rows, vocab]`: one for each sequence of a decode step, or for each of the last
 /// tokens of a prefill.
 ///
-/// Rows are copied out or sampled before the next step: the memory is the runner's. The view of
-/// `ndarray` checks once that the values are whole rows. Other tensors are memory that ONNX Runtime
-/// is given by address, where a view would only add a shape to keep in step.
+/// Rows are copied out or sampled before the next step: the memory is the runner's.
 #[derive(Debug, Clone, Copy)]
 pub struct Logits<'a>(pub(super) ArrayView2<'a, f32>);
 

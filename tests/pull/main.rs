@@ -4,14 +4,12 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod hub;
-mod proxy;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use common::{Setup, demo_folder, wait_for};
 use hub::{COMMIT, Fault, Hub};
-use proxy::{Proxy, with_tls};
 use serde_json::json;
 
 const DATA: &str = "model.onnx.data";
@@ -197,107 +195,4 @@ fn refusals_say_what_is_the_matter() {
     told(&["pull", "phi-4", "--variant", "cpu"], 74, &["bytes free", "are needed"]);
 }
 
-/// What a pull with these variables prints, and its exit code.
-fn pull_with(place: &Place, variables: &[(&str, &str)], arguments: &[&str]) -> (i32, String) {
-    let mut command = place.command(&["pull", "phi-4", "--variant", "cpu"]);
-    let output = command.args(arguments).envs(variables.iter().copied()).output().unwrap();
-    let text = [output.stdout, output.stderr].concat();
-    (output.status.code().unwrap(), String::from_utf8(text).unwrap())
-}
-
-#[test]
-fn https_goes_through_a_tunnel_with_a_private_certificate() {
-    let place = Place::new();
-    let (tls, certificate) = with_tls(place.hub.address, "hub.invalid");
-    let ca = place.folder.path().join("ca.pem");
-    std::fs::write(&ca, certificate).unwrap();
-    let ca = ca.to_str().unwrap();
-    let proxy = Proxy::start(tls, None);
-    let storage = Proxy::start(tls, None);
-    place.hub.state.lock().unwrap().cdn = "https://hub.invalid:8443".to_owned();
-    let url = format!("http://me:s%40crt@{}", proxy.address);
-    let variables = [("HF_ENDPOINT", "https://hub.invalid"), ("HTTPS_PROXY", &*url)];
-    let (code, said) = pull_with(&place, &variables, &["--ca-file", ca]);
-    assert_eq!(code, 0, "{said}");
-    let pulled = place.assert_pulled();
-    let asked = proxy.asked();
-    assert!(asked.iter().any(|asked| asked.what == "CONNECT hub.invalid:8443"), "{asked:?}");
-    for asked in asked {
-        assert!(asked.what.starts_with("CONNECT hub.invalid:"), "{asked:?}");
-        assert_eq!(asked.credentials.as_deref(), Some("Basic bWU6c0BjcnQ="), "me:s@crt");
-    }
-
-    // The certificate from the environment, the proxy from the lower case variable.
-    std::fs::remove_dir_all(pulled).unwrap();
-    let url = format!("http://{}", storage.address);
-    let variables =
-        [("HF_ENDPOINT", "https://hub.invalid"), ("all_proxy", &*url), ("SSL_CERT_FILE", ca)];
-    let (code, said) = pull_with(&place, &variables, &[]);
-    assert_eq!(code, 0, "{said}");
-    place.assert_pulled();
-    assert!(storage.asked().iter().all(|asked| asked.credentials.is_none()));
-
-    // Without the certificate nothing is fetched.
-    let (code, said) = pull_with(&place, &[variables[0], variables[1]], &["--replace"]);
-    assert_eq!(code, 69, "{said}");
-    assert!(said.contains("https://hub.invalid") && said.contains("certificate"), "{said}");
-}
-
-#[test]
-fn http_is_forwarded_by_its_absolute_url_and_exceptions_go_directly() {
-    let place = Place::new();
-    let proxy = Proxy::start(place.hub.address, None);
-    let url = format!("http://me:secret@{}", proxy.address);
-    let variables = [("HF_ENDPOINT", "http://hub.invalid"), ("HTTP_PROXY", &*url)];
-    place.hub.state.lock().unwrap().cdn = "http://hub.invalid".to_owned();
-    let (code, said) = pull_with(&place, &variables, &[]);
-    assert_eq!(code, 0, "{said}");
-    place.assert_pulled();
-    for asked in proxy.asked() {
-        assert!(asked.what.starts_with("GET http://hub.invalid/"), "{asked:?}");
-        assert_eq!(asked.credentials.as_deref(), Some("Basic bWU6c2VjcmV0"));
-    }
-    let seen = proxy.asked().len();
-    assert!(seen > 3);
-
-    let place = Place::new();
-    for exceptions in ["127.0.0.1", "other,127.0.0.0/8", "*"] {
-        let variables = [("HTTP_PROXY", &*url), ("NO_PROXY", exceptions)];
-        let (code, said) = pull_with(&place, &variables, &["--replace"]);
-        assert_eq!(code, 0, "{exceptions}: {said}");
-    }
-    assert_eq!(proxy.asked().len(), seen);
-}
-
-#[test]
-fn a_proxy_that_refuses_or_is_not_there_is_named() {
-    let place = Place::new();
-    let told = |variables: &[(&str, &str)], code: i32, words: &[&str]| {
-        let (ended, said) = pull_with(&place, variables, &[]);
-        assert_eq!(ended, code, "{said}");
-        for word in words {
-            assert!(said.contains(word), "{said}");
-        }
-        assert!(!said.contains("secret"), "{said}");
-    };
-    for (variable, endpoint) in
-        [("HTTPS_PROXY", "https://hub.invalid"), ("HTTP_PROXY", "http://hub.invalid")]
-    {
-        let proxy = Proxy::start(place.hub.address, Some(407));
-        let address = proxy.address.to_string();
-        let url = format!("http://me:secret@{address}");
-        let variables = [("HF_ENDPOINT", endpoint), (variable, &*url)];
-        told(&variables, 69, &[&address, endpoint, "407", "USER:PASSWORD"]);
-        assert_eq!(proxy.asked().len(), 1, "not asked again");
-    }
-    let proxy = Proxy::start(place.hub.address, Some(403));
-    let url = format!("http://{}", proxy.address);
-    let endpoint = ("HF_ENDPOINT", "https://hub.invalid");
-    told(&[endpoint, ("HTTPS_PROXY", &url)], 69, &[&url, "403", "NO_PROXY"]);
-    told(
-        &[endpoint, ("ALL_PROXY", "http://me:secret@127.0.0.1:1")],
-        69,
-        &["the proxy http://127.0.0.1:1"],
-    );
-    told(&[endpoint, ("ALL_PROXY", "socks5://me:secret@h:1")], 64, &["ALL_PROXY", "http://HOST"]);
-}
+mod proxy;

@@ -4,7 +4,7 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
-use super::super::check::size;
+use super::bytes;
 use phi4d_fetch::Progress;
 
 /// How often the line changes.
@@ -103,11 +103,6 @@ impl Bar {
         // Without standard error nobody sees the progress.
         let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     }
-}
-
-/// A number of bytes for people.
-pub(super) fn bytes(count: u64) -> String {
-    size(usize::try_from(count).unwrap_or(usize::MAX))
 }
 
 #[cfg(test)]

@@ -6,9 +6,10 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::args::{ModelsArgs, PullArgs, RemoveArgs, VariantChoice, ambient_inputs};
+use super::check::size;
 use super::exit::Fatal;
 use super::output::print;
-use bar::{Bar, bytes};
+use bar::Bar;
 use phi4d_fetch::{Client, Models, Proxies, Pull, Source, Trust, Variant};
 use phi4d_os::effective_uid;
 use phi4d_settings::{Provider, resolve};
@@ -64,6 +65,11 @@ pub(super) fn list(arguments: &ModelsArgs) -> Result<(), Fatal> {
 pub(super) fn remove(arguments: &RemoveArgs) -> Result<(), Fatal> {
     let freed = models(&arguments.models).remove(&arguments.name)?;
     print(&format!("removed {}: {}\n", arguments.name, bytes(freed)))
+}
+
+/// A number of bytes for people.
+fn bytes(count: u64) -> String {
+    size(usize::try_from(count).unwrap_or(usize::MAX))
 }
 
 /// The folder that was named, else the packages' one for root and one's own for others.
