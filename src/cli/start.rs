@@ -65,7 +65,7 @@ pub(super) fn start_cancellable(
     let loaded = model::load_cancellable(&load_options(settings, folder), cancel)?;
     let plan = MemoryPlan::new(loaded.runner.limits(), loaded.weight_bytes, &memory);
     log_plan(&plan);
-    let options = engine_options(settings, &plan, loaded.fingerprint)?;
+    let options = engine_options(settings, &plan, &loaded)?;
     let engine = engine::start(loaded.runner, loaded.interrupt, options)?;
     let generator = Generator::load(
         folder,
@@ -151,7 +151,7 @@ fn log_plan(plan: &MemoryPlan) {
 pub(super) fn engine_options(
     settings: &Settings,
     plan: &MemoryPlan,
-    fingerprint: [u8; 32],
+    loaded: &model::Loaded,
 ) -> Result<engine::Options, Fatal> {
     if let Some(fault) = plan.too_small {
         return Err(StartError::Memory(fault).into());
@@ -165,11 +165,12 @@ pub(super) fn engine_options(
         prefill_share: settings.prefill_share,
         draft_tokens: settings.draft_tokens,
         reproducible: settings.reproducible,
+        batch_invariant: loaded.batch_invariant,
         fallback_seed: None,
         store: prefix_store(settings).map(|folder| engine::Store {
             folder,
             bytes: settings.prefix_store_bytes,
-            fingerprint,
+            fingerprint: loaded.fingerprint,
         }),
     })
 }

@@ -33,7 +33,9 @@
 //! visible. With `reproducible` the request alone decides the width at which each token is computed: prompts are
 //! read in whole chunks of `prefill_chunk_tokens` from their first token on, cached prefixes are shared, kept and
 //! stored in whole chunks only, a preempted sequence recomputes its prompt in chunks and its output one token at
-//! a time, and nothing is speculated. Batching needs no such care: sequences of a batch do not affect each other.
+//! a time, and nothing is speculated. With phi4d's own kernel the sequences of a decode step do not affect each other;
+//! ONNX Runtime's matmuls round differently by the number of sequences, so there each one decodes alone
+//! ([`Options::batch_invariant`]).
 //!
 //! # Sampling
 //!

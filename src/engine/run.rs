@@ -49,6 +49,9 @@ pub struct Options {
     /// whatever is cached, runs beside it or interrupted it. Prompts are then read in chunks of a fixed
     /// grid, without speculative decoding.
     pub reproducible: bool,
+    /// Whether a sequence's logits do not depend on those that decode in the same step. If they do,
+    /// reproducible sequences decode one at a time.
+    pub batch_invariant: bool,
     /// Seed of jobs that give none, to make runs repeatable; `None` draws one for each.
     pub fallback_seed: Option<u64>,
     /// Where cached prefixes are stored between runs; `None` keeps them in memory only.
@@ -66,6 +69,7 @@ impl Default for Options {
             prefill_share: 0.5,
             draft_tokens: 7,
             reproducible: false,
+            batch_invariant: true,
             fallback_seed: None,
             store: None,
         }
@@ -104,6 +108,12 @@ pub fn start(
     interrupt: Arc<dyn Interrupt>,
     mut options: Options,
 ) -> Result<Engine, StartError> {
+    if options.reproducible && !options.batch_invariant {
+        log::info!(
+            "answers are reproducible, so sequences decode one at a time: on this machine \
+             the kernels round differently in steps of several"
+        );
+    }
     if options.reproducible {
         // The number of draft tokens follows measured times, and a step's width changes low-order
         // digits of the logits.
@@ -199,7 +209,7 @@ impl Core {
                 options.draft_tokens + 1,
             ),
             cache: Cache::new(sizes),
-            scheduler: Scheduler::default(),
+            scheduler: Scheduler::new(options.reproducible && !options.batch_invariant),
             waiting: Queue::new(),
             arrivals: 0,
             scratch: Scratch::default(),

@@ -51,9 +51,16 @@ pub enum StepPlan {
 pub struct Scheduler {
     /// The slot from which the current decode round continues; `None` between rounds.
     decode_from: Option<usize>,
+    /// Whether each sequence decodes in a step of its own.
+    apart: bool,
 }
 
 impl Scheduler {
+    /// A scheduler whose sequences decode together or, if `apart`, each in a step of its own.
+    pub fn new(apart: bool) -> Self {
+        Self { decode_from: None, apart }
+    }
+
     /// Plans one step over `live`, in the order of slots. A prefill step has up to `chunk` tokens. If
     /// prefill `waits`, it gets no step while a decoding sequence is ready.
     pub fn plan(&mut self, live: &[Candidate], chunk: usize, waits: bool) -> StepPlan {
@@ -91,7 +98,7 @@ impl Scheduler {
         // A sequence that is not ready leaves a gap, and the round continues behind it with another step.
         let mut end = first.slot + 1;
         for next in run {
-            if next.slot != end || next.rotary != first.rotary {
+            if self.apart || next.slot != end || next.rotary != first.rotary {
                 break;
             }
             end += 1;
@@ -149,6 +156,20 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(scheduler.plan(&live, 4, false), StepPlan::Decode { first: 0, slots: 3 });
         }
+    }
+
+    #[test]
+    fn where_steps_of_several_round_differently_each_decodes_apart() {
+        let mut scheduler = Scheduler::new(true);
+        let live = [decoding(0), decoding(1), prefilling(2, 10)];
+        let steps: Vec<StepPlan> = (0..4).map(|_| scheduler.plan(&live, 4, false)).collect();
+        let expected = [
+            StepPlan::Decode { first: 0, slots: 1 },
+            StepPlan::Decode { first: 1, slots: 1 },
+            StepPlan::Prefill { slot: 2, tokens: 4 },
+            StepPlan::Decode { first: 0, slots: 1 },
+        ];
+        assert_eq!(steps, expected);
     }
 
     #[test]

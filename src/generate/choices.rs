@@ -7,50 +7,13 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use super::answer::{Answer, Parts};
-use super::error::{GenerateError, invalid};
+use super::error::GenerateError;
 use super::generation::{Generation, ReadPrompt};
 use super::pool::Elsewhere;
 use super::preparation::{Plan, Ready};
-use super::request::{Delta, Finished, Request, TextDelta, TokenDelta, Usage};
+use super::request::{Copies, Delta, Finished, Request, TextDelta, TokenDelta, Usage};
 use super::service::Generator;
 use super::validate;
-
-/// Most answers that one request may set to work.
-const MAX_ANSWERS: usize = 128;
-
-/// How many answers a request wants for each of its prompts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Copies {
-    /// How many are returned, at least 1.
-    pub wanted: usize,
-    /// How many are generated, at least as many; the likeliest per token are returned.
-    pub made: usize,
-}
-
-impl Default for Copies {
-    fn default() -> Self {
-        Self { wanted: 1, made: 1 }
-    }
-}
-
-impl Copies {
-    /// How many answers are made to `prompts` prompts.
-    ///
-    /// # Errors
-    /// If they are more than one request may have, or fewer than are wanted.
-    pub fn answers(self, prompts: usize) -> Result<usize, GenerateError> {
-        let count = prompts.saturating_mul(self.made);
-        if count > MAX_ANSWERS || self.made < self.wanted || self.wanted == 0 {
-            let field = if self.made > self.wanted { "best_of" } else { "n" };
-            return Err(invalid(
-                field,
-                self.made,
-                format!("1 to {MAX_ANSWERS} answers for all prompts together"),
-            ));
-        }
-        Ok(count)
-    }
-}
 
 /// The answers to one request: prepared, then running. Dropping them cancels the work within one
 /// step.

@@ -64,7 +64,7 @@ mod vocabulary;
 mod words;
 
 pub use answer::Answer;
-pub use choices::{Choices, Copies, Gathered};
+pub use choices::{Choices, Gathered};
 pub use error::{GenerateError, TextLoadError};
 pub use generation::Generation;
 pub use grammar::{
@@ -75,9 +75,9 @@ pub use options::GeneratorOptions;
 pub use pool::{Elsewhere, Pool, Undone};
 pub use preparation::{MOST_TOKENS, is_large};
 pub use request::{
-    Chat, Constraint, Delta, DryParameters, Ending, Finish, Finished, Form, Logprobs, Message,
-    ParameterNames, Parameters, Prompt, PromptToken, Reasoning, Request, Role, Side, TextDelta,
-    TokenDelta, Usage,
+    Chat, Constraint, Copies, Delta, DryParameters, Ending, Finish, Finished, Form, Logprobs,
+    Message, ParameterNames, Parameters, Prompt, PromptToken, Reasoning, Request, Role, Side,
+    TextDelta, TokenDelta, Usage,
 };
 pub use service::Generator;
 pub use tools::{CallDelta, CallStart, Tool, ToolCall, ToolChoice, Tools};

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use serde_json::{Map, Value as Json};
 
-use super::choices::Copies;
+use super::error::{GenerateError, invalid};
 use super::tools::types::{CallDelta, ToolCall, Tools};
 use phi4d_engine::CallerId;
+
+/// Most answers that one request may set to work.
+const MAX_ANSWERS: usize = 128;
 
 /// What to generate from, how, and for whom.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -22,6 +25,40 @@ pub struct Request {
     /// Bytes of the request as it came in. Small ones are handled where they come in, others on
     /// threads of their own.
     pub weight: usize,
+}
+
+/// How many answers a request wants for each of its prompts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Copies {
+    /// How many are returned, at least 1.
+    pub wanted: usize,
+    /// How many are generated, at least as many; the likeliest per token are returned.
+    pub made: usize,
+}
+
+impl Default for Copies {
+    fn default() -> Self {
+        Self { wanted: 1, made: 1 }
+    }
+}
+
+impl Copies {
+    /// How many answers are made to `prompts` prompts.
+    ///
+    /// # Errors
+    /// If they are more than one request may have, or fewer than are wanted.
+    pub fn answers(self, prompts: usize) -> Result<usize, GenerateError> {
+        let count = prompts.saturating_mul(self.made);
+        if count > MAX_ANSWERS || self.made < self.wanted || self.wanted == 0 {
+            let field = if self.made > self.wanted { "best_of" } else { "n" };
+            return Err(invalid(
+                field,
+                self.made,
+                format!("1 to {MAX_ANSWERS} answers for all prompts together"),
+            ));
+        }
+        Ok(count)
+    }
 }
 
 /// What the model reads.

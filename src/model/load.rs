@@ -35,6 +35,9 @@ pub struct Loaded {
     pub placement: Placement,
     /// Bytes of its weights, as [`super::Export::weight_bytes`].
     pub weight_bytes: u64,
+    /// Whether a sequence's logits do not depend on the sequences that decode in the same step. True
+    /// where the own kernel does all matmuls of weights.
+    pub batch_invariant: bool,
     /// Differs between models, and between versions of one model's files.
     pub fingerprint: [u8; 32],
 }
@@ -66,7 +69,7 @@ pub fn load_cancellable(options: &LoadOptions, cancel: &LoadCancel) -> Result<Lo
 
 fn load_unless_cancelled(options: &LoadOptions, cancel: &LoadCancel) -> Result<Loaded, LoadError> {
     let source = Source::read(&options.folder)?;
-    let Opened { session, chosen, placement } = opened(&source, options, cancel)?;
+    let Opened { session, chosen, placement, batch_invariant } = opened(&source, options, cancel)?;
     let (mut runner, interrupt): (Box<dyn Runner>, _) = if paged::is_paged(&session, &source.config)
     {
         let runner = paged_runner(session, &source, options, &chosen)?;
@@ -87,6 +90,7 @@ fn load_unless_cancelled(options: &LoadOptions, cancel: &LoadCancel) -> Result<L
         reason: chosen.reason().to_owned(),
         placement,
         weight_bytes: source.weight_bytes,
+        batch_invariant,
         fingerprint: source.fingerprint,
     })
 }
@@ -96,6 +100,7 @@ pub(super) struct Opened {
     pub(super) session: Session,
     pub(super) chosen: Chosen,
     pub(super) placement: Placement,
+    pub(super) batch_invariant: bool,
 }
 
 /// A session of the model in `source`, on the provider that fits.
@@ -105,10 +110,10 @@ pub(super) fn opened(
     cancel: &LoadCancel,
 ) -> Result<Opened, LoadError> {
     let chosen = session::choose(source, options)?;
-    let session = session(source, options, &chosen, cancel)?;
+    let (session, batch_invariant) = session(source, options, &chosen, cancel)?;
     let placement = Placement::of(&session);
     placement.log(&chosen);
-    Ok(Opened { session, chosen, placement })
+    Ok(Opened { session, chosen, placement, batch_invariant })
 }
 
 /// A runner of a session whose cache is rows of a tensor.
@@ -134,26 +139,28 @@ pub(super) fn paged_runner(
 }
 
 /// The session: with the own operator if it does any node, else of what was prepared, else of the graph
-/// as it was exported. The first two are for the CPU only.
+/// as it was exported. The first two are for the CPU only. With it, whether it is batch invariant.
 fn session(
     source: &Source,
     options: &LoadOptions,
     chosen: &Chosen,
     cancel: &LoadCancel,
-) -> Result<Session, LoadError> {
+) -> Result<(Session, bool), LoadError> {
     if !chosen.is_cpu() {
-        return open(source, options, chosen, cancel);
+        return Ok((open(source, options, chosen, cancel)?, false));
     }
     #[cfg(target_arch = "x86_64")]
     if let Some(graph) = matmul::graph(source, options)? {
         // ONNX Runtime is loaded since the provider was chosen; the stamp names its build.
         let prepared = prepare::laid_out(source, &graph);
-        return matmul::open(source, &graph, prepared, options, cancel);
+        let invariant = matmul::edit::is_whole(&graph).is_ok_and(|whole| whole);
+        return Ok((matmul::open(source, &graph, prepared, options, cancel)?, invariant));
     }
-    match prepare::load(source, options, cancel)? {
-        Some(session) => Ok(session),
-        None => open(source, options, chosen, cancel),
-    }
+    let session = match prepare::load(source, options, cancel)? {
+        Some(session) => session,
+        None => open(source, options, chosen, cancel)?,
+    };
+    Ok((session, false))
 }
 
 /// Loads the exported graph.

@@ -104,14 +104,14 @@ impl UnderTest {
         let loaded = model::load(&options)?;
         let limits = loaded.runner.limits().clone();
         let plan = model::MemoryPlan::new(&limits, loaded.weight_bytes, &memory);
-        let runner = Shared::new(loaded.runner);
-        let inner = runner.inner();
         let engine_options = engine::Options {
             store: None,
-            // Guesses would make a step more than a token's.
+            // Speculation would give a step several tokens.
             draft_tokens: 0,
-            ..start::engine_options(settings, &plan, loaded.fingerprint)?
+            ..start::engine_options(settings, &plan, &loaded)?
         };
+        let runner = Shared::new(loaded.runner);
+        let inner = runner.inner();
         let engine = engine::start(Box::new(runner), loaded.interrupt, engine_options)?;
         let generator = Generator::load(
             model_folder,

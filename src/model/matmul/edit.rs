@@ -33,6 +33,21 @@ pub(crate) fn count(bytes: &[u8]) -> Result<usize, Damaged> {
     Ok(replaced)
 }
 
+/// Whether the model `bytes` has no matmul of weights but the own operator's, which computes each row
+/// of activations as if it were alone. ONNX Runtime's kernels round differently by the number of rows.
+pub(crate) fn is_whole(bytes: &[u8]) -> Result<bool, Damaged> {
+    const OTHERS: [&[u8]; 6] =
+        [b"MatMulNBits", b"MatMul", b"Gemm", b"FusedMatMul", b"MatMulInteger", b"QMoE"];
+    for graph in contents(bytes, MODEL_GRAPH) {
+        for node in contents(graph?, GRAPH_NODE) {
+            if OTHERS.contains(&Node::read(node?)?.operator) {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}
+
 /// The edited graph. Adds to `replaced` how many nodes were replaced.
 fn edit_graph(graph: &[u8], replaced: &mut usize) -> Result<Vec<u8>, Damaged> {
     let constants = float_constants(graph)?;
