@@ -127,6 +127,25 @@ fn what_the_readme_points_to_is_there() {
 }
 
 #[test]
+fn the_journeys_of_architecture_pass_files_that_are_there() {
+    let page = read("ARCHITECTURE.md");
+    let journeys = page.split("## Journeys").nth(1).unwrap().split("\n## ").next().unwrap();
+    let rows: Vec<Vec<&str>> = journeys
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .map(|line| line.split('`').skip(1).step_by(2).collect())
+        .collect();
+    assert!(rows.len() > 8, "{rows:?}");
+    for row in rows {
+        let (layer, files) = row.split_first().unwrap();
+        for file in files {
+            let path = format!("src/{layer}/{file}.rs");
+            assert!(root(&path).is_file(), "{path} is not there");
+        }
+    }
+}
+
+#[test]
 fn every_claim_of_security_names_tests_that_are_there() {
     let page = read("SECURITY.md");
     let claims: Vec<&str> = page.lines().filter(|line| line.starts_with("| ")).skip(1).collect();

@@ -183,8 +183,9 @@ define_settings! {
 
     /// Give a request with a seed or temperature 0 the same answer every time, bit for bit,
     /// whatever is cached, runs beside it or interrupts it. Prompts are then read and reused in
-    /// whole chunks of prefill_chunk_tokens, without speculative decoding; where ONNX Runtime does
-    /// some of the matmuls, answers are also decoded one at a time. Off: the number of tokens in a step changes low-order digits of logits, so close decisions may fall
+    /// whole chunks of prefill_chunk_tokens, without speculative decoding; where ONNX Runtime
+    /// does some of the matmuls, answers are also decoded one at a time. Off: the number of
+    /// tokens in a step changes low-order digits of logits, so close decisions may fall
     /// differently.
     reproducible: bool = "false", Switch;
 
