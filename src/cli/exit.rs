@@ -103,10 +103,10 @@ pub(super) enum Fatal {
     /// The engine's thread panicked.
     #[error(transparent)]
     EngineCrashed(#[from] Crashed),
-    /// A model can't be fetched, told of or removed.
+    /// A model can't be downloaded, listed or removed.
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    /// The doctor found faults, and told them.
+    /// The doctor reported problems.
     #[error("faults found: {0}; each is told above with what to do")]
     Unwell(usize),
     /// A part of the program ended that should not have.
@@ -268,7 +268,7 @@ fn one_line(text: &str) -> String {
     }
 }
 
-/// Tells why the program ends, and gives the code to end with.
+/// Prints why the program ends, and returns its exit code.
 pub(super) fn report(fatal: &Fatal) -> ExitCode {
     for line in fatal.lines() {
         if telemetry::is_started() {

@@ -26,7 +26,7 @@ fn split(text: &str) -> (&str, &str) {
     text.split_once(SEPARATOR).unwrap_or((text, ""))
 }
 
-/// `text` in pieces whose lengths in characters `lengths` tells, over and over; a digit tells
+/// `text` in pieces whose lengths in characters `lengths` gives, repeated; a digit means
 /// itself. Pieces may be empty.
 fn cut<'t>(text: &'t str, lengths: &str) -> Vec<&'t str> {
     let lengths: Vec<usize> = lengths.bytes().map(|byte| usize::from(byte & 15)).collect();
@@ -272,7 +272,7 @@ static READERS: LazyLock<Vec<PromptReader>> = LazyLock::new(|| {
         .collect()
 });
 
-/// A conversation in `FLAGS ␞ TURN ␞ TURN …`, where a turn's first letter tells what it is: what
+/// A conversation in `FLAGS ␞ TURN ␞ TURN …`, where a turn's first letter says what it is: what
 /// the model reads has the template's control tokens and no other, whatever the texts say; and the
 /// texts are read as they are.
 pub fn prompt(data: &[u8]) {

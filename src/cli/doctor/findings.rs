@@ -68,7 +68,7 @@ impl Findings {
         self.add(check, Level::Fault, text.into(), mend.into());
     }
 
-    /// Adds a figure that only programs are told.
+    /// Adds a figure for the JSON output only.
     pub(super) fn figure(&mut self, name: &str, value: Value) {
         self.figures.insert(name.to_owned(), value);
     }

@@ -88,7 +88,7 @@ fn unix(path: &Path, findings: &mut Findings) {
             format!("{shown}: {error}"),
             "ask as root, or join the socket's group (adduser NAME phi4d), and log in again",
         ),
-        // It is made anew where nobody listens any more.
+        // It is created again if nobody listens on it.
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
             findings.good(SOCKETS, format!("{shown} is left over and will be replaced"));
         }

@@ -23,7 +23,7 @@ pub fn physical_cores() -> usize {
 fn relations() -> Vec<SYSTEM_LOGICAL_PROCESSOR_INFORMATION> {
     let entry = size_of::<SYSTEM_LOGICAL_PROCESSOR_INFORMATION>();
     let mut bytes = 0;
-    // SAFETY: no place for entries and a length of none: it only tells how much place it wants.
+    // SAFETY: no place for entries and a length of none: the call only returns the size it needs.
     unsafe { GetLogicalProcessorInformation(std::ptr::null_mut(), &raw mut bytes) };
     let count = bytes as usize / entry;
     let mut entries = vec![SYSTEM_LOGICAL_PROCESSOR_INFORMATION::default(); count];

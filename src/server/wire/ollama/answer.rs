@@ -208,7 +208,7 @@ impl Default for Details {
     }
 }
 
-/// What is told of a model by `/api/show`.
+/// What is shown of a model by `/api/show`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ShowFacts {
     pub(crate) context_tokens: usize,
