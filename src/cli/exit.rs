@@ -107,7 +107,7 @@ pub(super) enum Fatal {
     #[error(transparent)]
     Fetch(#[from] FetchError),
     /// The doctor reported problems.
-    #[error("faults found: {0}; each is told above with what to do")]
+    #[error("problems found: {0}; each is listed above with a fix")]
     Unwell(usize),
     /// A part of the program ended that should not have.
     #[error("internal error: {0}")]
