@@ -117,7 +117,7 @@ pub(super) fn provider_settings(settings: &Settings) -> model::ProviderSettings 
     }
 }
 
-/// What the memory plan follows from, with `spare_bytes` to be had before the model is loaded.
+/// What the memory plan follows from; `spare_bytes` are free before the model is loaded.
 pub(super) fn memory_settings(settings: &Settings, spare_bytes: usize) -> MemorySettings {
     MemorySettings {
         kv_cache_bytes: settings.kv_cache_bytes,

@@ -58,6 +58,13 @@ pub struct Options {
     pub store: Option<Store>,
 }
 
+impl Options {
+    /// Whether each sequence decodes in a step of its own.
+    fn decodes_apart(&self) -> bool {
+        self.reproducible && !self.batch_invariant
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self {
@@ -108,7 +115,7 @@ pub fn start(
     interrupt: Arc<dyn Interrupt>,
     mut options: Options,
 ) -> Result<Engine, StartError> {
-    if options.reproducible && !options.batch_invariant {
+    if options.decodes_apart() {
         log::info!(
             "answers are reproducible, so sequences decode one at a time: on this machine \
              the kernels round differently in steps of several"
@@ -209,7 +216,7 @@ impl Core {
                 options.draft_tokens + 1,
             ),
             cache: Cache::new(sizes),
-            scheduler: Scheduler::new(options.reproducible && !options.batch_invariant),
+            scheduler: Scheduler::new(options.decodes_apart()),
             waiting: Queue::new(),
             arrivals: 0,
             scratch: Scratch::default(),

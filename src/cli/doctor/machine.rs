@@ -137,15 +137,16 @@ mod tests {
 
     #[test]
     fn too_many_connections_are_noted_and_a_limited_address_space_is_a_fault() {
-        let told = |room, connections| {
+        let note_of = |room, connections| {
             let mut findings = Findings::default();
             judge_files(room, connections, &mut findings);
             assert_eq!(findings.faults(), 0);
             findings.text()
         };
-        assert!(told(1024, 1024).starts_with("ok"));
+        assert!(note_of(1024, 1024).starts_with("ok"));
         assert!(
-            told(976, 1024).starts_with("note  limits    the limit of open files has room for 976")
+            note_of(976, 1024)
+                .starts_with("note  limits    the limit of open files has room for 976")
         );
         let judged = |limit| {
             let mut findings = Findings::default();

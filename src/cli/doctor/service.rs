@@ -48,7 +48,7 @@ fn tcp(address: &ListenAddress, findings: &mut Findings) {
                 findings.fault(
                     SOCKETS,
                     format!("TCP {address} is taken by another program"),
-                    "ss -ltnp tells by which; stop it, or set listen to another port",
+                    "ss -ltnp shows by which program; stop it, or set listen to another port",
                 );
             }
         }
