@@ -26,6 +26,18 @@ fn wait_logged(daemon: &Daemon, text: &str) {
     wait_for(text, || daemon.log.text().contains(text).then_some(()));
 }
 
+/// The processes below one.
+fn children_of(id: u32) -> Vec<u32> {
+    let tasks = std::fs::read_dir(format!("/proc/{id}/task")).unwrap();
+    let texts = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("children")));
+    texts
+        .flat_map(|text| {
+            let text = text.unwrap_or_default();
+            text.split_whitespace().map(|id| id.parse().unwrap()).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
 fn assert_confined(daemon: &Daemon) {
     for (field, value) in [("Seccomp", "2"), ("NoNewPrivs", "1")] {
         let found = of_threads(daemon.id(), field);
@@ -50,6 +62,13 @@ fn every_thread_is_confined_and_the_daemon_does_its_work() {
     assert!(answer["usage"]["prompt_tokens"].as_u64().unwrap() > 100, "{answer}");
     let form = json!({ "max_tokens": 8, "response_format": { "type": "json_object" } });
     assert!(daemon.unix().chat("{", &form)["choices"].is_array());
+    // The compiled constraint is kept, and with it its process, below the helper.
+    let workers: Vec<u32> = children_of(daemon.id()).into_iter().flat_map(children_of).collect();
+    assert!(!workers.is_empty());
+    for worker in workers {
+        assert_eq!(of_threads(worker, "Seccomp"), ["2"]);
+        assert_eq!(of_threads(worker, "NoNewPrivs"), ["1"]);
+    }
     let body = json!({ "prompt": "The", "max_tokens": 200, "ignore_eos": true, "stream": true });
     let headers = [("Content-Type", "application/json")];
     let body = body.to_string();

@@ -186,7 +186,7 @@ fn prepare(pipe: &mut Pipe) -> Option<Arc<FormCompiler>> {
 /// One form's process. If it can't be limited it serves nothing, which closes the pipe.
 fn serve(compiler: &Arc<FormCompiler>, pipe: Pipe) {
     if helper::confine(&pipe, &LIMITS).is_ok() {
-        let before = helper::data_bytes();
+        let before = helper::heap_bytes();
         compiler.serve(&mut Port { pipe, passed: None, before, began: Instant::now() });
     }
 }
@@ -196,8 +196,8 @@ struct Port {
     pipe: Pipe,
     /// What came with the last frame.
     passed: Option<OwnedFd>,
-    /// Bytes that the process had when it was made.
-    before: u64,
+    /// Bytes of heap that the process had when it was made.
+    before: usize,
     began: Instant,
 }
 
@@ -227,8 +227,7 @@ impl FormPort for Port {
     }
 
     fn weight(&mut self) -> usize {
-        let taken = helper::data_bytes().saturating_sub(self.before);
-        usize::try_from(taken).unwrap_or(usize::MAX)
+        helper::heap_bytes().saturating_sub(self.before)
     }
 
     fn fork(&mut self) -> FormFork {

@@ -8,9 +8,9 @@ pub enum Profile {
     /// The daemon with its model on a device. What drivers call is not known, so only what no part of it
     /// needs is refused, such as running programs.
     DaemonWithDevice,
-    /// A process that works on what it reads from descriptors that it has: no files and no sockets of
-    /// its own. It may fork.
-    Compute,
+    /// A worker of the helper process: it computes on what it reads from its pipe, with one thread. It
+    /// may fork, and opens nothing.
+    Worker,
 }
 
 /// Why the process is not confined.

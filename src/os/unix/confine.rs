@@ -73,7 +73,7 @@ fn allowed(profile: Profile) -> Option<Rules> {
         Profile::Daemon => {
             &[syscalls::COMPUTE, syscalls::FILES, syscalls::SOCKETS, syscalls::LEGACY_FILES]
         }
-        Profile::Compute => &[syscalls::COMPUTE, syscalls::PROCESSES],
+        Profile::Worker => &[syscalls::WORKER],
         Profile::DaemonWithDevice => return None,
     };
     let all = lists.iter().flat_map(|list| list.iter());
@@ -119,9 +119,14 @@ fn refused(profile: Profile) -> Result<Rules, seccompiler::BackendError> {
         // Limits of its own only.
         rules.insert(libc::SYS_prlimit64, vec![none_of(0, &[0])?]);
     }
-    if profile == Profile::Daemon {
+    match profile {
         // Threads only: with no program to run there is no use for a process.
-        clones.push(SeccompRule::new(vec![is(0, MaskedEq(CLONE_THREAD), 0)?])?);
+        Profile::Daemon => {
+            clones.push(SeccompRule::new(vec![is(0, MaskedEq(CLONE_THREAD), 0)?])?);
+        }
+        // Processes only: a fork has one thread, and so has what is forked.
+        Profile::Worker => clones.push(has_all(0, i64::from(libc::CLONE_THREAD))?),
+        Profile::DaemonWithDevice => {}
     }
     rules.insert(libc::SYS_clone, clones);
     Ok(rules)

@@ -3,26 +3,8 @@
 use std::io;
 use std::process::Command;
 
+use super::super::apart::in_a_process;
 use super::*;
-
-/// Set for the process in which the filter is, since it can't be taken off again.
-const CHILD: &str = "PHI4D_TEST_CONFINED";
-
-/// Runs `within` in a process of its own, which is this test again.
-fn in_a_process(test: &str, within: impl FnOnce()) {
-    if std::env::var_os(CHILD).is_some() {
-        return within();
-    }
-    let name = format!("{}::{test}", module_path!().split_once("::").unwrap().1);
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args([name.as_str(), "--exact", "--nocapture", "--test-threads=1"])
-        .env(CHILD, "1")
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}\n{errors}");
-}
 
 /// The error of a call by its number, with arguments that could do no harm if it were let through.
 fn call(number: libc::c_long, arguments: [libc::c_long; 3]) -> Option<i32> {
@@ -70,7 +52,7 @@ fn map(protection: i32) -> libc::c_long {
 
 #[test]
 fn the_daemon_serves_on_and_runs_no_programs() {
-    in_a_process("the_daemon_serves_on_and_runs_no_programs", || {
+    in_a_process(module_path!(), "the_daemon_serves_on_and_runs_no_programs", || {
         let (go, wait) = std::sync::mpsc::sync_channel::<()>(0);
         // One from before and one from after are held to it alike.
         let before = std::thread::spawn(move || {
@@ -124,7 +106,7 @@ fn the_daemon_serves_on_and_runs_no_programs() {
 
 #[test]
 fn with_a_device_drivers_keep_what_they_may_need() {
-    in_a_process("with_a_device_drivers_keep_what_they_may_need", || {
+    in_a_process(module_path!(), "with_a_device_drivers_keep_what_they_may_need", || {
         confine(Profile::DaemonWithDevice).unwrap();
         refusals_that_hold_for_all();
         assert!(map(libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC) > 0);
@@ -133,25 +115,37 @@ fn with_a_device_drivers_keep_what_they_may_need() {
 }
 
 #[test]
-fn what_only_computes_opens_nothing_and_may_fork() {
-    in_a_process("what_only_computes_opens_nothing_and_may_fork", || {
-        confine(Profile::Compute).unwrap();
-        refusals_that_hold_for_all();
-        let opened = std::fs::File::open("/proc/self/status");
-        assert_eq!(opened.unwrap_err().raw_os_error(), Some(libc::ENOSYS));
-        let connected = std::net::TcpStream::connect("127.0.0.1:1");
-        assert_eq!(connected.unwrap_err().raw_os_error(), Some(libc::ENOSYS));
-        assert_eq!(std::thread::spawn(|| 7).join().unwrap(), 7);
+fn a_worker_opens_nothing_and_may_fork() {
+    in_a_process(module_path!(), "a_worker_opens_nothing_and_may_fork", || {
+        confine(Profile::Worker).unwrap();
+        for number in syscalls::NEVER {
+            let refused = call(*number, [0; 3]);
+            assert_eq!(refused, Some(libc::EPERM), "call {number}");
+        }
+        for number in [
+            libc::SYS_openat,
+            libc::SYS_socketpair,
+            libc::SYS_connect,
+            libc::SYS_bind,
+            libc::SYS_sendmsg,
+            libc::SYS_kill,
+            libc::SYS_unlinkat,
+            libc::SYS_pipe2,
+        ] {
+            assert_eq!(call(number, [-1; 3]), Some(libc::ENOSYS), "call {number}");
+        }
+        assert!(std::fs::File::open("/proc/self/status").is_err());
+        let flags = [libc::CLONE_VM, libc::CLONE_SIGHAND, libc::CLONE_THREAD];
+        let thread = flags.into_iter().fold(0, |all, flag| all | libc::c_long::from(flag));
+        assert_eq!(call(libc::SYS_clone, [thread, 0, 0]), Some(libc::EPERM));
+        assert_eq!(map(libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC), -1);
+        // What it lives on: memory in small and in large blocks, and forks.
+        let small: Vec<Box<[u8]>> = (0..10_000).map(|size| vec![1; size % 300].into()).collect();
+        drop((small, vec![1_u8; 64 << 20]));
         // SAFETY: the child does nothing but end.
-        match unsafe { libc::fork() } {
+        if unsafe { libc::fork() } == 0 {
             // SAFETY: ends this process, without handlers.
-            0 => unsafe { libc::_exit(7) },
-            child => {
-                let mut status = 0;
-                // SAFETY: `status` lives as long as the call.
-                assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
-                assert_eq!(libc::WEXITSTATUS(status), 7);
-            }
+            unsafe { libc::_exit(0) }
         }
     });
 }

@@ -1,6 +1,8 @@
 //! Linux: Unix sockets, socket activation and notification as systemd has them, signals.
 
 mod activation;
+#[cfg(test)]
+mod apart;
 mod confine;
 mod files;
 pub mod helper;

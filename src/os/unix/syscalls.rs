@@ -132,16 +132,51 @@ pub(super) const COMPUTE: &[c_long] = &[
     libc::SYS_getpgrp,
 ];
 
-/// Children, for a process that has such. The daemon waits for one that it began before.
-pub(super) const PROCESSES: &[c_long] = &[
-    libc::SYS_wait4,
-    libc::SYS_waitid,
-    libc::SYS_setpgid,
-    libc::SYS_setsid,
+/// A worker of the helper: its pipe, its memory, its timer and the handlers of its limits, forks of
+/// its own. It opens nothing, makes no sockets and has one thread.
+pub(super) const WORKER: &[c_long] = &[
+    // The pipe, to which `follow` binds a signal, and the next one, which comes as a descriptor.
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_recvfrom,
+    libc::SYS_sendto,
+    libc::SYS_recvmsg,
+    libc::SYS_fcntl,
+    libc::SYS_close,
+    libc::SYS_ppoll,
     #[cfg(target_arch = "x86_64")]
-    libc::SYS_fork,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_vfork,
+    libc::SYS_poll,
+    // The allocator.
+    libc::SYS_brk,
+    libc::SYS_mmap,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_mprotect,
+    libc::SYS_madvise,
+    // Locks of the standard library, and seeds of its hash maps.
+    libc::SYS_futex,
+    libc::SYS_getrandom,
+    // The measure of its time, and its end by a limit.
+    libc::SYS_setitimer,
+    libc::SYS_setpriority,
+    libc::SYS_clock_gettime,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_restart_syscall,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_tgkill,
+    // A fork, and what the C library does in it.
+    libc::SYS_clone,
+    libc::SYS_set_robust_list,
+    libc::SYS_rseq,
+    // For the second filter, which narrows the first of these and refuses the other from then on.
+    libc::SYS_prctl,
+    libc::SYS_seccomp,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
 ];
 
 /// Files: settings, keys and certificates at a reload, prefixes, the model's files, the system's

@@ -15,6 +15,8 @@ use nix::libc::{self, c_int, c_void};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
+use super::super::super::confine::Profile;
+use super::super::confine as system_calls;
 use super::pipe::{Ended, HEAD, Pipe};
 
 /// What a worker may take.
@@ -47,8 +49,9 @@ static TICKS: AtomicU32 = AtomicU32::new(u32::MAX);
 /// How much the priority is still to be lowered.
 static NICE: AtomicI32 = AtomicI32::new(0);
 
-/// Limits this process, and has it end when the peer of `pipe` closes. For a process that was made
-/// for one piece of work: the limits stay, and hold for its forks.
+/// Limits this process, has it end when the peer of `pipe` closes, and takes from it the system calls
+/// that a worker does not need. For a process that was made for one piece of work: the limits stay,
+/// and hold for its forks.
 ///
 /// # Errors
 /// If the system refuses a limit. Such a process must not do the work.
@@ -69,7 +72,11 @@ pub fn confine(pipe: &Pipe, limits: &Limits) -> io::Result<()> {
         let most = most.min(hard);
         setrlimit(resource, most, most)?;
     }
-    follow(pipe)
+    follow(pipe)?;
+    // Where the kernel has no filters the limits above still hold; the daemon, which asks the same of
+    // the same kernel, logs that.
+    let _ = system_calls::confine(Profile::Worker);
+    Ok(())
 }
 
 /// Has this process end when the peer of `pipe` closes, whatever it does then, and measure its time.
@@ -114,9 +121,17 @@ fn start_ticking() {
     unsafe { libc::setitimer(libc::ITIMER_PROF, &raw const timer, std::ptr::null_mut()) };
 }
 
-/// Bytes of memory that this process may write: heap, mappings of its own and stack.
+/// Bytes that the allocator has of the system. Of a worker, which can't open what [`data_bytes`] reads.
 #[must_use]
-pub fn data_bytes() -> u64 {
+pub fn heap_bytes() -> usize {
+    // SAFETY: reads the allocator's own counts, under its locks.
+    let counts = unsafe { libc::mallinfo2() };
+    // What it carves its blocks from, and the blocks that are mappings of their own.
+    counts.arena + counts.hblkhd
+}
+
+/// Bytes of memory that this process may write: heap, mappings of its own and stack.
+fn data_bytes() -> u64 {
     let text = fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: u64 = text.split(' ').nth(5).and_then(|field| field.parse().ok()).unwrap_or(0);
     // SAFETY: asks for a number.

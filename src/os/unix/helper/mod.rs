@@ -25,7 +25,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 
-pub use confine::{Limits, begin, confine, data_bytes, end, follow};
+pub use confine::{Limits, begin, confine, end, follow, heap_bytes};
 pub use pipe::{Ended, Pipe};
 pub use serve::{Control, Forked, fork, leave};
 
