@@ -11,6 +11,7 @@ equal sequences at once, too.
 
 import json
 import sys
+from argparse import Namespace
 
 import compare
 
@@ -64,6 +65,12 @@ print(json.dumps(result))
 """
 
 
+def genai(arguments: Namespace, prompts: list[int], batches: list[int]) -> dict[str, float]:
+    """One round of onnxruntime-genai."""
+    command = [sys.executable, "-c", CHILD, arguments.model, json.dumps(prompts), str(arguments.tokens)]
+    return json.loads(compare.run(arguments, [*command, json.dumps(batches)]))
+
+
 def main() -> None:
     parser = compare.parser(__doc__)
     parser.add_argument("--prompts", default="128,512")
@@ -74,9 +81,7 @@ def main() -> None:
     theirs, ours = [], []
     for number in range(arguments.rounds):
         print(f"round {number + 1}", file=sys.stderr)
-        command = [sys.executable, "-c", CHILD, arguments.model, json.dumps(prompts), str(arguments.tokens)]
-        command.append(json.dumps(batches))
-        theirs.append(json.loads(compare.run(arguments, command)))
+        theirs.append(genai(arguments, prompts, batches))
         # Decode after as many tokens as genai's generator holds.
         ours.append(compare.phi4d(arguments, prompts, prompts[-1]))
     table = compare.Table("genai", theirs, ours)

@@ -23,7 +23,8 @@ PROMPT = 512
 WIDTH = 8
 
 
-def llama_cpp(arguments: Namespace) -> dict[str, float]:
+def llama_cpp(arguments: Namespace, prompt: int = PROMPT, past: int = PAST) -> dict[str, float]:
+    """One round of llama.cpp: prefill of `prompt` tokens, decode steps after `past` tokens."""
     threads = str(len(os.sched_getaffinity(0)))
 
     def program(name: str, *options: str) -> str:
@@ -32,14 +33,15 @@ def llama_cpp(arguments: Namespace) -> dict[str, float]:
 
     tokens = str(arguments.tokens)
     result = {}
-    for options in (["-p", str(PROMPT), "-n", "0"], ["-p", "0", "-n", tokens, "-d", str(PAST)]):
+    for options in (["-p", str(prompt), "-n", "0"], ["-p", "0", "-n", tokens, "-d", str(past)]):
         for test in json.loads(program("llama-bench", "-r", "3", "-o", "json", *options)):
             milliseconds = statistics.median(test["samples_ns"]) / 1e6
             if test["n_prompt"]:
                 result["prefill_ms"] = milliseconds
             else:
                 result["decode_1_ms"] = milliseconds / test["n_gen"]
-    output = program("llama-batched-bench", "-c", "2048", "-npp", str(PAST), "-ntg", tokens, "-npl", str(WIDTH),
+    context = max(2048, WIDTH * (past + arguments.tokens))
+    output = program("llama-batched-bench", "-c", str(context), "-npp", str(past), "-ntg", tokens, "-npl", str(WIDTH),
                      "--output-format", "jsonl")
     for line in output.splitlines():
         if line.startswith("{"):
