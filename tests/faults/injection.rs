@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::shim::preloaded;
 use super::{cache, prompts};
-use crate::common::{Daemon, PATIENCE, Response, Setup, demo_folder, wait_for};
+use crate::common::{Daemon, PATIENCE, Response, Setup, demo_folder, set_mode, wait_for};
 
 /// Codes of a start that the system refused something, or that has no ONNX Runtime for it.
 const CODES: [i32; 2] = [69, 71];
@@ -102,47 +102,79 @@ fn each_mapping_that_a_start_wants_may_be_refused() {
     assert!(each_fails("memory", "") >= 2);
 }
 
+/// Starts the daemon, and stops it if it gets ready: it serves and ends well, or ends by itself with a
+/// documented code and one reason. Returns whether it got ready.
+fn serves_or_says_why(setup: &Setup, what: &str) -> bool {
+    let notify_path = setup.folder.path().join("notify.sock");
+    let notify = std::os::unix::net::UnixDatagram::bind(&notify_path).unwrap();
+    set_mode(&notify_path, 0o666);
+    notify.set_nonblocking(true).unwrap();
+    let mut command = setup.command();
+    command.env("NOTIFY_SOCKET", &notify_path).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let begun = Instant::now();
+    let ended = loop {
+        let mut text = [0; 4096];
+        let length = notify.recv(&mut text).unwrap_or(0);
+        let ready = text[..length].starts_with(b"READY=1");
+        if let Some(ended) = child.try_wait().unwrap().map(Some).or(ready.then_some(None)) {
+            break ended;
+        }
+        if begun.elapsed() > PATIENCE {
+            child.kill().unwrap();
+            panic!("{what}: it hangs: {:?}", child.wait_with_output());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    if ended.is_none() {
+        crate::common::send_signal(child.id(), "TERM");
+    }
+    let status = wait_for("the end", || child.try_wait().unwrap());
+    let said = String::from_utf8(child.wait_with_output().unwrap().stderr).unwrap();
+    match ended {
+        None => assert_eq!(status.code(), Some(0), "{what}: {said}"),
+        Some(status) => {
+            let documented = status.code().is_some_and(|code| CODES.contains(&code));
+            assert!(documented, "{what}: {status} {said}");
+            let reasons = said.lines().filter(|line| line.starts_with("phi4d: ")).count();
+            assert_eq!(reasons, 1, "{what}: {said}");
+        }
+    }
+    assert!(!said.contains("panicked"), "{what}: {said}");
+    ended.is_none()
+}
+
 /// The daemon itself, whose runtime has threads of its own.
 #[test]
 fn each_thread_that_the_daemon_wants_may_be_missing() {
     for which in ["1", "2", "9", "13", "14", "15", "22", "23", "1+", "5+", "12+", "24+"] {
         let setup = failing("thread", which).with(&["--log-level", "error"]);
-        let notify_path = setup.folder.path().join("notify.sock");
-        let notify = std::os::unix::net::UnixDatagram::bind(&notify_path).unwrap();
-        notify.set_nonblocking(true).unwrap();
-        let mut command = setup.command();
-        command.env("NOTIFY_SOCKET", &notify_path).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let begun = Instant::now();
-        let ended = loop {
-            let mut text = [0; 4096];
-            let told = notify.recv(&mut text).unwrap_or(0);
-            let ready = text[..told].starts_with(b"READY=1");
-            if let Some(ended) = child.try_wait().unwrap().map(Some).or(ready.then_some(None)) {
-                break ended;
-            }
-            if begun.elapsed() > PATIENCE {
-                child.kill().unwrap();
-                panic!("thread {which}: it hangs: {:?}", child.wait_with_output());
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        };
-        if ended.is_none() {
-            crate::common::send_signal(child.id(), "TERM");
-        }
-        let status = wait_for("the end", || child.try_wait().unwrap());
-        let said = String::from_utf8(child.wait_with_output().unwrap().stderr).unwrap();
-        match ended {
-            None => assert_eq!(status.code(), Some(0), "{which}: {said}"),
-            Some(status) => {
-                assert!(
-                    status.code().is_some_and(|code| CODES.contains(&code)),
-                    "{which}: {status} {said}"
-                );
-                assert_eq!(said.lines().count(), 1, "{which}: {said}");
-            }
-        }
+        serves_or_says_why(&setup, &format!("thread {which}"));
     }
+}
+
+/// The kernel's own refusal, wherever the limit lies: RLIMIT_NPROC. It does not hold for root, so the
+/// daemon runs as a user who has no other process, with root's rights to files.
+#[test]
+fn a_limit_of_processes_ends_the_start_or_leaves_a_daemon_that_serves() {
+    let root = nix::unistd::Uid::effective().is_root();
+    let user = [
+        "setpriv",
+        "--reuid=64999",
+        "--clear-groups",
+        "--inh-caps=+dac_override,+dac_read_search",
+        "--ambient-caps=+dac_override,+dac_read_search",
+    ];
+    let mut served = Vec::new();
+    // Of another user's processes the number is not known: one is always too few.
+    for most in if root { &[1, 2, 3, 6, 10, 14, 18, 22, 100][..] } else { &[1] } {
+        let limit = format!("--nproc={most}");
+        let words = ["prlimit", &limit];
+        let wrapper = if root { [user.as_slice(), &words].concat() } else { words.to_vec() };
+        let setup = Setup::new().within(&wrapper).with(&["--log-level", "error"]);
+        served.push(serves_or_says_why(&setup, &limit));
+    }
+    assert!(!served[0] && (!root || served[served.len() - 1]), "{served:?}");
 }
 
 /// Asks in every way that may want a thread.
