@@ -145,6 +145,71 @@ fn the_journeys_of_architecture_pass_files_that_are_there() {
     }
 }
 
+/// Whether `test` is there: a file, or `FILE::FUNCTION`.
+fn is_there(test: &str) -> bool {
+    let (file, name) = test.split_once("::").unwrap_or((test, ""));
+    root(file).exists() && (name.is_empty() || read(file).contains(&format!("fn {name}(")))
+}
+
+/// What the help and the manual promise of answers and of a daemon's life, and the test that holds it. A
+/// promise that is reworded fails here: whoever rewords it sees which test must still hold it.
+const CLAIMS: &[(&str, &str, &str)] = &[
+    (
+        "src/settings/table.rs",
+        "the same answer every time, bit for bit",
+        "tests/real_model.rs::reproducible_answers_are_equal_cold_warm_together_streamed_preempted_and_restarted",
+    ),
+    (
+        "docs/tuning.md",
+        "the same tokens each time, bit for bit: with a cold or a warm cache, alone or beside others, \
+         streamed or not, after a restart, and after a preemption",
+        "tests/real_model.rs::reproducible_answers_are_equal_cold_warm_together_streamed_preempted_and_restarted",
+    ),
+    (
+        "docs/tuning.md",
+        "the same request can get another answer the second time",
+        "tests/real_model.rs::answers_without_the_setting",
+    ),
+    (
+        "docs/tuning.md",
+        "Speculative decoding helps with answers that repeat their prompt",
+        "benches/real_tasks.py",
+    ),
+    (
+        "docs/tuning.md",
+        "A caller also gets no more places than it leaves free",
+        "src/engine/door/tests.rs::a_caller_alone_has_half_of_the_queue_and_at_least_one_place",
+    ),
+    (
+        "README.md",
+        "a prefix cache that survives restarts",
+        "tests/prefix_store.rs::prompts_outlive_a_restart_and_give_the_same",
+    ),
+    (
+        "README.md",
+        "equal to the PyTorch checkpoint's 98.88%",
+        "tests/parity.rs::the_tasks_are_solved_as_by_the_checkpoint",
+    ),
+    (
+        "README.md",
+        "`phi4d doctor` checks an installation and suggests a fix for each problem it finds",
+        "tests/doctor.rs",
+    ),
+    ("README.md", "OpenTelemetry traces", "tests/traces.rs"),
+    ("README.md", "socket activation", "tests/packages/guest/service.sh"),
+];
+
+#[test]
+fn every_claim_of_help_and_docs_is_held_by_a_test_that_is_there() {
+    for (page, claim, test) in CLAIMS {
+        // As it reads: lines are joined, and a doc comment's marks are no words.
+        let text = read(page).replace("///", " ");
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(text.contains(claim), "{page} does not say {claim:?} any more; {test} holds it");
+        assert!(is_there(test), "{test} is not there; {page} says {claim:?}");
+    }
+}
+
 #[test]
 fn every_claim_of_security_names_tests_that_are_there() {
     let page = read("SECURITY.md");
@@ -155,10 +220,7 @@ fn every_claim_of_security_names_tests_that_are_there() {
         let tests: Vec<&str> = held_by.split('`').skip(1).step_by(2).collect();
         assert!(!tests.is_empty(), "no test holds: {claim}");
         for test in tests {
-            let (file, name) = test.split_once("::").unwrap_or((test, ""));
-            assert!(root(file).exists(), "{test} is not there");
-            let there = name.is_empty() || read(file).contains(&format!("fn {name}("));
-            assert!(there, "{test} is not there");
+            assert!(is_there(test), "{test} is not there");
         }
     }
 }
