@@ -119,6 +119,26 @@ fn run_asks_what_is_given_and_what_is_piped_and_says_the_answer_alone() {
 }
 
 #[test]
+fn run_puts_files_before_the_question() {
+    let daemon = Daemon::start();
+    let folder = tempfile::tempdir().unwrap();
+    let (notes, more) = (folder.path().join("notes.md"), folder.path().join("more.txt"));
+    std::fs::write(&notes, "12+7\n").unwrap();
+    std::fs::write(&more, "20+22\n").unwrap();
+    let asked = "File: notes.md\n```\n12+7\n```\n\nFile: more.txt\n```\n20+22\n```\n\nAdd these.";
+    let (answer, tokens) = plain(&daemon, &json!([turn("user", asked)]));
+    let mut command = phi4d(&["run", "--temperature", "0", "--socket"]);
+    command.arg(daemon.socket()).arg("-f").arg(&notes).arg("--file").arg(&more).arg("Add these.");
+    let output = piped(&mut command, "");
+    assert_eq!(said(&output), (format!("{answer}\n").as_str(), ""));
+    assert_eq!(prompt_tokens(&daemon, 2), [tokens, tokens]);
+    let mut command = phi4d(&["run", "-f", "/nowhere.md", "Add these."]);
+    let output = piped(&mut command, "");
+    let (out, err) = said(&output);
+    assert!(!output.status.success() && out.is_empty() && err.contains("/nowhere.md"), "{err}");
+}
+
+#[test]
 fn chat_finds_the_daemon_by_its_settings_and_sends_the_system_message() {
     let daemon = Daemon::start();
     let messages = json!([turn("system", "You are a pirate."), turn("user", "What is 20+22?")]);

@@ -215,7 +215,7 @@ fn nothing_a_model_says_steers_the_terminal_and_thought_is_apart() {
     let refused = "HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n\
                    {\"error\":{\"message\":\"no\\u001b[2J\"}}";
     let shown = |variable: (&str, &str)| {
-        let (url, server) = script(&[READY, &answer, refused]);
+        let (url, server) = script(&[READY, READY, &answer, refused]);
         let mut command = phi4d(&["chat", "--no-history", "--url", &url]);
         command.env(variable.0, variable.1);
         let mut terminal = Terminal::run(&command);
@@ -226,7 +226,9 @@ fn nothing_a_model_says_steers_the_terminal_and_thought_is_apart() {
         terminal.press(CTRL_D);
         assert!(terminal.wait_end().success());
         let asked = server.join().unwrap();
-        assert!(asked[0].starts_with("GET /ready ") && asked[1].starts_with("POST "), "{asked:?}");
+        for (asked, expected) in asked.iter().zip(["GET /ready ", "GET /v1/models ", "POST "]) {
+            assert!(asked.starts_with(expected), "{asked}");
+        }
         told
     };
     let (thought, text) = ("Hm,]0;owned 12 and 7", "1[2J931m");
@@ -282,7 +284,7 @@ fn a_daemon_that_loads_is_waited_for_and_not_for_ever() {
     assert_eq!(server.join().unwrap().len(), 5);
 
     // On a terminal the line goes away.
-    let (url, server) = script(&[loading, loading, loading, READY]);
+    let (url, server) = script(&[loading, loading, loading, READY, READY]);
     let mut terminal = Terminal::run(&phi4d(&["chat", "--no-history", "--url", &url]));
     let told = terminal.wait("Talking to ");
     assert!(told.contains("waiting for the daemon at ") && told.ends_with("\r\x1b[K"), "{told:?}");

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests may stop where something is wrong")]
 
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::Command;
@@ -40,6 +41,13 @@ fn asked(daemon: &Daemon, question: &str) -> String {
     answer_to(daemon, &json!([{ "role": "user", "content": question }]))
 }
 
+/// As [`Terminal::enter`], without the line below an answer, which names the model.
+fn enter(terminal: &mut Terminal, keys: &str) -> String {
+    let told = terminal.enter(keys);
+    let (answer, footer) = told.rsplit_once('\n').unwrap_or((&told, ""));
+    if footer.starts_with("demo · ") { answer.to_owned() } else { told }
+}
+
 /// The turns of the conversation, saved in a file of this name.
 fn turns(terminal: &mut Terminal, daemon: &Daemon, name: &str) -> Vec<(String, String)> {
     let path = daemon.setup.folder.path().join(name);
@@ -60,7 +68,7 @@ fn questions(turns: &[(String, String)]) -> Vec<&str> {
 fn a_line_is_edited_and_its_answer_shown() {
     let daemon = Daemon::start();
     let mut terminal = start(&daemon, &[]);
-    let told = terminal.enter(&format!("What is 12+8?{LEFT}{BACKSPACE}7"));
+    let told = enter(&mut terminal, &format!("What is 12+8?{LEFT}{BACKSPACE}7"));
     assert_eq!(told, asked(&daemon, "What is 12+7?"));
     assert_ne!(told, asked(&daemon, "What is 12+8?"));
     terminal.press(CTRL_D);
@@ -74,14 +82,14 @@ fn questions_are_remembered_over_runs_for_their_owner_alone() {
     let file = home.join(".local/state/phi4d/history");
     let answer = asked(&daemon, "What is 12+7?");
     let mut terminal = start(&daemon, &[]);
-    assert_eq!(terminal.enter("What is 12+7?"), answer);
+    assert_eq!(enter(&mut terminal, "What is 12+7?"), answer);
     terminal.press(CTRL_D);
     assert!(terminal.wait_end().success());
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "\"What is 12+7?\"\n");
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
 
     let mut terminal = start(&daemon, &[]);
-    assert_eq!(terminal.enter(UP), answer);
+    assert_eq!(enter(&mut terminal, UP), answer);
     terminal.press(CTRL_D);
     assert!(terminal.wait_end().success());
 
@@ -94,7 +102,7 @@ fn questions_are_remembered_over_runs_for_their_owner_alone() {
     homeless.env_remove("HOME");
     let mut terminal = Terminal::run(&homeless);
     terminal.wait_prompt();
-    assert_eq!(terminal.enter("What is 12+7?"), answer);
+    assert_eq!(enter(&mut terminal, "What is 12+7?"), answer);
 }
 
 #[test]
@@ -144,7 +152,7 @@ fn ctrl_c_stops_an_answer_and_the_conversation_goes_on() {
     assert_eq!(turns[0], ("user".to_owned(), "Count to 12.".to_owned()));
     // What of it was shown last is not compared: a terminal drops what it has not shown at Ctrl-C.
     assert!(turns[1].0 == "assistant" && turns[1].1.starts_with("1"), "{turns:?}");
-    let told = terminal.enter("What is 12+7?");
+    let told = enter(&mut terminal, "What is 12+7?");
     assert!(told.contains("prompt ") && !told.contains("stopped"), "{told}");
 }
 
@@ -155,7 +163,7 @@ fn at_the_prompt_ctrl_c_drops_the_line_and_twice_leaves() {
     let told = terminal.enter_raw(&format!("half a{CTRL_C}"));
     assert!(told.contains("Ctrl-C again"), "{told}");
     // A line between makes the next one a first again.
-    assert_eq!(terminal.enter("What is 12+7?"), asked(&daemon, "What is 12+7?"));
+    assert_eq!(enter(&mut terminal, "What is 12+7?"), asked(&daemon, "What is 12+7?"));
     let told = terminal.enter_raw(CTRL_C);
     assert!(told.contains("Ctrl-C again"), "{told}");
     terminal.press(CTRL_C);
@@ -168,7 +176,7 @@ fn a_saved_conversation_goes_on_in_another_process() {
     let path = daemon.setup.folder.path().join("saved.json");
     let path = path.to_str().unwrap();
     let mut terminal = start(&daemon, &["--system", "You are a pirate."]);
-    let first = terminal.enter("What is 12+7?");
+    let first = enter(&mut terminal, "What is 12+7?");
     terminal.enter("/set seed 5");
     terminal.enter("/system Be brief.");
     assert!(terminal.enter(&format!("/save {path}")).starts_with("saved in "));
@@ -188,12 +196,12 @@ fn a_saved_conversation_goes_on_in_another_process() {
         { "role": "assistant", "content": first },
         { "role": "user", "content": "hello" },
     ]);
-    let second = terminal.enter("hello");
+    let second = enter(&mut terminal, "hello");
     assert_eq!(second, answer_to(&daemon, &messages));
-    assert_eq!(terminal.enter("/retry"), second);
+    assert_eq!(enter(&mut terminal, "/retry"), second);
     terminal.enter("/clear");
     messages = json!([messages[0], { "role": "user", "content": "hello" }]);
-    assert_eq!(terminal.enter("hello"), answer_to(&daemon, &messages));
+    assert_eq!(enter(&mut terminal, "hello"), answer_to(&daemon, &messages));
     let told = terminal.enter("/load /nowhere.json");
     assert!(told.starts_with("cannot read /nowhere.json"), "{told}");
 }
@@ -209,10 +217,10 @@ fn commands_are_completed_and_unknown_ones_name_what_there_is() {
     assert!(told.contains("a number from 0 to 2"), "{told}");
     // What the daemon refuses ends nothing; the question can be asked again.
     terminal.enter("/set stop 7");
-    let told = terminal.enter("What is 12+7?");
+    let told = enter(&mut terminal, "What is 12+7?");
     assert!(told.starts_with("phi4d: the daemon refused: ") && told.contains("stop"), "{told}");
     terminal.enter("/set stop null");
-    assert_eq!(terminal.enter("/retry"), asked(&daemon, "What is 12+7?"));
+    assert_eq!(enter(&mut terminal, "/retry"), asked(&daemon, "What is 12+7?"));
     terminal.enter("/set no_such_thing 1");
     assert!(terminal.enter("/retry").contains("ignored: no_such_thing"));
     terminal.press(&format!("/exit{ENTER}"));
@@ -231,11 +239,76 @@ fn figures_follow_answers_and_colours_the_terminals_wishes() {
     let told = terminal.enter("/stats");
     assert!(told.starts_with("prompt 15 tokens, 14 cached;"), "{told}");
 
+    // Without the setting, one short line.
+    let mut terminal = start(&daemon, &[]);
+    let told = terminal.enter_raw(&format!("What is 12+7?{ENTER}"));
+    assert!(told.starts_with("19\n\x1b[2mdemo · 18 "), "{told:?}");
+
     let mut plainly = chat(&daemon, daemon.setup.folder.path(), &["--stats"]);
     let mut terminal = Terminal::run(plainly.env("NO_COLOR", "1"));
     terminal.wait_prompt();
     let told = terminal.enter_raw(&format!("What is 12+7?{ENTER}"));
     assert!(told.starts_with("19\nprompt 15 tokens, ") && !told.contains('\x1b'), "{told:?}");
+}
+
+/// A daemon's stand-in that streams `chunks` as an answer once, and says what it was asked.
+fn stand_in(chunks: &'static [&'static str]) -> (String, std::thread::JoinHandle<String>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let thread = std::thread::spawn(move || {
+        loop {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut asked = Vec::new();
+            let mut buffer = [0; 4096];
+            while !asked.ends_with(b"}") && !asked.ends_with(b"\r\n\r\n") {
+                let count = stream.read(&mut buffer).unwrap();
+                asked.extend_from_slice(&buffer[..count]);
+            }
+            let asked = String::from_utf8(asked).unwrap();
+            let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: ";
+            if asked.starts_with("GET ") {
+                let models = json!({ "data": [{ "id": "stand-in", "max_model_len": 4096 }] });
+                write!(stream, "{head}application/json\r\n\r\n{models}").unwrap();
+                continue;
+            }
+            write!(stream, "{head}text/event-stream\r\n\r\n").unwrap();
+            for chunk in chunks {
+                // What is not text is a pause, longer than the spinner waits.
+                match *chunk {
+                    "" => std::thread::sleep(std::time::Duration::from_millis(700)),
+                    chunk => write!(stream, "data: {chunk}\n\n").unwrap(),
+                }
+            }
+            return asked;
+        }
+    });
+    (url, thread)
+}
+
+#[test]
+fn answers_are_laid_out_and_the_prompt_reading_is_shown() {
+    let (url, asked) = stand_in(&[
+        r#"{"choices":[],"prompt_progress":{"total":2000,"cache":0,"processed":500,"time_ms":1}}"#,
+        "",
+        r##"{"model":"stand-in","choices":[{"delta":{"content":"# Title\n\n**Bold** and `co"}}]}"##,
+        r#"{"choices":[{"delta":{"content":"de` \u001b[2Jwords.\n"},"finish_reason":"stop"}]}"#,
+        r#"{"choices":[],"usage":{"prompt_tokens":2000,"completion_tokens":1}}"#,
+        "[DONE]",
+    ]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_phi4d"));
+    command.args(["chat", "--no-history", "--url", &url]);
+    let mut terminal = Terminal::run(&command);
+    let greeting = terminal.wait_prompt();
+    assert!(greeting.contains("Talking to stand-in at "), "{greeting}");
+    let told = terminal.enter_raw(&format!("Go on.{ENTER}"));
+    assert!(told.contains("reading the prompt: 500 of 2000 tokens (25%)"), "{told:?}");
+    let answer = told.rsplit("\r\x1b[K").next().unwrap();
+    assert_eq!(
+        answer,
+        "\x1b[1;4mTitle\x1b[0m\n\n\x1b[1mBold\x1b[0m and \x1b[36mcode\x1b[0m [2Jwords.\n\
+         \x1b[2mstand-in · 2001 of 4096 tokens\x1b[0m"
+    );
+    assert!(asked.join().unwrap().contains(r#""return_progress":true"#));
 }
 
 #[test]
@@ -251,7 +324,7 @@ fn answers_that_go_elsewhere_are_without_prompts() {
     command.env("HOME", daemon.setup.folder.path());
     let mut terminal = Terminal::run(&command);
     terminal.wait_prompt();
-    assert_eq!(terminal.enter("What is 12+7?"), "");
+    assert_eq!(enter(&mut terminal, "What is 12+7?"), "");
     terminal.press(CTRL_D);
     assert!(terminal.wait_end().success());
     let answer = asked(&daemon, "What is 12+7?");
@@ -287,7 +360,7 @@ fn a_daemon_that_is_started_again_is_waited_for_in_mid_conversation() {
     command.args(["chat", "--temperature", "0", "--no-history", "--wait", "60", "--socket"]);
     let mut terminal = Terminal::run(command.arg(&place));
     terminal.wait_prompt();
-    let first = terminal.enter("What is 12+7?");
+    let first = enter(&mut terminal, "What is 12+7?");
     drop(daemon);
     std::fs::remove_file(&place).unwrap();
     terminal.press(&format!("hello{ENTER}"));

@@ -1,6 +1,6 @@
-//! The web page in a real Chromium, by Playwright, with the real daemon behind it. What is done there
-//! stands in `tests/page`; `tests/page/setup` installs what it needs. Screenshots are left in
-//! `target/page/screenshots`.
+//! The web page in a real Chromium and Firefox, by Playwright, with the real daemon behind it. What is
+//! done there stands in `tests/page`; `tests/page/setup` installs what it needs. Screenshots are left
+//! in `target/page/screenshots`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -21,8 +21,12 @@ fn installed(what: &str) -> PathBuf {
     path
 }
 
-/// Runs a script of `tests/page` on the daemon's page.
+/// Runs a script of `tests/page` on the daemon's page, in Chromium.
 fn browse(script: &str, daemon: Daemon, arguments: &[&str]) {
+    browse_in("chromium", script, daemon, arguments);
+}
+
+fn browse_in(browser: &str, script: &str, daemon: Daemon, arguments: &[&str]) {
     let folder = installed("page/node_modules");
     let folder = folder.parent().unwrap();
     let shots = folder.join("screenshots");
@@ -33,6 +37,7 @@ fn browse(script: &str, daemon: Daemon, arguments: &[&str]) {
         .arg(format!("http://{}", daemon.address()))
         .args(arguments)
         .env("SCREENSHOTS", shots)
+        .env("PAGE_BROWSER", browser)
         .current_dir(folder)
         .output()
         .unwrap();
@@ -45,13 +50,43 @@ fn browse(script: &str, daemon: Daemon, arguments: &[&str]) {
 
 #[test]
 fn chats() {
-    // Without guesses, for an answer that repeats itself would be over before it is stopped.
+    // Without speculation: an answer that repeats itself would end before it is stopped.
     browse("chat.mjs", Setup::new().with(&["--draft-tokens", "0"]).start(), &[]);
 }
 
 #[test]
 fn answers_are_laid_out() {
     browse("render.mjs", Daemon::start(), &[]);
+}
+
+#[test]
+fn conversations_stay() {
+    browse("keep.mjs", Daemon::start(), &[]);
+}
+
+#[test]
+fn conversations_stay_in_firefox() {
+    browse_in("firefox", "keep.mjs", Daemon::start(), &[]);
+}
+
+#[test]
+fn files_are_attached() {
+    browse("attach.mjs", Daemon::start(), &[]);
+}
+
+#[test]
+fn files_are_attached_in_firefox() {
+    browse_in("firefox", "attach.mjs", Daemon::start(), &[]);
+}
+
+#[test]
+fn long_conversations() {
+    browse("long.mjs", Daemon::start(), &[]);
+}
+
+#[test]
+fn installed_and_offline() {
+    browse("offline.mjs", Daemon::start(), &[]);
 }
 
 #[test]

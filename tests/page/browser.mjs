@@ -1,27 +1,57 @@
-// A real browser for the page's tests, and answers made up where the model's own won't do.
+// A real browser for the page's tests, and made-up answers where the model's own won't do.
 //
-// Packages are looked up beside the current folder, not beside this file.
+// Packages are looked up beside the current folder, not beside this file. The browser is Debian's Chromium, or
+// with PAGE_BROWSER=firefox Debian's Firefox ESR, which speaks WebDriver BiDi: Playwright 1.54 is the last release
+// that needs no command which that Firefox lacks.
 import { createRequire } from "node:module";
 import { readFileSync } from "node:fs";
+import { createServer, request } from "node:http";
 import { pathToFileURL } from "node:url";
 import assert from "node:assert/strict";
 
 const require = createRequire(pathToFileURL(`${process.cwd()}/`));
-const { chromium } = require("playwright-core");
+/** Whether Firefox is driven. */
+export const isFirefox = process.env.PAGE_BROWSER === "firefox";
 const AXE = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
 
-export const base = process.argv[2];
+/**
+ * Serves the daemon at another address, with a policy that lets Firefox's debugger evaluate the tests' own
+ * functions in the page. That the real policy holds is tested in Chromium, whose debugger it does not bind.
+ */
+async function relayed(address) {
+  const server = createServer((asked, answer) => {
+    const { host, origin, ...headers } = asked.headers;
+    const onward = request(new URL(asked.url, address), { method: asked.method, headers }, (got) => {
+      const policy = got.headers["content-security-policy"]?.replace("script-src", "script-src 'unsafe-eval'");
+      answer.writeHead(got.statusCode, { ...got.headers, ...(policy && { "content-security-policy": policy }) });
+      got.pipe(answer);
+    });
+    onward.on("error", () => answer.destroy());
+    asked.pipe(onward);
+  });
+  await new Promise((listening) => { server.listen(0, "127.0.0.1", listening); });
+  return `http://127.0.0.1:${server.address().port}`;
+}
+
+export const base = isFirefox ? await relayed(process.argv[2]) : process.argv[2];
 export const SHOTS = process.env.SCREENSHOTS ?? null;
 
 const FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
   "--disable-background-networking", "--disable-component-update", "--disable-sync"];
 
+function launch() {
+  if (!isFirefox) return require("playwright-core").chromium.launch({ executablePath: "/usr/bin/chromium", args: FLAGS });
+  return require("playwright-core-bidi")._bidiFirefox.launch({ channel: "moz-firefox", executablePath: "/usr/bin/firefox-esr" });
+}
+
 /** Runs tests one after another, each with a context of its own; ends the program with their result. */
 export async function run(tests, options = {}) {
-  const browser = await chromium.launch({ executablePath: "/usr/bin/chromium", args: FLAGS });
+  const browser = await launch();
   let failed = 0;
   for (const [name, test] of Object.entries(tests)) {
-    const context = await browser.newContext({ viewport: { width: 1200, height: 860 }, reducedMotion: "reduce", ...options });
+    // What a service worker fetches, the tests can't see or answer.
+    const own = isFirefox ? {} : { serviceWorkers: "block", reducedMotion: "reduce" };
+    const context = await browser.newContext({ viewport: { width: 1200, height: 860 }, ...own, ...options });
     context.setDefaultTimeout(30_000);
     const page = await context.newPage();
     const errors = [];
@@ -76,7 +106,7 @@ export async function ask(page, text) {
 
 export async function ended(page) {
   await page.waitForSelector("#stop", { state: "hidden" });
-  await page.waitForSelector(".message.assistant:last-child[data-state=done]");
+  await page.waitForSelector(".group:last-child .message.assistant:last-child[data-state=done]");
 }
 
 export const answers = (page) => page.$$eval(".message.assistant", (all) => all.map((one) => one.querySelector(":scope .prose:not(.thought-text)").textContent));
@@ -84,12 +114,12 @@ export const answers = (page) => page.$$eval(".message.assistant", (all) => all.
 const chunk = (delta, finish = null) => ({ choices: [{ index: 0, delta, finish_reason: finish }] });
 
 /** Answers all questions with this thought and text, and keeps what was asked. */
-export async function answering(page, { thought = "", content = "", finish = "stop" }) {
+export async function answering(page, { thought = "", content = "", finish = "stop", first = [] }) {
   const asked = [];
-  const pieces = [chunk({ role: "assistant", content: "" })];
+  const pieces = [...first, chunk({ role: "assistant", content: "" })];
   if (thought) pieces.push(chunk({ reasoning_content: thought }));
   for (const piece of content.match(/[\s\S]{1,40}/g) ?? []) pieces.push(chunk({ content: piece }));
-  pieces.push(chunk({}, finish), { choices: [], usage: { completion_tokens: 42 } });
+  pieces.push(chunk({}, finish), { choices: [], usage: { completion_tokens: 42, total_tokens: 420 } });
   const body = pieces.map((piece) => `data: ${JSON.stringify(piece)}\n\n`).join("");
   await page.route("**/v1/chat/completions", (route) => {
     asked.push(route.request().postDataJSON());

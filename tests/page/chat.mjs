@@ -65,7 +65,7 @@ await run({
       const now = await health();
       if (now.running === 0 && now.cancelled === before.cancelled + 1) break;
     }
-    assert.equal(await page.evaluate(() => globalThis.words), 2, "a screen reader is told of the beginning and the end");
+    assert.equal(await page.evaluate(() => globalThis.words), 2, "a screen reader announces the beginning and the end");
     assert.equal(await page.evaluate(() => document.activeElement.id), "question");
   },
 
@@ -90,7 +90,7 @@ await run({
     await page.waitForFunction(() => document.getElementById("load-text").textContent === "ready");
   },
 
-  async "the button stops, too, and an answer that is made anew takes the old one's place"(page) {
+  async "the button stops, too, and an answer can be made again"(page) {
     await open(page);
     await set(page, LONG);
     await page.evaluate(() => {
@@ -106,10 +106,19 @@ await run({
     await ended(page);
     await set(page, { more: "" });
     const bodies = watch(page);
+    const stopped = await answers(page);
     await page.click('[aria-label="Answer again"]');
     await page.waitForSelector(".note", { state: "detached" });
     await ended(page);
-    assert.deepEqual(await answers(page), [await asPlain([{ role: "user", content: QUESTION }])]);
+    const full = [await asPlain([{ role: "user", content: QUESTION }])];
+    assert.deepEqual(await answers(page), full);
+    // The stopped one is kept as another version, if it had any text.
+    if (stopped[0] !== "") {
+      await page.click('[aria-label="Previous version"]');
+      assert.deepEqual(await answers(page), stopped);
+      await page.click('[aria-label="Next version"]');
+      assert.deepEqual(await answers(page), full);
+    }
     assert.deepEqual(bodies.map((body) => body.messages), [[{ role: "user", content: QUESTION }]]);
   },
 
@@ -125,7 +134,7 @@ await run({
     assert.deepEqual(bodies[0], {
       messages: [{ role: "system", content: "Be brief." }, { role: "user", content: QUESTION }],
       temperature: 0.5, top_p: 0.9, max_tokens: 3, top_k: 7, seed: -1, stop: ["END", "###"],
-      reasoning_effort: "low", min_tokens: 3, stream: true, stream_options: { include_usage: true },
+      reasoning_effort: "low", min_tokens: 3, stream: true, stream_options: { include_usage: true }, return_progress: true,
     });
     assert.match(await page.textContent(".note"), /^Cut off/);
     assert.match(await page.textContent(".figures-line"), /^3 tokens/);
@@ -138,30 +147,31 @@ await run({
     assert.equal(await page.textContent("#p-temperature-fault"), "");
     await page.click("#parameters footer .solid");
     await ask(page, QUESTION);
-    assert.deepEqual(Object.keys(bodies[1]), ["messages", "stream", "stream_options"]);
+    assert.deepEqual(Object.keys(bodies[1]), ["messages", "stream", "stream_options", "return_progress"]);
   },
 
-  async "a question can be asked in other words; a conversation outlives a reload and can be left"(page) {
+  async "a question can be edited, and the branch before stays"(page) {
     await open(page);
     await set(page, { temperature: "0" });
     await ask(page, "What is 1+1?");
     await ask(page, "What is 2+2?");
+    const before = await answers(page);
     await page.click('[aria-label="Edit the question"] >> nth=0');
     await page.fill(".rewrite", QUESTION);
-    await page.click("text=Ask anew");
+    await page.click(".rewriting .solid");
     await page.waitForFunction(() => document.querySelectorAll(".message").length === 2);
     await ended(page);
     const expected = await asPlain([{ role: "user", content: QUESTION }]);
     assert.deepEqual(await answers(page), [expected]);
+    await page.click('[aria-label="Previous version"]');
+    assert.deepEqual(await answers(page), before);
+    await page.click('[aria-label="Next version"]');
+    assert.deepEqual(await answers(page), [expected]);
     await page.reload();
     await page.waitForSelector(".message.assistant");
-    assert.deepEqual(await answers(page), [expected]);
-    await page.click("#new");
-    assert.deepEqual(await answers(page), []);
-    assert.equal(await page.isVisible("#welcome"), true);
-    await page.reload();
-    await page.waitForSelector("#welcome");
-    assert.deepEqual(await answers(page), []);
+    assert.deepEqual(await answers(page), [expected], "the branch that was shown is shown again");
+    await page.click('[aria-label="Previous version"]');
+    assert.deepEqual(await answers(page), before, "and the other one is still there");
   },
 
   async "a refusal says why, and the next try may do"(page) {

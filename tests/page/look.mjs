@@ -20,7 +20,7 @@ const isDark = (text) => text.match(/\d+/g).slice(0, 3).reduce((sum, part) => su
 const drawn = (page) => page.evaluate(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))));
 const focused = (page) => page.evaluate(() => {
   const at = document.activeElement;
-  return at.getAttribute("aria-label") ?? (at.id || at.className || at.localName);
+  return at.getAttribute("aria-label")?.replace(/: First.*/, "") ?? (at.id || at.className || at.localName);
 });
 
 /** Every state of the page that looks different, each examined. */
@@ -39,6 +39,9 @@ function examined(scheme, narrow) {
     await open(page);
     assert.equal(isDark(await colour(page)), scheme === "dark");
     await examine("welcome");
+    if (narrow) await page.click("#conversations");
+    await examine("no-conversations");
+    if (narrow) await page.keyboard.press("Escape");
     await ask(page, "Show me why the square root of 2 is irrational, with code.");
     await page.waitForSelector(".formula .katex");
     await page.waitForSelector(".hljs-keyword");
@@ -52,6 +55,24 @@ function examined(scheme, narrow) {
     await page.click('[aria-label="Edit the question"]');
     await examine("edit");
     await page.keyboard.press("Escape");
+    await page.click('[aria-label="Answer again"]');
+    await page.waitForSelector('.message.assistant[data-state=done] [aria-label="Previous version"]');
+    await page.setInputFiles("#attach-file", [{ name: "notes.md", mimeType: "text/markdown", buffer: Buffer.from("# Notes\n") }]);
+    await page.waitForSelector("#attached .aside:not(:empty)");
+    await examine("versions-and-file");
+    await page.click('[aria-label="Remove notes.md"]');
+    if (narrow) await page.click("#conversations");
+    await page.hover(".row");
+    await page.click('.row [aria-label^="Rename"]');
+    await examine("rename");
+    await page.keyboard.press("Escape");
+    await page.click('.row [aria-label^="Delete"]');
+    await page.waitForSelector("#toast:not([hidden])");
+    await examine("deleted");
+    await page.click("#toast-action button");
+    await page.waitForSelector(".row.current");
+    if (narrow) await page.click("#side-close");
+    await page.waitForSelector(".message.assistant");
     await page.click("#tune");
     await page.click(".more summary");
     await page.fill("#p-temperature", "9");
@@ -170,8 +191,9 @@ await run({
       if (at === "Send") break;
     }
     assert.deepEqual(seen.filter((at) => at !== "a"), [
-      "load", "Colours: as the system", "Parameters", "New conversation", "Edit the question", "Copy the question", "summary",
-      "Copy the code", "Code in python", "Copy the answer", "Answer again", "question", "Send",
+      "Conversations", "load", "Colours: as the system", "Parameters", "New conversation", "Close the list", "Search conversations",
+      "open", "Rename", "Export", "Delete", "import", "export", "Edit the question", "Copy the question", "summary",
+      "Copy the code", "Code in python", "Copy the answer", "Answer again", "Attach files", "question", "Send",
     ].filter((at) => seen.includes(at) || at !== "Code in python"));
     // The drawer keeps the focus and gives it back.
     await page.focus("#tune");

@@ -56,6 +56,16 @@ await run({
     assert.equal(await page.$$eval(`${PROSE} td br`, (all) => all.length), 1);
   },
 
+  async "a haiku has three lines, and each stays one however it comes"(page) {
+    const lines = ["An old silent pond", "A frog jumps into the pond", "Splash! Silence again"];
+    for (const separator of ["\n", "  \n", "\\\n"]) {
+      await page.unroute("**/v1/chat/completions").catch(() => {});
+      await show(page, { content: lines.join(separator) });
+      assert.deepEqual((await page.innerText(PROSE)).split("\n").map((line) => line.trim()), lines);
+      await page.click("#new");
+    }
+  },
+
   async "code is highlighted, letter for letter the same, and can be copied"(page, context) {
     const code = 'def f(x: int) -> str:\n    return f"<b>{x}</b>" if x > 1 && \'a\' else None  # &amp; done';
     await context.grantPermissions(["clipboard-read", "clipboard-write"]);

@@ -67,6 +67,9 @@ pub(crate) struct RunArgs {
     /// The question. Piped input is appended to it, or is the question if this is omitted
     #[arg(value_name = "PROMPT")]
     pub(crate) prompt: Option<String>,
+    /// Text file to put before the question; may be repeated
+    #[arg(short = 'f', long = "file", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) files: Vec<PathBuf>,
     /// Print one JSON object: content, reasoning, finish_reason, model, usage and timings
     #[arg(long)]
     pub(crate) json: bool,

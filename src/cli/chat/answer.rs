@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::super::exit::Fatal;
 use super::client::{Client, Piece};
 use super::screen::Screen;
+use super::spinner::Spinner;
 
 /// The shortest time, in seconds, for which a speed is shown: tokens may arrive in bursts.
 const SHORTEST_S: f64 = 0.01;
@@ -47,22 +48,32 @@ impl Answer {
     ) -> Result<Self, Fatal> {
         tokio::pin!(interrupt);
         let began = Instant::now();
+        let mut spinner = Spinner::new();
         let mut answer = Self::default();
         // The interrupt first: it must be listened for before the daemon knows of the question.
         let opened = tokio::select! {
             biased;
-            () = &mut interrupt => return Ok(answer),
-            opened = client.open(request) => opened,
+            () = &mut interrupt => Err(None),
+            opened = spinner.during(screen, client.open(request)) => opened.map_err(Some),
         };
-        let mut stream = opened?;
-        answer.ignored = stream.ignored().map(str::to_owned);
+        screen.done_waiting();
+        let mut stream = match opened {
+            Ok(stream) => stream,
+            Err(None) => return Ok(answer),
+            Err(Some(fatal)) => return Err(fatal),
+        };
+        answer.ignored = stream.ignored();
         loop {
             let piece = tokio::select! {
                 biased;
                 () = &mut interrupt => break,
-                piece = stream.next() => piece,
+                piece = spinner.during(screen, stream.next()) => piece,
             };
+            if !matches!(piece, Ok(Piece::Progress(_) | Piece::Model(_))) {
+                screen.done_waiting();
+            }
             if matches!(piece, Ok(Piece::Text(_) | Piece::Thought(_))) {
+                spinner.is_over = true;
                 answer.timing.first.get_or_insert_with(|| began.elapsed());
             }
             match piece {
@@ -76,6 +87,7 @@ impl Answer {
                 }
                 Ok(Piece::Finish(reason)) => answer.finish_reason = Some(reason),
                 Ok(Piece::Model(name)) => answer.model = Some(name),
+                Ok(Piece::Progress(progress)) => spinner.progress = Some(progress),
                 Ok(Piece::Usage(usage)) => answer.usage = usage,
                 Ok(Piece::End) => break,
                 Err(fatal) => {
@@ -85,6 +97,7 @@ impl Answer {
                 }
             }
         }
+        screen.done_waiting();
         answer.timing.whole = began.elapsed();
         screen.end()?;
         Ok(answer)
@@ -110,6 +123,18 @@ impl Answer {
                 "tokens_per_second": self.speed().map(|speed| (speed * 1e3).round() / 1e3),
             },
         })
+    }
+
+    /// The model, the context that is used, of so many tokens if known, and the speed.
+    pub(super) fn footer(&self, context: Option<u64>) -> String {
+        let used = self.count("prompt_tokens").zip(self.count("completion_tokens"));
+        let used = used.map(|(prompt, made)| match context {
+            Some(context) => format!("{} of {context} tokens", prompt + made),
+            None => format!("{} tokens", prompt + made),
+        });
+        let speed = self.speed().map(|speed| format!("{speed:.1} tokens/s"));
+        let parts: Vec<String> = self.model.clone().into_iter().chain(used).chain(speed).collect();
+        parts.join(" · ")
     }
 
     fn count(&self, name: &str) -> Option<u64> {
@@ -171,10 +196,14 @@ mod tests {
             timings,
             &json!({ "time_to_first_token_s": 0.5, "total_s": 2.5, "tokens_per_second": 5.0 })
         );
+        answer.model = Some("phi-4".to_owned());
+        assert_eq!(answer.footer(Some(16_384)), "phi-4 · 51 of 16384 tokens · 5.0 tokens/s");
+        assert_eq!(answer.footer(None), "phi-4 · 51 tokens · 5.0 tokens/s");
         // One token has a time and no speed.
         answer.usage["completion_tokens"] = 1.into();
         assert!(answer.to_string().ends_with("first after 0.50 s"), "{answer}");
         answer.usage = Value::Null;
         assert_eq!(answer.to_string(), "stopped after 2.50 s; its tokens were not counted");
+        assert_eq!(answer.footer(None), "phi-4");
     }
 }

@@ -3,16 +3,30 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use http_body_util::{BodyExt as _, Limited};
 use hyper::header::RETRY_AFTER;
 use serde_json::Value;
 
 use super::super::args::ClientArgs;
 use super::super::client::{Daemon, EventStream, refusal, refused};
 use super::super::exit::Fatal;
+use super::conversation::PROGRESS;
+use super::spinner::Progress;
 use phi4d_fetch::Server;
 
 /// Names the fields of a request that the daemon does not know.
 const IGNORED: &str = "x-phi4d-ignored-fields";
+
+/// Longer lists of models are not read.
+const MOST_BYTES: usize = 1 << 20;
+
+/// A model that the daemon serves.
+#[derive(Debug)]
+pub(super) struct Model {
+    pub(super) name: String,
+    /// Tokens of its context, if known.
+    pub(super) context: Option<u64>,
+}
 
 /// The daemon's chat API.
 #[derive(Debug)]
@@ -70,6 +84,18 @@ impl Client {
         Ok(Readiness::NotYet { reason, after })
     }
 
+    /// The model that answers if none is named; `None` if the daemon does not say.
+    pub(super) async fn model(&self) -> Option<Model> {
+        let response = self.0.get("/v1/models").await.ok()?;
+        let body = Limited::new(response.into_body(), MOST_BYTES).collect().await.ok()?.to_bytes();
+        let body: Value = serde_json::from_slice(&body).ok()?;
+        let first = &body["data"][0];
+        Some(Model {
+            name: first["id"].as_str()?.to_owned(),
+            context: first["max_model_len"].as_u64(),
+        })
+    }
+
     /// Asks for the next message.
     pub(super) async fn open(&self, request: &Value) -> Result<Stream, Fatal> {
         let events = self.0.stream("/v1/chat/completions", request).await?;
@@ -87,6 +113,8 @@ pub(crate) enum Piece {
     Finish(String),
     /// The served model's name.
     Model(String),
+    /// How much of the prompt has been read.
+    Progress(Progress),
     /// The counts of tokens.
     Usage(Value),
     End,
@@ -100,9 +128,11 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    /// Fields of the request that the daemon does not know.
-    pub(super) fn ignored(&self) -> Option<&str> {
-        self.events.headers.get(IGNORED)?.to_str().ok()
+    /// Fields of the user's that the daemon does not know.
+    pub(super) fn ignored(&self) -> Option<String> {
+        let names = self.events.headers.get(IGNORED)?.to_str().ok()?.split(',').map(str::trim);
+        let names: Vec<&str> = names.filter(|name| *name != PROGRESS).collect();
+        (!names.is_empty()).then(|| names.join(", "))
     }
 
     /// Waits for more. Cancel-safe.
@@ -136,6 +166,7 @@ pub(crate) fn read_event(data: &str) -> Result<Vec<Piece>, Fatal> {
     let usage = &chunk["usage"];
     let pieces = [
         text(&chunk["model"]).map(Piece::Model),
+        Progress::read(&chunk["prompt_progress"]).map(Piece::Progress),
         text(&delta["reasoning_content"]).map(Piece::Thought),
         text(&delta["content"]).map(Piece::Text),
         text(&choice["finish_reason"]).map(Piece::Finish),

@@ -21,7 +21,7 @@ fn arguments(url: &str) -> ClientArgs {
 fn request() -> Value {
     let mut conversation = Conversation::new(&arguments(""));
     conversation.ask("hello");
-    conversation.request()
+    conversation.request(false)
 }
 
 /// Answers one connection with `response` as it is, and gives what the client sent.

@@ -19,7 +19,11 @@ pub(super) const TABLE: [(&str, &str, &str); 11] = [
     ("/clear", "", "forget the conversation, but not instructions and parameters"),
     ("/new", "", "the same as /clear"),
     ("/retry", "", "answer the last question again"),
-    ("/stats", "[on|off]", "show tokens and speed of the last answer, or after each"),
+    (
+        "/stats",
+        "[on|off]",
+        "show figures of the last answer, or after each; off hides the line below answers",
+    ),
     ("/exit", "", "leave, as does Ctrl-D"),
     ("/quit", "", "the same as /exit"),
 ];

@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 use super::super::args::ClientArgs;
 use super::parameters::Parameters;
 
+/// The field that asks for `prompt_progress` in the stream. A daemon that does not know it ignores it.
+pub(super) const PROGRESS: &str = "return_progress";
+
 /// Who said something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -105,11 +108,15 @@ impl Conversation {
         }
     }
 
-    /// The body of a request for the next message, streamed, with its usage at the end.
-    pub(super) fn request(&self) -> Value {
+    /// The body of a request for the next message, streamed, with its usage at the end, and if
+    /// wanted with the progress of reading the prompt.
+    pub(super) fn request(&self, with_progress: bool) -> Value {
         let mut request = self.parameters.as_map().clone();
         request.insert("stream".to_owned(), true.into());
         request.insert("stream_options".to_owned(), json!({ "include_usage": true }));
+        if with_progress {
+            request.insert(PROGRESS.to_owned(), true.into());
+        }
         request.insert("messages".to_owned(), json!(self.messages));
         Value::Object(request)
     }

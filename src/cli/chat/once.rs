@@ -11,11 +11,12 @@ use super::super::output::print;
 use super::answer::Answer;
 use super::client::Client;
 use super::conversation::Conversation;
+use super::files;
 use super::screen::Screen;
 use super::wait::{Patience, until_ready};
 
 pub(super) fn run(arguments: &RunArgs) -> Result<(), Fatal> {
-    let question = question(arguments.prompt.as_deref())?;
+    let question = question(arguments)?;
     let client = Client::new(&arguments.client)?;
     let mut conversation = Conversation::new(&arguments.client);
     if let Some(path) = &arguments.schema {
@@ -32,26 +33,31 @@ pub(super) fn run(arguments: &RunArgs) -> Result<(), Fatal> {
         until_ready(&client, Patience::new(arguments.client.wait), &mut screen).await?;
         // Ctrl-C ends the program as it does any other.
         let interrupt = std::future::pending();
-        Answer::take(&client, &conversation.request(), &mut screen, interrupt).await
+        let request = conversation.request(screen.lines_can_go());
+        Answer::take(&client, &request, &mut screen, interrupt).await
     })?;
     if arguments.json {
         print(&format!("{}\n", answer.to_json()))?;
     }
     if arguments.client.stats {
         screen.aside(&answer.to_string());
+    } else if !arguments.json {
+        screen.footer(&answer.footer(None));
     }
     if answer.is_cut() { Err(Fatal::Cut) } else { Ok(()) }
 }
 
-/// What was given, and after it what is piped in.
-fn question(given: Option<&str>) -> Result<String, Fatal> {
+/// The files, then what was given, and after it what is piped in.
+fn question(arguments: &RunArgs) -> Result<String, Fatal> {
+    let files = arguments.files.iter().map(|path| files::block(path));
+    let files = files.collect::<Result<Vec<_>, _>>()?.join("\n\n");
     let piped = match std::io::stdin().is_terminal() {
         true => String::new(),
         false => std::io::read_to_string(std::io::stdin()).map_err(Fatal::Input)?,
     };
-    let given = given.unwrap_or_default().trim();
+    let given = arguments.prompt.as_deref().unwrap_or_default().trim();
     let parts: Vec<&str> =
-        [given, piped.trim()].into_iter().filter(|part| !part.is_empty()).collect();
+        [&files, given, piped.trim()].into_iter().filter(|part| !part.is_empty()).collect();
     if parts.is_empty() {
         return Err(Fatal::Usage(
             "there is no question; expected is one as an argument or on standard input".to_owned(),

@@ -7,11 +7,16 @@ use std::io::{IsTerminal as _, Write as _};
 
 use super::super::exit::Fatal;
 use super::super::output::print;
+use super::markdown::Markdown;
+use super::wrap::Style;
 use phi4d_telemetry::{is_disruptive, is_joiner};
 
 const DIM: &str = "\x1b[2m";
 const PLAIN: &str = "\x1b[0m";
 const CLEAR_LINE: &str = "\r\x1b[K";
+
+/// Columns of a terminal that does not say how many it has.
+const COLUMNS: usize = 80;
 
 /// What the answer's last piece was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +38,8 @@ pub(super) struct Screen {
     dims: bool,
     is_silent: bool,
     part: Part,
+    /// The answer so far, if a person sees it.
+    layout: Option<Markdown>,
     /// Whether a transient line is shown.
     is_waiting: bool,
 }
@@ -48,6 +55,7 @@ impl Screen {
             dims: may_dim(variable),
             is_silent: false,
             part: Part::Nothing,
+            layout: None,
             is_waiting: false,
         }
     }
@@ -63,10 +71,11 @@ impl Screen {
             return Ok(());
         }
         if self.part == Part::Thought {
-            print(if self.dims { "\x1b[0m\n\n" } else { "\n\nAnswer:\n" })?;
+            self.end_layout()?;
+            print(if self.dims { "\n\n" } else { "\n\nAnswer:\n" })?;
         }
         self.part = Part::Text;
-        self.show(text)
+        self.show(text, Style::default())
     }
 
     /// Shows more of the reasoning, on a terminal only.
@@ -74,25 +83,44 @@ impl Screen {
         if self.is_silent || !self.out_is_seen {
             return Ok(());
         }
-        if self.part != Part::Thought {
-            print(if self.dims { DIM } else { "Thought:\n" })?;
+        if self.part != Part::Thought && !self.dims {
+            print("Thought:\n")?;
         }
         self.part = Part::Thought;
-        self.show(text)
+        self.show(text, Style { dim: true, ..Style::default() })
     }
 
     /// Ends the answer, complete or not.
     pub(super) fn end(&mut self) -> Result<(), Fatal> {
-        let thinking = std::mem::replace(&mut self.part, Part::Nothing) == Part::Thought;
-        match (self.is_silent, thinking && self.dims) {
-            (true, _) => Ok(()),
-            (false, true) => print("\x1b[0m\n"),
-            (false, false) => print("\n"),
+        self.part = Part::Nothing;
+        if self.is_silent {
+            return Ok(());
         }
+        self.end_layout()?;
+        print("\n")
     }
 
-    fn show(&self, text: &str) -> Result<(), Fatal> {
-        if self.out_is_seen { print(&harmless(text)) } else { print(text) }
+    /// Shows text in this style: laid out for a person, as it is for a program.
+    fn show(&mut self, text: &str, base: Style) -> Result<(), Fatal> {
+        if !self.out_is_seen {
+            return print(text);
+        }
+        // The window may have been resized since the last piece.
+        let columns = terminal_size::terminal_size().map_or(COLUMNS, |(width, _)| width.0.into());
+        let layout = self.layout.get_or_insert_with(|| Markdown::new(columns, self.dims, base));
+        layout.set_columns(columns);
+        print(&layout.push(&harmless(text)))
+    }
+
+    fn end_layout(&mut self) -> Result<(), Fatal> {
+        self.layout.take().map_or(Ok(()), |mut layout| print(&layout.end()))
+    }
+
+    /// Shows a dimmed line below an answer, if a person sees that.
+    pub(super) fn footer(&self, text: &str) {
+        if self.out_is_seen && !text.is_empty() {
+            self.aside(text);
+        }
     }
 
     /// Shows a dimmed note on a terminal.

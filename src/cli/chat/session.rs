@@ -25,8 +25,10 @@ struct Session {
     conversation: Conversation,
     screen: Screen,
     is_interactive: bool,
-    /// Whether each answer's figures are shown.
-    tells_stats: bool,
+    /// Whether each answer's figures are shown; `None` for a short line of them.
+    shows_stats: Option<bool>,
+    /// Tokens of the model's context, if known.
+    context: Option<u64>,
     last: Option<Answer>,
 }
 
@@ -46,7 +48,8 @@ pub(super) fn run(arguments: &ChatArgs) -> Result<(), Fatal> {
         conversation: Conversation::new(&arguments.client),
         screen,
         is_interactive: input.is_interactive(),
-        tells_stats: arguments.client.stats,
+        shows_stats: arguments.client.stats.then_some(true),
+        context: None,
         last: None,
     };
     session.greet()?;
@@ -87,8 +90,11 @@ impl Session {
         self.runtime.block_on(ready)?;
         if self.is_interactive {
             self.runtime.block_on(outlive_interrupts());
+            let model = self.runtime.block_on(self.client.model());
+            let name = model.as_ref().map_or("the daemon", |model| &model.name);
+            self.context = model.as_ref().and_then(|model| model.context);
             self.screen.note(&format!(
-                "Talking to {}. Ctrl-C stops an answer, Ctrl-D leaves, /help lists the commands.",
+                "Talking to {name} at {}. Ctrl-C stops an answer, Ctrl-D exits, /help lists the commands.",
                 self.client.server()
             ));
         }
@@ -123,7 +129,7 @@ impl Session {
                 Some(answer) => self.screen.note(&answer.to_string()),
                 None => self.screen.note("there is no answer yet"),
             },
-            Entry::Stats(Some(on)) => self.tells_stats = on,
+            Entry::Stats(Some(on)) => self.shows_stats = Some(on),
             Entry::Exit => return Ok(Flow::Break(())),
         }
         Ok(Flow::Continue(()))
@@ -177,7 +183,7 @@ impl Session {
                 std::future::pending::<()>().await;
             }
         };
-        let request = self.conversation.request();
+        let request = self.conversation.request(self.screen.lines_can_go());
         let (client, screen) = (&self.client, &mut self.screen);
         let turn = async {
             tokio::pin!(interrupt);
@@ -227,8 +233,10 @@ impl Session {
                 self.screen.aside("cut by max_tokens or the context's length");
             }
         }
-        if self.tells_stats {
-            self.screen.aside(&answer.to_string());
+        match self.shows_stats {
+            Some(true) => self.screen.aside(&answer.to_string()),
+            None if self.is_interactive => self.screen.footer(&answer.footer(self.context)),
+            _ => {}
         }
         self.last = Some(answer);
     }

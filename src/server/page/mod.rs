@@ -1,8 +1,9 @@
 //! The web page: files that are part of the program, and the headers that hold a browser to them.
 //!
-//! The page gets nothing from elsewhere, runs no script that is not one of its files, and makes no
-//! document out of text: with `require-trusted-types-for` a browser refuses `innerHTML` and its
-//! like, so what a model says can only become text.
+//! The page loads nothing from other hosts, runs only scripts that are among its files, and never
+//! parses text as HTML: with `require-trusted-types-for` a browser refuses `innerHTML` and its like,
+//! so model output can only become text. The one allowed policy, in `web/trusted.js`, names the URLs
+//! of two workers.
 
 mod files;
 
@@ -20,8 +21,9 @@ use files::FILES;
 
 /// What a browser may do with the page.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; \
-     img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; \
-     frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
+     img-src 'self'; connect-src 'self'; manifest-src 'self'; worker-src 'self'; base-uri 'none'; \
+     form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; \
+     trusted-types phi4d";
 
 /// Headers of every file. Browsers must revalidate each file, so that all parts of the page are of
 /// one release after an upgrade; unchanged files are not sent again (304).
@@ -35,6 +37,13 @@ const HEADERS: [(HeaderName, &str); 8] = [
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
     (HeaderName::from_static("permissions-policy"), "camera=(), geolocation=(), microphone=()"),
 ];
+
+/// Lets the service worker, which is in a folder, serve the page above it. Relative to the worker's
+/// URL, so that it holds below a proxy's path.
+const WORKER_SCOPE: (HeaderName, &str) = (HeaderName::from_static("service-worker-allowed"), "../");
+
+/// Path of the service worker.
+const WORKER: &str = "/page/offline-worker.js";
 
 /// A file with its headers.
 struct Served {
@@ -63,7 +72,8 @@ pub(super) fn get(path: &str, headers: &HeaderMap) -> Option<Reply> {
         false => file(served.content_type, served.bytes),
     };
     reply.headers_mut().insert(ETAG, served.etag.clone());
-    for (name, value) in HEADERS {
+    let scope = (path == WORKER).then_some(WORKER_SCOPE);
+    for (name, value) in HEADERS.into_iter().chain(scope) {
         reply.headers_mut().insert(name, HeaderValue::from_static(value));
     }
     Some(reply)
@@ -79,9 +89,11 @@ fn has(headers: &HeaderMap, etag: &HeaderValue) -> bool {
 
 fn content_type(path: &str) -> &'static str {
     match path.rsplit_once('.') {
-        Some((_, "js")) => "text/javascript; charset=utf-8",
+        Some((_, "js" | "mjs")) => "text/javascript; charset=utf-8",
         Some((_, "css")) => "text/css; charset=utf-8",
         Some((_, "svg")) => "image/svg+xml",
+        Some((_, "png")) => "image/png",
+        Some((_, "webmanifest")) => "application/manifest+json",
         Some((_, "woff2")) => "font/woff2",
         Some((_, "txt")) => "text/plain; charset=utf-8",
         _ => "text/html; charset=utf-8",
@@ -142,6 +154,32 @@ mod tests {
         }
         assert_ne!(tag, get("/page/page.css", &HeaderMap::new()).unwrap().headers()[ETAG]);
         assert!(get("/page/none.js", &HeaderMap::new()).is_none());
+    }
+
+    #[test]
+    fn the_offline_copy_has_every_file_of_ours_but_itself() {
+        let worker = std::str::from_utf8(FILES.iter().find(|(path, _)| *path == WORKER).unwrap().1);
+        let list =
+            worker.unwrap().split_once("const SHELL = [").unwrap().1.split_once(']').unwrap().0;
+        let listed: Vec<&str> = list.split('"').skip(1).step_by(2).collect();
+        let own = FILES.iter().filter_map(|(path, _)| path.strip_prefix("/page/"));
+        // Large pictures are the browser's to fetch when it installs the page.
+        let own = own.filter(|path| !path.contains('/') && !path.ends_with("512.png"));
+        for path in own.filter(|path| !WORKER.ends_with(path)) {
+            assert!(listed.contains(&path), "{path}");
+        }
+        for path in listed {
+            assert!(get(&format!("/page/{path}"), &HeaderMap::new()).is_some(), "{path}");
+        }
+    }
+
+    #[test]
+    fn only_the_service_worker_may_serve_the_page_above_it() {
+        for (path, expected) in [(WORKER, Some("../")), ("/page/main.js", None), ("/", None)] {
+            let reply = get(path, &HeaderMap::new()).unwrap();
+            let scope = reply.headers().get("service-worker-allowed");
+            assert_eq!(scope.map(|value| value.to_str().unwrap()), expected, "{path}");
+        }
     }
 
     /// What the policy would refuse is not even tried.

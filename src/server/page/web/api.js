@@ -1,4 +1,4 @@
-// The daemon's API, as far as this page asks it.
+// The daemon's API, as far as this page uses it.
 
 /** What the daemon refused or could not do. */
 export class ApiError extends Error {
@@ -12,6 +12,10 @@ export class ApiError extends Error {
 export class Api {
   /** The key, if one is needed. */
   key = null;
+  /** The model to ask for; "" for the daemon's default. */
+  model = "";
+  /** The context's length in tokens, once it is known. */
+  context = null;
 
   async #ask(path, options = {}) {
     const headers = { ...options.headers };
@@ -34,14 +38,23 @@ export class Api {
     return (await this.#ask(path)).json();
   }
 
-  /** Asks for an answer and gives its pieces as they come: `{content, thought, finish, usage}`. */
+  #post(path, body, signal) {
+    return this.#ask(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal });
+  }
+
+  /** How many tokens a text has. */
+  async count(content) {
+    const answer = await (await this.#post("tokenize", { content, parse_special: false })).json();
+    this.context = answer.max_model_len ?? this.context;
+    return answer.count;
+  }
+
+  /** Asks for an answer and yields its pieces as they come: `{content, thought, finish, usage, model, progress}`. */
   async *chat(body, signal) {
-    const response = await this.#ask("v1/chat/completions", {
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ ...body, stream: true, stream_options: { include_usage: true } }),
-      signal,
-    });
+    const model = this.model ? { model: this.model } : {};
+    const response = await this.#post("v1/chat/completions", {
+      ...model, ...body, stream: true, stream_options: { include_usage: true }, return_progress: true,
+    }, signal);
     for await (const data of events(response.body)) {
       if (data === "[DONE]") return;
       const chunk = JSON.parse(data);
@@ -52,6 +65,9 @@ export class Api {
         thought: choice?.delta?.reasoning_content ?? "",
         finish: choice?.finish_reason ?? null,
         usage: chunk.usage ?? null,
+        model: chunk.model ?? null,
+        // How much of the prompt has been read: `{total, cache, processed, time_ms}`.
+        progress: chunk.prompt_progress ?? null,
       };
     }
     throw new ApiError("The answer broke off: the server closed the connection.");

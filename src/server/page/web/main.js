@@ -1,13 +1,20 @@
 // Puts the parts together.
 
 import { Api } from "./api.js";
+import { Attachments } from "./attachments.js";
 import { Chat } from "./chat.js";
+import { Composer } from "./composer.js";
 import { byId, el } from "./dom.js";
 import { askForKey, keptKey } from "./key.js";
+import { Library } from "./library.js";
 import { Messages } from "./messages.js";
+import { Models } from "./models.js";
+import { startOffline } from "./offline.js";
 import { Parameters } from "./parameters.js";
 import { say } from "./say.js";
+import { Side } from "./side.js";
 import { Status } from "./status.js";
+import { kept } from "./store.js";
 import { startTheme } from "./theme.js";
 
 const IDEAS = [
@@ -16,89 +23,58 @@ const IDEAS = [
   "Show me why the square root of 2 is irrational.",
 ];
 
-const question = byId("question");
-
 startTheme();
 const api = new Api();
 api.key = keptKey();
-const parameters = new Parameters();
-const chat = new Chat(api, parameters);
+const library = new Library();
+const chat = new Chat(api, new Parameters(), library);
 const messages = new Messages(chat);
+const composer = new Composer(chat, new Attachments(api));
 const status = new Status(api);
+const models = new Models(api);
+new Side(chat, library);
 
 status.onmodel = (name) => {
   byId("model").textContent = name;
   document.title = `${name} · phi4d`;
   messages.rename(name);
+  models.refresh(name);
 };
 
-function showRunning() {
-  byId("send").hidden = chat.running;
-  byId("stop").hidden = !chat.running;
-  document.body.classList.toggle("answering", chat.running);
+chat.addEventListener("structure", ({ detail }) => {
+  composer.showRunning();
   status.busy = chat.running;
-}
-
-chat.onchange = (message) => {
-  messages.update(message);
-  if (message !== null) return;
-  showRunning();
-  if (chat.running) {
-    say("The answer begins.");
-    status.soon();
-  }
-};
-
-chat.onend = async (message) => {
-  const hadFocus = document.activeElement === byId("stop");
-  showRunning();
-  if (hadFocus) question.focus();
+  kept.conversation.set(chat.conversation.id);
+  if (detail !== "ask") return;
+  say("The answer begins.");
   status.soon();
+});
+
+chat.addEventListener("end", async ({ detail: { message, shown } }) => {
+  composer.showRunning();
+  status.busy = chat.running;
+  status.soon();
+  if (!shown) {
+    say("An answer in another conversation is complete.");
+    return;
+  }
   if (message.error) {
     if (message.status === 401 && await askForKey(api, api.key !== null)) {
+      models.again();
       status.soon();
-      chat.again(chat.messages.indexOf(message));
+      chat.again(message);
     }
     return;
   }
   const words = message.content.trim().split(/\s+/).filter(Boolean).length;
   const short = message.content.length <= 300 ? `: ${message.content}` : `, ${words} words.`;
-  say(message.stopped ? "Stopped." : `The answer is there${short}`);
-};
-
-function grow() {
-  question.style.height = "auto";
-  question.style.height = `${Math.min(question.scrollHeight, window.innerHeight * 0.4)}px`;
-}
-
-function send() {
-  const text = question.value.trim();
-  if (text === "" || chat.running) return;
-  question.value = "";
-  grow();
-  chat.ask(text);
-}
-
-byId("form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  send();
+  say(message.stopped ? "Stopped." : `The answer is complete${short}`);
 });
-byId("stop").addEventListener("click", () => chat.stop());
+
 byId("new").addEventListener("click", () => {
-  chat.clear();
-  showRunning();
+  chat.begin();
   say("A new conversation.");
-  question.focus();
-});
-question.addEventListener("input", grow);
-question.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
-    event.preventDefault();
-    send();
-  }
-});
-document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && chat.running && !document.querySelector("dialog[open]")) chat.stop();
+  composer.focus();
 });
 
 byId("ideas").replaceChildren(...IDEAS.map((text) => el("li", {}, el("button", {
@@ -106,10 +82,14 @@ byId("ideas").replaceChildren(...IDEAS.map((text) => el("li", {}, el("button", {
   class: "idea",
   onclick: () => {
     chat.ask(text);
-    question.focus();
+    composer.focus();
   },
 }, text))));
 
-messages.update(null);
-showRunning();
-question.focus();
+composer.showRunning();
+composer.focus();
+startOffline();
+
+// What was shown before a reload is shown again. Questions wait for it.
+const before = kept.conversation.get();
+chat.ready = library.open().then(() => before && chat.open(before));

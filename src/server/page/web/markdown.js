@@ -1,12 +1,13 @@
-// Markdown to elements. `marked` cuts the text into tokens; what becomes of each is told here, and
-// HTML in the text is text.
+// Markdown to elements. `marked` cuts the text into tokens, each of which becomes elements here; HTML in the
+// text stays text.
 
 import { Marked } from "./vendor/marked.esm.js";
 import { codeBlock } from "./code.js";
 import { el } from "./dom.js";
 import { math, mathExtensions } from "./maths.js";
 
-const marked = new Marked({ gfm: true, breaks: false, extensions: undefined });
+// A single line break is one on the page, too: models write verses and addresses so.
+const marked = new Marked({ gfm: true, breaks: true, extensions: undefined });
 marked.use({ extensions: mathExtensions });
 
 const ENTITIES = {

@@ -1,203 +1,109 @@
-// The conversation on the page.
+// The conversation on the page: a list of messages, of which only those near the window are drawn.
 
-import { byId, copyButton, el, icon, reachScrollers, tool } from "./dom.js";
-import { Rendered } from "./markdown.js";
-import { say } from "./say.js";
+import { byId, el, reachScrollers } from "./dom.js";
+import { View } from "./view.js";
 
-/** Not more often than this is a growing answer laid out, in milliseconds. */
-const PACE = 80;
+/** Messages within this distance of the window are drawn. */
+const NEAR = "100% 0px";
+/**
+ * Messages are drawn, and skipped by the browser's layout, in groups of so many: watching each of thousands would
+ * cost more in every frame than drawing some more.
+ */
+const GROUP = 8;
 
-const ENDS = {
-  length: "Cut off: no more tokens were allowed, or no room was left.",
-  content_filter: "Ended by a filter.",
-  tool_calls: "The model calls a function, which this page has none of.",
-};
-
-function seconds(ms) {
-  return ms < 10_000 ? `${(ms / 1000).toFixed(1)} s` : `${Math.round(ms / 1000)} s`;
-}
-
-/** One message's element, kept up to date. */
-class View {
-  #body;
-  #thought = null;
-  #timer = null;
-  #shown = 0;
-
-  constructor(message, index, chat, name) {
-    this.message = message;
-    this.chat = chat;
-    const mine = message.role === "user";
-    const id = `m-${index}`;
-    this.head = el("h2", { id, class: "who" }, mine ? "You" : name);
-    this.prose = el("div", { class: mine ? "said" : "prose" });
-    this.notes = el("div", { class: "notes" });
-    this.actions = el("div", { class: "actions" });
-    this.node = el("li", { class: `message ${message.role}` },
-      el("article", { "aria-labelledby": id }, this.head, this.prose, this.notes, this.actions));
-    if (mine) {
-      this.prose.textContent = message.content;
-      this.actions.append(
-        tool("edit", "Edit the question", () => this.#edit(index)),
-        copyButton(() => message.content, "Copy the question", say));
-    } else {
-      this.#body = new Rendered(this.prose);
-      this.#draw();
-      if (message.state === "done") this.#finish(index);
-    }
-  }
-
-  /** The message has changed. */
-  update(index) {
-    if (this.message.state === "done") {
-      clearTimeout(this.#timer);
-      this.#timer = null;
-      this.#draw();
-      this.#finish(index);
-      return;
-    }
-    if (this.#timer !== null) return;
-    const wait = Math.max(0, PACE - (performance.now() - this.#shown));
-    this.#timer = setTimeout(() => {
-      this.#timer = null;
-      this.#draw();
-      this.onsize?.();
-    }, wait);
-  }
-
-  #draw() {
-    this.#shown = performance.now();
-    const { message } = this;
-    this.node.dataset.state = message.state;
-    this.prose.setAttribute("aria-busy", String(message.state !== "done"));
-    if (message.thought) this.#drawThought();
-    this.#body.show(message.content);
-  }
-
-  #drawThought() {
-    const { message } = this;
-    if (!this.#thought) {
-      const text = el("div", { class: "thought-text prose" });
-      const title = el("span", {});
-      const details = el("details", { class: "thought" }, el("summary", {}, icon("fold"), title), text);
-      this.head.after(details);
-      this.#thought = { title, details, rendered: new Rendered(text), text: "" };
-    }
-    const thinking = message.state !== "done" && message.content === "";
-    this.#thought.details.classList.toggle("now", thinking);
-    const long = (message.thoughtMs ?? 0) >= 500;
-    const title = thinking ? "Thinking…" : long ? `Thought for ${seconds(message.thoughtMs)}` : "Thought";
-    if (this.#thought.title.textContent !== title) this.#thought.title.textContent = title;
-    if (this.#thought.text !== message.thought) {
-      this.#thought.text = message.thought;
-      this.#thought.rendered.show(message.thought.trim());
-    }
-  }
-
-  #finish(index) {
-    const { message, chat } = this;
-    const again = () => chat.again(index);
-    this.notes.replaceChildren();
-    if (message.error) {
-      const after = message.retryAfter ? ` It asks to wait ${message.retryAfter} s.` : "";
-      this.notes.append(el("div", { class: "error", role: "alert" }, el("p", {}, message.error + after),
-        el("button", { type: "button", class: "plain", onclick: again }, "Try again")));
-    } else if (message.stopped) {
-      this.notes.append(el("p", { class: "note" }, "Stopped."));
-    } else if (ENDS[message.finish]) {
-      this.notes.append(el("p", { class: "note" }, ENDS[message.finish]));
-    } else if (message.content === "" && !message.thought) {
-      this.notes.append(el("p", { class: "note" }, "The model said nothing."));
-    }
-    const figures = [];
-    if (message.tokens) figures.push(`${message.tokens} tokens`);
-    if (message.rate) figures.push(`${message.rate.toFixed(message.rate < 10 ? 1 : 0)} tokens/s`);
-    if (message.firstMs) figures.push(`first after ${seconds(message.firstMs)}`);
-    this.actions.replaceChildren(
-      copyButton(() => message.content, "Copy the answer", say),
-      tool("again", "Answer again", again),
-      el("span", { class: "figures-line" }, figures.join(" · ")));
-    reachScrollers(this.node);
-  }
-
-  #edit(index) {
-    if (this.chat.running || this.node.querySelector("form")) return;
-    const area = el("textarea", { class: "rewrite", value: this.message.content, rows: 3, "aria-label": "The question, to be asked anew" });
-    const close = () => {
-      form.replaceWith(this.prose);
-      this.actions.hidden = false;
-      this.actions.querySelector("button").focus();
-    };
-    const form = el("form", {
-      class: "rewriting",
-      onsubmit: (event) => {
-        event.preventDefault();
-        if (area.value.trim()) this.chat.edit(index, area.value.trim());
-      },
-      onkeydown: (event) => {
-        if (event.key === "Escape") {
-          event.stopPropagation();
-          close();
-        }
-      },
-    }, area, el("div", { class: "choices" },
-      el("button", { type: "button", class: "plain", onclick: close }, "Cancel"),
-      el("button", { type: "submit", class: "solid" }, "Ask anew")));
-    this.prose.replaceWith(form);
-    this.actions.hidden = true;
-    area.focus();
-  }
-}
-
-/** The list of all messages. */
 export class Messages {
   #views = [];
+  #groups = [];
   /** Whether the end stays in view as it moves: until the user scrolls up, and from when they are back at it. */
   #following = true;
   #top = 0;
+  #observer;
   /** The model's name. */
   name = "Answer";
 
   constructor(chat) {
     this.chat = chat;
     this.list = byId("messages");
+    this.#observer = new IntersectionObserver((entries) => this.#seen(entries), { rootMargin: NEAR });
+    chat.addEventListener("structure", ({ detail }) => this.#structure(detail));
+    chat.addEventListener("message", ({ detail }) => this.#viewOf(detail)?.update());
     document.fonts.addEventListener("loadingdone", () => reachScrollers(this.list));
     window.addEventListener("resize", () => reachScrollers(this.list));
     window.addEventListener("scroll", () => this.#scrolled(), { passive: true });
-    // A thought opened or closed: who reads there is not taken away from it.
+    // Opening a thought must not scroll away from who reads there.
     this.list.addEventListener("toggle", () => {
       this.#following = this.#near();
       this.#latest();
     }, true);
     byId("latest").addEventListener("click", () => this.follow(true));
+    this.#structure("open");
   }
 
   rename(name) {
     if (name === this.name) return;
     this.name = name;
-    for (const view of this.#views) if (view.message.role === "assistant") view.head.textContent = name;
+    for (const { message, head } of this.#views) {
+      if (message.role === "assistant" && !message.model) head.textContent = name;
+    }
   }
 
-  /** Shows what has changed: one message, or what was added or taken away. */
-  update(message) {
-    const { messages } = this.chat;
-    if (message === null) {
-      const same = this.#views.findIndex((view, at) => view.message !== messages[at]);
-      if (same >= 0) this.#views.splice(same).forEach((view) => view.node.remove());
-      for (const added of messages.slice(this.#views.length)) {
-        const view = new View(added, this.#views.length, this.chat, this.name);
-        view.onsize = () => this.follow(this.#following);
-        this.#views.push(view);
-        this.list.append(view.node);
+  #viewOf(message) {
+    // Nearly always the last one.
+    return this.#views.findLast((view) => view.message === message);
+  }
+
+  #seen(entries) {
+    for (const { target, isIntersecting } of entries) {
+      const first = GROUP * this.#groups.indexOf(target);
+      if (first < 0) continue;
+      for (const view of this.#views.slice(first, first + GROUP)) {
+        if (isIntersecting) view.draw();
+        else view.undraw();
       }
-      byId("welcome").hidden = messages.length > 0;
-      this.follow(true);
-      return;
     }
-    const index = this.#views.findIndex((view) => view.message === message);
-    if (index < 0) return;
-    this.#views[index].update(index);
-    this.follow(this.#following);
+  }
+
+  /** Removes the messages from `index` on. */
+  #cut(index) {
+    for (const { node } of this.#views.splice(index)) node.remove();
+    for (const group of this.#groups.splice(Math.ceil(index / GROUP))) {
+      this.#observer.unobserve(group);
+      group.remove();
+    }
+  }
+
+  #add(message) {
+    const view = new View(message, this.chat, this.name, () => this.follow(this.#following));
+    if (this.#views.length % GROUP === 0) {
+      const group = el("div", { class: "group" });
+      this.#groups.push(group);
+      this.list.append(group);
+      this.#observer.observe(group);
+    }
+    this.#views.push(view);
+    this.#groups.at(-1).append(view.node);
+    return view;
+  }
+
+  /** Shows what was added or taken away. */
+  #structure(why) {
+    const { messages } = this.chat;
+    const changed = this.#views.findIndex((view, at) => view.message !== messages[at]);
+    const same = changed < 0 ? this.#views.length : changed;
+    this.#cut(same);
+    for (const message of messages.slice(same)) this.#add(message);
+    // The observer reports only changes, so what was added to a group in view would stay as it is.
+    const grown = this.#groups[Math.floor(same / GROUP)];
+    if (grown) {
+      this.#observer.unobserve(grown);
+      this.#observer.observe(grown);
+    }
+    // The end is what is looked at; it must not be plain text for a moment.
+    for (const view of this.#views.slice(same).slice(-2)) view.draw();
+    for (const view of this.#views.slice(Math.max(0, same - 1))) view.refresh();
+    byId("welcome").hidden = messages.length > 0;
+    if (why === "choose") this.#near() || this.#latest();
+    else if (why !== "elsewhere" || this.#following) this.follow(true);
   }
 
   #near() {
@@ -205,7 +111,7 @@ export class Messages {
     return root.scrollHeight - root.scrollTop - root.clientHeight < 120;
   }
 
-  // What grew since the last scrolling took the end away, and not the user: only a way up is theirs.
+  // What grew since the last scrolling moved the end away, not the user: only scrolling up is theirs.
   #scrolled() {
     const { scrollTop } = document.scrollingElement;
     if (this.#near()) this.#following = true;

@@ -1,4 +1,4 @@
-// What a screen reader is told, in few words: the answers themselves are read where they stand.
+// What a screen reader announces, in few words: the answers themselves are read where they stand.
 
 import { byId } from "./dom.js";
 

@@ -1,5 +1,6 @@
-// What is kept in the browser: the look and the parameters for good, the conversation and, if the
-// user wants, the key until the tab is closed. A browser that keeps nothing is no error.
+// Small things that are kept in the browser: the look, the parameters and the model for good, which conversation
+// is shown and, if the user wants, the key until the tab is closed. A browser that keeps nothing is no error.
+// Conversations are in `database.js`.
 
 const PREFIX = "phi4d.";
 
@@ -23,10 +24,14 @@ function write(storage, name, value) {
 const lasting = () => localStorage;
 const passing = () => sessionStorage;
 
+const entry = (storage, name) => ({ get: () => read(storage, name), set: (value) => write(storage, name, value) });
+
 export const kept = {
-  theme: { get: () => read(lasting, "theme"), set: (value) => write(lasting, "theme", value) },
-  parameters: { get: () => read(lasting, "parameters"), set: (value) => write(lasting, "parameters", value) },
-  status: { get: () => read(lasting, "status"), set: (value) => write(lasting, "status", value) },
-  conversation: { get: () => read(passing, "conversation"), set: (value) => write(passing, "conversation", value) },
-  key: { get: () => read(passing, "key"), set: (value) => write(passing, "key", value) },
+  theme: entry(lasting, "theme"),
+  parameters: entry(lasting, "parameters"),
+  status: entry(lasting, "status"),
+  side: entry(lasting, "side"),
+  model: entry(lasting, "model"),
+  conversation: entry(passing, "conversation"),
+  key: entry(passing, "key"),
 };
