@@ -1,14 +1,13 @@
 //! `phi4d key`: makes, lists and removes keys of the API.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::PathBuf;
 
 use rand::Rng as _;
 
 use super::args::{KeyAdd, KeyCommand, KeyFileArgs};
 use super::exit::Fatal;
-use super::output::print;
+use super::output::{note, print};
 use phi4d_os as os;
 use phi4d_server::{Key, KeyLine, KeysFile, Limits, Scope};
 use phi4d_settings::resolve;
@@ -79,9 +78,6 @@ fn path(arguments: &KeyFileArgs) -> Result<PathBuf, Fatal> {
     settings.api_keys_file.ok_or_else(unset)
 }
 
-/// For people; a program that takes the key from standard output does not see it.
 fn tell_reload() {
-    let note = "phi4d: the daemon takes the change up when it is reloaded: systemctl reload phi4d";
-    // Without standard error the warning has no reader.
-    let _ = writeln!(std::io::stderr().lock(), "{note}");
+    note("the daemon applies the change when it is reloaded: systemctl reload phi4d");
 }

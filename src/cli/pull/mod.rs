@@ -1,4 +1,5 @@
-//! `phi4d pull`, `phi4d list` and `phi4d remove`: models from a Hugging Face compatible endpoint.
+//! `phi4d pull`, `phi4d list` and `phi4d remove`: models from a Hugging Face compatible endpoint, a web
+//! server or a folder.
 
 mod bar;
 
@@ -7,9 +8,9 @@ use std::path::{Path, PathBuf};
 
 use super::args::{ModelsArgs, PullArgs, RemoveArgs, VariantChoice, ambient_inputs};
 use super::exit::Fatal;
-use super::output::print;
+use super::output::{note, print};
 use bar::{Bar, bytes};
-use phi4d_fetch::{Client, Models, Proxies, Pull, Source, Trust, Variant};
+use phi4d_fetch::{Client, Models, Place, Proxies, Pull, Source, Trust, Variant};
 use phi4d_os::effective_uid;
 use phi4d_settings::{Provider, resolve};
 
@@ -23,7 +24,10 @@ pub(super) fn pull(arguments: &PullArgs) -> Result<(), Fatal> {
     let variant = variant(arguments.variant);
     let mut source = Source::parse(&arguments.model, arguments.endpoint.as_deref(), variant)?;
     if let Some(revision) = &arguments.revision {
-        source.revision.clone_from(revision);
+        let Place::Hub(repository) = &mut source.place else {
+            return Err(Fatal::Usage("--revision is for repositories only".to_owned()));
+        };
+        repository.revision.clone_from(revision);
     }
     if let Some(name) = &arguments.name {
         source.name.clone_from(name);
@@ -93,7 +97,7 @@ fn variant(choice: VariantChoice) -> Variant {
         return Variant::Gpu;
     }
     if Path::new(NVIDIA_DEVICE).exists() {
-        log_line(
+        note(
             "this machine has an NVIDIA GPU and the settings say provider = \"cpu\"; \
                   --variant gpu fetches the export for GPUs",
         );
@@ -129,10 +133,4 @@ fn token(arguments: &PullArgs) -> Result<Option<String>, Fatal> {
         None => std::env::var("HF_TOKEN").ok(),
     };
     Ok(text.map(|text| text.trim().to_owned()).filter(|token| !token.is_empty()))
-}
-
-fn log_line(text: &str) {
-    use std::io::Write as _;
-    // Without standard error the note has no reader.
-    let _ = writeln!(std::io::stderr().lock(), "phi4d: {text}");
 }
