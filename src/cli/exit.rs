@@ -294,6 +294,18 @@ pub(super) fn report(fatal: &Fatal) -> ExitCode {
     ExitCode::from(fatal.code() as u8)
 }
 
+/// The program's exit code after `done`, whose error is printed.
+pub(super) fn code_of(done: Result<(), Fatal>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        // Who reads our output has seen enough.
+        Err(Fatal::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
+        Err(fatal) => report(&fatal),
+    }
+}
+
 /// Each code and what it says.
 pub(super) fn codes() -> impl Iterator<Item = (u8, &'static str)> {
     CODES.iter().map(|(code, meaning)| (*code as u8, *meaning))

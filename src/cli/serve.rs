@@ -13,7 +13,7 @@ use super::exit::{Code, Fatal};
 use super::loading::Loading;
 use super::manager::{Manager, feed_watchdog};
 use super::reload::Reloader;
-use super::start::{self, Started};
+use super::start::{self, Started, variable};
 use super::threads;
 use super::traces::Exporter;
 use phi4d_engine::Engine;
@@ -137,10 +137,6 @@ async fn serve(
         exporter.finish().await;
     }
     finished
-}
-
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok()
 }
 
 /// What access rules depend on besides the settings.

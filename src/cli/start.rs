@@ -125,7 +125,8 @@ pub(super) fn memory_settings(settings: &Settings, spare_bytes: usize) -> Memory
         prefix_slots: settings.prefix_slots,
         request_memory_bytes: settings.request_memory_bytes,
         max_body_bytes: settings.max_body_bytes,
-        prefix_store_bytes: prefix_store(settings).map_or(0, |_| settings.prefix_store_bytes),
+        prefix_store_bytes: prefix_store(settings, variable)
+            .map_or(0, |_| settings.prefix_store_bytes),
         spare_bytes,
     }
 }
@@ -167,7 +168,7 @@ pub(super) fn engine_options(
         reproducible: settings.reproducible,
         batch_invariant: loaded.batch_invariant,
         fallback_seed: None,
-        store: prefix_store(settings).map(|folder| engine::Store {
+        store: prefix_store(settings, variable).map(|folder| engine::Store {
             folder,
             bytes: settings.prefix_store_bytes,
             fingerprint: loaded.fingerprint,
@@ -175,14 +176,22 @@ pub(super) fn engine_options(
     })
 }
 
-/// Where prefixes are kept, if they are.
-pub(super) fn prefix_store(settings: &Settings) -> Option<PathBuf> {
+/// Where prefixes are kept, if they are, by a daemon whose environment `lookup` reads.
+pub(super) fn prefix_store(
+    settings: &Settings,
+    lookup: impl Fn(&str) -> Option<String>,
+) -> Option<PathBuf> {
     if settings.prefix_store_bytes == 0 || settings.prefix_slots == 0 {
         return None;
     }
-    let state = || std::env::var_os("STATE_DIRECTORY").filter(|folder| !folder.is_empty());
+    let state = || lookup("STATE_DIRECTORY").filter(|folder| !folder.is_empty());
     let folder = settings.prefix_store.clone();
     folder.or_else(|| state().map(|folder| Path::new(&folder).join("prefixes")))
+}
+
+/// A variable of this process's environment.
+pub(super) fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 /// Options of the text side, with forms compiled in this process.
