@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::exit::Fatal;
+use super::report::{bytes, size};
 use phi4d_engine::{self as engine, Engine, StartError};
 use phi4d_generate::{FormHost, Generator, GeneratorOptions, ThreadForms};
 use phi4d_model::{self as model, GenaiConfig, LoadCancel, MemoryPlan, MemorySettings};
@@ -141,7 +142,11 @@ fn log_plan(plan: &MemoryPlan) {
         prefix_slots = plan.prefix_slots,
         request_memory_bytes = plan.request_memory_bytes,
         prefix_store_bytes = plan.prefix_store_bytes;
-        "memory plan"
+        "memory plan: {} of weights, {} of KV cache for {} tokens, {} for requests",
+        bytes(plan.weight_bytes),
+        size(plan.kv_budget_bytes),
+        plan.kv_budget_tokens,
+        size(plan.request_memory_bytes)
     );
 }
 

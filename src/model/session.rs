@@ -31,7 +31,9 @@ pub(super) fn choose(source: &Source, options: &LoadOptions) -> Result<Chosen, L
     }
     log::info!(
         provider = chosen.provider().as_str(), name = chosen.name(), reason = chosen.reason();
-        "chose where the model runs"
+        "the model runs on {}: {}",
+        chosen.provider(),
+        chosen.reason()
     );
     Ok(chosen)
 }

@@ -301,6 +301,11 @@ mod tests {
                 "exit code 66: The model folder",
             ),
             ("ActiveState=failed\nResult=oom-kill\n", "FAULT", "(oom-kill)"),
+            (
+                "ActiveState=activating\nSubState=auto-restart\nResult=exit-code\nExecMainStatus=71\n",
+                "FAULT",
+                "again and again (exit code 71",
+            ),
         ] {
             let text = of(properties);
             assert!(text.contains(level) && text.contains(word), "{properties}: {text}");

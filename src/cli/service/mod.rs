@@ -70,7 +70,7 @@ impl Unit {
     }
 
     pub(super) fn is_active(&self) -> bool {
-        matches!(self.get("ActiveState"), "active" | "activating" | "reloading")
+        matches!(self.get("ActiveState"), "active" | "reloading")
     }
 
     /// When it last changed its state, in seconds since 1970; a reload is such a change.
