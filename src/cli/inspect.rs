@@ -19,7 +19,8 @@ pub(super) fn run(arguments: &InspectArgs) -> Result<(), Fatal> {
         settings.model = Some(folder.clone());
     }
     let folder = start::model_folder(&settings)?;
-    let found = ModelReport::gather(&settings, folder, os::spare_memory())?;
+    let memory = start::memory_settings(&settings, os::spare_memory());
+    let found = ModelReport::gather(&settings, folder, &memory)?;
     let placement = if arguments.nodes {
         let options = model::LoadOptions { slots: 1, ..start::load_options(&settings, folder) };
         Some(model::load(&options)?.placement)

@@ -120,13 +120,22 @@ pub(super) fn provider_settings(settings: &Settings) -> model::ProviderSettings 
 
 /// What the memory plan follows from; `spare_bytes` are free before the model is loaded.
 pub(super) fn memory_settings(settings: &Settings, spare_bytes: usize) -> MemorySettings {
+    memory_settings_of(settings, spare_bytes, variable)
+}
+
+/// As [`memory_settings`], for a daemon whose environment `lookup` reads.
+pub(super) fn memory_settings_of(
+    settings: &Settings,
+    spare_bytes: usize,
+    lookup: impl Fn(&str) -> Option<String>,
+) -> MemorySettings {
     MemorySettings {
         kv_cache_bytes: settings.kv_cache_bytes,
         slots: settings.slots,
         prefix_slots: settings.prefix_slots,
         request_memory_bytes: settings.request_memory_bytes,
         max_body_bytes: settings.max_body_bytes,
-        prefix_store_bytes: prefix_store(settings, variable)
+        prefix_store_bytes: prefix_store(settings, lookup)
             .map_or(0, |_| settings.prefix_store_bytes),
         spare_bytes,
     }

@@ -259,7 +259,9 @@ fn model(settings: &Settings, subject: &Subject, findings: &mut Findings) -> Opt
         findings.fault(CHECK, "no model is set", "set model to a model's folder; phi4d pull phi-4");
         return None;
     };
-    let model = match ModelReport::gather(settings, folder, subject.memory()) {
+    let lookup = |name: &str| subject.variable(name);
+    let memory = start::memory_settings_of(settings, subject.memory(), lookup);
+    let model = match ModelReport::gather(settings, folder, &memory) {
         Ok(model) => model,
         Err(LoadError::Read { path, source })
             if source.kind() == std::io::ErrorKind::PermissionDenied && subject.is_strangers() =>

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::start;
 use phi4d_generate::{TextFacts, TextLoadError, inspect_text};
-use phi4d_model::{self as model, Export, LoadError, MemoryPlan, Provider};
+use phi4d_model::{self as model, Export, LoadError, MemoryPlan, MemorySettings, Provider};
 use phi4d_server::{self as server, AccessError, Environment, Rules};
 use phi4d_settings::Settings;
 
@@ -25,23 +25,22 @@ pub(super) struct ModelReport {
 }
 
 impl ModelReport {
-    /// Reads `folder`, for a daemon that can have `spare_bytes` of memory.
+    /// Reads `folder`, for a daemon whose memory plan follows from `memory`.
     ///
     /// # Errors
     /// If it holds no export that can be read. Damaged weights and an unusable tokenizer are facts.
     pub(super) fn gather(
         settings: &Settings,
         folder: &Path,
-        spare_bytes: usize,
+        memory: &MemorySettings,
     ) -> Result<Self, LoadError> {
         let export = model::inspect(folder)?;
         let runs = Runs::find(settings, &export);
         // Every provider but the CPU has its KV cache in its device's memory.
         let on_device = matches!(runs.provider, Ok((provider, _)) if provider != Provider::Cpu);
         let limits = export.limits(&start::load_options(settings, folder), on_device);
-        let memory = start::memory_settings(settings, spare_bytes);
         Ok(Self {
-            plan: MemoryPlan::new(&limits, export.weight_bytes(), &memory),
+            plan: MemoryPlan::new(&limits, export.weight_bytes(), memory),
             text: inspect_text(folder),
             folder: folder.to_path_buf(),
             export,
