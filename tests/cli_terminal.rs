@@ -388,13 +388,13 @@ fn a_daemon_that_is_started_again_is_waited_for_in_mid_conversation() {
 fn serve_tells_of_loading_on_a_terminal_only() {
     let setup = Setup::new();
     let mut terminal = Terminal::run(&setup.command());
-    terminal.wait("ready model=");
+    terminal.wait("serving demo on");
     let seen = terminal.seen();
     let (before, after) = seen.split_once("\r\x1b[Kloading demo: files of ").expect(&seen);
-    assert!(before.contains("listening unix=") && after.contains(" s\r\x1b[K"), "{seen:?}");
+    assert!(before.contains("listening on /") && after.contains(" s\r\x1b[K"), "{seen:?}");
     // It is gone before the last line, and what stands above it are whole lines.
     let last = after.rsplit("\r\x1b[K").next().unwrap();
-    assert!(last.contains("INFO  ready") && !last.contains("loading demo"), "{seen:?}");
+    assert!(last.contains("INFO  serving demo on /") && !last.contains("loading demo"), "{seen:?}");
     terminal.press(CTRL_C);
     assert_eq!(terminal.wait_end().code(), Some(0));
 

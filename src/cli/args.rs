@@ -2,17 +2,21 @@
 //! the settings' table.
 
 mod chat;
+mod setup;
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::exit::Fatal;
+use super::places;
 pub(super) use chat::{ChatArgs, ClientArgs, RunArgs};
 use phi4d_settings::{
     DEFAULT_FILE, DEFINITIONS, DROP_INS, Definition, Inputs, Resolved, default_file, resolve,
 };
+pub(super) use setup::{DesktopArgs, LanArgs, SetupCommand, Steps, UsersArgs};
 
 /// Serves Microsoft Phi-4 through ONNX Runtime, with an OpenAI-compatible API.
 #[derive(Debug, Parser)]
@@ -25,7 +29,7 @@ pub(super) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Serve a model
-    Serve(SettingsArgs),
+    Serve(ServeArgs),
     /// Check the settings and the model without serving
     Check(SettingsArgs),
     /// Show what a model folder contains, what would run it and how much memory it needs
@@ -34,7 +38,8 @@ pub(super) enum Command {
     Doctor(DoctorArgs),
     /// Chat with the daemon in the terminal; in a pipe, answer each line of input
     Chat(ChatArgs),
-    /// Ask the daemon one question; only the answer goes to standard output
+    /// Ask one question, of the daemon or of a model that is downloaded if it is missing; only the
+    /// answer goes to standard output
     Run(RunArgs),
     /// Lay out a model's weights ahead of time, for faster starts and less memory
     Prepare(SettingsArgs),
@@ -49,6 +54,11 @@ pub(super) enum Command {
     List(ModelsArgs),
     /// Remove a downloaded model
     Remove(RemoveArgs),
+    /// Let the installed service serve another model, which is downloaded if it is missing
+    Use(UseArgs),
+    /// Set the installed service up for a desktop, a network or more users
+    #[command(subcommand)]
+    Setup(SetupCommand),
     /// Show the settings
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -59,6 +69,26 @@ pub(super) enum Command {
     /// List the exit codes
     #[command(after_help = super::exit::table())]
     ExitCodes,
+}
+
+/// What to serve.
+#[derive(Debug, Args)]
+pub(super) struct ServeArgs {
+    /// A model's name, as `phi4d list` prints it or as `phi4d pull` takes it (it is downloaded if it
+    /// is missing), or its folder. Default: the setting `model`
+    #[arg(id = "served", value_name = "MODEL")]
+    pub(super) model: Option<String>,
+    #[command(flatten)]
+    pub(super) settings: SettingsArgs,
+}
+
+/// The model to switch to.
+#[derive(Debug, Args)]
+pub(super) struct UseArgs {
+    /// A model's name, as `phi4d list` prints it or as `phi4d pull` takes it (it is downloaded if it
+    /// is missing), or its folder
+    #[arg(value_name = "MODEL")]
+    pub(super) model: String,
 }
 
 #[derive(Debug, Subcommand)]
@@ -96,8 +126,9 @@ pub(super) enum VariantChoice {
     (http://USER:PASSWORD@HOST:PORT), except to the hosts in NO_PROXY."
 )]
 pub(super) struct PullArgs {
-    /// phi-4, phi-4-mini, phi-4-reasoning, phi-4-reasoning-plus, OWNER/REPOSITORY with or without
-    /// /FOLDER, or a repository's URL
+    /// phi-4, phi-4-mini, phi-4-mini-reasoning, phi-4-reasoning, phi-4-reasoning-plus,
+    /// OWNER/REPOSITORY with or without /FOLDER, a repository's URL, the URL of a folder on a web
+    /// server (with a file SHA256SUMS), or a folder's path that begins with / or .
     #[arg(value_name = "MODEL")]
     pub(super) model: String,
     /// Which export to take where a repository has several
@@ -125,6 +156,23 @@ pub(super) struct PullArgs {
     /// The destination
     #[command(flatten)]
     pub(super) models: ModelsArgs,
+}
+
+impl PullArgs {
+    /// What `phi4d pull NAME` would be, with the environment's endpoint.
+    pub(super) fn of(name: &str) -> Self {
+        Self {
+            model: name.to_owned(),
+            variant: VariantChoice::Auto,
+            revision: None,
+            name: None,
+            endpoint: std::env::var("HF_ENDPOINT").ok().filter(|url| !url.is_empty()),
+            token_file: None,
+            ca_file: None,
+            replace: false,
+            models: ModelsArgs { models: None },
+        }
+    }
 }
 
 /// What to remove.
@@ -229,6 +277,10 @@ pub(super) struct DoctorArgs {
     /// Skip the measurement of memory bandwidth
     #[arg(long)]
     pub(super) no_speed: bool,
+    /// Run the commands that fix problems and harm nothing, such as systemctl daemon-reload, and check
+    /// again
+    #[arg(long)]
+    pub(super) fix: bool,
     /// The settings to check
     #[command(flatten)]
     pub(super) settings: SettingsArgs,
@@ -282,12 +334,37 @@ pub(super) struct SettingsArgs {
 impl SettingsArgs {
     /// Layers these flags over environment and file. `required` keys must be set.
     pub(super) fn resolve(&self, required: &[&'static str]) -> Result<Resolved, Fatal> {
-        let resolved = resolve(&Inputs {
-            flags: self.values.clone(),
-            required: required.to_vec(),
-            ..ambient_inputs(self.config.clone())
-        })?;
+        self.resolve_in(&BTreeMap::new(), required)
+    }
+
+    /// As [`Self::resolve`], for a process that has the variables `added` in its environment, too.
+    pub(super) fn resolve_in(
+        &self,
+        added: &BTreeMap<String, String>,
+        required: &[&'static str],
+    ) -> Result<Resolved, Fatal> {
+        let mut inputs = ambient_inputs(self.config.clone());
+        for (name, value) in added {
+            inputs.environment.entry(name.clone()).or_insert_with(|| value.clone());
+        }
+        let flags = self.values.clone();
+        let mut resolved = resolve(&Inputs { flags, required: required.to_vec(), ..inputs })?;
+        if let Some(model) = &mut resolved.settings.model {
+            *model = places::folder_of(model);
+        }
         Ok(resolved)
+    }
+
+    /// The same with `model` set to `folder`.
+    pub(super) fn with_model(&self, folder: &Path) -> Self {
+        let mut with = self.clone();
+        with.values.push(("model".to_owned(), folder.display().to_string()));
+        with
+    }
+
+    /// The settings file that is read, if it exists.
+    pub(super) fn file(&self) -> PathBuf {
+        self.config.clone().unwrap_or_else(default_file)
     }
 }
 

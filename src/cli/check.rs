@@ -1,21 +1,48 @@
 //! `phi4d check`: everything that `serve` does before it listens, and what it found.
 
 use super::args::SettingsArgs;
+use super::doctor::files_of;
 use super::exit::Fatal;
 use super::output::print;
 use super::report::{self, bytes, memory_lines};
+use super::service::sandbox::{Access, Denied, denied};
+use super::service::{SERVICE, Unit};
 use super::start::{self, Started};
+use phi4d_os as os;
 use phi4d_settings::Settings;
 
 pub(super) fn run(arguments: &SettingsArgs) -> Result<(), Fatal> {
     let resolved = arguments.resolve(&["model"])?;
     start::start_log(&resolved)?;
     let settings = &resolved.settings;
-    report::access(settings)?;
+    report::access(settings, Vec::new())?;
+    seen_by_service(settings)?;
     let started = start::start(settings)?;
     let text = text(settings, &started)?;
     started.engine.stop()?;
     print(&text)
+}
+
+/// Root checks for the service, whose sandbox sees fewer files than root does.
+///
+/// # Errors
+/// If the service can't read what this process can.
+fn seen_by_service(settings: &Settings) -> Result<(), Fatal> {
+    let Some(unit) = Unit::find(SERVICE).filter(|_| os::effective_uid() == 0) else {
+        return Ok(());
+    };
+    let folder = start::model_folder(settings)?;
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let files = files.map(|entry| entry.path()).filter(|path| path.is_file());
+    let wanted = files_of(settings, None).into_iter().chain(files);
+    let wanted: Vec<_> = wanted.map(|path| (path, Access::Read)).collect();
+    match denied(&unit, &wanted).into_iter().next() {
+        Some(Denied { path, reason, fix }) => Err(Fatal::File {
+            path,
+            reason: format!("the service can't read it: {reason}; to fix that: {fix}"),
+        }),
+        None => Ok(()),
+    }
 }
 
 fn text(settings: &Settings, started: &Started) -> Result<String, Fatal> {

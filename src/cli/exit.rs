@@ -133,6 +133,14 @@ pub(super) enum Fatal {
         /// Whether it may be on its way.
         may_come: bool,
     },
+    /// The daemon's socket is closed to this user.
+    #[error("you may not use the daemon's socket {}; {hint}", path.display())]
+    Denied {
+        /// The socket.
+        path: std::path::PathBuf,
+        /// What to do.
+        hint: String,
+    },
     /// The daemon takes no requests yet.
     #[error("the daemon at {address} takes no requests: {reason}")]
     NotReady {
@@ -215,7 +223,9 @@ impl Fatal {
             Self::Bind(_) | Self::Keys(KeysFileError::System { .. }) => Code::CannotCreate,
             Self::Keys(KeysFileError::Taken(_) | KeysFileError::Unknown { .. }) => Code::Usage,
             Self::EngineCrashed(_) | Self::Internal(_) => Code::Internal,
-            Self::Unreachable { .. } | Self::NotReady { .. } => Code::Unavailable,
+            Self::Unreachable { .. } | Self::Denied { .. } | Self::NotReady { .. } => {
+                Code::Unavailable
+            }
             Self::Cut => Code::Cut,
             Self::File { .. } => Code::NoInput,
             Self::Refused(_) => Code::Protocol,
@@ -243,9 +253,12 @@ fn of_fetch(error: &FetchError) -> Code {
             Code::Usage
         }
         FetchError::Status { status: 404, .. }
+        | FetchError::NoModel { .. }
         | FetchError::Folder { .. }
         | FetchError::Missing { .. } => Code::NoInput,
-        FetchError::Unreachable { .. } | FetchError::ProxyRefused { .. } => Code::Unavailable,
+        FetchError::Unreachable { .. }
+        | FetchError::Denied { .. }
+        | FetchError::ProxyRefused { .. } => Code::Unavailable,
         FetchError::Status { .. } | FetchError::Answer { .. } | FetchError::WrongBytes { .. } => {
             Code::Protocol
         }
@@ -279,6 +292,18 @@ pub(super) fn report(fatal: &Fatal) -> ExitCode {
         }
     }
     ExitCode::from(fatal.code() as u8)
+}
+
+/// The program's exit code after `done`, whose error is printed.
+pub(super) fn code_of(done: Result<(), Fatal>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        // Who reads our output has seen enough.
+        Err(Fatal::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
+        Err(fatal) => report(&fatal),
+    }
 }
 
 /// Each code and what it says.

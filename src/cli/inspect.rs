@@ -10,6 +10,7 @@ use super::report::{ModelReport, bytes, memory_lines};
 use super::start;
 use phi4d_generate::TextFacts;
 use phi4d_model::{self as model, Export, Placement, Provider, RotaryChoice, TensorInfo};
+use phi4d_os as os;
 
 pub(super) fn run(arguments: &InspectArgs) -> Result<(), Fatal> {
     let required: &[_] = if arguments.folder.is_some() { &[] } else { &["model"] };
@@ -18,7 +19,8 @@ pub(super) fn run(arguments: &InspectArgs) -> Result<(), Fatal> {
         settings.model = Some(folder.clone());
     }
     let folder = start::model_folder(&settings)?;
-    let found = ModelReport::gather(&settings, folder)?;
+    let memory = start::memory_settings(&settings, os::spare_memory());
+    let found = ModelReport::gather(&settings, folder, &memory)?;
     let placement = if arguments.nodes {
         let options = model::LoadOptions { slots: 1, ..start::load_options(&settings, folder) };
         Some(model::load(&options)?.placement)

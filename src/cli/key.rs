@@ -1,14 +1,13 @@
 //! `phi4d key`: makes, lists and removes keys of the API.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rand::Rng as _;
 
 use super::args::{KeyAdd, KeyCommand, KeyFileArgs};
 use super::exit::Fatal;
-use super::output::print;
+use super::output::{note, print};
 use phi4d_os as os;
 use phi4d_server::{Key, KeyLine, KeysFile, Limits, Scope};
 use phi4d_settings::resolve;
@@ -29,20 +28,30 @@ pub(super) fn run(command: &KeyCommand) -> Result<(), Fatal> {
 }
 
 fn add(arguments: &KeyAdd) -> Result<(), Fatal> {
-    let mut secret = [0; 32];
-    rand::rng().fill_bytes(&mut secret);
-    let key = Key::new(secret);
     let scope = if arguments.admin { Scope::Admin } else { Scope::Use };
     let limits = Limits {
         max_in_flight: arguments.max_in_flight,
         tokens_per_minute: arguments.tokens_per_minute,
     };
-    let line = KeyLine::new(&arguments.name, scope, limits, &key).map_err(Fatal::Usage)?;
-    let group = (os::effective_uid() == 0).then(|| os::group_id(DAEMON_GROUP)).flatten();
-    KeysFile::open(&path(&arguments.file)?)?.add(&line, group)?;
-    print(&format!("{}\n", key.reveal()))?;
+    let key = add_to(&path(&arguments.file)?, &arguments.name, scope, limits)?;
+    print(&format!("{key}\n"))?;
     tell_reload();
     Ok(())
+}
+
+/// Creates the key `name` in `file`, for requests without limits, and returns it.
+pub(super) fn create(file: &Path, name: &str) -> Result<String, Fatal> {
+    add_to(file, name, Scope::Use, Limits::default())
+}
+
+fn add_to(file: &Path, name: &str, scope: Scope, limits: Limits) -> Result<String, Fatal> {
+    let mut secret = [0; 32];
+    rand::rng().fill_bytes(&mut secret);
+    let key = Key::new(secret);
+    let line = KeyLine::new(name, scope, limits, &key).map_err(Fatal::Usage)?;
+    let group = (os::effective_uid() == 0).then(|| os::group_id(DAEMON_GROUP)).flatten();
+    KeysFile::open(file)?.add(&line, group)?;
+    Ok(key.reveal().to_string())
 }
 
 fn list(file: &KeyFileArgs) -> Result<(), Fatal> {
@@ -79,9 +88,6 @@ fn path(arguments: &KeyFileArgs) -> Result<PathBuf, Fatal> {
     settings.api_keys_file.ok_or_else(unset)
 }
 
-/// For people; a program that takes the key from standard output does not see it.
 fn tell_reload() {
-    let note = "phi4d: the daemon takes the change up when it is reloaded: systemctl reload phi4d";
-    // Without standard error the warning has no reader.
-    let _ = writeln!(std::io::stderr().lock(), "{note}");
+    note("the daemon applies the change when it is reloaded: systemctl reload phi4d");
 }

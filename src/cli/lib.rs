@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod ask;
 mod bench;
 mod chat;
 mod check;
@@ -17,6 +18,7 @@ mod exit;
 mod forms;
 #[cfg(all(unix, any(test, feature = "testing")))]
 pub mod fuzzing;
+mod help;
 mod inspect;
 mod key;
 mod loading;
@@ -24,11 +26,14 @@ mod manager;
 #[cfg(unix)]
 mod model_files;
 mod output;
+mod places;
 mod prepare;
 mod pull;
 mod reload;
 mod report;
 mod serve;
+mod service;
+mod setup;
 mod start;
 mod threads;
 mod traces;
@@ -36,7 +41,7 @@ mod traces;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::{CommandFactory as _, FromArgMatches as _};
 
 use args::{Cli, Command};
 use exit::Fatal;
@@ -51,7 +56,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     if arguments.len() == 2 && arguments[1] == forms::SUBCOMMAND {
         return forms::run();
     }
-    let cli = match Cli::try_parse_from(arguments) {
+    if let Some(help) = help::all(&arguments) {
+        return exit::code_of(output::print(&help));
+    }
+    let parsed = help::short(Cli::command()).try_get_matches_from(arguments);
+    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) if !error.use_stderr() => {
             // Help or version: to standard output. If that is closed, nobody reads it.
@@ -61,10 +70,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return exit::report(&Fatal::usage(&error)),
     };
     let done = match &cli.command {
-        Command::Serve(settings) => serve::run(settings),
+        Command::Serve(arguments) => ask::serve(arguments),
         Command::Check(settings) => check::run(settings),
         Command::Chat(chat) => chat::run(chat),
-        Command::Run(arguments) => chat::once(arguments),
+        Command::Run(arguments) => ask::run(arguments),
         Command::Doctor(arguments) => doctor::run(arguments),
         Command::Inspect(arguments) => inspect::run(arguments),
         Command::Prepare(settings) => prepare::run(settings),
@@ -73,19 +82,14 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Pull(arguments) => pull::pull(arguments),
         Command::List(arguments) => pull::list(arguments),
         Command::Remove(arguments) => pull::remove(arguments),
+        Command::Use(arguments) => service::switch::run(arguments),
+        Command::Setup(command) => setup::run(command),
         Command::Config(command) => config::run(command),
         Command::Man(man) => documents::man(&man.folder),
         Command::Completions(shell) => documents::completions(shell.shell),
         Command::ExitCodes => output::print(&exit::table()),
     };
-    let code = match done {
-        Ok(()) => ExitCode::SUCCESS,
-        // Who reads our output has seen enough.
-        Err(Fatal::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
-            ExitCode::SUCCESS
-        }
-        Err(fatal) => exit::report(&fatal),
-    };
+    let code = exit::code_of(done);
     phi4d_telemetry::flush(exit::FLUSH_LIMIT);
     code
 }

@@ -9,3 +9,9 @@ pub(super) fn print(text: &str) -> Result<(), Fatal> {
     let mut output = std::io::stdout().lock();
     output.write_all(text.as_bytes()).and_then(|()| output.flush()).map_err(Fatal::Output)
 }
+
+/// Writes a line for people to standard error; a program that reads standard output does not see it.
+pub(super) fn note(text: &str) {
+    // Without standard error the line has no reader.
+    let _ = writeln!(std::io::stderr().lock(), "phi4d: {text}");
+}

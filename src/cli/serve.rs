@@ -13,15 +13,16 @@ use super::exit::{Code, Fatal};
 use super::loading::Loading;
 use super::manager::{Manager, feed_watchdog};
 use super::reload::Reloader;
-use super::start::{self, Started};
+use super::report::size;
+use super::start::{self, Started, variable};
 use super::threads;
 use super::traces::Exporter;
 use phi4d_engine::Engine;
 use phi4d_generate::{FormHost, NoForms};
-use phi4d_model::{self as model, LoadCancel};
+use phi4d_model::{self as model, LoadCancel, MemoryPlan, Provider};
 use phi4d_os::{self as os, Listener, Notifier, Signal, Signals, SocketFile, State};
 use phi4d_server::{self as server, App, DrainOutcome, Environment, ServerOptions};
-use phi4d_settings::{Resolved, Settings};
+use phi4d_settings::{Resolved, Settings, WebPage};
 use phi4d_telemetry::Tracer;
 
 /// Threads that carry connections; the model has its own.
@@ -108,11 +109,14 @@ async fn serve(
     let reloader = Reloader::new(arguments, environment, &app, resolved);
     // Everything that is opened once is open now, and no request has been served yet.
     confinement::confine(settings.sandbox, started.provider)?;
+    let has_tls = settings.tls_cert_file.is_some();
+    let places: Vec<String> =
+        bound.listeners.iter().map(|listener| place(listener, has_tls)).collect();
     let (stop, stopped) = watch::channel(false);
     let drain = settings.drain_timeout_s;
     let mut server = tokio::spawn(server::serve(app, bound.listeners, stopped, drain));
     manager.tell(&[State::Ready, State::Status(format!("serving {name}"))]);
-    log::info!(model = name.as_str(); "ready");
+    announce(settings, &name, started.provider, &started.plan, &places);
     feed_watchdog(&manager, started.engine.handle());
     if hung_up {
         reloader.reload(&manager).await;
@@ -139,10 +143,6 @@ async fn serve(
     finished
 }
 
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok()
-}
-
 /// What access rules depend on besides the settings.
 fn access_environment(passed: &[(String, Listener)]) -> Environment {
     Environment {
@@ -164,7 +164,7 @@ async fn bind(settings: &Settings, passed: Vec<(String, Listener)>) -> Result<Bo
     let mut bound = Bound { listeners: Vec::new(), files: Vec::new() };
     let (mut tcp, mut unix) = (false, false);
     for (name, listener) in passed {
-        log::info!(name = name.as_str(); "took a socket over from the service manager");
+        log::info!("the service manager passed the socket {name}");
         match listener.tcp_address() {
             Some(_) => tcp = true,
             None => unix = true,
@@ -181,16 +181,44 @@ async fn bind(settings: &Settings, passed: Vec<(String, Listener)>) -> Result<Bo
         bound.files.push(file);
     }
     for listener in &bound.listeners {
-        match (listener.tcp_address(), listener.unix_path()) {
-            (Some(address), _) => log::info!(tcp:% = address; "listening"),
-            (None, Some(path)) => log::info!(unix:% = path.display(); "listening"),
-            (None, None) => log::info!("listening on a socket without a path"),
-        }
+        log::info!("listening on {}", place(listener, settings.tls_cert_file.is_some()));
     }
     if bound.listeners.is_empty() {
         return Err(Fatal::NothingToListenOn);
     }
     Ok(bound)
+}
+
+/// Where clients find a listener: a URL, or the path of a Unix socket.
+fn place(listener: &Listener, has_tls: bool) -> String {
+    let scheme = if has_tls { "https" } else { "http" };
+    match (listener.tcp_address(), listener.unix_path()) {
+        (Some(address), _) => format!("{scheme}://{address}"),
+        (None, Some(path)) => path.display().to_string(),
+        (None, None) => "a socket without a path".to_owned(),
+    }
+}
+
+/// Says in one line what is served where, and in another where the chat page is.
+fn announce(
+    settings: &Settings,
+    name: &str,
+    provider: Provider,
+    plan: &MemoryPlan,
+    places: &[String],
+) {
+    log::info!(
+        model = name;
+        "serving {name} on {} ({}, {} slots, KV {})",
+        places.join(", "),
+        provider,
+        plan.slots,
+        size(plan.kv_budget_bytes)
+    );
+    let page = places.iter().find(|place| place.starts_with("http"));
+    if let Some(url) = page.filter(|_| settings.web_page != WebPage::Off) {
+        log::info!("the chat page is at {url}/");
+    }
 }
 
 /// A model that is loaded.
@@ -223,7 +251,8 @@ async fn load(
                 // Its transient line must go before another is written.
                 drop(progress);
                 let started = loaded.map_err(|error| Fatal::Internal(error.to_string()))??;
-                log::info!(seconds = begun.elapsed().as_secs_f32(); "the model is loaded");
+                let seconds = begun.elapsed().as_secs_f32();
+                log::info!("the model is loaded after {seconds:.2} s");
                 return Ok(Some(Loaded { started, hung_up }));
             }
             () = progress.show() => {}

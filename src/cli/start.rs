@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::exit::Fatal;
+use super::report::{bytes, size};
 use phi4d_engine::{self as engine, Engine, StartError};
 use phi4d_generate::{FormHost, Generator, GeneratorOptions, ThreadForms};
 use phi4d_model::{self as model, GenaiConfig, LoadCancel, MemoryPlan, MemorySettings};
@@ -119,13 +120,23 @@ pub(super) fn provider_settings(settings: &Settings) -> model::ProviderSettings 
 
 /// What the memory plan follows from; `spare_bytes` are free before the model is loaded.
 pub(super) fn memory_settings(settings: &Settings, spare_bytes: usize) -> MemorySettings {
+    memory_settings_of(settings, spare_bytes, variable)
+}
+
+/// As [`memory_settings`], for a daemon whose environment `lookup` reads.
+pub(super) fn memory_settings_of(
+    settings: &Settings,
+    spare_bytes: usize,
+    lookup: impl Fn(&str) -> Option<String>,
+) -> MemorySettings {
     MemorySettings {
         kv_cache_bytes: settings.kv_cache_bytes,
         slots: settings.slots,
         prefix_slots: settings.prefix_slots,
         request_memory_bytes: settings.request_memory_bytes,
         max_body_bytes: settings.max_body_bytes,
-        prefix_store_bytes: prefix_store(settings).map_or(0, |_| settings.prefix_store_bytes),
+        prefix_store_bytes: prefix_store(settings, lookup)
+            .map_or(0, |_| settings.prefix_store_bytes),
         spare_bytes,
     }
 }
@@ -140,7 +151,11 @@ fn log_plan(plan: &MemoryPlan) {
         prefix_slots = plan.prefix_slots,
         request_memory_bytes = plan.request_memory_bytes,
         prefix_store_bytes = plan.prefix_store_bytes;
-        "memory plan"
+        "memory plan: {} of weights, {} of KV cache for {} tokens, {} for requests",
+        bytes(plan.weight_bytes),
+        size(plan.kv_budget_bytes),
+        plan.kv_budget_tokens,
+        size(plan.request_memory_bytes)
     );
 }
 
@@ -167,7 +182,7 @@ pub(super) fn engine_options(
         reproducible: settings.reproducible,
         batch_invariant: loaded.batch_invariant,
         fallback_seed: None,
-        store: prefix_store(settings).map(|folder| engine::Store {
+        store: prefix_store(settings, variable).map(|folder| engine::Store {
             folder,
             bytes: settings.prefix_store_bytes,
             fingerprint: loaded.fingerprint,
@@ -175,14 +190,22 @@ pub(super) fn engine_options(
     })
 }
 
-/// Where prefixes are kept, if they are.
-pub(super) fn prefix_store(settings: &Settings) -> Option<PathBuf> {
+/// Where prefixes are kept, if they are, by a daemon whose environment `lookup` reads.
+pub(super) fn prefix_store(
+    settings: &Settings,
+    lookup: impl Fn(&str) -> Option<String>,
+) -> Option<PathBuf> {
     if settings.prefix_store_bytes == 0 || settings.prefix_slots == 0 {
         return None;
     }
-    let state = || std::env::var_os("STATE_DIRECTORY").filter(|folder| !folder.is_empty());
+    let state = || lookup("STATE_DIRECTORY").filter(|folder| !folder.is_empty());
     let folder = settings.prefix_store.clone();
     folder.or_else(|| state().map(|folder| Path::new(&folder).join("prefixes")))
+}
+
+/// A variable of this process's environment.
+pub(super) fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 /// Options of the text side, with forms compiled in this process.

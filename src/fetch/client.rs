@@ -8,9 +8,11 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, Full};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{AUTHORIZATION, HOST, HeaderValue, LOCATION, PROXY_AUTHORIZATION, USER_AGENT};
+use hyper::header::{
+    AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderValue, LOCATION, PROXY_AUTHORIZATION, USER_AGENT,
+};
 use hyper::http::request::Builder;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -112,9 +114,31 @@ impl Client {
         url: &Url,
         headers: &[(&str, &str)],
     ) -> Result<Response<Incoming>, FetchError> {
+        self.follow(&Method::GET, url, headers).await
+    }
+
+    /// Bytes of what `url` leads to, as its server says.
+    pub(super) async fn size(&self, url: &Url) -> Result<u64, FetchError> {
+        let response = self.follow(&Method::HEAD, url, &[]).await?;
+        let status = response.status().as_u16();
+        if status != 200 {
+            return Err(FetchError::Status { url: url.to_string(), status });
+        }
+        let length = response.headers().get(CONTENT_LENGTH).and_then(|text| text.to_str().ok());
+        length
+            .and_then(|text| text.parse().ok())
+            .ok_or_else(|| FetchError::Answer { url: url.to_string(), expected: "Content-Length" })
+    }
+
+    async fn follow(
+        &self,
+        method: &Method,
+        url: &Url,
+        headers: &[(&str, &str)],
+    ) -> Result<Response<Incoming>, FetchError> {
         let mut at = url.clone();
         for _ in 0..MAX_REDIRECTIONS {
-            let mut request = Request::get(at.target());
+            let mut request = Request::builder().method(method).uri(at.target());
             for (name, value) in headers {
                 request = request.header(*name, *value);
             }
@@ -238,7 +262,12 @@ impl Client {
             ),
         };
         match server {
-            Server::Unix(path) => super::system::connect(path).await.map_err(failed),
+            Server::Unix(path) => {
+                super::system::connect(path).await.map_err(|error| match error.kind() {
+                    ErrorKind::PermissionDenied => FetchError::Denied { path: path.clone() },
+                    _ => failed(error),
+                })
+            }
             Server::Url(url) => {
                 let stream = TcpStream::connect((url.host(), url.port())).await.map_err(failed)?;
                 self.secure(url, Box::new(stream)).await

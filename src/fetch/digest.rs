@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::names::is_plain;
 use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
 
 /// The hash that a file's content must have.
@@ -49,6 +50,27 @@ impl Expected {
     }
 }
 
+/// Reads what `sha256sum` writes: a hash and a name on each line. Names keep below their folder.
+pub(super) fn read_sums(text: &str) -> Option<Vec<(String, Expected)>> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let read = |line: &str| {
+        let (hash, name) = line.split_once(char::is_whitespace)?;
+        // An asterisk stands before names of files that were read as binary.
+        let name = name.trim_start().trim_start_matches('*').trim_start_matches("./");
+        let expected = Expected::Sha256(hash.to_ascii_lowercase());
+        let fits = expected.is_sane() && name.split('/').all(is_plain);
+        fits.then(|| (name.to_owned(), expected))
+    };
+    lines.map(read).collect()
+}
+
+/// SHA-256 of `bytes` in hexadecimal digits.
+pub(super) fn sha256(bytes: &[u8]) -> String {
+    let mut context = Context::new(&SHA256);
+    context.update(bytes);
+    hex(context)
+}
+
 /// A finished hash in hexadecimal digits.
 pub(super) fn hex(context: Context) -> String {
     let mut text = String::new();
@@ -78,5 +100,18 @@ mod tests {
             "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03".to_owned(),
         ));
         assert!(!Expected::Sha256("ce01".to_owned()).is_sane());
+    }
+
+    #[test]
+    fn sums_are_read_as_sha256sum_writes_them() {
+        let hash = sha256(b"hello\n");
+        let text = format!("{hash}  a.onnx\n{hash} *b/c.json\n\n{hash}  ./d\n");
+        let read = read_sums(&text).unwrap();
+        let names: Vec<&str> = read.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["a.onnx", "b/c.json", "d"]);
+        assert!(read.iter().all(|(_, expected)| expected.hex() == hash));
+        for wrong in ["<html>", "ce01  a", &format!("{hash}  ../a"), &format!("{hash}  /etc/a")] {
+            assert_eq!(read_sums(wrong), None, "{wrong}");
+        }
     }
 }

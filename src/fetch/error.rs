@@ -27,6 +27,12 @@ pub enum FetchError {
         /// connection.
         may_come: bool,
     },
+    /// This user may not connect to a Unix socket.
+    #[error("cannot reach {}: permission denied", path.display())]
+    Denied {
+        /// The socket.
+        path: PathBuf,
+    },
     /// The environment names a proxy that can't be used. Its value may hold a password.
     #[error(
         "{variable} names no proxy that can be used; expected http://HOST:PORT or \
@@ -61,6 +67,17 @@ pub enum FetchError {
         url: String,
         /// What was expected.
         expected: &'static str,
+    },
+    /// A URL leads to neither a repository nor a folder with a list of its files.
+    #[error(
+        "{url} is no repository of a Hugging Face compatible endpoint, and {list} does not exist; \
+         where the folder is, make that by: sha256sum * >SHA256SUMS"
+    )]
+    NoModel {
+        /// The URL.
+        url: String,
+        /// Where the list was looked for.
+        list: String,
     },
     /// The repository has no model folder for this machine, or several.
     #[error("{repository} has {}; name one as {repository}/FOLDER", folders(.found))]

@@ -2,8 +2,9 @@
 
 use std::path::{Component, Path};
 
+use super::digest::read_sums;
 use super::hub::{Entry, listed, next_page};
-use super::names::{Source, Variant, is_name};
+use super::names::{Place, Source, Variant, is_name};
 use super::url::Url;
 
 /// Stands between the parts of an input that has several.
@@ -44,17 +45,21 @@ pub fn pull(data: &[u8]) {
     for variant in [Variant::Cpu, Variant::Gpu] {
         let endpoint = (!endpoint.is_empty()).then_some(endpoint);
         let Ok(source) = Source::parse(given, endpoint, variant) else { continue };
-        check_url(&source.endpoint);
         assert!(is_name(&source.name) && stays_below(&source.name), "{source:?}");
-        assert_eq!(source.repository.split('/').count(), 2, "{source:?}");
-        assert!(stays_below(&source.repository) && stays_below(&source.revision), "{source:?}");
-        assert!(source.folder.as_deref().is_none_or(stays_below), "{source:?}");
+        if let Some(sums) = read_sums(listing) {
+            assert!(sums.iter().all(|(path, expected)| stays_below(path) && expected.is_sane()));
+        }
+        let Place::Hub(repository) = source.place else { continue };
+        check_url(&repository.endpoint);
+        assert_eq!(repository.name.split('/').count(), 2, "{repository:?}");
+        assert!(stays_below(&repository.name) && stays_below(&repository.revision));
+        assert!(repository.folder.as_deref().is_none_or(stays_below), "{repository:?}");
         let Ok(entries) = serde_json::from_str::<Vec<Entry>>(listing) else { continue };
-        let Ok((_, files)) = listed(&entries, &source, "0123abcd", variant) else { continue };
+        let Ok((_, files)) = listed(&entries, &repository, "0123abcd", variant) else { continue };
         for file in files {
             assert!(is_name(&file.name) || file.name.len() > 100, "{file:?}");
             assert!(stays_below(&file.name) && !file.name.contains('/'), "{file:?}");
-            assert!(file.url.is_same_origin(&source.endpoint), "{file:?}");
+            assert!(file.url.is_same_origin(&repository.endpoint), "{file:?}");
             assert!(file.expected.is_sane());
             check_url(&file.url);
         }

@@ -5,8 +5,10 @@ use serde::Deserialize;
 use super::client::Client;
 use super::digest::Expected;
 use super::error::FetchError;
-use super::names::{Source, Variant, is_plain};
+use super::models::ORIGIN;
+use super::names::{FASTER, Repository, Variant, is_plain};
 use super::url::Url;
+use super::web::SUMS;
 
 /// The file that makes a folder a model's.
 pub(super) const CONFIG: &str = "genai_config.json";
@@ -51,9 +53,9 @@ struct Lfs {
 }
 
 /// The commit that the source's revision stands for now, so that all files are of one.
-pub(super) async fn commit(client: &Client, source: &Source) -> Result<String, FetchError> {
-    let path = format!("api/models/{}/revision/{}", source.repository, source.revision);
-    let url = source.endpoint.below(&path);
+pub(super) async fn commit(client: &Client, repository: &Repository) -> Result<String, FetchError> {
+    let path = format!("api/models/{}/revision/{}", repository.name, repository.revision);
+    let url = repository.endpoint.below(&path);
     let (body, _) = client.get_whole(&url, "link").await?;
     let read: Result<Revision, _> = serde_json::from_slice(&body);
     let refused = || FetchError::Answer { url: url.to_string(), expected: "model's revision" };
@@ -65,33 +67,30 @@ pub(super) async fn commit(client: &Client, source: &Source) -> Result<String, F
 /// The folder that fits, and its files, the largest last.
 pub(super) async fn files(
     client: &Client,
-    source: &Source,
+    repository: &Repository,
     commit: &str,
     variant: Variant,
 ) -> Result<(String, Vec<RemoteFile>), FetchError> {
-    listed(&tree(client, source, commit).await?, source, commit, variant)
+    listed(&tree(client, repository, commit).await?, repository, commit, variant)
 }
 
 /// The folder that fits, and its files, of the repository's `entries`.
 pub(super) fn listed(
     entries: &[Entry],
-    source: &Source,
+    repository: &Repository,
     commit: &str,
     variant: Variant,
 ) -> Result<(String, Vec<RemoteFile>), FetchError> {
-    let folder = choose(source, entries, variant)?;
-    let prefix = if folder.is_empty() { String::new() } else { format!("{folder}/") };
-    let resolve = format!("{}/resolve/{commit}", source.repository);
+    let folder = folder_of(repository, entries, variant)?;
+    let resolve = format!("{}/resolve/{commit}", repository.name);
     let mut files = Vec::new();
     for entry in entries.iter().filter(|entry| entry.kind == "file") {
-        // Folders below are another model's; code is not run, so not fetched.
-        let name = entry.path.strip_prefix(&prefix).filter(|name| is_plain(name));
-        let Some(name) = name.filter(|name| !name.ends_with(".py")) else { continue };
+        let Some(name) = is_wanted(&entry.path, &folder) else { continue };
         let (size, expected) = match &entry.lfs {
             Some(lfs) => (lfs.size, Expected::Sha256(lfs.oid.to_ascii_lowercase())),
             None => (entry.size, Expected::GitBlob(entry.oid.to_ascii_lowercase())),
         };
-        let url = source.endpoint.below(&resolve).below(&entry.path);
+        let url = repository.endpoint.below(&resolve).below(&entry.path);
         if !expected.is_sane() {
             return Err(FetchError::Answer { url: url.to_string(), expected: "file with a hash" });
         }
@@ -103,9 +102,13 @@ pub(super) fn listed(
 }
 
 /// All of the repository's entries, over all pages.
-async fn tree(client: &Client, source: &Source, commit: &str) -> Result<Vec<Entry>, FetchError> {
-    let path = format!("api/models/{}/tree/{commit}", source.repository);
-    let mut url = source.endpoint.below(&path).with_query("recursive=true");
+async fn tree(
+    client: &Client,
+    repository: &Repository,
+    commit: &str,
+) -> Result<Vec<Entry>, FetchError> {
+    let path = format!("api/models/{}/tree/{commit}", repository.name);
+    let mut url = repository.endpoint.below(&path).with_query("recursive=true");
     let mut entries = Vec::new();
     for _ in 0..MAX_PAGES {
         let (body, link) = client.get_whole(&url, "link").await?;
@@ -127,20 +130,52 @@ pub(super) fn next_page(link: &str) -> Option<&str> {
 }
 
 /// The folder that was named, else the only one with a model that fits.
-fn choose(source: &Source, entries: &[Entry], variant: Variant) -> Result<String, FetchError> {
-    let configs = entries.iter().filter(|entry| entry.kind == "file");
-    let folders = configs.filter_map(|entry| {
-        let folder = entry.path.strip_suffix(CONFIG)?;
+fn folder_of(
+    repository: &Repository,
+    entries: &[Entry],
+    variant: Variant,
+) -> Result<String, FetchError> {
+    let files = entries.iter().filter(|entry| entry.kind == "file");
+    choose(
+        files.map(|entry| entry.path.as_str()),
+        repository.folder.as_deref(),
+        variant,
+        &repository.name,
+    )
+}
+
+/// The file's name in the model's `folder`, if `path` is one to fetch. Folders below are another
+/// model's; code is not run, so not fetched; what phi4d wrote there is of another machine.
+pub(super) fn is_wanted<'a>(path: &'a str, folder: &str) -> Option<&'a str> {
+    let name =
+        if folder.is_empty() { path } else { path.strip_prefix(folder)?.strip_prefix('/')? };
+    let is_ours = name == SUMS || name == ORIGIN;
+    (is_plain(name) && !name.ends_with(".py") && !is_ours).then_some(name)
+}
+
+/// Of the folders among `paths` that hold a model: the one that was named, else the only one of this
+/// variant. `from` is what the paths are of.
+pub(super) fn choose<'a>(
+    paths: impl Iterator<Item = &'a str>,
+    named: Option<&str>,
+    variant: Variant,
+    from: &str,
+) -> Result<String, FetchError> {
+    let folders = paths.filter_map(|path| {
+        let folder = path.strip_suffix(CONFIG)?;
         if folder.is_empty() { Some("") } else { folder.strip_suffix('/') }
     });
-    let found: Vec<&str> = match &source.folder {
-        Some(folder) => folders.filter(|found| found == folder).collect(),
+    let mut found: Vec<&str> = match named {
+        Some(named) => folders.filter(|found| *found == named).collect(),
         None => folders.filter(|folder| variant.fits(folder)).collect(),
     };
+    if found.len() > 1 && found.iter().filter(|folder| folder.ends_with(FASTER)).count() == 1 {
+        found.retain(|folder| folder.ends_with(FASTER));
+    }
     match found[..] {
         [folder] => Ok(folder.to_owned()),
         _ => Err(FetchError::Folder {
-            repository: source.repository.clone(),
+            repository: from.to_owned(),
             found: found.iter().map(ToString::to_string).collect(),
         }),
     }
@@ -150,33 +185,37 @@ fn choose(source: &Source, entries: &[Entry], variant: Variant) -> Result<String
 mod tests {
     use super::*;
 
-    fn entries(paths: &[&str]) -> Vec<Entry> {
-        let entry = |path: &&str| Entry {
-            kind: "file".to_owned(),
-            path: (*path).to_owned(),
-            size: 1,
-            oid: String::new(),
-            lfs: None,
-        };
-        paths.iter().map(entry).collect()
+    fn chosen(paths: &[&str], named: Option<&str>, variant: Variant) -> Result<String, String> {
+        let chosen = choose(paths.iter().copied(), named, variant, "me/m");
+        chosen.map_err(|error| error.to_string())
     }
 
     #[test]
-    fn the_folder_that_fits_is_chosen_and_doubt_is_told() {
-        let mut source = Source::parse("me/m", None, Variant::Cpu).unwrap();
-        let published =
-            entries(&["README.md", "cpu/int4/genai_config.json", "gpu/genai_config.json"]);
-        assert_eq!(choose(&source, &published, Variant::Cpu).unwrap(), "cpu/int4");
-        assert_eq!(choose(&source, &published, Variant::Gpu).unwrap(), "gpu");
-        let flat = entries(&["genai_config.json"]);
-        assert_eq!(choose(&source, &flat, Variant::Cpu).unwrap(), "");
-        let two = entries(&["a/genai_config.json", "b/genai_config.json"]);
-        let error = choose(&source, &two, Variant::Cpu).unwrap_err().to_string();
+    fn the_folder_that_fits_is_chosen_and_doubt_is_an_error() {
+        let published = ["README.md", "cpu/int4/genai_config.json", "gpu/genai_config.json"];
+        assert_eq!(chosen(&published, None, Variant::Cpu).unwrap(), "cpu/int4");
+        assert_eq!(chosen(&published, None, Variant::Gpu).unwrap(), "gpu");
+        assert_eq!(chosen(&["genai_config.json"], None, Variant::Cpu).unwrap(), "");
+        let two = ["a/genai_config.json", "b/genai_config.json"];
+        let error = chosen(&two, None, Variant::Cpu).unwrap_err();
         assert!(error.contains("several: a, b"), "{error}");
-        source.folder = Some("b".to_owned());
-        assert_eq!(choose(&source, &two, Variant::Cpu).unwrap(), "b");
-        source.folder = Some("c".to_owned());
-        assert!(choose(&source, &two, Variant::Cpu).is_err());
+        assert_eq!(chosen(&two, Some("b"), Variant::Cpu).unwrap(), "b");
+        assert!(chosen(&two, Some("c"), Variant::Cpu).is_err());
+    }
+
+    #[test]
+    fn published_repositories_need_no_folder() {
+        let cpu = "cpu_and_mobile/cpu-int4-rtn-block-32-acc-level-4";
+        let gpu = "gpu/gpu-int4-rtn-block-32";
+        // Phi-4 and Phi-4-mini; Phi-4-reasoning-plus; Phi-3.
+        for others in [&[][..], &["npu/qnn-int4"], &["cpu_and_mobile/cpu-int4-rtn-block-32"]] {
+            let folders = [&[cpu, gpu], others].concat();
+            let paths: Vec<String> =
+                folders.iter().map(|folder| format!("{folder}/genai_config.json")).collect();
+            let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+            assert_eq!(chosen(&paths, None, Variant::Cpu).unwrap(), cpu, "{others:?}");
+            assert_eq!(chosen(&paths, None, Variant::Gpu).unwrap(), gpu, "{others:?}");
+        }
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Fetches from other machines: a small HTTP client, and models from a Hugging Face compatible
-//! endpoint into a folder of models.
+//! endpoint, a web server or a folder into a folder of models.
 //!
 //! A leaf: it knows no setting and no model, only URLs, files and their hashes.
 //!
@@ -17,6 +17,7 @@ mod error;
 #[cfg(all(unix, any(test, feature = "testing")))]
 pub mod fuzzing;
 mod hub;
+mod local;
 mod models;
 mod names;
 mod proxy;
@@ -26,6 +27,7 @@ mod tls;
 #[cfg(unix)]
 mod unix;
 mod url;
+mod web;
 #[cfg(windows)]
 mod windows;
 
@@ -37,7 +39,7 @@ use windows as system;
 pub use client::Client;
 pub use error::FetchError;
 pub use models::{Installed, Models};
-pub use names::{KNOWN, Source, Variant, is_name as is_model_name};
+pub use names::{KNOWN, Place, Repository, Source, Variant, is_name as is_model_name};
 pub use proxy::Proxies;
 pub use pull::{Plan, Progress, Pull};
 pub use server::Server;

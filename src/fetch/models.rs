@@ -15,15 +15,24 @@ use super::system;
 const PARTIAL: &str = ".partial-";
 
 /// What a fetched folder says of where it is from.
-const ORIGIN: &str = "phi4d-source.json";
+pub(super) const ORIGIN: &str = "phi4d-source.json";
 
-/// Where a model's files are from.
+/// Where a model's files are from. Of a folder of this machine, `endpoint` is empty and `repository`
+/// its path; `commit` differs between versions of the files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Origin {
     pub(super) endpoint: String,
     pub(super) repository: String,
     pub(super) commit: String,
     pub(super) folder: String,
+}
+
+impl Origin {
+    /// `REPOSITORY/FOLDER`.
+    pub(super) fn place(&self) -> String {
+        let parts = [self.repository.trim_end_matches('/'), &self.folder];
+        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/")
+    }
 }
 
 /// A model that is there.
@@ -88,9 +97,8 @@ impl Models {
             if !is_name(&name) || !folder.is_dir() || (is_whole && !folder.join(CONFIG).exists()) {
                 continue;
             }
-            let origin = read_origin(&folder).map(|origin| {
-                format!("{}/{}@{:.12}", origin.repository, origin.folder, origin.commit)
-            });
+            let origin = read_origin(&folder)
+                .map(|origin| format!("{}@{:.12}", origin.place(), origin.commit));
             found.push(Installed { bytes: bytes_in(&folder), name, folder, is_whole, origin });
         }
         found.sort_by(|a, b| (&a.name, a.is_whole).cmp(&(&b.name, b.is_whole)));
@@ -151,14 +159,14 @@ impl Models {
         Ok(Staging { target: self.folder(name), folder, lock: file })
     }
 
-    /// That so many bytes fit beside what is there.
-    pub(super) fn check_space(&self, wanted: u64) -> Result<(), FetchError> {
+    /// Checks that so many bytes fit beside what is there, and returns how many are free.
+    pub(super) fn check_space(&self, wanted: u64) -> Result<u64, FetchError> {
         let failed = FetchError::file("look at", &self.root);
         let free = system::free_bytes(&self.root).map_err(failed)?;
         if free < wanted {
             return Err(FetchError::NoSpace { folder: self.root.clone(), free, wanted });
         }
-        Ok(())
+        Ok(free)
     }
 }
 

@@ -6,8 +6,10 @@ use super::client::Client;
 use super::download::{self, Step};
 use super::error::FetchError;
 use super::hub::{self, RemoteFile};
+use super::local::{self, LocalFile};
 use super::models::{Models, Origin, Staging};
-use super::names::{Source, Variant};
+use super::names::{Place, Repository, Source, Variant};
+use super::web;
 
 /// The suffix of files that are incomplete.
 const PART: &str = ".part";
@@ -35,11 +37,38 @@ pub struct Pull<'a> {
 pub struct Plan<'a> {
     client: &'a Client,
     staging: Staging,
-    files: Vec<RemoteFile>,
+    files: Vec<Wanted>,
     /// `REPOSITORY/FOLDER`.
     pub from: String,
     /// Bytes of all files.
     pub total: u64,
+    /// Bytes that are still to be fetched.
+    pub missing: u64,
+    /// Bytes that are free where they go.
+    pub free: u64,
+}
+
+/// A file of the model.
+#[derive(Debug)]
+enum Wanted {
+    Remote(RemoteFile),
+    Local(LocalFile),
+}
+
+impl Wanted {
+    fn name(&self) -> &str {
+        match self {
+            Self::Remote(file) => &file.name,
+            Self::Local(file) => &file.name,
+        }
+    }
+
+    fn size(&self) -> u64 {
+        match self {
+            Self::Remote(file) => file.size,
+            Self::Local(file) => file.size,
+        }
+    }
 }
 
 /// A pull's progress.
@@ -64,24 +93,82 @@ impl<'a> Pull<'a> {
         if folder.exists() && !replace {
             return Err(FetchError::Exists { folder });
         }
-        let commit = hub::commit(client, &source).await?;
-        let (folder, files) = hub::files(client, &source, &commit, variant).await?;
-        let from = format!("{}/{folder}", source.repository);
-        let origin = Origin {
-            endpoint: source.endpoint.origin(),
-            repository: source.repository,
-            commit,
-            folder,
+        let (origin, files) = match &source.place {
+            Place::Hub(repository) => remote(hub_or_web(client, repository, variant).await?),
+            Place::Web(url) => remote(web::files(client, url, variant).await?),
+            Place::Folder(folder) => {
+                let (origin, files) = local::files(folder, variant)?;
+                (origin, files.into_iter().map(Wanted::Local).collect())
+            }
         };
+        let from = origin.place();
         let staging = models.stage(&source.name, &origin)?;
-        let total = files.iter().map(|file| file.size).sum();
+        let total = files.iter().map(Wanted::size).sum();
         let here: u64 = files.iter().map(|file| bytes_here(&staging.folder, file)).sum();
-        models.check_space(u64::saturating_sub(total, here).saturating_add(SPARE_BYTES))?;
-        Ok(Plan { client, staging, files, from, total })
+        let missing = u64::saturating_sub(total, here);
+        let free = models.check_space(missing.saturating_add(SPARE_BYTES))?;
+        Ok(Plan { client, staging, files, from, total, missing, free })
     }
 }
 
+fn remote((origin, files): (Origin, Vec<RemoteFile>)) -> (Origin, Vec<Wanted>) {
+    (origin, files.into_iter().map(Wanted::Remote).collect())
+}
+
+/// The model's files in `repository`, or in the folder of a web server whose URL looks like one's.
+async fn hub_or_web(
+    client: &Client,
+    repository: &Repository,
+    variant: Variant,
+) -> Result<(Origin, Vec<RemoteFile>), FetchError> {
+    let commit = match (hub::commit(client, repository).await, &repository.url) {
+        (Ok(commit), _) => commit,
+        (Err(FetchError::Status { status: 404, .. } | FetchError::Answer { .. }), Some(url)) => {
+            return web::files(client, url, variant).await.map_err(|error| match error {
+                FetchError::Status { status: 404, url: list } => {
+                    FetchError::NoModel { url: url.to_string(), list }
+                }
+                other => other,
+            });
+        }
+        (Err(error), _) => return Err(error),
+    };
+    let (folder, files) = hub::files(client, repository, &commit, variant).await?;
+    let origin = Origin {
+        endpoint: repository.endpoint.origin(),
+        repository: repository.name.clone(),
+        commit,
+        folder,
+    };
+    Ok((origin, files))
+}
+
 impl Plan<'_> {
+    /// The content of the file `name`, which is small, or `None` if the model has no such file. It is
+    /// fetched now, and is there when [`Self::run`] comes to it.
+    ///
+    /// # Errors
+    /// If the file can't be fetched.
+    pub async fn read(
+        &self,
+        name: &str,
+        watch: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Option<Vec<u8>>, FetchError> {
+        let Some(file) = self.files.iter().find(|file| file.name() == name) else {
+            return Ok(None);
+        };
+        let path = self.staging.folder.join(name);
+        if !path.exists() {
+            self.fetch(file, &path, &mut 0, watch).await?;
+        }
+        std::fs::read(&path).map(Some).map_err(FetchError::file("read", &path))
+    }
+
+    /// Names and sizes of all files, the largest last.
+    pub fn files(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.files.iter().map(|file| (file.name(), file.size()))
+    }
+
     /// Fetches all files and gives the model's folder.
     ///
     /// # Errors
@@ -89,38 +176,57 @@ impl Plan<'_> {
     pub async fn run(self, watch: &mut dyn FnMut(Progress<'_>)) -> Result<PathBuf, FetchError> {
         let mut done = 0;
         for file in &self.files {
-            let path = self.staging.folder.join(&file.name);
+            let path = self.staging.folder.join(file.name());
             if path.exists() {
                 // Checked when it got its name.
-                done += file.size;
+                done += file.size();
                 watch(Progress::Done(done));
                 continue;
             }
-            watch(Progress::File(&file.name));
-            let part = part_of(&self.staging.folder, file);
-            let mut step = |step: Step<'_>| match step {
-                Step::Gained(bytes) => {
-                    done += bytes;
-                    watch(Progress::Done(done));
-                }
-                Step::Lost(bytes) => {
-                    done -= bytes;
-                    watch(Progress::Done(done));
-                }
-                Step::Again(error) => watch(Progress::Again(error)),
-            };
-            download::fetch(self.client, file, &part, &mut step).await?;
-            std::fs::rename(&part, &path).map_err(FetchError::file("make", &path))?;
+            watch(Progress::File(file.name()));
+            self.fetch(file, &path, &mut done, watch).await?;
         }
         self.staging.finish()
     }
+
+    /// Fetches `file` to `path`, which it gets when it is complete and checked.
+    async fn fetch(
+        &self,
+        file: &Wanted,
+        path: &Path,
+        done: &mut u64,
+        watch: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<(), FetchError> {
+        let part = part_of(&self.staging.folder, file);
+        match file {
+            Wanted::Remote(file) => {
+                let mut step = |step: Step<'_>| match step {
+                    Step::Gained(bytes) => {
+                        *done += bytes;
+                        watch(Progress::Done(*done));
+                    }
+                    Step::Lost(bytes) => {
+                        *done -= bytes;
+                        watch(Progress::Done(*done));
+                    }
+                    Step::Again(error) => watch(Progress::Again(error)),
+                };
+                download::fetch(self.client, file, &part, &mut step).await?;
+            }
+            Wanted::Local(file) => local::copy(file, &part, &mut |bytes| {
+                *done += bytes;
+                watch(Progress::Done(*done));
+            })?,
+        }
+        std::fs::rename(&part, path).map_err(FetchError::file("create", path))
+    }
 }
 
-fn part_of(folder: &Path, file: &RemoteFile) -> PathBuf {
-    folder.join(format!("{}{PART}", file.name))
+fn part_of(folder: &Path, file: &Wanted) -> PathBuf {
+    folder.join(format!("{}{PART}", file.name()))
 }
 
-fn bytes_here(folder: &Path, file: &RemoteFile) -> u64 {
+fn bytes_here(folder: &Path, file: &Wanted) -> u64 {
     let size = |path: PathBuf| std::fs::metadata(path).ok().map(|metadata| metadata.len());
-    size(folder.join(&file.name)).or_else(|| size(part_of(folder, file))).unwrap_or(0)
+    size(folder.join(file.name())).or_else(|| size(part_of(folder, file))).unwrap_or(0)
 }

@@ -17,12 +17,23 @@ const WEIGHTS_FOLDER: &str = "session.model_external_initializers_file_folder_pa
 
 /// Chooses the provider for the model, and logs it.
 pub(super) fn choose(source: &Source, options: &LoadOptions) -> Result<Chosen, LoadError> {
-    let made_for = source.config.model.decoder.made_for();
+    let made_for = &source.made_for;
     let library = options.runtime_library.as_deref();
-    let chosen = provider::choose(&options.provider, &made_for, library)?;
+    let chosen = provider::choose(&options.provider, made_for, library)?;
+    if chosen.is_cpu() && !made_for.is_empty() {
+        log::warn!(
+            "{} was exported for {} and runs on the CPU ({}), where an export for CPUs is faster: \
+             phi4d pull fetches it",
+            source.folder.display(),
+            made_for.join(", "),
+            chosen.reason()
+        );
+    }
     log::info!(
         provider = chosen.provider().as_str(), name = chosen.name(), reason = chosen.reason();
-        "chose where the model runs"
+        "the model runs on {}: {}",
+        chosen.provider(),
+        chosen.reason()
     );
     Ok(chosen)
 }

@@ -29,6 +29,8 @@ pub(super) struct Source {
     pub(super) rotary_switch: Option<usize>,
     /// Bytes of the weights, as the file's graph names them.
     pub(super) weight_bytes: u64,
+    /// The providers that it was exported for; none for the CPU.
+    pub(super) made_for: Vec<String>,
     /// Differs between models, and between versions of one model's files.
     pub(super) fingerprint: [u8; 32],
 }
@@ -45,6 +47,7 @@ impl Source {
         let fingerprint = fingerprint(&graph, &path);
         // Before the edits, which add small constants: `inspect` counts the same bytes.
         let weight_bytes = inspect::weight_bytes(&graph);
+        let made_for = inspect::made_for_of(&config, &graph);
         let invalid = |reason| LoadError::Invalid { path: path.clone(), reason };
         let followed = external::follow(&graph, folder).map_err(invalid)?;
         let (graph, weights) = followed.unwrap_or_else(|| (graph, folder.into()));
@@ -61,6 +64,7 @@ impl Source {
             graph,
             rotary_switch,
             weight_bytes,
+            made_for,
             fingerprint,
         })
     }

@@ -45,5 +45,5 @@ pub use accept::{DrainOutcome, serve};
 pub use app::{App, ServerOptions};
 pub use auth::{
     AccessError, AccessFault, Environment, Key, KeyLine, KeysFile, KeysFileError, Limits, Rules,
-    Scope, rules_of,
+    Scope, certificate_fault, rules_of,
 };

@@ -14,7 +14,8 @@ use super::table::DEFINITIONS;
 pub const DROP_INS: &str = "conf.d";
 
 /// The folder of `file`'s drop-ins.
-fn drop_in_folder(file: &Path) -> PathBuf {
+#[must_use]
+pub fn drop_in_folder(file: &Path) -> PathBuf {
     match file.file_stem() {
         Some(stem) if stem != "phi4d" => file.with_extension(DROP_INS),
         _ => file.with_file_name(DROP_INS),
@@ -47,9 +48,14 @@ fn drop_ins(file: &Path, faults: &mut Vec<Fault>) -> Vec<PathBuf> {
     let folder = drop_in_folder(file);
     let entries = match std::fs::read_dir(&folder) {
         Ok(entries) => entries,
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Vec::new(),
+        // What `cp lan.toml /etc/phi4d/conf.d` makes where there is no such folder.
+        Err(error) if error.kind() == ErrorKind::NotADirectory && folder.is_file() => {
+            let reason = "it is a file; expected a folder of settings files".to_owned();
+            faults.push(Fault::File { path: folder, reason });
             return Vec::new();
         }
+        Err(error) if error.kind() == ErrorKind::NotADirectory => return Vec::new(),
         Err(error) => {
             faults.push(unreadable(&folder, "folder of settings files", &error));
             return Vec::new();

@@ -23,7 +23,7 @@ mod value;
 
 pub use define::Definition;
 pub use error::{Fault, SettingsError};
-pub use file::DROP_INS;
+pub use file::{DROP_INS, drop_in_folder};
 pub use render::{render_file, render_resolved};
 pub use resolve::{DEFAULT_FILE, Entry, Inputs, Resolved, default_file, resolve};
 pub use socket::{SocketSetting, client_socket_candidates};

@@ -157,6 +157,48 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// A web server that knows no API: files of `folder` by their paths, and 404 for all else.
+pub(crate) fn web_server(folder: &Path) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let folder = folder.to_owned();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            let mut head = String::new();
+            while !head.ends_with("\r\n\r\n") {
+                if reader.read_line(&mut head).unwrap_or(0) == 0 {
+                    break;
+                }
+            }
+            let mut words = head.split(' ');
+            let (method, path) = (words.next().unwrap_or(""), words.next().unwrap_or("/"));
+            let reply = match std::fs::read(folder.join(&path[1..])) {
+                Ok(content) => answer(200, "", content),
+                Err(_) => answer(404, "", Vec::new()),
+            };
+            let mut stream = reader.into_inner();
+            let _ = stream.write_all(reply.head.as_bytes());
+            if method != "HEAD" {
+                let _ = stream.write_all(&reply.body);
+            }
+        }
+    });
+    address
+}
+
+/// Writes the list of hashes that `sha256sum` would write for the files right in `folder`.
+pub(crate) fn write_sums(folder: &Path) {
+    let mut text = String::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let content = std::fs::read(&path).unwrap();
+        let sha = hex(ring::digest::digest(&SHA256, &content).as_ref());
+        text.push_str(&format!("{sha}  {}\n", path.file_name().unwrap().to_str().unwrap()));
+    }
+    std::fs::write(folder.join("SHA256SUMS"), text).unwrap();
+}
+
 fn is_large(path: &str) -> bool {
     path.ends_with(".data") || path.ends_with(".onnx")
 }

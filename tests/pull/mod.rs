@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::json;
 
-use self::hub::{COMMIT, Fault, Hub};
+use self::hub::{COMMIT, Fault, Hub, web_server, write_sums};
 use self::proxy::{Proxy, with_tls};
 use crate::common::{Setup, demo_folder, wait_for};
 
@@ -194,6 +194,89 @@ fn refusals_say_what_is_the_matter() {
     place.hub.state.lock().unwrap().token = None;
     place.hub.state.lock().unwrap().sizes.insert(format!("cpu/int4/{DATA}"), 1 << 60);
     told(&["pull", "phi-4", "--variant", "cpu"], 74, &["bytes free", "are needed"]);
+}
+
+/// Foundry Local's cache and Hugging Face's, and a folder that was copied by hand.
+#[test]
+fn a_model_is_taken_from_a_folder_wherever_it_is_in_it() {
+    for (below, given, name) in [
+        ("phi-4", "phi-4", "phi-4"),
+        (
+            "cache/Microsoft/Phi-4-generic-cpu/v1",
+            "cache/Microsoft/Phi-4-generic-cpu",
+            "phi-4-generic-cpu",
+        ),
+        (
+            "models--microsoft--phi-4-onnx/snapshots/0123456789ab/cpu_and_mobile/cpu-int4",
+            "models--microsoft--phi-4-onnx",
+            "phi-4",
+        ),
+    ] {
+        let place = Place::new();
+        let folder = place.folder.path().join(below);
+        std::fs::create_dir_all(folder.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(demo_folder(), &folder).unwrap();
+        let given = place.folder.path().join(given);
+        let (code, said) = place.run(&["pull", given.to_str().unwrap()]);
+        assert_eq!(code, 0, "{said}");
+        let pulled = place.models().join(name);
+        for entry in std::fs::read_dir(demo_folder()).unwrap() {
+            let name = entry.unwrap().file_name();
+            let read = |folder: &Path| std::fs::read(folder.join(&name)).unwrap();
+            assert!(read(&pulled) == read(&demo_folder()), "{name:?} differs");
+        }
+        let (_, listed) = place.run(&["list"]);
+        assert!(listed.contains(given.to_str().unwrap()), "{listed}");
+        assert!(place.hub.state.lock().unwrap().seen.is_empty(), "no network");
+    }
+}
+
+#[test]
+fn a_folder_without_a_model_or_with_wrong_bytes_is_refused() {
+    let place = Place::new();
+    let folder = place.folder.path().join("mine");
+    std::fs::create_dir(&folder).unwrap();
+    let (code, said) = place.run(&["pull", folder.to_str().unwrap()]);
+    assert_eq!(code, 66, "{said}");
+    assert!(said.contains("no model folder"), "{said}");
+    let model = crate::common::copy_demo(&folder);
+    write_sums(&model);
+    let (code, said) = place.run(&["pull", folder.to_str().unwrap()]);
+    assert_eq!(code, 0, "{said}");
+    std::fs::write(model.join("tokenizer_config.json"), "{}").unwrap();
+    let (code, said) = place.run(&["pull", folder.to_str().unwrap(), "--replace"]);
+    assert_eq!(code, 76, "{said}");
+    assert!(said.contains("tokenizer_config.json is damaged: its SHA-256"), "{said}");
+    let (code, said) = place.run(&["pull", "/nowhere/model"]);
+    assert_eq!(code, 74, "{said}");
+}
+
+#[test]
+fn a_model_is_pulled_from_a_web_server_by_its_list_of_hashes() {
+    let place = Place::new();
+    let root = tempfile::tempdir().unwrap();
+    for below in ["phi-4", "models/phi-4"] {
+        let folder = root.path().join(below);
+        std::fs::create_dir_all(&folder).unwrap();
+        for entry in std::fs::read_dir(demo_folder()).unwrap() {
+            let from = entry.unwrap().path();
+            std::fs::copy(&from, folder.join(from.file_name().unwrap())).unwrap();
+        }
+        let address = web_server(root.path());
+        let url = format!("http://{address}/{below}/");
+        let (code, said) = place.run(&["pull", &url, "--replace"]);
+        assert_eq!(code, 66, "{said}");
+        assert!(said.contains("SHA256SUMS"), "{said}");
+        write_sums(&folder);
+        let (code, said) = place.run(&["pull", &url, "--replace"]);
+        assert_eq!(code, 0, "{said}");
+        place.assert_pulled();
+        std::fs::write(folder.join("tokenizer.json"), "{}").unwrap();
+        let (code, said) = place.run(&["pull", &url, "--replace"]);
+        assert_eq!(code, 76, "{said}");
+        assert!(said.contains("tokenizer.json is damaged"), "{said}");
+        std::fs::remove_dir_all(place.models()).unwrap();
+    }
 }
 
 /// What a pull with these variables prints, and its exit code.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueHint};
 
 /// How to reach the daemon and what to ask of it.
-#[derive(Debug, Default, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub(crate) struct ClientArgs {
     /// The daemon's Unix socket. Default: the one in the settings, else the daemon's default path
     #[arg(long, value_name = "PATH", conflicts_with = "url", value_hint = ValueHint::AnyPath)]
@@ -62,10 +62,15 @@ pub(crate) struct ChatArgs {
 }
 
 /// One question.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct RunArgs {
-    /// The question. Piped input is appended to it, or is the question if this is omitted
-    #[arg(value_name = "PROMPT")]
+    /// The question. Piped input is appended to it, or is the question if this is omitted. A model's
+    /// name before it (`phi4d run phi-4 "Hello!"`) asks that model, which is downloaded if it is
+    /// missing; a name alone, on a terminal, begins a chat
+    #[arg(id = "words", value_name = "[MODEL] PROMPT", num_args = 0..=2)]
+    pub(crate) words: Vec<String>,
+    /// The last of `words`, unless that is a model's name.
+    #[arg(skip)]
     pub(crate) prompt: Option<String>,
     /// Text file to put before the question; may be repeated
     #[arg(short = 'f', long = "file", value_name = "FILE", value_hint = ValueHint::FilePath)]

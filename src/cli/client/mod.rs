@@ -19,6 +19,9 @@ use phi4d_fetch::{Client, FetchError, Server, Trust, Url};
 use phi4d_os::{effective_uid, owner};
 use phi4d_settings::{ListenAddress, SocketSetting, client_socket_candidates, resolve};
 
+/// Where systemd puts the service's socket.
+const SERVICE_FOLDER: &str = "/run/phi4d";
+
 /// The daemon's address, and how to send requests to it. Proxies are not used: the daemon is on
 /// this machine or near it.
 #[derive(Debug)]
@@ -113,6 +116,7 @@ impl Daemon {
 
 fn absent(error: FetchError) -> Fatal {
     match error {
+        FetchError::Denied { path } => Fatal::Denied { hint: socket_hint(&path), path },
         FetchError::Unreachable { host, reason, may_come } => {
             Fatal::Unreachable { address: host, reason, may_come }
         }
@@ -161,6 +165,20 @@ impl EventStream {
                 None => return Ok(None),
             }
         }
+    }
+}
+
+/// What lets a user connect to the socket at `path`.
+pub(super) fn socket_hint(path: &Path) -> String {
+    let user = std::env::var("USER").ok().filter(|name| !name.is_empty());
+    let user = user.unwrap_or_else(|| "NAME".to_owned());
+    if path.starts_with(SERVICE_FOLDER) {
+        format!(
+            "members of the group phi4d may use it: sudo adduser {user} phi4d, then log in again \
+             (or, in this shell: newgrp phi4d)"
+        )
+    } else {
+        "ask its owner, or name another daemon by --socket or --url".to_owned()
     }
 }
 

@@ -33,6 +33,8 @@ struct Finding {
     text: String,
     /// What to do about it; empty where there is nothing to do.
     mend: String,
+    /// The command that does it, if that harms nothing whatever the cause is.
+    fix: Vec<String>,
 }
 
 /// All findings, in the order of the checks, with figures for programs.
@@ -68,13 +70,35 @@ impl Findings {
         self.add(check, Level::Fault, text.into(), mend.into());
     }
 
+    /// Adds what is to be mended, by a command that harms nothing.
+    pub(super) fn fix(&mut self, check: &'static str, text: impl Into<String>, command: &[&str]) {
+        self.list.push(Finding {
+            check,
+            level: Level::Fault,
+            text: text.into(),
+            mend: command.join(" "),
+            fix: command.iter().map(|word| (*word).to_owned()).collect(),
+        });
+    }
+
+    /// The commands that mend faults and harm nothing, each once.
+    pub(super) fn fixes(&self) -> Vec<Vec<String>> {
+        let mut fixes: Vec<Vec<String>> = Vec::new();
+        for fix in self.list.iter().map(|finding| &finding.fix) {
+            if !fix.is_empty() && !fixes.contains(fix) {
+                fixes.push(fix.clone());
+            }
+        }
+        fixes
+    }
+
     /// Adds a figure for the JSON output only.
     pub(super) fn figure(&mut self, name: &str, value: Value) {
         self.figures.insert(name.to_owned(), value);
     }
 
     fn add(&mut self, check: &'static str, level: Level, text: String, mend: String) {
-        self.list.push(Finding { check, level, text, mend });
+        self.list.push(Finding { check, level, text, mend, fix: Vec::new() });
     }
 
     pub(super) fn faults(&self) -> usize {
@@ -104,6 +128,7 @@ impl Findings {
                     "level": finding.level.as_str().to_lowercase(),
                     "text": finding.text,
                     "mend": finding.mend,
+                    "fix": finding.fix,
                 })
             })
             .collect();
@@ -124,6 +149,7 @@ mod tests {
         findings.note("speed", "slow", "");
         findings.figure("cores", json!(2));
         assert_eq!(findings.faults(), 1);
+        assert!(findings.fixes().is_empty());
         assert_eq!(
             findings.text(),
             "ok    memory    enough\nFAULT state     not there\n                -> make it\nnote  \
@@ -132,5 +158,15 @@ mod tests {
         let value: Value = serde_json::from_str(&findings.json()).unwrap();
         assert_eq!(value["findings"][1]["level"], "fault");
         assert_eq!(value["figures"]["cores"], 2);
+    }
+
+    #[test]
+    fn what_harms_nothing_is_done_once() {
+        let mut findings = Findings::default();
+        findings.fix("service", "changed", &["systemctl", "daemon-reload"]);
+        findings.fix("service", "changed, too", &["systemctl", "daemon-reload"]);
+        assert_eq!(findings.faults(), 2);
+        assert_eq!(findings.fixes(), [["systemctl", "daemon-reload"]]);
+        assert!(findings.text().contains("-> systemctl daemon-reload"));
     }
 }

@@ -1,16 +1,15 @@
 //! Is the machine fit: hardware, limits, and how fast answers come?
 
+use std::path::Path;
+
 use serde_json::json;
 
 use super::findings::Findings;
-use crate::report::machine::{Machine, READ_BYTES, address_space, read_rate};
+use crate::report::machine::{Machine, READ_BYTES, SHARE_OF_BANDWIDTH, address_space, read_rate};
 use crate::report::{ModelReport, bytes};
 use phi4d_model::{self as model, Provider};
 use phi4d_os as os;
 use phi4d_settings::Settings;
-
-/// How much of the read bandwidth a decode step was found to use (benches/RESULTS.md).
-const SHARE: f64 = 0.75;
 
 pub(super) fn hardware(findings: &mut Findings) {
     const CHECK: &str = "hardware";
@@ -54,6 +53,19 @@ pub(super) fn hardware(findings: &mut Findings) {
         );
     }
     findings.figure("gpus", json!(gpus));
+}
+
+/// Settings of the kernel, in `folder`, that keep the daemon from running or slow it down.
+pub(super) fn kernel(folder: &Path, findings: &mut Findings) {
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
+    if read("overcommit_memory").trim() == "2" {
+        findings.fault(
+            "kernel",
+            "vm.overcommit_memory is 2: the kernel counts the KV cache's address space as if it were \
+             used, and refuses it",
+            "sysctl vm.overcommit_memory=0, and the same in /etc/sysctl.d",
+        );
+    }
 }
 
 /// Whether the process's limits leave room for what the settings ask for.
@@ -118,12 +130,12 @@ pub(super) fn speed(settings: &Settings, model: &ModelReport, findings: &mut Fin
         format!(
             "{threads} threads read {:.1} GB/s; about {:.1} tokens/s for one answer, at most {most:.1}",
             rate / 1e9,
-            most * SHARE
+            most * SHARE_OF_BANDWIDTH
         ),
     );
     findings.figure("read_bytes_per_second", json!(rate));
     findings.figure("step_bytes", json!(step));
-    findings.figure("expected_tokens_per_second", json!(most * SHARE));
+    findings.figure("expected_tokens_per_second", json!(most * SHARE_OF_BANDWIDTH));
 }
 
 #[expect(clippy::cast_precision_loss, reason = "sizes far below where that shows")]
@@ -158,6 +170,18 @@ mod tests {
             judged(Some(1000))
                 .contains("FAULT limits    the address space is limited to 1000 bytes")
         );
+    }
+
+    #[test]
+    fn strict_overcommit_is_a_fault() {
+        let folder = tempfile::tempdir().unwrap();
+        for (value, faults) in [("0\n", 0), ("1\n", 0), ("2\n", 1)] {
+            std::fs::write(folder.path().join("overcommit_memory"), value).unwrap();
+            let mut findings = Findings::default();
+            kernel(folder.path(), &mut findings);
+            assert_eq!(findings.faults(), faults, "{value}");
+        }
+        kernel(&folder.path().join("none"), &mut Findings::default());
     }
 
     #[test]

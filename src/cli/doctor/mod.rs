@@ -4,36 +4,39 @@
 mod findings;
 mod machine;
 mod service;
+mod sockets;
+mod units;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
 use super::args::{DoctorArgs, SettingsArgs};
 use super::exit::Fatal;
-use super::output::print;
+use super::output::{note, print};
 use super::report::{self, ModelReport, bytes, memory_lines};
+use super::service::{Unit, run as run_program};
 use super::start;
 use findings::Findings;
-use phi4d_model::{self as model, MemoryPlan};
+use phi4d_model::{self as model, LoadError, MemoryPlan};
+use phi4d_os as os;
+use phi4d_server::{AccessFault, certificate_fault};
 use phi4d_settings::{ListenAddress, Settings};
+pub(super) use service::files_of;
+use units::Units;
 
 pub(super) fn run(arguments: &DoctorArgs) -> Result<(), Fatal> {
-    let mut findings = Findings::default();
-    machine::hardware(&mut findings);
-    if let Some(settings) = settings(&arguments.settings, &mut findings)? {
-        access(&settings, &mut findings);
-        runtime(&settings, &mut findings);
-        let model = model(&settings, &mut findings);
-        provider(&settings, model.as_ref(), &mut findings);
-        if let Some(model) = &model {
-            memory(&model.plan, &mut findings);
-            if !arguments.no_speed {
-                machine::speed(&settings, model, &mut findings);
+    let mut findings = examine(arguments)?;
+    if arguments.fix && !findings.fixes().is_empty() {
+        for command in findings.fixes() {
+            note(&command.join(" "));
+            let words: Vec<&str> = command.iter().map(String::as_str).collect();
+            if let Err(error) = run_program(words[0], &words[1..]) {
+                note(&error);
             }
         }
-        service::state(&settings, &mut findings);
-        service::sockets(&settings, &mut findings);
-        service::unit(&settings, model.as_ref(), &mut findings);
-        machine::limits(&settings, &mut findings);
+        findings = examine(arguments)?;
     }
     print(&if arguments.json { findings.json() } else { findings.text() })?;
     match findings.faults() {
@@ -42,10 +45,104 @@ pub(super) fn run(arguments: &DoctorArgs) -> Result<(), Fatal> {
     }
 }
 
+/// The daemon that is judged: the installed service, or one that the caller would start.
+struct Subject {
+    units: Units,
+    /// Variables that systemd sets for the service.
+    environment: BTreeMap<String, String>,
+}
+
+impl Subject {
+    fn find() -> Self {
+        let units = Units::find();
+        let environment = units.service.as_ref().map(Unit::environment).unwrap_or_default();
+        Self { units, environment }
+    }
+
+    fn service(&self) -> Option<&Unit> {
+        self.units.service.as_ref()
+    }
+
+    /// A variable of the daemon's environment.
+    fn variable(&self, name: &str) -> Option<String> {
+        self.environment.get(name).cloned().or_else(|| start::variable(name))
+    }
+
+    /// Whether the caller sees less than the daemon does, so that what it can't read is no fault.
+    fn is_strangers(&self) -> bool {
+        self.service().is_some() && os::effective_uid() != 0
+    }
+
+    /// Bytes that the daemon can have: what is free, what it has already, and at most its limit.
+    fn memory(&self) -> usize {
+        let spare = os::spare_memory();
+        let Some(service) = self.service() else { return spare };
+        let number = |key| service.number(key).and_then(|bytes| usize::try_from(bytes).ok());
+        let own = number("MemoryCurrent").filter(|_| service.is_active()).unwrap_or(0);
+        number("MemoryMax").map_or(spare + own, |limit| limit.min(spare + own))
+    }
+}
+
+/// Runs all checks.
+fn examine(arguments: &DoctorArgs) -> Result<Findings, Fatal> {
+    let mut findings = Findings::default();
+    let subject = Subject::find();
+    machine::hardware(&mut findings);
+    machine::kernel(Path::new("/proc/sys/vm"), &mut findings);
+    if let Some(settings) = settings(&arguments.settings, &subject, &mut findings)? {
+        access(&settings, &subject, &mut findings);
+        runtime(&settings, &mut findings);
+        let model = model(&settings, &subject, &mut findings);
+        provider(&settings, model.as_ref(), &mut findings);
+        if let Some(model) = &model {
+            service::prepared(model, &mut findings);
+            memory(&model.plan, &mut findings);
+            if !arguments.no_speed {
+                machine::speed(&settings, model, &mut findings);
+            }
+        }
+        let lookup = |name: &str| subject.variable(name);
+        service::state(&settings, subject.service(), lookup, &mut findings);
+        sockets::sockets(&settings, &subject.units, lookup, &mut findings);
+        if let Some(unit) = subject.service() {
+            let files = settings_files(&arguments.settings);
+            service::readable(unit, &settings, model.as_ref(), &files, &mut findings);
+            units::settings_in_use(unit, &files, &mut findings);
+            if os::effective_uid() != 0 {
+                let hint = "sudo phi4d doctor looks at files as the service does";
+                findings.note("service", "this user sees less than the service", hint);
+            }
+        } else {
+            machine::limits(&settings, &mut findings);
+        }
+        subject.units.judge(&settings, &mut findings);
+    } else if let Some(unit) = subject.service() {
+        units::state(unit, &mut findings);
+    }
+    if subject.service().is_some() {
+        units::instances(&mut findings);
+    }
+    Ok(findings)
+}
+
+/// The settings file and its drop-ins, as far as they are there.
+fn settings_files(arguments: &SettingsArgs) -> Vec<PathBuf> {
+    let file = arguments.file();
+    let folder = phi4d_settings::drop_in_folder(&file);
+    let drop_ins = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let drop_ins = drop_ins.map(|entry| entry.path());
+    let drop_ins = drop_ins.filter(|path| path.extension().is_some_and(|last| last == "toml"));
+    [file].into_iter().chain(drop_ins).filter(|path| path.exists()).collect()
+}
+
 /// The settings, if they can be read.
-fn settings(arguments: &SettingsArgs, findings: &mut Findings) -> Result<Option<Settings>, Fatal> {
+fn settings(
+    arguments: &SettingsArgs,
+    subject: &Subject,
+    findings: &mut Findings,
+) -> Result<Option<Settings>, Fatal> {
     const CHECK: &str = "settings";
-    let resolved = match arguments.resolve(&[]) {
+    let resolved = match arguments.resolve_in(&subject.environment, &[]) {
         Ok(resolved) => resolved,
         Err(Fatal::Settings(error)) => {
             for fault in error.faults {
@@ -74,17 +171,28 @@ fn settings(arguments: &SettingsArgs, findings: &mut Findings) -> Result<Option<
     Ok(Some(settings))
 }
 
-fn access(settings: &Settings, findings: &mut Findings) {
-    match report::access(settings) {
+fn access(settings: &Settings, subject: &Subject, findings: &mut Findings) {
+    const CHECK: &str = "access";
+    match report::access(settings, subject.units.addresses()) {
         Ok(rules) => {
             let has_tls = settings.tls_cert_file.is_some();
             judge_access(settings.listen.as_ref(), rules.need_key(), has_tls, findings);
         }
         Err(error) => {
             for fault in error.faults {
-                findings.fault("access", fault.to_string(), "man phi4d.toml describes each key");
+                let hidden = matches!(&fault, AccessFault::File { source, .. }
+                    if source.kind() == std::io::ErrorKind::PermissionDenied);
+                if hidden && subject.is_strangers() {
+                    findings.note(CHECK, fault.to_string(), "sudo phi4d doctor");
+                } else {
+                    let mend = "man phi4d.toml describes each key";
+                    findings.fault(CHECK, fault.to_string(), mend);
+                }
             }
         }
+    }
+    if let Some(fault) = certificate_fault(settings) {
+        findings.fault(CHECK, fault, "renew it, then systemctl reload phi4d");
     }
 }
 
@@ -144,15 +252,24 @@ fn runtime(settings: &Settings, findings: &mut Findings) {
 }
 
 /// What is known of the model, if its folder can be read.
-fn model(settings: &Settings, findings: &mut Findings) -> Option<ModelReport> {
+fn model(settings: &Settings, subject: &Subject, findings: &mut Findings) -> Option<ModelReport> {
     const CHECK: &str = "model";
     const REPLACE: &str = "phi4d pull NAME --replace, or copy the folder again";
     let Some(folder) = &settings.model else {
         findings.fault(CHECK, "no model is set", "set model to a model's folder; phi4d pull phi-4");
         return None;
     };
-    let model = match ModelReport::gather(settings, folder) {
+    let lookup = |name: &str| subject.variable(name);
+    let memory = start::memory_settings_of(settings, subject.memory(), lookup);
+    let model = match ModelReport::gather(settings, folder, &memory) {
         Ok(model) => model,
+        Err(LoadError::Read { path, source })
+            if source.kind() == std::io::ErrorKind::PermissionDenied && subject.is_strangers() =>
+        {
+            let text = format!("this user may not read {}", path.display());
+            findings.note(CHECK, text, "sudo phi4d doctor");
+            return None;
+        }
         Err(error) => {
             let mend = "phi4d pull fetches models, with --replace over a damaged one";
             findings.fault(CHECK, error.to_string(), mend);

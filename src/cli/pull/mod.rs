@@ -1,99 +1,132 @@
-//! `phi4d pull`, `phi4d list` and `phi4d remove`: models from a Hugging Face compatible endpoint.
+//! `phi4d pull`, `phi4d list` and `phi4d remove`: models from a Hugging Face compatible endpoint, a web
+//! server or a folder.
 
 mod bar;
+mod forecast;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::args::{ModelsArgs, PullArgs, RemoveArgs, VariantChoice, ambient_inputs};
 use super::exit::Fatal;
-use super::output::print;
+use super::output::{note, print};
+use super::places;
 use bar::{Bar, bytes};
-use phi4d_fetch::{Client, Models, Proxies, Pull, Source, Trust, Variant};
-use phi4d_os::effective_uid;
-use phi4d_settings::{Provider, resolve};
-
-/// Where packages let models live.
-const SYSTEM_MODELS: &str = "/var/lib/phi4d/models";
+use phi4d_fetch::{Client, Place, Proxies, Pull, Source, Trust, Variant};
+use phi4d_settings::{Provider, Settings, resolve};
 
 /// A file that NVIDIA's driver makes.
 const NVIDIA_DEVICE: &str = "/dev/nvidiactl";
 
 pub(super) fn pull(arguments: &PullArgs) -> Result<(), Fatal> {
+    let folder = fetch(arguments)?;
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    print(&format!(
+        "{}\nserve it by phi4d serve {name}, or in the installed service by phi4d use {name}\n",
+        folder.display()
+    ))
+}
+
+/// The folder of the model that is called `name`: a folder's path, an installed model, or one that is
+/// downloaded now.
+pub(super) fn obtain(name: &str) -> Result<PathBuf, Fatal> {
+    let path = Path::new(name);
+    if path.join("genai_config.json").exists() {
+        return path
+            .canonicalize()
+            .map_err(|error| Fatal::File { path: path.to_owned(), reason: error.to_string() });
+    }
+    let arguments = PullArgs::of(name);
+    let source = || Some(source(&arguments, variant(arguments.variant)).ok()?.name);
+    let known = places::installed(name).or_else(|| places::installed(&source()?));
+    known.map_or_else(|| fetch(&arguments), Ok)
+}
+
+/// Downloads what the arguments name, after saying what that takes.
+fn fetch(arguments: &PullArgs) -> Result<PathBuf, Fatal> {
     let variant = variant(arguments.variant);
-    let mut source = Source::parse(&arguments.model, arguments.endpoint.as_deref(), variant)?;
-    if let Some(revision) = &arguments.revision {
-        source.revision.clone_from(revision);
-    }
-    if let Some(name) = &arguments.name {
-        source.name.clone_from(name);
-    }
+    let source = source(arguments, variant)?;
     let client = client(arguments)?;
-    let models = models(&arguments.models);
+    let models = places::models(arguments.models.models.as_deref());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|source| Fatal::System { action: "start the network", source })?;
     let replace = arguments.replace;
-    let folder = runtime.block_on(async {
+    runtime.block_on(async {
         let pull = Pull { client: &client, source, models: &models, variant, replace };
         let plan = pull.plan().await?;
+        let config = plan.read("genai_config.json", &mut |_| {}).await?.unwrap_or_default();
+        for line in forecast::lines(&plan, &config, variant, context()) {
+            note(&line);
+        }
         let mut bar = Bar::begin(&plan.from, plan.total);
         let folder = plan.run(&mut |progress| bar.show(&progress)).await;
         bar.end();
-        folder
-    })?;
-    print(&format!(
-        "{}\nserve it by model = {:?} in the settings, or --model\n",
-        folder.display(),
-        folder.display().to_string()
-    ))
+        Ok(folder?)
+    })
+}
+
+/// Where the model is, by all arguments.
+fn source(arguments: &PullArgs, variant: Variant) -> Result<Source, Fatal> {
+    let mut source = Source::parse(&arguments.model, arguments.endpoint.as_deref(), variant)?;
+    if let Some(revision) = &arguments.revision {
+        let Place::Hub(repository) = &mut source.place else {
+            return Err(Fatal::Usage("--revision is for repositories only".to_owned()));
+        };
+        repository.revision.clone_from(revision);
+    }
+    if let Some(name) = &arguments.name {
+        source.name.clone_from(name);
+    }
+    Ok(source)
 }
 
 pub(super) fn list(arguments: &ModelsArgs) -> Result<(), Fatal> {
     let mut text = String::new();
-    for model in models(arguments).list()? {
+    let models = places::models(arguments.models.as_deref());
+    for model in models.list()? {
         let state = if model.is_whole { "" } else { "  (incomplete: pull it again)" };
         let origin = model.origin.unwrap_or_default();
         // Writing to a String can't fail.
         let _ = writeln!(text, "{:<24} {:>10}  {origin}{state}", model.name, bytes(model.bytes));
     }
+    if text.is_empty() {
+        let folder = models.folder("");
+        note(&format!("no models in {}; phi4d pull phi-4 downloads one", folder.display()));
+    }
     print(&text)
 }
 
 pub(super) fn remove(arguments: &RemoveArgs) -> Result<(), Fatal> {
-    let freed = models(&arguments.models).remove(&arguments.name)?;
+    let freed = places::models(arguments.models.models.as_deref()).remove(&arguments.name)?;
     print(&format!("removed {}: {}\n", arguments.name, bytes(freed)))
 }
 
-/// The folder that was named, else the packages' one for root and one's own for others.
-fn models(arguments: &ModelsArgs) -> Models {
-    let own = || {
-        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-        let data = set("XDG_DATA_HOME").or_else(|| set("LOCALAPPDATA").filter(|_| cfg!(windows)));
-        let data = data.map(PathBuf::from);
-        let data = data.or_else(|| Some(Path::new(&set("HOME")?).join(".local/share")));
-        data.filter(|_| effective_uid() != 0).map(|data| data.join("phi4d/models"))
-    };
-    let folder = arguments.models.clone().or_else(own);
-    Models::new(folder.unwrap_or_else(|| PathBuf::from(SYSTEM_MODELS)))
+/// The settings of the daemon that is going to serve the model. Those that can't be read are the
+/// daemon's trouble.
+fn settings() -> Option<Settings> {
+    let inputs = ambient_inputs(std::env::var_os("PHI4D_CONFIG").map(Into::into));
+    resolve(&inputs).ok().map(|resolved| resolved.settings)
 }
 
-/// What was asked for, else what the settings' provider runs. Settings that can't be read are the
-/// daemon's trouble.
+fn context() -> usize {
+    settings().map_or(0, |settings| settings.context_tokens)
+}
+
+/// What was asked for, else what the settings' provider runs.
 fn variant(choice: VariantChoice) -> Variant {
     match choice {
         VariantChoice::Cpu => return Variant::Cpu,
         VariantChoice::Gpu => return Variant::Gpu,
         VariantChoice::Auto => {}
     }
-    let settings = resolve(&ambient_inputs(std::env::var_os("PHI4D_CONFIG").map(Into::into)));
-    let provider = settings.map_or(Provider::Auto, |resolved| resolved.settings.provider);
+    let provider = settings().map_or(Provider::Auto, |settings| settings.provider);
     if !matches!(provider, Provider::Cpu | Provider::Auto) {
         return Variant::Gpu;
     }
     if Path::new(NVIDIA_DEVICE).exists() {
-        log_line(
+        note(
             "this machine has an NVIDIA GPU and the settings say provider = \"cpu\"; \
                   --variant gpu fetches the export for GPUs",
         );
@@ -129,10 +162,4 @@ fn token(arguments: &PullArgs) -> Result<Option<String>, Fatal> {
         None => std::env::var("HF_TOKEN").ok(),
     };
     Ok(text.map(|text| text.trim().to_owned()).filter(|token| !token.is_empty()))
-}
-
-fn log_line(text: &str) {
-    use std::io::Write as _;
-    // Without standard error the note has no reader.
-    let _ = writeln!(std::io::stderr().lock(), "phi4d: {text}");
 }

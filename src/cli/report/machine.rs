@@ -15,6 +15,9 @@ const MAKERS: [(&str, &str); 4] =
 /// Bytes of each of the two blocks that a thread reads for [`read_rate`]: more than caches hold.
 pub(crate) const READ_BYTES: usize = 128 << 20;
 
+/// How much of the read bandwidth a decode step was found to use (benches/RESULTS.md).
+pub(crate) const SHARE_OF_BANDWIDTH: f64 = 0.75;
+
 const READ_TIME: Duration = Duration::from_millis(400);
 
 /// What the machine is.

@@ -3,14 +3,17 @@
 
 pub(super) mod machine;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::start;
 use phi4d_generate::{TextFacts, TextLoadError, inspect_text};
-use phi4d_model::{self as model, Export, LoadError, MemoryPlan, Provider};
-use phi4d_os as os;
+use phi4d_model::{self as model, Export, LoadError, MemoryPlan, MemorySettings, Provider};
 use phi4d_server::{self as server, AccessError, Environment, Rules};
 use phi4d_settings::Settings;
+
+/// Where systemd puts the service's credentials while it runs; only root can look there.
+const SERVICE_CREDENTIALS: &str = "/run/credentials/phi4d.service";
 
 /// What is known of a model's folder without loading the model.
 pub(super) struct ModelReport {
@@ -22,19 +25,22 @@ pub(super) struct ModelReport {
 }
 
 impl ModelReport {
-    /// Reads `folder`.
+    /// Reads `folder`, for a daemon whose memory plan follows from `memory`.
     ///
     /// # Errors
     /// If it holds no export that can be read. Damaged weights and an unusable tokenizer are facts.
-    pub(super) fn gather(settings: &Settings, folder: &Path) -> Result<Self, LoadError> {
+    pub(super) fn gather(
+        settings: &Settings,
+        folder: &Path,
+        memory: &MemorySettings,
+    ) -> Result<Self, LoadError> {
         let export = model::inspect(folder)?;
         let runs = Runs::find(settings, &export);
         // Every provider but the CPU has its KV cache in its device's memory.
         let on_device = matches!(runs.provider, Ok((provider, _)) if provider != Provider::Cpu);
         let limits = export.limits(&start::load_options(settings, folder), on_device);
-        let memory = start::memory_settings(settings, os::spare_memory());
         Ok(Self {
-            plan: MemoryPlan::new(&limits, export.weight_bytes(), &memory),
+            plan: MemoryPlan::new(&limits, export.weight_bytes(), memory),
             text: inspect_text(folder),
             folder: folder.to_path_buf(),
             export,
@@ -110,13 +116,16 @@ fn cpu_kernels(export: &Export, wanted: bool) -> String {
     format!("ONNX Runtime's, as {why}")
 }
 
-/// Who gets in, by the settings and the files that they name.
+/// Who gets in, by the settings and the files that they name, if the service manager passes sockets at
+/// the addresses `passed`.
 ///
 /// # Errors
 /// With every fault in them.
-pub(super) fn access(settings: &Settings) -> Result<Rules, AccessError> {
-    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(Into::into);
-    server::rules_of(settings, &Environment { credentials, ..Environment::default() })
+pub(super) fn access(settings: &Settings, passed: Vec<SocketAddr>) -> Result<Rules, AccessError> {
+    let given = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    let credentials = given.or_else(|| Some(SERVICE_CREDENTIALS.into()));
+    let environment = Environment { credentials, passed, ..Environment::default() };
+    server::rules_of(settings, &environment)
 }
 
 /// The memory plan as lines of a name and its value.

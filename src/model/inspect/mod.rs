@@ -13,6 +13,7 @@ use super::genai_config::GenaiConfig;
 use super::load_options::LoadOptions;
 use super::memory::page_bytes;
 use super::plan::{KvGrowth, ModelLimits};
+use super::provider::ANY_GPU;
 use super::rotary_joined;
 
 pub use graph::{Attention, Quantised, TensorInfo};
@@ -25,7 +26,8 @@ pub struct Export {
     pub model: Shape,
     /// The program that wrote the graph, with its version, as it calls itself.
     pub producer: String,
-    /// The providers that it was exported for, as the model builder calls them; none for the CPU.
+    /// The providers that it was exported for, as the model builder calls them; none for the CPU, and
+    /// `gpu` if its files name none and its cache or logits are of half precision.
     pub made_for: Vec<String>,
     /// Inputs but for the cache.
     pub inputs: Vec<TensorInfo>,
@@ -159,6 +161,7 @@ pub fn inspect(folder: &Path) -> Result<Export, LoadError> {
         std::fs::read(&path).map_err(|source| LoadError::Read { path: path.clone(), source })?;
     let graph = graph::read(&bytes)
         .map_err(|damage| LoadError::Invalid { path: path.clone(), reason: damage.to_string() })?;
+    let made_for = made_for(&config, &graph);
     let cache_names = |name: &str| {
         let decoder = &config.model.decoder;
         let (ins, outs) = (&decoder.inputs, &decoder.outputs);
@@ -191,7 +194,7 @@ pub fn inspect(folder: &Path) -> Result<Export, LoadError> {
         rotary,
         usable_context,
         producer: graph.producer,
-        made_for: decoder.made_for(),
+        made_for,
         inputs,
         outputs,
         cache: cached.into_iter().next(),
@@ -220,6 +223,21 @@ pub fn inspect(folder: &Path) -> Result<Export, LoadError> {
 /// The sum of sizes, which a damaged graph may name as large as it likes.
 fn total(first: u64, sizes: impl Iterator<Item = u64>) -> u64 {
     sizes.fold(first, u64::saturating_add)
+}
+
+/// The providers that the export in `bytes` was made for, as the model builder calls them; none for the
+/// CPU, nor for a damaged graph.
+pub(super) fn made_for_of(config: &GenaiConfig, bytes: &[u8]) -> Vec<String> {
+    graph::read(bytes).map_or_else(|_| Vec::new(), |graph| made_for(config, &graph))
+}
+
+/// Exports for GPUs are published without their `provider_options` by now, to be used with any
+/// provider. Half precision at the graph's ends shows them: exports for the CPU have single.
+fn made_for(config: &GenaiConfig, graph: &graph::Graph) -> Vec<String> {
+    let named = config.model.decoder.made_for();
+    let mut ends = graph.inputs.iter().chain(&graph.outputs);
+    let is_half = ends.any(|end| matches!(end.element, "float16" | "bfloat16"));
+    if named.is_empty() && is_half { vec![ANY_GPU.to_owned()] } else { named }
 }
 
 /// Bytes of all weights that a graph names; 0 if it is damaged, which its reader reports.
@@ -376,6 +394,31 @@ mod tests {
         assert!(damage()[0].contains("model.onnx.data is missing"), "{:?}", damage());
         std::fs::write(folder.path().join("model.onnx.data"), [0; 1000]).unwrap();
         assert!(damage()[0].contains("is truncated: it has 1000 bytes"), "{:?}", damage());
+    }
+
+    /// As Microsoft publishes Phi-4-mini for GPUs now.
+    #[test]
+    fn an_export_for_gpus_shows_by_its_half_precision_when_it_names_no_provider() {
+        let demo_gpu = demo().parent().unwrap().join("demo-gpu");
+        assert_eq!(inspect(&demo_gpu).unwrap().made_for, ["webgpu"]);
+        assert!(inspect(&demo()).unwrap().made_for.is_empty());
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::copy(demo_gpu.join("model.onnx"), folder.path().join("model.onnx")).unwrap();
+        let text = std::fs::read(demo_gpu.join("genai_config.json")).unwrap();
+        let mut config: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        for options in [serde_json::json!([]), serde_json::Value::Null] {
+            let session = config.pointer_mut("/model/decoder/session_options").unwrap();
+            match options {
+                serde_json::Value::Null => session.as_object_mut().unwrap().clear(),
+                list => session["provider_options"] = list,
+            }
+            let text = config.to_string();
+            std::fs::write(folder.path().join("genai_config.json"), &text).unwrap();
+            assert_eq!(inspect(folder.path()).unwrap().made_for, ["gpu"], "{text}");
+        }
+        // Quantised caches are of integers; the logits show it then. A CPU export's are not half.
+        let longrope = demo().parent().unwrap().join("longrope");
+        assert!(inspect(&longrope).unwrap().made_for.is_empty());
     }
 
     #[test]

@@ -154,6 +154,9 @@ pub(super) fn choose(
 const ORDER: [(Provider, &str); 3] =
     [(Provider::Cuda, "cuda"), (Provider::DirectMl, "dml"), (Provider::WebGpu, "webgpu")];
 
+/// Stands for the provider of an export for GPUs that names none.
+pub(super) const ANY_GPU: &str = "gpu";
+
 /// The first provider that starts. Exports for the CPU (which name no other provider) stay on it:
 /// their cache is twice as large as that of exports for devices.
 fn choose_auto(
@@ -166,7 +169,8 @@ fn choose_auto(
         let reason = "provider_library names a library";
         return Ok(Chosen::of(settings, Provider::Plugin, environment)?.because(reason));
     }
-    let for_devices = made_for.iter().any(|name| ORDER.iter().any(|(_, known)| known == name));
+    let for_devices =
+        made_for.iter().any(|name| name == ANY_GPU || ORDER.iter().any(|(_, known)| known == name));
     if !for_devices {
         return Ok(Chosen::cpu("the model was exported for the CPU".into()));
     }
@@ -183,7 +187,6 @@ fn choose_auto(
         }
     }
     let reason = format!("no other can be used: {}", refusals.join("; "));
-    log::warn!("the model was exported for a GPU and runs on the CPU, as {reason}");
     Ok(Chosen::cpu(reason))
 }
 

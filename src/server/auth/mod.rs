@@ -20,6 +20,7 @@ pub use fault::{AccessError, AccessFault};
 pub use keys::{Key, KeyLine, Scope};
 pub use limits::Limits;
 pub use load::{Environment, rules_of};
+pub use tls::certificate_fault;
 
 pub(super) use admit::{Admission, Parts, X_API_KEY, admit};
 pub(super) use cors::preflight;

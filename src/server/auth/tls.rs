@@ -75,7 +75,9 @@ fn build(
     roots: Option<(&Path, Chain)>,
 ) -> Result<Arc<ServerConfig>, AccessFault> {
     let provider = Arc::new(default_provider());
-    warn_of_dates(cert, &chain, &provider);
+    if let Some(fault) = fault_of_dates(cert, &chain, &provider) {
+        log::warn!("{fault}");
+    }
     let unusable = |name: &'static str, path: &Path, reason: String| AccessFault::File {
         key: name,
         path: path.to_owned(),
@@ -104,13 +106,18 @@ fn build(
     Ok(Arc::new(config))
 }
 
-/// Warns of a certificate that is not valid now. It is served all the same: the clock may be wrong,
-/// and refusing to start would not help clients.
-fn warn_of_dates(path: &Path, chain: &Chain, provider: &CryptoProvider) {
-    let Some(parsed) = chain.first().and_then(|first| ParsedCertificate::try_from(first).ok())
-    else {
-        return;
-    };
+/// What is wrong with the dates of the certificate that the settings name, if something is and the
+/// certificate can be read. It is served all the same: the clock may be wrong, and refusing to start
+/// would not help clients.
+#[must_use]
+pub fn certificate_fault(settings: &Settings) -> Option<String> {
+    let path = settings.tls_cert_file.as_deref()?;
+    let chain = certificates("tls_cert_file", path).ok()?;
+    fault_of_dates(path, &chain, &default_provider())
+}
+
+fn fault_of_dates(path: &Path, chain: &Chain, provider: &CryptoProvider) -> Option<String> {
+    let parsed = ParsedCertificate::try_from(chain.first()?).ok()?;
     // rustls has no check of dates alone. This one checks them first, and without roots always
     // fails later, so only errors about dates mean something.
     let checked = verify_server_cert_signed_by_trust_anchor(
@@ -120,18 +127,16 @@ fn warn_of_dates(path: &Path, chain: &Chain, provider: &CryptoProvider) {
         UnixTime::now(),
         provider.signature_verification_algorithms.all,
     );
-    let Err(rustls::Error::InvalidCertificate(fault)) = checked else { return };
+    let Err(rustls::Error::InvalidCertificate(fault)) = checked else { return None };
     let said = match fault {
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => "has expired",
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             "is not valid yet"
         }
-        _ => return,
+        _ => return None,
     };
-    log::warn!(
-        "tls_cert_file: the certificate in {} {said}; clients will refuse it",
-        path.display()
-    );
+    let path = path.display();
+    Some(format!("tls_cert_file: the certificate in {path} {said}; clients will refuse it"))
 }
 
 fn client_verifier(

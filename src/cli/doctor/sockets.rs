@@ -1,0 +1,163 @@
+//! Can the daemon listen here, and may the caller connect?
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::path::Path;
+use std::time::Duration;
+
+use super::findings::Findings;
+use super::units::Units;
+use crate::client::socket_hint;
+use crate::service::Unit;
+use phi4d_os as os;
+use phi4d_settings::{ListenAddress, Settings};
+
+const SOCKETS: &str = "sockets";
+
+/// How long another program on the port may take to show that it is a phi4d.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Whether the daemon can listen, or does already. `lookup` reads the daemon's environment.
+pub(super) fn sockets(
+    settings: &Settings,
+    units: &Units,
+    lookup: impl Fn(&str) -> Option<String>,
+    findings: &mut Findings,
+) {
+    let runs = units.service.as_ref().is_some_and(Unit::is_active);
+    match &settings.listen {
+        Some(address) if runs => {
+            findings.good(SOCKETS, format!("TCP {address} is the running service's"));
+        }
+        Some(address) => tcp(address, findings),
+        None => findings.good(SOCKETS, "TCP is off in the settings"),
+    }
+    match settings.socket.path(lookup, os::effective_uid()) {
+        Some(path) => unix(&path, units.hold(&path), findings),
+        None => findings.good(SOCKETS, "the Unix socket is off"),
+    }
+}
+
+fn tcp(address: &ListenAddress, findings: &mut Findings) {
+    match TcpListener::bind((address.host.as_str(), address.port)) {
+        Ok(_) => findings.good(SOCKETS, format!("TCP {address} is free")),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            if answers(address) {
+                findings.good(SOCKETS, format!("a phi4d serves on TCP {address}"));
+            } else {
+                findings.fault(
+                    SOCKETS,
+                    format!("TCP {address} is taken by another program"),
+                    "ss -ltnp shows by which program; stop it, or set listen to another port",
+                );
+            }
+        }
+        Err(error) => findings.fault(
+            SOCKETS,
+            format!("TCP {address}: {error}"),
+            "set listen to an address of this machine and a port above 1023, or to off",
+        ),
+    }
+}
+
+/// Whether a phi4d answers there. One that speaks TLS is not known for it.
+fn answers(address: &ListenAddress) -> bool {
+    let ask = || -> std::io::Result<String> {
+        let mut places = (address.host.as_str(), address.port).to_socket_addrs()?;
+        let place = places.next().ok_or(ErrorKind::NotFound)?;
+        let mut stream = TcpStream::connect_timeout(&place, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let head = "GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        stream.write_all(head.as_bytes())?;
+        let mut text = String::new();
+        stream.take(1 << 16).read_to_string(&mut text)?;
+        Ok(text)
+    };
+    ask().is_ok_and(|text| text.contains("x-request-id") && text.contains("\"status\""))
+}
+
+#[cfg(unix)]
+fn unix(path: &Path, held: bool, findings: &mut Findings) {
+    use std::os::unix::net::UnixStream;
+
+    let shown = path.display();
+    match UnixStream::connect(path) {
+        Ok(_) if held => findings.good(SOCKETS, format!("systemd listens on {shown}")),
+        Ok(_) => findings.good(SOCKETS, format!("somebody listens on {shown}")),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            findings.fault(SOCKETS, format!("you may not use {shown}: {error}"), socket_hint(path));
+        }
+        // It is created again if nobody listens on it.
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+            findings.good(SOCKETS, format!("{shown} is left over and will be replaced"));
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => folder_of(path, findings),
+        Err(error) => {
+            findings.fault(SOCKETS, format!("{shown}: {error}"), "remove it, or set socket");
+        }
+    }
+}
+
+/// Whether a socket can be made there. A missing folder is made by the daemon or by systemd.
+#[cfg(unix)]
+fn folder_of(path: &Path, findings: &mut Findings) {
+    let folder = path.parent().and_then(|parent| parent.ancestors().find(|up| up.exists()));
+    let probe = folder.map(|folder| folder.join(format!(".phi4d-doctor-{}", std::process::id())));
+    let made = probe.map_or(Ok(()), |probe| {
+        std::fs::File::create_new(&probe).and_then(|_| std::fs::remove_file(&probe))
+    });
+    match made {
+        Ok(()) => findings.good(SOCKETS, format!("{} is free", path.display())),
+        Err(error) => findings.fault(
+            SOCKETS,
+            format!("{}: no socket can be made there: {error}", path.display()),
+            "set socket to a path in a folder of the daemon's user; systemd makes /run/phi4d",
+        ),
+    }
+}
+
+#[cfg(not(unix))]
+fn unix(path: &Path, _: bool, findings: &mut Findings) {
+    findings.note(SOCKETS, format!("{}: not looked at on this system", path.display()), "");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(listener: &TcpListener) -> ListenAddress {
+        ListenAddress::parse(&listener.local_addr().unwrap().to_string()).unwrap()
+    }
+
+    #[test]
+    fn a_port_of_another_program_is_a_fault_and_a_free_one_is_not() {
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = address(&other);
+        let answer = std::thread::spawn(move || {
+            let (mut stream, _) = other.accept().unwrap();
+            let _ = stream.read(&mut [0; 1024]);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nhello");
+        });
+        let mut findings = Findings::default();
+        tcp(&taken, &mut findings);
+        answer.join().unwrap();
+        assert!(findings.text().contains("is taken by another program"), "{}", findings.text());
+        let mut findings = Findings::default();
+        tcp(&ListenAddress::parse("127.0.0.1:0").unwrap(), &mut findings);
+        assert_eq!(findings.faults(), 0);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_path_below_a_file_is_a_fault() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "x").unwrap();
+        let mut findings = Findings::default();
+        unix(&file.join("phi4d.sock"), false, &mut findings);
+        assert_eq!(findings.faults(), 1, "{}", findings.text());
+        let mut findings = Findings::default();
+        unix(&folder.path().join("phi4d.sock"), false, &mut findings);
+        assert!(findings.text().contains("is free"), "{}", findings.text());
+    }
+}
