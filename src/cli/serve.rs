@@ -317,6 +317,8 @@ fn server_options(settings: &Settings, name: String) -> Result<ServerOptions, Fa
     let created = made.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     Ok(ServerOptions {
         max_body_bytes: settings.max_body_bytes,
+        model_aliases: settings.model_aliases.clone(),
+        response_store_bytes: settings.response_store_bytes,
         max_connections: most_connections(settings),
         connections_per_address: settings.max_connections_per_address,
         connections_per_local: settings.max_connections_per_local,

@@ -1,13 +1,16 @@
 //! From settings to a model that is ready to be asked.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::exit::Fatal;
 use super::report::{bytes, size};
 use phi4d_engine::{self as engine, Engine, StartError};
-use phi4d_generate::{FormHost, Generator, GeneratorOptions, ThreadForms};
-use phi4d_model::{self as model, GenaiConfig, LoadCancel, MemoryPlan, MemorySettings};
+use phi4d_generate::{FormHost, Generator, GeneratorOptions, SamplingDefaults, ThreadForms};
+use phi4d_model::{
+    self as model, GenaiConfig, LoadCancel, MemoryPlan, MemorySettings, SearchSection,
+};
 use phi4d_os as os;
 use phi4d_settings::{self as settings, LogFormat, Resolved, Settings};
 use phi4d_telemetry as telemetry;
@@ -224,11 +227,30 @@ pub(super) fn generator_options(
     Ok(GeneratorOptions {
         eos_token_ids,
         bos_token_id,
-        default_temperature: single(settings.default_temperature),
-        default_top_p: single(settings.default_top_p),
+        defaults: sampling_defaults(settings, &config.search),
         request_timeout: settings.request_timeout_s,
         forms: Arc::new(ThreadForms::default()),
     })
+}
+
+/// The settings' defaults, else the model folder's, else the model's own distribution. A folder that
+/// does not sample at all decides the temperature alone: its other parameters are for that, and
+/// would hold requests that do sample to one token.
+fn sampling_defaults(settings: &Settings, search: &SearchSection) -> SamplingDefaults {
+    let samples = search.do_sample != Some(false);
+    let within = |value: Option<f64>, range: RangeInclusive<f64>| {
+        value.filter(|value| samples && range.contains(value))
+    };
+    let own = SamplingDefaults::default();
+    let temperature = if samples { within(search.temperature, 0.0..=2.0) } else { Some(0.0) };
+    let or =
+        |given: Option<f64>, folder: Option<f64>, own: f32| given.or(folder).map_or(own, single);
+    SamplingDefaults {
+        temperature: or(settings.default_temperature, temperature, own.temperature),
+        top_p: or(settings.default_top_p, within(search.top_p, f64::MIN_POSITIVE..=1.0), own.top_p),
+        top_k: settings.default_top_k.or(search.top_k.filter(|_| samples)).unwrap_or(own.top_k),
+        min_p: or(settings.default_min_p, within(search.min_p, 0.0..=1.0), own.min_p),
+    }
 }
 
 #[expect(

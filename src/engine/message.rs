@@ -200,6 +200,9 @@ pub enum Event {
     Prompt(Vec<PromptLogprobs>),
     /// One generated token.
     Token(Token),
+    /// The stop token that ended the output, if the job asked for log-probabilities;
+    /// [`FinishReason::StopToken`] follows.
+    Stop(Token),
     /// The last event of a job that finished.
     Finished(FinishReason),
     /// The last event of a job that failed.

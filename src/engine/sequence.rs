@@ -302,6 +302,9 @@ impl Sequence {
     /// finished, if it is.
     pub(super) fn take(&mut self, choice: Choice) -> Option<FinishReason> {
         if self.stop_tokens.contains(choice.token) {
+            if choice.logprobs.is_some() {
+                self.send(Event::Stop(Token { id: choice.token, logprobs: choice.logprobs }));
+            }
             return Some(FinishReason::StopToken(choice.token));
         }
         self.send(Event::Token(Token { id: choice.token, logprobs: choice.logprobs }));

@@ -1,5 +1,5 @@
 use super::super::fixtures::demo_folder;
-use super::super::options::GeneratorOptions;
+use super::super::options::{GeneratorOptions, SamplingDefaults};
 use super::super::request::{Parameters, Prompt, TextDelta};
 use super::*;
 use phi4d_engine::{self as engine, Engine};
@@ -16,8 +16,7 @@ fn started() -> (Generator, Engine) {
     let options = GeneratorOptions {
         eos_token_ids: vec![1001, 1009],
         bos_token_id: 1001,
-        default_temperature: 1.0,
-        default_top_p: 1.0,
+        defaults: SamplingDefaults { temperature: 1.0, top_p: 1.0, ..SamplingDefaults::default() },
         request_timeout: None,
         forms: std::sync::Arc::new(crate::ThreadForms::default()),
     };

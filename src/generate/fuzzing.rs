@@ -137,7 +137,8 @@ fn read(mut reader: AnswerReader, pieces: &[&str]) -> Read {
         }
     };
     for piece in pieces {
-        let tokens = vec![TokenDelta { id: given, bytes: Vec::new(), logprobs: None }];
+        let tokens =
+            vec![TokenDelta { id: given, bytes: Vec::new(), logprobs: None, is_end: false }];
         given += 1;
         reader.read(TextDelta { text: (*piece).to_owned(), tokens, ..TextDelta::default() });
         take(&mut reader);

@@ -186,6 +186,7 @@ impl Generation {
                     self.end(Ok(Finish::Stop));
                 }
             }
+            Event::Stop(token) => self.text.push_end(&token),
             Event::Finished(reason) => {
                 let reason = match reason {
                     FinishReason::StopToken(_) => {
@@ -219,7 +220,7 @@ impl Generation {
                     timer.token(now);
                 }
             }
-            Event::Prompt(_) | Event::Finished(_) | Event::Failed(_) => {}
+            Event::Prompt(_) | Event::Stop(_) | Event::Finished(_) | Event::Failed(_) => {}
         }
     }
 

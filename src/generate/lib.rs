@@ -71,7 +71,7 @@ pub use grammar::{
     FormCompiler, FormEnd, FormFork, FormHost, FormLink, FormPort, FormWait, NoForms, ThreadForms,
 };
 pub use inspect::{TextFacts, inspect_text};
-pub use options::GeneratorOptions;
+pub use options::{GeneratorOptions, SamplingDefaults};
 pub use pool::{Elsewhere, Pool, Undone};
 pub use preparation::{MOST_TOKENS, is_large};
 pub use request::{

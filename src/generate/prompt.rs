@@ -48,6 +48,10 @@ fn cost_of(bytes: usize) -> usize {
     bytes.div_ceil(BYTES_PER_TOKEN)
 }
 
+/// The tokens around a gap's texts: before the text before it, before the text after it, and where
+/// the model fills it.
+const GAP_TOKENS: [&str; 3] = ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"];
+
 /// Reads prompts as a model folder's tokenizer and template define it.
 #[derive(Debug)]
 pub(super) struct PromptReader {
@@ -106,6 +110,17 @@ impl PromptReader {
     /// The tokenizer.
     pub(super) fn tokenizer(&self) -> &Arc<Tokenizer> {
         &self.tokenizer
+    }
+
+    /// The chat template's source, if there is one.
+    pub(super) fn template(&self) -> Option<&str> {
+        self.template.as_ref().map(ChatTemplate::source)
+    }
+
+    /// Whether the tokenizer has the tokens of [`Prompt::Fill`].
+    pub(super) fn fills_gaps(&self) -> bool {
+        let has = |name: &&str| self.tokenizer.added().iter().any(|token| token.content == **name);
+        GAP_TOKENS.iter().all(|name| has(&name))
     }
 
     /// Tokens that contain the default sequence breakers.
@@ -203,8 +218,8 @@ impl PromptReader {
                 invalid("suffix", value, "null with this model")
             })
         };
-        let [prefix, suffix, middle] =
-            [token("<|fim_prefix|>")?, token("<|fim_suffix|>")?, token("<|fim_middle|>")?];
+        let [prefix, suffix, middle] = GAP_TOKENS;
+        let [prefix, suffix, middle] = [token(prefix)?, token(suffix)?, token(middle)?];
         let gap = before.len();
         let text = before + after;
         let (before, after) = (Part::Text(0..gap), Part::Text(gap..text.len()));

@@ -260,7 +260,7 @@ mod tests {
     use super::*;
 
     fn token(id: u32) -> TokenDelta {
-        TokenDelta { id, bytes: Vec::new(), logprobs: None }
+        TokenDelta { id, bytes: Vec::new(), logprobs: None, is_end: false }
     }
 
     /// Reads one token for each text.

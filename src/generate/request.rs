@@ -370,6 +370,9 @@ pub struct TokenDelta {
     pub bytes: Vec<u8>,
     /// Natural log-probability and alternatives, if asked for.
     pub logprobs: Option<Logprobs>,
+    /// Whether it is the stop token that ended the answer, which is no part of its text. Reported
+    /// where log-probabilities are asked for.
+    pub is_end: bool,
 }
 
 /// One token of a prompt as text.

@@ -181,6 +181,30 @@ impl Generator {
         self.preparer.reader.tokenizer()
     }
 
+    /// The token that stands for an empty prompt.
+    #[must_use]
+    pub fn begin_token(&self) -> u32 {
+        self.preparer.options.bos_token_id
+    }
+
+    /// The tokens that end an answer.
+    #[must_use]
+    pub fn end_tokens(&self) -> &[u32] {
+        &self.preparer.options.eos_token_ids
+    }
+
+    /// The source of the model folder's chat template; empty if it has none.
+    #[must_use]
+    pub fn template(&self) -> &str {
+        self.preparer.reader.template().unwrap_or_default()
+    }
+
+    /// Whether the model can be asked to fill a gap between two texts.
+    #[must_use]
+    pub fn fills_gaps(&self) -> bool {
+        self.preparer.reader.fills_gaps()
+    }
+
     /// The threads for work that grows with requests.
     #[must_use]
     pub fn pool(&self) -> &Arc<Pool> {

@@ -2,6 +2,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::super::fixtures::demo_folder;
+use super::super::options::SamplingDefaults;
 use super::super::request::{Finish, Finished, Message, Parameters, Role, Usage};
 use super::super::tokenizer::Tokenizer;
 use super::*;
@@ -15,8 +16,7 @@ fn options() -> GeneratorOptions {
     GeneratorOptions {
         eos_token_ids: vec![1001, IM_END],
         bos_token_id: 1001,
-        default_temperature: 0.0,
-        default_top_p: 1.0,
+        defaults: SamplingDefaults { temperature: 0.0, top_p: 1.0, ..SamplingDefaults::default() },
         request_timeout: None,
         forms: std::sync::Arc::new(crate::ThreadForms::default()),
     }

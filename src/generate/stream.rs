@@ -80,6 +80,12 @@ impl TextStream {
         self.read(&fresh)
     }
 
+    /// Takes the stop token that ended the output. It has no text there.
+    pub(super) fn push_end(&mut self, token: &Token) {
+        let described = describe(&self.tokenizer, token.id, token.logprobs.as_ref());
+        self.waiting.push_back((TokenDelta { is_end: true, ..described }, self.decoded));
+    }
+
     /// The index of the stop string that was found, in the request's list.
     pub(super) fn stopped_by(&self) -> Option<usize> {
         self.stops.hit()
@@ -136,6 +142,7 @@ pub(super) fn describe(
     TokenDelta {
         id,
         bytes: bytes(id),
+        is_end: false,
         logprobs: logprobs.map(|logprobs| Logprobs {
             chosen: logprobs.chosen,
             top: logprobs.top.iter().map(|&(id, logprob)| (id, bytes(id), logprob)).collect(),

@@ -130,11 +130,14 @@ fn sampling(
         temperature: match temperature {
             Some(given) if given < LEAST_TEMPERATURE => 0.0,
             Some(given) => narrow(given),
-            None => options.default_temperature,
+            None => options.defaults.temperature,
         },
-        top_k: top_k(names.top_k, given.top_k, vocab_size)?,
-        top_p: top_p.map_or(options.default_top_p, narrow_positive),
-        min_p: min_p.map_or(0.0, narrow),
+        top_k: match given.top_k {
+            None => options.defaults.top_k,
+            given => top_k(names.top_k, given, vocab_size)?,
+        },
+        top_p: top_p.map_or(options.defaults.top_p, narrow_positive),
+        min_p: min_p.map_or(options.defaults.min_p, narrow),
         repetition_penalty: repetition.map_or(1.0, narrow_positive),
         presence_penalty: presence.map_or(0.0, narrow),
         frequency_penalty: frequency.map_or(0.0, narrow),

@@ -1,3 +1,4 @@
+use super::super::options::SamplingDefaults;
 use super::*;
 use crate::{Message, Role};
 
@@ -7,8 +8,7 @@ fn options() -> GeneratorOptions {
     GeneratorOptions {
         eos_token_ids: vec![7, 9],
         bos_token_id: 7,
-        default_temperature: 0.7,
-        default_top_p: 0.9,
+        defaults: SamplingDefaults { temperature: 0.7, top_p: 0.9, ..SamplingDefaults::default() },
         request_timeout: Some(Duration::from_secs(60)),
         forms: std::sync::Arc::new(crate::ThreadForms::default()),
     }

@@ -18,6 +18,29 @@ pub struct GenaiConfig {
     /// What the export fixes of how it is run.
     #[serde(default)]
     pub engine: EngineSection,
+    /// How its publisher has answers sampled.
+    #[serde(default)]
+    pub search: SearchSection,
+}
+
+/// The file's `search` object, as far as it is about sampling.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+pub struct SearchSection {
+    /// False: the most likely token is taken, whatever the others say.
+    #[serde(default)]
+    pub do_sample: Option<bool>,
+    /// 0 to 2.
+    #[serde(default)]
+    pub temperature: Option<f64>,
+    /// Most tokens to choose among.
+    #[serde(default)]
+    pub top_k: Option<usize>,
+    /// Above 0, up to 1.
+    #[serde(default)]
+    pub top_p: Option<f64>,
+    /// 0 to 1.
+    #[serde(default)]
+    pub min_p: Option<f64>,
 }
 
 /// The file's `model` object.

@@ -94,7 +94,7 @@ pub use facts::{
     runtime_facts,
 };
 pub use genai_config::{
-    DecoderSection, GenaiConfig, InputNames, ModelSection, OneOrMany, OutputNames,
+    DecoderSection, GenaiConfig, InputNames, ModelSection, OneOrMany, OutputNames, SearchSection,
 };
 pub use inspect::{
     Attention, Blocks, Export, Quantised, RotaryChoice, RotaryTable, RotaryTables,

@@ -25,7 +25,8 @@ pub(super) const REQUEST_ID: &str = "x-request-id";
 pub(super) const TRACEPARENT: &str = "traceparent";
 
 /// Routes that complete a text; all others answer a conversation.
-pub(super) const COMPLETION_ROUTES: [&str; 2] = ["/v1/completions", "/api/generate"];
+pub(super) const COMPLETION_ROUTES: [&str; 4] =
+    ["/v1/completions", "/api/generate", "/completion", "/infill"];
 
 /// The web page's files; one visit loads some 25.
 pub(super) const PAGE_FILES: &str = "/page/{id}";

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::auth::Rules;
 use super::memory::RequestMemory;
+use super::wire::responses::Store;
 use phi4d_generate::Generator;
 use phi4d_telemetry::{Metrics, Tracer};
 
@@ -15,6 +16,8 @@ use phi4d_telemetry::{Metrics, Tracer};
 pub struct ServerOptions {
     /// The model's name in `/v1/models` and in answers; requests may name this one or none.
     pub model_name: String,
+    /// Further names that requests may give it; `*` stands for any.
+    pub model_aliases: Vec<String>,
     /// When the model was made, in seconds since 1970, as `/v1/models` shows it.
     pub created: u64,
     /// The largest request body; a larger one is refused with 413.
@@ -41,6 +44,8 @@ pub struct ServerOptions {
     pub write_timeout: Duration,
     /// How often a silent stream sends a comment, so that proxies keep it open.
     pub stream_keep_alive: Duration,
+    /// Most JSON text of finished responses that are kept for `/v1/responses`; 0 keeps none.
+    pub response_store_bytes: usize,
     /// Where spans of requests go.
     pub tracer: Tracer,
 }
@@ -51,6 +56,7 @@ impl ServerOptions {
     pub fn new(model_name: impl Into<String>, created: u64) -> Self {
         Self {
             model_name: model_name.into(),
+            model_aliases: Vec::new(),
             created,
             max_body_bytes: 8 << 20,
             request_memory_bytes: 256 << 20,
@@ -62,6 +68,7 @@ impl ServerOptions {
             body_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(60),
             stream_keep_alive: Duration::from_secs(15),
+            response_store_bytes: 32 << 20,
             tracer: Tracer::default(),
         }
     }
@@ -94,6 +101,7 @@ struct Inner {
     rules: watch::Sender<Arc<Rules>>,
     metrics: Metrics,
     request_memory: RequestMemory,
+    responses: Store,
 }
 
 impl App {
@@ -108,6 +116,7 @@ impl App {
                 generator,
                 metrics,
                 request_memory: RequestMemory::new(options.request_memory_bytes),
+                responses: Store::new(options.response_store_bytes),
                 options,
                 phase: watch::Sender::new(Phase::Serving),
                 unasked: watch::Sender::default(),
@@ -128,6 +137,33 @@ impl App {
 
     pub(super) fn request_memory(&self) -> &RequestMemory {
         &self.inner.request_memory
+    }
+
+    /// Whether requests may call the model so.
+    pub(super) fn answers_to(&self, name: &str) -> bool {
+        /// Longest name that is repeated in answers.
+        const LONGEST: usize = 256;
+        let ServerOptions { model_name, model_aliases, .. } = self.options();
+        let is_alias = |alias: &String| alias == name || alias == "*" && name.len() <= LONGEST;
+        name == model_name || model_aliases.iter().any(is_alias)
+    }
+
+    /// What an answer calls the model of a request for `asked`: as the request did.
+    pub(super) fn name_for(&self, asked: Option<String>) -> String {
+        asked.unwrap_or_else(|| self.options().model_name.clone())
+    }
+
+    /// The model's names that can be listed, its own first.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        let ServerOptions { model_name, model_aliases, .. } = self.options();
+        let aliases =
+            model_aliases.iter().filter(move |alias| *alias != "*" && *alias != model_name);
+        std::iter::once(model_name).chain(aliases).map(String::as_str)
+    }
+
+    /// The finished responses that are kept.
+    pub(super) fn responses(&self) -> &Store {
+        &self.inner.responses
     }
 
     pub(super) fn generator(&self) -> &Generator {

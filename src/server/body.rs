@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
-use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT, ORIGIN};
 use hyper::{HeaderMap, Request};
 use serde_json::Value;
 
@@ -90,7 +90,7 @@ async fn read_bytes(
 ) -> Result<Vec<u8>, ApiError> {
     let options = app.options();
     let (head, mut body) = request.into_parts();
-    check_type(&head.headers)?;
+    check_type(head.uri.path(), &head.headers)?;
     let limit = options.max_body_bytes;
     let claimed = body.size_hint().lower();
     if claimed > limit as u64 {
@@ -165,12 +165,21 @@ pub(super) async fn discard_rest(request: Request<Incoming>) {
     }
 }
 
-/// Accepts JSON or no content type, and no compression.
-fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
+/// The content types that a web page may send to any server without asking it first. curl sends the
+/// first by default, and Ollama's documentation relies on that.
+const SIMPLE: [&str; 3] =
+    ["application/x-www-form-urlencoded", "text/plain", "multipart/form-data"];
+
+/// Accepts JSON or no content type, and no compression. On Ollama's routes a simple type is taken for
+/// JSON as well, but not from a web page: browsers name the page in `Origin`, and only JSON makes
+/// them ask first.
+fn check_type(path: &str, headers: &HeaderMap) -> Result<(), ApiError> {
     if let Some(value) = headers.get(CONTENT_TYPE) {
         let value = String::from_utf8_lossy(value.as_bytes());
         let essence = value.split(';').next().unwrap_or_default().trim();
-        if !essence.eq_ignore_ascii_case("application/json") {
+        let is = |kind: &str| essence.eq_ignore_ascii_case(kind);
+        let takes_simple = path.starts_with("/api/") && !headers.contains_key(ORIGIN);
+        if !is("application/json") && !(takes_simple && SIMPLE.into_iter().any(is)) {
             return Err(ApiError::unsupported_media_type(
                 "content-type",
                 &value,
@@ -249,7 +258,7 @@ mod tests {
         let check = |name, value| {
             let mut headers = HeaderMap::new();
             headers.insert(name, HeaderValue::from_static(value));
-            check_type(&headers).map_err(|error| error.status.as_u16())
+            check_type("/v1/x", &headers).map_err(|error| error.status.as_u16())
         };
         for fine in ["application/json", "Application/JSON; charset=utf-8", "application/json ;x"] {
             assert_eq!(check(CONTENT_TYPE, fine), Ok(()), "{fine}");
@@ -259,6 +268,21 @@ mod tests {
         }
         assert_eq!(check(CONTENT_ENCODING, "gzip"), Err(415));
         assert_eq!(check(CONTENT_ENCODING, "identity"), Ok(()));
-        assert!(check_type(&HeaderMap::new()).is_ok());
+        assert!(check_type("/v1/x", &HeaderMap::new()).is_ok());
+    }
+
+    #[test]
+    fn ollamas_routes_take_simple_types_but_not_from_pages() {
+        for kind in SIMPLE {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+            assert!(check_type("/api/chat", &headers).is_ok(), "{kind}");
+            assert!(check_type("/v1/chat/completions", &headers).is_err(), "{kind}");
+            headers.insert(ORIGIN, HeaderValue::from_static("https://a.example"));
+            assert!(check_type("/api/chat", &headers).is_err(), "{kind}");
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html"));
+        assert!(check_type("/api/chat", &headers).is_err());
     }
 }

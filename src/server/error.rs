@@ -25,9 +25,11 @@ pub(super) struct ApiError {
     /// What to put into Retry-After.
     pub(super) retry_after: Option<Duration>,
     /// What to put into Allow.
-    pub(super) allow: Option<&'static str>,
+    pub(super) allow: Option<String>,
     /// Whether to ask for a key by WWW-Authenticate.
     pub(super) challenge: bool,
+    /// Tokens of a prompt that does not fit, and tokens that fit.
+    pub(super) context: Option<[usize; 2]>,
     /// Whether the connection must close after this answer.
     pub(super) close: bool,
 }
@@ -42,6 +44,7 @@ impl ApiError {
             retry_after: None,
             allow: None,
             challenge: false,
+            context: None,
             close: false,
         }
     }
@@ -138,19 +141,41 @@ impl ApiError {
         .with_param("model")
     }
 
+    /// The caller has nothing stored of the id that a field names.
+    pub(super) fn not_stored(field: &str, id: &str, accepted: &str) -> Self {
+        let mut error = Self::invalid_value(field, format_args!("{id:?}"), accepted);
+        error.code = "not_stored";
+        error.message += ", which this server may have dropped; send its items as input";
+        error
+    }
+
+    /// The caller has no stored response of this id.
+    pub(super) fn response_not_found(id: &str) -> Self {
+        let id = shortened(id);
+        let message = format!("the response {id:?} is not stored, or no longer");
+        Self::new(StatusCode::NOT_FOUND, "response_not_found", message)
+    }
+
+    /// A response that is stored has ended.
+    pub(super) fn cannot_cancel() -> Self {
+        let message = "only responses in the background can be cancelled, and there are none here; \
+                       close the connection of a running one";
+        Self::bad_request("not_cancellable", message)
+    }
+
     /// No route has this path; `known` lists those that there are.
     pub(super) fn unknown_url(method: &Method, path: &str, known: &str) -> Self {
         let message = format!("unknown URL: {method} {}; known are {known}", shortened(path));
         Self::new(StatusCode::NOT_FOUND, "unknown_url", message)
     }
 
-    pub(super) fn method_not_allowed(method: &Method, path: &str, allow: &'static str) -> Self {
+    pub(super) fn method_not_allowed(method: &Method, path: &str, allow: &str) -> Self {
         let mut error = Self::new(
             StatusCode::METHOD_NOT_ALLOWED,
             "method_not_allowed",
             format!("{method} is not accepted by {path}; expected {allow}"),
         );
-        error.allow = Some(allow);
+        error.allow = Some(allow.to_owned());
         error
     }
 
@@ -363,9 +388,10 @@ impl From<GenerateError> for ApiError {
             GenerateError::InvalidField { field, .. } => {
                 Self::bad_request("invalid_value", message).with_param(field)
             }
-            GenerateError::ContextExceeded { .. } => {
-                Self::bad_request("context_length_exceeded", message)
-            }
+            GenerateError::ContextExceeded { prompt_tokens, context_tokens } => Self {
+                context: Some([prompt_tokens, context_tokens]),
+                ..Self::bad_request("context_length_exceeded", message)
+            },
             GenerateError::Template(_) => {
                 Self::bad_request("invalid_value", message).with_param("messages")
             }

@@ -25,7 +25,7 @@ use super::wire::responses::ResponsesRequest;
 use super::wire::tokens::{DetokenizeRequest, TokenizeRequest};
 use super::{App, ServerOptions, body, serve};
 use phi4d_engine::{self as engine, Engine};
-use phi4d_generate::{Constraint, Generator, GeneratorOptions, Prompt};
+use phi4d_generate::{Constraint, Generator, GeneratorOptions, Prompt, SamplingDefaults};
 use phi4d_model::ModelLimits;
 use phi4d_model::fake::FakeRunner;
 use phi4d_os::Listener;
@@ -129,8 +129,11 @@ impl Daemon {
         let options = GeneratorOptions {
             eos_token_ids: vec![1001, 1009],
             bos_token_id: 1001,
-            default_temperature: 0.0,
-            default_top_p: 1.0,
+            defaults: SamplingDefaults {
+                temperature: 0.0,
+                top_p: 1.0,
+                ..SamplingDefaults::default()
+            },
             request_timeout: Some(Duration::from_secs(5)),
             forms: std::sync::Arc::new(phi4d_generate::ThreadForms::default()),
         };

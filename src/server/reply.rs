@@ -125,7 +125,7 @@ const IGNORED_FIELDS: HeaderName = HeaderName::from_static("x-phi4d-ignored-fiel
 /// Adds the names of ignored fields to the response, as far as a header can hold them.
 pub(super) fn telling_ignored(mut reply: Reply, ignored: &[String]) -> Reply {
     let plain = |name: &&str| {
-        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.[]".contains(&byte);
         (1..=64).contains(&name.len()) && name.bytes().all(fits)
     };
     let names: Vec<&str> =
@@ -150,8 +150,9 @@ pub(super) fn permitted(headers: HeaderMap) -> Reply {
 pub(super) fn failure(error: &ApiError, dialect: Dialect) -> Reply {
     let mut reply = json(error.status, dialect.fault(error));
     let headers = reply.headers_mut();
-    if let Some(allow) = error.allow {
-        headers.insert(ALLOW, HeaderValue::from_static(allow));
+    if let Some(allow) = error.allow.as_deref().and_then(|allow| HeaderValue::from_str(allow).ok())
+    {
+        headers.insert(ALLOW, allow);
     }
     if error.challenge {
         headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

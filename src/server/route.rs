@@ -15,7 +15,9 @@ use super::body::discard_rest;
 use super::caller::Origin;
 use super::error::ApiError;
 use super::guard::CatchPanic;
-use super::handlers::{anthropic, chat, completions, metrics, ollama, responses, status, tokens};
+use super::handlers::{
+    anthropic, chat, completions, llama, metrics, ollama, responses, status, tokens,
+};
 #[cfg(test)]
 use super::openapi::operations::{self, Operation, Schemas};
 use super::page;
@@ -25,8 +27,8 @@ use super::wire::error::Dialect;
 
 /// One endpoint: all that the server knows about a path, in one row of [`ROUTES`].
 pub(super) struct Route {
-    /// A path, or the beginning of one that ends in a name ([`NAME`]). Labels of metrics use it as
-    /// it stands here, so that clients can't make more of them.
+    /// A path, in which a name may stand ([`NAME`]). Labels of metrics use it as it stands here, so
+    /// that clients can't make more of them. Routes of one path differ in their methods.
     pub(super) path: &'static str,
     methods: Methods,
     access: Class,
@@ -43,6 +45,7 @@ pub(super) struct Route {
 pub(super) enum Methods {
     Get,
     Post,
+    Delete,
 }
 
 impl Methods {
@@ -50,6 +53,7 @@ impl Methods {
         match self {
             Self::Get => method == Method::GET || method == Method::HEAD,
             Self::Post => method == Method::POST,
+            Self::Delete => method == Method::DELETE,
         }
     }
 
@@ -58,6 +62,7 @@ impl Methods {
         match self {
             Self::Get => "GET, HEAD",
             Self::Post => "POST",
+            Self::Delete => "DELETE",
         }
     }
 }
@@ -101,6 +106,23 @@ routes! {
         c => completions::create(c.app, c.request, c.exchange), Some(operations::completions);
     Post "/v1/responses" Metered serving,
         c => responses::create(c.app, c.request, c.exchange), Some(operations::responses);
+    Post "/v1/responses/input_tokens" Metered serving,
+        c => responses::input_tokens(c.app, c.request, c.exchange),
+        Some(operations::input_tokens);
+    Get "/v1/responses/{id}/input_items" Use serving,
+        c => async move {
+            responses::input_items(c.app, c.exchange, c.name, c.request.uri().query()).await
+        },
+        Some(operations::input_items);
+    Post "/v1/responses/{id}/cancel" Use serving,
+        c => async move { responses::cancel(c.app, c.exchange, c.name) },
+        Some(operations::cancel_response);
+    Get "/v1/responses/{id}" Use serving,
+        c => async move { responses::retrieve(c.app, c.exchange, c.name) },
+        Some(operations::response);
+    Delete "/v1/responses/{id}" Use serving,
+        c => async move { responses::delete(c.app, c.exchange, c.name) },
+        Some(operations::delete_response);
     Post "/v1/messages" Metered serving,
         c => anthropic::create(c.app, c.request, c.exchange), Some(operations::messages);
     Post "/v1/messages/count_tokens" Metered serving,
@@ -111,12 +133,20 @@ routes! {
         c => ollama::generate(c.app, c.request, c.exchange), Some(operations::ollama_generate);
     Post "/api/show" Use serving,
         c => ollama::show(c.app, c.request, c.exchange), Some(operations::ollama_show);
+    Post "/api/pull" Use serving,
+        c => ollama::pull(c.app, c.request, c.exchange), Some(operations::ollama_pull);
     Get "/api/tags" Use serving,
         c => async move { Ok(ollama::tags(c.app)) }, Some(operations::ollama_tags);
     Get "/api/ps" Use serving,
         c => async move { Ok(ollama::ps(c.app)) }, Some(operations::ollama_ps);
     Get "/api/version" Use serving,
         _c => async move { Ok(ollama::version()) }, Some(operations::ollama_version);
+    Post "/completion" Metered serving,
+        c => llama::completion(c.app, c.request, c.exchange), Some(operations::llama_completion);
+    Post "/infill" Metered serving,
+        c => llama::infill(c.app, c.request, c.exchange), Some(operations::llama_infill);
+    Get "/props" Use serving,
+        c => async move { Ok(llama::props(c.app)) }, Some(operations::llama_props);
     Post "/v1/chat/completions/render" Metered serving,
         c => tokens::render(c.app, c.request, c.exchange), Some(operations::render);
     Post "/apply-template" Metered serving,
@@ -125,6 +155,10 @@ routes! {
         c => tokens::tokenize(c.app, c.request, c.exchange), Some(operations::tokenize);
     Post "/detokenize" Metered serving,
         c => tokens::detokenize(c.app, c.request, c.exchange), Some(operations::detokenize);
+    Get "/tokenizer_info" Use serving,
+        c => async move { Ok(tokens::tokenizer_info(c.app)) }, Some(operations::tokenizer_info);
+    Get "/version" Use serving,
+        _c => async move { Ok(status::version()) }, Some(operations::version);
     Get "/v1/models" Use serving,
         c => async move { Ok(status::models(c.app)) }, Some(operations::models);
     Get "/v1/models/{id}" Use serving,
@@ -143,20 +177,55 @@ routes! {
     Get "/page/{id}" Page always, c => async move { page_file(&c.request) }, None;
 }
 
-/// Stands for a name at the end of a path. A name may hold slashes, as models' names do.
+/// Stands for a name in a path. At the end of a path a name may hold slashes, as models' names do.
 const NAME: &str = "{id}";
 
 impl Route {
-    /// The route of a request's `path`, and the name in it.
-    fn find(path: &str) -> Option<(&'static Self, &str)> {
-        ROUTES.iter().find_map(|route| match route.path.strip_suffix(NAME) {
-            None => (route.path == path).then_some((route, "")),
-            Some(start) => {
-                let name = path.strip_prefix(start).filter(|name| !name.is_empty())?;
-                Some((route, name))
-            }
-        })
+    /// The method that the OpenAPI document lists.
+    #[cfg(test)]
+    pub(super) fn method(&self) -> &'static str {
+        match self.methods {
+            Methods::Get => "get",
+            Methods::Post => "post",
+            Methods::Delete => "delete",
+        }
     }
+
+    /// The routes of a request's `path`, which differ in their methods, and the name in it.
+    fn find(path: &str) -> Option<(Vec<&'static Self>, &str)> {
+        let (first, name) = ROUTES.iter().find_map(|route| Some((route, route.name_in(path)?)))?;
+        let same = ROUTES.iter().filter(|route| route.path == first.path);
+        Some((same.collect(), name))
+    }
+
+    /// The name that `path` has, if the route is its; empty for a route without names.
+    fn name_in<'p>(&self, path: &'p str) -> Option<&'p str> {
+        let Some((start, end)) = self.path.split_once(NAME) else {
+            return (self.path == path).then_some("");
+        };
+        let name = path.strip_prefix(start)?.strip_suffix(end)?;
+        (!name.is_empty() && (end.is_empty() || !name.contains('/'))).then_some(name)
+    }
+}
+
+/// The path of the route that a client means by `path`: base URLs are written with and without a
+/// slash at their end, and llama.cpp's clients leave `/v1` out of some paths and add it to others.
+fn meant(path: &str) -> Cow<'_, str> {
+    let mut meant = Cow::Borrowed(path);
+    if path.contains("//") || path.ends_with('/') && path != "/" {
+        let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+        meant = format!("/{}", parts.join("/")).into();
+    }
+    if meant == "/v1/health" {
+        return Cow::Borrowed("/health");
+    }
+    if Route::find(&meant).is_none() {
+        let longer = format!("/v1{meant}");
+        if Route::find(&longer).is_some() {
+            return longer.into();
+        }
+    }
+    meant
 }
 
 /// A name with its %XX decoded; as it was sent if that is not UTF-8.
@@ -164,10 +233,16 @@ fn decoded(name: &str) -> Cow<'_, str> {
     percent_decode_str(name).decode_utf8().unwrap_or(Cow::Borrowed(name))
 }
 
+/// The value of the header `Allow` for routes of one path.
+fn allowed(routes: &[&Route]) -> String {
+    routes.iter().map(|route| route.methods.allow()).collect::<Vec<_>>().join(", ")
+}
+
 /// No route has this URL, or the page is off.
 fn unknown_url<B>(request: &Request<B>) -> ApiError {
     let known = ROUTES.iter().filter(|route| route.access != Class::Page).map(|route| route.path);
-    let known: Vec<&str> = known.collect();
+    let mut known: Vec<&str> = known.collect();
+    known.dedup();
     ApiError::unknown_url(request.method(), request.uri().path(), &known.join(", "))
 }
 
@@ -190,13 +265,14 @@ pub(super) async fn respond(
         request.uri().path(),
         request.headers(),
     ));
-    let dialect = Dialect::of(request.uri().path());
+    let path = meant(request.uri().path()).into_owned();
+    let dialect = Dialect::of(&path);
     if let Err(error) = strict::check(&request) {
         discard_rest(request).await;
         return sealed(failure(&error, dialect), exchange);
     }
     let permission = app.rules().permission(request.headers());
-    let handled = CatchPanic::new(dispatch(&app, origin, phase, request, &exchange)).await;
+    let handled = CatchPanic::new(dispatch(&app, origin, phase, request, &path, &exchange)).await;
     let mut reply = match handled {
         Ok(Ok(reply)) => reply,
         Ok(Err(error)) => failure(&error, dialect),
@@ -215,22 +291,23 @@ async fn dispatch(
     origin: &Origin,
     phase: Phase,
     request: Request<Incoming>,
+    path: &str,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let path = request.uri().path().to_owned();
     let rules = app.rules();
-    let is_there = |route: &Route| route.access != Class::Page || rules.shows_page(origin);
-    let Some((route, name)) = Route::find(&path).filter(|(route, _)| is_there(route)) else {
+    let is_there = |route: &&Route| route.access != Class::Page || rules.shows_page(origin);
+    let (routes, name) = Route::find(path).unwrap_or_default();
+    let Some(first) = routes.first().copied().filter(is_there) else {
         return Err(unknown_url(&request));
     };
-    exchange.routed(route.path);
-    let allow = route.methods.allow();
+    exchange.routed(first.path);
+    let allow = allowed(&routes);
     if rules.is_preflight(&request) {
-        return Ok(permitted(preflight(request.headers(), allow)));
+        return Ok(permitted(preflight(request.headers(), &allow)));
     }
-    if !route.methods.has(request.method()) {
-        return Err(ApiError::method_not_allowed(request.method(), &path, allow));
-    }
+    let Some(route) = routes.into_iter().find(|route| route.methods.has(request.method())) else {
+        return Err(ApiError::method_not_allowed(request.method(), path, &allow));
+    };
     let parts = Parts { uri: request.uri(), headers: request.headers() };
     match admit(&rules, origin, route.access, &parts).await {
         Ok(admission) => exchange.admitted(admission),
@@ -252,7 +329,7 @@ mod tests {
     use super::*;
 
     fn found(path: &str) -> Option<&'static Route> {
-        Route::find(path).map(|(route, _)| route)
+        Route::find(path).map(|(routes, _)| routes[0])
     }
 
     #[test]
@@ -264,6 +341,8 @@ mod tests {
             ("/v1/models/phi-4", Some("/v1/models/{id}")),
             ("/v1/models/microsoft/phi-4", Some("/v1/models/{id}")),
             ("/v1/models/microsoft%2Fphi-4", Some("/v1/models/{id}")),
+            ("/v1/responses/resp_1", Some("/v1/responses/{id}")),
+            ("/v1/responses/resp_1/input_items", Some("/v1/responses/{id}/input_items")),
             ("/metrics", Some("/metrics")),
             ("/", Some("/")),
             ("/page/vendor/a.js", Some("/page/{id}")),
@@ -279,6 +358,36 @@ mod tests {
         for route in ROUTES {
             assert_eq!(found(route.path).map(|found| found.path), Some(route.path));
             assert_eq!(route.operation.is_none(), route.access == Class::Page, "{}", route.path);
+        }
+    }
+
+    #[test]
+    fn base_urls_of_any_spelling_lead_to_the_route() {
+        for (path, expected) in [
+            ("/v1/chat/completions", "/v1/chat/completions"),
+            ("/v1/chat/completions/", "/v1/chat/completions"),
+            ("//v1//chat/completions", "/v1/chat/completions"),
+            ("/chat/completions", "/v1/chat/completions"),
+            ("/models/microsoft/phi-4", "/v1/models/microsoft/phi-4"),
+            ("/v1/health", "/health"),
+            ("/", "/"),
+            ("//", "/"),
+            // What only administrators may see has one path, by which a proxy can hide it.
+            ("/v1/slots", "/v1/slots"),
+            ("/v1/metrics", "/v1/metrics"),
+            ("/v1/v1/models", "/v1/v1/models"),
+        ] {
+            assert_eq!(meant(path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn routes_of_one_path_differ_in_their_methods() {
+        let (routes, name) = Route::find("/v1/responses/resp_1").unwrap();
+        assert_eq!((allowed(&routes).as_str(), name), ("GET, HEAD, DELETE", "resp_1"));
+        for route in ROUTES {
+            let same = |other: &&Route| other.path == route.path && other.methods == route.methods;
+            assert_eq!(ROUTES.iter().filter(same).count(), 1, "{}", route.path);
         }
     }
 

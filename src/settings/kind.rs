@@ -188,6 +188,28 @@ impl Kind for Number {
     }
 }
 
+/// A value of another kind, or `model` for what the model folder says.
+pub(super) struct OrModel<K>(pub(super) K);
+
+impl<K: Kind> Kind for OrModel<K> {
+    type Value = Option<K::Value>;
+
+    fn read(&self, raw: &ValueKind) -> Option<Option<K::Value>> {
+        match text_of(raw) {
+            Some("model") => Some(None),
+            _ => self.0.read(raw).map(Some),
+        }
+    }
+
+    fn accepted(&self) -> String {
+        format!("{}, or model", self.0.accepted())
+    }
+
+    fn placeholder(&self) -> &'static str {
+        self.0.placeholder()
+    }
+}
+
 /// `true` or `false`.
 pub(super) struct Switch;
 
@@ -409,6 +431,17 @@ mod tests {
         assert_eq!(kind.read(&ValueKind::I64(1)), Some(1.0));
         assert_eq!(kind.read(&text("0.5")), Some(0.5));
         for refused in ["0", "1.01", "NaN", "inf", "-1", ""] {
+            assert_eq!(kind.read(&text(refused)), None, "{refused}");
+        }
+    }
+
+    #[test]
+    fn what_the_model_says_has_a_word() {
+        let kind = OrModel(Number { min: 0.0, min_included: true, max: 2.0 });
+        assert_eq!(kind.read(&text("model")), Some(None));
+        assert_eq!(kind.read(&text("0.5")), Some(Some(0.5)));
+        assert_eq!(kind.read(&ValueKind::I64(1)), Some(Some(1.0)));
+        for refused in ["", "Model", "3"] {
             assert_eq!(kind.read(&text(refused)), None, "{refused}");
         }
     }

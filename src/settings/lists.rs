@@ -43,6 +43,35 @@ impl Kind for Words {
     }
 }
 
+/// Origins of web pages: a scheme and a host, as browsers send them, or `*`.
+pub(super) struct Origins;
+
+const ORIGINS: Words = Words {
+    placeholder: "ORIGINS",
+    accepted: "origins like https://host or http://host:port, or *",
+};
+
+impl Kind for Origins {
+    type Value = Vec<String>;
+
+    fn read(&self, raw: &ValueKind) -> Option<Vec<String>> {
+        let is_origin = |word: &String| {
+            // Not `https://host/`: no browser sends a path, so that it would allow nothing.
+            let host = word.split_once("://").map(|(_, host)| host);
+            word == "*" || host.is_some_and(|host| !host.is_empty() && !host.contains('/'))
+        };
+        ORIGINS.read(raw).filter(|words| words.iter().all(is_origin))
+    }
+
+    fn accepted(&self) -> String {
+        ORIGINS.accepted()
+    }
+
+    fn placeholder(&self) -> &'static str {
+        ORIGINS.placeholder()
+    }
+}
+
 /// Names with values: a table, or a text `name=value, name=value`.
 pub(super) struct Pairs {
     pub(super) placeholder: &'static str,
@@ -125,6 +154,17 @@ mod tests {
 
     fn list(words: &[&str]) -> ValueKind {
         ValueKind::Array(words.iter().map(|word| config::Value::from(*word)).collect())
+    }
+
+    #[test]
+    fn origins_have_a_scheme_and_no_path() {
+        let read = |text: &str| Origins.read(&ValueKind::String(text.to_owned()));
+        for taken in ["", "*", "https://a.example", "http://[::1]:3000, app://obsidian.md"] {
+            assert!(read(taken).is_some(), "{taken}");
+        }
+        for refused in ["localhost", "a.example:80", "https://", "https://a/", "https://a, b"] {
+            assert_eq!(read(refused), None, "{refused}");
+        }
     }
 
     #[test]

@@ -118,13 +118,13 @@ mod tests {
 
     #[test]
     fn what_show_prints_of_numbers_is_toml_however_they_were_typed() {
-        let flags = [("slots", "03"), ("prefill_share", ".5"), ("default_temperature", "+1.")];
+        let flags = [("slots", "03"), ("prefill_share", ".5"), ("otlp_sample_ratio", "+1.")];
         let flags = flags.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
         let resolved = resolve(&Inputs { flags, ..Inputs::default() }).unwrap();
         let shown = render_resolved(&resolved);
         assert!(shown.contains("slots = 3 "), "{shown}");
         assert!(shown.contains("prefill_share = 0.5 "), "{shown}");
-        assert!(shown.contains("default_temperature = 1.0 "), "{shown}");
+        assert!(shown.contains("otlp_sample_ratio = 1.0 "), "{shown}");
         assert_eq!(load(&shown).settings, resolved.settings);
     }
 }

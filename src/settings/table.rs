@@ -8,11 +8,10 @@ use log::LevelFilter;
 
 use super::define::{Definition, Reader, define_settings, flag_name};
 use super::kind::{
-    Choice, Kind, Listen, Mode, Number, OptionalName, OptionalPath, OptionalUrl, Seconds,
+    Choice, Kind, Listen, Mode, Number, OptionalName, OptionalPath, OptionalUrl, OrModel, Seconds,
     SecondsOrNone, Socket, Switch, whole,
 };
-use super::lists::Pairs;
-use super::lists::Words;
+use super::lists::{Origins, Pairs, Words};
 use super::socket::SocketSetting;
 use super::value::{ListenAddress, LogFormat, MetricsAccess, Provider, Sandbox, WebPage};
 
@@ -22,6 +21,10 @@ define_settings! {
 
     /// The model's name in the API. Empty: the folder's name.
     model_name: Option<String> = "", OptionalName;
+
+    /// Further names that requests may give the model; answers repeat the name that was given.
+    /// *: any name.
+    model_aliases: Vec<String> = "", Words { placeholder: "NAMES", accepted: "models' names" };
 
     /// Where the model runs. auto: the first of cuda, directml and webgpu that works, for a
     /// model exported for GPUs, else cpu. plugin: the provider in provider_library. A named
@@ -110,7 +113,7 @@ define_settings! {
 
     /// Origins of web pages that may use the API from a browser, such as
     /// `https://chat.example.org`; * allows any. Empty: none.
-    cors_origins: Vec<String> = "", Words { placeholder: "ORIGINS", accepted: "origins" };
+    cors_origins: Vec<String> = "", Origins;
 
     /// Who gets the chat page at /. auto: browsers on this machine, and on other machines if
     /// there are API keys. on: everyone who reaches the API. off: nobody.
@@ -207,6 +210,10 @@ define_settings! {
     /// 64 MiB and 8 times max_body_bytes.
     request_memory_bytes: usize = "0", whole::<usize>(0, 1 << 50), "bytes";
 
+    /// Most memory for finished responses of /v1/responses, so that later requests can go on from
+    /// them; the least recently used are dropped first. 0: none are kept.
+    response_store_bytes: usize = "33554432", whole::<usize>(0, 1 << 40), "bytes";
+
     /// Open connections on all sockets together. Further ones wait to be accepted. With both
     /// TCP and a Unix socket, an eighth is reserved for the Unix socket.
     max_connections: usize = "1024", whole::<usize>(1, 1_000_000), "connections";
@@ -250,11 +257,22 @@ define_settings! {
         options: &[("auto", Sandbox::Auto), ("on", Sandbox::On), ("off", Sandbox::Off)],
     };
 
-    /// Temperature for requests that set none; 0 always takes the most likely token.
-    default_temperature: f64 = "1.0", Number { min: 0.0, min_included: true, max: 2.0 };
+    /// Temperature for requests that set none; 0 always takes the most likely token. model: what
+    /// the model folder's genai_config.json says (search; 0 where do_sample is false), else 1.
+    default_temperature: Option<f64> = "model",
+        OrModel(Number { min: 0.0, min_included: true, max: 2.0 });
 
-    /// top_p for requests that set none.
-    default_top_p: f64 = "1.0", Number { min: 0.0, min_included: false, max: 1.0 };
+    /// top_p for requests that set none. model: what the model folder says, else 1.
+    default_top_p: Option<f64> = "model",
+        OrModel(Number { min: 0.0, min_included: false, max: 1.0 });
+
+    /// top_k for requests that set none; 0 keeps all tokens. model: what the model folder says,
+    /// else 0.
+    default_top_k: Option<usize> = "model", OrModel(whole::<usize>(0, 1_000_000));
+
+    /// min_p for requests that set none. model: what the model folder says, else 0.
+    default_min_p: Option<f64> = "model",
+        OrModel(Number { min: 0.0, min_included: true, max: 1.0 });
 
     /// Base URL of an OpenTelemetry collector that takes OTLP as JSON over HTTP at /v1/traces.
     /// Empty: no traces. Prompts and answers are not in them.

@@ -42,6 +42,14 @@ pub enum ToolChoice {
     Named(String),
 }
 
+impl ToolChoice {
+    /// Whether the answer must have a call.
+    #[must_use]
+    pub fn wants_call(&self) -> bool {
+        matches!(self, Self::Required | Self::Named(_))
+    }
+}
+
 /// A call that the model has made.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ToolCall {

@@ -72,9 +72,11 @@ impl Cors {
 
 /// The rest of the answer to a preflight request. Any header that was asked for is allowed: clients
 /// differ in theirs, and the key is in one.
-pub(crate) fn preflight(asked: &HeaderMap, methods: &'static str) -> HeaderMap {
+pub(crate) fn preflight(asked: &HeaderMap, methods: &str) -> HeaderMap {
     let mut answer = HeaderMap::new();
-    answer.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
+    if let Ok(methods) = HeaderValue::from_str(methods) {
+        answer.insert(ACCESS_CONTROL_ALLOW_METHODS, methods);
+    }
     if let Some(headers) = asked.get(ACCESS_CONTROL_REQUEST_HEADERS) {
         answer.insert(ACCESS_CONTROL_ALLOW_HEADERS, headers.clone());
     }

@@ -28,7 +28,7 @@ pub(super) async fn built<T: Send + 'static>(
 ///
 /// # Errors
 /// If the pool is busy.
-pub(super) async fn done<T: Send + 'static>(
+pub(crate) async fn done<T: Send + 'static>(
     app: &App,
     exchange: &Arc<Exchange>,
     large: bool,

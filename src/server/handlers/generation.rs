@@ -88,21 +88,27 @@ pub(crate) async fn parsed<T: Send + 'static>(
 
 /// Refuses a model that isn't served. No name means the one there is.
 pub(crate) fn check_model(app: &App, asked: Option<&str>) -> Result<(), ApiError> {
-    let served = &app.options().model_name;
     match asked {
-        Some(name) if name != served => Err(ApiError::model_not_found(name, served)),
+        Some(name) if !app.answers_to(name) => {
+            Err(ApiError::model_not_found(name, &app.options().model_name))
+        }
         _ => Ok(()),
     }
 }
 
-/// What all answers and chunks to one request begin with.
-pub(crate) fn envelope(app: &App, prefix: &str, object: &'static str) -> Envelope {
+/// What all answers and chunks to one request for the model `asked` begin with.
+pub(crate) fn envelope(
+    app: &App,
+    asked: Option<String>,
+    prefix: &str,
+    object: &'static str,
+) -> Envelope {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     Envelope {
         id: format!("{prefix}-{}", random_hex()),
         object,
         created: now.map_or(0, |since| since.as_secs()),
-        model: app.options().model_name.clone(),
+        model: app.name_for(asked),
         system_fingerprint: SYSTEM_FINGERPRINT,
     }
 }

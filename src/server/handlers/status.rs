@@ -5,9 +5,10 @@ use hyper::StatusCode;
 
 use crate::app::{App, Phase};
 use crate::error::ApiError;
+use crate::handlers::generation::check_model;
 use crate::reply::{Reply, json};
 use crate::wire::common::to_json;
-use crate::wire::models::{Health, Model, ModelList, Readiness};
+use crate::wire::models::{Health, Model, ModelList, Readiness, Version};
 use crate::wire::slots as wire;
 use phi4d_engine::SubmitError;
 
@@ -25,6 +26,11 @@ pub(crate) fn health(app: &App) -> Reply {
     json(StatusCode::OK, to_json(&health))
 }
 
+/// The program's version, as vLLM has it.
+pub(crate) fn version() -> Reply {
+    json(StatusCode::OK, to_json(&Version { version: env!("CARGO_PKG_VERSION") }))
+}
+
 /// Whether requests are taken: 200, or 503 while draining or when the engine has ended.
 pub(crate) fn ready(app: &App) -> Reply {
     let (code, status) = match app.phase() {
@@ -35,28 +41,21 @@ pub(crate) fn ready(app: &App) -> Reply {
     json(code, to_json(&Readiness { status }))
 }
 
-/// The list of models, of which there is one.
+/// The list of models: the one there is, by each of its names.
 pub(crate) fn models(app: &App) -> Reply {
-    let models = ModelList { object: "list", data: [served(app)] };
+    let models = ModelList::new(app.names().map(|name| served(app, name)).collect());
     json(StatusCode::OK, to_json(&models))
 }
 
 /// The model named `id`.
 pub(crate) fn model(app: &App, id: &str) -> Result<Reply, ApiError> {
-    let model = served(app);
-    if id != model.id {
-        return Err(ApiError::model_not_found(id, model.id));
-    }
-    Ok(json(StatusCode::OK, to_json(&model)))
+    check_model(app, Some(id))?;
+    Ok(json(StatusCode::OK, to_json(&served(app, id))))
 }
 
-fn served(app: &App) -> Model<'_> {
-    Model {
-        id: &app.options().model_name,
-        object: "model",
-        created: app.options().created,
-        owned_by: "phi4d",
-    }
+fn served<'a>(app: &App, id: &'a str) -> Model<'a> {
+    let limits = app.generator().limits();
+    Model::new(id, app.options().created, limits.context_tokens, limits.vocab_size)
 }
 
 /// What is in each slot, and what waits for one.

@@ -17,7 +17,8 @@ use crate::wire::Parsed;
 use crate::wire::chat::ChatRequest;
 use crate::wire::common::to_json;
 use crate::wire::tokens::{
-    DetokenizeRequest, Detokenized, Piece, Rendered, TokenizeRequest, Tokenized, WireToken,
+    DetokenizeRequest, Detokenized, Piece, Rendered, TokenizeRequest, Tokenized, TokenizerInfo,
+    WireToken,
 };
 use phi4d_generate::{Prompt, is_large};
 
@@ -105,6 +106,23 @@ pub(crate) async fn detokenize(
     };
     let body = built(app, exchange, TEXT_COPIES * bytes, build).await?;
     Ok(telling_ignored(json(StatusCode::OK, body), &ignored))
+}
+
+/// What the tokenizer is, as vLLM has it.
+pub(crate) fn tokenizer_info(app: &App) -> Reply {
+    let generator = app.generator();
+    let spelled = |id: u32| generator.spell(&[id]);
+    let ends = generator.end_tokens();
+    let info = TokenizerInfo {
+        tokenizer_class: "PreTrainedTokenizerFast",
+        bos_token: spelled(generator.begin_token()),
+        eos_token: ends.last().copied().map(spelled),
+        eos_token_ids: ends,
+        model_max_length: generator.limits().context_tokens,
+        vocab_size: generator.limits().vocab_size,
+        chat_template: generator.template(),
+    };
+    json(StatusCode::OK, to_json(&info))
 }
 
 /// What a chat request would make the model read.

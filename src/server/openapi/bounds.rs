@@ -11,6 +11,7 @@ use crate::error::ApiError;
 use crate::wire::anthropic::{CountRequest, MessagesRequest};
 use crate::wire::chat::ChatRequest;
 use crate::wire::completions::CompletionRequest;
+use crate::wire::llama::LlamaRequest;
 use crate::wire::ollama::{OllamaChat, OllamaGenerate, ShowRequest};
 use crate::wire::responses::ResponsesRequest;
 use crate::wire::tokens::{DetokenizeRequest, TokenizeRequest};
@@ -29,26 +30,32 @@ const FREE: &[(&str, &str)] = &[
     ("cache_control", "ignored"),
     ("container", "refused"),
     ("context", "refused unless empty"),
-    ("context_management", "refused unless empty"),
     ("conversation", "refused"),
     ("format", "the checks of schemas"),
     ("guided_json", "the checks of schemas"),
+    ("id_slot", "ignored"),
     ("images", "refused unless empty"),
+    ("input[].action", "written as the text of a call, never walked by entries"),
     ("json_schema", "the checks of schemas"),
     ("keep_alive", "a number or a string"),
     ("max_output_tokens", "a number"),
     ("max_tool_calls", "ignored"),
     ("mcp_servers", "refused unless empty"),
     ("metadata", "ignored"),
-    ("previous_response_id", "refused"),
+    ("n_cache_reuse", "ignored"),
+    ("n_indent", "ignored"),
+    ("n_keep", "ignored"),
     ("prompt", "refused; completions have a shape of their own"),
     ("prompt_cache_key", "ignored"),
     ("prompt_cache_retention", "ignored"),
     ("safety_identifier", "ignored"),
+    ("samplers", "ignored"),
     ("service_tier", "ignored"),
     ("stream_options", "ignored"),
     ("structured_outputs.json", "the checks of schemas"),
     ("structured_outputs.structural_tag", "refused"),
+    ("t_max_predict_ms", "ignored"),
+    ("t_max_prompt_ms", "ignored"),
     ("temperature", "a number"),
     ("text.format.*", "the chat request's fields"),
     ("think", "a word or a boolean"),
@@ -167,13 +174,15 @@ fn parse(path: &str, body: Value) -> Result<(), ApiError> {
         "/v1/chat/completions" | "/v1/chat/completions/render" | "/apply-template" => {
             ChatRequest::parse(&body).map(drop)
         }
+        "/completion" => LlamaRequest::completion(&body).map(drop),
+        "/infill" => LlamaRequest::infill(&body).map(drop),
         "/v1/completions" => CompletionRequest::parse(&body).map(drop),
-        "/v1/responses" => ResponsesRequest::parse(&body).map(drop),
+        "/v1/responses" | "/v1/responses/input_tokens" => ResponsesRequest::parse(&body).map(drop),
         "/v1/messages" => MessagesRequest::parse(&body).map(drop),
         "/v1/messages/count_tokens" => CountRequest::parse(&body).map(drop),
         "/api/chat" => OllamaChat::parse(&body).map(drop),
         "/api/generate" => OllamaGenerate::parse(&body).map(drop),
-        "/api/show" => ShowRequest::parse(&body).map(drop),
+        "/api/show" | "/api/pull" => ShowRequest::parse(&body).map(drop),
         "/tokenize" => TokenizeRequest::parse(body).map(drop),
         "/detokenize" => DetokenizeRequest::parse(&body).map(drop),
         other => panic!("{other} takes a body, and this test does not know it"),

@@ -13,7 +13,7 @@ use schemars::Schema;
 use serde_json::{Map, Value, json};
 
 use self::operations::{Answer, Operation, Schemas, Stream};
-use super::route::ROUTES;
+use super::route::{ROUTES, Route};
 use super::wire::error::Dialect;
 
 /// The whole document.
@@ -24,8 +24,8 @@ fn document() -> Value {
     for route in ROUTES {
         let Some(operation) = route.operation else { continue };
         let operation = operation(&mut schemas);
-        let method = if operation.body.is_some() { "post" } else { "get" };
-        paths.insert(route.path, json!({ method: written(route.path, operation, &notes) }));
+        let written = written(route, operation, &notes);
+        paths.entry(route.path).or_insert_with(|| json!({}))[route.method()] = written;
     }
     let dialects = [Dialect::OpenAi, Dialect::Ollama, Dialect::Anthropic];
     let faults: Map<String, Value> = dialects
@@ -50,7 +50,8 @@ fn document() -> Value {
     })
 }
 
-fn written(path: &str, operation: Operation, notes: &BTreeMap<String, String>) -> Value {
+fn written(route: &Route, operation: Operation, notes: &BTreeMap<String, String>) -> Value {
+    let path = route.path;
     let dialect = Dialect::of(path);
     let mut responses: BTreeMap<String, Value> = BTreeMap::new();
     let examples = operation.body.as_ref().map(|body| examples(&body.example, &operation.answer));
@@ -85,8 +86,9 @@ fn written(path: &str, operation: Operation, notes: &BTreeMap<String, String>) -
         let described = json!({ "description": meaning(*status), "content": content });
         responses.insert(status.to_string(), described);
     }
+    let id = path.trim_start_matches('/').replace(['/', '-', '{', '}'], "_");
     let mut written = json!({
-        "operationId": path.trim_start_matches('/').replace(['/', '-', '{', '}'], "_"),
+        "operationId": if route.method() == "delete" { format!("delete_{id}") } else { id },
         "summary": operation.summary,
         "responses": responses,
     });
@@ -95,7 +97,7 @@ fn written(path: &str, operation: Operation, notes: &BTreeMap<String, String>) -
         let content = json!({ "application/json": { "schema": schema, "examples": examples } });
         written["requestBody"] = json!({ "required": true, "content": content });
     }
-    if path.ends_with("{id}") {
+    if path.contains("{id}") {
         written["parameters"] = json!([{
             "name": "id", "in": "path", "required": true, "schema": { "type": "string" }
         }]);
@@ -161,7 +163,7 @@ fn meaning(status: u16) -> &'static str {
         400 => "A field is missing, of the wrong type, out of range or not supported.",
         401 => "No key, or a wrong one.",
         403 => "The caller may not do this.",
-        404 => "No such model.",
+        404 => "No such model or response.",
         408 => "The body did not arrive in time, or the client read too slowly.",
         413 => "The body is too large.",
         415 => "The body is not JSON, or encoded.",

@@ -9,7 +9,7 @@ use crate::wire::ollama::{
     self as wire_ollama, Kind, Line, LoadedModel, Models, Shown, TaggedModel,
 };
 use crate::wire::{
-    anthropic, chat as wire_chat, completions as wire_completions, models as wire_models,
+    anthropic, chat as wire_chat, completions as wire_completions, llama, models as wire_models,
     responses as wire_responses, slots as wire_slots, tokens,
 };
 
@@ -93,6 +93,7 @@ impl Stream {
 const OPEN: &[u16] = &[];
 const READ: &[u16] = &[401, 403, 503];
 const NAMED: &[u16] = &[401, 403, 404, 503];
+const PAGED: &[u16] = &[400, 401, 403, 404, 503];
 const ASKED: &[u16] = &[400, 401, 403, 404, 408, 413, 415, 500, 503];
 const COUNTED: &[u16] = &[400, 401, 403, 404, 408, 413, 415, 429, 500, 503];
 const GENERATED: &[u16] = &[400, 401, 403, 404, 408, 413, 415, 429, 500, 503, 504];
@@ -147,11 +148,40 @@ pub(crate) fn responses(s: &mut Schemas) -> Operation {
         s.streamed::<wire_responses::Response<'_>, wire_responses::Event<'_>>(Stream::Events);
     let example = json!({ "input": "What is 12+7?", "max_output_tokens": 8 });
     post(
-        "Answers an input, statelessly",
+        "Answers an input",
         Body { parts: fields, required: &["input"], example },
         answer,
         GENERATED,
     )
+}
+
+fn response_example() -> Value {
+    json!({ "input": "What is 12+7?" })
+}
+
+pub(crate) fn input_tokens(s: &mut Schemas) -> Operation {
+    let fields = wire_responses::field_schemas(&mut s.asked);
+    let answer = s.json::<wire_responses::InputTokens>();
+    let body = Body { parts: fields, required: &["input"], example: response_example() };
+    post("Counts what an input makes the model read", body, answer, COUNTED)
+}
+
+pub(crate) fn response(s: &mut Schemas) -> Operation {
+    get("A stored response", s.json::<wire_responses::Response<'_>>(), NAMED)
+}
+
+pub(crate) fn delete_response(s: &mut Schemas) -> Operation {
+    get("Deletes a stored response", s.json::<wire_responses::Deleted<'_>>(), NAMED)
+}
+
+pub(crate) fn input_items(s: &mut Schemas) -> Operation {
+    let answer = s.json::<wire_responses::InputItems>();
+    get("A stored response's own input, a page of it", answer, PAGED)
+}
+
+pub(crate) fn cancel_response(s: &mut Schemas) -> Operation {
+    let answer = s.json::<wire_responses::Response<'_>>();
+    get("Refused: no response runs in the background", answer, PAGED)
 }
 
 pub(crate) fn messages(s: &mut Schemas) -> Operation {
@@ -210,6 +240,18 @@ pub(crate) fn ollama_show(s: &mut Schemas) -> Operation {
     )
 }
 
+pub(crate) fn ollama_pull(s: &mut Schemas) -> Operation {
+    let summary = "Whether the model is there, in Ollama's shape; nothing is downloaded";
+    let fields = vec![s.asked.subschema_for::<wire_ollama::ShowRequest>()];
+    let answer = s.json::<wire_ollama::Progress>();
+    post(
+        summary,
+        Body { parts: fields, required: &["model"], example: json!({ "model": "demo" }) },
+        answer,
+        ASKED,
+    )
+}
+
 pub(crate) fn ollama_tags(s: &mut Schemas) -> Operation {
     get("All models, in Ollama's shape", s.json::<Models<TaggedModel<'_>>>(), READ)
 }
@@ -220,6 +262,34 @@ pub(crate) fn ollama_ps(s: &mut Schemas) -> Operation {
 
 pub(crate) fn ollama_version(s: &mut Schemas) -> Operation {
     get("The version of Ollama's API that is spoken", s.json::<wire_ollama::Version>(), READ)
+}
+
+fn llama(s: &mut Schemas, summary: &'static str, example: Value) -> Operation {
+    let fields = llama::field_schemas(&mut s.asked);
+    let answer = s.streamed::<llama::Text<'_>, llama::Text<'_>>(Stream::Events);
+    post(summary, Body { parts: fields, required: &[], example }, answer, GENERATED)
+}
+
+pub(crate) fn llama_completion(s: &mut Schemas) -> Operation {
+    let example = json!({ "prompt": "12+7=", "n_predict": 8 });
+    llama(s, "Continues a text, in llama.cpp's shape", example)
+}
+
+pub(crate) fn llama_infill(s: &mut Schemas) -> Operation {
+    let example = json!({ "input_prefix": "12+7", "input_suffix": "19", "n_predict": 8 });
+    llama(s, "Fills the gap between two texts, in llama.cpp's shape", example)
+}
+
+pub(crate) fn llama_props(s: &mut Schemas) -> Operation {
+    get("The server's facts, in llama.cpp's shape", s.json::<llama::Props<'_>>(), READ)
+}
+
+pub(crate) fn tokenizer_info(s: &mut Schemas) -> Operation {
+    get("The tokenizer's facts, in vLLM's shape", s.json::<tokens::TokenizerInfo<'_>>(), READ)
+}
+
+pub(crate) fn version(s: &mut Schemas) -> Operation {
+    get("The program's version", s.json::<wire_models::Version>(), READ)
 }
 
 pub(crate) fn render(s: &mut Schemas) -> Operation {

@@ -69,7 +69,7 @@ async fn turns_of_blocks_read_as_their_chat() {
     let daemon = Daemon::start().await;
     let tool = json!({"name": "f", "description": "d", "input_schema": {"type": "object"}});
     let body = message(json!({
-        "system": [{"type": "text", "text": "Be ", "cache_control": {"type": "ephemeral"}},
+        "system": [{"type": "text", "text": "Be", "cache_control": {"type": "ephemeral"}},
                    {"type": "text", "text": "terse."}],
         "tools": [tool],
         "messages": [
@@ -91,7 +91,7 @@ async fn turns_of_blocks_read_as_their_chat() {
     let same = json!({
         "tools": [{"type": "function", "function": function}],
         "messages": [
-            {"role": "system", "content": "Be terse."},
+            {"role": "system", "content": "Be\nterse."},
             {"role": "user", "content": "What is 1+1?"},
             {"role": "assistant", "content": "Let me see.",
              "tool_calls": [{"id": "call_a", "type": "function", "function": call}]},

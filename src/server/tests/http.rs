@@ -21,9 +21,13 @@ async fn health_and_models_over_both_sockets() {
         // The connection is kept.
         client.send("GET", "/v1/models", &[], "").await;
         let model = json!({
-            "id": MODEL, "object": "model", "created": 1_700_000_000, "owned_by": "phi4d"
+            "id": MODEL, "object": "model", "created": 1_700_000_000, "owned_by": "phi4d",
+            "type": "model", "display_name": MODEL, "created_at": "2023-11-14T22:13:20.000Z",
+            "max_model_len": 4096, "meta": {"n_vocab": 1024, "n_ctx": 4096, "n_ctx_train": 4096}
         });
-        let list = json!({"object": "list", "data": [model]});
+        let list = json!({
+            "object": "list", "data": [model], "first_id": MODEL, "last_id": MODEL, "has_more": false
+        });
         assert_eq!(client.response().await.json(), list);
         client.send("GET", &format!("/v1/models/{MODEL}?x=1"), &[], "").await;
         assert_eq!(client.response().await.json(), model);

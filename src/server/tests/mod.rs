@@ -9,7 +9,9 @@ mod lifecycle;
 mod metrics;
 mod ollama;
 mod parameters;
+mod peers;
 mod responses;
+mod stored;
 mod stream;
 mod tokens;
 mod tools;
@@ -28,7 +30,7 @@ use tokio::task::JoinHandle;
 use self::client::{Client, Response};
 use super::{App, DrainOutcome, ServerOptions, serve};
 use phi4d_engine::{self as engine, Engine, Stats};
-use phi4d_generate::{Generator, GeneratorOptions};
+use phi4d_generate::{Generator, GeneratorOptions, SamplingDefaults};
 use phi4d_model::ModelLimits;
 use phi4d_model::fake::{FakeControl, FakeRunner};
 use phi4d_os::Listener;
@@ -95,8 +97,11 @@ impl Daemon {
         let options = GeneratorOptions {
             eos_token_ids: vec![1001, 1009],
             bos_token_id: 1001,
-            default_temperature: 0.0,
-            default_top_p: 1.0,
+            defaults: SamplingDefaults {
+                temperature: 0.0,
+                top_p: 1.0,
+                ..SamplingDefaults::default()
+            },
             request_timeout: None,
             forms: std::sync::Arc::new(phi4d_generate::ThreadForms::default()),
         };

@@ -143,7 +143,8 @@ async fn faults_are_told_under_ollama_s_names() {
         (GENERATE, json!({"prompt": "a", "template": "x"}), 400, "template: "),
         (GENERATE, json!({"prompt": "a", "context": [1]}), 400, "context: "),
         ("/api/show", json!({}), 400, "model: missing"),
-        ("/api/pull", json!({}), 404, "unknown URL"),
+        ("/api/pull", json!({"model": "x"}), 404, "model: \"x\""),
+        ("/api/copy", json!({}), 404, "unknown URL"),
     ] {
         let response = daemon.post(path, &body).await;
         assert_eq!(response.status, status, "{body}");

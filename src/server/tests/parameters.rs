@@ -175,11 +175,16 @@ async fn cached_prompts_are_shared_within_a_salt_only() {
 #[tokio::test]
 async fn usage_can_come_with_every_chunk() {
     let daemon = Daemon::start().await;
-    let options = json!({"stream": true, "stream_options": {"continuous_usage_stats": true}});
+    let options = json!({"include_usage": true, "continuous_usage_stats": true});
+    let options = json!({"stream": true, "stream_options": options});
     let chunks = daemon.post(COMPLETIONS, &completion(20, options)).await.chunks();
     let made: Vec<u64> =
         chunks.iter().map(|chunk| chunk["usage"]["completion_tokens"].as_u64().unwrap()).collect();
     assert!(made.is_sorted() && made.last() == Some(&20), "{made:?}");
+    // Alone it asks for nothing.
+    let options = json!({"stream": true, "stream_options": {"continuous_usage_stats": true}});
+    let chunks = daemon.post(COMPLETIONS, &completion(3, options)).await.chunks();
+    assert!(chunks.iter().all(|chunk| chunk.get("usage").is_none()), "{chunks:?}");
 }
 
 #[tokio::test]

@@ -39,7 +39,7 @@ async fn whole_and_streamed_responses_say_what_chats_say() {
     assert_eq!((&whole["object"], &whole["status"]), (&json!("response"), &json!("incomplete")));
     assert_eq!(whole["incomplete_details"], json!({"reason": "max_output_tokens"}));
     assert_eq!(whole["metadata"], json!({"a": "b"}));
-    assert_eq!((&whole["store"], &whole["tools"]), (&json!(false), &json!([])));
+    assert_eq!((&whole["store"], &whole["tools"]), (&json!(true), &json!([])));
     assert_eq!(whole["usage"]["output_tokens"], 20);
 
     let events = named(&daemon.post(RESPONSES, &asked(json!({"stream": true}))).await);
@@ -113,13 +113,20 @@ async fn faults_are_told_under_this_api_s_names() {
         (asked(json!({"previous_response_id": "resp_1"})), 400, "previous_response_id"),
         (asked(json!({"conversation": "c"})), 400, "conversation"),
         (asked(json!({"background": true})), 400, "background"),
-        (asked(json!({"truncation": "auto"})), 400, "truncation"),
+        (asked(json!({"truncation": "all"})), 400, "truncation"),
         (asked(json!({"include": ["file_search_call.results"]})), 400, "include[0]"),
         (asked(json!({"input": null})), 400, "input"),
         (asked(json!({"input": []})), 400, "messages"),
         (asked(json!({"max_output_tokens": 0})), 400, "max_output_tokens"),
         (asked(json!({"text": format})), 400, "text.format.schema.type"),
-        (asked(json!({"tools": [{"type": "web_search"}]})), 400, "tools[0].type"),
+        (asked(json!({"tools": [{"type": "web_search"}], "strict": true})), 400, "tools[0]"),
+        (asked(json!({"tools": [{"name": "f"}]})), 400, "tools[0].type"),
+        (
+            asked(json!({"tools": [{"type": "namespace", "name": "n", "tools": [{}]}]})),
+            400,
+            "tools[0].tools[0].type",
+        ),
+        (item(json!({"type": "item_reference", "id": "msg_1"})), 400, "input[0].id"),
         (asked(json!({"tools": [{"type": "function"}]})), 400, "tools[0].name"),
         (asked(json!({"reasoning": {"effort": "x"}})), 400, "reasoning.effort"),
         (item(json!({"type": "item_reference"})), 400, "input[0].type"),

@@ -54,5 +54,11 @@ pub(super) const KEYWORDS: usize = 128;
 /// Arguments of a call in an earlier message.
 pub(super) const ARGUMENTS: usize = 1_024;
 
+/// Edits of a conversation that Anthropic's clients ask for.
+pub(super) const EDITS: usize = 32;
+
+/// Texts from elsewhere beside a gap that is to be filled.
+pub(super) const EXTRAS: usize = 128;
+
 /// Pairs of metadata.
 pub(super) const METADATA: usize = 64;

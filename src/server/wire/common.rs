@@ -143,6 +143,19 @@ impl Integer {
         T::try_from(self.0).map_err(|_| self.refused(field, accepted))
     }
 
+    pub(crate) fn is_zero(self) -> bool {
+        self.0 == 0
+    }
+
+    pub(crate) fn is_negative(self) -> bool {
+        self.0 < 0
+    }
+
+    /// Whether it is the number that stands for no limit.
+    pub(crate) fn is_minus_one(self) -> bool {
+        self.0 == -1
+    }
+
     pub(crate) fn refused(self, field: &str, accepted: &str) -> ApiError {
         ApiError::invalid_value(field, self.0, accepted)
     }
@@ -394,8 +407,8 @@ impl StreamFields {
             let set = |get: fn(&StreamOptions) -> Option<bool>| {
                 options.as_ref().is_some_and(|options| get(&options.0) == Some(true))
             };
-            let continuous = set(|options| options.continuous_usage_stats);
-            let include_usage = continuous || set(|options| options.include_usage);
+            let include_usage = set(|options| options.include_usage);
+            let continuous = include_usage && set(|options| options.continuous_usage_stats);
             return Ok(Delivery::Stream { include_usage, continuous });
         }
         match self.stream_options {
@@ -483,7 +496,7 @@ impl Serialize for ChunkUsage {
 }
 
 pub(crate) fn token_ids_of(tokens: &[TokenDelta]) -> Vec<u32> {
-    tokens.iter().map(|token| token.id).collect()
+    tokens.iter().filter(|token| !token.is_end).map(|token| token.id).collect()
 }
 
 pub(crate) fn finish_reason(finish: Finish) -> &'static str {

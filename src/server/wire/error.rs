@@ -19,6 +19,12 @@ struct ErrorObject<'a> {
     kind: &'a str,
     param: Option<&'a str>,
     code: &'a str,
+    /// llama.cpp's: tokens of a prompt that does not fit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    n_prompt_tokens: Option<usize>,
+    /// llama.cpp's: tokens that prompt and answer may have together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    n_ctx: Option<usize>,
 }
 
 /// Whose API a route belongs to.
@@ -112,6 +118,8 @@ pub(super) fn error_json(error: &ApiError) -> String {
             kind: error.kind(),
             param: error.param.as_deref(),
             code: error.code,
+            n_prompt_tokens: error.context.map(|[prompt, _]| prompt),
+            n_ctx: error.context.map(|[_, context]| context),
         },
     })
 }

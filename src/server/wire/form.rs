@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::bounds;
 use super::common::{List, Object, shown, unsupported_word};
+use super::gbnf;
 use super::tools::is_name;
 use crate::error::ApiError;
 use phi4d_generate::{Constraint, Form};
@@ -114,21 +115,17 @@ pub(super) fn of_schema(field: &str, schema: Value) -> Result<Constraint, ApiErr
     }
 }
 
-/// A Lark grammar. llama.cpp's own notation (GBNF), recognised by its `::=`, is refused.
+/// A grammar in Lark's notation or in llama.cpp's (GBNF), which is recognised by its `::=`.
 fn grammar(field: &str, text: Option<String>) -> Result<Option<Constraint>, ApiError> {
     let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
-    let is_gbnf = |line: &str| {
-        let name = line.trim_start().split("::=").next().unwrap_or_default().trim_end();
-        line.contains("::=") && name.chars().all(|c| c.is_alphanumeric() || "-_".contains(c))
-    };
-    if text.lines().any(is_gbnf) {
-        return Err(ApiError::unsupported(
-            field,
-            "a grammar in GBNF (\"::=\")",
-            "a Lark grammar, with a rule named \"start\"",
-        ));
+    if !gbnf::is_gbnf(&text) {
+        return Ok(Some(of(field, Form::Lark(text))));
     }
-    Ok(Some(of(field, Form::Lark(text))))
+    let lark = gbnf::to_lark(&text).map_err(|reason| {
+        let accepted = format!("a grammar in GBNF, but {reason}");
+        ApiError::invalid_value(field, shown(&text.into()), &accepted)
+    })?;
+    Ok(Some(of(field, Form::Lark(lark))))
 }
 
 impl ResponseFormat {
@@ -242,6 +239,10 @@ mod tests {
                 json!({"structured_outputs": {"json_object": true}}),
                 Some(of("structured_outputs.json_object", Form::JsonObject)),
             ),
+            (
+                json!({"grammar": "root ::= \"a\"+"}),
+                Some(of("grammar", Form::Lark("start: r0\nr0: \"a\"+\n".into()))),
+            ),
             (json!({"grammar": ""}), None),
             (json!({"structured_outputs": {}}), None),
         ];
@@ -269,7 +270,7 @@ mod tests {
             (named(""), "response_format.json_schema.name"),
             (json!({"json_schema": 1}), "json_schema"),
             (json!({"guided_json": "{"}), "guided_json"),
-            (json!({"grammar": "root ::= \"a\""}), "grammar"),
+            (json!({"grammar": "root ::= (\"a\""}), "grammar"),
             (json!({"guided_regex": "a", "guided_grammar": "start: \"a\""}), "guided_grammar"),
             (
                 json!({"structured_outputs": {"regex": "a", "choice": ["a"]}}),

@@ -22,6 +22,8 @@ const NOTED: &[&str] = &[
     "prompt_cache_key",
     "cache_prompt",
     "service_tier",
+    "verbosity",
+    "prediction",
 ];
 
 /// The most names of unread fields that are kept: more than fit the header.
@@ -33,30 +35,56 @@ struct StrictField {
     strict: Option<bool>,
 }
 
+/// What of a request nobody reads. A request with `"strict": true` may have nothing of the kind.
+#[derive(Debug, Default)]
+pub(super) struct Ignored {
+    /// Names of fields, for the client.
+    pub(super) names: Vec<String>,
+    strict: bool,
+}
+
+impl Ignored {
+    /// Notes that the value at `field`, which is `what`, is left out.
+    ///
+    /// # Errors
+    /// If the request is strict.
+    pub(super) fn leave_out(
+        &mut self,
+        field: impl Into<String>,
+        what: &str,
+        accepted: &str,
+    ) -> Result<(), ApiError> {
+        if self.strict {
+            return Err(ApiError::unsupported(field, what, accepted));
+        }
+        if self.names.len() < MOST_NAMES {
+            self.names.push(field.into());
+        }
+        Ok(())
+    }
+}
+
 /// The names of `body`'s fields that are in none of `known` and are not refused elsewhere.
 ///
 /// # Errors
 /// If there are any and the body has `"strict": true`.
-pub(super) fn ignored(body: &Value, known: &[&str]) -> Result<Vec<String>, ApiError> {
+pub(super) fn ignored(body: &Value, known: &[&str]) -> Result<Ignored, ApiError> {
     left_over(body, |name| NOTED.contains(&name) || known.contains(&name) || is_refused(name))
 }
 
 /// As [`ignored`], for APIs that share no field names with OpenAI's first two endpoints.
-pub(super) fn unread(body: &Value, known: &[&str]) -> Result<Vec<String>, ApiError> {
+pub(super) fn unread(body: &Value, known: &[&str]) -> Result<Ignored, ApiError> {
     left_over(body, |name| name == "strict" || known.contains(&name))
 }
 
-fn left_over(body: &Value, is_read: impl Fn(&str) -> bool) -> Result<Vec<String>, ApiError> {
+fn left_over(body: &Value, is_read: impl Fn(&str) -> bool) -> Result<Ignored, ApiError> {
     let StrictField { strict } = read_fields(body)?;
+    let mut ignored = Ignored { names: Vec::new(), strict: strict == Some(true) };
     let fields = body.as_object().into_iter().flat_map(|fields| fields.keys());
-    let left: Vec<String> =
-        fields.filter(|name| !is_read(name)).take(MOST_NAMES).cloned().collect();
-    match left.first() {
-        Some(name) if strict == Some(true) => {
-            Err(ApiError::unsupported(name, "a field that this server does not know", "null"))
-        }
-        _ => Ok(left),
+    for name in fields.filter(|name| !is_read(name)).take(MOST_NAMES) {
+        ignored.leave_out(name, "a field that this server does not know", "null")?;
     }
+    Ok(ignored)
 }
 
 /// Groups of fields that are read from one object.
@@ -100,6 +128,7 @@ macro_rules! groups {
 
 groups!(A B);
 groups!(A B C);
+groups!(A B C D);
 groups!(A B C D E);
 groups!(A B C D E F G);
 
@@ -199,7 +228,6 @@ fn is_none_word(value: &Value) -> bool {
 
 /// Refused by every endpoint that generates.
 const EVERYWHERE: &[Unsupported] = &[
-    field("service_tier", |v| v == "auto" || v == "default", "\"auto\" or \"default\""),
     field("dynatemp_range", is_zero, "0"),
     field("mirostat", is_zero, "0"),
     field("use_beam_search", is_false, "false"),
@@ -214,9 +242,7 @@ const CHAT: &[Unsupported] = &[
     field("function_call", is_none_word, "\"none\""),
     field("modalities", |v| *v == json!(["text"]), "[\"text\"]"),
     field("audio", never, "null"),
-    field("prediction", never, "null"),
-    field("verbosity", |v| v == "medium", "\"medium\""),
-    field("web_search_options", never, "null"),
+    field("web_search_options", is_empty, "an empty object"),
     field("chat_template", never, "null"),
     field("documents", is_empty, "an empty list"),
 ];
@@ -294,7 +320,7 @@ mod unsupported_tests {
             (json!({"best_of": 2}), "best_of"),
             (json!({"echo": true}), "echo"),
             (json!({"modalities": ["text", "audio"]}), "modalities"),
-            (json!({"verbosity": "low"}), "verbosity"),
+            (json!({"web_search_options": {"search_context_size": "low"}}), "web_search_options"),
         ];
         for (body, name) in table {
             let error = check_chat(&body).unwrap_err();
@@ -312,6 +338,8 @@ mod unsupported_tests {
             "functions": [], "function_call": "none", "n": 1,
             "modalities": ["text"], "audio": null, "echo": false, "suffix": null, "best_of": 1,
             "store": true, "metadata": {"a": "b"}, "user": "u", "parallel_tool_calls": true,
+            "verbosity": "low", "service_tier": "flex", "web_search_options": {},
+            "prediction": {"type": "content", "content": "x"},
         });
         check_chat(&body).unwrap();
         check_completions(&body).unwrap();

@@ -167,22 +167,29 @@ impl CompletionLogprobs {
             let logprobs = token.logprobs.as_ref();
             shape.tokens.push(key(&token.bytes));
             shape.token_logprobs.push(logprobs.map(|logprobs| finite(logprobs.chosen)));
-            shape.top_logprobs.push(logprobs.map(|logprobs| TopTokens::new(&logprobs.top)));
+            shape.top_logprobs.push(logprobs.map(|logprobs| {
+                let own = (token.bytes.as_slice(), logprobs.chosen);
+                TopTokens::new(&logprobs.top, own)
+            }));
             shape.text_offset.push(*offset);
-            *offset += characters_begun(&token.bytes);
+            if !token.is_end {
+                *offset += characters_begun(&token.bytes);
+            }
         }
         shape
     }
 }
 
 impl TopTokens {
-    /// Two tokens may have one text; the likelier one, which comes first, keeps the key.
-    fn new(top: &[(u32, Vec<u8>, f32)]) -> Self {
-        let mut entries: Vec<(String, f32)> = Vec::with_capacity(top.len());
-        for (_, bytes, logprob) in top {
+    /// The likeliest tokens and the one that is there, which may be among them. Two tokens may have
+    /// one text; the likelier one, which comes first, keeps the key.
+    fn new(top: &[(u32, Vec<u8>, f32)], own: (&[u8], f32)) -> Self {
+        let mut entries: Vec<(String, f32)> = Vec::with_capacity(top.len() + 1);
+        let top = top.iter().map(|(_, bytes, logprob)| (bytes.as_slice(), *logprob));
+        for (bytes, logprob) in top.chain([own]) {
             let text = key(bytes);
             if entries.iter().all(|(known, _)| *known != text) {
-                entries.push((text, finite(*logprob)));
+                entries.push((text, finite(logprob)));
             }
         }
         Self(entries)
@@ -216,6 +223,7 @@ mod tests {
         TokenDelta {
             id: 1,
             bytes: bytes.to_vec(),
+            is_end: false,
             logprobs: Some(Logprobs {
                 chosen,
                 top: top.iter().map(|(b, l)| (0, b.to_vec(), *l)).collect(),
@@ -253,7 +261,8 @@ mod tests {
         let expected = json!({
             "tokens": ["é", "bytes:\\xe2\\x82", "bytes:\\xac", "b"],
             "token_logprobs": [-1.0, -1.0, -1.0, -1.0],
-            "top_logprobs": [{"x": -2.0}, {}, {}, {}],
+            "top_logprobs": [{"x": -2.0, "é": -1.0}, {"bytes:\\xe2\\x82": -1.0}, {"bytes:\\xac": -1.0},
+                {"b": -1.0}],
             "text_offset": [0, 1, 2, 2]
         });
         let shape = to_value(CompletionLogprobs::new(&tokens, &mut offset)).unwrap();

@@ -34,6 +34,7 @@ struct Part {
     #[serde(rename = "type")]
     kind: Option<String>,
     text: Option<String>,
+    refusal: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -213,12 +214,14 @@ impl WireMessage {
         let answers = answered(role, self.tool_call_id, place)?;
         let place = format!("{place}.content");
         let content = match self.content {
-            None if !calls.is_empty() => String::new(),
+            // What the assistant said may be nothing.
+            None if role == Role::Assistant => String::new(),
             None => return Err(ApiError::missing(place, CONTENT)),
             Some(TextOr::Text(text)) => text,
             Some(TextOr::List(parts)) => {
                 joined(parts, &place, |part| match part.kind.as_deref() {
                     Some("text") => Ok(("text", part.text)),
+                    Some("refusal") => Ok(("refusal", part.refusal)),
                     kind => Err((kind.map(str::to_owned), "\"text\"")),
                 })?
             }
@@ -256,10 +259,19 @@ impl WireCall {
     }
 }
 
+/// Adds the text of a message's next part.
+pub(super) fn append(whole: &mut String, part: &str) {
+    if !whole.is_empty() && !part.is_empty() {
+        whole.push('\n');
+    }
+    whole.push_str(part);
+}
+
 /// A part's field that holds its text, with the text; or the part's kind and what is accepted.
 type PartText = Result<(&'static str, Option<String>), (Option<String>, &'static str)>;
 
-/// The texts of a message's parts as one, with nothing between them.
+/// The texts of a message's parts as one. A line break is between two, so that words of different
+/// parts do not run together.
 pub(super) fn joined<P>(
     parts: Vec<Object<P>>,
     place: &str,
@@ -269,7 +281,7 @@ pub(super) fn joined<P>(
     for (index, Object(part)) in parts.into_iter().enumerate() {
         let field = |name: &str| format!("{place}[{index}].{name}");
         match text_of(part) {
-            Ok((_, Some(text))) => whole.push_str(&text),
+            Ok((_, Some(text))) => append(&mut whole, &text),
             Ok((name, None)) => return Err(ApiError::missing(field(name), "a string")),
             Err((kind, kinds)) => {
                 return Err(unsupported_word(field("type"), kind.as_deref(), kinds));

@@ -1,8 +1,11 @@
 //! `/v1/models`, `/health` and `/ready`.
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use serde::Serialize;
 
 use phi4d_engine::Stats;
+use phi4d_telemetry::timestamp;
 
 /// One model.
 #[derive(Debug, Serialize)]
@@ -13,14 +16,67 @@ pub(crate) struct Model<'a> {
     /// Seconds since 1970.
     pub(crate) created: u64,
     pub(crate) owned_by: &'static str,
+    /// Anthropic's `object`.
+    #[serde(rename = "type")]
+    kind: &'static str,
+    /// Anthropic's name for people.
+    display_name: &'a str,
+    /// Anthropic's `created`, in RFC 3339.
+    created_at: String,
+    /// vLLM's name for the tokens that prompt and answer may have together.
+    max_model_len: usize,
+    meta: Meta,
+}
+
+/// llama.cpp's facts about a model.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct Meta {
+    n_vocab: usize,
+    n_ctx: usize,
+    n_ctx_train: usize,
+}
+
+impl<'a> Model<'a> {
+    pub(crate) fn new(id: &'a str, created: u64, context: usize, vocabulary: usize) -> Self {
+        Self {
+            id,
+            object: "model",
+            created,
+            owned_by: "phi4d",
+            kind: "model",
+            display_name: id,
+            created_at: timestamp(UNIX_EPOCH + Duration::from_secs(created)),
+            max_model_len: context,
+            meta: Meta { n_vocab: vocabulary, n_ctx: context, n_ctx_train: context },
+        }
+    }
 }
 
 /// All models.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct ModelList<'a> {
-    pub(crate) object: &'static str,
-    pub(crate) data: [Model<'a>; 1],
+    object: &'static str,
+    data: Vec<Model<'a>>,
+    // Anthropic's pages, of which there is one.
+    first_id: Option<&'a str>,
+    last_id: Option<&'a str>,
+    has_more: bool,
+}
+
+impl<'a> ModelList<'a> {
+    pub(crate) fn new(data: Vec<Model<'a>>) -> Self {
+        let (first_id, last_id) = (data.first().map(|m| m.id), data.last().map(|m| m.id));
+        Self { object: "list", data, first_id, last_id, has_more: false }
+    }
+}
+
+/// The program's version.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Version {
+    pub(crate) version: &'static str,
 }
 
 /// Whether requests are taken.

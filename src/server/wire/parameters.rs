@@ -67,8 +67,26 @@ impl SamplingFields {
         })
     }
 
+    /// Whether as many tokens as fit are asked for by -1, as llama.cpp's clients do.
+    pub(crate) fn asks_for_all(&self) -> bool {
+        let all = |given: Option<Integer>| given.is_some_and(Integer::is_minus_one);
+        all(self.max_tokens) || all(self.max_completion_tokens)
+    }
+
+    /// Whether no token is asked for, which is then forgotten.
+    pub(crate) fn take_zero(&mut self) -> bool {
+        let is_zero = self.max_tokens.is_some_and(Integer::is_zero);
+        if is_zero {
+            self.max_tokens = None;
+        }
+        is_zero
+    }
+
     fn max_tokens(&self) -> Result<Option<u64>, ApiError> {
-        let read = |field, given: Option<Integer>| given.map(|n| max_tokens(field, n)).transpose();
+        let read = |field, given: Option<Integer>| {
+            let given = given.filter(|n| !n.is_minus_one());
+            given.map(|n| max_tokens(field, n)).transpose()
+        };
         let old = read("max_tokens", self.max_tokens)?;
         let new = read("max_completion_tokens", self.max_completion_tokens)?;
         either("max_completion_tokens", "max_tokens", new, old)

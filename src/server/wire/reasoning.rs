@@ -42,9 +42,10 @@ pub(super) fn budget_of_effort(effort: Option<&str>, field: &str) -> Result<Opti
         Some("minimal") => Ok(Some(256)),
         Some("low") => Ok(Some(1024)),
         Some("medium") => Ok(Some(4096)),
-        None | Some("high" | "xhigh") => Ok(None),
+        None | Some("high" | "xhigh" | "max") => Ok(None),
         other => {
-            let accepted = "\"none\", \"minimal\", \"low\", \"medium\", \"high\" or \"xhigh\"";
+            let accepted =
+                "\"none\", \"minimal\", \"low\", \"medium\", \"high\", \"xhigh\" or \"max\"";
             Err(unknown_word(field, other, accepted))
         }
     }

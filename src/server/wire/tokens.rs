@@ -90,7 +90,7 @@ impl TokenizeRequest {
             prompt,
             strings,
             pieces,
-            ignored: ignored(&body, &AllFields::names())?,
+            ignored: ignored(&body, &AllFields::names())?.names,
         })
     }
 }
@@ -165,7 +165,7 @@ impl DetokenizeRequest {
         Ok(Self {
             model: fields.model,
             tokens: token_ids("tokens", tokens)?,
-            ignored: ignored(body, names_of::<DetokenizeFields>())?,
+            ignored: ignored(body, names_of::<DetokenizeFields>())?.names,
         })
     }
 }
@@ -187,6 +187,21 @@ pub(crate) struct Rendered {
     pub(crate) token_ids: Vec<u32>,
     pub(crate) count: usize,
     pub(crate) max_model_len: usize,
+}
+
+/// `GET /tokenizer_info`.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct TokenizerInfo<'a> {
+    pub(crate) tokenizer_class: &'static str,
+    pub(crate) bos_token: String,
+    /// The token that ends the model's message.
+    pub(crate) eos_token: Option<String>,
+    /// All tokens that end an answer.
+    pub(crate) eos_token_ids: &'a [u32],
+    pub(crate) model_max_length: usize,
+    pub(crate) vocab_size: usize,
+    pub(crate) chat_template: &'a str,
 }
 
 #[cfg(test)]

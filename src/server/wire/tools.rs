@@ -54,11 +54,11 @@ impl ToolFields {
 
 impl WireTool {
     /// What the tool's object `function` says; `place` becomes that of the object.
-    pub(super) fn function(self, place: &mut String) -> Result<WireFunction, ApiError> {
+    pub(super) fn function(self, place: &mut String) -> Result<Option<WireFunction>, ApiError> {
         check_kind(self.kind.as_deref(), place)?;
         place.push_str(".function");
         match self.function {
-            Some(Object(function)) => Ok(function),
+            Some(Object(function)) => Ok(Some(function)),
             None => Err(ApiError::missing(place.as_str(), "an object with a name")),
         }
     }
@@ -66,25 +66,44 @@ impl WireTool {
 
 /// The definitions of a request's tools, checked one by one. `function_of` reads an API's own shape;
 /// it changes the place to that of the function's fields, among which `schema_field` is the schema.
+/// It returns `None` for a tool that is left out.
 pub(super) fn definitions<T>(
     given: Option<List<Object<T>, { bounds::TOOLS }>>,
     schema_field: &str,
-    function_of: impl Fn(T, &mut String) -> Result<WireFunction, ApiError>,
+    mut function_of: impl FnMut(T, &mut String) -> Result<Option<WireFunction>, ApiError>,
 ) -> Result<Vec<Tool>, ApiError> {
-    let given = given.map_or_else(Vec::new, |List(tools)| tools);
-    let mut names = HashSet::new();
-    let mut definitions = Vec::with_capacity(given.len());
-    for (index, Object(tool)) in given.into_iter().enumerate() {
+    let mut definitions = Definitions::default();
+    for (index, Object(tool)) in given.into_iter().flat_map(|List(tools)| tools).enumerate() {
         let mut place = format!("tools[{index}]");
-        let tool = function_of(tool, &mut place)?.checked(&place, schema_field)?;
-        if !names.insert(tool.name.clone()) {
+        if let Some(function) = function_of(tool, &mut place)? {
+            definitions.add(function.checked(&place, schema_field)?, &place)?;
+        }
+    }
+    Ok(definitions.tools)
+}
+
+/// Definitions of tools so far, whose names differ.
+#[derive(Debug, Default)]
+pub(super) struct Definitions {
+    pub(super) tools: Vec<Tool>,
+    names: HashSet<String>,
+}
+
+impl Definitions {
+    /// Adds the tool at `place`.
+    pub(super) fn add(&mut self, tool: Tool, place: &str) -> Result<(), ApiError> {
+        // Also where several lists of tools become one.
+        if self.tools.len() == bounds::TOOLS {
+            return Err(too_long("tools", self.tools.len() + 1, bounds::TOOLS));
+        }
+        if !self.names.insert(tool.name.clone()) {
             let name = format_args!("{:?}", tool.name);
             let field = format!("{place}.name");
             return Err(ApiError::invalid_value(field, name, "a name that no other tool has"));
         }
-        definitions.push(tool);
+        self.tools.push(tool);
+        Ok(())
     }
-    Ok(definitions)
 }
 
 /// The tools as the model is offered them. A choice needs tools; it comes with how errors show it.
@@ -94,7 +113,7 @@ pub(super) fn offered(
     single: bool,
 ) -> Result<Tools, ApiError> {
     let choice = match choice {
-        Some((choice, shown)) if definitions.is_empty() && choice != ToolChoice::None => {
+        Some((choice, shown)) if definitions.is_empty() && choice.wants_call() => {
             let expected = "it only together with tools";
             return Err(ApiError::invalid_value("tool_choice", shown, expected));
         }
@@ -105,7 +124,8 @@ pub(super) fn offered(
 }
 
 impl WireFunction {
-    fn checked(self, place: &str, schema_field: &str) -> Result<Tool, ApiError> {
+    /// The tool at `place`, whose schema is in the field `schema_field`.
+    pub(super) fn checked(self, place: &str, schema_field: &str) -> Result<Tool, ApiError> {
         let field = format!("{place}.name");
         let Some(name) = self.name else {
             return Err(ApiError::missing(field, NAME));
@@ -127,7 +147,7 @@ pub(super) fn check_kind(kind: Option<&str>, place: &str) -> Result<(), ApiError
 }
 
 /// Refuses a name that a function can't have.
-fn check_name(name: &str, place: &str) -> Result<(), ApiError> {
+pub(super) fn check_name(name: &str, place: &str) -> Result<(), ApiError> {
     if !is_name(name) {
         let name = shown(&Value::String(name.to_owned()));
         return Err(ApiError::invalid_value(place, name, NAME));
@@ -165,7 +185,7 @@ pub(super) fn choose(
     let wanted = match choice {
         Value::String(word) => by_word(word, FIELD, &["none", "auto", "required"], CHOICES)?,
         Value::Object(_) => match choice["type"].as_str() {
-            Some("function") => {
+            Some(kind) if kind == "function" || kind == "custom" && !nested => {
                 let field = if nested { "tool_choice.function.name" } else { "tool_choice.name" };
                 named(definitions, name_in(choice, nested), field)?
             }

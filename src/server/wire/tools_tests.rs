@@ -85,7 +85,6 @@ fn faults_name_their_place() {
             value,
         ),
         (function(json!({"name": "a", "strict": "yes"})), "tools[0].function.strict", kind),
-        (json!({"tool_choice": "auto"}), "tool_choice", value),
         (json!({"tool_choice": "required"}), "tool_choice", value),
         (choose(json!("any")), "tool_choice", value),
         (choose(json!(7)), "tool_choice", kind),
@@ -107,7 +106,6 @@ fn faults_name_their_place() {
             "tool_choice.allowed_tools.mode",
             value,
         ),
-        (allow(json!({"tools": []})), "tool_choice", value),
         (json!({"parallel_tool_calls": "no"}), "parallel_tool_calls", kind),
     ];
     for (body, param, code) in table {

@@ -29,7 +29,7 @@ pub(crate) async fn create(
     let parsed = parsed(app, request, exchange, MessagesRequest::parse, Parsed::model).await?;
     let renderer = MessageRenderer {
         id: format!("msg_{}", random_hex()),
-        model: app.options().model_name.clone(),
+        model: app.name_for(parsed.model.clone()),
         blocks: 0,
         open: None,
         stops: parsed.request.parameters.stop.clone(),

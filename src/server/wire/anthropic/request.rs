@@ -9,8 +9,8 @@ use crate::wire::common::{
     unsupported_word,
 };
 use crate::wire::form::named_schema;
-use crate::wire::known::{Groups, unread};
-use crate::wire::messages::{Conversation, joined};
+use crate::wire::known::{Groups, Ignored, unread};
+use crate::wire::messages::{Conversation, append, joined};
 use crate::wire::parameters::{max_tokens, top_k};
 use crate::wire::reasoning::{budget, budget_of_effort};
 use crate::wire::tools::{self, WireFunction};
@@ -24,6 +24,11 @@ const NAMES: ParameterNames = ParameterNames { stop: "stop_sequences", ..Paramet
 
 /// A message's content, or a part of it that is made of blocks, too.
 type Blocks = TextOr<Object<Block>, { bounds::PARTS }>;
+
+/// How the first block of Claude Code's system prompt begins. It is for Anthropic's accounts, and
+/// changes with the client's version and requests, so that nothing behind it would be found in the
+/// prefix cache.
+const BILLING: &str = "x-anthropic-billing-header:";
 
 const BLOCKS: &str = "\"text\", \"tool_use\", \"tool_result\" or \"thinking\", each in turns of \
                       its side";
@@ -63,7 +68,20 @@ struct PromptFields {
     output_format: Option<Object<OutputFormat>>,
     container: Option<Value>,
     mcp_servers: Option<Value>,
-    context_management: Option<Value>,
+    context_management: Option<Object<ContextManagement>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct ContextManagement {
+    edits: Option<List<Object<Edit>, { bounds::EDITS }>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct Edit {
+    #[serde(rename = "type")]
+    kind: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -159,7 +177,7 @@ impl CountRequest {
 
 fn parse(body: &Value, limited: bool) -> Result<Parsed, ApiError> {
     let (fields, prompt) = AllFields::read(body)?;
-    let ignored = unread(body, &AllFields::names())?;
+    let mut ignored = unread(body, &AllFields::names())?;
     if limited && fields.max_tokens.is_none() {
         return Err(ApiError::missing("max_tokens", "an integer of 1 or more"));
     }
@@ -172,12 +190,12 @@ fn parse(body: &Value, limited: bool) -> Result<Parsed, ApiError> {
         stop: fields.stop_sequences.map_or_else(Vec::new, |list| list.0),
         ..Parameters::default()
     };
-    let (chat, constraint) = prompt.read()?;
+    let (chat, constraint) = prompt.read(&mut ignored)?;
     parameters.constraint = constraint;
     let prompts = vec![Prompt::Chat(chat)];
     let request = Request { prompts, parameters, ..Request::default() };
     let delivery = Delivery::of(fields.stream == Some(true));
-    Ok(Parsed { model: fields.model, request, delivery, ignored })
+    Ok(Parsed { model: fields.model, request, delivery, ignored: ignored.names })
 }
 
 /// The fields that are read, for the OpenAPI document.
@@ -187,18 +205,17 @@ pub(crate) fn field_schemas(generator: &mut schemars::SchemaGenerator) -> Vec<sc
 }
 
 impl PromptFields {
-    fn read(self) -> Result<(Chat, Option<Constraint>), ApiError> {
-        for (name, value) in [
-            ("container", &self.container),
-            ("mcp_servers", &self.mcp_servers),
-            ("context_management", &self.context_management),
-        ] {
+    fn read(self, ignored: &mut Ignored) -> Result<(Chat, Option<Constraint>), ApiError> {
+        for (name, value) in [("container", &self.container), ("mcp_servers", &self.mcp_servers)] {
             if let Some(value) = value.as_ref().filter(|value| **value != json!([])) {
                 return Err(ApiError::unsupported(name, shown(value), "null"));
             }
         }
-        let (messages, ending) = conversation(self.system, self.messages)?;
-        let tools = tools_of(self.tools, self.tool_choice)?;
+        if let Some(Object(management)) = self.context_management {
+            management.apply(ignored)?;
+        }
+        let (messages, ending) = conversation(self.system, self.messages, ignored)?;
+        let tools = tools_of(self.tools, self.tool_choice, ignored)?;
         let (effort, format) = match self.output_config {
             Some(Object(config)) => (config.effort, config.format.or(self.output_format)),
             None => (None, self.output_format),
@@ -217,6 +234,7 @@ impl PromptFields {
 fn conversation(
     system: Option<Blocks>,
     messages: Option<List<Object<WireMessage>, { bounds::ITEMS }>>,
+    ignored: &mut Ignored,
 ) -> Result<(Vec<Message>, Ending), ApiError> {
     const MESSAGES: &str = "a list of at least one message";
     let mut conversation = Conversation::default();
@@ -224,7 +242,15 @@ fn conversation(
         None => {}
         Some(TextOr::Text(text)) if text.is_empty() => {}
         Some(TextOr::Text(text)) => conversation.add_text(Role::System, text, "system")?,
-        Some(TextOr::List(blocks)) => {
+        Some(TextOr::List(mut blocks)) => {
+            let is_billing = |Object(block): &Object<Block>| {
+                block.text.as_deref().is_some_and(|text| text.starts_with(BILLING))
+            };
+            if blocks.first().is_some_and(is_billing) {
+                ignored.leave_out("system[0]", "a billing header", "text for the model")?;
+                // Errors name the places of the others as the client knows them.
+                blocks[0].0.text = Some(String::new());
+            }
             let text = texts(blocks, "system")?;
             conversation.add_text(Role::System, text, "system")?;
         }
@@ -248,10 +274,12 @@ fn conversation(
 
 impl WireMessage {
     fn add_to(self, conversation: &mut Conversation, place: &str) -> Result<(), ApiError> {
-        const ROLES: &str = "\"user\" or \"assistant\"";
+        const ROLES: &str = "\"user\", \"assistant\" or \"system\"";
         let role = match self.role.as_deref() {
             Some("user") => Role::User,
             Some("assistant") => Role::Assistant,
+            // Instructions that change in the middle of a conversation.
+            Some("system") => Role::System,
             other => return Err(unknown_word(format!("{place}.role"), other, ROLES)),
         };
         let place = format!("{place}.content");
@@ -266,7 +294,7 @@ impl WireMessage {
             let missing = |name: &str| ApiError::missing(format!("{place}.{name}"), "a string");
             match (block.kind.as_deref(), role) {
                 (Some("text"), _) => {
-                    text.push_str(&block.text.ok_or_else(|| missing("text"))?);
+                    append(&mut text, &block.text.ok_or_else(|| missing("text"))?);
                     has_text = true;
                 }
                 // Reasoning about earlier messages is not read again.
@@ -316,26 +344,49 @@ fn result_text(content: Option<Value>, place: &str) -> Result<String, ApiError> 
 fn tools_of(
     given: Option<List<Object<WireTool>, { bounds::TOOLS }>>,
     choice: Option<Object<WireChoice>>,
+    ignored: &mut Ignored,
 ) -> Result<Tools, ApiError> {
     let definitions = tools::definitions(given, "input_schema", |tool, place| {
-        if tool.kind.as_deref().is_some_and(|kind| kind != "custom") {
-            let (field, kind) = (format!("{place}.type"), tool.kind.as_deref());
-            return Err(unsupported_word(field, kind, "\"custom\" or null"));
+        // Anthropic's servers run it, or its definition is known to their models alone.
+        if let Some(kind) = tool.kind.as_deref().filter(|kind| *kind != "custom") {
+            ignored.leave_out(place.as_str(), &format!("{kind:?}"), "\"custom\" or null")?;
+            return Ok(None);
         }
         let Some(name) = tool.name else {
             return Err(ApiError::missing(format!("{place}.name"), "a string"));
         };
-        Ok(WireFunction {
+        Ok(Some(WireFunction {
             name: Some(name),
             description: tool.description,
             parameters: tool.input_schema,
             strict: tool.strict,
-        })
+        }))
     })?;
     let Some(Object(choice)) = choice else { return tools::offered(definitions, None, false) };
     let single = choice.disable_parallel_tool_use == Some(true);
     let choice = choice.read(&definitions)?;
     tools::offered(definitions, Some(choice), single)
+}
+
+impl ContextManagement {
+    /// Reasoning about earlier messages is never read again, so that `clear_thinking` is applied in
+    /// any case; other edits are left out.
+    fn apply(self, ignored: &mut Ignored) -> Result<(), ApiError> {
+        for (index, Object(edit)) in
+            self.edits.into_iter().flat_map(|List(edits)| edits).enumerate()
+        {
+            let kind = edit.kind.unwrap_or_default();
+            if !kind.starts_with("clear_thinking_") {
+                let field = format!("context_management.edits[{index}]");
+                ignored.leave_out(
+                    field,
+                    &format!("{kind:?}"),
+                    "an edit of type \"clear_thinking_…\"",
+                )?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl WireChoice {

@@ -31,7 +31,7 @@ pub(crate) async fn create(
         Delivery::Stream { .. } => ChatChunk::OBJECT,
     };
     let renderer = ChatRenderer {
-        envelope: envelope(app, "chatcmpl", object),
+        envelope: envelope(app, chat.parsed.model.clone(), "chatcmpl", object),
         extras: chat.extras,
         reasoning: chat.include_reasoning,
         prompt: None,

@@ -96,7 +96,7 @@ impl ChatRequest {
             parameters,
             ..Request::default()
         };
-        let ignored = ignored(body, &AllFields::names())?;
+        let ignored = ignored(body, &AllFields::names())?.names;
         Ok(Self {
             parsed: Parsed { model: fields.model, request, delivery, ignored },
             include_reasoning,

@@ -16,7 +16,7 @@ use crate::wire::common::{Envelope, Extras, to_json};
 use crate::wire::error::Dialect;
 use crate::wire::logprobs::{PromptLogprobs, name_by_ids};
 use crate::wire::timings::timed;
-use phi4d_generate::{Answer, Choices, Finished, TextDelta, Usage};
+use phi4d_generate::{Answer, Choices, Finish, Finished, TextDelta, Usage};
 
 /// Continues a text.
 pub(crate) async fn create(
@@ -29,9 +29,10 @@ pub(crate) async fn create(
     })
     .await?;
     let renderer = CompletionRenderer {
-        envelope: envelope(app, "cmpl", Completion::OBJECT),
+        envelope: envelope(app, completion.parsed.model.clone(), "cmpl", Completion::OBJECT),
         extras: completion.extras,
         echo: completion.echo,
+        prompt_only: completion.prompt_only,
         prompt_logprobs: completion.prompt_logprobs,
         copies: completion.parsed.request.copies.wanted,
         prompts: Vec::new(),
@@ -45,6 +46,8 @@ struct CompletionRenderer {
     envelope: Envelope,
     extras: Extras,
     echo: bool,
+    /// The answer is the prompt alone.
+    prompt_only: bool,
     prompt_logprobs: bool,
     /// Answers that are given out for each prompt.
     copies: usize,
@@ -63,6 +66,12 @@ impl CompletionRenderer {
 
     fn echo_of(&self, index: usize) -> Option<&str> {
         self.echoes.get(index / self.copies).map(String::as_str)
+    }
+
+    /// What it took, without tokens that are not shown.
+    fn shown(&self, usage: Usage) -> Usage {
+        let completion_tokens = if self.prompt_only { 0 } else { usage.completion_tokens };
+        Usage { completion_tokens, ..usage }
     }
 
     fn chunk(&mut self, piece: Piece, usage: Usage) -> String {
@@ -88,7 +97,13 @@ impl Renderer for CompletionRenderer {
     }
 
     fn complete(&mut self, answers: Vec<Answer>, usage: Usage) -> String {
+        let usage = self.shown(usage);
         let piece = |(index, mut answer): (usize, Answer)| {
+            if self.prompt_only {
+                answer.text.clear();
+                answer.tokens.clear();
+                answer.finished.reason = Finish::Length;
+            }
             if self.extras.names_by_id {
                 let prompt = answer.prompt.iter_mut().map(|prompt| &mut prompt.token);
                 name_by_ids(answer.tokens.iter_mut().chain(prompt));
@@ -126,6 +141,9 @@ impl Renderer for CompletionRenderer {
             name_by_ids(&mut delta.tokens);
         }
         let shows_tokens = self.extras.logprobs || self.extras.token_ids;
+        if self.prompt_only {
+            return String::new();
+        }
         if delta.text.is_empty() && (delta.tokens.is_empty() || !shows_tokens) {
             return String::new();
         }
@@ -133,7 +151,9 @@ impl Renderer for CompletionRenderer {
     }
 
     fn end(&mut self, index: usize, finished: Finished, usage: Usage) -> String {
-        let piece = Piece { index, finish: Some(finished.reason), ..Piece::default() };
+        let finish = if self.prompt_only { Finish::Length } else { finished.reason };
+        let piece = Piece { index, finish: Some(finish), ..Piece::default() };
+        let usage = self.shown(usage);
         let so_far = self.extras.delivery.chunk_usage(usage);
         let body = Completion::chunk(&self.envelope, so_far, piece, None, false);
         event(&timed(&body, usage, self.extras.timings))
@@ -141,6 +161,7 @@ impl Renderer for CompletionRenderer {
 
     fn close(&mut self, usage: Usage) -> String {
         let wanted = self.extras.delivery.includes_usage();
+        let usage = self.shown(usage);
         let usage = wanted.then(|| to_json(&Completion::usage(&self.envelope, usage)));
         end_of_events(usage.as_deref())
     }

@@ -38,6 +38,8 @@ pub(crate) struct CompletionRequest {
     pub(crate) echo: bool,
     /// Whether the prompts' log-probabilities are wanted by themselves.
     pub(crate) prompt_logprobs: bool,
+    /// The answer is the prompt alone (`max_tokens` of 0 with `echo`).
+    pub(crate) prompt_only: bool,
     pub(crate) extras: Extras,
 }
 
@@ -70,12 +72,20 @@ impl CompletionRequest {
     /// # Errors
     /// A 400 that names the first field at fault.
     pub(crate) fn parse(body: &Value) -> Result<Self, ApiError> {
-        let (sampling, steering, form, fields, stream) = AllFields::read(body)?;
+        let (mut sampling, steering, form, fields, stream) = AllFields::read(body)?;
         check_completions(body)?;
+        let echo = fields.echo.unwrap_or(false);
+        let prompt_only = echo && sampling.take_zero();
+        let asks_for_all = sampling.asks_for_all();
         let mut parameters = sampling.parameters()?;
         steering.steer(&mut parameters)?;
         parameters.constraint = form.constraint()?;
-        parameters.max_tokens.get_or_insert(DEFAULT_MAX_TOKENS);
+        if prompt_only {
+            // One is generated, since the prompt is read for it, and it is not shown.
+            parameters.max_tokens = Some(1);
+        } else if !asks_for_all {
+            parameters.max_tokens.get_or_insert(DEFAULT_MAX_TOKENS);
+        }
         parameters.top_logprobs = fields.logprobs.map(logprobs).transpose()?;
         let copies = copies(fields.n, fields.best_of)?;
         let delivery = stream.delivery()?;
@@ -85,7 +95,6 @@ impl CompletionRequest {
         }
         check_prompt_logprobs(&parameters, delivery)?;
         let prompt_logprobs = parameters.prompt_logprobs.is_some();
-        let echo = fields.echo.unwrap_or(false);
         if let (true, Some(count)) = (echo, parameters.top_logprobs) {
             if delivery != Delivery::Whole {
                 let accepted = "echo without logprobs in a stream";
@@ -106,10 +115,11 @@ impl CompletionRequest {
             delivery,
         };
         let request = Request { prompts, copies, parameters, ..Request::default() };
-        let ignored = ignored(body, &AllFields::names())?;
+        let ignored = ignored(body, &AllFields::names())?.names;
         Ok(Self {
             parsed: Parsed { model: fields.model, request, delivery, ignored },
             echo,
+            prompt_only,
             prompt_logprobs,
             extras,
         })

@@ -156,7 +156,7 @@ pub(crate) struct Version {
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Models<T> {
-    pub(crate) models: [T; 1],
+    pub(crate) models: Vec<T>,
 }
 
 /// A model, as `/api/tags` has it.
@@ -168,7 +168,7 @@ pub(crate) struct TaggedModel<'a> {
     pub(crate) modified_at: String,
     /// Not known.
     pub(crate) size: u64,
-    pub(crate) digest: &'static str,
+    pub(crate) digest: String,
     pub(crate) details: Details,
 }
 
@@ -213,6 +213,15 @@ impl Default for Details {
 pub(crate) struct ShowFacts {
     pub(crate) context_tokens: usize,
     pub(crate) vocabulary: usize,
+    /// Whether it fills gaps.
+    pub(crate) inserts: bool,
+}
+
+/// Why an operation on models is refused or has nothing to do.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Progress {
+    pub(crate) status: &'static str,
 }
 
 /// `POST /api/show`.
@@ -222,11 +231,11 @@ pub(crate) struct Shown {
     license: &'static str,
     modelfile: &'static str,
     parameters: &'static str,
-    template: &'static str,
+    template: String,
     modified_at: String,
     details: Details,
     model_info: ModelInfo,
-    capabilities: [&'static str; 2],
+    capabilities: Vec<&'static str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -241,12 +250,16 @@ struct ModelInfo {
 }
 
 impl Shown {
-    pub(crate) fn new(modified_at: String, facts: ShowFacts) -> Self {
+    pub(crate) fn new(modified_at: String, template: String, facts: ShowFacts) -> Self {
+        let mut capabilities = vec!["completion", "tools"];
+        if facts.inserts {
+            capabilities.push("insert");
+        }
         Self {
             license: "",
             modelfile: "",
             parameters: "",
-            template: "",
+            template,
             modified_at,
             details: Details::default(),
             model_info: ModelInfo {
@@ -254,7 +267,7 @@ impl Shown {
                 context_length: facts.context_tokens,
                 vocab_size: facts.vocabulary,
             },
-            capabilities: ["completion", "tools"],
+            capabilities,
         }
     }
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::calls::CallCollector;
 use super::{
     Details, Figures, Kind, Line, LoadedModel, Models, OllamaChat, OllamaGenerate, OllamaRequest,
-    ShowFacts, ShowRequest, Shown, TaggedModel, Version, done_reason,
+    Progress, ShowFacts, ShowRequest, Shown, TaggedModel, Version, done_reason,
 };
 use crate::access::Exchange;
 use crate::app::App;
@@ -61,7 +61,7 @@ async fn create(
         Ok(asked)
     };
     let asked = read(request, app, exchange, parse).await?;
-    let renderer = OllamaRenderer::new(app, kind);
+    let renderer = OllamaRenderer::new(app.name_for(asked.model), kind);
     match asked.parsed {
         None => Ok(renderer.loaded(asked.unloads)),
         Some(parsed) => answer(app, parsed, exchange, renderer).await,
@@ -76,18 +76,19 @@ pub(crate) fn version() -> Reply {
 
 /// `GET /api/tags`.
 pub(crate) fn tags(app: &App) -> Reply {
-    json(StatusCode::OK, to_json(&Models { models: [tagged(app)] }))
+    let models = app.names().map(|name| tagged(app, name)).collect();
+    json(StatusCode::OK, to_json(&Models { models }))
 }
 
 /// `GET /api/ps`: the model is always loaded.
 pub(crate) fn ps(app: &App) -> Reply {
     let loaded = LoadedModel {
-        model: tagged(app),
+        model: tagged(app, &app.options().model_name),
         expires_at: NEVER,
         size_vram: 0,
         context_length: app.generator().limits().context_tokens,
     };
-    json(StatusCode::OK, to_json(&Models { models: [loaded] }))
+    json(StatusCode::OK, to_json(&Models { models: vec![loaded] }))
 }
 
 /// `POST /api/show`.
@@ -103,31 +104,56 @@ pub(crate) async fn show(
     };
     let ignored = read(request, app, exchange, parse).await?;
     let limits = app.generator().limits();
-    let facts = ShowFacts { context_tokens: limits.context_tokens, vocabulary: limits.vocab_size };
-    let shown = Shown::new(made_at(app), facts);
+    let facts = ShowFacts {
+        context_tokens: limits.context_tokens,
+        vocabulary: limits.vocab_size,
+        inserts: app.generator().fills_gaps(),
+    };
+    let shown = Shown::new(made_at(app), app.generator().template().to_owned(), facts);
     Ok(telling_ignored(json(StatusCode::OK, to_json(&shown)), &ignored))
 }
 
 /// Models' names may have a tag, of which there is only the usual one.
 fn check(app: &App, model: Option<&str>) -> Result<(), ApiError> {
-    let served = &app.options().model_name;
-    let plain = |name: &str| name == served || name.strip_suffix(":latest") == Some(served);
+    let plain = |name: &str| name.strip_suffix(":latest").is_some_and(|name| app.answers_to(name));
     match model {
         Some(name) if plain(name) => Ok(()),
         other => check_model(app, other),
     }
 }
 
-fn tagged(app: &App) -> TaggedModel<'_> {
-    let name = &app.options().model_name;
+fn tagged<'a>(app: &App, name: &'a str) -> TaggedModel<'a> {
     TaggedModel {
         name,
         model: name,
         modified_at: made_at(app),
         size: 0,
-        digest: "",
+        digest: digest(app),
         details: Details::default(),
     }
+}
+
+/// What clients tell models apart by. The weights are not hashed: they may have 10 GB.
+fn digest(app: &App) -> String {
+    let options = app.options();
+    let facts = format!("{}\n{}", options.model_name, options.created);
+    blake3::hash(facts.as_bytes()).to_hex().to_string()
+}
+
+/// `POST /api/pull`: the model that is served is there; others are installed by `phi4d pull`.
+pub(crate) async fn pull(
+    app: &App,
+    request: Request<Incoming>,
+    exchange: &Arc<Exchange>,
+) -> Result<Reply, ApiError> {
+    let parse = |app: &App, body| {
+        let (model, ignored) = ShowRequest::parse(&body)?;
+        check(app, Some(&model))?;
+        Ok(ignored)
+    };
+    let ignored = read(request, app, exchange, parse).await?;
+    let done = json(StatusCode::OK, to_json(&Progress { status: "success" }));
+    Ok(telling_ignored(done, &ignored))
 }
 
 fn made_at(app: &App) -> String {
@@ -143,8 +169,7 @@ struct OllamaRenderer {
 }
 
 impl OllamaRenderer {
-    fn new(app: &App, kind: Kind) -> Self {
-        let model = app.options().model_name.clone();
+    fn new(model: String, kind: Kind) -> Self {
         Self { kind, model, begun: Instant::now(), read: None, calls: CallCollector::default() }
     }
 

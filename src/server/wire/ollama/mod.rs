@@ -7,10 +7,10 @@ mod open_calls;
 mod request;
 
 pub(crate) use answer::{
-    Details, Figures, Kind, Line, LoadedModel, Models, ShowFacts, Shown, TaggedModel, Version,
-    done_reason,
+    Details, Figures, Kind, Line, LoadedModel, Models, Progress, ShowFacts, Shown, TaggedModel,
+    Version, done_reason,
 };
-pub(crate) use handler::{chat, generate, ps, show, tags, version};
+pub(crate) use handler::{chat, generate, ps, pull, show, tags, version};
 pub(crate) use request::{OllamaChat, OllamaGenerate, OllamaRequest, ShowRequest};
 
 #[cfg(test)]

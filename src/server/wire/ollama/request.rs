@@ -9,7 +9,7 @@ use crate::wire::common::{
     Delivery, Entries, Integer, List, Number, Object, TextOr, read_at, read_fields, shown,
 };
 use crate::wire::form::{of, of_schema};
-use crate::wire::known::{Groups, names_of, unread};
+use crate::wire::known::{Groups, Ignored, names_of, unread};
 use crate::wire::messages::{Conversation, answered, check_caller, role};
 use crate::wire::parameters::{max_tokens, seed, top_k};
 use crate::wire::reasoning::budget_of_effort;
@@ -313,7 +313,7 @@ struct Shared {
 
 impl SharedFields {
     /// Checks the fields; `ignored` are the request's other ones.
-    fn read(self, mut ignored: Vec<String>) -> Result<Shared, ApiError> {
+    fn read(self, mut ignored: Ignored) -> Result<Shared, ApiError> {
         let constraint = match self.format {
             None | Some(Value::Null) => None,
             Some(Value::String(format)) if format.is_empty() => None,
@@ -340,7 +340,10 @@ impl SharedFields {
         let unloads = match self.keep_alive {
             None | Some(Value::Null) => false,
             Some(Value::Number(seconds)) => seconds.as_f64() == Some(0.0),
-            Some(Value::String(text)) => ["0", "0s", "0m", "0h"].contains(&text.as_str()),
+            // A duration in any of Go's units: none if its digits are zeros.
+            Some(Value::String(text)) => {
+                text.contains('0') && !text.contains(|c: char| ('1'..='9').contains(&c))
+            }
             Some(other) => {
                 let accepted = "a number of seconds, or a string like \"5m\"";
                 return Err(ApiError::invalid_value("keep_alive", shown(&other), accepted));
@@ -350,7 +353,9 @@ impl SharedFields {
         let read = names_of::<Options>();
         let is_known = |name: &str| read.contains(&name) || is_of_the_server(name);
         let unknown = options.keys().filter(|name| !is_known(name));
-        ignored.extend(unknown.map(|name| format!("options.{name}")));
+        for name in unknown {
+            ignored.leave_out(format!("options.{name}"), "an unknown option", "null")?;
+        }
         Ok(Shared {
             model: self.model,
             delivery: Delivery::of(self.stream.unwrap_or(true)),
@@ -358,7 +363,7 @@ impl SharedFields {
             effort,
             options: options.into(),
             unloads,
-            ignored,
+            ignored: ignored.names,
         })
     }
 }
@@ -427,9 +432,13 @@ fn no_images(images: Option<&Value>, field: &str) -> Result<(), ApiError> {
 pub(crate) struct ShowRequest {
     model: Option<String>,
     name: Option<String>,
-    // Nothing is left out of an answer.
+    // Nothing is left out of an answer, and one that is streamed has one line.
     #[serde(rename = "verbose")]
     _verbose: Option<bool>,
+    #[serde(rename = "stream")]
+    _stream: Option<bool>,
+    #[serde(rename = "insecure")]
+    _insecure: Option<bool>,
 }
 
 impl ShowRequest {
@@ -439,7 +448,7 @@ impl ShowRequest {
     /// If none is named, or in another type.
     pub(crate) fn parse(body: &Value) -> Result<(String, Vec<String>), ApiError> {
         let fields: Self = read_fields(body)?;
-        let ignored = unread(body, names_of::<Self>())?;
+        let ignored = unread(body, names_of::<Self>())?.names;
         let model = fields.model.or(fields.name);
         let model = model.ok_or_else(|| ApiError::missing("model", "the model's name"))?;
         Ok((model, ignored))

@@ -21,9 +21,36 @@ pub(crate) enum Status {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum Item {
-    Reasoning { id: String, status: Status, summary: [(); 0], content: Vec<Part> },
-    Message { id: String, status: Status, role: &'static str, content: Vec<Part> },
-    FunctionCall { id: String, status: Status, call_id: String, name: String, arguments: String },
+    Reasoning {
+        id: String,
+        status: Status,
+        summary: [(); 0],
+        content: Vec<Part>,
+    },
+    Message {
+        id: String,
+        status: Status,
+        role: &'static str,
+        content: Vec<Part>,
+    },
+    FunctionCall {
+        id: String,
+        status: Status,
+        call_id: String,
+        name: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        namespace: Option<String>,
+        arguments: String,
+    },
+    CustomToolCall {
+        id: String,
+        status: Status,
+        call_id: String,
+        name: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        namespace: Option<String>,
+        input: String,
+    },
 }
 
 /// One part of an item.
@@ -49,6 +76,15 @@ impl Item {
     pub(crate) fn message(id: String, status: Status, content: Vec<Part>) -> Self {
         Self::Message { id, status, role: "assistant", content }
     }
+
+    pub(crate) fn id(&self) -> &str {
+        match self {
+            Self::Reasoning { id, .. }
+            | Self::Message { id, .. }
+            | Self::FunctionCall { id, .. }
+            | Self::CustomToolCall { id, .. } => id,
+        }
+    }
 }
 
 /// A response.
@@ -66,7 +102,7 @@ pub(crate) struct Response<'a> {
     pub(crate) output: &'a [Item],
     pub(crate) usage: Option<ResponseUsage>,
     background: bool,
-    previous_response_id: Option<()>,
+    previous_response_id: Option<&'a str>,
     service_tier: &'static str,
     store: bool,
     #[serde(flatten)]
@@ -148,6 +184,11 @@ impl<'a> Response<'a> {
         }
     }
 
+    /// The same response, which goes on from `previous` and is kept or not.
+    pub(crate) fn after(self, previous: Option<&'a str>, store: bool) -> Self {
+        Self { previous_response_id: previous, store, ..self }
+    }
+
     /// The same response when it is complete.
     pub(crate) fn ended(self, status: Status, output: &'a [Item], usage: Usage) -> Self {
         let incomplete_details = (status == Status::Incomplete)
@@ -208,6 +249,10 @@ pub(crate) enum Event<'a> {
     ArgumentsDelta { item_id: &'a str, output_index: usize, delta: &'a str },
     #[serde(rename = "response.function_call_arguments.done")]
     ArgumentsDone { item_id: &'a str, output_index: usize, name: &'a str, arguments: &'a str },
+    #[serde(rename = "response.custom_tool_call_input.delta")]
+    InputDelta { item_id: &'a str, output_index: usize, delta: &'a str },
+    #[serde(rename = "response.custom_tool_call_input.done")]
+    InputDone { item_id: &'a str, output_index: usize, input: &'a str },
 }
 
 impl Event<'_> {
@@ -229,6 +274,44 @@ impl Event<'_> {
             Self::ReasoningDone { .. } => "response.reasoning_text.done",
             Self::ArgumentsDelta { .. } => "response.function_call_arguments.delta",
             Self::ArgumentsDone { .. } => "response.function_call_arguments.done",
+            Self::InputDelta { .. } => "response.custom_tool_call_input.delta",
+            Self::InputDone { .. } => "response.custom_tool_call_input.done",
         }
     }
+}
+
+/// What was deleted.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Deleted<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) object: &'static str,
+    pub(crate) deleted: bool,
+}
+
+/// Some of a stored request's own items.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct InputItems {
+    object: &'static str,
+    data: Vec<Value>,
+    first_id: Option<String>,
+    last_id: Option<String>,
+    has_more: bool,
+}
+
+impl InputItems {
+    pub(crate) fn new(data: Vec<Value>, has_more: bool) -> Self {
+        let id_of = |item: Option<&Value>| item?["id"].as_str().map(str::to_owned);
+        let (first_id, last_id) = (id_of(data.first()), id_of(data.last()));
+        Self { object: "list", data, first_id, last_id, has_more }
+    }
+}
+
+/// The number of tokens of a request's prompt.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct InputTokens {
+    pub(crate) object: &'static str,
+    pub(crate) input_tokens: usize,
 }

@@ -1,315 +1,224 @@
-//! The handler of `POST /v1/responses`, without stored state.
+//! Handlers of `/v1/responses`.
 
 use std::sync::Arc;
 
-use hyper::Request;
 use hyper::body::Incoming;
-use serde::Serialize;
-use serde_json::{Map, Value};
+use hyper::{Request, StatusCode};
 
-use super::{Event, Failure, Item, Part, Response, ResponsesRequest, Status};
-use crate::access::{Exchange, random_hex};
+use super::renderer::{Keeping, ResponseRenderer};
+use super::request::{Asked, Earlier, ResponsesRequest};
+use super::store::Stored;
+use super::{Deleted, InputItems, InputTokens};
+use crate::access::Exchange;
 use crate::app::App;
 use crate::error::ApiError;
-use crate::handlers::generation::{Renderer, answer, envelope, parsed};
-use crate::reply::Reply;
-use crate::sse::{Format, named_event};
+use crate::handlers::built::done;
+use crate::handlers::generation::{answer, envelope, parsed};
+use crate::handlers::tokens::tokens_of;
+use crate::memory::NoRoom;
+use crate::reply::{Reply, json, telling_ignored};
 use crate::wire::common::to_json;
-use crate::wire::error::Dialect;
-use phi4d_generate::{Answer, CallDelta, Finish, Finished, TextDelta, Usage};
+use phi4d_generate::is_large;
 
-/// Answers an input.
+/// Copies of earlier responses' values that exist at once: parsed, and as the messages they become.
+const COPIES: usize = 2;
+
+/// Most items of one page of [`input_items`].
+const MOST_ITEMS: usize = 100;
+
+/// `POST /v1/responses`.
 pub(crate) async fn create(
     app: &App,
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let asked =
-        parsed(app, request, exchange, ResponsesRequest::parse, |asked| asked.parsed.model())
-            .await?;
-    let ResponsesRequest { parsed, echo } = asked;
-    let envelope = envelope(app, "resp", "response");
-    let renderer = ResponseRenderer {
-        id: envelope.id.replacen('-', "_", 1),
-        created_at: envelope.created,
-        model: envelope.model,
-        echo,
-        events: 0,
-        done: Vec::new(),
-        open: None,
-        status: Status::Completed,
-    };
+    let asked = asked(app, request, exchange).await?;
+    let ResponsesRequest { parsed, echo, shapes, previous, input } = asked;
+    let envelope = envelope(app, parsed.model.clone(), "resp", "response");
+    let id = envelope.id.replacen('-', "_", 1);
+    let keeping = input.filter(|_| app.responses().is_on()).map(|input| Keeping {
+        app: app.clone(),
+        owner: exchange.caller().id(),
+        input,
+    });
+    let renderer = ResponseRenderer::new(id, envelope.created, envelope.model)
+        .answering(echo, shapes, previous)
+        .keeping(keeping);
     answer(app, parsed, exchange, renderer).await
 }
 
-/// The item that the answer's text goes into.
-struct Open {
-    id: String,
-    kind: OpenKind,
-    /// What is in it so far: text, or a call's arguments.
-    text: String,
+/// `POST /v1/responses/input_tokens`.
+pub(crate) async fn input_tokens(
+    app: &App,
+    request: Request<Incoming>,
+    exchange: &Arc<Exchange>,
+) -> Result<Reply, ApiError> {
+    let mut parsed = asked(app, request, exchange).await?.parsed;
+    let ignored = std::mem::take(&mut parsed.ignored);
+    let input_tokens = tokens_of(app, parsed.into_prompt(), exchange).await?.len();
+    let body = InputTokens { object: "response.input_tokens", input_tokens };
+    Ok(telling_ignored(json(StatusCode::OK, to_json(&body)), &ignored))
 }
 
-enum OpenKind {
-    Reasoning,
-    Message,
-    Call { call_id: String, name: String },
-}
-
-struct ResponseRenderer {
-    id: String,
-    created_at: u64,
-    model: String,
-    /// Fields of the request that the answer repeats.
-    echo: Map<String, Value>,
-    /// Events so far.
-    events: usize,
-    /// Items that are complete.
-    done: Vec<Item>,
-    open: Option<Open>,
-    /// How the response ends.
-    status: Status,
-}
-
-/// An event with its number.
-#[derive(Serialize)]
-struct Numbered<'a> {
-    #[serde(flatten)]
-    event: &'a Event<'a>,
-    sequence_number: usize,
-}
-
-fn framed(events: &mut usize, event: &Event<'_>) -> String {
-    let numbered = Numbered { event, sequence_number: *events };
-    *events += 1;
-    named_event(event.name(), &to_json(&numbered))
-}
-
-fn item_id(prefix: &str) -> String {
-    format!("{prefix}_{}", random_hex())
-}
-
-fn status_of(finish: Finish) -> Status {
-    match finish {
-        Finish::Length => Status::Incomplete,
-        Finish::Stop | Finish::ToolCalls => Status::Completed,
+/// The request, with what it refers to.
+async fn asked(
+    app: &App,
+    request: Request<Incoming>,
+    exchange: &Arc<Exchange>,
+) -> Result<ResponsesRequest, ApiError> {
+    let asked = parsed(app, request, exchange, Asked::read, Asked::model).await?;
+    let earlier = earlier(app, &asked, exchange)?;
+    let stored = || earlier.chain.iter().chain(&earlier.named);
+    let text: usize = stored().map(|stored| stored.text_bytes()).sum();
+    let parsed = stored().map(|stored| stored.parsed_bytes).sum::<usize>().saturating_mul(COPIES);
+    // A small request may refer to much.
+    if text > 0 {
+        let most = app.request_memory().most();
+        if parsed > most {
+            return Err(ApiError::answer_too_large(parsed, most));
+        }
+        exchange.takes(parsed).map_err(|NoRoom| ApiError::no_memory_for_answer())?;
+        exchange.weighs(exchange.weight().saturating_add(text));
     }
+    let large = is_large(exchange.weight());
+    done(app, exchange, large, move |_| asked.after(earlier)).await?
 }
 
-impl Open {
-    /// The item with what is in it so far.
-    fn item(&self, status: Status) -> Item {
-        let (id, text) = (self.id.clone(), self.text.clone());
-        let content = || self.part(text.clone()).into_iter().collect();
-        match &self.kind {
-            OpenKind::Reasoning => Item::reasoning(id, status, content()),
-            OpenKind::Message => Item::message(id, status, content()),
-            OpenKind::Call { call_id, name } => {
-                let (call_id, name) = (call_id.clone(), name.clone());
-                Item::FunctionCall { id, status, call_id, name, arguments: text }
+/// What `asked` refers to, if the caller has it.
+fn earlier(app: &App, asked: &Asked, exchange: &Exchange) -> Result<Earlier, ApiError> {
+    let (store, owner) = (app.responses(), exchange.caller().id());
+    let mut earlier = Earlier::default();
+    if let Some(id) = asked.previous() {
+        earlier.chain = store.chain(owner, id).map_err(|id| {
+            ApiError::not_stored("previous_response_id", &id, "the id of a stored response")
+        })?;
+    }
+    for (index, id) in asked.references() {
+        if earlier.named.iter().any(|stored| stored.items.iter().any(|item| item == id)) {
+            continue;
+        }
+        let found = store.with_item(owner, id).ok_or_else(|| {
+            ApiError::not_stored(&format!("input[{index}].id"), id, "the id of a stored item")
+        })?;
+        earlier.named.push(found);
+    }
+    Ok(earlier)
+}
+
+fn stored(app: &App, exchange: &Exchange, id: &str) -> Result<Arc<Stored>, ApiError> {
+    let found = app.responses().get(exchange.caller().id(), id);
+    found.ok_or_else(|| ApiError::response_not_found(id))
+}
+
+/// `GET /v1/responses/{id}`.
+pub(crate) fn retrieve(app: &App, exchange: &Exchange, id: &str) -> Result<Reply, ApiError> {
+    Ok(json(StatusCode::OK, stored(app, exchange, id)?.response.clone()))
+}
+
+/// `DELETE /v1/responses/{id}`.
+pub(crate) fn delete(app: &App, exchange: &Exchange, id: &str) -> Result<Reply, ApiError> {
+    if !app.responses().delete(exchange.caller().id(), id) {
+        return Err(ApiError::response_not_found(id));
+    }
+    let body = Deleted { id, object: "response", deleted: true };
+    Ok(json(StatusCode::OK, to_json(&body)))
+}
+
+/// `POST /v1/responses/{id}/cancel`: there are no responses in the background, so that one that is
+/// stored has ended.
+pub(crate) fn cancel(app: &App, exchange: &Exchange, id: &str) -> Result<Reply, ApiError> {
+    stored(app, exchange, id)?;
+    Err(ApiError::cannot_cancel())
+}
+
+/// `GET /v1/responses/{id}/input_items`, a page of them as `query` says.
+pub(crate) async fn input_items(
+    app: &App,
+    exchange: &Arc<Exchange>,
+    id: &str,
+    query: Option<&str>,
+) -> Result<Reply, ApiError> {
+    let stored = stored(app, exchange, id)?;
+    let page = Page::of(query)?;
+    let large = is_large(stored.text_bytes());
+    exchange.takes(stored.parsed_bytes).map_err(|NoRoom| ApiError::no_memory_for_answer())?;
+    let body = move |_: &App| to_json(&page.of_items(stored.input()));
+    Ok(json(StatusCode::OK, done(app, exchange, large, body).await?))
+}
+
+/// Which items a client wants.
+#[derive(Debug)]
+struct Page {
+    limit: usize,
+    /// The last item comes first.
+    is_descending: bool,
+    /// Only items behind the one of this id.
+    after: Option<String>,
+}
+
+impl Page {
+    fn of(query: Option<&str>) -> Result<Self, ApiError> {
+        let mut page = Self { limit: 20, is_descending: true, after: None };
+        for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            match (name, value) {
+                ("limit", value) => {
+                    let limit = value.parse().ok().filter(|n| (1..=MOST_ITEMS).contains(n));
+                    page.limit = limit.ok_or_else(|| {
+                        ApiError::invalid_value("limit", value, "an integer from 1 to 100")
+                    })?;
+                }
+                ("order", "asc") => page.is_descending = false,
+                ("order", "desc") => page.is_descending = true,
+                ("order", value) => {
+                    return Err(ApiError::invalid_value("order", value, "\"asc\" or \"desc\""));
+                }
+                ("after", value) => page.after = Some(value.to_owned()),
+                // Such as `include`: there is nothing more to include.
+                _ => {}
             }
         }
+        Ok(page)
     }
 
-    /// The item before anything is in it.
-    fn empty(&self) -> Item {
-        let (id, status) = (self.id.clone(), Status::InProgress);
-        match &self.kind {
-            OpenKind::Reasoning => Item::reasoning(id, status, Vec::new()),
-            OpenKind::Message => Item::message(id, status, Vec::new()),
-            OpenKind::Call { .. } => self.item(status),
+    fn of_items(&self, mut items: Vec<serde_json::Value>) -> InputItems {
+        if self.is_descending {
+            items.reverse();
         }
-    }
-
-    /// The part that holds the text; a call has none.
-    fn part(&self, text: String) -> Option<Part> {
-        match &self.kind {
-            OpenKind::Reasoning => Some(Part::ReasoningText { text }),
-            OpenKind::Message => Some(Part::text(text)),
-            OpenKind::Call { .. } => None,
+        if let Some(after) = &self.after {
+            let place = items.iter().position(|item| item["id"] == after.as_str());
+            items.drain(..place.map_or(0, |place| place + 1));
         }
-    }
-
-    /// The event for some more of the item, the `output_index`th.
-    fn more<'a>(&'a self, output_index: usize, delta: &'a str) -> Event<'a> {
-        let (item_id, content_index) = (self.id.as_str(), 0);
-        match &self.kind {
-            OpenKind::Reasoning => {
-                Event::ReasoningDelta { item_id, output_index, content_index, delta }
-            }
-            OpenKind::Message => {
-                Event::TextDelta { item_id, output_index, content_index, delta, logprobs: [] }
-            }
-            OpenKind::Call { .. } => Event::ArgumentsDelta { item_id, output_index, delta },
-        }
-    }
-
-    /// The event for the end of the item's text.
-    fn done(&self, output_index: usize) -> Event<'_> {
-        let (item_id, content_index, text) = (self.id.as_str(), 0, self.text.as_str());
-        match &self.kind {
-            OpenKind::Reasoning => {
-                Event::ReasoningDone { item_id, output_index, content_index, text }
-            }
-            OpenKind::Message => {
-                Event::TextDone { item_id, output_index, content_index, text, logprobs: [] }
-            }
-            OpenKind::Call { name, .. } => {
-                Event::ArgumentsDone { item_id, output_index, name, arguments: text }
-            }
-        }
+        let has_more = items.len() > self.limit;
+        items.truncate(self.limit);
+        InputItems::new(items, has_more)
     }
 }
 
-impl ResponseRenderer {
-    fn response(&self) -> Response<'_> {
-        Response::begun(&self.id, self.created_at, &self.model, &self.echo)
-    }
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
 
-    /// Ends the item that is open and begins another.
-    fn open(&mut self, prefix: &str, kind: OpenKind) -> String {
-        let mut text = self.close_item(Status::Completed);
-        let output_index = self.done.len();
-        let open = Open { id: item_id(prefix), kind, text: String::new() };
-        let item = open.empty();
-        text += &framed(&mut self.events, &Event::ItemAdded { output_index, item: &item });
-        if let Some(part) = &open.part(String::new()) {
-            let added =
-                Event::PartAdded { item_id: &open.id, output_index, content_index: 0, part };
-            text += &framed(&mut self.events, &added);
+    use super::*;
+
+    #[test]
+    fn pages_follow_each_other() {
+        let items: Vec<Value> = (0..5).map(|id| json!({"id": format!("i{id}")})).collect();
+        let (mut seen, mut after) = (Vec::new(), String::new());
+        loop {
+            let query = format!("order=asc&limit=2{after}");
+            let page = json!(Page::of(Some(&query)).unwrap().of_items(items.clone()));
+            seen.extend(page["data"].as_array().unwrap().clone());
+            after = format!("&after={}", page["last_id"].as_str().unwrap());
+            if page["has_more"] == false {
+                break;
+            }
         }
-        self.open = Some(open);
-        text
-    }
-
-    /// Ends the item that is open, if one is.
-    fn close_item(&mut self, status: Status) -> String {
-        let Some(open) = self.open.take() else { return String::new() };
-        let output_index = self.done.len();
-        let mut text = framed(&mut self.events, &open.done(output_index));
-        if let Some(part) = &open.part(open.text.clone()) {
-            let done = Event::PartDone { item_id: &open.id, output_index, content_index: 0, part };
-            text += &framed(&mut self.events, &done);
+        assert_eq!(seen, items);
+        let last = json!(Page::of(None).unwrap().of_items(items));
+        assert_eq!((&last["first_id"], &last["last_id"]), (&json!("i4"), &json!("i0")));
+        for query in ["limit=0", "limit=101", "limit=x", "order=up"] {
+            assert!(Page::of(Some(query)).is_err(), "{query}");
         }
-        let item = open.item(status);
-        text += &framed(&mut self.events, &Event::ItemDone { output_index, item: &item });
-        self.done.push(item);
-        text
-    }
-
-    /// Adds to the item that is open.
-    fn more(&mut self, delta: &str) -> String {
-        let Some(open) = self.open.as_mut().filter(|_| !delta.is_empty()) else {
-            return String::new();
-        };
-        open.text.push_str(delta);
-        framed(&mut self.events, &open.more(self.done.len(), delta))
-    }
-
-    fn message(&mut self, more: &str) -> String {
-        let is_open = matches!(&self.open, Some(Open { kind: OpenKind::Message, .. }));
-        let begun = if is_open { String::new() } else { self.open("msg", OpenKind::Message) };
-        begun + &self.more(more)
-    }
-
-    fn reasoning(&mut self, more: &str) -> String {
-        let is_open = matches!(&self.open, Some(Open { kind: OpenKind::Reasoning, .. }));
-        let begun = if is_open { String::new() } else { self.open("rs", OpenKind::Reasoning) };
-        begun + &self.more(more)
-    }
-
-    fn call(&mut self, piece: CallDelta) -> String {
-        let begun = match piece.begun {
-            Some(call) => self.open("fc", OpenKind::Call { call_id: call.id, name: call.name }),
-            None => String::new(),
-        };
-        begun + &self.more(&piece.arguments)
-    }
-}
-
-/// The items of a whole answer.
-fn items(answer: Answer) -> Vec<Item> {
-    let status = status_of(answer.finished.reason);
-    let mut items = Vec::new();
-    if !answer.reasoning.is_empty() {
-        let part = Part::ReasoningText { text: answer.reasoning };
-        items.push(Item::reasoning(item_id("rs"), Status::Completed, vec![part]));
-    }
-    if !answer.text.is_empty() || answer.calls.is_empty() {
-        let part = Part::text(answer.text);
-        items.push(Item::message(item_id("msg"), status, vec![part]));
-    }
-    items.extend(answer.calls.into_iter().map(|call| Item::FunctionCall {
-        id: item_id("fc"),
-        status,
-        call_id: call.id,
-        name: call.name,
-        arguments: call.arguments,
-    }));
-    items
-}
-
-impl Renderer for ResponseRenderer {
-    const FORMAT: Format = Format::Events;
-    const DIALECT: Dialect = Dialect::OpenAi;
-
-    fn complete(&mut self, answers: Vec<Answer>, usage: Usage) -> String {
-        // Requests of this API have one answer.
-        let mut whole = String::new();
-        for answer in answers {
-            let status = status_of(answer.finished.reason);
-            whole = to_json(&self.response().ended(status, &items(answer), usage));
-        }
-        whole
-    }
-
-    fn start(&mut self, _index: usize, _usage: Usage) -> String {
-        let mut events = 0;
-        let created = framed(&mut events, &Event::Created { response: self.response() });
-        let begun = framed(&mut events, &Event::InProgress { response: self.response() });
-        self.events = events;
-        created + &begun
-    }
-
-    fn piece(&mut self, _index: usize, delta: TextDelta, _usage: Usage) -> String {
-        let mut events = String::new();
-        if !delta.reasoning.is_empty() {
-            events += &self.reasoning(&delta.reasoning);
-        }
-        if !delta.text.is_empty() {
-            events += &self.message(&delta.text);
-        }
-        if let Some(piece) = delta.call {
-            events += &self.call(piece);
-        }
-        events
-    }
-
-    fn end(&mut self, _index: usize, finished: Finished, _usage: Usage) -> String {
-        self.status = status_of(finished.reason);
-        let mut events = String::new();
-        if self.open.is_none() && self.done.is_empty() {
-            // A response has at least one item, as in whole answers.
-            events = self.open("msg", OpenKind::Message);
-        }
-        events + &self.close_item(self.status)
-    }
-
-    fn close(&mut self, usage: Usage) -> String {
-        let mut events = self.events;
-        let response = self.response().ended(self.status, &self.done, usage);
-        let last = match self.status {
-            Status::Incomplete => Event::Incomplete { response },
-            _ => Event::Completed { response },
-        };
-        framed(&mut events, &last)
-    }
-
-    fn fault(&mut self, error: &ApiError) -> String {
-        let events = self.close_item(Status::Incomplete);
-        let mut count = self.events;
-        let failure = Failure { code: "server_error", message: &error.message };
-        let response = self.response().failed(failure, &self.done);
-        events + &framed(&mut count, &Event::Failed { response })
     }
 }

@@ -1,12 +1,20 @@
-//! OpenAI's responses API, without its stored state.
+//! OpenAI's responses API, with responses that are kept.
 
 mod answer;
 mod handler;
+mod input;
+mod renderer;
 mod request;
+mod store;
+mod tools;
 
-pub(crate) use answer::{Event, Failure, Item, Part, Response, Status};
-pub(crate) use handler::create;
+pub(crate) use answer::{
+    Deleted, Event, Failure, InputItems, InputTokens, Item, Part, Response, Status,
+};
+pub(crate) use handler::{cancel, create, delete, input_items, input_tokens, retrieve};
+#[cfg(any(test, feature = "testing"))]
 pub(crate) use request::ResponsesRequest;
+pub(crate) use store::Store;
 
 #[cfg(test)]
 pub(crate) use request::field_schemas;

@@ -1,35 +1,46 @@
 //! Requests of OpenAI's responses API.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::input;
+use super::store::Stored;
+use super::tools::{Shapes, WireTool, tools_of};
 use crate::error::ApiError;
 use crate::wire::common::{
-    Delivery, Entries, Integer, List, Number, Object, TextOr, shown, unsupported_word,
+    Delivery, Entries, Integer, List, Number, Object, TextOr, shown, to_json, too_long,
+    unknown_word,
 };
 use crate::wire::form::{named_schema, no_form, of};
-use crate::wire::known::{Groups, unread};
-use crate::wire::messages::{Conversation, answered, joined, role};
+use crate::wire::known::{Groups, Ignored, unread};
+use crate::wire::messages::Conversation;
 use crate::wire::parameters::max_tokens;
 use crate::wire::reasoning::budget_of_effort;
-use crate::wire::tools::{self, WireFunction};
 use crate::wire::{Parsed, bounds};
 use phi4d_generate::{
     Chat, Constraint, Ending, Form, Message, ParameterNames, Parameters, Prompt, Reasoning,
-    Request, Role, ToolCall, Tools,
+    Request, Role, Tools,
 };
 
 const NAMES: ParameterNames =
     ParameterNames { max_tokens: "max_output_tokens", ..ParameterNames::OPENAI };
-
-const ITEMS: &str = "\"message\", \"function_call\", \"function_call_output\" or \"reasoning\"";
 
 /// What the model reads, and how it answers.
 #[derive(Debug, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 struct AskedFields {
     model: Option<String>,
-    input: Option<TextOr<Object<InputItem>, { bounds::ITEMS }>>,
+    // Items are read when those are there that the input refers to.
+    #[cfg_attr(
+        test,
+        schemars(with = "Option<TextOr<Object<input::InputItem>, { bounds::ITEMS }>>")
+    )]
+    input: Option<TextOr<Value, { bounds::ITEMS }>>,
+    previous_response_id: Option<String>,
+    store: Option<bool>,
     instructions: Option<String>,
     #[cfg_attr(test, schemars(with = "Option<Value>"))]
     max_output_tokens: Option<Integer>,
@@ -49,20 +60,18 @@ struct AskedFields {
 #[derive(Debug, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 struct OtherFields {
-    previous_response_id: Option<Value>,
     conversation: Option<Value>,
     prompt: Option<Value>,
     background: Option<bool>,
     truncation: Option<String>,
     include: Option<List<String, { bounds::INCLUDED }>>,
     top_logprobs: Option<Value>,
-    service_tier: Option<String>,
+    #[serde(rename = "service_tier")]
+    _service_tier: Option<String>,
     #[serde(rename = "metadata")]
     _metadata: Option<Entries<Value, { bounds::METADATA }>>,
     #[serde(rename = "user")]
     _user: Option<String>,
-    #[serde(rename = "store")]
-    _store: Option<bool>,
     #[serde(rename = "max_tool_calls")]
     _max_tool_calls: Option<Value>,
     #[serde(rename = "stream_options")]
@@ -79,7 +88,9 @@ struct OtherFields {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 struct TextFields {
     format: Option<Object<FormatFields>>,
-    verbosity: Option<String>,
+    // How much the model says is its own matter.
+    #[serde(rename = "verbosity")]
+    _verbosity: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -101,66 +112,120 @@ struct WireReasoning {
     effort: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-struct WireTool {
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    #[cfg_attr(test, schemars(with = "Option<Value>"))]
-    name: Option<String>,
-    #[cfg_attr(test, schemars(with = "Option<Value>"))]
-    description: Option<String>,
-    #[cfg_attr(test, schemars(with = "Option<Value>"))]
-    parameters: Option<Entries<Value, { bounds::KEYWORDS }>>,
-    #[cfg_attr(test, schemars(with = "Option<Value>"))]
-    strict: Option<bool>,
-}
-
-#[derive(Debug, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-struct InputItem {
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    role: Option<String>,
-    content: Option<InputParts>,
-    call_id: Option<String>,
-    name: Option<String>,
-    arguments: Option<String>,
-    output: Option<InputParts>,
-}
-
-type InputParts = TextOr<Object<InputPart>, { bounds::PARTS }>;
-
-#[derive(Debug, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-struct InputPart {
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    text: Option<String>,
-    refusal: Option<String>,
-}
-
 type AllFields = (AskedFields, OtherFields);
+
+/// `POST /v1/responses`, before what it refers to is there.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    fields: AskedFields,
+    ignored: Ignored,
+    /// What the answer repeats of the request.
+    echo: Map<String, Value>,
+}
+
+/// What a request refers to.
+#[derive(Debug, Default)]
+pub(super) struct Earlier {
+    /// The responses that it goes on from, the first one first.
+    pub(super) chain: Vec<Arc<Stored>>,
+    /// Responses with the items that its input names by their ids.
+    pub(super) named: Vec<Arc<Stored>>,
+}
 
 /// `POST /v1/responses`.
 #[derive(Debug)]
 pub(crate) struct ResponsesRequest {
     pub(crate) parsed: Parsed,
-    /// What the answer repeats of the request.
-    pub(crate) echo: Map<String, Value>,
+    pub(super) echo: Map<String, Value>,
+    /// How calls are written in the answer.
+    pub(super) shapes: Shapes,
+    /// The response that it goes on from.
+    pub(super) previous: Option<String>,
+    /// The request's own items as a JSON list, if the response is to be kept.
+    pub(super) input: Option<String>,
 }
 
 impl ResponsesRequest {
-    /// Reads a request's JSON.
+    /// Reads a request's JSON that refers to nothing.
     ///
     /// # Errors
     /// A 400 that names the first field at fault.
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn parse(body: &Value) -> Result<Self, ApiError> {
-        let (asked, others) = AllFields::read(body)?;
+        Asked::read(body)?.after(Earlier::default())
+    }
+}
+
+impl Asked {
+    /// Reads a request's JSON, but for the items of its input.
+    ///
+    /// # Errors
+    /// A 400 that names the first field at fault.
+    pub(super) fn read(body: &Value) -> Result<Self, ApiError> {
+        let (fields, others) = AllFields::read(body)?;
         let ignored = unread(body, &AllFields::names())?;
         others.check()?;
-        Ok(Self { parsed: asked.parsed(ignored)?, echo: echo(body) })
+        Ok(Self { fields, ignored, echo: echo(body) })
     }
+
+    pub(super) fn model(&self) -> Option<&str> {
+        self.fields.model.as_deref()
+    }
+
+    /// The response that it goes on from.
+    pub(super) fn previous(&self) -> Option<&str> {
+        self.fields.previous_response_id.as_deref()
+    }
+
+    /// The ids of items that its input names, each with its place.
+    pub(super) fn references(&self) -> impl Iterator<Item = (usize, &str)> {
+        let items = match &self.fields.input {
+            Some(TextOr::List(items)) => items.as_slice(),
+            _ => &[],
+        };
+        let found = items.iter().enumerate();
+        found.filter_map(|(index, item)| Some((index, input::reference(item)?)))
+    }
+
+    /// The request, after what it refers to.
+    ///
+    /// # Errors
+    /// A 400 that names the first field at fault.
+    pub(super) fn after(self, earlier: Earlier) -> Result<ResponsesRequest, ApiError> {
+        let Self { mut fields, mut ignored, echo } = self;
+        let own = match fields.input.take() {
+            None if earlier.chain.is_empty() => {
+                return Err(ApiError::missing("input", "a string or a list of items"));
+            }
+            None => Vec::new(),
+            Some(TextOr::Text(text)) => vec![input::message(&text)],
+            Some(TextOr::List(items)) => resolved(items, &earlier.named),
+        };
+        let instructions = fields.instructions.take();
+        let messages = conversation(instructions, &own, &earlier.chain, &mut ignored)?;
+        let keeps = fields.store != Some(false);
+        let input = keeps.then(|| own.into_iter().map(input::identified).collect::<Vec<_>>());
+        let previous = fields.previous_response_id.take();
+        let (parsed, shapes) = fields.parsed(messages, ignored)?;
+        let input = input.map(|items| to_json(&items));
+        Ok(ResponsesRequest { parsed, echo, shapes, previous, input })
+    }
+}
+
+/// The items, where those that name another are that one. One that is not found stays, and is an
+/// error when it is read.
+fn resolved(items: Vec<Value>, named: &[Arc<Stored>]) -> Vec<Value> {
+    let mut known: HashMap<String, Value> = HashMap::new();
+    for item in named.iter().flat_map(|stored| stored.output()) {
+        if let Some(id) = item["id"].as_str() {
+            known.insert(id.to_owned(), item);
+        }
+    }
+    let resolve = |item: Value| {
+        let found = input::reference(&item).and_then(|id| known.get(id)).cloned();
+        found.unwrap_or(item)
+    };
+    items.into_iter().map(resolve).collect()
 }
 
 /// The fields that are read, for the OpenAPI document.
@@ -194,12 +259,10 @@ fn echo(body: &Value) -> Map<String, Value> {
 
 impl OtherFields {
     fn check(&self) -> Result<(), ApiError> {
-        const STATELESS: &str = "null; nothing is kept here: send the conversation as input";
-        for (name, value, accepted) in [
-            ("previous_response_id", &self.previous_response_id, STATELESS),
-            ("conversation", &self.conversation, STATELESS),
-            ("prompt", &self.prompt, "null"),
-        ] {
+        const CONVERSATION: &str = "null; previous_response_id goes on from a response";
+        for (name, value, accepted) in
+            [("conversation", &self.conversation, CONVERSATION), ("prompt", &self.prompt, "null")]
+        {
             if let Some(value) = value {
                 return Err(ApiError::unsupported(name, shown(value), accepted));
             }
@@ -207,15 +270,9 @@ impl OtherFields {
         if self.background == Some(true) {
             return Err(ApiError::unsupported("background", true, "false"));
         }
-        let words = [
-            ("truncation", &self.truncation, ["disabled", "disabled"]),
-            ("service_tier", &self.service_tier, ["auto", "default"]),
-        ];
-        for (name, given, [first, second]) in words {
-            if given.as_ref().is_some_and(|given| given != first && given != second) {
-                let accepted = format!("{first:?} or {second:?}");
-                return Err(unsupported_word(name, given.as_deref(), &accepted));
-            }
+        let truncation = self.truncation.as_deref();
+        if truncation.is_some_and(|word| !["auto", "disabled"].contains(&word)) {
+            return Err(unknown_word("truncation", truncation, "\"auto\" or \"disabled\""));
         }
         if let Some(top) = self.top_logprobs.as_ref().filter(|top| **top != 0) {
             let accepted = "0; /v1/chat/completions has them";
@@ -235,7 +292,11 @@ impl OtherFields {
 }
 
 impl AskedFields {
-    fn parsed(self, ignored: Vec<String>) -> Result<Parsed, ApiError> {
+    fn parsed(
+        self,
+        messages: Vec<Message>,
+        mut ignored: Ignored,
+    ) -> Result<(Parsed, Shapes), ApiError> {
         let max_output_tokens = self.max_output_tokens;
         let parameters = Parameters {
             names: NAMES,
@@ -250,45 +311,48 @@ impl AskedFields {
         };
         let effort = self.reasoning.and_then(|Object(fields)| fields.effort);
         let budget = budget_of_effort(effort.as_deref(), "reasoning.effort")?;
-        let chat = Chat {
-            tools: tools_of(self.tools, self.tool_choice, self.parallel_tool_calls)?,
-            messages: conversation(self.instructions, self.input)?,
-            reasoning: Reasoning { in_text: false, budget },
-            ..Chat::default()
-        };
+        let (tools, shapes): (Tools, Shapes) =
+            tools_of(self.tools, self.tool_choice, self.parallel_tool_calls, &mut ignored)?;
+        let reasoning = Reasoning { in_text: false, budget };
+        let chat = Chat { tools, messages, reasoning, ..Chat::default() };
         let prompts = vec![Prompt::Chat(chat)];
         let request = Request { prompts, parameters, ..Request::default() };
         let delivery = Delivery::of(self.stream == Some(true));
-        Ok(Parsed { model: self.model, request, delivery, ignored })
+        Ok((Parsed { model: self.model, request, delivery, ignored: ignored.names }, shapes))
     }
 }
 
+/// The messages of the responses before, and of the request's `own` items.
 fn conversation(
     instructions: Option<String>,
-    input: Option<TextOr<Object<InputItem>, { bounds::ITEMS }>>,
+    own: &[Value],
+    chain: &[Arc<Stored>],
+    ignored: &mut Ignored,
 ) -> Result<Vec<Message>, ApiError> {
     let mut conversation = Conversation::default();
     if let Some(instructions) = instructions.filter(|text| !text.is_empty()) {
         conversation.add_text(Role::System, instructions, "instructions")?;
     }
-    match input {
-        None => return Err(ApiError::missing("input", "a string or a list of items")),
-        Some(TextOr::Text(text)) => conversation.add_text(Role::User, text, "input")?,
-        Some(TextOr::List(items)) => {
-            for (index, Object(item)) in items.into_iter().enumerate() {
-                item.add_to(&mut conversation, &format!("input[{index}]"))?;
-            }
+    let mut count = own.len();
+    for stored in chain {
+        let items = [stored.input(), stored.output()].concat();
+        count += items.len();
+        if count > bounds::ITEMS {
+            return Err(too_long("previous_response_id", count, bounds::ITEMS));
         }
+        for item in &items {
+            // What is left out of them was named when they were new.
+            input::add(item, "previous_response_id", &mut conversation, &mut Ignored::default())?;
+        }
+    }
+    for (index, item) in own.iter().enumerate() {
+        input::add(item, &format!("input[{index}]"), &mut conversation, ignored)?;
     }
     conversation.finish(Ending::ModelTurn)
 }
 
 impl TextFields {
     fn constraint(self) -> Result<Option<Constraint>, ApiError> {
-        if self.verbosity.as_deref().is_some_and(|verbosity| verbosity != "medium") {
-            let verbosity = self.verbosity.as_deref();
-            return Err(unsupported_word("text.verbosity", verbosity, "\"medium\""));
-        }
         let place = "text.format";
         let Some(Object(format)) = self.format else { return Ok(None) };
         match format.kind.as_deref() {
@@ -298,66 +362,5 @@ impl TextFields {
             }
             kind => no_form(kind, place),
         }
-    }
-}
-
-fn tools_of(
-    given: Option<List<Object<WireTool>, { bounds::TOOLS }>>,
-    choice: Option<Value>,
-    parallel: Option<bool>,
-) -> Result<Tools, ApiError> {
-    let mut definitions = tools::definitions(given, "parameters", |tool, place| {
-        tools::check_kind(tool.kind.as_deref(), place)?;
-        let WireTool { name, description, parameters, strict, .. } = tool;
-        Ok(WireFunction { name, description, parameters, strict })
-    })?;
-    let choice = choice.map(|choice| tools::choose(&mut definitions, &choice, false));
-    tools::offered(definitions, choice.transpose()?, parallel == Some(false))
-}
-
-impl InputItem {
-    fn add_to(self, conversation: &mut Conversation, place: &str) -> Result<(), ApiError> {
-        let missing = |name: &str| ApiError::missing(format!("{place}.{name}"), "a string");
-        match self.kind.as_deref() {
-            None | Some("message") => {
-                let given = self.role.ok_or_else(|| missing("role"))?;
-                let place = format!("{place}.content");
-                let content = match self.content {
-                    None => return Err(ApiError::missing(place, "a string or a list of parts")),
-                    Some(content) => text_of(content, &place)?,
-                };
-                let role = role(Some(&given), &place)?;
-                // A tool's result is an item of its own.
-                answered(role, None, &place)?;
-                conversation.add_text(role, content, &place)
-            }
-            Some("function_call") => {
-                let name = self.name.ok_or_else(|| missing("name"))?;
-                let arguments = self.arguments.ok_or_else(|| missing("arguments"))?;
-                let id = self.call_id.ok_or_else(|| missing("call_id"))?;
-                conversation.add_call(ToolCall { id, name, arguments }, place)
-            }
-            Some("function_call_output") => {
-                let id = self.call_id.ok_or_else(|| missing("call_id"))?;
-                let output = self.output.ok_or_else(|| missing("output"))?;
-                let content = text_of(output, &format!("{place}.output"))?;
-                conversation.add_result(id, content, place)
-            }
-            // Reasoning about earlier messages is not read again.
-            Some("reasoning") => Ok(()),
-            kind => Err(unsupported_word(format!("{place}.type"), kind, ITEMS)),
-        }
-    }
-}
-
-fn text_of(content: InputParts, place: &str) -> Result<String, ApiError> {
-    const KINDS: &str = "\"input_text\", \"output_text\" or \"refusal\"";
-    match content {
-        TextOr::Text(text) => Ok(text),
-        TextOr::List(parts) => joined(parts, place, |part| match part.kind.as_deref() {
-            Some("input_text" | "output_text" | "text") => Ok(("text", part.text)),
-            Some("refusal") => Ok(("refusal", part.refusal)),
-            kind => Err((kind.map(str::to_owned), KINDS)),
-        }),
     }
 }

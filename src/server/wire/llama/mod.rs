@@ -1,0 +1,12 @@
+//! llama.cpp's own endpoints: `/completion`, `/infill` and `/props`.
+
+mod answer;
+mod handler;
+mod request;
+
+pub(crate) use answer::{Props, PropsFacts, Text};
+pub(crate) use handler::{completion, infill, props};
+pub(crate) use request::LlamaRequest;
+
+#[cfg(test)]
+pub(crate) use request::field_schemas;
