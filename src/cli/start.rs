@@ -202,6 +202,7 @@ pub(super) fn generator_options(
         eos_token_ids,
         bos_token_id,
         default_temperature: single(settings.default_temperature),
+        close_objects: settings.close_objects,
         default_top_p: single(settings.default_top_p),
         request_timeout: settings.request_timeout_s,
         forms: Arc::new(ThreadForms::default()),

@@ -17,6 +17,7 @@ fn started() -> (Generator, Engine) {
         eos_token_ids: vec![1001, 1009],
         bos_token_id: 1001,
         default_temperature: 1.0,
+        close_objects: true,
         default_top_p: 1.0,
         request_timeout: None,
         forms: std::sync::Arc::new(crate::ThreadForms::default()),

@@ -16,6 +16,7 @@ fn options() -> GeneratorOptions {
         eos_token_ids: vec![1001, IM_END],
         bos_token_id: 1001,
         default_temperature: 0.0,
+        close_objects: true,
         default_top_p: 1.0,
         request_timeout: None,
         forms: std::sync::Arc::new(crate::ThreadForms::default()),

@@ -8,6 +8,7 @@ fn options() -> GeneratorOptions {
         eos_token_ids: vec![7, 9],
         bos_token_id: 7,
         default_temperature: 0.7,
+        close_objects: true,
         default_top_p: 0.9,
         request_timeout: Some(Duration::from_secs(60)),
         forms: std::sync::Arc::new(crate::ThreadForms::default()),

@@ -256,6 +256,10 @@ define_settings! {
     /// top_p for requests that set none.
     default_top_p: f64 = "1.0", Number { min: 0.0, min_included: false, max: 1.0 };
 
+    /// Whether objects in structured output and forced tool calls have only the properties that the
+    /// schema lists, where it does not say what other properties may be. JSON Schema would allow any.
+    close_objects: bool = "true", Switch;
+
     /// Base URL of an OpenTelemetry collector that takes OTLP as JSON over HTTP at /v1/traces.
     /// Empty: no traces. Prompts and answers are not in them.
     otlp_endpoint: Option<String> = "", OptionalUrl;

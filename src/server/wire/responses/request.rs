@@ -7,7 +7,7 @@ use crate::error::ApiError;
 use crate::wire::common::{
     Delivery, Entries, Integer, List, Number, Object, TextOr, shown, unsupported_word,
 };
-use crate::wire::form::{named_schema, no_form, of};
+use crate::wire::form::{named_schema, no_form, of, with_strict};
 use crate::wire::known::{Groups, unread};
 use crate::wire::messages::{Conversation, answered, joined, role};
 use crate::wire::parameters::max_tokens;
@@ -90,9 +90,7 @@ struct FormatFields {
     #[cfg_attr(test, schemars(with = "Option<Value>"))]
     name: Option<String>,
     schema: Option<Value>,
-    // A schema is always followed to the letter.
-    #[serde(rename = "strict")]
-    _strict: Option<Value>,
+    strict: Option<Value>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -294,7 +292,8 @@ impl TextFields {
         match format.kind.as_deref() {
             Some("json_object") => Ok(Some(of(place, Form::JsonObject))),
             Some("json_schema") => {
-                named_schema(format.name.as_deref(), format.schema, place).map(Some)
+                let constraint = named_schema(format.name.as_deref(), format.schema, place)?;
+                Ok(Some(with_strict(constraint, format.strict.as_ref())))
             }
             kind => no_form(kind, place),
         }
