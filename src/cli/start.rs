@@ -228,6 +228,7 @@ pub(super) fn generator_options(
         eos_token_ids,
         bos_token_id,
         defaults: sampling_defaults(settings, &config.search),
+        close_objects: settings.close_objects,
         request_timeout: settings.request_timeout_s,
         forms: Arc::new(ThreadForms::default()),
     })

@@ -351,7 +351,7 @@ fn conversation<'t>(flags: &str, parts: impl Iterator<Item = &'t str>) -> Chat {
                     name: name.to_owned(),
                     description: Some(text.to_owned()),
                     parameters: Map::from_iter([(text.to_owned(), Json::from(name))]),
-                    strict: false,
+                    strict: None,
                     place: String::new(),
                 });
                 chat.tools = tools;

@@ -36,6 +36,9 @@ pub struct GeneratorOptions {
     pub defaults: SamplingDefaults,
     /// The longest a request may take, and the time of requests that give none; `None` is no limit.
     pub request_timeout: Option<Duration>,
+    /// Whether objects of a schema that lists `properties` have no others, unless the schema or the
+    /// request says so.
+    pub close_objects: bool,
     /// Where forms are compiled and followed.
     pub forms: Arc<dyn FormHost>,
 }

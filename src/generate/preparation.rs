@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::error::{GenerateError, invalid};
-use super::grammar::MessageGrammar;
+use super::grammar::{Closing, MessageGrammar};
 use super::options::GeneratorOptions;
 use super::pool::{Elsewhere, Pool, Undone};
 use super::prompt::{PromptReader, Tokenizing};
@@ -194,9 +194,13 @@ impl Preparation {
         validate::prompt(&prompt, limits.vocab_size)?;
         let reading = Reading::of(&prompt);
         let given = self.plan.constraint.as_ref();
+        let closing =
+            if preparer.options.close_objects { Closing::Listed } else { Closing::Literal };
         let grammar = match &prompt {
-            Prompt::Chat(chat) => MessageGrammar::of_chat(chat, preparer.reader.dialect(), given)?,
-            _ => MessageGrammar::of_text(given)?,
+            Prompt::Chat(chat) => {
+                MessageGrammar::of_chat(chat, preparer.reader.dialect(), given, closing)?
+            }
+            _ => MessageGrammar::of_text(given, closing)?,
         };
         grammar::check_compatible(parameters, grammar.constraint.as_ref())?;
         reading.check_compatible(parameters)?;

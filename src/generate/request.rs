@@ -300,8 +300,11 @@ pub struct Constraint {
 pub enum Form {
     /// Some JSON object.
     JsonObject,
-    /// JSON that fits a JSON Schema.
+    /// JSON that fits a JSON Schema. Objects whose `properties` are listed have no others unless the
+    /// schema says so.
     JsonSchema(Json),
+    /// JSON that fits a JSON Schema, by the letter of the standard.
+    LiteralSchema(Json),
     /// Text that a regular expression matches whole.
     Regex(String),
     /// Text by a Lark grammar, in llguidance's dialect.

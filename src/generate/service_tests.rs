@@ -17,6 +17,7 @@ fn options() -> GeneratorOptions {
         eos_token_ids: vec![1001, IM_END],
         bos_token_id: 1001,
         defaults: SamplingDefaults { temperature: 0.0, top_p: 1.0, ..SamplingDefaults::default() },
+        close_objects: true,
         request_timeout: None,
         forms: std::sync::Arc::new(crate::ThreadForms::default()),
     }

@@ -9,6 +9,7 @@ fn options() -> GeneratorOptions {
         eos_token_ids: vec![7, 9],
         bos_token_id: 7,
         defaults: SamplingDefaults { temperature: 0.7, top_p: 0.9, ..SamplingDefaults::default() },
+        close_objects: true,
         request_timeout: Some(Duration::from_secs(60)),
         forms: std::sync::Arc::new(crate::ThreadForms::default()),
     }

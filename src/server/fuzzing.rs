@@ -134,6 +134,7 @@ impl Daemon {
                 top_p: 1.0,
                 ..SamplingDefaults::default()
             },
+            close_objects: true,
             request_timeout: Some(Duration::from_secs(5)),
             forms: std::sync::Arc::new(phi4d_generate::ThreadForms::default()),
         };

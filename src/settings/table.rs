@@ -274,6 +274,10 @@ define_settings! {
     default_min_p: Option<f64> = "model",
         OrModel(Number { min: 0.0, min_included: true, max: 1.0 });
 
+    /// Whether objects in structured output and forced tool calls have only the properties that the
+    /// schema lists, where it does not say what other properties may be. JSON Schema would allow any.
+    close_objects: bool = "true", Switch;
+
     /// Base URL of an OpenTelemetry collector that takes OTLP as JSON over HTTP at /v1/traces.
     /// Empty: no traces. Prompts and answers are not in them.
     otlp_endpoint: Option<String> = "", OptionalUrl;

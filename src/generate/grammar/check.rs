@@ -23,7 +23,7 @@ pub(super) fn check(constraint: &Constraint) -> Result<usize, GenerateError> {
     let field = &constraint.field;
     match &constraint.form {
         Form::JsonObject => Ok(0),
-        Form::JsonSchema(given) => schema::check(given, field),
+        Form::JsonSchema(given) | Form::LiteralSchema(given) => schema::check(given, field),
         Form::Regex(pattern) => text(field, "a regular expression", pattern, MOST_PATTERN_BYTES),
         Form::Lark(grammar) => text(field, "a grammar", grammar, MOST_GRAMMAR_BYTES),
         Form::Choice(texts) => choice(field, texts),

@@ -12,6 +12,7 @@ use serde_json::{Value as Json, json};
 
 use super::super::error::{GenerateError, invalid};
 use super::super::request::Form;
+use super::lower::Closing;
 use super::protocol::{Following, Order};
 use super::schema;
 use super::spelling;
@@ -71,13 +72,11 @@ impl FormCompiler {
     ) -> Result<Compiled, GenerateError> {
         let made = self.of_form(&order.form, &order.field, &spent);
         if matches!(made, Err(GenerateError::InvalidField { .. })) {
-            for (field, schema) in &order.parts {
+            for part in &order.parts {
                 if spent() > SEARCH {
                     break;
                 }
-                if let Ok(schema) = serde_json::from_str(schema) {
-                    self.of_schema(&schema, field, &spent)?;
-                }
+                self.of_form(&part.form, &part.field, &spent)?;
             }
         }
         made
@@ -94,11 +93,10 @@ impl FormCompiler {
         };
         match form {
             Form::JsonObject => self
-                .matcher(TopLevelGrammar::from_json_schema(schema::prepared(&json!({
-                    "type": "object"
-                }))))
+                .matcher(grammar(&json!({"type": "object"}), Closing::Literal))
                 .map_err(GenerateError::Grammar),
-            Form::JsonSchema(given) => self.of_schema(given, field, spent),
+            Form::JsonSchema(given) => self.of_schema(given, Closing::Listed, field, spent),
+            Form::LiteralSchema(given) => self.of_schema(given, Closing::Literal, field, spent),
             Form::Regex(pattern) => {
                 self.matcher(TopLevelGrammar::from_regex(pattern)).map_err(|reason| {
                     refused(pattern, &reason, "a regular expression that can be used")
@@ -116,13 +114,13 @@ impl FormCompiler {
     fn of_schema(
         &self,
         given: &Json,
+        closing: Closing,
         field: &str,
         spent: &impl Fn() -> Duration,
     ) -> Result<Compiled, GenerateError> {
-        let grammar = |schema: &Json| TopLevelGrammar::from_json_schema(schema::prepared(schema));
-        self.matcher(grammar(given)).map_err(|reason| {
+        self.matcher(grammar(given, closing)).map_err(|reason| {
             let fails = |part: &Json| {
-                (spent() < SEARCH).then(|| self.matcher(grammar(part)).err()).flatten()
+                (spent() < SEARCH).then(|| self.matcher(grammar(part, closing)).err()).flatten()
             };
             let fault = schema::fault(given, reason, fails);
             invalid(
@@ -143,6 +141,10 @@ impl FormCompiler {
     }
 }
 
+fn grammar(schema: &Json, closing: Closing) -> TopLevelGrammar {
+    TopLevelGrammar::from_json_schema(schema::prepared(schema, closing))
+}
+
 /// Computes what may follow; its weight is not known here.
 pub(super) fn follow(matcher: &mut Matcher) -> Result<Following, String> {
     let allowed = matcher.compute_mask_or_eos().map_err(|error| first_line(&error))?;
@@ -154,7 +156,12 @@ pub(super) fn follow(matcher: &mut Matcher) -> Result<Following, String> {
 pub(super) fn first_line(error: &impl fmt::Display) -> String {
     const MOST: usize = 300;
     let text = format!("{error:#}");
-    let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or("no reason was given");
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let first = lines.next().unwrap_or("no reason was given");
+    // An expression's error shows the expression, and its reason below.
+    let reason = first.ends_with(':').then(|| lines.find(|line| line.starts_with("error: ")));
+    let reason = reason.flatten().map_or(String::new(), |line| line.replacen("error", "", 1));
+    let line = first.trim_end_matches(':').to_owned() + &reason;
     line.chars().take(MOST).collect()
 }
 

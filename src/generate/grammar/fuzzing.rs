@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::super::request::{Chat, Constraint, Form, Message, Prompt, Role};
 use super::super::tools::{Dialect, Tool, ToolChoice, Tools};
-use super::{FormHost, Grammars, MessageGrammar};
+use super::{Closing, FormHost, Grammars, MessageGrammar};
 use crate::GenerateError;
 use crate::tokenizer::Tokenizer;
 use phi4d_engine::{CallerId, Progress, TokenMask};
@@ -43,11 +43,16 @@ impl Forms {
     /// Checks one form; whether it could be used.
     pub async fn check(&self, form: &Form) -> bool {
         let given = Constraint { form: form.clone(), field: "form".to_owned() };
-        let grammar = MessageGrammar::of_text(Some(&given));
+        let grammar = MessageGrammar::of_text(Some(&given), Closing::Listed);
         let used = self.follow(grammar).await;
         if let Form::JsonSchema(schema) = form {
-            self.follow(MessageGrammar::of_chat(&call_with(schema), Dialect::default(), None))
-                .await;
+            self.follow(MessageGrammar::of_chat(
+                &call_with(schema),
+                Dialect::default(),
+                None,
+                Closing::Listed,
+            ))
+            .await;
         }
         used
     }
@@ -56,8 +61,10 @@ impl Forms {
     /// names some field.
     pub async fn check_request(&self, prompt: &Prompt, given: Option<&Constraint>) {
         let grammar = match prompt {
-            Prompt::Chat(chat) => MessageGrammar::of_chat(chat, Dialect::default(), given),
-            _ => MessageGrammar::of_text(given),
+            Prompt::Chat(chat) => {
+                MessageGrammar::of_chat(chat, Dialect::default(), given, Closing::Listed)
+            }
+            _ => MessageGrammar::of_text(given, Closing::Listed),
         };
         self.follow_named(grammar, |field| !field.is_empty()).await;
     }
@@ -97,7 +104,7 @@ fn call_with(schema: &serde_json::Value) -> Chat {
         name: "f".to_owned(),
         description: None,
         parameters: schema.as_object().cloned().unwrap_or_default(),
-        strict: true,
+        strict: Some(true),
         place: "tools[0]".to_owned(),
     };
     let definitions = vec![tool];
@@ -130,7 +137,7 @@ fn draw(mask: &mut dyn TokenMask) {
 #[test]
 fn a_call_is_held_to_the_schema_that_is_given() {
     let chat = call_with(&serde_json::json!({"properties": {"a": {"type": "null"}}}));
-    let grammar = MessageGrammar::of_chat(&chat, Dialect::default(), None);
+    let grammar = MessageGrammar::of_chat(&chat, Dialect::default(), None, Closing::Listed);
     let text = match grammar.map(|grammar| grammar.constraint) {
         Ok(Some(Constraint { form: Form::Lark(text), .. })) => text,
         other => panic!("{other:?}"),

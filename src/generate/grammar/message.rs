@@ -11,6 +11,7 @@ use super::super::request::{Chat, Constraint, Form};
 use super::super::tools::parse::OPENERS;
 use super::super::tools::{Dialect, Tool, ToolChoice};
 use super::check::check;
+use super::lower::Closing;
 use super::schema;
 
 /// Bytes of all schemas of one message: the tools' and the answer's.
@@ -31,7 +32,7 @@ pub(crate) struct MessageGrammar {
 enum Content<'a> {
     Free,
     /// JSON by a schema.
-    Json(&'a Json),
+    Json(&'a Json, Closing),
 }
 
 impl MessageGrammar {
@@ -39,12 +40,28 @@ impl MessageGrammar {
     ///
     /// # Errors
     /// As [`check`].
-    pub(crate) fn of_text(given: Option<&Constraint>) -> Result<Self, GenerateError> {
+    pub(crate) fn of_text(
+        given: Option<&Constraint>,
+        closing: Closing,
+    ) -> Result<Self, GenerateError> {
         given.map_or(Ok(0), check)?;
-        Ok(Self { constraint: given.cloned(), parts: Vec::new() })
+        Ok(Self::plain(given, closing))
     }
 
-    /// The message that answers `chat`, if the request constrains its text by `given`.
+    /// What was given and no more.
+    fn plain(given: Option<&Constraint>, closing: Closing) -> Self {
+        let constraint = given.map(|given| match &given.form {
+            Form::JsonSchema(schema) if closing == Closing::Literal => {
+                let form = Form::LiteralSchema(schema.clone());
+                Constraint { form, field: given.field.clone() }
+            }
+            _ => given.clone(),
+        });
+        Self { constraint, parts: Vec::new() }
+    }
+
+    /// The message that answers `chat`, if the request constrains its text by `given`. `closing` is
+    /// for schemas that the request says nothing else of.
     ///
     /// # Errors
     /// A schema that is too large or not supported, by its place.
@@ -52,6 +69,7 @@ impl MessageGrammar {
         chat: &Chat,
         dialect: Dialect,
         given: Option<&Constraint>,
+        closing: Closing,
     ) -> Result<Self, GenerateError> {
         // Also where a forced call takes the place of the answer.
         let given_bytes = given.map_or(Ok(0), check)?;
@@ -64,22 +82,27 @@ impl MessageGrammar {
         };
         let content = match given.map(|given| &given.form) {
             None => Some(Content::Free),
-            Some(Form::JsonObject) => Some(Content::Json(&any_object)),
-            Some(Form::JsonSchema(schema)) => Some(Content::Json(schema)),
+            Some(Form::JsonObject) => Some(Content::Json(&any_object, closing)),
+            Some(Form::JsonSchema(schema)) => Some(Content::Json(schema, closing)),
+            Some(Form::LiteralSchema(schema)) => Some(Content::Json(schema, Closing::Literal)),
             Some(_) => None,
         };
-        let plain = Self { constraint: given.cloned(), parts: Vec::new() };
         let content = match content {
             _ if forced => None,
-            Some(Content::Free) if !offered.iter().any(|tool| tool.strict) => return Ok(plain),
-            Some(Content::Json(_)) if offered.is_empty() && !dialect.thinks() => return Ok(plain),
+            Some(Content::Free) if !offered.iter().any(|tool| tool.strict == Some(true)) => {
+                return Ok(Self::plain(given, closing));
+            }
+            Some(Content::Json(..)) if offered.is_empty() && !dialect.thinks() => {
+                return Ok(Self::plain(given, closing));
+            }
             // Other constraints apply to the whole message, which leaves no room for calls.
-            None => return Ok(plain),
+            None => return Ok(Self::plain(given, closing)),
             content => content,
         };
-        let mut grammar = Grammar { dialect, text: String::new(), parts: Vec::new(), bytes: 0 };
-        if let (Some(Content::Json(schema)), Some(given)) = (content, given) {
-            grammar.part(schema, &given.field, given_bytes)?;
+        let (text, parts) = (String::new(), Vec::new());
+        let mut grammar = Grammar { dialect, closing, text, parts, bytes: 0 };
+        if let (Some(Content::Json(schema, closing)), Some(given)) = (content, given) {
+            grammar.part(schema, closing, &given.field, given_bytes)?;
         }
         let callable = offered.iter().filter(|tool| match &chat.tools.choice {
             ToolChoice::Named(name) => tool.name == *name,
@@ -103,6 +126,8 @@ impl MessageGrammar {
 /// A grammar that is being built.
 struct Grammar {
     dialect: Dialect,
+    /// Of tools that say nothing else.
+    closing: Closing,
     text: String,
     parts: Vec<Constraint>,
     /// Of all parts.
@@ -111,13 +136,22 @@ struct Grammar {
 
 impl Grammar {
     /// Adds a checked schema of `bytes` bytes.
-    fn part(&mut self, schema: &Json, place: &str, bytes: usize) -> Result<(), GenerateError> {
+    fn part(
+        &mut self,
+        schema: &Json,
+        closing: Closing,
+        place: &str,
+        bytes: usize,
+    ) -> Result<(), GenerateError> {
         self.bytes += bytes;
         if self.bytes > MOST_BYTES {
             let value = format!("a schema beside others, {} bytes together", self.bytes);
             return Err(invalid(place, value, format!("at most {MOST_BYTES} bytes in all")));
         }
-        let form = Form::JsonSchema(schema.clone());
+        let form = match closing {
+            Closing::Listed => Form::JsonSchema(schema.clone()),
+            Closing::Literal => Form::LiteralSchema(schema.clone()),
+        };
         self.parts.push(Constraint { form, field: place.to_owned() });
         Ok(())
     }
@@ -131,17 +165,21 @@ impl Grammar {
     fn calls(&mut self, tools: &[&Tool], forced: bool, single: bool) -> Result<(), GenerateError> {
         let mut names = String::new();
         for (index, tool) in tools.iter().enumerate() {
-            let schema = if forced || tool.strict {
+            let closing = match tool.strict {
+                Some(false) => Closing::Literal,
+                _ => self.closing,
+            };
+            let schema = if forced || tool.strict == Some(true) {
                 let schema = arguments(tool);
                 let bytes = schema::check(&schema, &tool.place)?;
-                self.part(&schema, &tool.place, bytes)?;
+                self.part(&schema, closing, &tool.place, bytes)?;
                 schema
             } else {
                 json!({"type": "object"})
             };
             let head = json!(format!("{{\"name\": {}, \"arguments\": ", json!(tool.name)));
             self.line(&format!("call_{index}: {head} arguments_{index} \"}}\""));
-            self.line(&format!("arguments_{index}: %json {}", schema::prepared(&schema)));
+            self.line(&format!("arguments_{index}: %json {}", schema::prepared(&schema, closing)));
             let or = if index == 0 { "" } else { " | " };
             // Writing to a string can't fail.
             let _ = write!(names, "{or}call_{index}");
@@ -158,8 +196,8 @@ impl Grammar {
         });
         match content {
             None => self.reasoning_and(&format!("{open} list {close}")),
-            Some(Content::Json(schema)) => {
-                self.line(&format!("content: %json {}", schema::prepared(schema)));
+            Some(Content::Json(schema, closing)) => {
+                self.line(&format!("content: %json {}", schema::prepared(schema, closing)));
                 let calls = if calls { format!(" | {open} list {close}") } else { String::new() };
                 self.reasoning_and(&format!("(content{calls})"));
             }

@@ -18,7 +18,7 @@ fn tool(name: &str, parameters: &Json, strict: bool) -> Tool {
         name: name.to_owned(),
         description: None,
         parameters: parameters.as_object().unwrap().clone(),
-        strict,
+        strict: strict.then_some(true),
         place: format!("tools.{name}"),
     }
 }
@@ -47,7 +47,7 @@ fn form(schema: Json) -> Constraint {
 }
 
 fn turn(chat: &Chat, given: Option<&Constraint>) -> MessageGrammar {
-    MessageGrammar::of_chat(chat, Dialect::default(), given).unwrap()
+    MessageGrammar::of_chat(chat, Dialect::default(), given, Closing::Listed).unwrap()
 }
 
 async fn mask(grammars: &Arc<Grammars>, turn: &MessageGrammar) -> Box<dyn TokenMask> {
@@ -175,7 +175,7 @@ async fn a_model_that_thinks_may_think_before_its_form() {
     let thinks = Dialect::that_thinks();
     let given = form(json!({"const": 1}));
     let plain = Chat { messages: vec![Message::text(Role::User, "x")], ..Chat::default() };
-    let turn = MessageGrammar::of_chat(&plain, thinks, Some(&given)).unwrap();
+    let turn = MessageGrammar::of_chat(&plain, thinks, Some(&given), Closing::Listed).unwrap();
     for (text, may) in
         [("1", true), ("<think>so {</think>\n\n1", true), ("<think>1", false), ("so 1", false)]
     {
@@ -205,7 +205,9 @@ async fn a_schema_that_can_t_be_kept_to_is_named() {
         chat
     };
     let not = with(&json!({"properties": {"a": {"not": {}}}}));
-    let error = MessageGrammar::of_chat(&not, Dialect::default(), None).unwrap_err().to_string();
+    let error = MessageGrammar::of_chat(&not, Dialect::default(), None, Closing::Listed)
+        .unwrap_err()
+        .to_string();
     assert!(error.starts_with("tools.bad.properties.a.not"), "{error}");
     let pattern = with(&json!({"properties": {"a": {"type": "string", "pattern": "(?<=x)"}}}));
     let turn = turn(&pattern, None);
@@ -230,12 +232,15 @@ async fn call_tokens_stand_around_calls_where_there_are_any() {
     let grammars = Arc::new(of(tokenizer, vec![1009]));
     let dialect = Dialect::with_call_tokens();
     let forced =
-        MessageGrammar::of_chat(&chat(ToolChoice::Required, false), dialect, None).unwrap();
+        MessageGrammar::of_chat(&chat(ToolChoice::Required, false), dialect, None, Closing::Listed)
+            .unwrap();
     let mut mask_of = mask(&grammars, &forced).await;
     assert_eq!(allowed(&mut *mask_of), [opener]);
     let (text, _) = draw(&grammars, &mut *mask_of, 4000, 1);
     assert!(text.starts_with("<|tool_call|>[{\"name\": \""), "{text}");
-    let free = MessageGrammar::of_chat(&chat(ToolChoice::Auto, true), dialect, None).unwrap();
+    let free =
+        MessageGrammar::of_chat(&chat(ToolChoice::Auto, true), dialect, None, Closing::Listed)
+            .unwrap();
     let mut free = mask(&grammars, &free).await;
     for id in grammars.tokenizer.encode("Hi < you", Markup::Plain, usize::MAX).unwrap() {
         assert!(allowed(&mut *free).contains(&id));

@@ -7,15 +7,25 @@
 //! by a fork of that process. The checks in [`schema`] and [`mod@check`] exist for errors that name
 //! what is too large; safety does not depend on them.
 
+mod apart;
+mod bounds;
 mod check;
+mod closing;
 mod compile;
+mod formats;
 #[cfg(all(unix, any(test, feature = "testing")))]
 pub mod fuzzing;
 mod host;
+#[cfg(test)]
+mod judged_tests;
 mod keep;
+mod keywords;
 mod ledger;
+mod lower;
 mod mask;
 mod message;
+mod patterns;
+mod pointer;
 mod protocol;
 mod schema;
 mod serve;
@@ -36,13 +46,14 @@ pub use self::compile::FormCompiler;
 pub use self::host::{FormEnd, FormFork, FormHost, FormLink, FormPort, FormWait, NoForms};
 use self::keep::{Form, Kept, Key};
 use self::ledger::Ledger;
+pub(super) use self::lower::Closing;
 use self::mask::GrammarMask;
 pub(super) use self::message::MessageGrammar;
 use self::protocol::{Answer, Ask, Order};
 pub use self::threads::ThreadForms;
 use self::turns::{TurnLimits, Turns};
 use super::error::{GenerateError, invalid};
-use super::request::{Constraint, Form as Given, Parameters};
+use super::request::{Constraint, Parameters};
 use super::tokenizer::Tokenizer;
 use phi4d_engine::{CallerId, JobError, TokenMask};
 
@@ -99,14 +110,10 @@ impl Grammars {
         deadline: Option<Instant>,
     ) -> Result<Option<Box<dyn TokenMask>>, GenerateError> {
         let Some(constraint) = &grammar.constraint else { return Ok(None) };
-        let parts = grammar.parts.iter().filter_map(|part| match &part.form {
-            Given::JsonSchema(schema) => Some((part.field.clone(), schema.to_string())),
-            _ => None,
-        });
         let order = Order {
             field: constraint.field.clone(),
             form: constraint.form.clone(),
-            parts: parts.collect(),
+            parts: grammar.parts.clone(),
         };
         let patience = Instant::now() + PATIENCE;
         let until = deadline.map_or(patience, |deadline| deadline.min(patience));

@@ -1,6 +1,6 @@
 //! The messages between the daemon and a form's process, as bytes. Numbers are little-endian.
 
-use super::super::request::Form;
+use super::super::request::{Constraint, Form};
 
 /// A form to compile.
 #[derive(Debug, Clone, PartialEq)]
@@ -9,7 +9,7 @@ pub(super) struct Order {
     pub(super) field: String,
     pub(super) form: Form,
     /// Schemas within the form with their fields, to find out which of them is at fault.
-    pub(super) parts: Vec<(String, String)>,
+    pub(super) parts: Vec<Constraint>,
 }
 
 /// From the daemon.
@@ -65,9 +65,9 @@ impl Ask {
                 put(&mut out, order.field.as_bytes());
                 put_form(&mut out, &order.form);
                 put_count(&mut out, order.parts.len());
-                for (field, schema) in &order.parts {
-                    put(&mut out, field.as_bytes());
-                    put(&mut out, schema.as_bytes());
+                for part in &order.parts {
+                    put(&mut out, part.field.as_bytes());
+                    put_form(&mut out, &part.form);
                 }
                 out
             }
@@ -89,7 +89,7 @@ impl Ask {
                 let field = reader.text()?;
                 let form = reader.form()?;
                 let parts = (0..reader.count()?)
-                    .map(|_| Some((reader.text()?, reader.text()?)))
+                    .map(|_| Some(Constraint { field: reader.text()?, form: reader.form()? }))
                     .collect::<Option<_>>()?;
                 Self::Compile(Order { field, form, parts })
             }
@@ -175,6 +175,10 @@ fn put_form(out: &mut Vec<u8>, form: &Form) {
             out.push(b's');
             put(out, schema.to_string().as_bytes());
         }
+        Form::LiteralSchema(schema) => {
+            out.push(b'S');
+            put(out, schema.to_string().as_bytes());
+        }
         Form::Regex(pattern) => {
             out.push(b'r');
             put(out, pattern.as_bytes());
@@ -228,6 +232,7 @@ impl<'b> Reader<'b> {
         Some(match self.take(1)? {
             b"o" => Form::JsonObject,
             b"s" => Form::JsonSchema(serde_json::from_slice(self.bytes()?).ok()?),
+            b"S" => Form::LiteralSchema(serde_json::from_slice(self.bytes()?).ok()?),
             b"r" => Form::Regex(self.text()?),
             b"l" => Form::Lark(self.text()?),
             b"c" => {
@@ -251,12 +256,14 @@ mod tests {
         let schema = json!({"type": "object", "properties": {"ä": {"enum": [1, null, "x"]}}});
         for form in [
             Form::JsonObject,
-            Form::JsonSchema(schema),
+            Form::JsonSchema(schema.clone()),
+            Form::LiteralSchema(schema),
             Form::Regex("a\n".into()),
             Form::Lark("start: \"ß\"".into()),
             Form::Choice(vec!["a".into(), String::new()]),
         ] {
-            let parts = vec![("tools[0]".to_owned(), "{}".to_owned())];
+            let field = "tools[0]".to_owned();
+            let parts = vec![Constraint { form: Form::JsonSchema(json!({})), field }];
             let ask = Ask::Compile(Order { field: "guided_json".into(), form, parts });
             assert_eq!(Ask::decode(&ask.encode()), Some(ask));
         }

@@ -10,60 +10,37 @@ use std::collections::HashSet;
 use serde_json::{Map, Value as Json, json};
 
 use super::super::error::{GenerateError, invalid};
-
-/// Keywords that restrict values and that the grammar library does not support. Ignoring them would
-/// return answers that don't match the schema.
-const NOT_KEPT: [&str; 17] = [
-    "$dynamicRef",
-    "$recursiveRef",
-    "contains",
-    "dependencies",
-    "dependentRequired",
-    "dependentSchemas",
-    "else",
-    "if",
-    "maxContains",
-    "minContains",
-    "not",
-    "propertyNames",
-    "then",
-    "unevaluatedItems",
-    "unevaluatedProperties",
-    "uniqueItems",
-    "contentSchema",
-];
-
-const TYPES: [&str; 7] = ["null", "boolean", "integer", "number", "string", "array", "object"];
-
-const FORMATS: [&str; 10] =
-    ["date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"];
+use super::keywords;
+use super::lower::{Closing, lowered};
+use super::pointer;
 
 /// Keywords that hold a schema, a list of schemas, or schemas by name.
 const ONE: [&str; 3] = ["additionalItems", "additionalProperties", "items"];
 const LISTS: [&str; 5] = ["allOf", "anyOf", "items", "oneOf", "prefixItems"];
 const NAMED: [&str; 2] = ["patternProperties", "properties"];
 
-/// The grammar library's own settings within a schema; a client's are removed.
+/// The grammar library's own settings within a schema.
 const SETTINGS: &str = "x-guidance";
 
 /// White space between JSON's tokens, limited so that a model can't write it without end.
 const WHITE_SPACE: &str = r"[\x20\x0A\x0D\x09]{1,40}";
 
+/// The escapes in strings. Without `u` a name can be spelt in one way only, so that no other
+/// spelling of a name evades what the schema says of it.
+const ESCAPES: &str = "nrbtf\\\"";
+
 /// The most parts of a bad schema that are compiled to find the place of the error.
 const MOST_TRIALS: usize = 64;
 
 /// The schema as it is compiled.
-pub(super) fn prepared(schema: &Json) -> Json {
-    let mut schema = match schema {
-        Json::Object(fields) => fields.clone(),
+pub(super) fn prepared(schema: &Json, closing: Closing) -> Json {
+    let mut schema = match lowered(schema, closing) {
+        Json::Object(fields) => fields,
         Json::Bool(true) => Map::new(),
-        other => return other.clone(),
+        other => return other,
     };
-    schema.remove(SETTINGS);
-    if schema.get("uniqueItems") == Some(&Json::Bool(false)) {
-        schema.remove("uniqueItems");
-    }
-    schema.insert(SETTINGS.into(), json!({ "whitespace_pattern": WHITE_SPACE }));
+    let settings = json!({ "whitespace_pattern": WHITE_SPACE, "json_allowed_escapes": ESCAPES });
+    schema.insert(SETTINGS.into(), settings);
     Json::Object(schema)
 }
 
@@ -95,7 +72,8 @@ pub(super) fn check(schema: &Json, field: &str) -> Result<usize, GenerateError> 
         return Err(invalid(field, value, format!("at most {MOST_BYTES} bytes")));
     }
     let mut walk = Walk { root: schema, seen: HashSet::new(), nodes: Vec::new(), field };
-    walk.nodes.push(Node { schema, parent: 0, step: Step::Root, depth: 0, chain: 0 });
+    let root = Node { schema, parent: 0, step: Step::Root, depth: 0, chain: 0, within_id: false };
+    walk.nodes.push(root);
     let mut next = 0;
     while next < walk.nodes.len() {
         walk.visit(next)?;
@@ -136,6 +114,8 @@ struct Node<'s> {
     depth: u32,
     /// References in a row that led here.
     chain: u32,
+    /// It, or a schema around it other than the root, has an `$id`.
+    within_id: bool,
 }
 
 /// The step from the surrounding schema to this one.
@@ -168,7 +148,7 @@ impl<'s> Walk<'s, '_> {
                 return Err(invalid(self.place(at), other, accepted));
             }
         };
-        keywords(fields, || self.place(at))?;
+        keywords::check(schema, self.root, || self.place(at))?;
         if let Some(reference) = fields.get("$ref") {
             self.reference(at, reference)?;
         }
@@ -218,7 +198,8 @@ impl<'s> Walk<'s, '_> {
         let around = &self.nodes[at];
         let chain = if is_reference { around.chain + 1 } else { 0 };
         let depth = around.depth + 1;
-        self.nodes.push(Node { schema: part, parent: at, step, depth, chain });
+        let within_id = !is_reference && around.within_id || pointer::has_id(part);
+        self.nodes.push(Node { schema: part, parent: at, step, depth, chain, within_id });
         let (value, most) = if self.nodes.len() > MOST_SCHEMAS {
             (format!("schema number {}", self.nodes.len()), format!("{MOST_SCHEMAS} schemas"))
         } else if chain > MOST_CHAIN {
@@ -233,15 +214,21 @@ impl<'s> Walk<'s, '_> {
 
     fn reference(&mut self, at: usize, reference: &'s Json) -> Result<(), GenerateError> {
         const ACCEPTED: &str = "\"#\", or \"#/…\" that points into this schema";
-        let refused = |walk: &Self| invalid(walk.below(at, "$ref"), reference, ACCEPTED);
-        let text = reference.as_str().ok_or_else(|| refused(self))?;
+        let refused = |accepted| Err(invalid(self.below(at, "$ref"), reference, accepted));
+        let Some(text) = reference.as_str() else { return refused(ACCEPTED) };
+        if self.nodes[at].within_id {
+            return refused("no reference in a schema that has an $id");
+        }
         if self.seen.contains(text) {
             return Ok(());
         }
-        let target = text.strip_prefix('#').and_then(|pointer| self.root.pointer(pointer));
-        let target = target.ok_or_else(|| refused(self))?;
+        let Some(target) = pointer::resolve(self.root, text) else { return refused(ACCEPTED) };
         self.seen.insert(text);
-        self.found(at, Step::Reference(text), target)
+        self.found(at, Step::Reference(text), target.schema)?;
+        if let Some(node) = self.nodes.last_mut() {
+            node.within_id |= target.within_id;
+        }
+        Ok(())
     }
 
     fn below(&self, at: usize, keyword: &str) -> String {
@@ -267,47 +254,6 @@ impl<'s> Walk<'s, '_> {
         steps.push(self.field.to_owned());
         steps.reverse();
         steps.concat()
-    }
-}
-
-/// Checks the keywords of one schema that hold no schemas.
-fn keywords(fields: &Map<String, Json>, place: impl Fn() -> String) -> Result<(), GenerateError> {
-    for (keyword, value) in fields {
-        let asks_nothing = keyword == "uniqueItems" && value == false;
-        if NOT_KEPT.contains(&keyword.as_str()) && !asks_nothing {
-            return Err(invalid(
-                format!("{}.{keyword}", place()),
-                value,
-                "a schema without this keyword, which can't be kept to",
-            ));
-        }
-    }
-    if let Some(kinds) = fields.get("type") {
-        let known = |kind: &Json| kind.as_str().is_some_and(|kind| TYPES.contains(&kind));
-        let fits = match kinds {
-            Json::Array(kinds) => !kinds.is_empty() && kinds.iter().all(known),
-            kind => known(kind),
-        };
-        if !fits {
-            let accepted = format!("one of {}, or a list of them", TYPES.join(", "));
-            return Err(invalid(format!("{}.type", place()), kinds, accepted));
-        }
-    }
-    if let Some(format) = fields.get("format").filter(|_| may_be_text(fields))
-        && !format.as_str().is_some_and(|format| FORMATS.contains(&format))
-    {
-        let accepted = format!("one of {}", FORMATS.join(", "));
-        return Err(invalid(format!("{}.format", place()), format, accepted));
-    }
-    Ok(())
-}
-
-/// Formats apply to strings only.
-fn may_be_text(fields: &Map<String, Json>) -> bool {
-    match fields.get("type") {
-        None => true,
-        Some(Json::Array(kinds)) => kinds.iter().any(|kind| kind == "string"),
-        Some(kind) => kind == "string",
     }
 }
 

@@ -26,11 +26,14 @@ pub(super) fn of(tokenizer: Arc<Tokenizer>, ends: Vec<u32>) -> Grammars {
 /// The mask of a form as a request's is made.
 async fn mask_of(grammars: &Grammars, form: Form) -> Result<Box<dyn TokenMask>, GenerateError> {
     let constraint = Constraint { form, field: "form".into() };
-    let grammar = MessageGrammar::of_text(Some(&constraint))?;
+    let grammar = MessageGrammar::of_text(Some(&constraint), Closing::Listed)?;
     Ok(grammars.mask_of(&grammar, CallerId::default(), None).await?.unwrap())
 }
 
-fn compile(grammars: &Grammars, form: Form) -> Result<Box<dyn TokenMask>, GenerateError> {
+pub(super) fn compile(
+    grammars: &Grammars,
+    form: Form,
+) -> Result<Box<dyn TokenMask>, GenerateError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(mask_of(grammars, form))
 }
@@ -187,10 +190,20 @@ fn faults_name_their_place() {
             json!({"type": "array", "items": {"type": "array", "uniqueItems": true}}),
             "form.items.uniqueItems",
         ),
-        (json!({"type": "string", "format": "postcode"}), "form.format"),
+        (json!({"type": "string", "minLength": -1}), "form.minLength"),
+        (json!({"enum": []}), "form.enum"),
+        (json!({"enum": [1, 9_007_199_254_740_993_u64]}), "form.enum[1]"),
+        (json!({"const": {"a": [1e30]}}), "form.const"),
+        (json!({"multipleOf": 0}), "form.multipleOf"),
+        (json!({"type": "object", "required": true}), "form.required"),
+        (json!({"pattern": "\\q"}), "form.pattern"),
+        (json!({"patternProperties": {"[": {}}}), "form.patternProperties.["),
         (json!({"anyOf": [{"type": "null"}, {"$ref": "#/$defs/x"}]}), "form.anyOf[1].$ref"),
         (json!({"anyOf": [{"type": "null"}, {"$ref": "http://x/y"}]}), "form.anyOf[1].$ref"),
-        (json!({"$ref": "#/$defs/x", "$defs": {"x": {"if": true}}}), "form.$ref(#/$defs/x).if"),
+        (
+            json!({"$ref": "#/$defs/x", "$defs": {"x": {"if": {}, "else": false}}}),
+            "form.$ref(#/$defs/x).if",
+        ),
         (json!({"properties": 1}), "form.properties"),
         (json!({"allOf": {}}), "form.allOf"),
         (
@@ -233,7 +246,7 @@ fn faults_name_their_place() {
 #[test]
 fn a_schema_cannot_bring_settings_of_its_own() {
     let grammars = demo();
-    let lenient = json!({"x-guidance": {"lenient": true}, "type": "string", "format": "postcode"});
+    let lenient = json!({"x-guidance": {"lenient": true}, "not": {}});
     assert!(compile(&grammars, Form::JsonSchema(lenient)).is_err());
     let settings = json!({"x-guidance": {"whitespace_flexible": 7}, "type": "boolean"});
     let mut mask = compile(&grammars, Form::JsonSchema(settings)).unwrap();

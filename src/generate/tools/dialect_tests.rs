@@ -54,7 +54,7 @@ fn chat() -> Chat {
                 name: "weather".to_owned(),
                 description: Some("Now".to_owned()),
                 parameters: parameters.as_object().unwrap().clone(),
-                strict: false,
+                strict: None,
                 place: String::new(),
             }],
             ..Tools::default()

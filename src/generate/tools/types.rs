@@ -22,8 +22,9 @@ pub struct Tool {
     pub description: Option<String>,
     /// JSON Schema of its arguments, which are an object; empty for any arguments.
     pub parameters: Map<String, Json>,
-    /// Hold every call to the schema.
-    pub strict: bool,
+    /// Hold every call to the schema. If it is given as false, a schema that calls are held to
+    /// nevertheless counts by its letter.
+    pub strict: Option<bool>,
     /// The schema's field in the request, for error messages.
     pub place: String,
 }

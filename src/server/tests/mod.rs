@@ -102,6 +102,7 @@ impl Daemon {
                 top_p: 1.0,
                 ..SamplingDefaults::default()
             },
+            close_objects: true,
             request_timeout: None,
             forms: std::sync::Arc::new(phi4d_generate::ThreadForms::default()),
         };

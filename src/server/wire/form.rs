@@ -40,6 +40,7 @@ struct ResponseFormat {
 struct NamedSchema {
     name: Option<String>,
     schema: Option<Value>,
+    strict: Option<Value>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -140,7 +141,8 @@ impl ResponseFormat {
                 let Some(Object(named)) = self.json_schema else {
                     return Err(ApiError::missing(place, "an object with name and schema"));
                 };
-                named_schema(named.name.as_deref(), named.schema, &place).map(Some)
+                let constraint = named_schema(named.name.as_deref(), named.schema, &place)?;
+                Ok(Some(with_strict(constraint, named.strict.as_ref())))
             }
             kind => no_form(kind, place),
         }
@@ -164,6 +166,16 @@ pub(super) fn named_schema(
     let place = format!("{place}.schema");
     let schema = schema.ok_or_else(|| ApiError::missing(&place, SCHEMA))?;
     of_schema(&place, schema)
+}
+
+/// A schema with its flag `strict`: given as false, objects are open where JSON Schema says so.
+pub(super) fn with_strict(constraint: Constraint, strict: Option<&Value>) -> Constraint {
+    match constraint.form {
+        Form::JsonSchema(schema) if strict == Some(&Value::Bool(false)) => {
+            Constraint { form: Form::LiteralSchema(schema), field: constraint.field }
+        }
+        _ => constraint,
+    }
 }
 
 /// No form for the kind "text"; other kinds are errors.
@@ -217,6 +229,11 @@ mod tests {
                 json!({"response_format": {"type": "json_schema", "json_schema":
                     {"name": "x", "strict": true, "schema": schema}}}),
                 Some(of("response_format.json_schema.schema", Form::JsonSchema(schema.clone()))),
+            ),
+            (
+                json!({"response_format": {"type": "json_schema", "json_schema":
+                    {"name": "x", "strict": false, "schema": schema}}}),
+                Some(of("response_format.json_schema.schema", Form::LiteralSchema(schema.clone()))),
             ),
             (
                 json!({"json_schema": schema}),

@@ -134,8 +134,7 @@ impl WireFunction {
         let parameters = self.parameters.map(Entries::into_map).unwrap_or_default();
         let place = format!("{place}.{schema_field}");
         check_parameters(&parameters, &place)?;
-        let strict = self.strict.unwrap_or(false);
-        Ok(Tool { name, description: self.description, parameters, strict, place })
+        Ok(Tool { name, description: self.description, parameters, strict: self.strict, place })
     }
 }
 

@@ -24,8 +24,8 @@ fn tools_and_the_choice_among_them_arrive() {
     assert_eq!(tools.choice, ToolChoice::Named("a".to_owned()));
     assert!(tools.single);
     let [a, b] = tools.definitions.as_slice() else { panic!("{tools:?}") };
-    assert_eq!((a.name.as_str(), a.strict, a.parameters.len()), ("a", false, 0));
-    assert_eq!((b.description.as_deref(), b.strict), (Some("d"), true));
+    assert_eq!((a.name.as_str(), a.strict, a.parameters.len()), ("a", None, 0));
+    assert_eq!((b.description.as_deref(), b.strict), (Some("d"), Some(true)));
     // In the order given, which the model is to see.
     let names: Vec<&String> = b.parameters["properties"].as_object().unwrap().keys().collect();
     assert_eq!(names, ["z", "a"]);

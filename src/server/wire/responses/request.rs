@@ -14,7 +14,7 @@ use crate::wire::common::{
     Delivery, Entries, Integer, List, Number, Object, TextOr, shown, to_json, too_long,
     unknown_word,
 };
-use crate::wire::form::{named_schema, no_form, of};
+use crate::wire::form::{named_schema, no_form, of, with_strict};
 use crate::wire::known::{Groups, Ignored, unread};
 use crate::wire::messages::Conversation;
 use crate::wire::parameters::max_tokens;
@@ -101,9 +101,7 @@ struct FormatFields {
     #[cfg_attr(test, schemars(with = "Option<Value>"))]
     name: Option<String>,
     schema: Option<Value>,
-    // A schema is always followed to the letter.
-    #[serde(rename = "strict")]
-    _strict: Option<Value>,
+    strict: Option<Value>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -358,7 +356,8 @@ impl TextFields {
         match format.kind.as_deref() {
             Some("json_object") => Ok(Some(of(place, Form::JsonObject))),
             Some("json_schema") => {
-                named_schema(format.name.as_deref(), format.schema, place).map(Some)
+                let constraint = named_schema(format.name.as_deref(), format.schema, place)?;
+                Ok(Some(with_strict(constraint, format.strict.as_ref())))
             }
             kind => no_form(kind, place),
         }
