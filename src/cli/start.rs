@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::exit::Fatal;
 use phi4d_engine::{self as engine, Engine, StartError};
@@ -163,6 +164,7 @@ pub(super) fn engine_options(
         slow_client_timeout: settings.slow_client_timeout_s,
         kv_cache_bytes: plan.kv_budget_bytes,
         prefill_share: settings.prefill_share,
+        prefill_chunk: Duration::from_millis(settings.prefill_chunk_ms),
         draft_tokens: settings.draft_tokens,
         reproducible: settings.reproducible,
         batch_invariant: loaded.batch_invariant,
