@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::exit::Fatal;
 use super::report::{bytes, size};
@@ -181,6 +182,7 @@ pub(super) fn engine_options(
         slow_client_timeout: settings.slow_client_timeout_s,
         kv_cache_bytes: plan.kv_budget_bytes,
         prefill_share: settings.prefill_share,
+        prefill_chunk: Duration::from_millis(settings.prefill_chunk_ms),
         draft_tokens: settings.draft_tokens,
         reproducible: settings.reproducible,
         batch_invariant: loaded.batch_invariant,

@@ -12,10 +12,11 @@
 //! - assigned if the prompt and some growth fit `kv_cache_bytes` beside what runs. Cached prefixes are evicted
 //!   for it, least recently used first;
 //! - started from the longest cached prefix of its prompt: in place if little is lost by that (the next message
-//!   of a conversation), from a copy if the prefix is shared or running. Prefixes are shared within one cache
-//!   scope only;
-//! - grown block by block. If nothing is left to evict, the newest sequence is preempted: it waits, and
-//!   recomputes its tokens when it runs again;
+//!   of a conversation), from a copy if the prefix is shared or running. It is looked up again when the first
+//!   chunk is planned, since a prompt that begins alike may have been read meanwhile. Prefixes are shared within
+//!   one cache scope only;
+//! - grown block by block. If nothing is left to evict, the newest sequence of the lowest priority is preempted:
+//!   it waits, and recomputes its tokens when it runs again;
 //! - kept as a cached prefix when its sequence ends, unless another prefix covers it. At shutdown prefixes are
 //!   written to the prefix store with a hash and the model's fingerprint, and loaded at the next start.
 //!
@@ -46,6 +47,8 @@
 
 #![forbid(unsafe_code)]
 
+mod admission;
+mod cost;
 mod draft;
 #[cfg(all(unix, any(test, feature = "testing")))]
 pub mod fuzzing;
@@ -64,6 +67,7 @@ mod step;
 #[cfg(test)]
 mod tests;
 mod token_set;
+mod turns;
 
 pub use handle::{Handle, Stats};
 pub use message::{

@@ -1,15 +1,32 @@
-//! Measures how long steps take, and derives the size of prefill chunks and of drafts from it. Pure: it
-//! gets durations as arguments.
+//! Decides how large prefill chunks are, when prompts wait for decoding, and how long drafts are, by the
+//! times that steps took. Pure: it gets durations as arguments.
 
 use std::time::Duration;
 
-/// Weight of the newest measurement in the averages. They cover about the last five steps: enough to
-/// smooth out scheduling noise, few enough to follow a context that grows.
+use super::cost::{StepCost, Work};
+
+/// Weight of the newest measurement in the averages of draft widths. They cover about the last five steps:
+/// enough to smooth out scheduling noise, few enough to follow a context that grows.
 const NEWEST: f64 = 0.2;
 
-/// The smallest chunk beside decoding sequences. A smaller one takes nearly as long, since a step's time
-/// is dominated by reading the weights.
-const LEAST_CHUNK: usize = 4;
+/// The first chunk, before anything is known about the machine. Larger models take a second for it on
+/// small machines.
+const FIRST_CHUNK: usize = 16;
+
+/// A chunk may be this many times the largest one measured: the model of times extrapolates no further.
+const STRETCH: usize = 2;
+
+/// A chunk takes at least this many times the fixed part of a step, so that reading weights again for
+/// each chunk costs a prompt no more than a third of its speed, however low the target is.
+const LEAST_FIXED: f64 = 4.0;
+
+/// From this size on, chunks are multiples of [`GRAIN`]: kernels compute that many rows at once.
+const GRAIN_FROM: usize = 32;
+const GRAIN: usize = 16;
+
+/// Time of a chunk that decoding is owed for, in times of the estimate. What the system held up beyond
+/// that is nobody's fault.
+const MOST_OWED: f64 = 2.0;
 
 /// An exponential average; `None` before the first value.
 #[derive(Debug, Clone, Copy, Default)]
@@ -21,89 +38,124 @@ impl Average {
     }
 }
 
-/// The times that steps have taken so far.
+/// What the engine's settings ask of the pace.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Aims {
+    /// Prefill's share of the time while others decode, in (0, 1).
+    pub share: f64,
+    /// How long a chunk may take.
+    pub chunk: Duration,
+    /// The largest chunk in tokens.
+    pub most_tokens: usize,
+    /// The most draft tokens of a step.
+    pub draft_tokens: usize,
+}
+
+/// The times that steps have taken so far, and what follows from them.
 #[derive(Debug)]
 pub struct Pace {
-    /// Share of the time that prefill gets while others decode, in (0, 1).
-    share: f64,
-    /// The largest chunk, in tokens.
-    most: usize,
-    /// Seconds for each token of a prefill step.
-    token: Average,
-    /// Seconds for a decode step of the widths used lately.
-    decode: Average,
-    /// Seconds for a step over `index + 1` tokens of one sequence.
+    aims: Aims,
+    cost: StepCost,
+    /// The largest chunk that was measured, in tokens.
+    measured: usize,
+    /// Seconds for a step over `index + 1` tokens of one sequence, as verifying a draft takes. Apart from
+    /// the model of times, since kernels change at these small widths.
     widths: Vec<Average>,
-    /// Seconds of decode steps that have to run before the next chunk.
+    /// Seconds of decode steps that have to run before the next chunk. Negative by what the last of them
+    /// ran longer.
     owed: f64,
 }
 
 impl Pace {
-    /// A pace without measurements. `share` is prefill's share of the time while others decode, `most`
-    /// the largest chunk in tokens, `widths` the widest step that [`Pace::best_draft`] considers.
+    /// A pace without measurements.
     #[must_use]
-    pub fn new(share: f64, most: usize, widths: usize) -> Self {
+    pub fn new(aims: Aims) -> Self {
         Self {
-            share: share.clamp(0.01, 0.99),
-            most: most.max(1),
-            token: Average::default(),
-            decode: Average::default(),
-            widths: vec![Average::default(); widths.max(1)],
+            aims: Aims {
+                share: aims.share.clamp(0.01, 0.99),
+                most_tokens: aims.most_tokens.max(1),
+                ..aims
+            },
+            cost: StepCost::default(),
+            measured: 0,
+            widths: vec![Average::default(); aims.draft_tokens + 1],
             owed: 0.0,
         }
     }
 
-    /// Records a prefill step of `tokens`.
-    pub fn prefilled(&mut self, tokens: usize, took: Duration) {
-        #[expect(clippy::cast_precision_loss, reason = "chunks are far below 2^52 tokens")]
-        let tokens = tokens.max(1) as f64;
-        self.token.add(took.as_secs_f64() / tokens);
-        // Decoding beyond the last debt pays for this one in advance, but for no more than this: else a
-        // long time without prompts would let a burst of them hold up every decoding sequence.
-        let pay = took.as_secs_f64() * (1.0 - self.share) / self.share;
-        self.owed = self.owed.clamp(-pay, 0.0) + pay;
+    /// Records a prefill step of `tokens` tokens behind `past` cached ones. `others_decode` says whether
+    /// sequences that are ready to decode waited for it.
+    pub fn prefilled(&mut self, past: usize, tokens: usize, took: Duration, others_decode: bool) {
+        let work = Work::chunk(past, tokens);
+        self.cost.record(work, took);
+        self.measured = self.measured.max(tokens);
+        self.prefill_owes(self.cost.seconds(work), took, others_decode);
     }
 
-    /// Whether decoding sequences get further steps before the next chunk. Even the smallest chunk takes
-    /// about as long as a decode step, so with one of each in turn prefill would have half of the time.
+    /// Records a prefill step whose time says nothing about others, since prompt tokens were reported.
+    pub fn reported(&mut self, took: Duration, others_decode: bool) {
+        self.prefill_owes(took.as_secs_f64(), took, others_decode);
+    }
+
+    /// Decoding sequences get their share of the time after a chunk that they waited for. If nobody waited,
+    /// nothing is owed, nor is what was owed to sequences that have ended since.
+    fn prefill_owes(&mut self, estimate: f64, took: Duration, others_decode: bool) {
+        if !others_decode {
+            self.owed = 0.0;
+            return;
+        }
+        let seconds = took.as_secs_f64().min(estimate * MOST_OWED);
+        self.owed += seconds * (1.0 - self.aims.share) / self.aims.share;
+    }
+
+    /// Whether decoding sequences get further steps before the next chunk.
     #[must_use]
     pub fn prefill_waits(&self) -> bool {
         self.owed > 0.0
     }
 
-    /// Records a decode step over `slots` sequences.
-    pub fn decoded(&mut self, slots: usize, took: Duration) {
-        self.decode.add(took.as_secs_f64());
-        self.owed -= took.as_secs_f64();
-        if slots == 1 {
-            self.widths[0].add(took.as_secs_f64());
+    /// Records a decode step of sequences with these numbers of cached tokens. `prompts_wait` says whether
+    /// any prompt was ready to be read.
+    pub fn decoded(&mut self, past: &[usize], took: Duration, prompts_wait: bool) {
+        self.cost.record(Work::decode(past), took);
+        if let (&[_], Some(plain)) = (past, self.widths.first_mut()) {
+            plain.add(took.as_secs_f64());
         }
+        self.pays(took, prompts_wait);
     }
 
     /// Records a step over `tokens` tokens of one decoding sequence: the newest and its draft.
-    pub fn verified(&mut self, tokens: usize, took: Duration) {
+    pub fn verified(&mut self, tokens: usize, took: Duration, prompts_wait: bool) {
         if let Some(width) = self.widths.get_mut(tokens - 1) {
             width.add(took.as_secs_f64());
         }
-        self.decode.add(took.as_secs_f64());
-        self.owed -= took.as_secs_f64();
+        self.pays(took, prompts_wait);
     }
 
-    /// The size of the next chunk in tokens. While others decode, a chunk takes prefill's share of the time
-    /// of a round of one chunk and one decode step.
+    fn pays(&mut self, took: Duration, prompts_wait: bool) {
+        let took = took.as_secs_f64();
+        // What the last step ran longer than was owed counts for the next chunk, so that the shares hold
+        // however coarse the steps are. A time without prompts earns them nothing.
+        let least = if prompts_wait { -took } else { 0.0 };
+        self.owed = (self.owed - took).max(least);
+    }
+
+    /// The size in tokens of the next chunk behind `past` cached tokens.
     #[must_use]
-    pub fn chunk(&self, others_decode: bool) -> usize {
-        let (true, Some(token), Some(decode)) = (others_decode, self.token.0, self.decode.0) else {
-            return self.most;
-        };
-        let seconds = decode * self.share / (1.0 - self.share);
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a float that is out of range becomes the nearest integer"
-        )]
-        let tokens = (seconds / token.max(f64::MIN_POSITIVE)) as usize;
-        tokens.clamp(LEAST_CHUNK.min(self.most), self.most)
+    pub fn chunk(&self, past: usize) -> usize {
+        if !self.cost.knows_prefill() {
+            return FIRST_CHUNK.min(self.aims.most_tokens);
+        }
+        let seconds = self.chunk_seconds();
+        let tokens = self.cost.tokens_within(seconds, Work::default(), past);
+        let most = self.aims.most_tokens.min(self.measured.saturating_mul(STRETCH));
+        let tokens = tokens.min(most);
+        if tokens < GRAIN_FROM { tokens } else { tokens / GRAIN * GRAIN }
+    }
+
+    /// How long a chunk may take, in seconds.
+    fn chunk_seconds(&self) -> f64 {
+        self.aims.chunk.as_secs_f64().max(self.cost.fixed() * LEAST_FIXED)
     }
 
     /// The number of draft tokens, up to `most`, with the most output tokens a second, if each is accepted
@@ -149,50 +201,94 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
+    fn pace(share: f64) -> Pace {
+        Pace::new(Aims { share, chunk: 250 * MS, most_tokens: 256, draft_tokens: 7 })
+    }
+
+    /// Reads a prompt on a machine with 20 ms a pass and 5 ms a token; returns the chunks.
+    fn read(pace: &mut Pace, prompt: usize) -> Vec<usize> {
+        let (mut past, mut chunks) = (0, Vec::new());
+        while past < prompt {
+            let tokens = pace.chunk(past).min(prompt - past);
+            let took = (20 + 5 * u32::try_from(tokens).unwrap()) * MS;
+            pace.prefilled(past, tokens, took, false);
+            chunks.push(tokens);
+            past += tokens;
+        }
+        chunks
+    }
+
     #[test]
-    fn a_chunk_takes_prefills_share_of_the_time_while_others_decode() {
-        let mut pace = Pace::new(0.5, 256, 8);
-        assert_eq!((pace.chunk(true), pace.chunk(false)), (256, 256));
-        pace.prefilled(100, 200 * MS);
-        pace.decoded(1, 50 * MS);
-        assert_eq!((pace.chunk(true), pace.chunk(false)), (25, 256));
-        let mut greedy = Pace::new(0.8, 256, 8);
-        greedy.prefilled(100, 200 * MS);
-        greedy.decoded(1, 50 * MS);
-        assert_eq!(greedy.chunk(true), 100);
-        pace.decoded(1, MS);
-        assert!(pace.chunk(true) >= LEAST_CHUNK);
+    fn chunks_start_small_and_take_the_time_that_is_asked_for() {
+        let mut pace = pace(0.5);
+        let first = read(&mut pace, 150);
+        assert!(first[0] == 16 && first.iter().all(|&tokens| tokens <= 46), "{first:?}");
+        // 46 tokens take 250 ms, and kernels like multiples of 16.
+        assert_eq!(read(&mut pace, 100), [32, 32, 32, 4]);
+        pace.aims.chunk = 2000 * MS;
+        assert_eq!(read(&mut pace, 2000)[..4], [64, 128, 256, 256]);
+    }
+
+    #[test]
+    fn a_chunk_takes_several_passes_over_the_weights_even_if_the_target_is_less() {
+        let mut pace = pace(0.5);
+        pace.aims.chunk = 10 * MS;
+        read(&mut pace, 400);
+        // 80 ms, of which 20 are fixed.
+        assert!((11..=13).contains(&pace.chunk(0)), "{}", pace.chunk(0));
     }
 
     #[test]
     fn prefill_waits_until_decoding_has_had_its_share() {
-        let mut pace = Pace::new(0.2, 256, 8);
-        assert!(!pace.prefill_waits());
-        let (mut prefill, mut decode) = (0, 0);
-        for _ in 0..200 {
-            if pace.prefill_waits() {
-                pace.decoded(2, 30 * MS);
-                decode += 30;
-            } else {
-                pace.prefilled(4, 40 * MS);
-                prefill += 40;
+        for (share, chunk, step) in [(0.2, 40, 30), (0.5, 250, 40), (0.9, 100, 60)] {
+            let mut pace = pace(share);
+            let (mut prefill, mut decode) = (0, 0);
+            for _ in 0..2000 {
+                if pace.prefill_waits() {
+                    pace.decoded(&[10, 10], step * MS, true);
+                    decode += step;
+                } else {
+                    pace.prefilled(0, 4, chunk * MS, true);
+                    prefill += chunk;
+                }
             }
+            let is = f64::from(prefill) / f64::from(prefill + decode);
+            assert!((is - share).abs() < 0.01, "{is} instead of {share}");
         }
-        assert!((f64::from(prefill) / f64::from(prefill + decode) - 0.2).abs() < 0.01);
-        // A long chunk in a time without others is not paid for by all that came before.
-        pace.prefilled(256, 1000 * MS);
-        pace.prefilled(256, 1000 * MS);
-        pace.decoded(2, 4001 * MS);
+    }
+
+    #[test]
+    fn nothing_is_owed_for_chunks_that_nobody_waited_for() {
+        let mut pace = pace(0.5);
+        pace.prefilled(0, 256, 1000 * MS, false);
         assert!(!pace.prefill_waits());
+        // Nor to sequences that have ended since, nor for what the system held up.
+        pace.prefilled(0, 256, 1000 * MS, true);
+        assert!(pace.prefill_waits());
+        pace.prefilled(0, 16, 100 * MS, false);
+        assert!(!pace.prefill_waits());
+        for _ in 0..20 {
+            pace.prefilled(0, 256, 1000 * MS, false);
+        }
+        pace.prefilled(0, 256, 60_000 * MS, true);
+        pace.decoded(&[10], 3000 * MS, true);
+        assert!(!pace.prefill_waits());
+        // Decoding without prompts earns them nothing: the next chunk is owed for in full.
+        for _ in 0..100 {
+            pace.decoded(&[10], 40 * MS, false);
+        }
+        pace.prefilled(0, 256, 1000 * MS, true);
+        pace.decoded(&[10], 900 * MS, true);
+        assert!(pace.prefill_waits());
     }
 
     #[test]
     fn drafts_are_as_long_as_pays() {
-        let mut pace = Pace::new(0.5, 256, 8);
-        pace.decoded(1, 100 * MS);
+        let mut pace = pace(0.5);
+        pace.decoded(&[10], 100 * MS, false);
         // A second token costs half a step: it pays only if it is right often enough.
         for width in 2..=8 {
-            pace.verified(width, (100 + 50 * (u32::try_from(width).unwrap() - 1)) * MS);
+            pace.verified(width, (100 + 50 * (u32::try_from(width).unwrap() - 1)) * MS, false);
         }
         assert_eq!(pace.best_draft(0.2, 7), 0);
         assert!(pace.best_draft(0.7, 7) >= 1);

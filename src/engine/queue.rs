@@ -2,7 +2,8 @@
 //!
 //! Callers take round-robin turns, so a caller with many jobs does not delay the others. Of one caller's
 //! jobs the one with the highest priority is next, the oldest of equals. Each [`AGEING`] of waiting
-//! raises a job by one step of priority, so none starves. Pure: time is an argument.
+//! raises a job by one step of priority, so none starves. A job that does not fit is passed over by those
+//! that do, a bounded number of times. Pure: time is an argument.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -12,6 +13,10 @@ use phi4d_door::CallerId;
 /// Waiting time that counts like one step of priority. Requests take seconds, so ten of them are a wait
 /// that a client notices, while a short burst keeps the order that its priorities ask for.
 const AGEING: Duration = Duration::from_secs(10);
+
+/// How often a job that does not fit may be overtaken. Then the others wait, too, until enough of those
+/// that run have ended.
+const OVERTAKEN: u32 = 16;
 
 /// What a job is ordered by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +33,8 @@ pub struct Ticket {
 struct Waiting<J> {
     ticket: Ticket,
     job: J,
+    /// Jobs that started before this one, although it was next.
+    overtaken: u32,
 }
 
 /// The waiting jobs.
@@ -57,7 +64,7 @@ impl<J> Queue<J> {
 
     /// Adds a job behind the others of its caller.
     pub fn push(&mut self, ticket: Ticket, job: J) {
-        let waiting = Waiting { ticket, job };
+        let waiting = Waiting { ticket, job, overtaken: 0 };
         // A new caller comes last, so that none skips the others by leaving and coming back.
         match self.callers.iter_mut().find(|(caller, _)| *caller == ticket.caller) {
             Some((_, jobs)) => jobs.push_back(waiting),
@@ -74,26 +81,45 @@ impl<J> Queue<J> {
         let (caller, mut jobs) = place
             .and_then(|place| self.callers.remove(place))
             .unwrap_or_else(|| (ticket.caller, VecDeque::new()));
-        jobs.push_front(Waiting { ticket, job });
+        jobs.push_front(Waiting { ticket, job, overtaken: 0 });
         self.callers.push_front((caller, jobs));
     }
 
-    /// The next job.
-    #[must_use]
-    pub fn next(&self, now: Instant) -> Option<&J> {
-        let (_, jobs) = self.callers.front()?;
-        Self::first(jobs, now).map(|index| &jobs[index].job)
-    }
-
-    /// Takes the job that [`Queue::next`] returns, and ends the caller's turn.
-    pub fn take(&mut self, now: Instant) -> Option<J> {
-        let (caller, mut jobs) = self.callers.pop_front()?;
-        let waiting = Self::first(&jobs, now).and_then(|index| jobs.remove(index));
-        // Behind the others, and dropped when it has no more jobs: callers come and go without end.
+    /// Takes the next job that `fits`, and ends its caller's turn. Jobs before it were passed over; `None`
+    /// if nothing fits, or what does may not pass.
+    pub fn take(&mut self, now: Instant, mut fits: impl FnMut(&J) -> bool) -> Option<J> {
+        let (place, index) = self.find(now, &mut fits)?;
+        let (caller, mut jobs) = self.callers.remove(place)?;
+        let waiting = jobs.remove(index);
+        // Behind the others, and dropped when it has no more jobs: callers come and go without end. Callers
+        // that were passed over keep their turn.
         if !jobs.is_empty() {
             self.callers.push_back((caller, jobs));
         }
         waiting.map(|waiting| waiting.job)
+    }
+
+    /// The place of the caller and of its job that is next of those that fit. Counts whom it overtakes.
+    fn find(&mut self, now: Instant, fits: &mut dyn FnMut(&J) -> bool) -> Option<(usize, usize)> {
+        let mut passed = Vec::new();
+        let mut found = None;
+        'search: for (place, (_, jobs)) in self.callers.iter().enumerate() {
+            for index in Self::ranked(jobs, now) {
+                if fits(&jobs[index].job) {
+                    found = Some((place, index));
+                    break 'search;
+                }
+                if jobs[index].overtaken >= OVERTAKEN {
+                    break 'search;
+                }
+                passed.push((place, index));
+            }
+        }
+        found?;
+        for (place, index) in passed {
+            self.callers[place].1[index].overtaken += 1;
+        }
+        found
     }
 
     /// Removes and returns the jobs that `leaves` selects; the others keep their order.
@@ -113,15 +139,17 @@ impl<J> Queue<J> {
         gone
     }
 
-    /// The index of the job that is next among one caller's. A scan at each call, since ageing reorders
-    /// jobs as time passes and a caller has few of them.
-    fn first(jobs: &VecDeque<Waiting<J>>, now: Instant) -> Option<usize> {
+    /// The indices of one caller's jobs, the next one first. Sorted at each call, since ageing reorders jobs
+    /// as time passes and a caller has few of them.
+    fn ranked(jobs: &VecDeque<Waiting<J>>, now: Instant) -> Vec<usize> {
         let rank = |ticket: &Ticket| {
             let waited = now.saturating_duration_since(ticket.arrived).as_secs();
             i64::from(ticket.priority).saturating_add_unsigned(waited / AGEING.as_secs())
         };
-        let best = jobs.iter().map(|waiting| rank(&waiting.ticket)).max()?;
-        jobs.iter().position(|waiting| rank(&waiting.ticket) == best)
+        let mut order: Vec<usize> = (0..jobs.len()).collect();
+        // Stable: of equals the oldest is first.
+        order.sort_by_key(|&index| std::cmp::Reverse(rank(&jobs[index].ticket)));
+        order
     }
 }
 
@@ -136,7 +164,7 @@ mod tests {
     }
 
     fn drain(queue: &mut Queue<u32>, now: Instant) -> Vec<u32> {
-        std::iter::from_fn(|| queue.take(now)).collect()
+        std::iter::from_fn(|| queue.take(now, |_| true)).collect()
     }
 
     #[test]
@@ -158,7 +186,6 @@ mod tests {
         let mut queue = Queue::new();
         queue.push(ticket(1, 0, now), 0);
         queue.push(ticket(1, 2, now), 1);
-        assert_eq!(queue.next(now), Some(&1));
         let later = now + 3 * AGEING;
         queue.push(ticket(1, 2, later), 2);
         assert_eq!(drain(&mut queue, later), [1, 0, 2]);
@@ -186,7 +213,48 @@ mod tests {
         assert_eq!(drain(&mut queue, now), [2, 1, 4, 5]);
     }
 
+    #[test]
+    fn what_does_not_fit_is_passed_over_a_bounded_number_of_times_and_keeps_its_turn() {
+        let now = Instant::now();
+        let mut queue = Queue::new();
+        queue.push(ticket(1, 0, now), 1000);
+        queue.push(ticket(1, 0, now), 1);
+        queue.push(ticket(2, 0, now), 2);
+        // Of the caller whose turn it is first.
+        assert_eq!(queue.take(now, |&job| job < 1000), Some(1));
+        assert_eq!(queue.take(now, |&job| job < 1000), Some(2));
+        for job in 1..OVERTAKEN {
+            queue.push(ticket(3, 0, now), job);
+            assert_eq!(queue.take(now, |&job| job < 1000), Some(job));
+        }
+        queue.push(ticket(3, 0, now), 500);
+        assert_eq!(queue.take(now, |&job| job < 1000), None);
+        assert_eq!(drain(&mut queue, now), [1000, 500]);
+    }
+
     proptest! {
+        #[test]
+        fn every_job_starts_although_others_that_fit_come_without_end(
+            larger in prop::collection::vec(0u64..4, 1..4),
+            caller in 0u64..5,
+        ) {
+            let now = Instant::now();
+            let mut queue = Queue::new();
+            for &caller in &larger {
+                queue.push(ticket(caller, 0, now), true);
+            }
+            let mut starts = 0;
+            let mut left = larger.len();
+            while left > 0 {
+                queue.push(ticket(caller, 0, now), false);
+                // While nothing small starts, what runs ends, and the large ones fit.
+                let job = queue.take(now, |&large| !large).or_else(|| queue.take(now, |_| true));
+                left -= usize::from(job == Some(true));
+                starts += 1;
+                prop_assert!(starts <= (OVERTAKEN as usize + 2) * larger.len());
+            }
+        }
+
         #[test]
         fn nothing_is_lost_and_no_caller_waits_more_than_a_round(
             jobs in prop::collection::vec((0u64..4, -3i32..3), 1..60),
@@ -197,7 +265,7 @@ mod tests {
                 queue.push(ticket(caller, priority, now), index);
             }
             let mut seen = Vec::new();
-            while let Some(job) = queue.take(now) {
+            while let Some(job) = queue.take(now, |_| true) {
                 seen.push((jobs[job].0, job));
             }
             let mut all: Vec<usize> = seen.iter().map(|&(_, job)| job).collect();

@@ -12,11 +12,11 @@ use tokio::sync::mpsc::error::TryRecvError;
 use super::handle::{Command, Counters, Handle, SNAPSHOTS, Shared};
 use super::kv::{Action, Cache, Sizes};
 use super::message::{JobError, Live, State};
-use super::pace::Pace;
+use super::pace::{Aims, Pace};
 use super::persist::{self, Store};
 use super::queue::Queue;
 use super::sampler::Scratch;
-use super::scheduler::{Scheduler, StepPlan};
+use super::scheduler::{Budget, Candidate, Scheduler};
 use super::sequence::Sequence;
 use phi4d_door::{Bounds, End, SubmitError};
 use phi4d_model::{Interrupt, KvGrowth, KvTooSmall, ModelLimits, Rotary, Runner};
@@ -42,12 +42,15 @@ pub struct Options {
     pub kv_cache_bytes: usize,
     /// Share of the time that prompts get while others decode, in (0, 1).
     pub prefill_share: f64,
+    /// How long a prefill chunk may take. It always gets four times the fixed part of a step.
+    pub prefill_chunk: Duration,
     /// The most draft tokens of a step (speculative decoding), for a sequence that decodes alone; 0
     /// turns it off.
     pub draft_tokens: usize,
     /// Whether a request with a seed, or at temperature 0, gets the same answer each time, bit for bit,
-    /// whatever is cached, runs beside it or interrupted it. Prompts are then read in chunks of a fixed
-    /// grid, without speculative decoding.
+    /// whatever is cached, runs beside it or interrupted it. If the runner's results depend on a step's
+    /// width ([`ModelLimits::width_invariant`]), prompts are then read in chunks of a fixed grid, without
+    /// speculative decoding.
     pub reproducible: bool,
     /// Whether a sequence's logits do not depend on those that decode in the same step. If they do,
     /// reproducible sequences decode one at a time.
@@ -59,9 +62,14 @@ pub struct Options {
 }
 
 impl Options {
+    /// Whether the width at which each token is computed has to follow from the request alone.
+    fn fixes_widths(&self, limits: &ModelLimits) -> bool {
+        self.reproducible && !limits.width_invariant
+    }
+
     /// Whether each sequence decodes in a step of its own.
-    fn decodes_apart(&self) -> bool {
-        self.reproducible && !self.batch_invariant
+    fn decodes_apart(&self, limits: &ModelLimits) -> bool {
+        self.fixes_widths(limits) && !self.batch_invariant
     }
 }
 
@@ -74,6 +82,7 @@ impl Default for Options {
             slow_client_timeout: Duration::from_secs(60),
             kv_cache_bytes: usize::MAX,
             prefill_share: 0.5,
+            prefill_chunk: Duration::from_millis(250),
             draft_tokens: 7,
             reproducible: false,
             batch_invariant: true,
@@ -115,13 +124,14 @@ pub fn start(
     interrupt: Arc<dyn Interrupt>,
     mut options: Options,
 ) -> Result<Engine, StartError> {
-    if options.decodes_apart() {
+    if options.decodes_apart(runner.limits()) {
         log::info!(
             "answers are reproducible, so sequences decode one at a time: on this machine \
              the kernels round differently in steps of several"
         );
     }
-    if options.reproducible {
+    let fixed_widths = options.fixes_widths(runner.limits());
+    if fixed_widths {
         // The number of draft tokens follows measured times, and a step's width changes low-order
         // digits of the logits.
         options.draft_tokens = 0;
@@ -139,7 +149,7 @@ pub fn start(
         row_tokens: kv.slot_tokens,
         block_tokens: limits.kv_block_tokens,
         budget_tokens: kv.budget_tokens,
-        grid: options.reproducible.then_some(limits.max_prefill_tokens),
+        grid: fixed_widths.then_some(limits.max_prefill_tokens),
         alike: matches!(limits.kv_growth, KvGrowth::Alike { .. }),
     };
     let bounds = Bounds { total: options.queue, per_caller: options.queue_per_caller };
@@ -185,10 +195,12 @@ pub(super) struct Core {
     pub(super) shared: Arc<Shared>,
     pub(super) options: Options,
     pub(super) limits: ModelLimits,
+    /// Whether prompts are read on a fixed grid of chunks (see [`Options::reproducible`]).
+    pub(super) fixed_widths: bool,
     scheduler: Scheduler,
     pub(super) pace: Pace,
     pub(super) cache: Cache<Sequence>,
-    waiting: Queue<Sequence>,
+    pub(super) waiting: Queue<Sequence>,
     arrivals: u64,
     pub(super) scratch: Scratch,
     /// How long a step's other sequences wait for late masks, by the newest step's time.
@@ -197,6 +209,16 @@ pub(super) struct Core {
 
 /// A stop was requested, or all handles are gone.
 struct Stop;
+
+/// The tokens of the next chunk behind `past` cached ones.
+pub(super) fn chunk(pace: &Pace, limits: &ModelLimits, fixed_widths: bool, past: usize) -> usize {
+    if fixed_widths { limits.max_prefill_tokens } else { pace.chunk(past) }
+}
+
+/// Whether a prompt is ready to be read.
+pub(super) fn prompts_wait(candidates: &[Candidate]) -> bool {
+    candidates.iter().any(|candidate| candidate.ready && !candidate.decodes)
+}
 
 impl Core {
     fn new(
@@ -210,13 +232,15 @@ impl Core {
         limits.context_tokens = sizes.row_tokens;
         shared.counters.kv_budget_tokens.store(sizes.budget_tokens, Ordering::Release);
         Self {
-            pace: Pace::new(
-                options.prefill_share,
-                limits.max_prefill_tokens,
-                options.draft_tokens + 1,
-            ),
+            pace: Pace::new(Aims {
+                share: options.prefill_share,
+                chunk: options.prefill_chunk,
+                most_tokens: limits.max_prefill_tokens,
+                draft_tokens: options.draft_tokens,
+            }),
             cache: Cache::new(sizes),
-            scheduler: Scheduler::new(options.decodes_apart()),
+            fixed_widths: options.fixes_widths(&limits),
+            scheduler: Scheduler::new(options.decodes_apart(&limits)),
             waiting: Queue::new(),
             arrivals: 0,
             scratch: Scratch::default(),
@@ -260,35 +284,41 @@ impl Core {
         // Before the plan, since both may end sequences or move them to other slots.
         self.poll_masks();
         self.restart_outgrown();
+        let candidates = self.candidates(now);
+        let Self { scheduler, pace, limits, fixed_widths, .. } = self;
+        let chunk = |past| chunk(pace, limits, *fixed_widths, past);
+        let budget = Budget { prefill_waits: pace.prefill_waits(), chunk: &chunk };
+        let plan = scheduler.plan(&candidates, &budget);
+        match plan.as_slice() {
+            [] if candidates.is_empty() => {}
+            [] => {
+                // Everything waits for a mask, whose arrival ends the wait, or for a slow client.
+                if !self.wait_for_mask(PAUSED_POLL) {
+                    std::thread::sleep(PAUSED_POLL);
+                }
+            }
+            [span] if !span.decodes => self.read_prompt(*span, &candidates),
+            [span] => self.decode_one(span.slot, &candidates),
+            [first, ..] => self.decode(first.slot, plan.len(), prompts_wait(&candidates)),
+        }
+        self.publish();
+        Counters::add(&self.shared.counters.iterations, 1);
+        Ok(())
+    }
+
+    /// The live sequences as the scheduler sees them, in the order of their slots.
+    fn candidates(&mut self, now: Instant) -> Vec<Candidate> {
         let decoding = self.cache.decoding();
         let mut candidates = Vec::with_capacity(self.cache.live());
         for slot in 0..self.cache.live() {
             let cached = self.cache.tokens(slot).len();
             if let Some(sequence) = self.cache.sequence_mut(slot) {
                 let state = (cached, slot < decoding);
-                let how = (&self.limits, self.options.reproducible);
+                let how = (&self.limits, self.fixed_widths);
                 candidates.push(sequence.candidate(slot, state, how, now));
             }
         }
-        let chunk = match self.options.reproducible {
-            true => self.limits.max_prefill_tokens,
-            false => self.pace.chunk(decoding > 0),
-        };
-        match self.scheduler.plan(&candidates, chunk, self.pace.prefill_waits()) {
-            StepPlan::Idle if candidates.is_empty() => {}
-            StepPlan::Idle => {
-                // Everything waits for a mask, whose arrival ends the wait, or for a slow client.
-                if !self.wait_for_mask(PAUSED_POLL) {
-                    std::thread::sleep(PAUSED_POLL);
-                }
-            }
-            StepPlan::Prefill { slot, tokens } => self.prefill(slot, tokens),
-            StepPlan::Decode { first, slots: 1 } => self.decode_one(first, candidates.len() == 1),
-            StepPlan::Decode { first, slots } => self.decode(first, slots),
-        }
-        self.publish();
-        Counters::add(&self.shared.counters.iterations, 1);
-        Ok(())
+        candidates
     }
 
     /// Takes all commands in the channel; blocks for one if there is nothing else to do.
@@ -373,23 +403,6 @@ impl Core {
         }
     }
 
-    /// Gives slots to waiting sequences, in the queue's order, as long as they fit. If the next one does
-    /// not fit, those behind it wait, too: passing it by would starve long prompts.
-    fn admit(&mut self, now: Instant) {
-        while let Some(next) = self.waiting.next(now) {
-            let scope = next.cache_scope(self.limits.rotary(next.tokens().len()));
-            let shared = next.chunked(self.options.reproducible, &self.limits);
-            let admission = self.cache.admit(next.tokens(), shared, scope);
-            let Some(admission) = admission else { return };
-            self.do_actions();
-            let Some(mut sequence) = self.waiting.take(now) else { return };
-            self.shared.door.start(sequence.waiting());
-            Counters::add(&self.shared.counters.cached_prompt_tokens, admission.cached);
-            sequence.start(admission.cached);
-            self.cache.place(admission, sequence);
-        }
-    }
-
     /// Restarts sequences that have outgrown the short rotary table: keys rotated by it are of no use
     /// beside keys of the long one, so the model reads all tokens again. They keep their slots.
     fn restart_outgrown(&mut self) {
@@ -403,42 +416,6 @@ impl Core {
                 self.do_actions();
             }
         }
-    }
-
-    /// Makes room for `count` more tokens in `slot`, and preempts the sequences that arrived last if
-    /// needed. Returns the sequence's slot afterwards, or `None` if it was preempted itself.
-    pub(super) fn make_room(&mut self, slot: usize, count: usize) -> Option<usize> {
-        // Preempting moves slots, so the sequence is found again by its arrival, which is unique.
-        let arrival = self.cache.sequence(slot)?.arrival();
-        loop {
-            let arrivals = self.live_arrivals();
-            let slot = arrivals.iter().position(|&other| other == arrival)?;
-            if self.cache.grow(slot, count) {
-                self.do_actions();
-                return Some(slot);
-            }
-            // The last to arrive has waited least. As the first to arrive is never preempted, it always
-            // gets on, so preemption ends.
-            let last = (0..arrivals.len()).max_by_key(|&slot| arrivals[slot])?;
-            self.preempt(last);
-        }
-    }
-
-    /// The arrival numbers of the sequences in live slots, by slot.
-    fn live_arrivals(&self) -> Vec<u64> {
-        let sequences = (0..self.cache.live()).filter_map(|slot| self.cache.sequence(slot));
-        sequences.map(Sequence::arrival).collect()
-    }
-
-    /// Puts the sequence in `slot` back into the queue. Its tokens stay cached while there is room, so
-    /// that it may continue from them.
-    fn preempt(&mut self, slot: usize) {
-        let Some(mut sequence) = self.cache.retire(slot, true) else { return };
-        self.do_actions();
-        sequence.drop_held();
-        self.shared.door.put_back();
-        Counters::add(&self.shared.counters.preempted, 1);
-        self.waiting.put_back(sequence.ticket(), sequence);
     }
 
     /// Ends the sequence in `slot` with `error`; `keep` keeps its tokens as a cached prefix.

@@ -1,11 +1,13 @@
 //! Plans the next step. Pure: it sees counts, but no tensors and no clock.
 //!
-//! Prefill and decode alternate. A prefill step runs one chunk of the sequence that arrived first, since
-//! the model's attention takes a prompt with cached tokens one sequence at a time. A decode round
-//! advances every ready sequence by one token, in one step for each run of neighbouring slots. The cache
-//! keeps decoding sequences in neighbouring slots, so a round is one step unless sequences are paused or
-//! their rotary tables differ. [`super::pace`] chooses the size of chunks beside decoding sequences.
+//! A step is a list of [`Span`]s. Today's runners take the chunk of one prompt, or one token for each of
+//! neighbouring slots, so a plan is one of these. Decode rounds, which advance every ready sequence by one
+//! token, and prefill chunks take turns: a chunk runs between two rounds when [`super::pace`] does not
+//! let it wait. The cache keeps decoding sequences in neighbouring slots, so a round is one step unless
+//! sequences are paused or their rotary tables differ. [`super::turns`] chooses the prompt.
 
+use super::turns::Turns;
+use phi4d_door::CallerId;
 use phi4d_model::Rotary;
 
 /// A live sequence as the scheduler sees it.
@@ -13,8 +15,14 @@ use phi4d_model::Rotary;
 pub struct Candidate {
     /// Its slot in the KV cache.
     pub slot: usize,
+    /// Who submitted it.
+    pub caller: CallerId,
+    /// Of one caller's prompts, higher ones are read first.
+    pub priority: i32,
     /// Its number in order of arrival.
     pub arrival: u64,
+    /// Its tokens in the KV cache.
+    pub past: usize,
     /// Tokens that the model has not read yet, at least 1.
     pub pending: usize,
     /// Whether its prompt is read, so that it decodes.
@@ -25,25 +33,26 @@ pub struct Candidate {
     pub ready: bool,
 }
 
-/// One step of the model.
+/// The part of a step that one sequence has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StepPlan {
-    /// Nothing can run.
-    Idle,
-    /// The next `tokens` pending tokens of the sequence in `slot`.
-    Prefill {
-        /// The slot of the sequence.
-        slot: usize,
-        /// The size of the chunk.
-        tokens: usize,
-    },
-    /// One token for each sequence in slots `first..first + slots`.
-    Decode {
-        /// The first slot.
-        first: usize,
-        /// The number of slots.
-        slots: usize,
-    },
+pub struct Span {
+    /// The slot of the sequence.
+    pub slot: usize,
+    /// How many of its pending tokens are read.
+    pub tokens: usize,
+    /// Whether it decodes.
+    pub decodes: bool,
+}
+
+/// One step of the model; empty if nothing can run.
+pub type StepPlan = Vec<Span>;
+
+/// What [`super::pace`] allows the next step.
+pub struct Budget<'a> {
+    /// Whether sequences that decode go first.
+    pub prefill_waits: bool,
+    /// The size of a chunk behind a number of cached tokens.
+    pub chunk: &'a dyn Fn(usize) -> usize,
 }
 
 /// The scheduler's state between steps.
@@ -53,39 +62,38 @@ pub struct Scheduler {
     decode_from: Option<usize>,
     /// Whether each sequence decodes in a step of its own.
     apart: bool,
+    turns: Turns,
 }
 
 impl Scheduler {
     /// A scheduler whose sequences decode together or, if `apart`, each in a step of its own.
     pub fn new(apart: bool) -> Self {
-        Self { decode_from: None, apart }
+        Self { apart, ..Self::default() }
     }
 
-    /// Plans one step over `live`, in the order of slots. A prefill step has up to `chunk` tokens. If
-    /// prefill `waits`, it gets no step while a decoding sequence is ready.
-    pub fn plan(&mut self, live: &[Candidate], chunk: usize, waits: bool) -> StepPlan {
-        let prefill = || Self::prefill(live, chunk);
-        if let Some(from) = self.decode_from {
-            if let Some(step) = self.decode(live, from) {
-                return step;
-            }
-            self.decode_from = None;
-            if waits && let Some(step) = self.decode(live, 0) {
-                return step;
-            }
-            // The decode round is over: prefill is next, if there is any.
-            return prefill().or_else(|| self.decode(live, 0)).unwrap_or(StepPlan::Idle);
+    /// Plans the next step over `live` sequences, in ascending order of slots.
+    pub fn plan(&mut self, live: &[Candidate], budget: &Budget<'_>) -> StepPlan {
+        // The rest of a round that has begun goes first, so that all decode equally often.
+        if let Some(from) = self.decode_from.take()
+            && let Some(plan) = self.decode(live, from)
+        {
+            return plan;
         }
-        self.decode(live, 0).or_else(prefill).unwrap_or(StepPlan::Idle)
+        if !budget.prefill_waits
+            && let Some(plan) = self.prefill(live, budget)
+        {
+            return plan;
+        }
+        let plan = self.decode(live, 0).or_else(|| self.prefill(live, budget));
+        plan.unwrap_or_default()
     }
 
-    fn prefill(live: &[Candidate], chunk: usize) -> Option<StepPlan> {
-        // The first to arrive, until it is read: sharing chunks among prompts would delay all first tokens.
-        let next = live
-            .iter()
-            .filter(|candidate| candidate.ready && !candidate.decodes)
-            .min_by_key(|candidate| candidate.arrival)?;
-        Some(StepPlan::Prefill { slot: next.slot, tokens: next.pending.min(chunk.max(1)) })
+    fn prefill(&mut self, live: &[Candidate], budget: &Budget<'_>) -> Option<StepPlan> {
+        let prompts: Vec<&Candidate> =
+            live.iter().filter(|candidate| candidate.ready && !candidate.decodes).collect();
+        let next = self.turns.next(&prompts, (budget.chunk)(0))?;
+        let tokens = next.pending.min((budget.chunk)(next.past).max(1));
+        Some(vec![Span { slot: next.slot, tokens, decodes: false }])
     }
 
     /// Plans the first run of neighbouring slots at or after `from` that are ready and have one rotary
@@ -104,7 +112,8 @@ impl Scheduler {
             end += 1;
         }
         self.decode_from = Some(end);
-        Some(StepPlan::Decode { first: first.slot, slots: end - first.slot })
+        let spans = (first.slot..end).map(|slot| Span { slot, tokens: 1, decodes: true });
+        Some(spans.collect())
     }
 }
 
@@ -115,27 +124,49 @@ mod tests {
     use super::*;
 
     fn decoding(slot: usize) -> Candidate {
-        let rotary = Rotary::Short;
-        Candidate { slot, arrival: slot as u64, pending: 1, decodes: true, rotary, ready: true }
+        Candidate {
+            slot,
+            caller: CallerId(0),
+            priority: 0,
+            arrival: slot as u64,
+            past: 10,
+            pending: 1,
+            decodes: true,
+            rotary: Rotary::Short,
+            ready: true,
+        }
     }
 
     fn prefilling(slot: usize, pending: usize) -> Candidate {
-        Candidate { pending, decodes: false, ..decoding(slot) }
+        Candidate { past: 0, pending, decodes: false, ..decoding(slot) }
+    }
+
+    /// Chunks of four tokens that wait or not.
+    fn budget(prefill_waits: bool) -> Budget<'static> {
+        Budget { prefill_waits, chunk: &|_| 4 }
+    }
+
+    fn decode(slots: std::ops::Range<usize>) -> StepPlan {
+        slots.map(|slot| Span { slot, tokens: 1, decodes: true }).collect()
+    }
+
+    fn chunk(slot: usize, tokens: usize) -> StepPlan {
+        vec![Span { slot, tokens, decodes: false }]
     }
 
     #[test]
-    fn prefill_and_decode_alternate() {
+    fn a_chunk_runs_between_rounds_unless_it_waits() {
         let mut scheduler = Scheduler::default();
         let mut paused = decoding(1);
         paused.ready = false;
         let live = [decoding(0), paused, decoding(2), prefilling(3, 10)];
-        let steps: Vec<StepPlan> = (0..6).map(|_| scheduler.plan(&live, 4, false)).collect();
-        let round = [
-            StepPlan::Decode { first: 0, slots: 1 },
-            StepPlan::Decode { first: 2, slots: 1 },
-            StepPlan::Prefill { slot: 3, tokens: 4 },
-        ];
-        assert_eq!(steps, [round, round].concat());
+        assert_eq!(scheduler.plan(&live, &budget(false)), chunk(3, 4));
+        // The pause leaves a gap, so the round has two steps, and no chunk is between them.
+        assert_eq!(scheduler.plan(&live, &budget(true)), decode(0..1));
+        assert_eq!(scheduler.plan(&live, &budget(false)), decode(2..3));
+        assert_eq!(scheduler.plan(&live, &budget(true)), decode(0..1));
+        assert_eq!(scheduler.plan(&live, &budget(false)), decode(2..3));
+        assert_eq!(scheduler.plan(&live, &budget(false)), chunk(3, 4));
     }
 
     #[test]
@@ -143,10 +174,10 @@ mod tests {
         let mut scheduler = Scheduler::default();
         let mut live = [decoding(0), prefilling(1, 10)];
         for _ in 0..5 {
-            assert_eq!(scheduler.plan(&live, 4, true), StepPlan::Decode { first: 0, slots: 1 });
+            assert_eq!(scheduler.plan(&live, &budget(true)), decode(0..1));
         }
         live[0].ready = false;
-        assert_eq!(scheduler.plan(&live, 4, true), StepPlan::Prefill { slot: 1, tokens: 4 });
+        assert_eq!(scheduler.plan(&live, &budget(true)), chunk(1, 4));
     }
 
     #[test]
@@ -154,7 +185,7 @@ mod tests {
         let live = [decoding(0), decoding(1), decoding(2)];
         let mut scheduler = Scheduler::default();
         for _ in 0..3 {
-            assert_eq!(scheduler.plan(&live, 4, false), StepPlan::Decode { first: 0, slots: 3 });
+            assert_eq!(scheduler.plan(&live, &budget(false)), decode(0..3));
         }
     }
 
@@ -162,14 +193,9 @@ mod tests {
     fn where_steps_of_several_round_differently_each_decodes_apart() {
         let mut scheduler = Scheduler::new(true);
         let live = [decoding(0), decoding(1), prefilling(2, 10)];
-        let steps: Vec<StepPlan> = (0..4).map(|_| scheduler.plan(&live, 4, false)).collect();
-        let expected = [
-            StepPlan::Decode { first: 0, slots: 1 },
-            StepPlan::Decode { first: 1, slots: 1 },
-            StepPlan::Prefill { slot: 2, tokens: 4 },
-            StepPlan::Decode { first: 0, slots: 1 },
-        ];
-        assert_eq!(steps, expected);
+        let steps: Vec<StepPlan> =
+            [true, false, false, true].map(|waits| scheduler.plan(&live, &budget(waits))).into();
+        assert_eq!(steps, [decode(0..1), decode(1..2), chunk(2, 4), decode(0..1)]);
     }
 
     #[test]
@@ -177,71 +203,62 @@ mod tests {
         let mut live = [decoding(0), decoding(1), decoding(2), prefilling(3, 10)];
         live[2].rotary = Rotary::Long;
         let mut scheduler = Scheduler::default();
-        let steps: Vec<StepPlan> = (0..3).map(|_| scheduler.plan(&live, 4, false)).collect();
-        let round = [
-            StepPlan::Decode { first: 0, slots: 2 },
-            StepPlan::Decode { first: 2, slots: 1 },
-            StepPlan::Prefill { slot: 3, tokens: 4 },
-        ];
-        assert_eq!(steps, round);
+        let steps: Vec<StepPlan> =
+            [true, false, false].map(|waits| scheduler.plan(&live, &budget(waits))).into();
+        assert_eq!(steps, [decode(0..2), decode(2..3), chunk(3, 4)]);
     }
 
     #[test]
     fn nothing_ready_is_idle() {
         let paused = Candidate { ready: false, ..decoding(0) };
-        assert_eq!(Scheduler::default().plan(&[paused], 4, false), StepPlan::Idle);
-        assert_eq!(Scheduler::default().plan(&[], 4, false), StepPlan::Idle);
+        assert!(Scheduler::default().plan(&[paused], &budget(false)).is_empty());
+        assert!(Scheduler::default().plan(&[], &budget(false)).is_empty());
     }
 
     /// Applies a step to the live sequences, and checks that it was allowed.
-    fn apply(live: &mut [Candidate], step: StepPlan, chunk: usize) -> Vec<usize> {
-        match step {
-            StepPlan::Idle => Vec::new(),
-            StepPlan::Prefill { slot, tokens } => {
-                let candidate = live.iter_mut().find(|c| c.slot == slot).unwrap();
-                assert!(candidate.ready && !candidate.decodes);
-                assert!((1..=chunk.min(candidate.pending)).contains(&tokens));
-                candidate.decodes = tokens == candidate.pending;
-                // The last chunk yields a token, which is pending then.
-                candidate.pending = (candidate.pending - tokens).max(1);
-                vec![slot]
-            }
-            StepPlan::Decode { first, slots } => (first..first + slots)
-                .inspect(|&slot| {
-                    let candidate = live.iter().find(|c| c.slot == slot).unwrap();
-                    assert!(candidate.ready && candidate.decodes);
-                })
-                .collect(),
+    fn apply(live: &mut [Candidate], step: &StepPlan, chunk: usize) {
+        assert!(step.iter().all(|span| span.decodes) || step.len() == 1);
+        assert!(step.windows(2).all(|pair| pair[0].slot + 1 == pair[1].slot));
+        for span in step {
+            let candidate = live.iter_mut().find(|c| c.slot == span.slot).unwrap();
+            assert!(candidate.ready && candidate.decodes == span.decodes);
+            assert!((1..=chunk.min(candidate.pending)).contains(&span.tokens));
+            candidate.decodes |= span.tokens == candidate.pending;
+            // The last chunk yields a token, which is pending then.
+            candidate.pending = (candidate.pending - span.tokens).max(1);
         }
     }
 
     proptest! {
         #[test]
         fn every_ready_sequence_advances_soon(
-            shapes in prop::collection::vec((any::<bool>(), 1usize..20, any::<bool>()), 1..9),
+            shapes in prop::collection::vec((any::<bool>(), 1usize..20, any::<bool>(), 0u64..3), 1..9),
             chunk in 1usize..8,
         ) {
             let mut live: Vec<Candidate> = shapes
                 .iter()
                 .enumerate()
-                .map(|(slot, &(decodes, pending, ready))| Candidate {
-                    slot,
+                .map(|(slot, &(decodes, pending, ready, caller))| Candidate {
                     arrival: (slot * 7 % 5) as u64,
+                    caller: CallerId(caller),
                     pending: if decodes { 1 } else { pending },
                     decodes,
-                    rotary: Rotary::Short,
                     ready,
+                    ..decoding(slot)
                 })
                 .collect();
             let mut scheduler = Scheduler::default();
             let work: usize = live.iter().map(|candidate| candidate.pending).sum();
             let mut advanced = std::collections::BTreeSet::new();
-            // Each decode round (at most one step a slot) lets one prefill chunk through.
-            for _ in 0..(work + 1) * (live.len() + 1) {
-                let step = scheduler.plan(&live, chunk, false);
-                let any_ready = live.iter().any(|candidate| candidate.ready);
-                prop_assert_eq!(step == StepPlan::Idle, !any_ready);
-                advanced.extend(apply(&mut live, step, chunk));
+            let mut waits = false;
+            for _ in 0..2 * (work + 1) * (live.len() + 1) {
+                let budget = Budget { prefill_waits: waits, chunk: &|_| chunk };
+                let step = scheduler.plan(&live, &budget);
+                prop_assert_eq!(step.is_empty(), !live.iter().any(|candidate| candidate.ready));
+                // As the pace does it: decoding is owed a step after each chunk.
+                waits = step.iter().any(|span| !span.decodes);
+                advanced.extend(step.iter().map(|span| span.slot));
+                apply(&mut live, &step, chunk);
             }
             for candidate in live.iter().filter(|candidate| candidate.ready) {
                 prop_assert!(advanced.contains(&candidate.slot), "slot {} starved", candidate.slot);

@@ -13,8 +13,8 @@ use super::token_set::TokenSet;
 use phi4d_door::Waiting;
 use phi4d_model::{Logits, ModelLimits, Rotary};
 
-/// Events that a step without draft tokens may send for one sequence: a part of the prompt, a token and
-/// the end.
+/// Events that a step without draft tokens may send for one sequence, besides [`Event::Started`]: a part
+/// of the prompt, a token and the end.
 const EVENTS_PER_STEP: usize = 3;
 
 /// Distinguishes the cache scope of keys rotated by the long table from that of the short one.
@@ -37,7 +37,12 @@ pub(super) struct Sequence {
     end: usize,
     stop_tokens: TokenSet,
     deadline: Option<Instant>,
+    /// Whether it had a slot before, which is how the door knows a preempted sequence from a queued one.
+    admitted: bool,
+    /// Whether [`Event::Started`] was sent.
     started: bool,
+    /// Whether it has run since it got its slot.
+    begun: bool,
     /// Since when the receiver has had no room for a step's events; `None` while it has.
     paused_since: Option<Instant>,
     sampler: Sampler,
@@ -73,8 +78,9 @@ impl Sequence {
             end,
             stop_tokens: job.stop_tokens,
             deadline: job.deadline,
-            // Also how the door knows a preempted sequence from a queued one.
+            admitted: false,
             started: false,
+            begun: false,
             paused_since: None,
             held_logits: None,
             awaits_progress: false,
@@ -95,7 +101,7 @@ impl Sequence {
 
     /// How the door counts the sequence while it has no slot.
     pub(super) fn waiting(&self) -> Waiting {
-        if self.started { Waiting::PutBack } else { Waiting::Queued(self.ticket.caller) }
+        if self.admitted { Waiting::PutBack } else { Waiting::Queued(self.ticket.caller) }
     }
 
     /// Only slots of this scope may share tokens with the sequence while its keys are rotated by the
@@ -178,12 +184,27 @@ impl Sequence {
         (now.duration_since(paused) >= slow_client).then_some(JobError::SlowClient)
     }
 
-    /// Sends [`Event::Started`], but only the first time that the sequence gets a slot.
-    pub(super) fn start(&mut self, cached_tokens: usize) {
-        if !self.started {
-            self.started = true;
-            self.send(Event::Started { cached_tokens });
+    /// Notes that the sequence got a slot.
+    pub(super) fn admit(&mut self) {
+        self.admitted = true;
+        self.begun = false;
+    }
+
+    /// Whether it has run since it got its slot.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun
+    }
+
+    /// Notes that the sequence runs in its slot, which holds `cached_tokens` of its tokens. Sends
+    /// [`Event::Started`] the first time, and returns whether it was that.
+    pub(super) fn begin(&mut self, cached_tokens: usize) -> bool {
+        self.begun = true;
+        if self.started {
+            return false;
         }
+        self.started = true;
+        self.send(Event::Started { cached_tokens });
+        true
     }
 
     /// Whether the job asks for its prompt tokens' log-probabilities.
@@ -219,7 +240,7 @@ impl Sequence {
         now: Instant,
     ) -> Candidate {
         // Without room a step would generate a token that has nowhere to go.
-        let room = self.events.capacity() >= EVENTS_PER_STEP;
+        let room = self.events.capacity() >= EVENTS_PER_STEP + usize::from(!self.started);
         if room {
             self.paused_since = None;
         } else {
@@ -227,7 +248,10 @@ impl Sequence {
         }
         Candidate {
             slot,
+            caller: self.ticket.caller,
+            priority: self.ticket.priority,
             arrival: self.arrival,
+            past: cached,
             pending: self.chunked(reproducible && !decodes, limits) - cached,
             decodes,
             rotary: limits.rotary(self.tokens.len()),

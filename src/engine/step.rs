@@ -7,7 +7,8 @@ use super::draft::{self, DraftSource};
 use super::handle::Counters;
 use super::masks::{Chooser, Outcome, grace};
 use super::message::JobError;
-use super::run::Core;
+use super::run::{Core, prompts_wait};
+use super::scheduler::Candidate;
 use phi4d_door::End;
 use phi4d_model::{Rotary, RunError};
 
@@ -17,7 +18,7 @@ const MOST_ROWS: usize = 64;
 
 impl Core {
     /// Prefills the next `count` tokens of the sequence in `slot`; if these are the last, samples.
-    pub(super) fn prefill(&mut self, slot: usize, count: usize) {
+    pub(super) fn prefill(&mut self, slot: usize, count: usize, others_decode: bool) {
         let Some(slot) = self.make_room(slot, count) else { return };
         let held = self.cache.tokens(slot).len();
         let Some(sequence) = self.cache.sequence(slot) else { return };
@@ -26,7 +27,7 @@ impl Core {
         let count = if reports { count.min(MOST_ROWS) } else { count };
         let rows = if reports { count } else { 1 };
         let tokens = sequence.tokens()[held..held + count].to_vec();
-        let chunked = sequence.chunked(self.options.reproducible, &self.limits);
+        let chunked = sequence.chunked(self.fixed_widths, &self.limits);
         let complete = held + count == chunked;
         // A preempted sequence goes on with output that it has already; nothing is sampled then.
         let sampled = chunked < sequence.tokens().len();
@@ -45,7 +46,11 @@ impl Core {
                     sequence.report_prompt(held, &logits);
                 }
                 // The report is part of the time, since the other sequences wait for it, too.
-                self.pace.prefilled(count, began.elapsed());
+                let took = began.elapsed();
+                match reports {
+                    true => self.pace.reported(took, others_decode),
+                    false => self.pace.prefilled(held, count, took, others_decode),
+                }
                 match self.cache.sequence_mut(slot).filter(|_| complete && !sampled) {
                     None => Ok(None),
                     Some(sequence) => {
@@ -63,7 +68,7 @@ impl Core {
     }
 
     /// Decodes one token for each sequence in slots `first..first + slots`.
-    pub(super) fn decode(&mut self, first: usize, slots: usize) {
+    pub(super) fn decode(&mut self, first: usize, slots: usize, prompts_wait: bool) {
         let slots_before = self.cache.live();
         for slot in first..first + slots {
             if self.make_room(slot, 1).is_none() || self.cache.live() != slots_before {
@@ -94,7 +99,7 @@ impl Core {
                 outcomes.extend((first..first + slots).map(|slot| (slot, Err(error.clone()))));
             }
             Ok(logits) => {
-                self.pace.decoded(slots, began.elapsed());
+                self.pace.decoded(&past, began.elapsed(), prompts_wait);
                 self.grace = grace(began.elapsed());
                 let mut chooser = Chooser::new(counters, &mut self.scratch, self.grace);
                 for (index, (token, past)) in tokens.iter().zip(past).enumerate() {
@@ -116,20 +121,22 @@ impl Core {
         }
     }
 
-    /// Decodes the sequence in `slot` only. If it is `alone` in the engine, with speculative decoding:
+    /// Decodes the sequence in `slot` only. If it is alone in the engine, with speculative decoding:
     /// beside others the time for checking draft tokens would be theirs.
-    pub(super) fn decode_one(&mut self, slot: usize, alone: bool) {
+    pub(super) fn decode_one(&mut self, slot: usize, candidates: &[Candidate]) {
+        let prompts_wait = prompts_wait(candidates);
         let Some(sequence) = self.cache.sequence_mut(slot) else { return };
-        // Seeded requests skip speculation: the draft's length follows measured times, a step's width
-        // changes low-order digits of the logits, and their output must be reproducible.
-        let speculates = alone && self.limits.many_rows && !sequence.sampler().is_seeded();
+        // Where a step's width changes low-order digits of the logits, seeded requests skip speculation: the
+        // draft's length follows measured times, and their output must be reproducible.
+        let repeats = self.limits.width_invariant || !sequence.sampler().is_seeded();
+        let speculates = candidates.len() == 1 && self.limits.many_rows && repeats;
         let most = if speculates { self.options.draft_tokens } else { 0 };
         let most = most.min(sequence.draft_room()).min(self.limits.max_prefill_tokens - 1);
         // A step has one rotary table, so a draft ends where the sequence switches to the long one.
         let left = self.limits.rotary_switch.and_then(|s| s.checked_sub(sequence.tokens().len()));
         let most = most.min(left.unwrap_or(most));
         if most == 0 {
-            return self.decode(slot, 1);
+            return self.decode(slot, 1, prompts_wait);
         }
         // Forced tokens are known with the mask, and no other sequence is delayed by waiting for it.
         sequence.sampler().is_ready(self.grace);
@@ -142,7 +149,7 @@ impl Core {
         };
         if count == 0 || draft.is_empty() {
             let generated = sequence.tokens().len();
-            self.decode(slot, 1);
+            self.decode(slot, 1, prompts_wait);
             return self.note_unused_draft(slot, generated, draft.first().copied(), source);
         }
         let draft = &draft[..count.min(draft.len())];
@@ -191,6 +198,7 @@ impl Core {
         // Tokens that belong to the sequence; keys and values behind them are overwritten later.
         let mut valid = 0;
         for index in 0..tokens.len() {
+            let generated = sequence.tokens().len();
             let mut chooser = Chooser::new(counters, &mut self.scratch, self.grace);
             if index == 0 {
                 valid = 1;
@@ -206,7 +214,9 @@ impl Core {
                 outcome = sampled;
             }
             // Behind the last draft token there is one more logit row, and so one more token.
-            let accepted = index < draft.len() && sequence.tokens().last() == draft.get(index);
+            // A stop token is no token of the output, so the draft's was not accepted even if it is the same.
+            let accepted =
+                index < draft.len() && sequence.tokens().get(generated) == draft.get(index);
             if index < draft.len() {
                 sequence.acceptance(source).note(accepted);
                 Counters::add(&counters.draft_tokens, 1);
@@ -216,7 +226,7 @@ impl Core {
                 break;
             }
         }
-        self.pace.verified(tokens.len(), began.elapsed());
+        self.pace.verified(tokens.len(), began.elapsed(), false);
         self.cache.extend(slot, &tokens[..valid]);
         self.finish_step(slot, outcome);
     }

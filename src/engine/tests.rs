@@ -9,9 +9,11 @@ use tokio::sync::mpsc;
 
 mod door;
 mod masks;
+mod pacing;
 mod paged;
 mod reproducible;
 mod rotary;
+mod scheduling;
 
 use super::*;
 use phi4d_model::KvTooSmall;

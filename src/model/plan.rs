@@ -30,6 +30,11 @@ pub struct ModelLimits {
     pub rotary_switch: Option<usize>,
     /// How much memory the slots take together.
     pub kv_growth: KvGrowth,
+    /// Whether a token's logits are the same, bit for bit, whatever the width of its step and whatever
+    /// else runs in it.
+    pub width_invariant: bool,
+    /// Whether one step can run decoding sequences and prompt chunks of several sequences together.
+    pub mixed_steps: bool,
 }
 
 /// The rotary table that rotates a sequence's keys; models with one table have the short one.

@@ -169,13 +169,20 @@ define_settings! {
     /// Maximum tokens of prompt and answer together. 0: the model's limit.
     context_tokens: usize = "0", whole::<usize>(0, 1 << 24), "tokens";
 
-    /// Tokens of a prompt that are read in one step. Larger values read long prompts faster;
-    /// smaller ones interrupt other answers for less time.
+    /// Most tokens of a prompt that are read in one step. With reproducible each step has this
+    /// many; otherwise it has as many as prefill_chunk_ms allows.
     prefill_chunk_tokens: usize = "256", whole::<usize>(1, 65_536), "tokens";
 
-    /// Share of the time, from 0.05 to 0.95, that goes to reading prompts while other answers
-    /// are being generated. At 0.5 the next token of an answer takes up to twice as long while
-    /// a prompt is read.
+    /// Time that one step of reading a prompt may take, by the times of earlier steps. New
+    /// requests, cancellations and deadlines wait for the step in progress. It is raised to four
+    /// times what a step takes with any number of tokens: smaller steps would read the weights
+    /// more often than they compute. Larger values read long prompts a little faster.
+    prefill_chunk_ms: u64 = "250", whole::<u64>(1, 60_000), "milliseconds";
+
+    /// Share of the time, from 0.05 to 0.95, that goes to reading prompts while answers are
+    /// being generated. The next token of an answer then takes at most prefill_chunk_ms plus the
+    /// time of a step of answers divided by 1 - prefill_share, and a prompt is read at this share
+    /// of the speed that it has alone.
     prefill_share: f64 = "0.5", Number { min: 0.05, min_included: true, max: 0.95 };
 
     /// Most draft tokens per step of speculative decoding. Draft tokens come from the text so

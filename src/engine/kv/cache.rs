@@ -200,44 +200,33 @@ impl<S> Cache<S> {
     /// as are cached under `scope`. `None` if `max_live` sequences run, or the prompt does not fit beside
     /// them; then it has to wait.
     pub fn admit(&mut self, prompt: &[u32], shared: usize, scope: u64) -> Option<Admission> {
+        if !self.has_free_slot() {
+            return None;
+        }
         // Decided by running sequences only, since cached prefixes can be evicted.
         let growth = GROWTH.min(self.sizes.row_tokens / 8);
         let reserved = (prompt.len() + growth).min(self.sizes.row_tokens.max(prompt.len()));
         let running = self.slots[..self.live].iter().map(Slot::tokens);
         let wanted = self.cost(running.chain([reserved]));
-        // A slot more for prefixes than for sequences may be free, but the batch is not to grow.
-        if self.live == self.sizes.max_live || wanted > self.budget() {
+        if wanted > self.budget() {
             return None;
         }
-        let slots = self.slots.iter().enumerate().filter(|(_, slot)| slot.scope == scope);
-        let live = self.live;
-        let reuse = prefix::choose(
-            &prompt[..shared.min(prompt.len())],
-            slots.map(|(index, slot)| {
-                (index, Seen { tokens: slot.reusable(self.sizes.grid), live: index < live })
-            }),
-            self.sizes.grid.unwrap_or(1),
-        );
-        let (slot, cached) = match reuse {
-            Reuse::Take { slot, tokens } => self.shorten(slot, tokens),
-            Reuse::Nothing => (self.empty_slot(reserved, None)?, 0),
-            // The slot that is copied must not be evicted for its own copy.
-            Reuse::Copy { slot: from, tokens } => match self.empty_slot(reserved, Some(from)) {
-                Some(to) => {
-                    self.clock += 1;
-                    self.slots[from].used = self.clock;
-                    let copied = self.slots[from].tokens[..tokens].to_vec();
-                    self.slots[to].tokens = copied;
-                    self.slots[to].on_grid = self.slots[from].on_grid.min(tokens);
-                    self.actions.push(Action::Copy { from, to, tokens });
-                    (to, tokens)
-                }
-                // There is no room for a copy. A cached prefix is shortened and used itself; one that
-                // runs can't be, so the prompt starts from nothing.
-                None if from >= self.live => self.shorten(from, tokens),
-                None => (self.empty_slot(reserved, None)?, 0),
-            },
-        };
+        let (slot, cached) =
+            match self.find_prefix(&prompt[..shared.min(prompt.len())], scope, None) {
+                Reuse::Take { slot, tokens } => self.shorten(slot, tokens),
+                Reuse::Nothing => (self.empty_slot(reserved, None)?, 0),
+                // The slot that is copied must not be evicted for its own copy.
+                Reuse::Copy { slot: from, tokens } => match self.empty_slot(reserved, Some(from)) {
+                    Some(to) => {
+                        self.copy(from, to, tokens);
+                        (to, tokens)
+                    }
+                    // There is no room for a copy. A cached prefix is shortened and used itself; one that
+                    // runs can't be, so the prompt starts from nothing.
+                    None if from >= self.live => self.shorten(from, tokens),
+                    None => (self.empty_slot(reserved, None)?, 0),
+                },
+            };
         self.slots[slot].reserved = reserved;
         self.slots[slot].scope = scope;
         // A slot that was taken over has a reservation now, which other prefixes may have to make room for.
@@ -246,11 +235,70 @@ impl<S> Cache<S> {
         Some(Admission { slot: self.live, cached })
     }
 
+    /// Whether another sequence may run. There may be more slots than that for prefixes, but the batch is not
+    /// to grow.
+    #[must_use]
+    pub fn has_free_slot(&self) -> bool {
+        self.live < self.sizes.max_live
+    }
+
+    /// The slot other than `except` from which `prompt` reuses most under `scope`.
+    fn find_prefix(&self, prompt: &[u32], scope: u64, except: Option<usize>) -> Reuse {
+        let slots = self.slots.iter().enumerate();
+        let slots = slots.filter(|&(index, slot)| slot.scope == scope && Some(index) != except);
+        prefix::choose(
+            prompt,
+            slots.map(|(index, slot)| {
+                (index, Seen { tokens: slot.reusable(self.sizes.grid), live: index < self.live })
+            }),
+            self.sizes.grid.unwrap_or(1),
+        )
+    }
+
+    /// Copies the first `tokens` of `from` to the empty slot `to`.
+    fn copy(&mut self, from: usize, to: usize, tokens: usize) {
+        self.clock += 1;
+        self.slots[from].used = self.clock;
+        self.slots[to].tokens = self.slots[from].tokens[..tokens].to_vec();
+        self.slots[to].on_grid = self.slots[from].on_grid.min(tokens);
+        self.actions.push(Action::Copy { from, to, tokens });
+    }
+
     /// Puts `sequence` into the slot that [`Cache::admit`] has just prepared.
     pub fn place(&mut self, admission: Admission, sequence: S) {
         debug_assert_eq!(admission.slot, self.live);
         self.slots[admission.slot].sequence = Some(sequence);
         self.live += 1;
+    }
+
+    /// Looks again for a cached prefix of `prompt` for the live `slot`, whose sequence has not run yet: a
+    /// prompt that begins alike may have been read since it was admitted. Returns the tokens that the slot
+    /// holds now, which were among the first `shared` of the prompt.
+    pub fn reuse(&mut self, slot: usize, prompt: &[u32], shared: usize) -> usize {
+        let held = self.slots[slot].tokens.len();
+        let shared = shared.min(prompt.len());
+        match self.find_prefix(&prompt[..shared], self.slots[slot].scope, Some(slot)) {
+            // Copied even from a slot that could be taken: this one has its place among the live ones.
+            Reuse::Take { slot: from, tokens } | Reuse::Copy { slot: from, tokens }
+                if tokens >= held + prefix::MIN_MATCH =>
+            {
+                self.clear(slot);
+                self.copy(from, slot, tokens);
+                tokens
+            }
+            _ => held,
+        }
+    }
+
+    /// How many of the first tokens of `prompt` may be reused of those that a slot is going to hold, which
+    /// are `tokens`; 0 if too few.
+    #[must_use]
+    pub fn common_prefix(&self, prompt: &[u32], tokens: &[u32]) -> usize {
+        let seen = Seen { tokens, live: true };
+        match prefix::choose(prompt, std::iter::once((0, seen)), self.sizes.grid.unwrap_or(1)) {
+            Reuse::Take { tokens, .. } | Reuse::Copy { tokens, .. } => tokens,
+            Reuse::Nothing => 0,
+        }
     }
 
     /// Makes room for `count` more tokens in the live `slot`, and evicts cached prefixes for it. Returns

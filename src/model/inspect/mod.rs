@@ -130,6 +130,8 @@ impl Export {
             kv_block_tokens: self.blocks.map_or(page_tokens, |blocks| blocks.tokens),
             rotary_switch: self.rotary.as_ref().map(|choice| choice.short_tokens),
             kv_growth: KvGrowth::Own,
+            width_invariant: false,
+            mixed_steps: false,
         };
         match (on_device, self.blocks) {
             (false, _) => {}

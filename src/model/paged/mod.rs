@@ -262,6 +262,8 @@ fn plan(source: &Source, kv: TensorElementType, options: &LoadOptions) -> (Model
         kv_block_tokens: tokens,
         rotary_switch: source.rotary_switch,
         kv_growth: KvGrowth::Own,
+        width_invariant: false,
+        mixed_steps: false,
     };
     (limits, sizes)
 }

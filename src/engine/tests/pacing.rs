@@ -1,0 +1,231 @@
+//! The scheduler and the pace over a machine whose steps take a computed time: how long prompts and tokens
+//! wait.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use crate::cost::Work;
+use crate::pace::{Aims, Pace};
+use crate::scheduler::{Budget, Candidate, Scheduler, Span};
+use phi4d_door::CallerId;
+use phi4d_model::Rotary;
+
+/// How long steps take, in milliseconds.
+#[derive(Debug, Clone, Copy)]
+struct Machine {
+    /// Each step.
+    fixed: f64,
+    /// Each token of a prompt, and each sequence that decodes.
+    token: f64,
+    /// Each thousand positions attended to.
+    attended: f64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Request {
+    /// Milliseconds from the begin.
+    arrives: f64,
+    caller: u64,
+    prompt: usize,
+    output: usize,
+}
+
+/// What a request saw, in milliseconds.
+#[derive(Debug, Clone, Default)]
+struct Seen {
+    first: f64,
+    gaps: Vec<f64>,
+}
+
+struct Running {
+    request: Request,
+    arrival: usize,
+    past: usize,
+    newest: f64,
+}
+
+/// The virtual engine.
+struct World {
+    machine: Machine,
+    pace: Pace,
+    scheduler: Scheduler,
+    now: f64,
+    running: Vec<Running>,
+}
+
+impl World {
+    fn new(machine: Machine, share: f64) -> Self {
+        let aims =
+            Aims { share, chunk: Duration::from_millis(250), most_tokens: 256, draft_tokens: 0 };
+        let mut world = Self {
+            machine,
+            pace: Pace::new(aims),
+            scheduler: Scheduler::default(),
+            now: 0.0,
+            running: Vec::new(),
+        };
+        // A machine that has run for a while.
+        world.run(&[Request { arrives: 0.0, caller: 0, prompt: 3000, output: 20 }]);
+        world
+    }
+
+    fn candidates(&self) -> Vec<Candidate> {
+        let sequences = self.running.iter().enumerate();
+        let candidate = |(slot, sequence): (usize, &Running)| {
+            let decodes = sequence.past >= sequence.request.prompt;
+            Candidate {
+                slot,
+                caller: CallerId(sequence.request.caller),
+                priority: 0,
+                arrival: sequence.arrival as u64,
+                past: sequence.past,
+                pending: if decodes { 1 } else { sequence.request.prompt - sequence.past },
+                decodes,
+                rotary: Rotary::Short,
+                ready: true,
+            }
+        };
+        sequences.map(candidate).collect()
+    }
+
+    /// Runs the step; returns how long it took.
+    fn step(&mut self, plan: &[Span], candidates: &[Candidate]) -> f64 {
+        let past: Vec<usize> = plan.iter().map(|span| candidates[span.slot].past).collect();
+        let work = match plan {
+            [Span { tokens, decodes: false, .. }] => Work::chunk(past[0], *tokens),
+            _ => Work::decode(&past),
+        };
+        let tokens = (work.prefill_tokens + work.decode_rows) as f64;
+        let attended = (work.prefill_attended + work.decode_attended) as f64 / 1e3;
+        let Machine { fixed, token, attended: rate } = self.machine;
+        let ms = fixed + token * tokens + rate * attended;
+        let took = Duration::from_secs_f64(ms / 1e3);
+        let waits = |decodes| candidates.iter().any(|other| other.decodes == decodes);
+        match plan {
+            [Span { tokens, decodes: false, .. }] => {
+                self.pace.prefilled(past[0], *tokens, took, waits(true));
+            }
+            _ => self.pace.decoded(&past, took, waits(false)),
+        }
+        ms
+    }
+
+    /// Answers `requests`, in order of arrival, until none but endless ones are left; times count from now.
+    fn run(&mut self, requests: &[Request]) -> Vec<Seen> {
+        let mut seen = vec![Seen::default(); requests.len()];
+        let began = self.now;
+        let mut waiting = requests.iter().copied().enumerate().peekable();
+        loop {
+            while let Some((arrival, request)) =
+                waiting.next_if(|(_, next)| began + next.arrives <= self.now)
+            {
+                self.running.push(Running { request, arrival, past: 0, newest: self.now });
+            }
+            // The cache keeps those that decode in front.
+            self.running.sort_by_key(|sequence| sequence.past < sequence.request.prompt);
+            let candidates = self.candidates();
+            let pace = &self.pace;
+            let budget =
+                Budget { prefill_waits: pace.prefill_waits(), chunk: &|past| pace.chunk(past) };
+            let plan = self.scheduler.plan(&candidates, &budget);
+            let endless = |running: &Running| running.request.output == usize::MAX;
+            if self.running.iter().all(endless) && waiting.peek().is_none() {
+                self.running.clear();
+                return seen;
+            }
+            if plan.is_empty() {
+                let Some((_, next)) = waiting.peek() else { return seen };
+                self.now = began + next.arrives;
+                continue;
+            }
+            self.now += self.step(&plan, &candidates);
+            for span in plan {
+                let sequence = &mut self.running[span.slot];
+                sequence.past += span.tokens;
+                if sequence.past < sequence.request.prompt {
+                    continue;
+                }
+                let seen = &mut seen[sequence.arrival];
+                if sequence.past == sequence.request.prompt {
+                    seen.first = self.now - began - sequence.request.arrives;
+                } else {
+                    seen.gaps.push(self.now - sequence.newest);
+                }
+                sequence.newest = self.now;
+            }
+            self.running.retain(|sequence| {
+                sequence.past < sequence.request.prompt.saturating_add(sequence.request.output)
+            });
+        }
+    }
+
+    /// The longest that a chunk is meant to take.
+    fn target(&self) -> f64 {
+        f64::max(250.0, 4.0 * self.machine.fixed)
+    }
+}
+
+fn machine() -> impl Strategy<Value = Machine> {
+    // From a small model on a large machine to Phi-4 on two cores. Ten tokens fit a chunk on any of them.
+    (0.2f64..400.0, 0.02f64..0.25, 0.0f64..0.02).prop_map(|(fixed, token, attended)| Machine {
+        fixed,
+        token: fixed * token,
+        attended: fixed * token * attended,
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn a_short_prompt_beside_a_long_one_waits_for_three_chunks_at_most(
+        machine in machine(), after in 0.0f64..3000.0, caller in 0u64..2,
+    ) {
+        let mut world = World::new(machine, 0.5);
+        let long = Request { arrives: 0.0, caller: 0, prompt: 4000, output: 1 };
+        let short = Request { arrives: after, caller, prompt: 10, output: 1 };
+        let seen = world.run(&[long, short]);
+        let limit = 3.0 * world.target();
+        prop_assert!(seen[1].first < limit, "{} of {limit} ms", seen[1].first);
+    }
+
+    #[test]
+    fn prompts_get_their_share_beside_answers_whose_gaps_keep_to_the_bound(
+        machine in machine(), share in 0.1f64..0.9,
+    ) {
+        let mut world = World::new(machine, share);
+        let long = Request { arrives: 0.0, caller: 0, prompt: 8000, output: 1 };
+        let alone = world.run(&[long])[0].first;
+        let answer = Request { arrives: 0.0, caller: 1, prompt: 20, output: usize::MAX };
+        let prompt = Request { arrives: 500.0 + 50.0 * machine.fixed, ..long };
+        let seen = world.run(&[answer, answer, prompt]);
+        prop_assert!(
+            seen[2].first * share < alone * 1.1,
+            "{} beside answers, {alone} alone", seen[2].first
+        );
+        // The decode step's time while the prompt is read, with some slack for what the fit is off.
+        let step = machine.fixed + 2.0 * machine.token + machine.attended * 2.0 * 60.0;
+        let bound = 1.1 * (world.target() + step / (1.0 - share));
+        let mut gaps = seen[0].gaps.clone();
+        gaps.sort_by(f64::total_cmp);
+        prop_assert!(gaps[gaps.len() - 1] < bound, "{:?} over {bound}", gaps.last());
+    }
+
+    #[test]
+    fn a_newcomer_does_not_pay_for_a_prompt_that_was_read_before(
+        machine in machine(), output in 1usize..30,
+    ) {
+        let mut world = World::new(machine, 0.5);
+        let first = Request { arrives: 0.0, caller: 0, prompt: 1024, output: 40 };
+        let alone = world.run(&[first]);
+        // A while after the first token of the other.
+        let step = alone[0].gaps[output];
+        let arrives = alone[0].first + step * output as f64;
+        let newcomer = Request { arrives, caller: 1, prompt: 10, output: 1 };
+        let seen = world.run(&[first, newcomer]);
+        let own = machine.fixed + machine.token * 10.0 + machine.attended;
+        let limit = 1.05 * (2.0 * step + own);
+        prop_assert!(seen[1].first <= limit, "{} of {limit}", seen[1].first);
+    }
+}

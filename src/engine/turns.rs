@@ -1,0 +1,249 @@
+//! Which prompt is read next.
+//!
+//! Callers get equal parts of prefill: the next chunk goes to the caller that has had least, so that a
+//! newcomer does not wait for what others have sent. Within a caller the highest priority is next, then
+//! the shortest remaining prompt, so that a short one does not wait for a long one; every [`AGED`]th of a
+//! caller's chunks goes to its oldest prompt, so that none starves. Pure: it counts tokens and chunks.
+
+use phi4d_door::CallerId;
+
+use super::scheduler::Candidate;
+
+/// Of a caller's chunks, one in this many goes to the oldest of its prompts. A long prompt so keeps a
+/// quarter of its caller's prefill under a flood of short ones, and a short one waits for a single
+/// chunk of another.
+const AGED: u64 = 4;
+
+/// The most callers to remember that have had more than those whose prompts wait. Further ones are
+/// forgotten, those that had least first: a newcomer's place is the worst that this costs the others.
+const REMEMBERED: usize = 64;
+
+/// What a caller has had since prompts began to wait.
+#[derive(Debug, Clone, Copy)]
+struct Served {
+    caller: CallerId,
+    /// In tokens, chunks below a quarter of the usual size counting as that: a step takes part of its
+    /// time whatever is in it.
+    tokens: usize,
+    chunks: u64,
+}
+
+/// The turns of callers and prompts.
+#[derive(Debug, Default)]
+pub struct Turns {
+    served: Vec<Served>,
+}
+
+impl Turns {
+    /// Chooses among `prompts`, which are ready to be read, and counts the choice as a chunk of `chunk`
+    /// tokens, or of what remains of the prompt.
+    pub fn next<'a>(&mut self, prompts: &[&'a Candidate], chunk: usize) -> Option<&'a Candidate> {
+        self.join(prompts);
+        let shortest = |caller: CallerId| {
+            let own = prompts.iter().filter(|prompt| prompt.caller == caller);
+            own.min_by_key(|prompt| (-i64::from(prompt.priority), prompt.pending, prompt.arrival))
+        };
+        // By what it will have had after the chunk. Whoever needs less goes first, but nobody is
+        // behind by more than a chunk for it.
+        let (_, _, served, first) = self
+            .served
+            .iter_mut()
+            .filter_map(|served| {
+                let first = shortest(served.caller)?;
+                let after = served.tokens + first.pending.min(chunk);
+                Some((after, first.arrival, served, first))
+            })
+            .min_by_key(|&(after, arrival, ..)| (after, arrival))?;
+        served.chunks += 1;
+        let own = prompts.iter().filter(|prompt| prompt.caller == served.caller);
+        let oldest = own.min_by_key(|prompt| prompt.arrival)?;
+        let next = if served.chunks.is_multiple_of(AGED) { oldest } else { first };
+        served.tokens += next.pending.min(chunk).max(chunk / 4);
+        Some(next)
+    }
+
+    /// Brings the callers of `prompts` in. One that comes, or comes back, begins with what the least
+    /// served of those that wait has had: it neither has to be made up for, nor is it ahead.
+    fn join(&mut self, prompts: &[&Candidate]) {
+        let waits = |caller: CallerId| prompts.iter().any(|prompt| prompt.caller == caller);
+        let waiting = self.served.iter().filter(|served| waits(served.caller));
+        let Some(least) = waiting.map(|served| served.tokens).min() else {
+            // Nobody has waited until now, so there is nothing to be fair about.
+            self.served.clear();
+            return self.add(prompts, 0);
+        };
+        // A caller that has had more is remembered, so that it gains nothing by sending its prompts one
+        // after another.
+        self.served.retain(|served| waits(served.caller) || served.tokens > least);
+        while self.served.len() > REMEMBERED {
+            let gone = (0..self.served.len())
+                .filter(|&index| !waits(self.served[index].caller))
+                .min_by_key(|&index| self.served[index].tokens);
+            // Those that wait have slots, which bounds them.
+            let Some(gone) = gone else { break };
+            self.served.swap_remove(gone);
+        }
+        self.add(prompts, least);
+    }
+
+    fn add(&mut self, prompts: &[&Candidate], tokens: usize) {
+        for &&Candidate { caller, .. } in prompts {
+            if !self.served.iter().any(|served| served.caller == caller) {
+                self.served.push(Served { caller, tokens, chunks: 0 });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use phi4d_model::Rotary;
+
+    fn prompt(caller: u64, arrival: u64, pending: usize) -> Candidate {
+        Candidate {
+            slot: 0,
+            caller: CallerId(caller),
+            priority: 0,
+            arrival,
+            past: 0,
+            pending,
+            decodes: false,
+            rotary: Rotary::Short,
+            ready: true,
+        }
+    }
+
+    /// Reads chunks of `chunk` tokens of `prompts` until all are read; returns the arrivals chosen.
+    fn read(
+        turns: &mut Turns,
+        prompts: &mut Vec<Candidate>,
+        chunk: usize,
+        chunks: usize,
+    ) -> Vec<u64> {
+        let mut order = Vec::new();
+        while order.len() < chunks && !prompts.is_empty() {
+            let next = turns.next(&prompts.iter().collect::<Vec<_>>(), chunk).unwrap().arrival;
+            let place = prompts.iter().position(|prompt| prompt.arrival == next).unwrap();
+            prompts[place].pending = prompts[place].pending.saturating_sub(chunk);
+            if prompts[place].pending == 0 {
+                prompts.swap_remove(place);
+            }
+            order.push(next);
+        }
+        order
+    }
+
+    #[test]
+    fn a_short_prompt_waits_for_no_long_one_of_its_caller_or_of_another() {
+        for caller in [1, 2] {
+            let mut turns = Turns::default();
+            let mut prompts = vec![prompt(1, 0, 4000)];
+            assert_eq!(read(&mut turns, &mut prompts, 256, 3), [0, 0, 0]);
+            prompts.push(prompt(caller, 1, 10));
+            let order = read(&mut turns, &mut prompts, 256, 2);
+            // One chunk of the older prompt of its own caller may be in between.
+            assert!(order.contains(&1), "{order:?}");
+        }
+    }
+
+    #[test]
+    fn of_one_caller_the_highest_priority_is_next_and_the_oldest_gets_a_quarter() {
+        let mut turns = Turns::default();
+        let mut prompts = vec![prompt(1, 0, 4000), prompt(1, 1, 3000)];
+        prompts[1].priority = 1;
+        assert_eq!(read(&mut turns, &mut prompts, 100, 8), [1, 1, 1, 0, 1, 1, 1, 0]);
+    }
+
+    #[test]
+    fn callers_that_send_much_or_one_after_another_get_no_more_than_their_part() {
+        let mut turns = Turns::default();
+        // One caller has a long prompt, another always has a new one of 200 tokens, a third many.
+        let mut prompts = vec![prompt(1, 0, 100_000)];
+        prompts.extend((0..8).map(|i| prompt(3, 1000 + i, 100_000)));
+        let mut had = std::collections::BTreeMap::<_, usize>::new();
+        for arrival in 1..600 {
+            if !prompts.iter().any(|prompt| prompt.caller == CallerId(2)) {
+                prompts.push(prompt(2, arrival, 200));
+            }
+            let next = turns.next(&prompts.iter().collect::<Vec<_>>(), 100).unwrap().arrival;
+            let place = prompts.iter().position(|prompt| prompt.arrival == next).unwrap();
+            *had.entry(prompts[place].caller.0).or_default() += 1;
+            prompts[place].pending -= 100;
+            prompts.retain(|prompt| prompt.pending > 0);
+        }
+        assert!(had.len() == 3 && had.values().all(|part| (195..=205).contains(part)), "{had:?}");
+    }
+
+    #[test]
+    fn the_callers_that_are_remembered_are_bounded() {
+        let mut turns = Turns::default();
+        let long = prompt(0, 0, 100_000);
+        for caller in 1..1000 {
+            let short = prompt(caller, caller, 100);
+            turns.next(&[&long, &short], 100).unwrap();
+        }
+        assert!(turns.served.len() <= REMEMBERED + 2);
+    }
+
+    proptest! {
+        /// Whoever waits, of whichever callers: a newcomer with one chunk to read waits for one chunk of
+        /// each other caller at most, and for one of an older prompt of its own.
+        #[test]
+        fn a_newcomer_waits_for_a_bounded_number_of_chunks(
+            waiting in prop::collection::vec((0u64..5, 1usize..5000), 1..12),
+            before in 0usize..60,
+            caller in 0u64..6,
+            length in 1usize..100,
+        ) {
+            let mut turns = Turns::default();
+            let mut prompts: Vec<Candidate> = (0..)
+                .zip(&waiting)
+                .map(|(arrival, &(caller, pending))| prompt(caller, arrival, pending))
+                .collect();
+            read(&mut turns, &mut prompts, 100, before);
+            prompts.retain(|prompt| prompt.pending > length);
+            let others: std::collections::BTreeSet<u64> = prompts
+                .iter()
+                .map(|prompt| prompt.caller.0)
+                .filter(|&other| other != caller)
+                .collect();
+            prompts.push(prompt(caller, 1000, length));
+            let mut chunks = 0;
+            while turns.next(&prompts.iter().collect::<Vec<_>>(), 100).unwrap().arrival != 1000 {
+                chunks += 1;
+                prop_assert!(chunks <= 2 * others.len() + 1, "{chunks} with {} others", others.len());
+            }
+        }
+
+        /// No prompt waits longer than it takes to read a bounded amount of the others.
+        #[test]
+        fn no_prompt_starves_under_a_flood_of_short_ones(
+            flood in prop::collection::vec((0u64..4, 1usize..300), 1..6),
+            caller in 0u64..5,
+            length in 100usize..2000,
+        ) {
+            let mut turns = Turns::default();
+            let mut prompts = vec![prompt(caller, 0, length)];
+            let callers: std::collections::BTreeSet<u64> =
+                flood.iter().map(|&(caller, _)| caller).chain([caller]).collect();
+            let (mut arrival, mut chunks) = (1, 0);
+            let mut next = flood.iter().cycle();
+            while prompts.iter().any(|prompt| prompt.arrival == 0) {
+                // Each is replaced as soon as it is read.
+                while prompts.len() <= flood.len() {
+                    let &(caller, length) = next.next().unwrap();
+                    prompts.push(prompt(caller, arrival, length));
+                    arrival += 1;
+                }
+                read(&mut turns, &mut prompts, 100, 1);
+                chunks += 1;
+                // A quarter of its caller's part, whose chunks may count a quarter each.
+                let most = (length.div_ceil(100) + 1) * 4 * 4 * callers.len() + 8;
+                prop_assert!(chunks <= most, "{chunks} chunks");
+            }
+        }
+    }
+}
