@@ -60,7 +60,7 @@ fn wait(
     let mut tokens = Vec::new();
     while let Some(event) = receiver.blocking_recv() {
         match event {
-            Event::Started { .. } | Event::Prompt(_) => {}
+            Event::Started { .. } | Event::Prompt(_) | Event::Stop(_) => {}
             Event::Token(token) => tokens.push(token.id),
             Event::Finished(reason) => return (tokens, Some(Ok(reason))),
             Event::Failed(error) => return (tokens, Some(Err(error))),
