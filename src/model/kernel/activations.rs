@@ -1,11 +1,7 @@
 //! Activations rounded to int8, laid out for the kernel's tiles.
 
 use crate::form::Form;
-use crate::isa::Kernel;
-
-/// Adding it to a float of at most 2^22 rounds that to a whole number, ties to even, which is then in
-/// the low bits of the sum.
-const ROUNDER: f32 = 12_582_912.0;
+use crate::isa::{Isa, Kernel};
 
 /// Rows of activations, each block of them rounded to int8 with a scale of its own, as ONNX Runtime's
 /// kernels do it at accuracy level 4.
@@ -105,86 +101,77 @@ pub(crate) enum Start {
     Factor,
 }
 
-/// As [`round`]; compiled for each instruction set, whose vectors the loops then use.
+/// As [`round`]; compiled for each instruction set.
+///
+/// # Safety
+/// The processor has `I`'s features.
 #[inline(always)]
-pub(crate) fn round_tile(
+pub(crate) unsafe fn round_tile<I: Isa>(
     form: &Form,
     start: Start,
     factor: f32,
     activations: &[f32],
     tile: &mut TileRows<'_>,
 ) {
-    match form.block {
-        16 => round_blocks::<16>(form, start, factor, activations, tile),
-        32 => round_blocks::<32>(form, start, factor, activations, tile),
-        64 => round_blocks::<64>(form, start, factor, activations, tile),
-        128 => round_blocks::<128>(form, start, factor, activations, tile),
-        _ => round_blocks::<256>(form, start, factor, activations, tile),
-    }
-}
-
-#[inline(always)]
-fn round_blocks<const B: usize>(
-    form: &Form,
-    start: Start,
-    factor: f32,
-    activations: &[f32],
-    tile: &mut TileRows<'_>,
-) {
-    let height = tile.height;
-    let rows = tile.rows.len();
-    if rows < height {
+    let (block, height) = (form.block, tile.height);
+    if tile.rows.len() < height {
         tile.words.fill(0);
     }
     for (row, values) in activations.chunks_exact(form.k).enumerate() {
-        let (whole, rest) = values.as_chunks::<B>();
-        let blocks = tile.words.chunks_exact_mut(block_words(form, height));
-        for (block, words) in blocks.enumerate() {
-            if let Some(values) = whole.get(block) {
-                round_block(values, start, factor, height, &mut words[row..]);
+        let words = tile.words.chunks_exact_mut(block_words(form, height));
+        for (values, words) in values.chunks(block).zip(words) {
+            let mut padded = [0.0; 256];
+            let values = if values.len() == block {
+                values
             } else {
                 // K need not be whole blocks; what is beyond is 0 and counts nothing.
-                let mut values = [0.0; B];
-                values[..rest.len()].copy_from_slice(rest);
-                round_block(&values, start, factor, height, &mut words[row..]);
-            }
+                padded[..values.len()].copy_from_slice(values);
+                &padded[..block]
+            };
+            // SAFETY: by the caller's promise.
+            unsafe { round_block::<I>(values, start, factor, height, &mut words[row..]) };
         }
     }
 }
 
-/// Rounds a block into every `height`th of `words`.
+/// Rounds a block of whole vectors into every `height`th of `words`.
+///
+/// # Safety
+/// The processor has `I`'s features.
 #[inline(always)]
-fn round_block<const B: usize>(
-    values: &[f32; B],
+#[expect(
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "instructions that have one condition, the caller's promise"
+)]
+unsafe fn round_block<I: Isa>(
+    values: &[f32],
     start: Start,
     factor: f32,
     height: usize,
     words: &mut [i32],
 ) {
-    // Sixteen maxima side by side, which vectors hold; a maximum does not depend on the order.
-    let mut maxima = [0.0_f32; 16];
-    for values in values.as_chunks::<16>().0 {
-        for (most, value) in maxima.iter_mut().zip(values) {
-            let value = value.abs();
-            *most = if value > *most { value } else { *most };
+    // SAFETY: the caller's promise; each chunk is a whole vector.
+    let sum = unsafe {
+        let mut most = I::splat_float(0.0);
+        for values in values.chunks_exact(I::LANES) {
+            most = I::larger_size(I::load_float(values.as_ptr()), most);
         }
-    }
-    let most = maxima.iter().fold(0.0_f32, |most, value| if *value > most { *value } else { most });
-    // Symmetric rounding to -127..=127.
-    let inverse = if most > 0.0 { 127.0 / most } else { 0.0 };
-    let mut levels = [0_i32; B];
-    for (level, value) in levels.iter_mut().zip(values) {
-        *level =
-            (value * inverse + ROUNDER).to_bits().cast_signed() - ROUNDER.to_bits().cast_signed();
-    }
-    let sum: i32 = levels.iter().sum();
-    for (quarter, four) in levels.as_chunks::<4>().0.iter().enumerate() {
-        let [a, b, c, d] = four.map(|level| level & 255);
-        words[quarter * height] = a | b << 8 | c << 16 | d << 24;
-    }
-    let scales = B / 4 * height;
-    words[scales] = (most / 127.0 * factor).to_bits().cast_signed();
-    words[scales + height] = match start {
+        let most = I::largest(most);
+        // Symmetric rounding to -127..=127.
+        let inverse = I::splat_float(if most > 0.0 { 127.0 / most } else { 0.0 });
+        let mut sum = I::splat(0);
+        let quarters = words.chunks_mut(height * I::LANES / 4);
+        for (values, words) in values.chunks_exact(I::LANES).zip(quarters) {
+            let levels = I::levels(I::load_float(values.as_ptr()), inverse);
+            sum = I::add(sum, levels);
+            for (quarter, word) in I::words(levels).iter().take(I::LANES / 4).enumerate() {
+                words[quarter * height] = *word;
+            }
+        }
+        words[values.len() / 4 * height] = (most / 127.0 * factor).to_bits().cast_signed();
+        I::total(sum)
+    };
+    words[(values.len() / 4 + 1) * height] = match start {
         Start::Middle(middle) => -middle * sum,
         Start::Factor => -sum & 0xffff,
     };

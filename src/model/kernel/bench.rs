@@ -36,13 +36,17 @@ mod unix {
         time.tv_sec() as f64 + time.tv_nsec() as f64 * 1e-9
     }
 
-    fn fastest(runs: usize, mut work: impl FnMut()) -> f64 {
-        let time_of = |work: &mut dyn FnMut()| {
+    /// Seconds of the fastest of many runs.
+    fn fastest(mut work: impl FnMut()) -> f64 {
+        let began = time();
+        let (mut fastest, mut runs) = (f64::MAX, 0);
+        while runs < 3 || (time() - began < 0.5 && runs < 1000) {
             let start = time();
             work();
-            time() - start
-        };
-        (0..runs).map(|_| time_of(&mut work)).fold(f64::MAX, f64::min)
+            fastest = fastest.min(time() - start);
+            runs += 1;
+        }
+        fastest
     }
 
     /// Lines in huge pages or in small ones.
@@ -84,7 +88,7 @@ mod unix {
             return f64::NAN;
         }
         let rounds = 2_000_000;
-        let seconds = fastest(7, || {
+        let seconds = fastest(|| {
             // SAFETY: just checked.
             black_box(unsafe { run(rounds) });
         });
@@ -170,7 +174,8 @@ mod unix {
 
     pub(super) fn main() {
         let options = options();
-        println!("peak of dpbusd on registers: {:.0} GMAC/s", peak());
+        let peak = peak();
+        println!("peak of dpbusd on registers: {peak:.0} GMAC/s");
         for &(k, n) in &options.shapes {
             let form = Form { k, n, ..options.form };
             assert!(form.fits(), "a shape that the kernel takes");
@@ -186,42 +191,48 @@ mod unix {
             let factor = pack(&form, &weights, huge);
             small.copy_from_slice(huge);
             let bytes = size_of_val(huge) as f64 / 1e9;
-            let rates = [&*huge, &*small].map(|lines| bytes / fastest(5, || read(lines)));
+            let rates = [&*huge, &*small].map(|lines| bytes / fastest(|| read(lines)));
             println!(
                 "{k} x {n}: a plain read takes {:.1} GB/s in huge pages, {:.1} in small",
                 rates[0], rates[1]
             );
             for &rows in &options.rows {
                 for &kernel in &options.kernels {
-                    let seconds =
+                    let [[seconds, rounding], [in_small, _]] =
                         [&*huge, &*small].map(|lines| run(kernel, &form, factor, lines, rows));
                     let work = (rows * k) as f64 * n as f64 / 1e9;
                     println!(
-                        "{:8} rows {rows:4}: {:7.1} GMAC/s, {:5.1} GB/s; in small pages {:5.1} GB/s",
+                        "{:8} rows {rows:4}: {:7.1} GMAC/s ({:2.0}% of the peak), {:5.1} GB/s, in \
+                         small pages {:5.1} GB/s; rounding {:.1}% of it",
                         kernel.name(),
-                        work / seconds[0],
-                        bytes / seconds[0],
-                        bytes / seconds[1],
+                        work / seconds,
+                        work / seconds / peak * 100.0,
+                        bytes / seconds,
+                        bytes / in_small,
+                        rounding / seconds * 100.0,
                     );
                 }
             }
         }
     }
 
-    fn run(kernel: Kernel, form: &Form, factor: f32, lines: &[Line], rows: usize) -> f64 {
+    /// Seconds of one matmul, and of rounding its activations.
+    fn run(kernel: Kernel, form: &Form, factor: f32, lines: &[Line], rows: usize) -> [f64; 2] {
         let values: Vec<f32> =
             (0..rows * form.k).map(|i| (i * 7919 % 1000) as f32 / 500.0 - 1.0).collect();
         let mut activations = Activations::default();
         let mut results = vec![0.0; rows * form.n];
-        let runs = if rows > 100 { 4 } else { 12 };
-        fastest(runs, || {
+        let rounding = fastest(|| {
             activations.resize(kernel, form, rows);
             for mut tile in activations.tiles(form) {
                 let values = &values[tile.rows.start * form.k..tile.rows.end * form.k];
                 round(kernel, form, factor, values, &mut tile);
             }
+        });
+        let multiplying = fastest(|| {
             let results = Results::new(&mut results, form.n);
             multiply(kernel, form, lines, &activations, 0..form.groups(), &results);
-        })
+        });
+        [multiplying, rounding]
     }
 }

@@ -1,12 +1,16 @@
 //! AVX2, without and with VNNI's 256-bit form: eight columns to a vector.
 
 use std::arch::x86_64::{
-    __m256, __m256i, _MM_HINT_T0, _mm_loadl_epi64, _mm_loadu_si128, _mm_prefetch, _mm256_abs_epi8,
-    _mm256_add_epi16, _mm256_add_epi32, _mm256_and_si256, _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32,
-    _mm256_cvtph_ps, _mm256_dpbusd_avx_epi32, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256,
-    _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps, _mm256_set1_epi8, _mm256_set1_epi16,
-    _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_si256, _mm256_sign_epi8, _mm256_srli_epi16,
-    _mm256_storeu_ps, _mm256_storeu_si256, _mm256_sub_epi32, _mm256_xor_si256,
+    __m256, __m256i, _MM_HINT_T0, _mm_add_epi32, _mm_cvtsi128_si32, _mm_cvtss_f32,
+    _mm_extract_epi32, _mm_loadl_epi64, _mm_loadu_si128, _mm_max_ps, _mm_max_ss, _mm_movehdup_ps,
+    _mm_movehl_ps, _mm_packs_epi16, _mm_packs_epi32, _mm_prefetch, _mm_shuffle_epi32,
+    _mm256_abs_epi8, _mm256_add_epi16, _mm256_add_epi32, _mm256_and_si256, _mm256_andnot_ps,
+    _mm256_castps256_ps128, _mm256_castsi256_si128, _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32,
+    _mm256_cvtph_ps, _mm256_cvtps_epi32, _mm256_dpbusd_avx_epi32, _mm256_extractf128_ps,
+    _mm256_extracti128_si256, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256,
+    _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_max_ps, _mm256_mul_ps, _mm256_set1_epi8,
+    _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_si256, _mm256_sign_epi8,
+    _mm256_srli_epi16, _mm256_storeu_ps, _mm256_storeu_si256, _mm256_sub_epi32, _mm256_xor_si256,
 };
 
 use super::Isa;
@@ -107,6 +111,56 @@ macro_rules! common {
         #[inline(always)]
         unsafe fn multiply_add(a: __m256, b: __m256, c: __m256) -> __m256 {
             run!(_mm256_fmadd_ps(a, b, c))
+        }
+
+        #[inline(always)]
+        unsafe fn larger_size(value: __m256, most: __m256) -> __m256 {
+            run!(_mm256_max_ps(_mm256_andnot_ps(_mm256_set1_ps(-0.0), value), most))
+        }
+
+        #[inline(always)]
+        unsafe fn largest(values: __m256) -> f32 {
+            run!({
+                let four =
+                    _mm_max_ps(_mm256_castps256_ps128(values), _mm256_extractf128_ps::<1>(values));
+                let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+                _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
+            })
+        }
+
+        #[inline(always)]
+        unsafe fn levels(values: __m256, inverse: __m256) -> __m256i {
+            run!(_mm256_cvtps_epi32(_mm256_mul_ps(values, inverse)))
+        }
+
+        #[inline(always)]
+        unsafe fn add(a: __m256i, b: __m256i) -> __m256i {
+            run!(_mm256_add_epi32(a, b))
+        }
+
+        #[inline(always)]
+        unsafe fn total(numbers: __m256i) -> i32 {
+            run!({
+                let four = _mm_add_epi32(
+                    _mm256_castsi256_si128(numbers),
+                    _mm256_extracti128_si256::<1>(numbers),
+                );
+                let two = _mm_add_epi32(four, _mm_shuffle_epi32::<0b1110>(four));
+                _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<1>(two)))
+            })
+        }
+
+        #[inline(always)]
+        unsafe fn words(numbers: __m256i) -> [i32; 4] {
+            // Levels fit a byte, so nothing is lost on the way.
+            let bytes = run!({
+                let shorts = _mm_packs_epi32(
+                    _mm256_castsi256_si128(numbers),
+                    _mm256_extracti128_si256::<1>(numbers),
+                );
+                _mm_packs_epi16(shorts, shorts)
+            });
+            [run!(_mm_cvtsi128_si32(bytes)), run!(_mm_extract_epi32::<1>(bytes)), 0, 0]
         }
 
         #[inline(always)]

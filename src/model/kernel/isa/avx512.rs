@@ -1,11 +1,13 @@
 //! AVX-512 with VNNI: sixteen columns to a vector.
 
 use std::arch::x86_64::{
-    __m512, __m512i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm256_loadu_si256,
-    _mm512_and_si512, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtph_ps,
+    __m512, __m512i, _MM_HINT_T0, _mm_extract_epi32, _mm_loadu_si128, _mm_prefetch,
+    _mm256_loadu_si256, _mm512_abs_ps, _mm512_add_epi32, _mm512_and_si512, _mm512_cvtepi32_epi8,
+    _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtph_ps, _mm512_cvtps_epi32,
     _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_madd_epi16,
-    _mm512_mul_ps, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps, _mm512_srli_epi16,
-    _mm512_storeu_ps, _mm512_storeu_si512, _mm512_sub_epi32,
+    _mm512_max_ps, _mm512_mul_ps, _mm512_reduce_add_epi32, _mm512_reduce_max_ps, _mm512_set1_epi8,
+    _mm512_set1_epi32, _mm512_set1_ps, _mm512_srli_epi16, _mm512_storeu_ps, _mm512_storeu_si512,
+    _mm512_sub_epi32,
 };
 
 use super::Isa;
@@ -116,6 +118,42 @@ impl Isa for Avx512 {
     #[inline(always)]
     unsafe fn multiply_add(a: __m512, b: __m512, c: __m512) -> __m512 {
         run!(_mm512_fmadd_ps(a, b, c))
+    }
+
+    #[inline(always)]
+    unsafe fn larger_size(value: __m512, most: __m512) -> __m512 {
+        run!(_mm512_max_ps(_mm512_abs_ps(value), most))
+    }
+
+    #[inline(always)]
+    unsafe fn largest(values: __m512) -> f32 {
+        run!(_mm512_reduce_max_ps(values))
+    }
+
+    #[inline(always)]
+    unsafe fn levels(values: __m512, inverse: __m512) -> __m512i {
+        run!(_mm512_cvtps_epi32(_mm512_mul_ps(values, inverse)))
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: __m512i, b: __m512i) -> __m512i {
+        run!(_mm512_add_epi32(a, b))
+    }
+
+    #[inline(always)]
+    unsafe fn total(numbers: __m512i) -> i32 {
+        run!(_mm512_reduce_add_epi32(numbers))
+    }
+
+    #[inline(always)]
+    unsafe fn words(numbers: __m512i) -> [i32; 4] {
+        let bytes = run!(_mm512_cvtepi32_epi8(numbers));
+        [
+            run!(_mm_extract_epi32::<0>(bytes)),
+            run!(_mm_extract_epi32::<1>(bytes)),
+            run!(_mm_extract_epi32::<2>(bytes)),
+            run!(_mm_extract_epi32::<3>(bytes)),
+        ]
     }
 
     #[inline(always)]

@@ -62,6 +62,17 @@ pub(crate) trait Isa: Copy {
     unsafe fn multiply(a: Self::Float, b: Self::Float) -> Self::Float;
     /// `a * b + c`, rounded once.
     unsafe fn multiply_add(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float;
+    /// The larger of the size of `value` and `most`.
+    unsafe fn larger_size(value: Self::Float, most: Self::Float) -> Self::Float;
+    /// The largest of the numbers, none of which is negative.
+    unsafe fn largest(values: Self::Float) -> f32;
+    /// The products, of sizes up to 127, rounded to whole numbers, ties to even.
+    unsafe fn levels(values: Self::Float, inverse: Self::Float) -> Self::Int;
+    unsafe fn add(a: Self::Int, b: Self::Int) -> Self::Int;
+    /// The sum of the numbers.
+    unsafe fn total(numbers: Self::Int) -> i32;
+    /// The low bytes of the numbers, four to a word; words after the lanes' are 0.
+    unsafe fn words(numbers: Self::Int) -> [i32; 4];
     /// Starts to read a line that is wanted soon. A hint, which may point anywhere.
     fn prefetch(at: *const u8);
 }

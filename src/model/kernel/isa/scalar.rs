@@ -136,5 +136,44 @@ impl Isa for Scalar {
     }
 
     #[inline(always)]
+    unsafe fn larger_size(value: Floats, most: Floats) -> Floats {
+        both(value, most, |value, most| if value.abs() > most { value.abs() } else { most })
+    }
+
+    #[inline(always)]
+    unsafe fn largest(values: Floats) -> f32 {
+        values.into_iter().fold(0.0, |most, value| if value > most { value } else { most })
+    }
+
+    #[inline(always)]
+    unsafe fn levels(values: Floats, inverse: Floats) -> Ints {
+        // Adding it rounds to a whole number, which is then in the sum's low bits.
+        const ROUNDER: f32 = 12_582_912.0;
+        let bits = |value: f32| value.to_bits().cast_signed();
+        both(values, inverse, |value, inverse| {
+            bits(value * inverse + ROUNDER).wrapping_sub(bits(ROUNDER))
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: Ints, b: Ints) -> Ints {
+        both(a, b, i32::wrapping_add)
+    }
+
+    #[inline(always)]
+    unsafe fn total(numbers: Ints) -> i32 {
+        numbers.into_iter().fold(0, i32::wrapping_add)
+    }
+
+    #[inline(always)]
+    unsafe fn words(numbers: Ints) -> [i32; 4] {
+        let mut words = [0; 4];
+        for (word, numbers) in words.iter_mut().zip(numbers.as_chunks::<4>().0) {
+            *word = i32::from_le_bytes(numbers.map(|number| number.to_le_bytes()[0]));
+        }
+        words
+    }
+
+    #[inline(always)]
     fn prefetch(_at: *const u8) {}
 }

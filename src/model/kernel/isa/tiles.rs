@@ -137,7 +137,8 @@ macro_rules! tiles {
                 form: &Form, start: Start, factor: f32, activations: &[f32],
                 tile: &mut TileRows<'_>,
             ) {
-                round_tile(form, start, factor, activations, tile);
+                // SAFETY: the promise of this function's caller.
+                unsafe { round_tile::<$isa>(form, start, factor, activations, tile) };
             }
         }
     };
