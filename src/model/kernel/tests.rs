@@ -1,0 +1,205 @@
+//! The kernel against a plain definition, and its instruction sets against each other.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A matmul: weights of a form, and rows of activations.
+#[derive(Debug)]
+struct Case {
+    form: Form,
+    levels: Vec<u8>,
+    scales: Vec<f32>,
+    zero_points: Vec<u8>,
+    activations: Vec<f32>,
+}
+
+fn case(form: Form, rows: usize, size: f32, seed: u64) -> Case {
+    let mut state = seed | 1;
+    let mut random = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_be_bytes()[0]
+    };
+    let zeros = if form.zero_points { form.n * form.column_zero_bytes() } else { 0 };
+    Case {
+        form,
+        levels: (0..form.n * form.column_bytes()).map(|_| random()).collect(),
+        scales: (0..form.n * form.blocks())
+            .map(|_| size * (f32::from(random()) / 128.0 - 1.0))
+            .collect(),
+        zero_points: (0..zeros).map(|_| random()).collect(),
+        // Some blocks have one value of the greatest size throughout, so sums are the largest there are.
+        activations: (0..rows * form.k)
+            .map(|index| match index / form.block % 3 {
+                0 => {
+                    if random() < 128 {
+                        -2.5
+                    } else {
+                        2.5
+                    }
+                }
+                _ => f32::from(random()) / 50.0 - 2.5,
+            })
+            .collect(),
+    }
+}
+
+fn run(kernel: Kernel, case: &Case, activations: &[f32], share: usize) -> Vec<f32> {
+    let form = &case.form;
+    let weights =
+        Weights { levels: &case.levels, scales: &case.scales, zero_points: &case.zero_points };
+    let mut lines = vec![Line([0; 64]); form.lines()];
+    let factor = pack(form, &weights, &mut lines);
+    let mut rounded = Activations::default();
+    rounded.resize(kernel, form, activations.len() / form.k);
+    for mut tile in rounded.tiles(form) {
+        let rows = &activations[tile.rows.start * form.k..tile.rows.end * form.k];
+        round(kernel, form, factor, rows, &mut tile);
+    }
+    let mut results = vec![f32::NAN; activations.len() / form.k * form.n];
+    let out = Results::new(&mut results, form.n);
+    for first in (0..form.groups()).step_by(share) {
+        let groups = first..(first + share).min(form.groups());
+        multiply(kernel, form, &lines, &rounded, groups, &out);
+    }
+    results
+}
+
+/// Weight `index` of a column, without its zero point.
+fn level(case: &Case, column: usize, index: usize) -> f64 {
+    let Form { bits, block, .. } = case.form;
+    let place = column * case.form.column_bytes();
+    let middle = if bits == 4 { 8 } else { 128 };
+    let zeros = case.form.column_zero_bytes() * column;
+    let nibble = |bytes: &[u8], at: usize| bytes[at / 2] >> (at % 2 * 4) & 15;
+    let (level, zero) = match bits {
+        4 => (
+            nibble(&case.levels[place..], index),
+            case.zero_points
+                .get(zeros..)
+                .filter(|zeros| !zeros.is_empty())
+                .map_or(middle, |zeros| nibble(zeros, index / block)),
+        ),
+        _ => (
+            case.levels[place + index],
+            case.zero_points.get(zeros + index / block).copied().unwrap_or(middle),
+        ),
+    };
+    f64::from(level) - f64::from(zero)
+}
+
+/// The same in double precision, activations rounded as the kernel does.
+fn reference(case: &Case) -> Vec<f64> {
+    let Form { k, n, block, .. } = case.form;
+    let mut results = Vec::new();
+    for row in case.activations.chunks(k) {
+        for column in 0..n {
+            let mut sum = 0.0;
+            for (index, values) in row.chunks(block).enumerate() {
+                let most = values.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+                let scale = case.scales[column * case.form.blocks() + index];
+                for (at, value) in values.iter().enumerate() {
+                    let rounded = (value * (127.0 / most)).round_ties_even() * (most / 127.0);
+                    sum += level(case, column, index * block + at)
+                        * f64::from(scale)
+                        * f64::from(rounded);
+                }
+            }
+            results.push(sum);
+        }
+    }
+    results
+}
+
+/// Any form, of a K that need not be whole blocks.
+fn forms() -> impl Strategy<Value = Form> {
+    let sizes = (1_usize..700, 1_usize..8, prop_oneof![Just(4_usize), Just(8)]);
+    let block = prop_oneof![Just(16_usize), Just(32), Just(64), Just(128), Just(256)];
+    (sizes, block, any::<bool>()).prop_map(|((k, groups, bits), block, zero_points)| Form {
+        k,
+        n: groups * COLUMNS,
+        bits,
+        block,
+        zero_points,
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn equals_the_reference_whatever_the_form_and_the_size_of_the_scales(
+        form in forms(), rows in 1_usize..30, exponent in -30_i32..20, share in 1_usize..6, seed: u64,
+    ) {
+        let case = case(form, rows, 2_f32.powi(exponent), seed);
+        let exact = reference(&case);
+        let most = exact.iter().fold(0.0_f64, |most, value| most.max(value.abs()));
+        let own = run(Kernel::chosen(), &case, &case.activations, share);
+        for (own, exact) in own.iter().zip(exact) {
+            // Scales are rounded to half precision.
+            prop_assert!((f64::from(*own) - exact).abs() < 1e-3 * most, "{own} {exact}");
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_bits(
+        form in forms(), rows in 1_usize..30, share in 1_usize..6, seed: u64,
+    ) {
+        let case = case(form, rows, 0.01, seed);
+        let bits = |kernel| -> Vec<u32> {
+            run(kernel, &case, &case.activations, share).into_iter().map(f32::to_bits).collect()
+        };
+        let all = Kernel::all();
+        let (scalar, others) = all.split_last().unwrap();
+        prop_assert!(scalar.is_scalar());
+        let expected = bits(*scalar);
+        for kernel in others {
+            prop_assert!(bits(*kernel) == expected, "{}", kernel.name());
+        }
+    }
+
+    #[test]
+    fn a_row_gives_the_same_alone_and_among_others(
+        form in forms(), rows in 2_usize..40, share in 1_usize..6, seed: u64,
+    ) {
+        let case = case(form, rows, 0.01, seed);
+        let together = run(Kernel::chosen(), &case, &case.activations, share);
+        for (row, results) in case.activations.chunks(form.k).zip(together.chunks(form.n)) {
+            prop_assert_eq!(&run(Kernel::chosen(), &case, row, 1)[..], results);
+        }
+    }
+}
+
+#[test]
+fn long_columns_and_many_rows_cross_all_bands() {
+    // More along K than a band, and more rows than the second-level cache holds of one.
+    let form = Form { k: 4608, n: 64, bits: 4, block: 32, zero_points: false };
+    let case = case(form, 200, 0.01, 3);
+    let together = run(Kernel::chosen(), &case, &case.activations, 4);
+    for row in [0, 7, 101, 199] {
+        let alone = run(Kernel::chosen(), &case, &case.activations[row * 4608..][..4608], 1);
+        assert_eq!(alone, together[row * 64..][..64]);
+    }
+}
+
+#[test]
+fn activations_of_zero_give_zero() {
+    let form = Form { k: 64, n: 16, bits: 8, block: 32, zero_points: true };
+    assert_eq!(run(Kernel::chosen(), &case(form, 1, 0.01, 8), &[0.0; 64], 1), [0.0; 16]);
+}
+
+#[test]
+#[should_panic(expected = "done twice")]
+fn columns_are_multiplied_once() {
+    let form = Form { k: 32, n: 16, bits: 4, block: 32, zero_points: false };
+    let lines = vec![Line([0; 64]); form.lines()];
+    let mut activations = Activations::default();
+    activations.resize(Kernel::chosen(), &form, 1);
+    let mut results = [0.0; 16];
+    let results = Results::new(&mut results, 16);
+    for _ in 0..2 {
+        multiply(Kernel::chosen(), &form, &lines, &activations, 0..1, &results);
+    }
+}

@@ -1,0 +1,301 @@
+//! The innermost loops: a tile of rows times a few columns, whose sums stay in registers.
+#![expect(
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "pointers advance through memory whose size `multiply` has checked; a bounds check here \
+              would cost more than the multiplications"
+)]
+
+use crate::form::COLUMNS;
+use crate::isa::Isa;
+
+/// How far ahead packed weights are fetched, in bytes. Without it eight rows take twice as long: the
+/// processor's own look-ahead stops while it multiplies.
+const AHEAD: usize = 4096;
+
+/// A tile's work.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Work {
+    /// Unpacked weights, as [`unpack`] leaves them.
+    pub(crate) panel: *const u8,
+    /// The tile's activations from the first of the blocks on.
+    pub(crate) activations: *const i32,
+    /// Blocks along K.
+    pub(crate) blocks: usize,
+    /// Runs of `QUARTERS` quarters in a block; 1 where tiles are compiled for a `SINGLE` one.
+    pub(crate) runs: usize,
+    /// The first row's first result.
+    pub(crate) results: *mut f32,
+    /// Floats from a row of results to the next.
+    pub(crate) stride: usize,
+    /// Rows whose results are wanted, at most the tile's height.
+    pub(crate) rows: usize,
+    /// Whether results begin with these blocks; otherwise these add to what is there.
+    pub(crate) first: bool,
+}
+
+/// Where a group's packed weights are, from a block on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Packed {
+    pub(crate) scales: *const u8,
+    pub(crate) zeros: *const u8,
+    pub(crate) levels: *const u8,
+}
+
+/// Multiplies `R` rows with `V` vectors of columns.
+///
+/// # Safety
+/// The processor has `I`'s features. `panel` has `blocks` blocks, as has the tile of height `R`, and
+/// results of `rows` rows may be written.
+#[inline(always)]
+pub(crate) unsafe fn tile<
+    I: Isa,
+    const R: usize,
+    const V: usize,
+    const BITS: usize,
+    const ZEROS: bool,
+    const QUARTERS: usize,
+    const SINGLE: bool,
+>(
+    work: &Work,
+) {
+    // SAFETY: by the caller's promise; pointers advance block by block as both layouts do.
+    unsafe {
+        let vector = I::LANES * 4;
+        let mut sums = [[I::splat_float(0.0); V]; R];
+        if !work.first {
+            for row in 0..R {
+                if row < work.rows {
+                    for v in 0..V {
+                        let from = work.results.add(row * work.stride + v * I::LANES);
+                        sums[row][v] = I::load_float(from);
+                    }
+                }
+            }
+        }
+        let mut panel = work.panel;
+        let mut activations = work.activations;
+        let runs = if SINGLE { 1 } else { work.runs };
+        let tail = runs * QUARTERS * R;
+        for _ in 0..work.blocks {
+            let scales = panel;
+            panel = panel.add(V * vector);
+            let mut starts = [[I::splat(0); V]; R];
+            for row in 0..R {
+                let start = I::splat(*activations.add(tail + R + row));
+                for v in 0..V {
+                    starts[row][v] = if ZEROS {
+                        I::small_product(I::load(panel.add(v * vector)), start)
+                    } else {
+                        start
+                    };
+                }
+            }
+            if ZEROS {
+                panel = panel.add(V * vector);
+            }
+            for _ in 0..runs {
+                let mut parts = starts;
+                for row in 0..R {
+                    for v in 0..V {
+                        parts[row][v] = I::begin::<BITS>(starts[row][v]);
+                    }
+                }
+                for quarter in 0..QUARTERS {
+                    let mut weights = [I::splat(0); V];
+                    for v in 0..V {
+                        weights[v] = I::load(panel.add((quarter * V + v) * vector));
+                    }
+                    for row in 0..R {
+                        let values = I::splat(*activations.add(quarter * R + row));
+                        for v in 0..V {
+                            parts[row][v] = I::dot::<BITS>(parts[row][v], weights[v], values);
+                        }
+                    }
+                }
+                for row in 0..R {
+                    for v in 0..V {
+                        starts[row][v] = I::end::<BITS>(parts[row][v], starts[row][v]);
+                    }
+                }
+                panel = panel.add(QUARTERS * V * vector);
+                activations = activations.add(QUARTERS * R);
+            }
+            for row in 0..R {
+                let scale = I::splat_float(f32::from_bits((*activations.add(row)).cast_unsigned()));
+                for v in 0..V {
+                    let weight_scale = I::load_float(scales.add(v * vector).cast());
+                    let scale = I::multiply(weight_scale, scale);
+                    sums[row][v] =
+                        I::multiply_add(I::to_float(starts[row][v]), scale, sums[row][v]);
+                }
+            }
+            activations = activations.add(2 * R);
+        }
+        for row in 0..R {
+            if row < work.rows {
+                for v in 0..V {
+                    I::store_float(
+                        work.results.add(row * work.stride + v * I::LANES),
+                        sums[row][v],
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Multiplies `R` rows with the `V` vectors of a group of columns, whose weights are read as they are
+/// packed. `levels` are lines; the packed weights of what comes next are fetched meanwhile.
+///
+/// # Safety
+/// As [`tile`], for the packed weights of `blocks` blocks.
+#[inline(always)]
+pub(crate) unsafe fn direct<
+    I: Isa,
+    const R: usize,
+    const V: usize,
+    const BITS: usize,
+    const ZEROS: bool,
+    const QUARTERS: usize,
+    const SINGLE: bool,
+>(
+    work: &Work,
+    packed: Packed,
+) {
+    // SAFETY: by the caller's promise; pointers advance block by block as both layouts do.
+    unsafe {
+        let vector = I::LANES * 4;
+        let mut sums = [[I::splat_float(0.0); V]; R];
+        let Packed { mut scales, mut zeros, mut levels } = packed;
+        let mut activations = work.activations;
+        let runs = if SINGLE { 1 } else { work.runs };
+        for _ in 0..work.blocks {
+            let mut starts = [[I::splat(0); V]; R];
+            let tail = activations.add(runs * QUARTERS * R);
+            for v in 0..V {
+                let zero = if ZEROS {
+                    zero_points::<I, BITS>(zeros.add(v * I::LANES))
+                } else {
+                    I::splat(0)
+                };
+                for row in 0..R {
+                    let start = I::splat(*tail.add(R + row));
+                    starts[row][v] = if ZEROS { I::small_product(zero, start) } else { start };
+                }
+            }
+            for _ in 0..runs {
+                let mut parts = starts;
+                for row in 0..R {
+                    for v in 0..V {
+                        parts[row][v] = I::begin::<BITS>(starts[row][v]);
+                    }
+                }
+                let lines = QUARTERS * BITS / 8;
+                for line in 0..lines {
+                    I::prefetch(levels.add(line * 64).wrapping_add(AHEAD));
+                    for v in 0..V {
+                        let bytes = I::load(levels.add(line * 64 + v * vector));
+                        if BITS == 4 {
+                            let (low, high) = (I::low(bytes), I::high(bytes));
+                            for row in 0..R {
+                                let at = activations.add(line * 2 * R + row);
+                                let sum = I::dot::<BITS>(parts[row][v], low, I::splat(*at));
+                                parts[row][v] = I::dot::<BITS>(sum, high, I::splat(*at.add(R)));
+                            }
+                        } else {
+                            for row in 0..R {
+                                let values = I::splat(*activations.add(line * R + row));
+                                parts[row][v] = I::dot::<BITS>(parts[row][v], bytes, values);
+                            }
+                        }
+                    }
+                }
+                for row in 0..R {
+                    for v in 0..V {
+                        starts[row][v] = I::end::<BITS>(parts[row][v], starts[row][v]);
+                    }
+                }
+                levels = levels.add(lines * 64);
+                activations = activations.add(QUARTERS * R);
+            }
+            for v in 0..V {
+                let weight_scale = I::halves(scales.add(v * I::LANES * 2));
+                for row in 0..R {
+                    let scale = f32::from_bits((*activations.add(row)).cast_unsigned());
+                    let scale = I::multiply(weight_scale, I::splat_float(scale));
+                    sums[row][v] =
+                        I::multiply_add(I::to_float(starts[row][v]), scale, sums[row][v]);
+                }
+            }
+            scales = scales.add(COLUMNS * 2);
+            zeros = zeros.wrapping_add(COLUMNS);
+            activations = activations.add(2 * R);
+        }
+        for row in 0..R {
+            if row < work.rows {
+                for v in 0..V {
+                    I::store_float(
+                        work.results.add(row * work.stride + v * I::LANES),
+                        sums[row][v],
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// The zero points of a vector of columns, as [`Isa::dot`] needs them.
+///
+/// # Safety
+/// As [`Isa`]; a byte for each lane may be read.
+#[inline(always)]
+unsafe fn zero_points<I: Isa, const BITS: usize>(from: *const u8) -> I::Int {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        let zeros = I::widen(from);
+        if BITS == 8 && I::OFFSET8 != 0 { I::subtract(zeros, I::splat(I::OFFSET8)) } else { zeros }
+    }
+}
+
+/// Unpacks `blocks` blocks of a vector of columns into `panel`: for each block its scales, its zero
+/// points if it has some, and its quarters, each `vectors` vectors of which this is one.
+///
+/// # Safety
+/// As [`Isa`]; the packed blocks may be read, and the panel written.
+#[inline(always)]
+pub(crate) unsafe fn unpack<I: Isa, const BITS: usize, const ZEROS: bool>(
+    packed: Packed,
+    blocks: usize,
+    quarters: usize,
+    vectors: usize,
+    panel: *mut u8,
+) {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        let step = vectors * I::LANES * 4;
+        let Packed { mut scales, mut zeros, mut levels } = packed;
+        let mut to = panel;
+        for _ in 0..blocks {
+            I::store_float(to.cast(), I::halves(scales));
+            scales = scales.add(COLUMNS * 2);
+            to = to.add(step);
+            if ZEROS {
+                I::store(to, zero_points::<I, BITS>(zeros));
+                zeros = zeros.add(COLUMNS);
+                to = to.add(step);
+            }
+            for _ in 0..quarters * BITS / 8 {
+                let bytes = I::load(levels);
+                if BITS == 4 {
+                    I::store(to, I::low(bytes));
+                    I::store(to.add(step), I::high(bytes));
+                    to = to.add(2 * step);
+                } else {
+                    I::store(to, bytes);
+                    to = to.add(step);
+                }
+                levels = levels.add(64);
+            }
+        }
+    }
+}
