@@ -8,6 +8,7 @@ import { readFileSync } from "node:fs";
 import { createServer, request } from "node:http";
 import { pathToFileURL } from "node:url";
 import assert from "node:assert/strict";
+import { chunks } from "./answer.mjs";
 
 const require = createRequire(pathToFileURL(`${process.cwd()}/`));
 /** Whether Firefox is driven. */
@@ -111,19 +112,13 @@ export async function ended(page) {
 
 export const answers = (page) => page.$$eval(".message.assistant", (all) => all.map((one) => one.querySelector(":scope .prose:not(.thought-text)").textContent));
 
-const chunk = (delta, finish = null) => ({ choices: [{ index: 0, delta, finish_reason: finish }] });
-
-/** Answers all questions with this thought and text, and keeps what was asked. */
-export async function answering(page, { thought = "", content = "", finish = "stop", first = [] }) {
+/** Answers all questions with this answer of `answer.mjs`, and keeps what was asked. */
+export async function answering(page, answer) {
   const asked = [];
-  const pieces = [...first, chunk({ role: "assistant", content: "" })];
-  if (thought) pieces.push(chunk({ reasoning_content: thought }));
-  for (const piece of content.match(/[\s\S]{1,40}/g) ?? []) pieces.push(chunk({ content: piece }));
-  pieces.push(chunk({}, finish), { choices: [], usage: { completion_tokens: 42, total_tokens: 420 } });
-  const body = pieces.map((piece) => `data: ${JSON.stringify(piece)}\n\n`).join("");
+  const body = chunks(answer).join("");
   await page.route("**/v1/chat/completions", (route) => {
     asked.push(route.request().postDataJSON());
-    return route.fulfill({ status: 200, contentType: "text/event-stream", body: `${body}data: [DONE]\n\n` });
+    return route.fulfill({ status: 200, contentType: "text/event-stream", body });
   });
   return asked;
 }

@@ -2,17 +2,8 @@
 //
 //     look.mjs URL
 import assert from "node:assert/strict";
+import { ANSWER } from "./answer.mjs";
 import { answering, ask, faults, open, run, shot } from "./browser.mjs";
-
-const ANSWER = {
-  thought: "Let me look at **parity**: if $p^2$ is even, so is $p$.",
-  content: "# Why $\\sqrt{2}$ is irrational\n\nSuppose $\\sqrt2 = p/q$ in lowest terms. Then\n\n$$\np^2 = 2q^2 \\quad\\Longrightarrow\\quad "
-    + "p = 2r,\\; 4r^2 = 2q^2,\\; q^2 = 2r^2\n$$\n\nso **both** are even, a contradiction.\n\n## In code\n\n```python\n"
-    + "from fractions import Fraction\n\ndef approximate(n: int) -> Fraction:\n    \"\"\"The n-th convergent.\"\"\"\n    x = Fraction(1)\n"
-    + "    for _ in range(n):\n        x = 1 + 1 / (1 + x)  # 1, 3/2, 7/5, and so on, each closer than the one before it\n    return x\n```\n\n"
-    + "| n | convergent | error |\n|--:|:-----------|------:|\n| 1 | 3/2 | 0.086 |\n| 2 | 7/5 | 0.014 |\n\n"
-    + "> A quote, with `inline code` and a [link](https://example.org).\n\n1. First\n2. Second\n   - [x] done\n",
-};
 
 const colour = (page) => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
 const isDark = (text) => text.match(/\d+/g).slice(0, 3).reduce((sum, part) => sum + Number(part), 0) < 200;

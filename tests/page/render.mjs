@@ -98,6 +98,31 @@ await run({
     assert.equal(await main.jsonValue(), "loaded", "the font of KaTeX's letters");
   },
 
+  async "how much of the prompt has been read is shown until the answer begins"(page) {
+    await page.addInitScript(() => {
+      const { fetch } = globalThis;
+      globalThis.fetch = (path, options) => {
+        if (!String(path).endsWith("chat/completions")) return fetch(path, options);
+        const body = new ReadableStream({
+          start: (control) => { globalThis.comes = (chunk) => control.enqueue(new TextEncoder().encode(`data: ${JSON.stringify(chunk)}\n\n`)); },
+        });
+        return Promise.resolve(new Response(body, { status: 200 }));
+      };
+    });
+    await open(page);
+    await page.fill("#question", "Long?");
+    await page.press("#question", "Enter");
+    await page.waitForFunction(() => globalThis.comes);
+    for (const processed of [500, 1500]) {
+      await page.evaluate((processed) => globalThis.comes({ choices: [], prompt_progress: { total: 2000, cache: 0, processed, time_ms: 9 } }), processed);
+      await page.waitForSelector(`text=Reading the prompt: ${processed.toLocaleString("en-US")} of 2,000 tokens`);
+      assert.equal(await page.$eval(".reading progress", (bar) => bar.position), processed / 2000);
+    }
+    await page.evaluate(() => globalThis.comes({ choices: [{ delta: { content: "So." } }] }));
+    await page.waitForSelector(".reading", { state: "detached" });
+    assert.equal(await page.textContent(PROSE), "So.");
+  },
+
   async "thought is folded, and unfolds"(page) {
     await show(page, { thought: "First **this**.\n\nThen that.", content: "So." });
     assert.equal(await page.isVisible(".thought-text"), false);
