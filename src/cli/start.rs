@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::exit::Fatal;
-use super::report::{bytes, size};
+use super::sizes::{bytes, size};
 use phi4d_engine::{self as engine, Engine, StartError};
 use phi4d_generate::{FormHost, Generator, GeneratorOptions, ThreadForms};
 use phi4d_model::{self as model, GenaiConfig, LoadCancel, MemoryPlan, MemorySettings};
