@@ -104,7 +104,7 @@ pub(super) enum ConfigCommand {
 pub(super) struct ModelsArgs {
     /// Folder of the models. Default: /var/lib/phi4d/models for root, else phi4d/models in the
     /// user's data folder
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    #[arg(long, value_name = "DIR", env = "PHI4D_MODELS", value_hint = ValueHint::DirPath)]
     pub(super) models: Option<PathBuf>,
 }
 

@@ -34,6 +34,7 @@ mod report;
 mod serve;
 mod service;
 mod setup;
+mod sizes;
 mod start;
 mod threads;
 mod traces;

@@ -1,5 +1,6 @@
 //! Where downloaded models are, and which folder a model's name stands for.
 
+use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 
 use phi4d_fetch::{Models, is_model_name};
@@ -8,24 +9,34 @@ use phi4d_os::effective_uid;
 /// Where packages let models live.
 pub(super) const SYSTEM_MODELS: &str = "/var/lib/phi4d/models";
 
-/// The folder that was named, else the packages' one for root and one's own for others.
+/// Names the folder of models for all commands.
+const VARIABLE: &str = "PHI4D_MODELS";
+
+/// The folder that was named, else the environment's, else the packages' one for root and one's own for
+/// others.
 pub(super) fn models(named: Option<&Path>) -> Models {
-    let folder = named.map(Path::to_owned).or_else(own);
+    let folder =
+        named.map(Path::to_owned).or_else(|| set(VARIABLE).map(PathBuf::from)).or_else(own);
     Models::new(folder.unwrap_or_else(|| PathBuf::from(SYSTEM_MODELS)))
+}
+
+fn set(variable: &str) -> Option<OsString> {
+    std::env::var_os(variable).filter(|value| !value.is_empty())
 }
 
 /// A user's own folder of models; root has none.
 fn own() -> Option<PathBuf> {
-    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
     let data = set("XDG_DATA_HOME").or_else(|| set("LOCALAPPDATA").filter(|_| cfg!(windows)));
     let data = data.map(PathBuf::from);
     let data = data.or_else(|| Some(Path::new(&set("HOME")?).join(".local/share")));
     data.filter(|_| effective_uid() != 0).map(|data| data.join("phi4d/models"))
 }
 
-/// The folder of the complete model `name`, the user's own before the system's.
+/// The folder of the complete model `name`: the environment's before the user's own, and that before the
+/// system's.
 pub(super) fn installed(name: &str) -> Option<PathBuf> {
-    let folders = own().into_iter().chain([PathBuf::from(SYSTEM_MODELS)]);
+    let named = set(VARIABLE).map(PathBuf::from);
+    let folders = named.into_iter().chain(own()).chain([PathBuf::from(SYSTEM_MODELS)]);
     let mut folders = folders.map(|root| Models::new(root).folder(name));
     folders.find(|folder| is_model_name(name) && folder.join("genai_config.json").exists())
 }

@@ -181,7 +181,11 @@ async fn bind(settings: &Settings, passed: Vec<(String, Listener)>) -> Result<Bo
         bound.files.push(file);
     }
     for listener in &bound.listeners {
-        log::info!("listening on {}", place(listener, settings.tls_cert_file.is_some()));
+        let place = place(listener, settings.tls_cert_file.is_some());
+        match listener.tcp_address() {
+            Some(address) => log::info!(tcp:% = address; "listening on {place}"),
+            None => log::info!("listening on {place}"),
+        }
     }
     if bound.listeners.is_empty() {
         return Err(Fatal::NothingToListenOn);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::exit::Fatal;
-use super::report::{bytes, size};
+use super::sizes::{bytes, size};
 use phi4d_engine::{self as engine, Engine, StartError};
 use phi4d_generate::{FormHost, Generator, GeneratorOptions, SamplingDefaults, ThreadForms};
 use phi4d_model::{

@@ -17,6 +17,7 @@ mod error;
 #[cfg(all(unix, any(test, feature = "testing")))]
 pub mod fuzzing;
 mod hub;
+mod layout;
 mod local;
 mod models;
 mod names;

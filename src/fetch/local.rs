@@ -7,10 +7,9 @@ use std::time::UNIX_EPOCH;
 
 use super::digest::{Expected, hex, read_sums, sha256};
 use super::error::FetchError;
-use super::hub::{CONFIG, choose, is_wanted};
+use super::layout::{CONFIG, SUMS, choose, is_wanted};
 use super::models::Origin;
 use super::names::Variant;
-use super::web::SUMS;
 
 /// How deep below the folder a model is looked for: Hugging Face's cache has four levels.
 const MAX_DEPTH: usize = 5;

@@ -7,15 +7,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::error::FetchError;
-use super::hub::CONFIG;
+use super::layout::{CONFIG, ORIGIN};
 use super::names::is_name;
 use super::system;
 
 /// Begins the names of folders whose model is not whole yet.
 const PARTIAL: &str = ".partial-";
-
-/// What a fetched folder says of where it is from.
-pub(super) const ORIGIN: &str = "phi4d-source.json";
 
 /// Where a model's files are from. Of a folder of this machine, `endpoint` is empty and `repository`
 /// its path; `commit` differs between versions of the files.

@@ -4,13 +4,11 @@
 use super::client::Client;
 use super::digest::{read_sums, sha256};
 use super::error::FetchError;
-use super::hub::{RemoteFile, choose, is_wanted};
+use super::hub::RemoteFile;
+use super::layout::{SUMS, choose, is_wanted};
 use super::models::Origin;
 use super::names::Variant;
 use super::url::Url;
-
-/// The list's name in the folder.
-pub(super) const SUMS: &str = "SHA256SUMS";
 
 /// The model's files in the folder `url`, the largest last.
 pub(super) async fn files(

@@ -30,7 +30,7 @@ pub(super) fn choose(source: &Source, options: &LoadOptions) -> Result<Chosen, L
         );
     }
     log::info!(
-        provider = chosen.provider().as_str(), name = chosen.name(), reason = chosen.reason();
+        name = chosen.name();
         "the model runs on {}: {}",
         chosen.provider(),
         chosen.reason()

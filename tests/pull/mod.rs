@@ -279,6 +279,55 @@ fn a_model_is_pulled_from_a_web_server_by_its_list_of_hashes() {
     }
 }
 
+/// As a new user types it: the model is downloaded, served by a daemon for this answer, and stays.
+#[test]
+fn run_and_serve_take_a_models_name_and_download_it() {
+    let place = Place::new();
+    let command = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_phi4d"));
+        command
+            .args(arguments)
+            .env_clear()
+            .env("HF_ENDPOINT", place.hub.url())
+            .env("PHI4D_MODELS", place.models())
+            .env("TMPDIR", place.folder.path())
+            // No daemon of this machine is to be found.
+            .env("XDG_RUNTIME_DIR", place.folder.path())
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .stdin(Stdio::null());
+        command
+    };
+    let ask = ["run", "phi-4", "What is 12+7?", "--temperature", "0"];
+    let first = command(&ask).output().unwrap();
+    let said = String::from_utf8_lossy(&first.stderr).into_owned();
+    assert_eq!(String::from_utf8_lossy(&first.stdout), "19\n", "{said}");
+    for words in ["to download", "it takes", "of weights", "for a context of 4096 tokens"] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    place.assert_pulled();
+    let asked = place.hub.state.lock().unwrap().seen.len();
+    let second = command(&ask).output().unwrap();
+    assert_eq!(second.stdout, first.stdout);
+    assert_eq!(place.hub.state.lock().unwrap().seen.len(), asked, "downloaded again");
+    let left = std::fs::read_dir(place.folder.path()).unwrap();
+    let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["models"], "a daemon's folder is left");
+
+    let socket = place.folder.path().join("s");
+    let mut serve = command(&["serve", "phi-4", "--listen", "off", "--socket"]);
+    let mut daemon = serve.arg(&socket).stderr(Stdio::null()).spawn().unwrap();
+    let asked = command(&["run", "What is 3+4?", "--wait", "60", "--socket"])
+        .arg(&socket)
+        .output()
+        .unwrap();
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    assert_eq!(String::from_utf8_lossy(&asked.stdout), "7\n");
+    // The setting takes the name, too.
+    let checked = command(&["check", "--model", "phi-4", "--listen", "off"]).output().unwrap();
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+}
+
 /// What a pull with these variables prints, and its exit code.
 fn pull_with(place: &Place, variables: &[(&str, &str)], arguments: &[&str]) -> (i32, String) {
     let mut command = place.command(&["pull", "phi-4", "--variant", "cpu"]);

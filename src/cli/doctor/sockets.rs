@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use super::findings::Findings;
 use super::units::Units;
-use crate::client::socket_hint;
 use crate::service::Unit;
 use phi4d_os as os;
 use phi4d_settings::{ListenAddress, Settings};
@@ -85,7 +84,11 @@ fn unix(path: &Path, held: bool, findings: &mut Findings) {
         Ok(_) if held => findings.good(SOCKETS, format!("systemd listens on {shown}")),
         Ok(_) => findings.good(SOCKETS, format!("somebody listens on {shown}")),
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-            findings.fault(SOCKETS, format!("you may not use {shown}: {error}"), socket_hint(path));
+            findings.fault(
+                SOCKETS,
+                format!("you may not use {shown}: {error}"),
+                crate::client::socket_hint(path),
+            );
         }
         // It is created again if nobody listens on it.
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => {

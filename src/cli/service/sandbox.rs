@@ -187,6 +187,7 @@ mod tests {
         assert!(hidden_by(&open, Path::new("/mnt/disk")).is_some());
     }
 
+    #[cfg(unix)]
     #[test]
     fn a_file_that_is_not_there_is_not_called_hidden() {
         let packaged = unit("ProtectHome=yes\nPrivateTmp=yes\n");

@@ -272,7 +272,16 @@ impl WeightFile {
     fn damage(&self) -> Option<String> {
         let path = self.path.display();
         match self.bytes {
-            None => Some(format!("{path} is missing")),
+            // A file that may not be looked at, or a link to nowhere, is not one that is missing.
+            None => Some(match std::fs::metadata(&self.path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    format!("{path} can't be read: {error}")
+                }
+                _ if self.path.is_symlink() => {
+                    format!("{path} is a link to a file that is missing")
+                }
+                _ => format!("{path} is missing"),
+            }),
             Some(bytes) if bytes < self.needed => Some(format!(
                 "{path} is truncated: it has {bytes} bytes, and the graph reads up to {}",
                 self.needed
@@ -394,6 +403,16 @@ mod tests {
         }
         let damage = || inspect(folder.path()).unwrap().damage();
         assert!(damage()[0].contains("model.onnx.data is missing"), "{:?}", damage());
+        #[cfg(unix)]
+        {
+            let link = folder.path().join("model.onnx.data");
+            std::os::unix::fs::symlink("/nowhere/at/all", &link).unwrap();
+            assert!(damage()[0].contains("is a link to a file that is missing"), "{:?}", damage());
+            std::fs::remove_file(&link).unwrap();
+            std::os::unix::fs::symlink(&link, &link).unwrap();
+            assert!(damage()[0].contains("can't be read"), "{:?}", damage());
+            std::fs::remove_file(&link).unwrap();
+        }
         std::fs::write(folder.path().join("model.onnx.data"), [0; 1000]).unwrap();
         assert!(damage()[0].contains("is truncated: it has 1000 bytes"), "{:?}", damage());
     }
