@@ -58,7 +58,7 @@ fn wait(
     let mut tokens = Vec::new();
     while let Some(event) = receiver.blocking_recv() {
         match event {
-            Event::Started { .. } | Event::Prompt(_) => {}
+            Event::Started { .. } | Event::Prompt(_) | Event::Stop(_) => {}
             Event::Token(token) => tokens.push(token.id),
             Event::Finished(reason) => return (tokens, Some(Ok(reason))),
             Event::Failed(error) => return (tokens, Some(Err(error))),
@@ -122,6 +122,30 @@ fn a_stop_token_ends_the_job_and_is_not_reported_as_a_token() {
     engine.handle().submit(job).unwrap();
     let before: Vec<u32> = whole.iter().copied().take_while(|&t| t != whole[4]).collect();
     assert_eq!(wait(&mut events), (before, Some(Ok(FinishReason::StopToken(whole[4])))));
+    engine.stop().unwrap();
+}
+
+#[test]
+fn a_stop_token_has_its_log_probabilities_if_they_are_asked_for() {
+    let (engine, _) = engine();
+    let whole = expected(&[9, 8], 10);
+    let (mut job, mut events) = job(&[9, 8], 10, 64);
+    job.stop_tokens = [whole[4]].into();
+    job.sampling.top_logprobs = Some(1);
+    engine.handle().submit(job).unwrap();
+    let mut last = None;
+    while let Some(event) = events.blocking_recv() {
+        if let Event::Finished(reason) = event {
+            assert_eq!(reason, FinishReason::StopToken(whole[4]));
+            break;
+        }
+        last = Some(event);
+    }
+    let Some(Event::Stop(Token { id, logprobs: Some(logprobs) })) = last else {
+        panic!("{last:?} is before the end")
+    };
+    // Greedy decoding chose the likeliest token.
+    assert_eq!((id, logprobs.top.first()), (whole[4], Some(&(id, logprobs.chosen))));
     engine.stop().unwrap();
 }
 
