@@ -17,18 +17,18 @@ use serde_json::{Value, json};
 use crate::common::Daemon;
 
 /// Where `tests/clients/setup` puts programs: `target/clients`.
-fn installed(what: &str) -> PathBuf {
+pub fn installed(what: &str) -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let path = target.join("clients").join(what);
     assert!(path.exists(), "{} is missing; run tests/clients/setup", path.display());
     path
 }
 
-fn script(name: &str) -> PathBuf {
+pub fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name)
 }
 
-fn output(command: &mut Command) -> String {
+pub fn output(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {}\n{said}", output.status);
@@ -215,6 +215,22 @@ fn litellms_router_goes_round_a_daemon_that_is_not_there() {
     command.env("LITELLM_LOCAL_MODEL_COST_MAP", "True").env("PYTHONDONTWRITEBYTECODE", "1");
     let told: Value = serde_json::from_str(&output(&mut command)).unwrap();
     assert_eq!(told, json!(vec!["19"; 8]));
+}
+
+#[test]
+fn the_ai_sdks_default_provider_goes_on_for_three_turns() {
+    let daemon = Daemon::start();
+    let mut command = Command::new(installed("venv/bin/node"));
+    command.arg(script("ai_sdk_turns.mjs")).arg(format!("http://{}", daemon.address()));
+    let packages = installed("node_modules");
+    command.current_dir(packages.parent().unwrap());
+    let told: Value = serde_json::from_str(&output(&mut command)).unwrap();
+    // The second turn names the first answer, the third one both.
+    assert_eq!(told["references"], 3, "{told}");
+    let texts = told["texts"].as_array().unwrap();
+    assert!(texts.iter().all(|text| !text.as_str().unwrap().is_empty()), "{told}");
+    // By the id of the response before it, the same conversation.
+    assert_eq!(told["next"], texts[2], "{told}");
 }
 
 #[test]

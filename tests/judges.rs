@@ -57,6 +57,43 @@ fn each_parameter_does_what_its_definition_says() {
 }
 
 #[test]
+fn texts_are_scored_as_evaluation_harnesses_read_them() {
+    let daemon = Daemon::start();
+    let seen = judge("scores.py", &daemon, &[crate::common::demo_folder().as_os_str()]);
+    // Some end in the stop token, which must have its entry.
+    assert!(seen["pairs"].as_u64() > Some(5) && seen["ended"].as_u64() > Some(1), "{seen}");
+}
+
+/// Grammars of llama.cpp's, each with an expression of the same language.
+#[test]
+fn grammars_in_gbnf_are_kept_to() {
+    let daemon = Daemon::start();
+    for (grammar, expression) in [
+        ("root ::= \"yes\" | \"no\"", r"yes|no"),
+        ("root ::= [0-9]{1,3} (\".\" [0-9])?", r"[0-9]{1,3}(\.[0-9])?"),
+        ("root ::= item{2,4}\nitem ::= \"- \" [a-z]+ \"\\n\"", r"(- [a-z]+\n){2,4}"),
+        (
+            "root ::= a-b | \"(\" root \")\"\na-b ::= \"\\\"\" [^\\\"\\x00-\\x1f]{0,5} \"\\\"\"",
+            ".*",
+        ),
+        ("root ::= ws \"x\" ws\nws ::= | \" \" ws", " *x *"),
+    ] {
+        let expression = regex::Regex::new(&format!(r"\A(?s:{expression})\z")).unwrap();
+        for seed in 0..4 {
+            let body = json!({
+                "prompt": "12+7=", "temperature": 1.5, "max_tokens": 60, "grammar": grammar,
+                "seed": seed
+            });
+            let answer = daemon.tcp().post("/v1/completions", &body).json();
+            let choice = &answer["choices"][0];
+            let text = choice["text"].as_str().unwrap_or_else(|| panic!("{grammar}: {answer}"));
+            let is_cut = choice["finish_reason"] == "length";
+            assert!(is_cut || expression.is_match(text), "{grammar}: {text:?}");
+        }
+    }
+}
+
+#[test]
 fn each_form_is_kept_to() {
     let daemon = Daemon::start();
     let answer = |more: &Value| {

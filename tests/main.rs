@@ -4,6 +4,7 @@
 
 mod access;
 mod addresses;
+mod agents;
 mod api;
 mod api_completions;
 mod api_errors;

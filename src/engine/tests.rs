@@ -128,6 +128,30 @@ fn a_stop_token_ends_the_job_and_is_not_reported_as_a_token() {
 }
 
 #[test]
+fn a_stop_token_has_its_log_probabilities_if_they_are_asked_for() {
+    let (engine, _) = engine();
+    let whole = expected(&[9, 8], 10);
+    let (mut job, mut events) = job(&[9, 8], 10, 64);
+    job.stop_tokens = [whole[4]].into();
+    job.sampling.top_logprobs = Some(1);
+    engine.handle().submit(job).unwrap();
+    let mut last = None;
+    while let Some(event) = events.blocking_recv() {
+        if let Event::Finished(reason) = event {
+            assert_eq!(reason, FinishReason::StopToken(whole[4]));
+            break;
+        }
+        last = Some(event);
+    }
+    let Some(Event::Stop(Token { id, logprobs: Some(logprobs) })) = last else {
+        panic!("{last:?} is before the end")
+    };
+    // Greedy decoding chose the likeliest token.
+    assert_eq!((id, logprobs.top.first()), (whole[4], Some(&(id, logprobs.chosen))));
+    engine.stop().unwrap();
+}
+
+#[test]
 fn a_full_context_ends_the_job() {
     let (engine, _) = engine();
     let (job, mut events) = job(&[1; 60], 1000, 64);

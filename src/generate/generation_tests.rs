@@ -39,6 +39,22 @@ fn text(delta: Option<Result<Delta, GenerateError>>) -> String {
 }
 
 #[tokio::test]
+async fn the_stop_token_is_a_token_without_text() {
+    let (sender, generation, tokenizer) = scripted(&[]);
+    let count = send(&sender, &tokenizer, "one");
+    sender.try_send(Event::Stop(Token { id: IM_END, logprobs: None })).unwrap();
+    sender.try_send(Event::Finished(FinishReason::StopToken(IM_END))).unwrap();
+    let answer = generation.collect().await.unwrap();
+    assert_eq!((answer.text.as_str(), answer.tokens.len()), ("one", count + 1));
+    let end = answer.tokens.last().unwrap();
+    assert_eq!(
+        (end.id, end.is_end, answer.finished.usage.completion_tokens),
+        (IM_END, true, count + 1)
+    );
+    assert!(answer.tokens[..count].iter().all(|token| !token.is_end));
+}
+
+#[tokio::test]
 async fn events_that_are_ready_come_as_one_piece() {
     let (sender, mut generation, tokenizer) = scripted(&[]);
     sender.try_send(Event::Started { cached_tokens: 2 }).unwrap();

@@ -120,7 +120,7 @@ impl PromptReader {
     /// Whether the tokenizer has the tokens of [`Prompt::Fill`].
     pub(super) fn fills_gaps(&self) -> bool {
         let has = |name: &&str| self.tokenizer.added().iter().any(|token| token.content == **name);
-        GAP_TOKENS.iter().all(|name| has(&name))
+        GAP_TOKENS.iter().all(has)
     }
 
     /// Tokens that contain the default sequence breakers.

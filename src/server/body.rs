@@ -179,7 +179,7 @@ fn check_type(path: &str, headers: &HeaderMap) -> Result<(), ApiError> {
         let essence = value.split(';').next().unwrap_or_default().trim();
         let is = |kind: &str| essence.eq_ignore_ascii_case(kind);
         let takes_simple = path.starts_with("/api/") && !headers.contains_key(ORIGIN);
-        if !is("application/json") && !(takes_simple && SIMPLE.into_iter().any(is)) {
+        if !(is("application/json") || takes_simple && SIMPLE.into_iter().any(is)) {
             return Err(ApiError::unsupported_media_type(
                 "content-type",
                 &value,

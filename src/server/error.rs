@@ -25,11 +25,11 @@ pub(super) struct ApiError {
     /// What to put into Retry-After.
     pub(super) retry_after: Option<Duration>,
     /// What to put into Allow.
-    pub(super) allow: Option<String>,
+    pub(super) allow: Option<Box<str>>,
     /// Whether to ask for a key by WWW-Authenticate.
     pub(super) challenge: bool,
     /// Tokens of a prompt that does not fit, and tokens that fit.
-    pub(super) context: Option<[usize; 2]>,
+    pub(super) context: Option<Box<[usize; 2]>>,
     /// Whether the connection must close after this answer.
     pub(super) close: bool,
 }
@@ -175,7 +175,7 @@ impl ApiError {
             "method_not_allowed",
             format!("{method} is not accepted by {path}; expected {allow}"),
         );
-        error.allow = Some(allow.to_owned());
+        error.allow = Some(allow.into());
         error
     }
 
@@ -389,7 +389,7 @@ impl From<GenerateError> for ApiError {
                 Self::bad_request("invalid_value", message).with_param(field)
             }
             GenerateError::ContextExceeded { prompt_tokens, context_tokens } => Self {
-                context: Some([prompt_tokens, context_tokens]),
+                context: Some(Box::new([prompt_tokens, context_tokens])),
                 ..Self::bad_request("context_length_exceeded", message)
             },
             GenerateError::Template(_) => {

@@ -20,6 +20,7 @@ use super::wire::anthropic::{CountRequest, MessagesRequest};
 use super::wire::chat::ChatRequest;
 use super::wire::completions::CompletionRequest;
 use super::wire::error::Dialect;
+use super::wire::llama::LlamaRequest;
 use super::wire::ollama;
 use super::wire::responses::ResponsesRequest;
 use super::wire::tokens::{DetokenizeRequest, TokenizeRequest};
@@ -47,6 +48,8 @@ pub fn bodies(data: &[u8]) {
         ResponsesRequest::parse(&body).err(),
         MessagesRequest::parse(&body).err(),
         CountRequest::parse(&body).err(),
+        LlamaRequest::completion(&body).err(),
+        LlamaRequest::infill(&body).err(),
         ollama::OllamaChat::parse(&body).err(),
         ollama::OllamaGenerate::parse(&body).err(),
         ollama::ShowRequest::parse(&body).err(),
@@ -65,6 +68,8 @@ pub fn asked(data: &[u8]) -> Vec<(Prompt, Option<Constraint>)> {
         ResponsesRequest::parse(&body).map(|request| request.parsed).ok(),
         MessagesRequest::parse(&body).ok(),
         CompletionRequest::parse(&body).map(|request| request.parsed).ok(),
+        LlamaRequest::completion(&body).map(|request| request.parsed).ok(),
+        LlamaRequest::infill(&body).map(|request| request.parsed).ok(),
     ];
     let ollama = ollama.into_iter().map(|request| request.ok()?.parsed);
     let asked = |mut work: Parsed| {

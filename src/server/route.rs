@@ -265,14 +265,13 @@ pub(super) async fn respond(
         request.uri().path(),
         request.headers(),
     ));
-    let path = meant(request.uri().path()).into_owned();
-    let dialect = Dialect::of(&path);
+    let dialect = Dialect::of(&meant(request.uri().path()));
     if let Err(error) = strict::check(&request) {
         discard_rest(request).await;
         return sealed(failure(&error, dialect), exchange);
     }
     let permission = app.rules().permission(request.headers());
-    let handled = CatchPanic::new(dispatch(&app, origin, phase, request, &path, &exchange)).await;
+    let handled = CatchPanic::new(dispatch(&app, origin, phase, request, &exchange)).await;
     let mut reply = match handled {
         Ok(Ok(reply)) => reply,
         Ok(Err(error)) => failure(&error, dialect),
@@ -291,12 +290,12 @@ async fn dispatch(
     origin: &Origin,
     phase: Phase,
     request: Request<Incoming>,
-    path: &str,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
+    let path = meant(request.uri().path()).into_owned();
     let rules = app.rules();
     let is_there = |route: &&Route| route.access != Class::Page || rules.shows_page(origin);
-    let (routes, name) = Route::find(path).unwrap_or_default();
+    let (routes, name) = Route::find(&path).unwrap_or_default();
     let Some(first) = routes.first().copied().filter(is_there) else {
         return Err(unknown_url(&request));
     };
@@ -306,7 +305,7 @@ async fn dispatch(
         return Ok(permitted(preflight(request.headers(), &allow)));
     }
     let Some(route) = routes.into_iter().find(|route| route.methods.has(request.method())) else {
-        return Err(ApiError::method_not_allowed(request.method(), path, &allow));
+        return Err(ApiError::method_not_allowed(request.method(), &path, &allow));
     };
     let parts = Parts { uri: request.uri(), headers: request.headers() };
     match admit(&rules, origin, route.access, &parts).await {

@@ -15,7 +15,7 @@ import sys
 import urllib.request
 
 import numpy
-import onnxruntime
+from onnx_model import Model
 
 URL, FOLDER = sys.argv[1], pathlib.Path(sys.argv[2])
 
@@ -23,23 +23,8 @@ URL, FOLDER = sys.argv[1], pathlib.Path(sys.argv[2])
 #: kernel its way.
 NOISE = 0.25
 
-CONFIG = json.loads((FOLDER / "genai_config.json").read_text())["model"]
-ENDS = CONFIG["eos_token_id"]
-SESSION = onnxruntime.InferenceSession(FOLDER / CONFIG["decoder"]["filename"])
-
-
-def logits_of(ids: list[int]) -> numpy.ndarray:
-    """Logits of every position, [tokens, vocabulary]."""
-    decoder = CONFIG["decoder"]
-    feed = {
-        "input_ids": numpy.array([ids], numpy.int64),
-        "attention_mask": numpy.ones((1, len(ids)), numpy.int64),
-    }
-    empty = numpy.zeros((1, decoder["num_key_value_heads"], 0, decoder["head_size"]), numpy.float32)
-    for layer in range(decoder["num_hidden_layers"]):
-        for name in ["past_key_names", "past_value_names"]:
-            feed[decoder["inputs"][name] % layer] = empty
-    return SESSION.run(["logits"], feed)[0][0].astype(numpy.float64)
+MODEL = Model(FOLDER)
+CONFIG, ENDS, logits_of = MODEL.config, MODEL.ends, MODEL.logits_of
 
 
 def post(path: str, body: dict) -> dict:

@@ -13,7 +13,7 @@ CHAT = "/v1/chat/completions"
 WORDS = "red stone count 7 river mill evening 12 copy Tell me about the small and what then 2+2= a b".split()
 POSTS = (
     CHAT, "/v1/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens", "/api/chat", "/api/generate",
-    "/api/show", "/tokenize", "/detokenize", "/v1/chat/completions/render", "/apply-template",
+    "/api/show", "/api/pull", "/v1/responses/input_tokens", "/completion", "/infill", "/tokenize", "/detokenize", "/v1/chat/completions/render", "/apply-template",
 )
 
 
@@ -71,6 +71,13 @@ PLACES = (
     '{"model":"demo","input":%s,"max_output_tokens":1}',
     '{"model":"demo","input":"a","text":{"format":%s}}',
     '{"model":"demo","input":"a","tools":%s}',
+    '{"model":"demo","input":"a","max_output_tokens":1,"tools":[{"type":"namespace","name":"n","tools":%s}]}',
+    '{"model":"demo","input":"a","max_output_tokens":1,"tools":[{"type":"custom","name":"n","format":%s}]}',
+    '{"model":"demo","input":[{"role":"user","content":"a"},{"type":"local_shell_call","call_id":"c","action":%s}],"max_output_tokens":1}',
+    '{"model":"demo","max_tokens":1,"context_management":{"edits":%s},"messages":[{"role":"user","content":"a"}]}',
+    '{"prompt":"a","n_predict":1,"grammar":"root ::= \\"a\\"","response_fields":%s}',
+    '{"prompt":%s,"n_predict":1}',
+    '{"input_prefix":"a","input_suffix":"b","n_predict":1,"input_extra":%s}',
     '{"model":"demo","max_tokens":1,"system":%s,"messages":[{"role":"user","content":"a"}]}',
     '{"model":"demo","max_tokens":1,"messages":[{"role":"user","content":[{"type":"tool_result","tool_use_id":"a","content":%s}]}]}',
     '{"model":"demo","max_tokens":1,"messages":%s}',
@@ -102,6 +109,8 @@ def path_for(choose: random.Random, text: str) -> str:
         return choose.choice(POSTS)
     if text.startswith('{"tokens"'):
         return "/detokenize"
+    if '"n_predict"' in text:
+        return "/infill" if text.startswith('{"input_prefix"') else "/completion"
     if '"input"' in text[:40]:
         return "/v1/responses"
     if '"stream":false,"prompt"' in text[:60]:

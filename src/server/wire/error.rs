@@ -118,8 +118,8 @@ pub(super) fn error_json(error: &ApiError) -> String {
             kind: error.kind(),
             param: error.param.as_deref(),
             code: error.code,
-            n_prompt_tokens: error.context.map(|[prompt, _]| prompt),
-            n_ctx: error.context.map(|[_, context]| context),
+            n_prompt_tokens: error.context.as_ref().map(|context| context[0]),
+            n_ctx: error.context.as_ref().map(|context| context[1]),
         },
     })
 }

@@ -8,7 +8,7 @@ use super::bounds;
 use super::common::{List, Object, shown, unsupported_word};
 use super::gbnf;
 use super::tools::is_name;
-use crate::error::ApiError;
+use crate::error::{ApiError, shortened};
 use phi4d_generate::{Constraint, Form};
 
 /// The fields of a request, at most one of which may be given.
@@ -123,7 +123,8 @@ fn grammar(field: &str, text: Option<String>) -> Result<Option<Constraint>, ApiE
         return Ok(Some(of(field, Form::Lark(text))));
     }
     let lark = gbnf::to_lark(&text).map_err(|reason| {
-        let accepted = format!("a grammar in GBNF, but {reason}");
+        // Rules' names are the client's own, which may be long.
+        let accepted = format!("a grammar in GBNF, but {}", shortened(&reason));
         ApiError::invalid_value(field, shown(&text.into()), &accepted)
     })?;
     Ok(Some(of(field, Form::Lark(lark))))

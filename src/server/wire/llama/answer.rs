@@ -45,11 +45,11 @@ impl<'a> Text<'a> {
         Self { content, tokens, stop: false, id_slot: -1, ended: None }
     }
 
-    /// The same as the end of the answer, whose stop string was `word`.
+    /// The same as the end of the answer of `model`, which has a context of so many tokens. `word`
+    /// is the stop string that came up.
     pub(crate) fn ended(
         self,
-        model: &'a str,
-        context: usize,
+        (model, context): (&'a str, usize),
         finished: Finished,
         word: Option<&'a str>,
         usage: Usage,

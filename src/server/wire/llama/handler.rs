@@ -89,7 +89,7 @@ impl TextRenderer {
         };
         let Text { content, tokens, .. } = text;
         let ended =
-            Text::more(content, tokens).ended(&self.model, self.context, finished, word, usage);
+            Text::more(content, tokens).ended((&self.model, self.context), finished, word, usage);
         self.chosen(timed(&ended, usage, true))
     }
 

@@ -81,7 +81,7 @@ async fn asked(
         exchange.weighs(exchange.weight().saturating_add(text));
     }
     let large = is_large(exchange.weight());
-    done(app, exchange, large, move |_| asked.after(earlier)).await?
+    done(app, exchange, large, move |_| asked.after(&earlier)).await?
 }
 
 /// What `asked` refers to, if the caller has it.

@@ -128,7 +128,7 @@ impl InputItem {
                 let name = called(self.namespace.as_deref(), &name);
                 let arguments = match kind {
                     "function_call" => self.arguments.ok_or_else(|| missing("arguments"))?,
-                    _ => arguments_of(self.text.ok_or_else(|| missing("input"))?),
+                    _ => arguments_of(&self.text.ok_or_else(|| missing("input"))?),
                 };
                 let id = self.call_id.ok_or_else(|| missing("call_id"))?;
                 conversation.add_call(ToolCall { id, name, arguments }, place)

@@ -150,7 +150,7 @@ impl ResponsesRequest {
     /// A 400 that names the first field at fault.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn parse(body: &Value) -> Result<Self, ApiError> {
-        Asked::read(body)?.after(Earlier::default())
+        Asked::read(body)?.after(&Earlier::default())
     }
 }
 
@@ -189,7 +189,7 @@ impl Asked {
     ///
     /// # Errors
     /// A 400 that names the first field at fault.
-    pub(super) fn after(self, earlier: Earlier) -> Result<ResponsesRequest, ApiError> {
+    pub(super) fn after(self, earlier: &Earlier) -> Result<ResponsesRequest, ApiError> {
         let Self { mut fields, mut ignored, echo } = self;
         let own = match fields.input.take() {
             None if earlier.chain.is_empty() => {

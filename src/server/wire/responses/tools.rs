@@ -155,7 +155,7 @@ fn free_text() -> Map<String, Value> {
 }
 
 /// A custom tool's text as the arguments of a function.
-pub(super) fn arguments_of(input: String) -> String {
+pub(super) fn arguments_of(input: &str) -> String {
     json!({ INPUT: input }).to_string()
 }
 
@@ -194,7 +194,7 @@ mod tests {
         /// Any text comes back as it was; cut anywhere, it is a beginning of it.
         #[test]
         fn free_text_survives_being_an_argument(text in ".{0,40}", cut in 0_usize..60) {
-            let arguments = arguments_of(text.clone());
+            let arguments = arguments_of(&text);
             prop_assert_eq!(&input_of(&arguments), &text);
             let end = cut.min(arguments.len());
             if let Some(cut) = arguments.get(..end) {
