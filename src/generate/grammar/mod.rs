@@ -193,9 +193,7 @@ impl Grammars {
             Some(Answer::Refused { field, value, accepted }) => {
                 Err(GenerateError::InvalidField { field, value, accepted })
             }
-            Some(Answer::Failed(reason)) => {
-                Err(invalid(field, "a form", format!("one that can be used: {reason}")))
-            }
+            Some(Answer::Failed(reason)) => Err(GenerateError::Grammar(reason)),
             _ => Err(ended(FormEnd::Lost)),
         }
     }
