@@ -30,6 +30,7 @@ mod protocol;
 mod schema;
 mod serve;
 mod spelling;
+mod steps;
 #[cfg(test)]
 mod tests;
 mod threads;
