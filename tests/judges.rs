@@ -1,6 +1,7 @@
 //! Answers judged by programs that are not ours: answers that must be of a form, whatever the model
-//! would rather say, by a JSON Schema validator; each sampling parameter by a computation of its own
-//! on the model's logits. `tests/clients/setup` installs what they need.
+//! would rather say, by JSON Schema validators; each sampling parameter by a computation of its own
+//! on the model's logits. `tests/clients/setup` and
+//! `tests/schemas/setup` install what they need.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -15,8 +16,6 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::common::Daemon;
-
-const ASKED: u64 = 660;
 
 /// What a judge of `tests/clients` says of the daemon.
 fn judge(script: &str, daemon: &Daemon, arguments: &[&OsStr]) -> Value {
@@ -36,13 +35,51 @@ fn judge(script: &str, daemon: &Daemon, arguments: &[&OsStr]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
+/// Runs a program of `tests/schemas`; what it printed.
+fn run(program: &Path, arguments: &[&OsStr]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {}\n{said}", output.status);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The model answers each schema, validly by two validators, or the schema is refused. Nightly
+/// takes more of them (`PHI4D_SCHEMA_COUNT`) and more seeds (`PHI4D_SCHEMA_SEEDS`).
 #[test]
 fn answers_by_random_schemas_are_valid() {
+    let setting =
+        |name: &str, usual: &str| std::env::var(name).unwrap_or_else(|_| usual.to_owned());
+    let place = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("schemas");
+    let python = place.join("venv/bin/python");
+    assert!(python.exists(), "{} is missing; run tests/schemas/setup", python.display());
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/schemas");
+    let files = tempfile::tempdir_in(&place).unwrap();
+    let [ask, draw, judge] = ["ask.py", "schemas.py", "judge.py"].map(|name| scripts.join(name));
+    // Node.js looks for the validator beside the script.
+    let ajv = files.path().join("judge.mjs");
+    std::fs::copy(scripts.join("judge.mjs"), &ajv).unwrap();
+    let [schemas, answers] = ["schemas", "answers"].map(|name| files.path().join(name));
+    let count = setting("PHI4D_SCHEMA_COUNT", "240");
+    let drawn = run(&python, &[draw.as_ref(), "0".as_ref(), count.as_ref()]);
+    std::fs::write(&schemas, drawn).unwrap();
     let daemon = Daemon::start();
-    let seen = judge("structured.py", &daemon, &[ASKED.to_string().as_ref(), "1".as_ref()]);
-    assert!(seen["valid"].as_u64().unwrap() >= 500, "{seen}");
-    assert!(seen["cut"].as_u64().unwrap() >= 30, "{seen}");
-    assert_eq!(daemon.wait_idle()["finished"], ASKED);
+    let url = format!("http://{}", daemon.address());
+    let seeds = setting("PHI4D_SCHEMA_SEEDS", "1");
+    let mut arguments: Vec<&OsStr> =
+        vec![ask.as_ref(), url.as_ref(), schemas.as_ref(), answers.as_ref()];
+    arguments.extend(seeds.split(' ').map(OsStr::new));
+    run(&python, &arguments);
+    let seen = run(&python, &[judge.as_ref(), schemas.as_ref(), answers.as_ref()]);
+    let by_ajv = [ajv.as_ref(), schemas.as_ref(), answers.as_ref()];
+    let also = run(&place.join("venv/bin/node"), &by_ajv);
+    let number = |text: &str, key: &str| {
+        let seen: Value = serde_json::from_str(text).unwrap();
+        seen[key].as_u64().unwrap_or(0)
+    };
+    let asked: u64 = count.parse::<u64>().unwrap() * seeds.split(' ').count() as u64;
+    assert!(number(&seen, "stop") * 2 > asked && number(&seen, "length") * 10 > asked, "{seen}");
+    assert!(number(&also, "valid") * 2 > asked, "{also}");
+    daemon.wait_idle();
 }
 
 #[test]

@@ -73,6 +73,15 @@ fn text(settings: &Settings, started: &Started) -> Result<String, Fatal> {
         ("files", bytes(report::folder_bytes(folder))),
     ];
     lines.extend(memory_lines(&started.plan));
+    if !started.generator.has_template() {
+        let missing = "the folder has no chat template: chats are refused, only completions work";
+        lines.push(("warning", missing.to_owned()));
+    }
+    if model.eos_token_id.to_vec().is_empty() {
+        let missing = "genai_config.json has no eos_token_id: answers end at max_tokens or a stop \
+                       string, and structured output is refused";
+        lines.push(("warning", missing.to_owned()));
+    }
     let lines = lines.iter().map(|(name, value)| format!("{name:<11}{value}\n"));
     Ok(lines.collect::<String>() + "the settings and the model are good\n")
 }

@@ -146,7 +146,7 @@ fn read(mut reader: AnswerReader, pieces: &[&str]) -> Read {
             break;
         }
     }
-    reader.finish();
+    reader.finish(false);
     take(&mut reader);
     assert_eq!(next, given, "every token is told");
     read.full = reader.is_full();
@@ -179,7 +179,7 @@ pub fn answer(data: &[u8]) {
     }
     if has('c') {
         let mut calls = CallReader::new(names());
-        let pieces = [calls.push(text, usize::MAX), calls.finish()].concat();
+        let pieces = [calls.push(text, usize::MAX), calls.finish(false)].concat();
         let is_object = |piece: &&Piece| match piece {
             Piece::Arguments(text) => {
                 text.starts_with('{') && serde_json::from_str::<IgnoredAny>(text).is_ok()

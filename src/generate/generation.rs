@@ -240,8 +240,8 @@ impl Generation {
     /// Closes the channel, which cancels the sequence if the engine still runs it.
     fn end(&mut self, how: Result<Finish, GenerateError>) {
         self.events = None;
-        if how.is_ok() {
-            self.answer.finish();
+        if let Ok(finish) = &how {
+            self.answer.finish(*finish == Finish::Length);
         }
         self.ready_to_give();
         let how = how.map(|finish| match finish {

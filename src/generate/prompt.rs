@@ -227,6 +227,11 @@ impl PromptReader {
         Ok(self.tokenizer.begin_with(text, parts, None, context_tokens))
     }
 
+    /// Whether conversations can be read.
+    pub(super) fn has_template(&self) -> bool {
+        self.template.is_some()
+    }
+
     /// A conversation as text, with the markup by which only the template's own special tokens are
     /// read as such.
     ///

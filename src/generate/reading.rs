@@ -8,6 +8,7 @@ use super::budget::ReasoningBudget;
 use super::error::{GenerateError, invalid};
 use super::reasoning::{self, ReasoningReader, Said};
 use super::request::{Parameters, Prompt, TextDelta, TokenDelta};
+use super::stream::StopScope;
 use super::tokenizer::Tokenizer;
 use super::tools::parse::{self, CallReader, Piece};
 use super::tools::{CallDelta, CallStart};
@@ -25,6 +26,8 @@ pub(super) struct Reading {
     names: Vec<String>,
     /// At most one call is wanted.
     single: bool,
+    /// The answer is calls and nothing else.
+    forced: bool,
     /// Most tokens of reasoning.
     budget: Option<u64>,
 }
@@ -37,6 +40,7 @@ impl Reading {
             reasoning: !chat.reasoning.in_text,
             names: chat.tools.offered().iter().map(|tool| tool.name.clone()).collect(),
             single: chat.tools.single,
+            forced: chat.tools.is_forced(),
             budget: chat.reasoning.budget,
         }
     }
@@ -79,6 +83,15 @@ impl Reading {
         };
         let added = tokenizer.added().iter();
         added.filter(|token| tags(&token.content)).map(|token| token.id).collect()
+    }
+
+    /// Where stop strings end the answer. A call that they cut could not be used.
+    pub(super) fn stops(&self) -> StopScope {
+        match self.names.is_empty() {
+            true => StopScope::All,
+            false if self.forced => StopScope::None,
+            false => StopScope::OutsideCalls(CallReader::new(self.names.clone())),
+        }
     }
 
     /// The reader of the answer to a prompt of these tokens.
@@ -166,15 +179,15 @@ impl AnswerReader {
         said.into_iter().for_each(|said| self.take(said));
     }
 
-    /// The end of the answer: releases what was held back.
-    pub(super) fn finish(&mut self) {
+    /// The end of the answer, which may have been `cut`: releases what was held back.
+    pub(super) fn finish(&mut self, cut: bool) {
         if let Some(said) = self.reasoning.as_mut().and_then(ReasoningReader::finish) {
             self.take(said);
         }
         if !self.is_full()
             && let Some(calls) = &mut self.calls
         {
-            let pieces = calls.finish();
+            let pieces = calls.finish(cut);
             self.give_pieces(pieces);
         }
         if !self.tokens.is_empty() {
@@ -269,7 +282,7 @@ mod tests {
             let tokens = vec![token(id)];
             reader.read(TextDelta { text: (*text).to_owned(), tokens, ..TextDelta::default() });
         }
-        reader.finish();
+        reader.finish(false);
         reader.take_ready().collect()
     }
 
@@ -333,7 +346,7 @@ mod tests {
         let text = "functools[{\"name\": \"f\"}, {\"name\": \"f\"}]".to_owned();
         reader.read(TextDelta { text, ..TextDelta::default() });
         assert!(reader.is_full());
-        reader.finish();
+        reader.finish(false);
         assert_eq!(reader.take_ready().count(), 2);
     }
 }

@@ -134,13 +134,19 @@ impl Generator {
             deadline: plan.deadline.map(Instant::into_std),
             events: sender,
         })?;
-        let text = plan.text.clone().spelling(reading.spelt(tokenizer));
+        let text = plan.text.clone().spelling(reading.spelt(tokenizer)).stopping(reading.stops());
         let arrived = if index == 0 { plan.arrived } else { std::time::Instant::now() };
         let timer = |metrics: &Metrics| metrics.request(arrived, prompt.len()).traced(self.trace);
         let timer = self.metrics.as_ref().map(timer);
         let answer = reading.reader(tokenizer, prompt);
         let generation = Generation::new(events, Arc::clone(prompt), text, answer, timer);
         Ok(generation.telling_prompt(prompt_logprobs.is_some()))
+    }
+
+    /// Whether the model folder has a chat template, without which conversations are refused.
+    #[must_use]
+    pub fn has_template(&self) -> bool {
+        self.preparer.reader.has_template()
     }
 
     /// The token ids that `prompt` is read as, without running it; a request of `weight` bytes.

@@ -115,15 +115,21 @@ impl StopMatcher {
         false
     }
 
+    /// Whether there is nothing to look for.
+    pub(super) fn is_idle(&self) -> bool {
+        self.patterns.is_empty()
+    }
+
     /// The index of the stop string that was found, in the request's list.
     pub(super) fn hit(&self) -> Option<usize> {
         self.hit
     }
 
-    /// Ends the stream: releases what was held back.
+    /// Ends the search, here or for good: releases what was held back.
     pub(super) fn finish(&mut self, out: &mut String) {
         out.push_str(&self.held);
         self.held.clear();
+        self.matched.fill(0);
     }
 }
 

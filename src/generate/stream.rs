@@ -7,7 +7,17 @@ use super::detokenize::Detokenizer;
 use super::request::{Logprobs, Parameters, TextDelta, TokenDelta};
 use super::stop::StopMatcher;
 use super::tokenizer::Tokenizer;
+use super::tools::parse::CallReader;
 use phi4d_engine::{Token, TokenLogprobs};
+
+/// The part of an answer in which stop strings end it.
+#[derive(Debug, Clone)]
+pub(super) enum StopScope {
+    All,
+    /// The text outside of tool calls, which are found by the reader.
+    OutsideCalls(CallReader),
+    None,
+}
 
 /// Assembles text from tokens: complete characters, no stop string.
 ///
@@ -20,6 +30,7 @@ pub(super) struct TextStream {
     spell_all: bool,
     detokenizer: Detokenizer,
     stops: StopMatcher,
+    scope: StopScope,
     /// Tokens yet to come before stop strings are looked for.
     unstopped: usize,
     /// Bytes of text decoded so far, held-back ones included.
@@ -43,6 +54,7 @@ impl TextStream {
             spell_all: given.spell_special,
             detokenizer: Detokenizer::default(),
             stops: StopMatcher::new(&given.stop, given.include_stop),
+            scope: StopScope::All,
             unstopped: least_tokens,
             decoded: 0,
             given: 0,
@@ -56,6 +68,13 @@ impl TextStream {
     #[must_use]
     pub(super) fn spelling(mut self, tokens: Vec<u32>) -> Self {
         self.spelt = tokens;
+        self
+    }
+
+    /// The same, with stop strings looked for in `scope`.
+    #[must_use]
+    pub(super) fn stopping(mut self, scope: StopScope) -> Self {
+        self.scope = scope;
         self
     }
 
@@ -74,6 +93,9 @@ impl TextStream {
         if self.unstopped > 0 {
             self.unstopped -= 1;
             self.decoded += fresh.len();
+            if let StopScope::OutsideCalls(calls) = &mut self.scope {
+                calls.push(&fresh, usize::MAX);
+            }
             self.text.push_str(&fresh);
             return false;
         }
@@ -123,7 +145,34 @@ impl TextStream {
 
     fn read(&mut self, fresh: &str) -> bool {
         self.decoded += fresh.len();
-        self.stops.push(fresh, &mut self.text)
+        let calls = match &mut self.scope {
+            StopScope::OutsideCalls(calls) if !self.stops.is_idle() => calls,
+            StopScope::All | StopScope::OutsideCalls(_) => {
+                return self.stops.push(fresh, &mut self.text);
+            }
+            StopScope::None => {
+                self.text.push_str(fresh);
+                return false;
+            }
+        };
+        // Cut where a call's block begins or ends, which may be within a token.
+        let mut rest = fresh;
+        while !rest.is_empty() {
+            let within = calls.is_within();
+            let change = rest.char_indices().find_map(|(at, c)| {
+                calls.push(c.encode_utf8(&mut [0; 4]), usize::MAX);
+                (calls.is_within() != within).then_some(at + c.len_utf8())
+            });
+            let (part, more) = rest.split_at(change.unwrap_or(rest.len()));
+            rest = more;
+            if within {
+                self.stops.finish(&mut self.text);
+                self.text.push_str(part);
+            } else if self.stops.push(part, &mut self.text) {
+                return true;
+            }
+        }
+        false
     }
 
     /// Whose text it is.

@@ -175,3 +175,33 @@ proptest! {
         })?;
     }
 }
+
+proptest! {
+    /// No stop string cuts a call, and each still ends the text around calls.
+    #[test]
+    fn calls_are_not_cut_by_stop_strings(
+        stop in prop::sample::select(&["{", "}", "\n", "\"", "name", "\": ", "]", "1}", "f\", \"arguments"][..]),
+        opener in 0_usize..3,
+        before in "[a-m ]{0,6}",
+        // Behind a list without a closer, only another character shows that the block is over.
+        after in "[a-m][a-m ]{0,6}",
+    ) {
+        let tokenizer = demo();
+        let (open, close) =
+            [("<tool_call>\n", "\n</tool_call>"), ("<tool_call>", "</tool_call>"), ("functools", "")][opener];
+        let calls = "[{\"name\": \"f\", \"arguments\": {\"a\": 1}}]";
+        let kept = format!("{before}{open}{calls}{close}{after}");
+        let text = format!("{kept}{stop}rest");
+        let ids = tokenizer.encode(&text, Markup::Plain, usize::MAX).unwrap();
+        let read = |scope: StopScope| {
+            let given = stopping(&[stop.to_owned()]);
+            let mut stream = TextStream::new(Arc::clone(&tokenizer), &given, 0).stopping(scope);
+            let stopped = ids.iter().any(|&id| stream.push(&token(id)));
+            let end = if stopped { stream.take() } else { stream.finish().0 };
+            (stopped, end.unwrap_or_default().text)
+        };
+        let scope = StopScope::OutsideCalls(CallReader::new(vec!["f".to_owned()]));
+        prop_assert_eq!(read(scope), (true, kept));
+        prop_assert_eq!(read(StopScope::None), (false, text));
+    }
+}

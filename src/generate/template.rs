@@ -5,6 +5,7 @@ use std::path::Path;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, Value};
 use minijinja::{Environment, context};
+use regex::Regex;
 use serde_json::Value as Json;
 
 use super::error::TextLoadError;
@@ -123,7 +124,8 @@ impl ChatTemplate {
         environment.add_filter("tojson", jinja::tojson);
         environment.add_function("raise_exception", jinja::raise_exception);
         environment.add_function("strftime_now", jinja::strftime_now);
-        environment.add_template_owned(NAME, source.clone()).map_err(|e| jinja::describe(&e))?;
+        let compiled = without_generation_tags(&source);
+        environment.add_template_owned(NAME, compiled).map_err(|e| jinja::describe(&e))?;
         Ok(Self {
             environment,
             source,
@@ -190,6 +192,16 @@ impl ChatTemplate {
         }
         Ok(text)
     }
+}
+
+/// `source` with `{% generation %}` blocks, by which transformers marks what a model is trained on,
+/// as blocks that do nothing.
+fn without_generation_tags(source: &str) -> String {
+    let tag = Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}");
+    tag.map_or_else(
+        |_| source.to_owned(),
+        |tag| tag.replace_all(source, "{%$1 ${2}with $3%}").into_owned(),
+    )
 }
 
 /// Words, numbers and signs in `source`, an upper bound for those of any expression in it.

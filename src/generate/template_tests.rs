@@ -167,3 +167,24 @@ fn variables_reach_the_template() {
     let variables = variables.as_object().unwrap().clone();
     assert_eq!(said(&template, &Chat { variables, ..chat(conversation()) }).unwrap(), "calm24");
 }
+
+/// Some templates mark the model's part of a conversation for training, which changes no text.
+#[test]
+fn generation_tags_change_nothing() {
+    let template = |open: &str, close: &str| {
+        let source = format!(
+            "{{% for m in messages %}}\n  {open}\n{{{{ m['content'] }}}}\n  {close}\n.{{% endfor %}}"
+        );
+        let template = ChatTemplate::new(source, &serde_json::json!({})).unwrap();
+        let messages =
+            [TemplateMessage::text("user", "a"), TemplateMessage::text("assistant", "b")];
+        template.render(&messages, &Chat::default()).unwrap()
+    };
+    let pairs =
+        [("{% ", " %}"), ("{%- ", " -%}"), ("{%", "%}"), ("{%+ ", " %}"), ("{%-\n", "\n%}")];
+    for (open, close) in pairs {
+        let tag = |name: &str| format!("{open}{name}{close}");
+        let marked = template(&tag("generation"), &tag("endgeneration"));
+        assert_eq!(marked, template(&tag("if true"), &tag("endif")), "{open}{close}");
+    }
+}

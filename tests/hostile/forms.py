@@ -172,7 +172,50 @@ def composed(choose: random.Random, depth: int = 4) -> dict:
     return around(choose, "mixed", inner)
 
 
-SCHEMAS = (ref_chain, ref_tree, self_reference, nest, wide, number_schema, array_schema, string_schema, composed)
+def conditional(choose: random.Random) -> dict:
+    """Keywords that are accepted where they ask nothing, and those that close what is left over."""
+    count = size(choose, 3000)
+    parts = [around(choose, "properties", leaf(choose)) for _ in range(count)]
+    quiet = choose.choice([
+        {"not": False}, {"if": leaf(choose)}, {"then": leaf(choose)}, {"dependentSchemas": {}}, {"minContains": 0, "contains": leaf(choose)},
+        {"propertyNames": {"type": "string"}}, {"unevaluatedItems": False}, {"uniqueItems": True, "maxItems": 1},
+    ])
+    group = {choose.choice(["anyOf", "oneOf", "allOf"]): parts, "unevaluatedProperties": choose.choice([True, False])}
+    names = {f"p{number}" * choose.choice([1, 1, 50]): leaf(choose) for number in range(size(choose, 4000))}
+    return choose.choice([group, group | {"properties": names}, group | {"required": list(names)}]) | quiet
+
+
+def alternatives(choose: random.Random) -> dict:
+    """Alternatives that must be compared with one another to see whether a value fits two of them."""
+    count = size(choose, 5000)
+    kind = choose.randrange(5)
+    if kind == 0:
+        return {"oneOf": [{"const": number} for number in range(count)]}
+    if kind == 1:
+        return {"oneOf": [{"enum": list(range(number, number + 900))} for number in range(0, min(count, 100))]}
+    if kind == 2:
+        both = {"anyOf": [{"$ref": "#/$defs/a"}] * min(count, 1000)}
+        return {"oneOf": [{"$ref": "#/$defs/a"}] * min(count, 1000), "$defs": {"a": both}}
+    if kind == 3:
+        names = [f"p{number}" for number in range(min(count, 900))]
+        one = {"type": "object", "properties": {name: {"const": 1} for name in names}, "required": names}
+        return {"oneOf": [one] * choose.choice([2, 30])}
+    tagged = [{"type": "object", "properties": {"t": {"const": f"t{number}"}}, "required": ["t"]} for number in range(count)]
+    return {"oneOf": tagged, choose.choice(["properties", "x"]): {"t": True}}
+
+
+def literals(choose: random.Random) -> dict:
+    """Numbers and texts that can't be generated exactly, and expressions of ECMAScript."""
+    number = choose.choice([2**53 + 1, 2**63, 2**64, 10**19, -(2**63), 1e300, 5e-324, -0.0, 1e17, 2**53])
+    bound = choose.choice(["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minProperties"])
+    pattern = choose.choice([r"\u{1F600}", r"[^]", "[]", r"\cA", "(?<n>a)", "[[&&]]", "{", "a{,3}", r"\p{L}", "(?", "(?:", "[\\", r"[\x00-\uFFFF]" * 50])
+    return choose.choice([
+        {"const": number}, {"enum": [number, "\x01"]}, {bound: number}, {"pattern": pattern}, {"patternProperties": {pattern: True, ".": True}},
+        {"type": "integer", bound: number, "maximum": number + 1 if abs(number) < 1e300 else 0}, {"$ref": "#/%24defs/a~1b%2", "$defs": {"a/b%": True}},
+    ])
+
+
+SCHEMAS = (conditional, alternatives, literals, ref_chain, ref_tree, self_reference, nest, wide, number_schema, array_schema, string_schema, composed)
 
 
 def schema(choose: random.Random) -> object:

@@ -17,9 +17,10 @@ def main():
     for line in open(sys.argv[2], encoding="utf-8"):
         answer = json.loads(line)
         if answer["end"] == "refused":
-            # The reason without the part of it that quotes the schema.
             reason = answer["error"].split(" is not accepted; expected ")[-1]
-            refused[answer["schema"]] = re.sub(r"[:/].*", "", reason.replace("a schema that can be used: ", ""))
+            reason = re.sub(r"^a schema (that can be used|without it): ", "", reason)
+            # What the schema itself says is left out.
+            refused[answer["schema"]] = re.sub(r"(: .*|/[^ ]*/.*|\(.*?\)| '[^']*')", "", reason).strip()
     rows = collections.defaultdict(lambda: [0, 0, collections.Counter()])
     for number, group in enumerate(names):
         if group["draft"] == "draft2020-12":

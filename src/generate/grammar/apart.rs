@@ -1,15 +1,10 @@
 //! Whether two schemas can be told apart: whether no value fits both. A `oneOf` of such schemas is
 //! an `anyOf`, which the grammar library can follow.
 
-use std::cell::Cell;
-
 use serde_json::{Map, Value as Json};
 
 use super::pointer;
-
-/// Schemas, names and pairs of values that are looked at for one `oneOf`. If that does not suffice,
-/// its schemas are taken to overlap.
-const MOST_STEPS: usize = 200_000;
+use super::steps::Steps;
 
 /// References and compositions followed to see what a schema is, and levels of properties.
 const MOST_DEPTH: u32 = 8;
@@ -19,9 +14,10 @@ type Kinds = u8;
 const ALL: Kinds = 0x7F;
 const OBJECT: Kinds = 1 << 6;
 
-/// Whether each two of `schemas` are certain to have no value in common.
-pub(super) fn all_apart(schemas: &[Json], root: &Json) -> bool {
-    let judge = Judge { root, steps: Cell::new(MOST_STEPS) };
+/// Whether each two of `schemas` are certain to have no value in common. If `steps` do not suffice
+/// to see it, they are not.
+pub(super) fn all_apart(schemas: &[Json], root: &Json, steps: &Steps) -> bool {
+    let judge = Judge { root, steps };
     let rest = |index: usize| schemas.iter().skip(index + 1);
     schemas
         .iter()
@@ -31,27 +27,19 @@ pub(super) fn all_apart(schemas: &[Json], root: &Json) -> bool {
 
 struct Judge<'s> {
     root: &'s Json,
-    /// What may still be looked at.
-    steps: Cell<usize>,
+    steps: &'s Steps,
 }
 
 impl<'s> Judge<'s> {
-    /// Whether `steps` more may be made.
-    fn may(&self, steps: usize) -> bool {
-        let left = self.steps.get().checked_sub(steps);
-        self.steps.set(left.unwrap_or(0));
-        left.is_some()
-    }
-
     fn apart(&self, one: &'s Json, other: &'s Json, depth: u32) -> bool {
-        let Some(depth) = depth.checked_sub(1).filter(|_| self.may(1)) else { return false };
+        let Some(depth) = depth.checked_sub(1).filter(|_| self.steps.may(1)) else { return false };
         let common = self.kinds(one, depth) & self.kinds(other, depth);
         if common == 0 {
             return true;
         }
         if let (Some(values), Some(others)) = (self.values(one, depth), self.values(other, depth)) {
             let same = |a: &&Json| others.iter().any(|b| is_same(a, b));
-            return self.may(values.len() * others.len()) && !values.iter().any(same);
+            return self.steps.may(values.len() * others.len()) && !values.iter().any(same);
         }
         for list in ["anyOf", "oneOf"] {
             for (split, whole) in [(one, other), (other, one)] {
@@ -73,7 +61,7 @@ impl<'s> Judge<'s> {
         let property = |fields: &&'s Map<String, Json>, name: &str| {
             fields.get("properties").and_then(|properties| properties.get(name))
         };
-        if !self.may(names.len() * (one.len() + other.len())) {
+        if !self.steps.may(names.len() * (one.len() + other.len())) {
             return false;
         }
         names.into_iter().any(|name| {
@@ -94,7 +82,7 @@ impl<'s> Judge<'s> {
         while let Some((schema, depth)) = left.pop() {
             let Some(fields) = schema.as_object() else { continue };
             found.push(fields);
-            if depth == 0 || found.len() > 64 || !self.may(1) {
+            if depth == 0 || found.len() > 64 || !self.steps.may(1) {
                 continue;
             }
             let all = fields.get("allOf").and_then(Json::as_array);
@@ -126,14 +114,14 @@ impl<'s> Judge<'s> {
                 kinds &= kind_of(value);
             }
             if let Some(values) = fields.get("enum").and_then(Json::as_array)
-                && self.may(values.len())
+                && self.steps.may(values.len())
             {
                 kinds &= values.iter().fold(0, |sum, value| sum | kind_of(value));
             }
             for list in ["anyOf", "oneOf"] {
                 if let Some(parts) = fields.get(list).and_then(Json::as_array)
                     && let Some(depth) = depth.checked_sub(3)
-                    && self.may(parts.len())
+                    && self.steps.may(parts.len())
                 {
                     kinds &= parts.iter().fold(0, |sum, part| sum | self.kinds(part, depth));
                 }
@@ -211,6 +199,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    fn all_apart(schemas: &[Json], root: &Json) -> bool {
+        super::all_apart(schemas, root, &Steps::new(Steps::USUAL))
+    }
 
     #[test]
     fn schemas_without_a_common_value_are_found() {

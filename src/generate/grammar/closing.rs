@@ -6,10 +6,10 @@ use std::collections::HashSet;
 use serde_json::{Map, Value as Json, json};
 
 use super::pointer;
+use super::steps::Steps;
 
-/// Schemas that are read for one object's names, and the names' bytes for a whole schema. Where
-/// they don't suffice, the object stays open.
-const MOST_MEMBERS: usize = 4096;
+/// Bytes of names in all that is added to close a schema's objects. Where they don't suffice,
+/// objects stay open.
 const MOST_BYTES: usize = 1 << 20;
 
 /// Names of properties.
@@ -26,20 +26,20 @@ pub(super) struct Names<'s> {
 }
 
 impl<'s> Names<'s> {
-    /// Those of `schema` without its keyword `skipped`.
-    pub(super) fn of(schema: &'s Json, root: &'s Json, skipped: &str) -> Self {
+    /// Those of `schema` without its keyword `skipped`. If `steps` do not suffice to read them all,
+    /// they are as of an open object, and depend on alternatives.
+    pub(super) fn of(schema: &'s Json, root: &'s Json, skipped: &str, steps: &Steps) -> Self {
         let mut names = Self::default();
         let mut seen = HashSet::new();
         let mut left = vec![schema];
-        let mut count = 0;
         while let Some(member) = left.pop() {
-            count += 1;
-            if count > MOST_MEMBERS {
-                names.opened = true;
+            let Some(fields) = member.as_object() else { continue };
+            let before = names.count();
+            names.add(fields);
+            if !steps.may(1 + names.count() - before) {
+                (names.opened, names.alternatives) = (true, true);
                 break;
             }
-            let Some(fields) = member.as_object() else { continue };
-            names.add(fields);
             let skipped = |name: &str| std::ptr::eq(member, schema) && name == skipped;
             for list in ["allOf", "anyOf", "oneOf"] {
                 let parts = fields.get(list).and_then(Json::as_array).filter(|_| !skipped(list));
@@ -69,8 +69,15 @@ impl<'s> Names<'s> {
         self.opened |= says("additionalProperties") || says("unevaluatedProperties");
     }
 
-    /// Both together.
-    pub(super) fn and(&self, other: &Self) -> Self {
+    fn count(&self) -> usize {
+        self.properties.len() + self.patterns.len()
+    }
+
+    /// Both together; none if `steps` do not suffice.
+    pub(super) fn and(&self, other: &Self, steps: &Steps) -> Self {
+        if !steps.may(self.count()) {
+            return Self::default();
+        }
         let both = |a: &[&'s str], b: &[&'s str]| [a, b].concat();
         Self {
             properties: both(&self.properties, &other.properties),

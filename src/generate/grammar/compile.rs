@@ -126,7 +126,7 @@ impl FormCompiler {
             invalid(
                 format!("{field}{}", fault.place),
                 fault.part.to_string(),
-                format!("a schema that can be used: {}", fault.reason),
+                format!("a schema that can be used: {}", explained(&fault.reason)),
             )
         })
     }
@@ -143,6 +143,16 @@ impl FormCompiler {
 
 fn grammar(schema: &Json, closing: Closing) -> TopLevelGrammar {
     TopLevelGrammar::from_json_schema(schema::prepared(schema, closing))
+}
+
+/// The library's reason in terms of the request, where it speaks of the library's options.
+fn explained(reason: &str) -> &str {
+    if reason.starts_with("oneOf constraints are not supported") {
+        "a value may fit two schemas of its oneOf, which must differ in type, const, enum or a \
+         required property"
+    } else {
+        reason
+    }
 }
 
 /// Computes what may follow; its weight is not known here.

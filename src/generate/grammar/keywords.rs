@@ -7,6 +7,7 @@ use super::super::error::{GenerateError, invalid};
 use super::bounds;
 use super::closing::Names;
 use super::patterns;
+use super::steps::Steps;
 
 /// Keywords that restrict values and are kept to only where they ask nothing. Ignoring them would
 /// return answers that don't match the schema.
@@ -38,13 +39,15 @@ pub(super) const COUNTS: [&str; 6] =
 /// Keywords that apply to the same value as the schema around them.
 pub(super) const IN_PLACE: [&str; 4] = ["$ref", "allOf", "anyOf", "oneOf"];
 
-/// Refuses a keyword whose value is not accepted, with its place below `place`.
+/// Refuses a keyword whose value is not accepted, with its place below `place`. `steps` are for the
+/// whole schema.
 ///
 /// # Errors
 /// [`GenerateError::InvalidField`].
 pub(super) fn check(
     schema: &Json,
     root: &Json,
+    steps: &Steps,
     place: impl Fn() -> String,
 ) -> Result<(), GenerateError> {
     let Some(fields) = schema.as_object() else { return Ok(()) };
@@ -52,7 +55,7 @@ pub(super) fn check(
         let at = |below: &str| format!("{}.{keyword}{below}", place());
         let keyword = keyword.as_str();
         if NOT_KEPT.contains(&keyword) {
-            if asks_nothing(keyword, schema, fields) || is_kept(keyword, schema, root) {
+            if asks_nothing(keyword, schema, fields) || is_kept(keyword, schema, root, steps) {
                 continue;
             }
             let accepted = format!("a schema without it: {} can't be enforced", what(keyword));
@@ -129,7 +132,7 @@ fn asks_nothing(keyword: &str, schema: &Json, fields: &Map<String, Json>) -> boo
 }
 
 /// Whether a keyword is kept to here, though not everywhere.
-fn is_kept(keyword: &str, schema: &Json, root: &Json) -> bool {
+fn is_kept(keyword: &str, schema: &Json, root: &Json, steps: &Steps) -> bool {
     let has = |name: &&str| schema.get(*name).is_some();
     match keyword {
         "unevaluatedItems" => {
@@ -138,7 +141,8 @@ fn is_kept(keyword: &str, schema: &Json, root: &Json) -> bool {
         "unevaluatedProperties" => {
             // What is evaluated must not depend on the alternative beyond one list of them.
             let list = ["anyOf", "oneOf"].into_iter().find(has).unwrap_or_default();
-            let plain = |schema, skipped| !Names::of(schema, root, skipped).has_alternatives();
+            let plain =
+                |schema, skipped| !Names::of(schema, root, skipped, steps).has_alternatives();
             schema[keyword] == false
                 && plain(schema, list)
                 && schema[list].as_array().into_iter().flatten().all(|part| plain(part, ""))

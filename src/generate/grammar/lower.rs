@@ -14,6 +14,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::closing::Names;
 use super::keywords::{COUNTS, IN_PLACE};
+use super::steps::Steps;
 use super::{apart, bounds, formats, patterns, pointer};
 
 /// Which objects are closed.
@@ -34,6 +35,7 @@ pub(super) fn lowered(schema: &Json, closing: Closing) -> Json {
         tasks: Vec::new(),
         definitions: HashMap::new(),
         spent: 0,
+        steps: Steps::new(Steps::USUAL),
     };
     let part = lowering.open_part();
     lowering.add(schema, None, part);
@@ -78,6 +80,7 @@ struct Lowering<'s> {
     definitions: HashMap<(*const Json, bool), usize>,
     /// Bytes of closures.
     spent: usize,
+    steps: Steps,
 }
 
 impl<'s> Lowering<'s> {
@@ -90,7 +93,7 @@ impl<'s> Lowering<'s> {
         let told_apart = schema
             .get("oneOf")
             .and_then(Json::as_array)
-            .is_some_and(|schemas| apart::all_apart(schemas, self.root));
+            .is_some_and(|schemas| apart::all_apart(schemas, self.root, &self.steps));
         let parts = Vec::new();
         let task = Task { schema, within, part, target: None, closure: None, told_apart, parts };
         self.tasks.push(task);
@@ -116,9 +119,9 @@ impl<'s> Lowering<'s> {
         let mut beside = None;
         if closes && !alone && !fields.contains_key("additionalProperties") {
             match alternatives {
-                Some(list) => beside = Some(Names::of(schema, self.root, list)),
+                Some(list) => beside = Some(Names::of(schema, self.root, list, &self.steps)),
                 None => {
-                    let names = Names::of(schema, self.root, "");
+                    let names = Names::of(schema, self.root, "", &self.steps);
                     self.tasks[at].closure = names.closure(must, &mut self.spent);
                 }
             }
@@ -130,7 +133,8 @@ impl<'s> Lowering<'s> {
             for schema in list {
                 let child = self.add(schema, Some((at, Slot::Index(keyword))), part);
                 if let Some(beside) = beside.as_ref().filter(|_| alternatives == Some(keyword)) {
-                    let names = beside.and(&Names::of(schema, self.root, ""));
+                    let names =
+                        beside.and(&Names::of(schema, self.root, "", &self.steps), &self.steps);
                     self.tasks[child].closure = names.closure(must, &mut self.spent);
                 }
             }

@@ -141,3 +141,27 @@ fn closing_is_bounded() {
     let size = lowered(&schema, Closing::Listed).to_string().len();
     assert!(size < 4 << 20, "{size}");
 }
+
+/// Schemas whose rewriting could take far more work than they have bytes.
+#[test]
+fn the_work_is_bounded() {
+    let many = |count: usize, of: &dyn Fn(usize) -> Json| Json::Array((0..count).map(of).collect());
+    let reference = json!({"$ref": "#/$defs/a"});
+    let both = json!({"anyOf": many(4000, &|_| reference.clone())});
+    let tagged = many(
+        4000,
+        &|index| json!({"type": "object", "properties": {"t": {"const": index}}, "required": ["t"]}),
+    );
+    let left_over = many(300, &|_| json!({"allOf": [reference], "unevaluatedProperties": false}));
+    let wide = json!({"allOf": many(4000, &|index| json!({"required": [index.to_string()]}))});
+    for schema in [
+        json!({"oneOf": many(4000, &|_| reference.clone()), "$defs": {"a": both}}),
+        json!({"oneOf": tagged, "properties": {"t": {}}}),
+        json!({"allOf": left_over, "$defs": {"a": wide}}),
+        json!({"prefixItems": left_over, "$defs": {"a": wide}}),
+    ] {
+        let _ = super::super::schema::check(&schema, "f");
+        let size = closed(&schema).to_string().len();
+        assert!(size < 16 << 20, "{size}");
+    }
+}

@@ -75,11 +75,7 @@ impl MessageGrammar {
         let given_bytes = given.map_or(Ok(0), check)?;
         let any_object = json!({"type": "object"});
         let offered = chat.tools.offered();
-        let forced = match &chat.tools.choice {
-            ToolChoice::Required => !offered.is_empty(),
-            ToolChoice::Named(_) => true,
-            ToolChoice::Auto | ToolChoice::None => false,
-        };
+        let forced = chat.tools.is_forced();
         let content = match given.map(|given| &given.form) {
             None => Some(Content::Free),
             Some(Form::JsonObject) => Some(Content::Json(&any_object, closing)),

@@ -58,7 +58,7 @@ async fn mask(grammars: &Arc<Grammars>, turn: &MessageGrammar) -> Box<dyn TokenM
 fn calls(text: &str) -> Option<Vec<(String, Json)>> {
     let mut reader = CallReader::new(vec!["set".into(), "get-all".into()]);
     let mut pieces = reader.push(text, usize::MAX);
-    pieces.extend(reader.finish());
+    pieces.extend(reader.finish(false));
     let mut calls: Vec<(String, String)> = Vec::new();
     for piece in pieces {
         match piece {

@@ -30,6 +30,7 @@ mod protocol;
 mod schema;
 mod serve;
 mod spelling;
+mod steps;
 #[cfg(test)]
 mod tests;
 mod threads;
@@ -193,9 +194,7 @@ impl Grammars {
             Some(Answer::Refused { field, value, accepted }) => {
                 Err(GenerateError::InvalidField { field, value, accepted })
             }
-            Some(Answer::Failed(reason)) => {
-                Err(invalid(field, "a form", format!("one that can be used: {reason}")))
-            }
+            Some(Answer::Failed(reason)) => Err(GenerateError::Grammar(reason)),
             _ => Err(ended(FormEnd::Lost)),
         }
     }

@@ -13,6 +13,7 @@ use super::super::error::{GenerateError, invalid};
 use super::keywords;
 use super::lower::{Closing, lowered};
 use super::pointer;
+use super::steps::Steps;
 
 /// Keywords that hold a schema, a list of schemas, or schemas by name.
 const ONE: [&str; 3] = ["additionalItems", "additionalProperties", "items"];
@@ -71,7 +72,8 @@ pub(super) fn check(schema: &Json, field: &str) -> Result<usize, GenerateError> 
         let value = format!("a schema of more than {MOST_BYTES} bytes");
         return Err(invalid(field, value, format!("at most {MOST_BYTES} bytes")));
     }
-    let mut walk = Walk { root: schema, seen: HashSet::new(), nodes: Vec::new(), field };
+    let steps = Steps::new(Steps::USUAL);
+    let mut walk = Walk { root: schema, seen: HashSet::new(), nodes: Vec::new(), steps, field };
     let root = Node { schema, parent: 0, step: Step::Root, depth: 0, chain: 0, within_id: false };
     walk.nodes.push(root);
     let mut next = 0;
@@ -134,6 +136,7 @@ struct Walk<'s, 'f> {
     seen: HashSet<&'s str>,
     /// In the order of the visit.
     nodes: Vec<Node<'s>>,
+    steps: Steps,
     field: &'f str,
 }
 
@@ -148,7 +151,7 @@ impl<'s> Walk<'s, '_> {
                 return Err(invalid(self.place(at), other, accepted));
             }
         };
-        keywords::check(schema, self.root, || self.place(at))?;
+        keywords::check(schema, self.root, &self.steps, || self.place(at))?;
         if let Some(reference) = fields.get("$ref") {
             self.reference(at, reference)?;
         }

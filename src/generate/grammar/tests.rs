@@ -220,6 +220,7 @@ fn faults_name_their_place() {
             "$defs": {"n": {"type": "string", "minLength": 3, "maxLength": 1}}}),
             "form.properties.a",
         ),
+        (json!({"items": {"oneOf": [{"type": "number"}, {"type": "integer"}]}}), "form.items"),
         (json!(false), "form"),
     ];
     for (schema, place) in table {

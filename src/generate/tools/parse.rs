@@ -21,6 +21,9 @@ pub(crate) const TAGS: [&str; 4] = [OPENERS[0], OPENERS[1], CLOSERS[0], CLOSERS[
 /// An opener that is a list's beginning already.
 const FUNCTOOLS: &str = "functools[";
 
+/// Bytes of an opener that are hardly the beginning of anything else.
+const CERTAIN: usize = 5;
+
 /// A piece of what was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Piece {
@@ -33,7 +36,7 @@ pub(crate) enum Piece {
 }
 
 /// The state of the reader.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Place {
     /// Outside of blocks. Holds back what may be the beginning of an opener.
     Outside(String),
@@ -48,7 +51,7 @@ enum Place {
 }
 
 /// Finds calls of certain tools.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct CallReader {
     names: Vec<String>,
     place: Place,
@@ -105,10 +108,19 @@ impl CallReader {
         std::mem::take(&mut self.out)
     }
 
-    /// The end of the text: releases what was held back.
-    pub(crate) fn finish(&mut self) -> Vec<Piece> {
+    /// Whether what follows is of a block of calls.
+    pub(crate) fn is_within(&self) -> bool {
+        !matches!(self.place, Place::Outside(_))
+    }
+
+    /// The end of the text: releases what was held back. In a text that was `cut`, the beginning of
+    /// a block is no text, since a call was about to come.
+    pub(crate) fn finish(&mut self, cut: bool) -> Vec<Piece> {
         loop {
             match std::mem::replace(&mut self.place, Place::Outside(String::new())) {
+                Place::Outside(held) if cut && held.len() >= CERTAIN => {
+                    return std::mem::take(&mut self.out);
+                }
                 Place::Outside(held) => {
                     if !held.is_empty() || self.begun == 0 {
                         self.give_text(&held);
@@ -120,6 +132,7 @@ impl CallReader {
                 Place::Closing(_) | Place::Behind { .. } => self.unsure.clear(),
                 Place::CallDue { .. } if self.opener == 0 => self.unsure.clear(),
                 Place::InCall(call, _) if call.has_begun() => self.unsure.clear(),
+                Place::CallDue { .. } | Place::InCall(..) if cut => self.unsure.clear(),
                 Place::CallDue { .. } | Place::InCall(..) => {
                     let again = self.none_after_all();
                     let more = self.push(&again, usize::MAX);

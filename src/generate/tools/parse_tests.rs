@@ -22,7 +22,7 @@ fn read<'t>(parts: impl IntoIterator<Item = &'t str>) -> Vec<Piece> {
     for part in parts {
         add(reader.push(part, usize::MAX));
     }
-    add(reader.finish());
+    add(reader.finish(false));
     all
 }
 
@@ -134,7 +134,7 @@ fn arguments_are_given_out_as_they_come() {
     assert_eq!((reader.begun(), reader.ended()), (1, 0));
     assert_eq!(reader.push("}}</tool", 9), [Piece::Arguments("}".to_owned())]);
     assert_eq!((reader.begun(), reader.ended()), (1, 1));
-    assert_eq!(reader.finish(), []);
+    assert_eq!(reader.finish(false), []);
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn nothing_is_read_behind_the_last_call_that_is_wanted() {
     let mut reader = reader();
     let given = "functools[{\"name\": \"f\"}, {\"name\": \"f\"}] more";
     assert_eq!(reader.push(given, 1), call("f", "{}"));
-    assert_eq!(reader.finish(), []);
+    assert_eq!(reader.finish(false), []);
 }
 
 /// Texts made of what matters to the reader.
@@ -226,5 +226,31 @@ proptest! {
             _ => format!("{before}<tool_call>{}</tool_call>", known.join("\n")),
         };
         prop_assert_eq!(read([given.as_str()]), expected);
+    }
+}
+
+/// Wherever an answer is cut, what belongs to a call does not become text of the answer.
+#[test]
+fn the_beginning_of_a_cut_call_is_no_text() {
+    for block in [
+        "<tool_call>\n[{\"name\": \"f\", \"arguments\": {\"a\": [1, \"<tool_call>\"]}}]\n</tool_call>",
+        "<|tool_call|>{\"arguments\": {\"a\": 1}, \"name\": \"f\"}<|/tool_call|>",
+        "functools[{\"name\": \"f\", \"arguments\": {}}, {\"name\": \"f\"}]",
+    ] {
+        let whole = format!("I look. {block}");
+        for end in 8..=whole.len() {
+            let mut reader = reader();
+            let mut pieces = reader.push(&whole[..end], usize::MAX);
+            pieces.extend(reader.finish(true));
+            let said: String = pieces
+                .iter()
+                .filter_map(
+                    |piece| if let Piece::Text(text) = piece { Some(text.as_str()) } else { None },
+                )
+                .collect();
+            // Less than this may be the beginning of a word.
+            let most = &whole[..end.min(8 + CERTAIN - 1)];
+            assert!(said.len() >= 7 && most.starts_with(&said), "{:?}: {said:?}", &whole[..end]);
+        }
     }
 }

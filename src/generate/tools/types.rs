@@ -13,6 +13,17 @@ pub struct Tools {
     pub single: bool,
 }
 
+impl Tools {
+    /// Whether the model must call a tool.
+    pub(crate) fn is_forced(&self) -> bool {
+        match &self.choice {
+            ToolChoice::Required => !self.offered().is_empty(),
+            ToolChoice::Named(_) => true,
+            ToolChoice::Auto | ToolChoice::None => false,
+        }
+    }
+}
+
 /// A function that the model may call (a tool).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tool {
