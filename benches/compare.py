@@ -37,7 +37,7 @@ def phi4d(arguments: Namespace, prompts: list[int], past: int) -> dict[str, floa
     """One round of `phi4d bench`: bare steps and the daemon."""
     command = [arguments.phi4d, "bench", "--json", "--model", arguments.model, "--rounds", "1"]
     command += ["--prompts", ",".join(map(str, prompts)), "--tokens", str(arguments.tokens)]
-    command += ["--conversation", "16", "--past", str(past), "--widest", str(arguments.widest)]
+    command += ["--conversation", "16", "--contexts", str(past), "--widest", str(arguments.widest)]
     command += ["--prefill-chunk-tokens", str(CHUNK), "--context-tokens", "4096"]
     return json.loads(run(arguments, command + shlex.split(arguments.settings)))
 

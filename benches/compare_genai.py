@@ -85,9 +85,10 @@ def main() -> None:
         # Decode after as many tokens as genai's generator holds.
         ours.append(compare.phi4d(arguments, prompts, prompts[-1]))
     table = compare.Table("genai", theirs, ours)
-    table.row("decode, batch 1, ms a token", "decode_ms", "decode_1")
+    past = prompts[-1]
+    table.row(f"decode behind {past}, batch 1, ms a token", "decode_ms", f"decode_{past}_1")
     for batch in batches:
-        table.row(f"decode, batch {batch}, ms a step", f"decode_{batch}_ms", f"decode_{batch}")
+        table.row(f"decode behind {past}, batch {batch}, ms a step", f"decode_{batch}_ms", f"decode_{past}_{batch}")
     for length in prompts:
         table.row(f"prefill of {length}, ms", f"prefill_{length}_ms", f"prefill_{length}")
 

@@ -61,8 +61,8 @@ def main() -> None:
         theirs.append(llama_cpp(arguments))
         ours.append(compare.phi4d(arguments, [PROMPT], PAST))
     table = compare.Table("llama.cpp", theirs, ours)
-    table.row("decode, batch 1, ms a token", "decode_1_ms", "decode_1")
-    table.row(f"decode, batch {WIDTH}, ms a step", "decode_8_ms", f"decode_{WIDTH}")
+    table.row("decode, batch 1, ms a token", "decode_1_ms", f"decode_{PAST}_1")
+    table.row(f"decode, batch {WIDTH}, ms a step", "decode_8_ms", f"decode_{PAST}_{WIDTH}")
     table.row(f"prefill of {PROMPT}, ms", "prefill_ms", f"prefill_{PROMPT}")
 
 

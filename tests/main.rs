@@ -39,6 +39,7 @@ mod providers;
 mod pull;
 mod real_model;
 mod sandbox;
+mod scheduling;
 mod terminal;
 mod traces;
 mod unix_socket;

@@ -292,19 +292,20 @@ pub(super) struct BenchArgs {
     /// The daemon's settings; model is required
     #[command(flatten)]
     pub(super) settings: SettingsArgs,
-    /// Prompt lengths whose prefill is measured, in tokens
-    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "16,128,512")]
+    /// Prompt lengths whose prefill is measured, in tokens, as far as the context goes
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "512,4096,16000")]
     pub(super) prompts: Vec<usize>,
     /// Tokens of each answer
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(2..=4096))]
     pub(super) tokens: u32,
-    /// Tokens already in each sequence's context when decode steps begin
-    #[arg(long, value_name = "N", default_value_t = 32)]
-    pub(super) past: usize,
+    /// Tokens already in each sequence's context when decode steps begin, as far as the context goes
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "64,1024,4096,16000")]
+    pub(super) contexts: Vec<usize>,
     /// Largest batch of decode steps: 1, 2, 4 or 8
     #[arg(long, value_name = "N", default_value_t = 8)]
     pub(super) widest: usize,
-    /// Rounds of each measurement, of which the median is reported
+    /// Rounds of each measurement, of which the median is reported. A measurement that has taken a
+    /// minute has no further round
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(super) rounds: u32,
     /// Tokens of the conversation whose next message is measured

@@ -5,6 +5,8 @@
 //! figures are medians.
 
 mod client;
+mod decode;
+mod prefill;
 mod report;
 mod shared;
 
@@ -30,11 +32,14 @@ use phi4d_model as model;
 use phi4d_os as os;
 use phi4d_server::{self as server, App, ServerOptions};
 use phi4d_settings::Settings;
-use report::{Report, median, ms, quantile};
-use shared::{Inner, Shared, lock};
+use report::{Report, ms, quantile};
+use shared::{Inner, Shared};
 
 /// Widths of decode steps.
 const WIDTHS: [usize; 4] = [1, 2, 4, 8];
+
+/// A measurement that took this long is not repeated: long contexts on small machines take minutes.
+const ENOUGH: Duration = Duration::from_secs(60);
 
 pub(super) fn run(arguments: &BenchArgs) -> Result<(), Fatal> {
     let mut resolved = arguments.settings.resolve(&["model"])?;
@@ -57,6 +62,7 @@ async fn measure(
     let bench = Bench { arguments, under_test: &under_test };
     bench.decode(report).await?;
     bench.prefill(report).await?;
+    bench.beside(report).await?;
     bench.second_turn(report).await?;
     if arguments.load_seconds > 0 {
         bench.load(report).await?;
@@ -91,15 +97,17 @@ struct UnderTest {
     vocab: u32,
     context: usize,
     prefill_chunk: usize,
-    own_slot: usize,
+    /// The first of the benchmark's slots.
+    own_slots: usize,
 }
 
 impl UnderTest {
     fn start(settings: &Settings, folder: &Path) -> Result<Self, Fatal> {
         let model_folder = start::model_folder(settings)?;
         let mut options = start::load_options(settings, model_folder);
-        // One slot is the benchmark's own, and bare steps go up to the widest.
-        options.slots = options.slots.max(WIDTHS[WIDTHS.len() - 1]) + 1;
+        // The engine runs the widest batch, and the benchmark has as many slots of its own.
+        let widest = WIDTHS[WIDTHS.len() - 1];
+        options.slots = options.slots.max(widest) + widest;
         let memory = start::memory_settings(settings, os::spare_memory());
         let loaded = model::load(&options)?;
         let limits = loaded.runner.limits().clone();
@@ -110,7 +118,7 @@ impl UnderTest {
             draft_tokens: 0,
             ..start::engine_options(settings, &plan, &loaded)?
         };
-        let runner = Shared::new(loaded.runner);
+        let runner = Shared::new(loaded.runner, widest);
         let inner = runner.inner();
         let engine = engine::start(Box::new(runner), loaded.interrupt, engine_options)?;
         let generator = Generator::load(
@@ -135,7 +143,7 @@ impl UnderTest {
             vocab: u32::try_from(limits.vocab_size).unwrap_or(u32::MAX),
             context: limits.context_tokens,
             prefill_chunk: limits.max_prefill_tokens,
-            own_slot: limits.slots - 1,
+            own_slots: limits.slots - widest,
         })
     }
 
@@ -163,119 +171,17 @@ impl Bench<'_> {
         Fatal::Internal(error.to_string())
     }
 
-    /// Decode: bare steps at each width, and requests through the daemon, in turns.
-    async fn decode(&self, report: &mut Report) -> Result<(), Fatal> {
-        let mut random = ChaCha8Rng::seed_from_u64(1);
-        let tokens = self.arguments.tokens;
-        let widths: Vec<usize> =
-            WIDTHS.into_iter().filter(|&width| width <= self.arguments.widest).collect();
-        let mut bare = vec![Vec::new(); widths.len()];
-        let mut served = vec![Vec::new(); widths.len()];
-        for _ in 0..self.arguments.rounds {
-            for (index, &width) in widths.iter().enumerate() {
-                bare[index].extend(self.bare_decode(width, tokens, &mut random)?);
-                let prompts: Vec<_> = (0..width)
-                    .map(|_| self.under_test.prompt(self.arguments.past, &mut random))
-                    .collect();
-                let timings = self.ask_all(&prompts, tokens).await?;
-                served[index].extend(timings.iter().flat_map(Timing::settled_gaps).map(ms));
-            }
-        }
-        report.section("Decode: a step bare, and a token's time through the daemon");
-        let mut base = 0.0;
-        for ((bare, served), &width) in bare.into_iter().zip(served).zip(&widths) {
-            let (step, token) = (median(bare), median(served));
-            #[expect(clippy::cast_precision_loss, reason = "a width of 8 at most")]
-            let rate = width as f64 * 1e3 / step;
-            base = if width == 1 { rate } else { base };
-            let key = |name: &str| format!("decode_{width}_{name}");
-            report.figure(&key("bare_ms"), &format!("batch {width}: bare"), step, "ms");
-            report.figure(&key("daemon_ms"), &format!("batch {width}: daemon"), token, "ms");
-            report.figure(
-                &key("ratio"),
-                &format!("batch {width}: daemon / bare"),
-                token / step,
-                "",
-            );
-            report.figure(&key("rate"), &format!("batch {width}: bare"), rate, "tokens/s");
-            report.figure(
-                &key("gain"),
-                &format!("batch {width}: of batch 1's rate"),
-                rate / base,
-                "",
-            );
-        }
-        Ok(())
+    /// The given numbers of tokens that fit the context with `further` tokens behind them, or the longest
+    /// that does if none of them fits.
+    fn fitting(&self, wanted: &[usize], further: usize) -> Vec<usize> {
+        let most = self.under_test.context.saturating_sub(further).max(1);
+        let fits: Vec<usize> = wanted.iter().copied().filter(|&n| n > 0 && n <= most).collect();
+        if fits.is_empty() { vec![most] } else { fits }
     }
 
-    /// Milliseconds of each of `steps` decode steps of `width` rows.
-    fn bare_decode(
-        &self,
-        width: usize,
-        steps: u32,
-        random: &mut ChaCha8Rng,
-    ) -> Result<Vec<f64>, Fatal> {
-        let first = self.under_test.own_slot + 1 - width;
-        for slot in first..first + width {
-            let prompt = self.under_test.prompt(self.arguments.past, random);
-            self.bare_prefill(slot, &prompt)?;
-        }
-        let mut runner = lock(&self.under_test.inner);
-        let mut times = Vec::new();
-        let mut past = vec![self.arguments.past; width];
-        let rotary = runner.limits().rotary(self.arguments.past + steps as usize);
-        runner.set_rotary(rotary);
-        for _ in 0..steps {
-            let tokens = self.under_test.prompt(width, random);
-            let began = Instant::now();
-            runner.decode(first, &tokens, &past).map_err(|error| Self::failed(&error))?;
-            times.push(ms(began.elapsed()));
-            past.iter_mut().for_each(|past| *past += 1);
-        }
-        Ok(times)
-    }
-
-    /// Prefill: bare, and the time to the first token through the daemon, in turns.
-    async fn prefill(&self, report: &mut Report) -> Result<(), Fatal> {
-        let mut random = ChaCha8Rng::seed_from_u64(2);
-        report.section("Prefill: bare, and the time to the first token through the daemon");
-        for &length in &self.arguments.prompts {
-            let length = length.clamp(1, self.under_test.context - 8);
-            let (mut bare, mut served) = (Vec::new(), Vec::new());
-            for _ in 0..self.arguments.rounds {
-                let prompt = self.under_test.prompt(length, &mut random);
-                bare.push(self.bare_prefill(self.under_test.own_slot, &prompt)?);
-                let prompt = self.under_test.prompt(length, &mut random);
-                served.extend(self.ask(&prompt, 2).await?.first.map(ms));
-            }
-            let (bare, served) = (median(bare), median(served));
-            #[expect(clippy::cast_precision_loss, reason = "prompts are short")]
-            let rate = length as f64 * 1e3 / bare;
-            let key = |name: &str| format!("prefill_{length}_{name}");
-            report.figure(&key("bare_ms"), &format!("{length} tokens: bare"), bare, "ms");
-            report.figure(&key("daemon_ms"), &format!("{length} tokens: daemon"), served, "ms");
-            report.figure(
-                &key("ratio"),
-                &format!("{length} tokens: daemon / bare"),
-                served / bare,
-                "",
-            );
-            report.figure(&key("rate"), &format!("{length} tokens: bare"), rate, "tokens/s");
-        }
-        Ok(())
-    }
-
-    /// Milliseconds of reading `prompt` into `slot`.
-    fn bare_prefill(&self, slot: usize, prompt: &[u32]) -> Result<f64, Fatal> {
-        let mut runner = lock(&self.under_test.inner);
-        let rotary = runner.limits().rotary(prompt.len());
-        runner.set_rotary(rotary);
-        let began = Instant::now();
-        let chunk = self.under_test.prefill_chunk;
-        for (index, part) in prompt.chunks(chunk).enumerate() {
-            runner.prefill(slot, index * chunk, part, 1).map_err(|error| Self::failed(&error))?;
-        }
-        Ok(ms(began.elapsed()))
+    /// Whether a measurement that began then has another round, of which it had `done`.
+    fn goes_on(&self, done: u32, began: Instant) -> bool {
+        done == 0 || done < self.arguments.rounds && began.elapsed() < ENOUGH
     }
 
     /// A conversation's second message against its first.

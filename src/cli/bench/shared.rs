@@ -14,7 +14,7 @@ pub(super) fn lock(inner: &Inner) -> MutexGuard<'_, Box<dyn Runner>> {
     inner.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The engine's side. It sees all slots but the last, which is the benchmark's own.
+/// The engine's side. It sees all slots but the last ones, which are the benchmark's own.
 pub(super) struct Shared {
     inner: Inner,
     limits: ModelLimits,
@@ -23,9 +23,10 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(runner: Box<dyn Runner>) -> Self {
+    /// The engine's side of `runner`, without its last `own` slots.
+    pub(super) fn new(runner: Box<dyn Runner>, own: usize) -> Self {
         let mut limits = runner.limits().clone();
-        limits.slots -= 1;
+        limits.slots -= own;
         Self { inner: Arc::new(Mutex::new(runner)), limits, logits: Vec::new() }
     }
 

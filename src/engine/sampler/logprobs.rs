@@ -1,16 +1,12 @@
 //! Log-probabilities by a logit row.
 
 use super::super::message::TokenLogprobs;
+use super::weights::Scale;
 
 /// Log-probabilities of `chosen` and of the `count` likeliest tokens by `row`.
 pub(super) fn of(row: &[f32], chosen: u32, count: usize) -> TokenLogprobs {
     let best = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    // In double precision: single precision would lose the long tail of a large vocabulary.
-    let sum: f64 = row
-        .iter()
-        .filter(|logit| !logit.is_nan())
-        .map(|&logit| f64::from(logit - best).exp())
-        .sum();
+    let sum = Scale::new(best, 1.0, row.len()).total(row);
     #[expect(clippy::cast_possible_truncation, reason = "single precision is what is reported")]
     let log_sum = (f64::from(best) + sum.ln()) as f32;
     TokenLogprobs {

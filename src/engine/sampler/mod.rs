@@ -13,6 +13,7 @@ mod adjust;
 mod dry;
 mod filters;
 mod logprobs;
+mod weights;
 
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ use rand_chacha::ChaCha8Rng;
 
 pub use adjust::TokenHistory;
 pub use filters::Candidate;
+
+use weights::Scale;
 
 use super::message::{
     JobError, MaskError, Progress, PromptLogprobs, Sampling, TokenLogprobs, TokenMask,
@@ -51,6 +54,8 @@ impl From<ChooseError> for JobError {
 pub struct Scratch {
     logits: Vec<f32>,
     candidates: Vec<Candidate>,
+    /// Weights of blocks of the row.
+    sums: Vec<f32>,
 }
 
 /// Chooses the tokens of one sequence: its parameters, its random state and its history.
@@ -135,16 +140,17 @@ impl Sampler {
     /// If no logit is finite, or the mask fails.
     pub fn choose(&mut self, row: &[f32], scratch: &mut Scratch) -> Result<Choice, ChooseError> {
         // Without changes the row is not copied, which is the usual case.
+        let Scratch { logits, candidates, sums } = scratch;
         let token = if self.mask.is_none() && leaves_logits(&self.sampling) {
-            self.draw(row, &mut scratch.candidates)?
+            self.draw(row, candidates, sums)?
         } else {
-            scratch.logits.clear();
-            scratch.logits.extend_from_slice(row);
+            logits.clear();
+            logits.extend_from_slice(row);
             if let Some(mask) = &mut self.mask {
-                adjust::allow_only(&mut scratch.logits, mask.allowed()?);
+                adjust::allow_only(logits, mask.allowed()?);
             }
-            self.reshape(&mut scratch.logits);
-            self.draw(&scratch.logits, &mut scratch.candidates)?
+            self.reshape(logits);
+            self.draw(logits, candidates, sums)?
         };
         if adjust::uses_history(&self.sampling) {
             self.history.push(token);
@@ -182,11 +188,17 @@ impl Sampler {
         &mut self,
         logits: &[f32],
         candidates: &mut Vec<Candidate>,
+        sums: &mut Vec<f32>,
     ) -> Result<u32, ChooseError> {
         // With top_k of 1 there is one candidate, so no randomness is used.
         let best = filters::argmax(logits).ok_or(ChooseError::NotFinite)?;
         if self.sampling.temperature <= 0.0 || self.sampling.top_k == 1 {
             return Ok(best.token);
+        }
+        if filters::keeps_all(&self.sampling) {
+            let scale = Scale::new(best.logit, self.sampling.temperature, logits.len());
+            let token = scale.pick(logits, self.random.random::<f64>(), sums);
+            return Ok(u32::try_from(token).unwrap_or(best.token));
         }
         filters::select(logits, best.logit, &self.sampling, candidates);
         if let Some(xtc) = self.sampling.xtc
