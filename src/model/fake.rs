@@ -77,6 +77,8 @@ impl FakeRunner {
             kv_block_tokens: 4,
             rotary_switch: None,
             kv_growth: crate::KvGrowth::Own,
+            width_invariant: false,
+            mixed_steps: false,
         }
     }
 

@@ -95,6 +95,8 @@ impl Shape {
             kv_block_tokens: page_bytes().div_ceil(self.position_bytes()),
             rotary_switch: self.rotary_switch,
             kv_growth: KvGrowth::Own,
+            width_invariant: false,
+            mixed_steps: false,
         }
     }
 }

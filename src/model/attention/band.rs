@@ -66,13 +66,15 @@ impl State {
     }
 }
 
-/// Rows of the next tile of `rows` that are left. Tiles of up to four rows keep their sums in
-/// registers, and four suffice to keep multipliers busy.
-fn tile_rows(rows: usize) -> usize {
-    match rows {
+/// Rows of the next tile of `left` rows that are left of `all`. Up to six rows keep their sums in registers.
+/// Converted blocks come from the second cache, whose loads six rows share better than four; a narrow band
+/// waits for memory anyway.
+fn tile_rows(all: usize, left: usize) -> usize {
+    match left {
+        6.. if all > NARROW => 6,
         5 => 3,
         4.. => 4,
-        rows => rows,
+        left => left,
     }
 }
 
@@ -97,7 +99,7 @@ impl Band {
         let mut row = [0.0; LONGEST];
         let mut done = 0;
         while done < rows {
-            let height = tile_rows(rows - done);
+            let height = tile_rows(rows, rows - done);
             let tile = &mut band.queries[done * size..][..height * size];
             for index in 0..height {
                 let at = done + index;
@@ -140,7 +142,7 @@ impl Band {
         let first = self.blocks(index).start;
         let Self { rows, part: state, unpacked, .. } = self;
         let views = regions.iter().map(|region| View::<T>::new(layout, region));
-        if state.most.len() <= NARROW && isa != Isa::Scalar {
+        if state.most.len() <= NARROW && isa.is_direct() {
             let views: Vec<_> = views.collect();
             isa.run(Add { rows, state, first, views: &views, fetch: true });
         } else {
@@ -239,6 +241,10 @@ struct Add<'b, 'a, T> {
 impl<T: Stored> Work for Add<'_, '_, T> {
     #[inline(always)]
     fn run<I: Lanes>(self, isa: I) {
+        if !I::DIRECT && size_of::<T>() != size_of::<f32>() {
+            // Not compiled: blocks are converted first.
+            return;
+        }
         for (index, &view) in self.views.iter().enumerate() {
             // The last one fetches what follows it, whatever that is.
             let next = self.views.get(index + 1).unwrap_or(&view).keys.as_ptr().cast();
@@ -277,6 +283,10 @@ impl Rows {
             // The last row of a tile sees most; none sees anything of a block that begins after it.
             if self.limit(end - 1, block) > 0 {
                 match height {
+                    // Only where blocks are converted.
+                    6 if size_of::<T>() == size_of::<f32>() => {
+                        self.add_tile::<I, T, 6>(isa, first, block, keys, state);
+                    }
                     4 => self.add_tile::<I, T, 4>(isa, first, block, keys, state),
                     3 => self.add_tile::<I, T, 3>(isa, first, block, keys, state),
                     2 => self.add_tile::<I, T, 2>(isa, first, block, keys, state),

@@ -210,8 +210,8 @@ impl Layout {
     }
 }
 
-/// The largest head that is supported.
-pub(crate) const LONGEST: usize = 512;
+/// Dimensions of the largest head that is supported.
+pub const LONGEST: usize = 512;
 
 /// Rounds to half precision, to the nearest even. Values beyond its range become its largest: an infinity
 /// would make scores that are no numbers.

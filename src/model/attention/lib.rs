@@ -29,7 +29,7 @@ mod tests;
 
 pub use band::{Band, NARROW};
 pub use isa::Isa;
-pub use layout::{KvType, Layout};
+pub use layout::{KvType, LONGEST, Layout};
 pub use rotary::rotate;
 
 /// Positions in a block.

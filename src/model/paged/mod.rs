@@ -2,7 +2,7 @@
 //! they share.
 #![expect(unsafe_code, reason = "runs over memory that is bound to the session")]
 
-mod blocks;
+pub(super) mod blocks;
 mod buffers;
 mod contract;
 #[cfg(test)]
@@ -262,6 +262,8 @@ fn plan(source: &Source, kv: TensorElementType, options: &LoadOptions) -> (Model
         kv_block_tokens: tokens,
         rotary_switch: source.rotary_switch,
         kv_growth: KvGrowth::Own,
+        width_invariant: false,
+        mixed_steps: false,
     };
     (limits, sizes)
 }

@@ -60,6 +60,15 @@ impl Isa {
         }
     }
 
+    /// Whether narrow tiles read blocks as they are stored.
+    pub(crate) fn is_direct(self) -> bool {
+        match self {
+            Self::Scalar => scalar::Scalar::DIRECT,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 | Self::Avx512 => true,
+        }
+    }
+
     fn is_available(self) -> bool {
         match self {
             Self::Scalar => true,
@@ -100,6 +109,9 @@ pub(crate) trait Lanes: Copy {
 
     /// Whether there are registers for four vectors times six rows. Without them tiles are one vector wide.
     const WIDE: bool;
+
+    /// Whether narrow tiles read blocks as they are stored.
+    const DIRECT: bool;
 
     fn splat(self, value: f32) -> Self::V;
     fn load(self, values: &[f32; 16]) -> Self::V;

@@ -60,6 +60,8 @@ impl Lanes for Avx512 {
 
     const WIDE: bool = true;
 
+    const DIRECT: bool = true;
+
     #[inline(always)]
     fn splat(self, value: f32) -> __m512 {
         op!(_mm512_set1_ps(value))
@@ -148,6 +150,8 @@ impl Lanes for Avx2 {
     type V = Pair;
 
     const WIDE: bool = false;
+
+    const DIRECT: bool = true;
 
     #[inline(always)]
     fn splat(self, value: f32) -> Pair {
