@@ -50,6 +50,7 @@ fn main() {
         max_prefill_tokens: chunk,
         kv_cache_bytes: 0,
         own_kernels: std::env::var("OWN_KERNELS").as_deref() != Ok("0"),
+        kv_cache_type: phi4d_model::KvType::F16,
         runtime_library: None,
     };
     let began = Instant::now();

@@ -103,6 +103,11 @@ pub(super) fn load_options(settings: &Settings, folder: &Path) -> model::LoadOpt
         max_prefill_tokens: settings.prefill_chunk_tokens,
         kv_cache_bytes: settings.kv_cache_bytes,
         own_kernels: settings.own_kernels,
+        kv_cache_type: match settings.kv_cache_type {
+            settings::KvCacheType::F16 => model::KvType::F16,
+            settings::KvCacheType::Int8 => model::KvType::Int8,
+            settings::KvCacheType::F32 => model::KvType::F32,
+        },
         runtime_library: settings.runtime_library.clone(),
     }
 }

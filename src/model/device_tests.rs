@@ -26,6 +26,7 @@ fn options(provider: Provider, slots: usize) -> LoadOptions {
         max_prefill_tokens: 16,
         kv_cache_bytes: 0,
         own_kernels: true,
+        kv_cache_type: crate::KvType::F16,
         runtime_library: None,
     }
 }

@@ -205,7 +205,9 @@ mod tests {
                 context_tokens: 64,
                 max_prefill_tokens: 16,
                 kv_cache_bytes: 0,
-                own_kernels: true,
+                // Own attention is for exports that give logits of all positions.
+                own_kernels: false,
+                kv_cache_type: crate::KvType::F32,
                 runtime_library: None,
             };
             let mut runner = load(&options).unwrap().runner;

@@ -57,6 +57,7 @@ pub mod fake;
 #[cfg(all(unix, any(test, feature = "testing")))]
 pub mod fuzzing;
 mod genai_config;
+mod gqa;
 mod graph_edit;
 mod inspect;
 mod kv_format;
@@ -72,6 +73,7 @@ mod matmul;
 )]
 mod memory;
 mod onnx;
+mod operator;
 mod paged;
 mod plan;
 mod prepare;
@@ -103,11 +105,12 @@ pub use inspect::{
 pub use load::{Loaded, load, load_cancellable};
 pub use load_options::LoadOptions;
 pub use lost_file::{end_on_lost_file, is_file_lost};
+pub use phi4d_attention::KvType;
 pub use plan::{
     KvGrowth, KvSizes, KvTooSmall, MemoryPlan, MemorySettings, ModelLimits, Rotary, alike_positions,
 };
 pub use prepare::{PREPARED_FOLDER, prepare};
 pub use provider::{OptionFault, Placement, Provider, ProviderSettings, UnknownProvider};
-pub use runner::{Interrupt, Logits, Runner};
+pub use runner::{Interrupt, Logits, Runner, Span};
 pub use runtime::{LIBRARY_NAME, disable_telemetry, search_path as library_search_path};
 pub use stop::LoadCancel;

@@ -4,9 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ort::session::Session;
+use ort::session::builder::SessionBuilder;
 
 use super::error::LoadError;
 use super::genai_config::GenaiConfig;
+use super::gqa::{self, Own};
 use super::load_options::LoadOptions;
 #[cfg(target_arch = "x86_64")]
 use super::matmul;
@@ -69,9 +71,15 @@ pub fn load_cancellable(options: &LoadOptions, cancel: &LoadCancel) -> Result<Lo
 
 fn load_unless_cancelled(options: &LoadOptions, cancel: &LoadCancel) -> Result<Loaded, LoadError> {
     let source = Source::read(&options.folder)?;
-    let Opened { session, chosen, placement, batch_invariant } = opened(&source, options, cancel)?;
-    let (mut runner, interrupt): (Box<dyn Runner>, _) = if paged::is_paged(&session, &source.config)
-    {
+    let Opened { session, chosen, placement, batch_invariant, own } =
+        opened(&source, options, cancel)?;
+    let mut fingerprint = source.fingerprint;
+    let (mut runner, interrupt): (Box<dyn Runner>, _) = if let Some(own) = own {
+        fingerprint = own.fingerprint(fingerprint);
+        let runner = own.runner(session, &source, batch_invariant)?;
+        let interrupt = runner.interrupt();
+        (Box::new(runner), interrupt)
+    } else if paged::is_paged(&session, &source.config) {
         let runner = paged_runner(session, &source, options, &chosen)?;
         let interrupt = runner.interrupt();
         (Box::new(runner), interrupt)
@@ -91,7 +99,7 @@ fn load_unless_cancelled(options: &LoadOptions, cancel: &LoadCancel) -> Result<L
         placement,
         weight_bytes: source.weight_bytes,
         batch_invariant,
-        fingerprint: source.fingerprint,
+        fingerprint,
     })
 }
 
@@ -101,6 +109,8 @@ pub(super) struct Opened {
     pub(super) chosen: Chosen,
     pub(super) placement: Placement,
     pub(super) batch_invariant: bool,
+    /// Set if its attention is phi4d's own.
+    pub(super) own: Option<Own>,
 }
 
 /// A session of the model in `source`, on the provider that fits.
@@ -110,10 +120,10 @@ pub(super) fn opened(
     cancel: &LoadCancel,
 ) -> Result<Opened, LoadError> {
     let chosen = session::choose(source, options)?;
-    let (session, batch_invariant) = session(source, options, &chosen, cancel)?;
+    let (session, batch_invariant, own) = session(source, options, &chosen, cancel)?;
     let placement = Placement::of(&session);
     placement.log(&chosen);
-    Ok(Opened { session, chosen, placement, batch_invariant })
+    Ok(Opened { session, chosen, placement, batch_invariant, own })
 }
 
 /// A runner of a session whose cache is rows of a tensor.
@@ -138,29 +148,48 @@ pub(super) fn paged_runner(
     PagedRunner::new(session, source, options, &new_session)
 }
 
-/// The session: with the own operator if it does any node, else of what was prepared, else of the graph
-/// as it was exported. The first two are for the CPU only. With it, whether it is batch invariant.
+/// The session: with own operators if they do any node, else of what was prepared, else of the graph as it
+/// was exported. The first two are for the CPU only. With it, whether it is batch invariant, and its own
+/// attention.
 fn session(
     source: &Source,
     options: &LoadOptions,
     chosen: &Chosen,
     cancel: &LoadCancel,
-) -> Result<(Session, bool), LoadError> {
+) -> Result<(Session, bool, Option<Own>), LoadError> {
     if !chosen.is_cpu() {
-        return Ok((open(source, options, chosen, cancel)?, false));
+        return Ok((open(source, options, chosen, cancel)?, false, None));
     }
     #[cfg(target_arch = "x86_64")]
     if let Some(graph) = matmul::graph(source, options)? {
         // ONNX Runtime is loaded since the provider was chosen; the stamp names its build.
         let prepared = prepare::laid_out(source, &graph);
         let invariant = matmul::edit::is_whole(&graph).is_ok_and(|whole| whole);
-        return Ok((matmul::open(source, &graph, prepared, options, cancel)?, invariant));
+        // After the stamp: weights that are laid out do not depend on the attention.
+        let own = gqa::own(&graph, source, options)?;
+        let graph = own.as_ref().map_or(&graph, |own| &own.graph);
+        let builder = with_own(session::exported(source, options)?, own.as_ref())?;
+        let session = matmul::open(builder, source, graph, prepared, cancel)?;
+        return Ok((session, invariant, own));
+    }
+    if let Some(own) = gqa::own(&source.graph, source, options)? {
+        let builder = with_own(session::exported(source, options)?, Some(&own))?;
+        let session = commit(builder, source, &own.graph, chosen, cancel)?;
+        return Ok((session, false, Some(own)));
     }
     let session = match prepare::load(source, options, cancel)? {
         Some(session) => session,
         None => open(source, options, chosen, cancel)?,
     };
-    Ok((session, false))
+    Ok((session, false, None))
+}
+
+/// `builder` with the operator of own attention, if there is any.
+fn with_own(builder: SessionBuilder, own: Option<&Own>) -> Result<SessionBuilder, LoadError> {
+    Ok(match own {
+        Some(own) => own.register(builder)?,
+        None => builder,
+    })
 }
 
 /// Loads the exported graph.
@@ -176,12 +205,22 @@ fn open(
     {
         builder = paged::stand_in::register(builder)?;
     }
+    commit(builder, source, &source.graph, chosen, cancel)
+}
+
+fn commit(
+    mut builder: SessionBuilder,
+    source: &Source,
+    graph: &[u8],
+    chosen: &Chosen,
+    cancel: &LoadCancel,
+) -> Result<Session, LoadError> {
     // In this order: a cancel after the check reaches the session.
     cancel.reach(builder.canceler());
     if cancel.is_cancelled() {
         return Err(LoadError::Cancelled);
     }
-    builder.commit_from_memory(&source.graph).map_err(|error| source.invalid(&error, chosen.name()))
+    builder.commit_from_memory(graph).map_err(|error| source.invalid(&error, chosen.name()))
 }
 
 /// Runs one token: some sizes, such as a head's, are open in the graph and checked by its operators

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use phi4d_attention::KvType;
+
 use super::provider::ProviderSettings;
 
 /// A model folder and how its model is to run.
@@ -24,6 +26,8 @@ pub struct LoadOptions {
     pub kv_cache_bytes: usize,
     /// Whether phi4d's own kernel may do int4 matmuls, if model and processor fit it.
     pub own_kernels: bool,
+    /// How keys and values are stored where phi4d's own attention runs; other exports say it themselves.
+    pub kv_cache_type: KvType,
     /// ONNX Runtime's shared library; `None` looks for it (see [`super::library_search_path`]).
     pub runtime_library: Option<PathBuf>,
 }

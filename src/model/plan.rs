@@ -33,7 +33,8 @@ pub struct ModelLimits {
     /// Whether a token's logits are the same, bit for bit, whatever the width of its step and whatever
     /// else runs in it.
     pub width_invariant: bool,
-    /// Whether one step can run decoding sequences and prompt chunks of several sequences together.
+    /// Whether one [`super::Runner::step`] runs decoding sequences and prompt chunks together. Otherwise
+    /// its spans run one after another.
     pub mixed_steps: bool,
 }
 
@@ -349,13 +350,13 @@ mod tests {
     #[test]
     fn the_cache_is_planned_for_the_context_that_is_set() {
         let settings =
-            MemorySettings { slots: 3, kv_cache_bytes: 204_800, ..MemorySettings::default() };
+            MemorySettings { slots: 3, kv_cache_bytes: 307_200, ..MemorySettings::default() };
         let set = plan(options(3, 1000), settings, false);
         assert_eq!(set.kv_bytes_per_token, 2048);
         assert_eq!((set.kv_bytes_per_context, set.kv_bytes_full), (2_048_000, 6_144_000));
-        // 100 tokens fit, of which 96 are whole pages of 32.
-        assert_eq!((set.kv_budget_bytes, set.kv_budget_tokens), (96 * 2048, 96));
-        assert_eq!((set.context_tokens, set.slot_tokens, set.too_small), (1000, 96, None));
+        // 150 tokens fit, of which 128 are whole blocks of 64.
+        assert_eq!((set.kv_budget_bytes, set.kv_budget_tokens), (128 * 2048, 128));
+        assert_eq!((set.context_tokens, set.slot_tokens, set.too_small), (1000, 128, None));
     }
 
     #[test]
@@ -364,7 +365,7 @@ mod tests {
         let plain = plan(options(24, 0), spare(300 << 20), false);
         assert_eq!(plain.context_tokens, 4096);
         let left = (300 << 20) - usize::try_from(plain.weight_bytes).unwrap() - PROGRAM_BYTES;
-        assert_eq!(plain.kv_budget_tokens, left / 2 / 2048 / 32 * 32);
+        assert_eq!(plain.kv_budget_tokens, left / 2 / 2048 / 64 * 64);
         assert_eq!(plain.request_memory_bytes, 64 << 20);
         // More than all slots can fill is of no use.
         let rich = plan(options(24, 0), spare(3 << 30), false);
@@ -372,7 +373,7 @@ mod tests {
         assert!(rich.request_memory_bytes > 700 << 20 && rich.request_memory_bytes < 1 << 30);
         let poor = plan(options(24, 0), spare(0), false);
         assert_eq!(poor.kv_budget_bytes, 0);
-        assert_eq!(poor.too_small, Some(KvTooSmall { bytes: 0, tokens: 0, least: 64 }));
+        assert_eq!(poor.too_small, Some(KvTooSmall { bytes: 0, tokens: 0, least: 128 }));
     }
 
     #[test]
@@ -383,8 +384,14 @@ mod tests {
             let options = LoadOptions { folder, ..options(3, 500) };
             let loaded = crate::load(&options).unwrap();
             let export = inspect(&options.folder).unwrap();
-            let many_rows = loaded.runner.limits().many_rows;
-            let planned = crate::ModelLimits { many_rows, ..export.limits(&options, false) };
+            let crate::ModelLimits { many_rows, width_invariant, mixed_steps, .. } =
+                *loaded.runner.limits();
+            let planned = crate::ModelLimits {
+                many_rows,
+                width_invariant,
+                mixed_steps,
+                ..export.limits(&options, false)
+            };
             assert_eq!(&planned, loaded.runner.limits());
             assert_eq!(export.weight_bytes(), loaded.weight_bytes);
         }

@@ -9,7 +9,6 @@
 pub(super) const MODEL_PRODUCER: u64 = 2;
 pub(super) const MODEL_PRODUCER_VERSION: u64 = 3;
 pub(super) const MODEL_GRAPH: u64 = 7;
-#[cfg(target_arch = "x86_64")]
 pub(super) const MODEL_OPSET: u64 = 8;
 pub(super) const GRAPH_NODE: u64 = 1;
 pub(super) const GRAPH_INITIALIZER: u64 = 5;
@@ -20,12 +19,13 @@ pub(super) const NODE_OUTPUT: u64 = 2;
 pub(super) const NODE_NAME: u64 = 3;
 pub(super) const NODE_OPERATOR: u64 = 4;
 pub(super) const NODE_ATTRIBUTE: u64 = 5;
-#[cfg(target_arch = "x86_64")]
 pub(super) const NODE_DOMAIN: u64 = 7;
 pub(super) const ATTRIBUTE_NAME: u64 = 1;
+pub(super) const ATTRIBUTE_FLOAT: u64 = 2;
 pub(super) const ATTRIBUTE_INT: u64 = 3;
 pub(super) const ATTRIBUTE_TENSOR: u64 = 5;
 pub(super) const ATTRIBUTE_GRAPH: u64 = 6;
+const ATTRIBUTE_TYPE: u64 = 20;
 pub(super) const TENSOR_DIMENSION: u64 = 1;
 pub(super) const TENSOR_TYPE: u64 = 2;
 pub(super) const TENSOR_INT32: u64 = 5;
@@ -336,6 +336,16 @@ pub(super) fn node(operator: &str, inputs: &[&[u8]], output: &[u8], name: &str) 
     put_bytes(&mut node, NODE_NAME, name.as_bytes());
     put_bytes(&mut node, NODE_OPERATOR, operator.as_bytes());
     node
+}
+
+/// Adds an attribute with a whole number to a `NodeProto`.
+pub(super) fn put_attribute(node: &mut Vec<u8>, name: &str, value: u64) {
+    /// `AttributeProto.AttributeType.INT`.
+    const INT: u64 = 2;
+    let mut attribute = message(ATTRIBUTE_NAME, name.as_bytes());
+    put_number(&mut attribute, ATTRIBUTE_INT, value);
+    put_number(&mut attribute, ATTRIBUTE_TYPE, INT);
+    put_bytes(node, NODE_ATTRIBUTE, &attribute);
 }
 
 /// A `TensorProto`: int64 `[1]`.

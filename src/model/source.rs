@@ -9,7 +9,7 @@ use super::error::{LoadError, lacks_threads};
 use super::genai_config::GenaiConfig;
 use super::graph_edit::{self, Wanted};
 use super::protobuf::Damaged;
-use super::{external, inspect, rotary_edit, rotary_joined};
+use super::{external, gqa, inspect, rotary_edit, rotary_joined};
 
 /// A model folder, read without its weights.
 #[derive(Debug)]
@@ -110,6 +110,12 @@ fn limit_context(config: &mut GenaiConfig, graph: &[u8], folder: &Path) -> Resul
         config.model.context_length = tokens;
     }
     Ok(())
+}
+
+/// Whether phi4d's own attention fits the exported `graph`.
+pub(super) fn has_own_attention(graph: Vec<u8>, config: &GenaiConfig) -> bool {
+    let edited = edited(graph, config);
+    edited.is_ok_and(|(graph, _)| gqa::fits(&graph, &config.model.decoder))
 }
 
 /// The edited graph, and the length at which it would have changed its rotary table.

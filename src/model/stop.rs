@@ -78,15 +78,20 @@ impl Terminator {
     /// # Errors
     /// [`RunError::Interrupted`] after an interrupt.
     pub(super) fn options(&self) -> Result<&RunOptions<NoSelectedOutputs>, RunError> {
-        if self.interrupted.load(Ordering::Acquire) {
+        if self.is_interrupted() {
             return Err(RunError::Interrupted);
         }
         Ok(&self.options)
     }
 
+    /// Whether there was an interrupt.
+    pub(super) fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Acquire)
+    }
+
     /// Why a step failed with `error`: an interrupt, or what ONNX Runtime reports.
     pub(super) fn reason(&self, error: &ort::Error) -> RunError {
-        if self.interrupted.load(Ordering::Acquire) {
+        if self.is_interrupted() {
             RunError::Interrupted
         } else {
             RunError::Runtime(error.to_string())

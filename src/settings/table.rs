@@ -13,7 +13,9 @@ use super::kind::{
 };
 use super::lists::{Origins, Pairs, Words};
 use super::socket::SocketSetting;
-use super::value::{ListenAddress, LogFormat, MetricsAccess, Provider, Sandbox, WebPage};
+use super::value::{
+    KvCacheType, ListenAddress, LogFormat, MetricsAccess, Provider, Sandbox, WebPage,
+};
 
 define_settings! {
     /// The model folder: an ONNX export with genai_config.json, model.onnx and tokenizer.json.
@@ -156,6 +158,19 @@ define_settings! {
     /// has left beside the model's weights; in a device's memory 4 GiB, or enough for two
     /// sequences of full context if that is more. phi4d inspect prints the plan.
     kv_cache_bytes: usize = "0", whole::<usize>(0, 1 << 50), "bytes";
+
+    /// How keys and values are stored in the KV cache, where phi4d's own attention runs: half
+    /// precision (Phi-4: 200 KiB a token), 8-bit integers with a scale for each token and head
+    /// (103 KiB) or single precision (400 KiB). Other exports, and own_kernels = false, store
+    /// them as the export says.
+    kv_cache_type: KvCacheType = "f16", Choice {
+        placeholder: "TYPE",
+        options: &[
+            ("f16", KvCacheType::F16),
+            ("int8", KvCacheType::Int8),
+            ("f32", KvCacheType::F32),
+        ],
+    };
 
     /// Folder that keeps cached prompts over restarts: written at shutdown, read at the next
     /// start with the same model. Empty: prefixes in $STATE_DIRECTORY, which systemd sets;

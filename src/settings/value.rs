@@ -22,6 +22,17 @@ pub enum Provider {
     Plugin,
 }
 
+/// How keys and values are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvCacheType {
+    /// Half precision.
+    F16,
+    /// 8-bit integers with a scale for each token and head.
+    Int8,
+    /// Single precision.
+    F32,
+}
+
 /// Where log lines go and how they look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {

@@ -29,6 +29,7 @@ fn loaded() -> Loaded {
         max_prefill_tokens: 24,
         kv_cache_bytes: 0,
         own_kernels: true,
+        kv_cache_type: phi4d_model::KvType::F16,
         runtime_library: None,
     };
     load(&load_options).unwrap()

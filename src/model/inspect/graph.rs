@@ -210,7 +210,7 @@ impl Graph {
 }
 
 /// A `ValueInfoProto`.
-fn tensor_info(bytes: &[u8]) -> Result<TensorInfo, Damaged> {
+pub(crate) fn tensor_info(bytes: &[u8]) -> Result<TensorInfo, Damaged> {
     let mut info = TensorInfo { element: "unknown", ..TensorInfo::default() };
     for field in Fields::new(bytes) {
         let field = field?;

@@ -6,6 +6,7 @@ mod rotary;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use phi4d_attention::{BLOCK, Layout};
 use serde::Serialize;
 
 use super::error::LoadError;
@@ -14,8 +15,9 @@ use super::load_options::LoadOptions;
 use super::memory::page_bytes;
 use super::plan::{KvGrowth, ModelLimits};
 use super::provider::ANY_GPU;
-use super::rotary_joined;
+use super::{rotary_joined, source};
 
+pub(super) use graph::tensor_info;
 pub use graph::{Attention, Quantised, TensorInfo};
 pub use rotary::{RotaryChoice, RotaryTable, RotaryTables};
 
@@ -50,6 +52,8 @@ pub struct Export {
     /// Matmuls with quantised weights that phi4d's own kernel does.
     #[serde(rename = "own_products")]
     pub own_matmuls: usize,
+    /// Whether phi4d's own attention fits it, on the CPU.
+    pub own_attention: bool,
     /// The files of the weights.
     pub weights: Vec<WeightFile>,
     /// Bytes of weights of which a step reads single rows only, such as the table of embeddings.
@@ -117,9 +121,18 @@ impl Export {
         // Bytes of one head's key at one position: in the host's memory a slot's heads are committed page
         // by page, so a block is the positions in a page.
         let tensors = self.model.layers.saturating_mul(2).saturating_mul(self.model.kv_heads);
-        let kv_bytes_per_token = usize::try_from(self.kv_bytes_per_token).unwrap_or(usize::MAX);
+        let mut kv_bytes_per_token = usize::try_from(self.kv_bytes_per_token).unwrap_or(usize::MAX);
         let position_bytes = (kv_bytes_per_token / tensors.max(1)).max(1);
-        let page_tokens = page_bytes().div_ceil(position_bytes);
+        let mut block_tokens = page_bytes().div_ceil(position_bytes);
+        if self.own_attention && options.own_kernels && !on_device {
+            let layout = Layout {
+                layers: self.model.layers,
+                kv_heads: self.model.kv_heads,
+                head_size: self.model.head_size,
+                kind: options.kv_cache_type,
+            };
+            (kv_bytes_per_token, block_tokens) = (layout.token_bytes(), BLOCK);
+        }
         let mut limits = ModelLimits {
             vocab_size: self.model.vocabulary,
             context_tokens,
@@ -127,7 +140,7 @@ impl Export {
             max_prefill_tokens: options.max_prefill_tokens.clamp(1, context_tokens.max(1)),
             many_rows: true,
             kv_bytes_per_token,
-            kv_block_tokens: self.blocks.map_or(page_tokens, |blocks| blocks.tokens),
+            kv_block_tokens: self.blocks.map_or(block_tokens, |blocks| blocks.tokens),
             rotary_switch: self.rotary.as_ref().map(|choice| choice.short_tokens),
             kv_growth: KvGrowth::Own,
             width_invariant: false,
@@ -186,6 +199,7 @@ pub fn inspect(folder: &Path) -> Result<Export, LoadError> {
     // As `paged::is_paged` decides it on a session.
     let is_paged = inputs.iter().any(|input| input.name == decoder.inputs.paged.block_table);
     let blocks = is_paged.then(|| blocks(&config, kv_bytes_per_token));
+    let own_attention = source::has_own_attention(bytes.clone(), &config);
     let rotary = rotary::read(&bytes, decoder.inputs.position_ids.as_deref());
     let context = config.model.context_length;
     // The table may be in a file of weights that is missing, which is no error here.
@@ -205,6 +219,7 @@ pub fn inspect(folder: &Path) -> Result<Export, LoadError> {
         attention: graph.attention,
         quantised: graph.quantised,
         own_matmuls: own_matmuls(&bytes),
+        own_attention,
         weights: weight_files(folder, graph.external),
         table_bytes: graph.tables,
         inner_weights: graph.inner_weights,

@@ -47,15 +47,15 @@ pub(super) fn graph(source: &Source, options: &LoadOptions) -> Result<Option<Vec
     })
 }
 
-/// Loads `graph`, which has the own operator in it, with the weights that are `prepared`.
+/// Loads `graph`, which has the own operator in it, with the weights that are `prepared`. `builder` has all
+/// else that the graph takes.
 pub(super) fn open(
+    builder: SessionBuilder,
     source: &Source,
     graph: &[u8],
     prepared: Option<Store>,
-    options: &LoadOptions,
     cancel: &LoadCancel,
 ) -> Result<Session, LoadError> {
-    let builder = session::exported(source, options)?;
     commit(builder, source, graph, &Arc::new(prepared.unwrap_or_default()), cancel)
 }
 

@@ -57,6 +57,15 @@ impl Mapping {
         Ok(Self { start: system::reserve(bytes)?, bytes, page: page_bytes() })
     }
 
+    /// Reserves `bytes` bytes of address space that begin at a multiple of 2 MiB, and asks for huge
+    /// pages: memory that is streamed, such as weights, is read up to 1.5 times as fast from them.
+    pub(super) fn reserve_huge(bytes: usize) -> io::Result<Self> {
+        let page = page_bytes();
+        let bytes = bytes.max(1).checked_next_multiple_of(page);
+        let bytes = bytes.ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { start: system::reserve_huge(bytes)?, bytes, page })
+    }
+
     /// The address `offset` bytes into the mapping.
     ///
     /// # Panics

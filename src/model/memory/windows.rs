@@ -29,6 +29,11 @@ pub(super) fn reserve(bytes: usize) -> io::Result<NonNull<c_void>> {
     NonNull::new(start).ok_or_else(io::Error::last_os_error)
 }
 
+/// As [`reserve`]: large pages need a privilege that services do not have.
+pub(super) fn reserve_huge(bytes: usize) -> io::Result<NonNull<c_void>> {
+    reserve(bytes)
+}
+
 /// Gives up what [`reserve`] made.
 ///
 /// # Safety

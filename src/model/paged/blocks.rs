@@ -4,7 +4,7 @@
 //! shared block gets a copy of its own first (copy on write).
 
 /// The memory of the blocks.
-pub(super) trait Memory {
+pub(crate) trait Memory {
     /// Why something could not be done.
     type Error: From<Full>;
 
@@ -22,16 +22,16 @@ pub(super) trait Memory {
 /// All blocks are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the cache's {blocks} blocks of {tokens} tokens are all taken")]
-pub(super) struct Full {
+pub(crate) struct Full {
     /// Blocks there are.
-    pub(super) blocks: usize,
+    pub(crate) blocks: usize,
     /// Positions in each.
-    pub(super) tokens: usize,
+    pub(crate) tokens: usize,
 }
 
 /// The blocks of each slot.
 #[derive(Debug)]
-pub(super) struct Blocks {
+pub(crate) struct Blocks {
     /// Positions in a block.
     tokens: usize,
     /// For each slot, its blocks in order of positions.
@@ -44,7 +44,7 @@ pub(super) struct Blocks {
 
 impl Blocks {
     /// `blocks` free blocks of `tokens` positions, for so many slots.
-    pub(super) fn new(slots: usize, blocks: usize, tokens: usize) -> Self {
+    pub(crate) fn new(slots: usize, blocks: usize, tokens: usize) -> Self {
         Self {
             tokens: tokens.max(1),
             slots: vec![Vec::new(); slots],
@@ -54,14 +54,18 @@ impl Blocks {
     }
 
     /// The blocks of `slot`.
-    pub(super) fn of(&self, slot: usize) -> &[usize] {
+    pub(crate) fn of(&self, slot: usize) -> &[usize] {
         &self.slots[slot]
     }
 
-    /// Blocks that nobody holds.
-    #[cfg(test)]
-    pub(super) fn free(&self) -> usize {
+    /// How many blocks nobody holds.
+    pub(crate) fn free(&self) -> usize {
         self.free.len()
+    }
+
+    /// Whether nobody holds `block`.
+    pub(crate) fn is_free(&self, block: usize) -> bool {
+        self.holders[block] == 0
     }
 
     /// Gives `slot` blocks of its own for positions `past..end`, which the next step writes.
@@ -69,7 +73,7 @@ impl Blocks {
     /// # Errors
     /// If no block is left and there is no memory for more, or a shared block can't be copied. What
     /// slots hold before `past` stays as it is.
-    pub(super) fn reach<M: Memory>(
+    pub(crate) fn reach<M: Memory>(
         &mut self,
         memory: &mut M,
         slot: usize,
@@ -100,12 +104,12 @@ impl Blocks {
     }
 
     /// Exchanges the blocks of two slots.
-    pub(super) fn swap(&mut self, [a, b]: [usize; 2]) {
+    pub(crate) fn swap(&mut self, [a, b]: [usize; 2]) {
         self.slots.swap(a, b);
     }
 
     /// Gives slot `to` the first `tokens` positions of slot `from`, in place of its own.
-    pub(super) fn share<M: Memory>(
+    pub(crate) fn share<M: Memory>(
         &mut self,
         memory: &mut M,
         from: usize,
@@ -124,7 +128,7 @@ impl Blocks {
     }
 
     /// Gives back the blocks of `slot` that hold nothing before position `keep`.
-    pub(super) fn release<M: Memory>(&mut self, memory: &mut M, slot: usize, keep: usize) {
+    pub(crate) fn release<M: Memory>(&mut self, memory: &mut M, slot: usize, keep: usize) {
         let count = keep.div_ceil(self.tokens).min(self.slots[slot].len());
         for block in self.slots[slot].split_off(count) {
             self.holders[block] -= 1;

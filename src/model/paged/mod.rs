@@ -2,7 +2,7 @@
 //! they share.
 #![expect(unsafe_code, reason = "runs over memory that is bound to the session")]
 
-mod blocks;
+pub(super) mod blocks;
 mod buffers;
 mod contract;
 #[cfg(test)]
