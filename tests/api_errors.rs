@@ -324,23 +324,21 @@ fn chat_field_rows() -> Vec<Row> {
         (json!({"suffix": "end"}), "suffix", UNSUPPORTED, &["end", "null"]),
         (json!({ "tools": tool }), "tools[0].function.name", VALUE, &["f g", "letters"]),
         (json!({"tools": [{"type": "code"}]}), "tools[0].type", UNSUPPORTED, &["code", "function"]),
-        (json!({"tool_choice": "auto"}), "tool_choice", VALUE, &["auto", "tools"]),
+        (json!({"tool_choice": "required"}), "tool_choice", VALUE, &["required", "tools"]),
         (json!({"functions": [{"name": "f"}]}), "functions", UNSUPPORTED, &["list", "empty"]),
         (json!({"function_call": "auto"}), "function_call", UNSUPPORTED, &["auto", "none"]),
         (json!({"function_call": {"name": "f"}}), "function_call", UNSUPPORTED, &["object"]),
         (json!({"audio": {"voice": "alloy"}}), "audio", UNSUPPORTED, &["object", "null"]),
         (
-            json!({"prediction": {"type": "content", "content": "x"}}),
-            "prediction",
+            json!({"web_search_options": {"search_context_size": "low"}}),
+            "web_search_options",
             UNSUPPORTED,
-            &["object", "null"],
+            &["object", "empty"],
         ),
-        (json!({"web_search_options": {}}), "web_search_options", UNSUPPORTED, &["object", "null"]),
         (json!({"modalities": ["text", "audio"]}), "modalities", UNSUPPORTED, &["list", "text"]),
         (json!({"reasoning_effort": "most"}), "reasoning_effort", VALUE, &["most", "high"]),
         (json!({"thinking_token_budget": -2}), "thinking_token_budget", VALUE, &["-2", "0"]),
         (json!({"reasoning_format": "xml"}), "reasoning_format", VALUE, &["xml", "none"]),
-        (json!({"verbosity": "low"}), "verbosity", UNSUPPORTED, &["low", "medium"]),
         (json!({"logprobs": 3}), "logprobs", TYPE, &["3", "boolean"]),
         (json!({"top_logprobs": 3}), "top_logprobs", VALUE, &["3", "\"logprobs\": true"]),
         (
@@ -446,7 +444,7 @@ fn routes_methods_and_media_types() {
     let daemon = Daemon::start();
     let client = daemon.tcp();
     let good = body(CHAT, &json!({})).to_string();
-    for path in ["/v1", "/v1/chat", "/v1/chat/completions/", "/v2/models", "/v1/embeddings"] {
+    for path in ["/v1", "/v1/chat", "/v1/chat/completions/x", "/v2/models", "/v1/embeddings"] {
         let response = client.get(path);
         let message = check_error(&response, 404, &Value::Null, "unknown_url", path);
         assert!(message.contains(path) && message.contains("/v1/chat/completions"), "{message}");

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::auth::Rules;
 use super::memory::RequestMemory;
-use super::wire::responses::Store;
+use super::store::Store;
 use phi4d_generate::Generator;
 use phi4d_telemetry::{Metrics, Tracer};
 

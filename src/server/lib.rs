@@ -35,6 +35,7 @@ mod reply;
 mod route;
 mod secure;
 mod sse;
+mod store;
 mod strict;
 #[cfg(test)]
 #[cfg(unix)]

@@ -7,7 +7,6 @@ use hyper::{Request, StatusCode};
 
 use super::renderer::{Keeping, ResponseRenderer};
 use super::request::{Asked, Earlier, ResponsesRequest};
-use super::store::Stored;
 use super::{Deleted, InputItems, InputTokens};
 use crate::access::Exchange;
 use crate::app::App;
@@ -17,6 +16,7 @@ use crate::handlers::generation::{answer, envelope, parsed};
 use crate::handlers::tokens::tokens_of;
 use crate::memory::NoRoom;
 use crate::reply::{Reply, json, telling_ignored};
+use crate::store::Stored;
 use crate::wire::common::to_json;
 use phi4d_generate::is_large;
 

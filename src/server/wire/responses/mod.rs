@@ -5,7 +5,6 @@ mod handler;
 mod input;
 mod renderer;
 mod request;
-mod store;
 mod tools;
 
 pub(crate) use answer::{
@@ -14,7 +13,6 @@ pub(crate) use answer::{
 pub(crate) use handler::{cancel, create, delete, input_items, input_tokens, retrieve};
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use request::ResponsesRequest;
-pub(crate) use store::Store;
 
 #[cfg(test)]
 pub(crate) use request::field_schemas;

@@ -3,7 +3,6 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::store::Stored;
 use super::tools::{Shape, Shapes, input_of};
 use super::{Event, Failure, Item, Part, Response, Status};
 use crate::access::random_hex;
@@ -12,6 +11,7 @@ use crate::error::ApiError;
 use crate::handlers::generation::Renderer;
 use crate::measure::measure;
 use crate::sse::{Format, named_event};
+use crate::store::Stored;
 use crate::wire::common::to_json;
 use crate::wire::error::Dialect;
 use phi4d_engine::CallerId;

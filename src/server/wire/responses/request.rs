@@ -7,9 +7,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::input;
-use super::store::Stored;
 use super::tools::{Shapes, WireTool, tools_of};
 use crate::error::ApiError;
+use crate::store::Stored;
 use crate::wire::common::{
     Delivery, Entries, Integer, List, Number, Object, TextOr, shown, to_json, too_long,
     unknown_word,
