@@ -4,7 +4,7 @@
     benches/real_model.sh [--rounds 3] [--pasts 64,1024,3500] [--prompt 512] [--tokens 32]
 
 The script makes what this needs: the folder of tests/real_model, the same weights as Q4_0 for llama.cpp, its
-programs, and onnxruntime-genai. Each round starts each program anew, in turns; figures are medians over the
+programs, and onnxruntime-genai. Each round restarts each program, in turns; figures are medians over the
 rounds. Every decode figure is at as many tokens of context on all sides. Nothing else should run.
 """
 

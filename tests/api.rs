@@ -135,7 +135,7 @@ fn limits_end_answers() {
         assert_eq!(answer["choices"][0]["finish_reason"], "length");
         assert_eq!(answer["usage"]["completion_tokens"], count);
     }
-    // Completions go on for 16 tokens unless told otherwise.
+    // Completions go on for 16 tokens unless the request says otherwise.
     let body = json!({ "prompt": "Count to 30.", "temperature": 0, "ignore_eos": true });
     assert_eq!(ok(&client, COMPLETIONS, &body)["usage"]["completion_tokens"], 16);
     // What is left of the context is the limit of what asks for more.
@@ -276,6 +276,7 @@ fn messages_name_the_stop_sequence_that_ended_them() {
     assert_eq!(stopped["stop_reason"], "stop_sequence", "{stopped}");
     assert_eq!(stopped["stop_sequence"], json!(last));
     let events = ask(json!([last]), true).text();
-    let told = format!("{{\"stop_reason\":\"stop_sequence\",\"stop_sequence\":{}}}", json!(last));
-    assert!(events.contains(&told), "{events}");
+    let stopped =
+        format!("{{\"stop_reason\":\"stop_sequence\",\"stop_sequence\":{}}}", json!(last));
+    assert!(events.contains(&stopped), "{events}");
 }

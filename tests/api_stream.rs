@@ -129,7 +129,7 @@ fn chat_streams_are_the_plain_answer_in_pieces() {
     let emoji = streamed(&clients[0], CHAT, &chat(TURNS[0], &json!({})));
     assert!(joined(&emoji).chars().any(|c| c > '\u{ffff}'), "{}", joined(&emoji));
     assert!(!joined(&emoji).contains('\u{fffd}'));
-    // Usage is told only to who asks.
+    // Usage is sent only on request.
     let mut body = chat("Hello!", &json!({ "stream": true }));
     for chunk in daemon.tcp().post(CHAT, &body).chunks() {
         assert!(chunk.get("usage").is_none(), "{chunk}");

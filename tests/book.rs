@@ -1,5 +1,5 @@
 //! The book (README.md and docs/): every page is in it, every link leads somewhere, and every block of
-//! commands is run. CONTRIBUTING.md tells the markers by which a block says that it is not run here.
+//! commands is run. CONTRIBUTING.md lists the markers by which a block says that it is not run here.
 //!
 //! Each page has a daemon of its own with the demo model. What a page says of an installed system is
 //! led to that daemon by [`Reader::text`]: addresses, paths, and `phi4d` itself.
@@ -274,11 +274,11 @@ fn follow(page: &Page) -> Vec<String> {
         return Vec::new();
     }
     let reader = Reader::new();
-    let told = |block: &Block| {
+    let marked = |block: &Block| {
         let fault = reader.follow(block).err()?;
         Some(format!("{}: {fault}", page.at(block.line)))
     };
-    blocks.iter().filter(mine).filter_map(told).collect()
+    blocks.iter().filter(mine).filter_map(marked).collect()
 }
 
 #[test]

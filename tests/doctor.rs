@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::common::Setup;
 
-/// The exit code and what was told, of a doctor with nothing of this machine's settings.
+/// The exit code and the report, of a doctor with nothing of this machine's settings.
 fn doctor(folder: &Path, arguments: &[&str]) -> (i32, Value) {
     let socket = folder.join("phi4d.sock");
     let output = Command::new(env!("CARGO_BIN_EXE_phi4d"))
@@ -26,17 +26,17 @@ fn doctor(folder: &Path, arguments: &[&str]) -> (i32, Value) {
         .env_clear()
         .output()
         .unwrap();
-    let told = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+    let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
         panic!("{error}: {}", String::from_utf8_lossy(&output.stderr));
     });
-    (output.status.code().unwrap(), told)
+    (output.status.code().unwrap(), report)
 }
 
 const WELL: [&str; 4] = ["--model", "models/demo", "--listen", "127.0.0.1:0"];
 
 /// What a check's faults say, each with what to do.
-fn faults(told: &Value, check: &str) -> Vec<String> {
-    let findings = told["findings"].as_array().unwrap();
+fn faults(report: &Value, check: &str) -> Vec<String> {
+    let findings = report["findings"].as_array().unwrap();
     let faults = findings.iter().filter(|one| one["level"] == "fault" && one["check"] == check);
     faults
         .map(|fault| {
@@ -48,17 +48,17 @@ fn faults(told: &Value, check: &str) -> Vec<String> {
 }
 
 #[track_caller]
-fn assert_fault(told: &Value, check: &str, part: &str) {
-    let faults = faults(told, check);
+fn assert_fault(report: &Value, check: &str, part: &str) {
+    let faults = faults(report, check);
     assert!(faults.iter().any(|text| text.contains(part)), "{part:?} is not in {faults:?}");
 }
 
 #[test]
 fn a_whole_installation_is_well_and_tells_its_figures() {
     let folder = tempfile::tempdir().unwrap();
-    let (code, told) = doctor(folder.path(), &WELL);
-    assert_eq!((code, &told["faults"]), (0, &Value::from(0)), "{told:#}");
-    let figures = &told["figures"];
+    let (code, report) = doctor(folder.path(), &WELL);
+    assert_eq!((code, &report["faults"]), (0, &Value::from(0)), "{report:#}");
+    let figures = &report["figures"];
     assert_eq!(figures["provider"], "cpu");
     assert_eq!(figures["memory"]["kv_bytes_per_token"], 2048);
     assert!(figures["runtime_version"].as_str().unwrap().starts_with("1."));
@@ -74,7 +74,7 @@ fn every_fault_is_told_with_what_to_do_and_the_code_says_so() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     // Nobody takes the doctor's call: it is given up after a while.
-    let (code, told) = doctor(
+    let (code, report) = doctor(
         folder.path(),
         &[
             "--no-speed",
@@ -89,11 +89,11 @@ fn every_fault_is_told_with_what_to_do_and_the_code_says_so() {
         ],
     );
     assert_eq!(code, 1);
-    assert_fault(&told, "model", "/nowhere/genai_config.json");
-    assert_fault(&told, "sockets", "is taken by another program");
-    assert_fault(&told, "provider", "onnxruntime-ep-webgpu");
-    assert_fault(&told, "access", "/nowhere/keys");
-    assert_eq!(told["faults"], 4, "{told:#}");
+    assert_fault(&report, "model", "/nowhere/genai_config.json");
+    assert_fault(&report, "sockets", "is taken by another program");
+    assert_fault(&report, "provider", "onnxruntime-ep-webgpu");
+    assert_fault(&report, "access", "/nowhere/keys");
+    assert_eq!(report["faults"], 4, "{report:#}");
 }
 
 #[test]
@@ -111,9 +111,9 @@ fn more_connections_than_files_are_no_fault_as_the_daemon_takes_fewer() {
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .unwrap();
-    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(told["faults"], 0, "{told:#}");
-    assert!(told.to_string().contains("takes 152 at once"), "{told:#}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["faults"], 0, "{report:#}");
+    assert!(report.to_string().contains("takes 152 at once"), "{report:#}");
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn damaged_models_wrong_settings_and_a_missing_runtime_are_faults() {
     let weights = std::fs::File::options().write(true).open(model.join("model.onnx.data"));
     weights.unwrap().set_len(4096).unwrap();
     std::fs::remove_file(model.join("tokenizer_config.json")).unwrap();
-    let (code, told) = doctor(
+    let (code, report) = doctor(
         folder.path(),
         &[
             "--no-speed",
@@ -138,13 +138,13 @@ fn damaged_models_wrong_settings_and_a_missing_runtime_are_faults() {
         ],
     );
     assert_eq!(code, 1);
-    assert_fault(&told, "model", "is truncated");
-    assert_fault(&told, "model", "tokenizer_config.json");
-    assert_fault(&told, "runtime", "/nowhere/lib.so");
-    assert_fault(&told, "settings", "provider_options.speed");
-    let (code, told) = doctor(folder.path(), &["--slots", "0"]);
+    assert_fault(&report, "model", "is truncated");
+    assert_fault(&report, "model", "tokenizer_config.json");
+    assert_fault(&report, "runtime", "/nowhere/lib.so");
+    assert_fault(&report, "settings", "provider_options.speed");
+    let (code, report) = doctor(folder.path(), &["--slots", "0"]);
     assert_eq!(code, 1);
-    assert_fault(&told, "settings", "slots = \"0\"");
+    assert_fault(&report, "settings", "slots = \"0\"");
 }
 
 #[test]
@@ -155,10 +155,10 @@ fn a_state_folder_that_cannot_be_written_is_a_fault() {
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
     let store = file.join("prefixes");
     let store = store.to_str().unwrap();
-    let (code, told) =
+    let (code, report) =
         doctor(folder.path(), &[&WELL[..], &["--no-speed", "--prefix-store", store]].concat());
     assert_eq!(code, 1);
-    assert_fault(&told, "state", "is not a folder");
+    assert_fault(&report, "state", "is not a folder");
 }
 
 #[test]
@@ -166,8 +166,8 @@ fn a_running_daemon_is_known_for_one() {
     let daemon = Setup::new().start();
     let folder = tempfile::tempdir().unwrap();
     let address = daemon.address().to_string();
-    let (code, told) =
+    let (code, report) =
         doctor(folder.path(), &["--no-speed", "--model", "models/demo", "--listen", &address]);
-    assert_eq!(code, 0, "{told:#}");
-    assert!(told.to_string().contains("a phi4d serves on TCP"), "{told:#}");
+    assert_eq!(code, 0, "{report:#}");
+    assert!(report.to_string().contains("a phi4d serves on TCP"), "{report:#}");
 }

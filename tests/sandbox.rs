@@ -21,7 +21,7 @@ fn of_threads(id: u32, field: &str) -> Vec<String> {
         .collect()
 }
 
-/// The log may come later than what it tells of.
+/// The log may come later than the event.
 fn wait_logged(daemon: &Daemon, text: &str) {
     wait_for(text, || daemon.log.text().contains(text).then_some(()));
 }
@@ -77,7 +77,7 @@ fn every_thread_is_confined_and_the_daemon_does_its_work() {
     stream.read_to_string(&mut text).unwrap();
     assert!(text.contains("data: [DONE]"), "{text}");
 
-    // Settings are read anew under the filter.
+    // Settings are read again under the filter.
     daemon.signal("HUP");
     daemon.wait_notified("READY=1");
     assert_confined(&daemon);

@@ -20,7 +20,7 @@ use std::process::{Command, Output};
 
 use crate::common::{Client, Response, Setup};
 
-/// Exit codes, as `phi4d exit-codes` tells them.
+/// Exit codes, as `phi4d exit-codes` lists them.
 const USAGE: i32 = 64;
 const SETTINGS: i32 = 78;
 

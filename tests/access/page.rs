@@ -106,7 +106,7 @@ fn it_is_off_where_the_setting_says_so_and_on_the_network_without_keys() {
 
 #[test]
 fn its_files_are_logged_where_one_is_missing_and_else_only_if_asked_for() {
-    let told = |level: &str| {
+    let logged = |level: &str| {
         let daemon = Setup::new().with(&["--log-level", level, "--log-format", "json"]).start();
         for path in ["/", "/page/main.js", "/page/none.js", "/health"] {
             daemon.unix().get(path);
@@ -123,6 +123,6 @@ fn its_files_are_logged_where_one_is_missing_and_else_only_if_asked_for() {
         ["/", "/page/main.js", "/page/none.js"].map(level_of)
     };
     let level = |level: &str| Some(level.to_owned());
-    assert_eq!(told("info"), [level("info"), None, level("warn")]);
-    assert_eq!(told("debug"), [level("info"), level("debug"), level("warn")]);
+    assert_eq!(logged("info"), [level("info"), None, level("warn")]);
+    assert_eq!(logged("debug"), [level("info"), level("debug"), level("warn")]);
 }

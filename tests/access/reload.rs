@@ -1,4 +1,4 @@
-//! SIGHUP: settings, keys and certificates anew, with no request the worse for it.
+//! SIGHUP: settings, keys and certificates are read again, with no request the worse for it.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -152,7 +152,7 @@ fn certificates_are_renewed_while_connections_go_on() {
     assert_eq!(get(&mut open).unwrap(), 200, "the old connection goes on");
 }
 
-/// An expired certificate is served, since the fault may be the clock's, and told of.
+/// An expired certificate is served, since the fault may be the clock's, and logged.
 #[test]
 fn an_expired_certificate_is_told_of_and_another_renewal_mends_it() {
     let setup = Setup::new();
@@ -179,7 +179,7 @@ fn an_expired_certificate_is_told_of_and_another_renewal_mends_it() {
     assert_eq!(get(&mut tls::connect(daemon.address(), &authority, None)).unwrap(), 200);
 }
 
-/// Asks until told to stop, on new connections and on one that stays; counts what succeeded.
+/// Asks until it is stopped, on new connections and on one that stays; counts what succeeded.
 fn load(client: &Client, key: &str, stop: &AtomicBool, answered: &AtomicUsize) {
     let token = bearer(key);
     let headers = [("Content-Type", "application/json"), ("Authorization", token.as_str())];

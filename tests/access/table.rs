@@ -106,7 +106,7 @@ pub fn check_by(ask: impl Fn(&str, &str) -> Response, may: May, metrics: Class) 
             _ => {}
         }
     }
-    // What is not there tells nobody more.
+    // What is not there is no news to anybody.
     assert_eq!(verdict(&ask("GET", "/v1/nothing")), (404, "unknown_url".to_owned()));
 }
 

@@ -95,7 +95,7 @@ pub fn ask(
     let body = if method == "POST" { "Content-Length: 2\r\n\r\n{}" } else { "\r\n" };
     write!(stream, "{method} {path} HTTP/1.1\r\nHost: localhost\r\n{token}{body}")?;
     stream.flush()?;
-    // The first byte tells whether there is an answer at all.
+    // The first byte shows whether there is an answer at all.
     let mut first = [0];
     stream.read_exact(&mut first)?;
     Ok(Response::read_one(&mut first.chain(stream), method))

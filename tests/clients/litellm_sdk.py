@@ -8,7 +8,7 @@ import sys
 import litellm
 from question import FORCED, FORMAT, MESSAGES, TOOLS, parsed, tell
 
-# What it says about faults would be mixed with what is told.
+# What it says about faults would be mixed with the results.
 litellm.suppress_debug_info = True
 asked = {
     "model": "openai/demo",

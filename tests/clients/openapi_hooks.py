@@ -40,5 +40,5 @@ def map_body(context, body):
 
 @schemathesis.deserializer("application/x-ndjson")
 def last_line(context, response):
-    """The document tells what one line is."""
+    """The document describes one line."""
     return json.loads(response.text.splitlines()[-1])

@@ -36,8 +36,8 @@ fn connections_beyond_the_limit_of_open_files_wait_outside() {
     // One address makes up the crowd.
     let settings = ["--header-timeout-s", IDLE, "--max-connections-per-local", "40"];
     let daemon = Setup::new().within(&limit).with(&settings).start();
-    let told = "taking 40 at once";
-    wait_for("the warning", || daemon.log.text().contains(told).then_some(()));
+    let warning = "taking 40 at once";
+    wait_for("the warning", || daemon.log.text().contains(warning).then_some(()));
     let client = daemon.tcp();
     // By the Unix socket: on TCP an idle connection makes way for the crowd.
     let mut first = daemon.unix().connect();

@@ -33,7 +33,7 @@ fn start_in(wrapper: &[String], store: &Path) -> Daemon {
     Setup::new().within(&wrapper).with(&["--prefix-store", store.to_str().unwrap()]).start()
 }
 
-/// Answers, is told to stop, and has nothing but `said` to complain of.
+/// Answers, is stopped, and has nothing but `said` to complain of.
 fn serves_and_stops(mut daemon: Daemon, said: &str) {
     cache(&daemon.tcp(), &prompts(4, 800));
     drop(begin_stream(&daemon.unix()));

@@ -28,8 +28,8 @@ fn too_little_address_space_ends_the_start_with_one_clear_line() {
         // It may be enough, too; then it comes up.
         let ended = wait_for("an end or a start", || {
             let mut text = [0; 4096];
-            let told = notify.recv(&mut text).unwrap_or(0);
-            let ready = text[..told].starts_with(b"READY=1");
+            let length = notify.recv(&mut text).unwrap_or(0);
+            let ready = text[..length].starts_with(b"READY=1");
             child.try_wait().unwrap().map(Some).or(ready.then_some(None))
         });
         child.kill().unwrap();

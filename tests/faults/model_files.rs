@@ -34,10 +34,11 @@ fn weights_cut_short_in_place_end_the_daemon_with_a_word_to_everyone() {
             assert_eq!(read_end(connection), End::Error("shutting_down".to_owned()));
         }
         let log = daemon.log.text();
-        let told = log.lines().filter(|line| line.starts_with("phi4d: a file of the model can't"));
-        assert_eq!(told.count(), 1, "{log}");
+        let reasons =
+            log.lines().filter(|line| line.starts_with("phi4d: a file of the model can't"));
+        assert_eq!(reasons.count(), 1, "{log}");
 
-        // The next start tells what is the matter, and is not tried again.
+        // The next start names the problem, and is not tried again.
         let setup = take_setup(&mut daemon).with(&["--log-level", "error"]);
         let (status, said) = setup.run_to_end();
         assert_eq!(status.code(), Some(DATA), "{said}");
@@ -78,7 +79,7 @@ fn files_written_to_in_place_are_told_of() {
     fs::write(&weights, bytes).unwrap();
     let said = format!("{} was written to while it is in use", weights.display());
     wait_for("the error in the log", || {
-        // It serves on: nothing tells it which answers are wrong.
+        // It serves on: nothing shows which answers are wrong.
         assert_eq!(daemon.health()["status"], "ok");
         daemon.log.text().contains(&said).then_some(())
     });

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::common::{Client, Daemon, PATIENCE, Setup, merge, send_signal, wait_for};
 
-/// A daemon in a process group of its own, which tells its processes from others'.
+/// A daemon in a process group of its own, which tells apart its processes and others'.
 fn start(arguments: &[&str]) -> Daemon {
     Setup::new().with(arguments).within(&["setsid"]).start()
 }
@@ -200,8 +200,8 @@ fn without_its_helper_the_daemon_serves_all_but_forms() {
         assert_eq!((status, code.as_str()), (503, "forms_unavailable"));
     }
     assert_eq!(daemon.tcp().post("/v1/completions", &body(&json!({}))).status, 200);
-    let told = daemon.log.text().matches("the process that compiles forms has ended").count();
-    assert_eq!(told, 1, "{}", daemon.log.text());
+    let ends = daemon.log.text().matches("the process that compiles forms has ended").count();
+    assert_eq!(ends, 1, "{}", daemon.log.text());
     stop(daemon);
 }
 

@@ -1,4 +1,4 @@
-"""Sets up Home Assistant as docs/clients.md tells, by the calls that its pages make, and asks the agent.
+"""Sets up Home Assistant as docs/clients.md describes, by the calls that its pages make, and asks the agent.
 
     drive.py PHI4D CONFIG_FOLDER HOME_ASSISTANT_COMMAND...
 
@@ -108,7 +108,7 @@ def ask(token, agent, text, conversation=None):
 
 
 def use(token):
-    """What the page of the book tells, and what the agent and the task answer then."""
+    """What the manual's page says, and what the agent and the task answer then."""
     flows = "/api/config/config_entries/flow"
     form = call(HOME, flows, {"handler": "ollama"}, token)
     made = call(HOME, f"{flows}/{form['flow_id']}", {"url": DAEMON}, token)

@@ -93,7 +93,7 @@ impl Terminal {
         found.0
     }
 
-    /// Waits for the first prompt; what was told before it.
+    /// Waits for the first prompt; what was shown before it.
     pub fn wait_prompt(&mut self) -> String {
         plain(&self.wait(PROMPT))
     }
@@ -102,14 +102,14 @@ impl Terminal {
     pub fn enter_raw(&mut self, keys: &str) -> String {
         self.press(keys);
         self.wait(READ);
-        let told = self.wait(PROMPT);
-        told.trim_start_matches(['\r', '\n']).trim_end_matches(['\r', '\n']).replace("\r\n", "\n")
+        let shown = self.wait(PROMPT);
+        shown.trim_start_matches(['\r', '\n']).trim_end_matches(['\r', '\n']).replace("\r\n", "\n")
     }
 
     /// As [`Terminal::enter_raw`] with Enter after the keys, and without colours.
     pub fn enter(&mut self, keys: &str) -> String {
-        let told = self.enter_raw(&format!("{keys}{ENTER}"));
-        plain(&told)
+        let shown = self.enter_raw(&format!("{keys}{ENTER}"));
+        plain(&shown)
     }
 
     /// Waits for the program's end.
@@ -123,7 +123,7 @@ impl Terminal {
     }
 }
 
-/// As [`wait_for`], and tells the screen where it gives up.
+/// As [`wait_for`], and prints the screen when it gives up.
 fn wait_for_or<T>(
     what: &str,
     terminal: &Terminal,
