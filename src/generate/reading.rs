@@ -90,7 +90,7 @@ impl Reading {
         match self.names.is_empty() {
             true => StopScope::All,
             false if self.forced => StopScope::None,
-            false => StopScope::OutsideCalls(CallReader::new(self.names.clone())),
+            false => StopScope::OutsideCalls(Box::new(CallReader::new(self.names.clone()))),
         }
     }
 
