@@ -128,3 +128,46 @@ fn a_model_that_may_call_may_as_well_answer() {
     let untold = daemon.tcp().post(CHAT, &untold).json();
     assert_eq!(ask(&daemon.tcp(), &more)["message"], untold["choices"][0]["message"]);
 }
+
+/// Wherever a stop string or `max_tokens` meets a call, no surface gives its markup as text, and only
+/// `max_tokens` cuts it.
+#[test]
+fn calls_are_whole_or_cut_but_never_text() {
+    let daemon = Daemon::start();
+    let client = daemon.tcp();
+    for stop in ["{", "\"", "}", "[", "<", "name", "\n", ":"] {
+        let forced =
+            json!({ "tool_choice": "required", "temperature": 1.5, "seed": 3, "stop": [stop] });
+        let choice = ask(&client, &forced);
+        assert_eq!(choice["finish_reason"], "tool_calls", "{stop:?}: {choice}");
+        assert!(!calls(&choice["message"]["tool_calls"]).is_empty(), "{stop:?}: {choice}");
+        assert!(choice["message"]["content"].as_str().unwrap_or_default().is_empty(), "{choice}");
+    }
+    for most in 1..30 {
+        let cut = json!({ "tool_choice": "required", "temperature": 0, "max_tokens": most });
+        let choice = ask(&client, &cut);
+        assert!(choice["message"]["content"].as_str().unwrap_or_default().is_empty(), "{choice}");
+        let mut asked = body(&cut);
+        merge(&mut asked, &json!({ "stream": true }));
+        for chunk in client.post(CHAT, &asked).chunks() {
+            let text = &chunk["choices"][0]["delta"]["content"];
+            assert!(text.as_str().unwrap_or_default().is_empty(), "{most}: {chunk}");
+        }
+    }
+    let tool = json!({ "name": "now", "description": "", "input_schema": { "type": "object" } });
+    let message = json!({
+        "messages": [{ "role": "user", "content": "x" }], "max_tokens": 4, "model": "demo",
+        "tools": [tool], "tool_choice": { "type": "any" }, "stop_sequences": ["{"]
+    });
+    let answer = client.post("/v1/messages", &message).json();
+    let parts = answer["content"].as_array().unwrap();
+    assert!(parts.iter().all(|part| part["type"] != "text" || part["text"] == ""), "{answer}");
+    let tool = json!({ "type": "function", "name": "now", "parameters": { "type": "object" } });
+    let response = json!({
+        "input": "x", "max_output_tokens": 16, "tools": [tool], "tool_choice": "required"
+    });
+    let answer = client.post("/v1/responses", &response).json();
+    for item in answer["output"].as_array().unwrap() {
+        assert!(item["type"] != "message" || item["content"][0]["text"] == "", "{answer}");
+    }
+}

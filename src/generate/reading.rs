@@ -90,7 +90,7 @@ impl Reading {
         match self.names.is_empty() {
             true => StopScope::All,
             false if self.forced => StopScope::None,
-            false => StopScope::OutsideCalls(CallReader::new(self.names.clone())),
+            false => StopScope::OutsideCalls(Box::new(CallReader::new(self.names.clone()))),
         }
     }
 
@@ -99,7 +99,7 @@ impl Reading {
         let reasoning =
             self.reasoning.then(|| ReasoningReader::new(opens_reasoning(tokenizer, prompt)));
         let calls = (!self.names.is_empty()).then(|| CallReader::new(self.names.clone()));
-        AnswerReader::new(reasoning, calls, self.single)
+        AnswerReader { forced: self.forced, ..AnswerReader::new(reasoning, calls, self.single) }
     }
 }
 
@@ -116,6 +116,8 @@ pub(super) struct AnswerReader {
     calls: Option<CallReader>,
     /// Most calls in the answer.
     most: usize,
+    /// There is no text beside the calls: what is left of a cut answer is the beginning of one.
+    forced: bool,
     /// Tokens whose text is held back.
     tokens: Vec<TokenDelta>,
     /// Tokens so far that count as reasoning if a tag opens it.
@@ -136,6 +138,7 @@ impl AnswerReader {
             reasoning,
             calls,
             most: if single { 1 } else { usize::MAX },
+            forced: false,
             tokens: Vec::new(),
             opening: 0,
             reasoning_tokens: 0,
@@ -187,7 +190,10 @@ impl AnswerReader {
         if !self.is_full()
             && let Some(calls) = &mut self.calls
         {
-            let pieces = calls.finish(cut);
+            let mut pieces = calls.finish(cut);
+            if cut && self.forced {
+                pieces.retain(|piece| !matches!(piece, Piece::Text(_)));
+            }
             self.give_pieces(pieces);
         }
         if !self.tokens.is_empty() {

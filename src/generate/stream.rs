@@ -15,7 +15,7 @@ use phi4d_engine::{Token, TokenLogprobs};
 pub(super) enum StopScope {
     All,
     /// The text outside of tool calls, which are found by the reader.
-    OutsideCalls(CallReader),
+    OutsideCalls(Box<CallReader>),
     None,
 }
 

@@ -200,7 +200,8 @@ proptest! {
             let end = if stopped { stream.take() } else { stream.finish().0 };
             (stopped, end.unwrap_or_default().text)
         };
-        let scope = StopScope::OutsideCalls(CallReader::new(vec!["f".to_owned()]));
+        let calls = CallReader::new(vec!["f".to_owned()]);
+        let scope = StopScope::OutsideCalls(Box::new(calls));
         prop_assert_eq!(read(scope), (true, kept));
         prop_assert_eq!(read(StopScope::None), (false, text));
     }
