@@ -108,6 +108,6 @@ pub use plan::{
 };
 pub use prepare::{PREPARED_FOLDER, prepare};
 pub use provider::{OptionFault, Placement, Provider, ProviderSettings, UnknownProvider};
-pub use runner::{Interrupt, Logits, Runner};
+pub use runner::{Interrupt, Logits, Runner, Span};
 pub use runtime::{LIBRARY_NAME, disable_telemetry, search_path as library_search_path};
 pub use stop::LoadCancel;

@@ -33,7 +33,8 @@ pub struct ModelLimits {
     /// Whether a token's logits are the same, bit for bit, whatever the width of its step and whatever
     /// else runs in it.
     pub width_invariant: bool,
-    /// Whether one step can run decoding sequences and prompt chunks of several sequences together.
+    /// Whether one [`super::Runner::step`] runs decoding sequences and prompt chunks together. Otherwise
+    /// its spans run one after another.
     pub mixed_steps: bool,
 }
 

@@ -47,6 +47,20 @@ impl<'a> Logits<'a> {
     }
 }
 
+/// Tokens of one sequence in a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span<'a> {
+    /// The sequence's slot.
+    pub slot: usize,
+    /// Positions of the slot that are cached.
+    pub past: usize,
+    /// The tokens at the positions that follow; at least one.
+    pub tokens: &'a [u32],
+    /// How many of the last tokens' logits are wanted, at most as many as there are; 0 for the chunks of a
+    /// prompt before its last.
+    pub rows: usize,
+}
+
 /// Runs steps of the model and owns the KV cache's memory.
 ///
 /// A runner only executes: which sequence holds which slot, and which tokens a slot caches, is the
@@ -87,6 +101,46 @@ pub trait Runner: Send {
         tokens: &[u32],
         past: &[usize],
     ) -> Result<Logits<'_>, RunError>;
+
+    /// Runs several spans, each of another slot: decoding sequences with their draft tokens, and chunks of
+    /// prompts. Returns the wanted logit rows, in the order of the spans. Together they hold at most
+    /// `max_prefill_tokens` and one token for each slot.
+    ///
+    /// Where [`ModelLimits::mixed_steps`] is not set, the spans run one after another, and `buffer` is where
+    /// their logits are gathered; single tokens of consecutive slots run as one [`Runner::decode`].
+    ///
+    /// # Errors
+    /// If ONNX Runtime fails or the step was interrupted; positions before each span's `past` stay valid.
+    fn step<'a>(
+        &'a mut self,
+        spans: &[Span<'_>],
+        buffer: &'a mut Vec<f32>,
+    ) -> Result<Logits<'a>, RunError> {
+        buffer.clear();
+        let mut rest = spans;
+        while let Some(first) = rest.first() {
+            let decoding = rest.iter().zip(first.slot..);
+            let decoding = decoding
+                .take_while(|(span, slot)| {
+                    span.slot == *slot && (span.tokens.len(), span.rows) == (1, 1)
+                })
+                .count();
+            let (now, later) = rest.split_at(decoding.max(1));
+            let logits = if decoding > 1 {
+                let tokens: Vec<u32> = now.iter().map(|span| span.tokens[0]).collect();
+                let past: Vec<usize> = now.iter().map(|span| span.past).collect();
+                self.decode(first.slot, &tokens, &past)?
+            } else {
+                self.prefill(first.slot, first.past, first.tokens, first.rows.max(1))?
+            };
+            let wanted: usize = now.iter().map(|span| span.rows).sum();
+            for row in logits.rows() - wanted..logits.rows() {
+                buffer.extend_from_slice(logits.row(row));
+            }
+            rest = later;
+        }
+        Logits::from_rows(buffer, self.limits().vocab_size)
+    }
 
     /// Exchanges the contents of two slots, which hold `tokens` positions each.
     fn swap(&mut self, slots: [usize; 2], tokens: [usize; 2]);
