@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::handle::Counters;
-use super::run::{Core, chunk};
+use super::run::Core;
 use super::scheduler::{Candidate, Span};
 use super::sequence::Sequence;
 
@@ -28,29 +28,45 @@ impl Core {
         }
     }
 
-    /// Reads a chunk of the prompt in `span`. Before the first one, cached prefixes are looked up again: of
-    /// equal prompts that came together one is read, and the others copy from it.
-    pub(super) fn read_prompt(&mut self, span: Span, candidates: &[Candidate]) {
-        let Some(sequence) = self.cache.sequence(span.slot) else { return };
-        let others_decode = candidates.iter().any(|other| other.ready && other.decodes);
-        if sequence.has_begun() {
-            return self.prefill(span.slot, span.tokens, others_decode);
+    /// Looks again for cached prefixes of the prompts in `plan` of which nothing was read yet: of prompts that
+    /// begin alike and came together one is read, and the others copy from it. Returns what is left to run.
+    pub(super) fn begin_prompts(&mut self, plan: &[Span], candidates: &[Candidate]) -> Vec<Span> {
+        let mut spans: Vec<Span> = Vec::with_capacity(plan.len());
+        for &span in plan {
+            let begins = self.cache.sequence(span.slot).is_some_and(|own| !own.has_begun());
+            let span = match begins.then(|| self.reads_the_same(span.slot, candidates)) {
+                None => span,
+                // Its chunk serves both, so this prompt is not delayed by leaving it the step.
+                Some(Some(other)) => {
+                    let most = match self.fixed_widths {
+                        true => self.limits.max_prefill_tokens,
+                        false => span.tokens,
+                    };
+                    Span { slot: other.slot, tokens: other.pending.min(most), decodes: false }
+                }
+                Some(None) => Span { tokens: span.tokens.min(self.begin(span.slot)), ..span },
+            };
+            // It may be in the plan itself, too.
+            if !spans.iter().any(|planned| planned.slot == span.slot) {
+                spans.push(span);
+            }
         }
-        if let Some(other) = self.reads_the_same(span.slot, candidates) {
-            // Its chunk serves both, so this prompt is not delayed by leaving it the step.
-            let most = chunk(&self.pace, &self.limits, self.fixed_widths, other.past);
-            return self.prefill(other.slot, other.pending.min(most), others_decode);
-        }
+        spans
+    }
+
+    /// Begins the prompt in `slot` from the longest cached prefix; returns how many tokens are to be read.
+    fn begin(&mut self, slot: usize) -> usize {
+        let Some(sequence) = self.cache.sequence(slot) else { return 0 };
         let shared = sequence.chunked(self.fixed_widths, &self.limits);
         let prompt = sequence.tokens().to_vec();
-        let cached = self.cache.reuse(span.slot, &prompt, shared);
+        let cached = self.cache.reuse(slot, &prompt, shared);
         self.do_actions();
-        if let Some(sequence) = self.cache.sequence_mut(span.slot)
+        if let Some(sequence) = self.cache.sequence_mut(slot)
             && sequence.begin(cached)
         {
             Counters::add(&self.shared.counters.cached_prompt_tokens, cached);
         }
-        self.prefill(span.slot, span.tokens.min(shared - cached), others_decode);
+        shared - cached
     }
 
     /// A prompt that is being read and has more in common with the one in `slot` than either slot holds.

@@ -35,6 +35,17 @@ impl Work {
         Self { decode_rows: past.len(), decode_attended, ..Self::default() }
     }
 
+    /// Both in one step.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            prefill_tokens: self.prefill_tokens + other.prefill_tokens,
+            prefill_attended: self.prefill_attended + other.prefill_attended,
+            decode_rows: self.decode_rows + other.decode_rows,
+            decode_attended: self.decode_attended + other.decode_attended,
+        }
+    }
+
     #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
     fn features(self) -> [f64; TERMS] {
         [

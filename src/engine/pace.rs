@@ -92,6 +92,13 @@ impl Pace {
         self.prefill_owes(self.cost.seconds(work), took, others_decode);
     }
 
+    /// Records a step with decoding sequences and prompt chunks. Nothing is owed: decoding was part of it.
+    pub fn mixed(&mut self, work: Work, took: Duration) {
+        self.cost.record(work, took);
+        self.measured = self.measured.max(work.prefill_tokens);
+        self.owed = 0.0;
+    }
+
     /// Records a prefill step whose time says nothing about others, since prompt tokens were reported.
     pub fn reported(&mut self, took: Duration, others_decode: bool) {
         self.prefill_owes(took.as_secs_f64(), took, others_decode);
@@ -151,6 +158,30 @@ impl Pace {
         let most = self.aims.most_tokens.min(self.measured.saturating_mul(STRETCH));
         let tokens = tokens.min(most);
         if tokens < GRAIN_FROM { tokens } else { tokens / GRAIN * GRAIN }
+    }
+
+    /// How many tokens of a prompt, behind `past` cached ones, join a step that does `work`; 0 if it is full.
+    /// Beside decoding sequences prompts take their share of the step, so that it takes 1 / (1 - share) of
+    /// its time without them.
+    #[must_use]
+    pub fn joins(&self, work: Work, past: usize) -> usize {
+        let none_yet = work.prefill_tokens == 0;
+        if !self.cost.knows_prefill() {
+            return if none_yet { FIRST_CHUNK.min(self.aims.most_tokens) } else { 0 };
+        }
+        let decode = Work { prefill_tokens: 0, prefill_attended: 0, ..work };
+        let seconds = match work.decode_rows {
+            0 => self.chunk_seconds(),
+            _ => self.cost.seconds(decode) / (1.0 - self.aims.share),
+        };
+        if !none_yet && self.cost.seconds(work) >= seconds {
+            return 0;
+        }
+        let most = self.aims.most_tokens.min(self.measured.saturating_mul(STRETCH));
+        let left = most.max(1).saturating_sub(work.prefill_tokens);
+        // Rounded up beside others: of a small share a token is a large part.
+        let up = usize::from(work.decode_rows > 0);
+        self.cost.tokens_within(seconds, work, past).saturating_add(up).min(left)
     }
 
     /// How long a chunk may take, in seconds.

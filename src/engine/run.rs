@@ -203,22 +203,14 @@ pub(super) struct Core {
     pub(super) waiting: Queue<Sequence>,
     arrivals: u64,
     pub(super) scratch: Scratch,
+    /// Logit rows that a runner gathers.
+    pub(super) rows: Vec<f32>,
     /// How long a step's other sequences wait for late masks, by the newest step's time.
     pub(super) grace: Duration,
 }
 
 /// A stop was requested, or all handles are gone.
 struct Stop;
-
-/// The tokens of the next chunk behind `past` cached ones.
-pub(super) fn chunk(pace: &Pace, limits: &ModelLimits, fixed_widths: bool, past: usize) -> usize {
-    if fixed_widths { limits.max_prefill_tokens } else { pace.chunk(past) }
-}
-
-/// Whether a prompt is ready to be read.
-pub(super) fn prompts_wait(candidates: &[Candidate]) -> bool {
-    candidates.iter().any(|candidate| candidate.ready && !candidate.decodes)
-}
 
 impl Core {
     fn new(
@@ -244,6 +236,7 @@ impl Core {
             waiting: Queue::new(),
             arrivals: 0,
             scratch: Scratch::default(),
+            rows: Vec::new(),
             grace: Duration::ZERO,
             runner,
             commands,
@@ -286,8 +279,14 @@ impl Core {
         self.restart_outgrown();
         let candidates = self.candidates(now);
         let Self { scheduler, pace, limits, fixed_widths, .. } = self;
-        let chunk = |past| chunk(pace, limits, *fixed_widths, past);
-        let budget = Budget { prefill_waits: pace.prefill_waits(), chunk: &chunk };
+        let grid = limits.max_prefill_tokens;
+        let chunk = |past| if *fixed_widths { grid } else { pace.chunk(past) };
+        let joins = |work, past| pace.joins(work, past);
+        let budget = Budget {
+            prefill_waits: pace.prefill_waits(),
+            chunk: &chunk,
+            joins: (limits.mixed_steps && !*fixed_widths).then_some(&joins),
+        };
         let plan = scheduler.plan(&candidates, &budget);
         match plan.as_slice() {
             [] if candidates.is_empty() => {}
@@ -297,9 +296,11 @@ impl Core {
                     std::thread::sleep(PAUSED_POLL);
                 }
             }
-            [span] if !span.decodes => self.read_prompt(*span, &candidates),
-            [span] => self.decode_one(span.slot, &candidates),
-            [first, ..] => self.decode(first.slot, plan.len(), prompts_wait(&candidates)),
+            [span] if span.decodes => self.decode_one(*span, &candidates),
+            plan => {
+                let plan = self.begin_prompts(plan, &candidates);
+                self.run_step(&plan, &candidates);
+            }
         }
         self.publish();
         Counters::add(&self.shared.counters.iterations, 1);

@@ -1,11 +1,13 @@
 //! Plans the next step. Pure: it sees counts, but no tensors and no clock.
 //!
-//! A step is a list of [`Span`]s. Today's runners take the chunk of one prompt, or one token for each of
-//! neighbouring slots, so a plan is one of these. Decode rounds, which advance every ready sequence by one
+//! A step is a list of [`Span`]s. Runners that mix take any of them: all ready sequences advance by a token,
+//! and prompts share the rest of the step ([`Scheduler::mixed`]). Others take the chunk of one prompt, or one
+//! token for each of neighbouring slots, so a plan is one of these. Decode rounds, which advance every ready sequence by one
 //! token, and prefill chunks take turns: a chunk runs between two rounds when [`super::pace`] does not
 //! let it wait. The cache keeps decoding sequences in neighbouring slots, so a round is one step unless
 //! sequences are paused or their rotary tables differ. [`super::turns`] chooses the prompt.
 
+use super::cost::Work;
 use super::turns::Turns;
 use phi4d_door::CallerId;
 use phi4d_model::Rotary;
@@ -53,6 +55,9 @@ pub struct Budget<'a> {
     pub prefill_waits: bool,
     /// The size of a chunk behind a number of cached tokens.
     pub chunk: &'a dyn Fn(usize) -> usize,
+    /// For runners that mix: how many tokens behind a number of cached ones join a step that does this
+    /// work already.
+    pub joins: Option<&'a dyn Fn(Work, usize) -> usize>,
 }
 
 /// The scheduler's state between steps.
@@ -62,6 +67,8 @@ pub struct Scheduler {
     decode_from: Option<usize>,
     /// Whether each sequence decodes in a step of its own.
     apart: bool,
+    /// The rotary table of the last mixed step.
+    rotary: Option<Rotary>,
     turns: Turns,
 }
 
@@ -73,6 +80,9 @@ impl Scheduler {
 
     /// Plans the next step over `live` sequences, in ascending order of slots.
     pub fn plan(&mut self, live: &[Candidate], budget: &Budget<'_>) -> StepPlan {
+        if let Some(joins) = budget.joins {
+            return self.mixed(live, joins);
+        }
         // The rest of a round that has begun goes first, so that all decode equally often.
         if let Some(from) = self.decode_from.take()
             && let Some(plan) = self.decode(live, from)
@@ -86,6 +96,36 @@ impl Scheduler {
         }
         let plan = self.decode(live, 0).or_else(|| self.prefill(live, budget));
         plan.unwrap_or_default()
+    }
+
+    /// Plans one token for each sequence that is ready to decode, and chunks of prompts in what they leave of
+    /// the step. All have one rotary table; where there are two, they take turns.
+    fn mixed(&mut self, live: &[Candidate], joins: &dyn Fn(Work, usize) -> usize) -> StepPlan {
+        let ready = || live.iter().filter(|candidate| candidate.ready);
+        let other = ready().find(|candidate| Some(candidate.rotary) != self.rotary);
+        let Some(first) = other.or_else(|| ready().next()) else { return Vec::new() };
+        let rotary = first.rotary;
+        self.rotary = Some(rotary);
+        let of_table = || ready().filter(|candidate| candidate.rotary == rotary);
+        let decoding: Vec<&Candidate> = of_table().filter(|candidate| candidate.decodes).collect();
+        let mut prompts: Vec<&Candidate> =
+            of_table().filter(|candidate| !candidate.decodes).collect();
+        let past: Vec<usize> = decoding.iter().map(|candidate| candidate.past).collect();
+        let mut work = Work::decode(&past);
+        let mut plan: StepPlan = decoding
+            .iter()
+            .map(|candidate| Span { slot: candidate.slot, tokens: 1, decodes: true })
+            .collect();
+        // Asked before a prompt gets its turn, which counts as had.
+        while joins(work, 0) > 0
+            && let Some(next) = self.turns.next(&prompts, joins(work, 0))
+        {
+            let tokens = next.pending.min(joins(work, next.past).max(1));
+            work = work.and(Work::chunk(next.past, tokens));
+            plan.push(Span { slot: next.slot, tokens, decodes: false });
+            prompts.retain(|prompt| prompt.slot != next.slot);
+        }
+        plan
     }
 
     fn prefill(&mut self, live: &[Candidate], budget: &Budget<'_>) -> Option<StepPlan> {
@@ -143,7 +183,7 @@ mod tests {
 
     /// Chunks of four tokens that wait or not.
     fn budget(prefill_waits: bool) -> Budget<'static> {
-        Budget { prefill_waits, chunk: &|_| 4 }
+        Budget { prefill_waits, chunk: &|_| 4, joins: None }
     }
 
     fn decode(slots: std::ops::Range<usize>) -> StepPlan {
@@ -252,7 +292,7 @@ mod tests {
             let mut advanced = std::collections::BTreeSet::new();
             let mut waits = false;
             for _ in 0..2 * (work + 1) * (live.len() + 1) {
-                let budget = Budget { prefill_waits: waits, chunk: &|_| chunk };
+                let budget = Budget { prefill_waits: waits, chunk: &|_| chunk, joins: None };
                 let step = scheduler.plan(&live, &budget);
                 prop_assert_eq!(step.is_empty(), !live.iter().any(|candidate| candidate.ready));
                 // As the pace does it: decoding is owed a step after each chunk.

@@ -11,7 +11,7 @@ use super::sampler::{self, Choice, Sampler};
 use super::scheduler::Candidate;
 use super::token_set::TokenSet;
 use phi4d_door::Waiting;
-use phi4d_model::{Logits, ModelLimits, Rotary};
+use phi4d_model::{ModelLimits, Rotary};
 
 /// Events that a step without draft tokens may send for one sequence, besides [`Event::Started`]: a part
 /// of the prompt, a token and the end.
@@ -212,17 +212,19 @@ impl Sequence {
         self.prompt_logprobs.is_some()
     }
 
-    /// Reports the prompt tokens that follow positions `from..from + logits.rows()`, whose logits these
-    /// are, except those that were reported before the sequence was preempted.
-    pub(super) fn report_prompt(&mut self, from: usize, logits: &Logits<'_>) {
+    /// Reports the prompt tokens that follow positions `from..from + rows`, whose logits are `row(0..rows)`,
+    /// except those that were reported before the sequence was preempted.
+    pub(super) fn report_prompt<'l>(
+        &mut self,
+        from: usize,
+        rows: usize,
+        row: impl Fn(usize) -> &'l [f32],
+    ) {
         let Some(count) = self.prompt_logprobs else { return };
         // The logits at a position are about the token behind it; those of the last one are for sampling.
-        let end = (from + logits.rows() + 1).min(self.prompt_tokens);
+        let end = (from + rows + 1).min(self.prompt_tokens);
         let fresh: Vec<_> = (self.reported.max(from + 1)..end)
-            .map(|place| {
-                let row = logits.row(place - 1 - from);
-                sampler::prompt_logprobs(row, self.tokens[place], count)
-            })
+            .map(|place| sampler::prompt_logprobs(row(place - 1 - from), self.tokens[place], count))
             .collect();
         if !fresh.is_empty() {
             self.reported = end;

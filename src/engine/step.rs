@@ -3,128 +3,180 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::cost::Work;
 use super::draft::{self, DraftSource};
 use super::handle::Counters;
 use super::masks::{Chooser, Outcome, grace};
 use super::message::JobError;
-use super::run::{Core, prompts_wait};
-use super::scheduler::Candidate;
+use super::run::Core;
+use super::scheduler::{Candidate, Span};
 use phi4d_door::End;
-use phi4d_model::{Rotary, RunError};
+use phi4d_model::{self as model, Logits, Rotary, RunError, Runner};
 
-/// The most logit rows of a step whose prompt tokens are reported. A row has the length of the
+/// The most logit rows of a sequence whose prompt tokens are reported. A row has the length of the
 /// vocabulary, so with 200,000 tokens this bounds them at 50 MB.
 const MOST_ROWS: usize = 64;
 
-impl Core {
-    /// Prefills the next `count` tokens of the sequence in `slot`; if these are the last, samples.
-    pub(super) fn prefill(&mut self, slot: usize, count: usize, others_decode: bool) {
-        let Some(slot) = self.make_room(slot, count) else { return };
-        let held = self.cache.tokens(slot).len();
-        let Some(sequence) = self.cache.sequence(slot) else { return };
-        // To report prompt tokens takes a logit row for each; otherwise the last one is enough.
-        let reports = sequence.reports_prompt() && self.limits.many_rows;
-        let count = if reports { count.min(MOST_ROWS) } else { count };
-        let rows = if reports { count } else { 1 };
-        let tokens = sequence.tokens()[held..held + count].to_vec();
-        let chunked = sequence.chunked(self.fixed_widths, &self.limits);
-        let complete = held + count == chunked;
-        // A preempted sequence goes on with output that it has already; nothing is sampled then.
-        let sampled = chunked < sequence.tokens().len();
-        let rotary = self.limits.rotary(sequence.tokens().len());
-        self.runner.set_rotary(rotary);
-        let began = Instant::now();
-        let result = self.runner.prefill(slot, held, &tokens, rows);
-        let counters = &self.shared.counters;
-        Counters::add(&counters.steps, 1);
-        let outcome = match result {
-            Err(error) => Err(job_error(error)),
-            Ok(logits) => {
-                Counters::add(&counters.prompt_tokens, count);
-                self.cache.extend(slot, &tokens);
-                if let Some(sequence) = self.cache.sequence_mut(slot).filter(|_| reports) {
-                    sequence.report_prompt(held, &logits);
-                }
-                // The report is part of the time, since the other sequences wait for it, too.
-                let took = began.elapsed();
-                match reports {
-                    true => self.pace.reported(took, others_decode),
-                    false => self.pace.prefilled(held, count, took, others_decode),
-                }
-                match self.cache.sequence_mut(slot).filter(|_| complete && !sampled) {
-                    None => Ok(None),
-                    Some(sequence) => {
-                        let scratch = &mut self.scratch;
-                        let mut chooser = Chooser::new(counters, scratch, Duration::ZERO);
-                        chooser.sample_or_hold(sequence, logits.row(rows - 1))
-                    }
-                }
-            }
-        };
-        let goes_on = complete && matches!(outcome, Ok(None));
-        let slot = if goes_on { self.cache.promote(slot, rotary) } else { slot };
-        self.do_actions();
-        self.finish_step(slot, outcome);
-    }
+/// What a step does for one sequence.
+struct Part {
+    slot: usize,
+    /// The sequence's arrival, by which it is found when others have moved it.
+    arrival: u64,
+    decodes: bool,
+    past: usize,
+    tokens: Vec<u32>,
+    /// Logit rows that the sequence gets.
+    rows: usize,
+    /// Whether the rows report prompt tokens.
+    reports: bool,
+    /// Whether the last row chooses a token. A preempted sequence goes on with output that it has already.
+    samples: bool,
+    /// Whether its prompt is read with this step.
+    completes: bool,
+}
 
-    /// Decodes one token for each sequence in slots `first..first + slots`.
-    pub(super) fn decode(&mut self, first: usize, slots: usize, prompts_wait: bool) {
-        let slots_before = self.cache.live();
-        for slot in first..first + slots {
-            if self.make_room(slot, 1).is_none() || self.cache.live() != slots_before {
+impl Core {
+    /// Runs one step over `plan`: a token of each sequence that decodes, and chunks of prompts.
+    pub(super) fn run_step(&mut self, plan: &[Span], candidates: &[Candidate]) {
+        let live = self.cache.live();
+        for span in plan {
+            if self.make_room(span.slot, span.tokens).is_none() || self.cache.live() != live {
                 // A preemption has moved slots, so the plan no longer fits; the next iteration plans again.
                 return;
             }
         }
-        let mut rotary = Rotary::Short;
-        let mut tokens = Vec::with_capacity(slots);
-        let mut past = Vec::with_capacity(slots);
-        for slot in first..first + slots {
-            let held = self.cache.tokens(slot).len();
-            let Some(sequence) = self.cache.sequence(slot) else { return };
-            // The scheduler plans sequences of one rotary table.
-            rotary = self.limits.rotary(sequence.tokens().len());
-            tokens.push(sequence.tokens()[held]);
-            past.push(held);
-        }
+        let parts: Vec<Part> = plan.iter().filter_map(|span| self.part(*span)).collect();
+        let Some(first) = parts.first() else { return };
+        // The scheduler plans sequences of one rotary table.
+        let sequence = self.cache.sequence(first.slot);
+        let length = sequence.map_or(0, |sequence| sequence.tokens().len());
+        let rotary = self.limits.rotary(length);
         self.runner.set_rotary(rotary);
+        let spans: Vec<model::Span<'_>> = parts
+            .iter()
+            .map(|part| model::Span {
+                slot: part.slot,
+                past: part.past,
+                tokens: &part.tokens,
+                rows: part.rows,
+            })
+            .collect();
         let began = Instant::now();
-        let result = self.runner.decode(first, &tokens, &past);
+        let result = run(self.runner.as_mut(), &spans, &mut self.rows);
         let counters = &self.shared.counters;
         Counters::add(&counters.steps, 1);
-        let mut outcomes: Vec<(usize, Outcome)> = Vec::with_capacity(slots);
+        let mut outcomes: Vec<Outcome> = Vec::with_capacity(parts.len());
         match result {
-            Err(error) => {
-                let error = job_error(error);
-                outcomes.extend((first..first + slots).map(|slot| (slot, Err(error.clone()))));
-            }
+            Err(error) => outcomes.resize(parts.len(), Err(job_error(error))),
             Ok(logits) => {
-                self.pace.decoded(&past, began.elapsed(), prompts_wait);
-                self.grace = grace(began.elapsed());
-                let mut chooser = Chooser::new(counters, &mut self.scratch, self.grace);
-                for (index, (token, past)) in tokens.iter().zip(past).enumerate() {
-                    let slot = first + index;
-                    self.cache.extend(slot, &[*token]);
-                    let Some(sequence) = self.cache.sequence_mut(slot) else { continue };
-                    if past + 1 < sequence.tokens().len() {
-                        // A preempted sequence reads output that it has already.
-                        continue;
+                let took = began.elapsed();
+                // Prompts wait for no masks: those of the step before were for the sequences that decode.
+                let decodes = parts.iter().any(|part| part.decodes);
+                let wait = if decodes { grace(took) } else { Duration::ZERO };
+                self.grace = if decodes { wait } else { self.grace };
+                let mut chooser = Chooser::new(counters, &mut self.scratch, wait);
+                let mut row = 0;
+                for part in &parts {
+                    self.cache.extend(part.slot, &part.tokens);
+                    let mut outcome = Ok(None);
+                    if let Some(sequence) = self.cache.sequence_mut(part.slot) {
+                        if part.reports {
+                            let from = row;
+                            sequence.report_prompt(part.past, part.rows, |index| {
+                                logits.row(from + index)
+                            });
+                        }
+                        row += part.rows;
+                        if part.samples {
+                            outcome = chooser.sample_or_hold(sequence, logits.row(row - 1));
+                        }
                     }
-                    let outcome = chooser.sample_or_hold(sequence, logits.row(index));
-                    outcomes.push((slot, outcome));
+                    if !part.decodes {
+                        Counters::add(&counters.prompt_tokens, part.tokens.len());
+                    }
+                    outcomes.push(outcome);
+                }
+                // The others wait for a report, too.
+                let reports = parts.iter().any(|part| part.reports);
+                let took = if reports { began.elapsed() } else { took };
+                self.note_time(&parts, took, candidates);
+            }
+        }
+        self.finish_parts(&parts, outcomes, rotary);
+    }
+
+    /// What a step does for the sequence of `span`.
+    fn part(&self, span: Span) -> Option<Part> {
+        let past = self.cache.tokens(span.slot).len();
+        let sequence = self.cache.sequence(span.slot)?;
+        // To report prompt tokens takes a logit row for each; otherwise the last one is enough.
+        let reports = !span.decodes && sequence.reports_prompt() && self.limits.many_rows;
+        let count = if reports { span.tokens.min(MOST_ROWS) } else { span.tokens };
+        let tokens = sequence.tokens()[past..past + count].to_vec();
+        let end = past + count;
+        let complete = span.decodes || end == sequence.chunked(self.fixed_widths, &self.limits);
+        let samples = complete && end == sequence.tokens().len();
+        Some(Part {
+            slot: span.slot,
+            arrival: sequence.arrival(),
+            decodes: span.decodes,
+            past,
+            tokens,
+            // A decode step has a row for each of its sequences, needed or not.
+            rows: if reports { count } else { usize::from(samples || span.decodes) },
+            reports,
+            samples,
+            completes: complete && !span.decodes,
+        })
+    }
+
+    /// Lets the pace know how long a step of `parts` took.
+    fn note_time(&mut self, parts: &[Part], took: Duration, candidates: &[Candidate]) {
+        let waits =
+            |decodes| candidates.iter().any(|other| other.ready && other.decodes == decodes);
+        match parts {
+            [part] if part.reports => self.pace.reported(took, waits(true)),
+            [part] if !part.decodes => {
+                self.pace.prefilled(part.past, part.tokens.len(), took, waits(true));
+            }
+            parts => {
+                let decoding = parts.iter().filter(|part| part.decodes);
+                let past: Vec<usize> = decoding.map(|part| part.past).collect();
+                let prompts = parts.iter().filter(|part| !part.decodes);
+                let chunks = prompts.fold(Work::default(), |work, part| {
+                    work.and(Work::chunk(part.past, part.tokens.len()))
+                });
+                if chunks == Work::default() {
+                    self.pace.decoded(&past, took, waits(false));
+                } else if parts.iter().all(|part| !part.reports) {
+                    self.pace.mixed(Work::decode(&past).and(chunks), took);
                 }
             }
         }
-        // Downwards, since retiring a sequence moves slots behind it.
-        for (slot, outcome) in outcomes.into_iter().rev() {
-            self.finish_step(slot, outcome);
+    }
+
+    /// Moves sequences whose prompts are read to those that decode, and ends those that are finished.
+    fn finish_parts(&mut self, parts: &[Part], outcomes: Vec<Outcome>, rotary: Rotary) {
+        for (part, outcome) in parts.iter().zip(outcomes) {
+            // Each of these moves slots.
+            let of_part = |slot: &usize| {
+                let sequence = self.cache.sequence(*slot);
+                sequence.is_some_and(|sequence| sequence.arrival() == part.arrival)
+            };
+            let Some(slot) = (0..self.cache.live()).find(of_part) else { continue };
+            if part.completes && matches!(outcome, Ok(None)) {
+                self.cache.promote(slot, rotary);
+                self.do_actions();
+            } else {
+                self.finish_step(slot, outcome);
+            }
         }
     }
 
-    /// Decodes the sequence in `slot` only. If it is alone in the engine, with speculative decoding:
+    /// Decodes the sequence of `span` only. If it is alone in the engine, with speculative decoding:
     /// beside others the time for checking draft tokens would be theirs.
-    pub(super) fn decode_one(&mut self, slot: usize, candidates: &[Candidate]) {
-        let prompts_wait = prompts_wait(candidates);
+    pub(super) fn decode_one(&mut self, span: Span, candidates: &[Candidate]) {
+        let slot = span.slot;
         let Some(sequence) = self.cache.sequence_mut(slot) else { return };
         // Where a step's width changes low-order digits of the logits, seeded requests skip speculation: the
         // draft's length follows measured times, and their output must be reproducible.
@@ -136,7 +188,7 @@ impl Core {
         let left = self.limits.rotary_switch.and_then(|s| s.checked_sub(sequence.tokens().len()));
         let most = most.min(left.unwrap_or(most));
         if most == 0 {
-            return self.decode(slot, 1, prompts_wait);
+            return self.run_step(&[span], candidates);
         }
         // Forced tokens are known with the mask, and no other sequence is delayed by waiting for it.
         sequence.sampler().is_ready(self.grace);
@@ -149,7 +201,7 @@ impl Core {
         };
         if count == 0 || draft.is_empty() {
             let generated = sequence.tokens().len();
-            self.decode(slot, 1, prompts_wait);
+            self.run_step(&[span], candidates);
             return self.note_unused_draft(slot, generated, draft.first().copied(), source);
         }
         let draft = &draft[..count.min(draft.len())];
@@ -247,6 +299,27 @@ impl Core {
                 }
                 self.fail(slot, false, error);
             }
+        }
+    }
+}
+
+/// Runs `spans` in one step. Runners that do not mix are asked for what they do without a copy of the logits; a
+/// span that asks for no row may then have one.
+fn run<'a>(
+    runner: &'a mut dyn Runner,
+    spans: &[model::Span<'_>],
+    rows: &'a mut Vec<f32>,
+) -> Result<Logits<'a>, RunError> {
+    match spans {
+        spans if runner.limits().mixed_steps => runner.step(spans, rows),
+        [span] if span.tokens.len() > 1 => {
+            runner.prefill(span.slot, span.past, span.tokens, span.rows.max(1))
+        }
+        spans => {
+            let tokens: Vec<u32> =
+                spans.iter().flat_map(|span| span.tokens.first().copied()).collect();
+            let past: Vec<usize> = spans.iter().map(|span| span.past).collect();
+            runner.decode(spans.first().map_or(0, |span| span.slot), &tokens, &past)
         }
     }
 }

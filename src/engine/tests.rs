@@ -27,7 +27,11 @@ fn options() -> Options {
 }
 
 fn engine_with(options: Options) -> (Engine, Arc<FakeControl>) {
-    let (runner, control) = FakeRunner::new(FakeRunner::small_limits(SLOTS + 2));
+    engine_over(FakeRunner::small_limits(SLOTS + 2), options)
+}
+
+fn engine_over(limits: ModelLimits, options: Options) -> (Engine, Arc<FakeControl>) {
+    let (runner, control) = FakeRunner::new(limits);
     (start(Box::new(runner), Arc::clone(&control) as _, options).unwrap(), control)
 }
 
@@ -71,10 +75,17 @@ fn wait(
 
 /// What greedy decoding must give, computed without an engine.
 fn expected(prompt: &[u32], max_tokens: usize) -> Vec<u32> {
+    expected_with(prompt, max_tokens, None)
+}
+
+/// The same for a model with two rotary tables, if there is a `switch`.
+fn expected_with(prompt: &[u32], max_tokens: usize, switch: Option<usize>) -> Vec<u32> {
     let limits = FakeRunner::small_limits(SLOTS);
     let mut tokens = prompt.to_vec();
     while tokens.len() < (prompt.len() + max_tokens).min(limits.context_tokens) {
-        tokens.push(FakeRunner::next_token(&tokens, limits.vocab_size));
+        let long = switch.is_some_and(|switch| tokens.len() > switch);
+        let next = if long { FakeRunner::next_token_by_long } else { FakeRunner::next_token };
+        tokens.push(next(&tokens, limits.vocab_size));
     }
     tokens.split_off(prompt.len())
 }
@@ -458,9 +469,15 @@ proptest! {
         ),
         draft_tokens in 0usize..4,
         rows_in_memory in 1usize..5,
+        mixed_steps in any::<bool>(),
+        switches in any::<bool>(),
     ) {
         let kv_cache_bytes = 64 * 8 * rows_in_memory;
-        let (engine, _) = engine_with(Options { draft_tokens, kv_cache_bytes, ..options() });
+        let rotary_switch = switches.then_some(20);
+        let limits =
+            ModelLimits { mixed_steps, rotary_switch, ..FakeRunner::small_limits(SLOTS + 2) };
+        let options = Options { draft_tokens, kv_cache_bytes, ..options() };
+        let (engine, _) = engine_over(limits, options);
         let handle = engine.handle();
         let mut open = Vec::new();
         for (prompt, max_tokens, leave_after) in &shapes {
@@ -469,7 +486,7 @@ proptest! {
             open.push((receiver, prompt, *max_tokens, *leave_after));
         }
         for (mut receiver, prompt, max_tokens, leave_after) in open {
-            let whole = expected(prompt, max_tokens);
+            let whole = expected_with(prompt, max_tokens, rotary_switch);
             let Some(leave_after) = leave_after else {
                 prop_assert_eq!(wait(&mut receiver), (whole, Some(Ok(FinishReason::Length))));
                 continue;

@@ -9,7 +9,7 @@ use ndarray::{Array2, ArrayView1};
 
 use super::error::RunError;
 use super::plan::{ModelLimits, Rotary};
-use super::runner::{Interrupt, Logits, Runner};
+use super::runner::{Interrupt, Logits, Runner, Span};
 
 /// Marks a cached token that the long rotary table rotated.
 const LONG: u32 = 1 << 31;
@@ -59,7 +59,7 @@ impl FakeRunner {
     pub fn new(limits: ModelLimits) -> (Self, Arc<FakeControl>) {
         let control = Arc::new(FakeControl::default());
         let slots = vec![Vec::new(); limits.slots];
-        let rows = limits.slots.max(limits.max_prefill_tokens);
+        let rows = limits.slots + limits.max_prefill_tokens;
         let logits = Array2::zeros((rows, limits.vocab_size));
         let rotary = Rotary::Short;
         (Self { limits, slots, rotary, logits, control: Arc::clone(&control) }, control)
@@ -110,7 +110,7 @@ impl FakeRunner {
         (0..vocab_size as u64).map(|i| (mix(i) >> 40) as f32 / (1 << 21) as f32).collect()
     }
 
-    fn step(&mut self) -> Result<(), RunError> {
+    fn run(&mut self) -> Result<(), RunError> {
         let step = Duration::from_micros(self.control.step_us.load(Ordering::Acquire));
         if !step.is_zero() {
             std::thread::sleep(step);
@@ -175,7 +175,7 @@ impl Runner for FakeRunner {
     ) -> Result<Logits<'_>, RunError> {
         assert!((1..=self.limits.max_prefill_tokens).contains(&tokens.len()));
         assert!((1..=tokens.len()).contains(&rows));
-        self.step()?;
+        self.run()?;
         self.feed(slot, past, tokens);
         let end = past + tokens.len();
         Ok(self.logits((end + 1 - rows..=end).map(|length| (slot, length))))
@@ -188,12 +188,30 @@ impl Runner for FakeRunner {
         past: &[usize],
     ) -> Result<Logits<'_>, RunError> {
         assert!(!tokens.is_empty() && tokens.len() == past.len());
-        self.step()?;
+        self.run()?;
         for (row, (&token, &past)) in tokens.iter().zip(past).enumerate() {
             self.feed(first + row, past, &[token]);
         }
         let ends = (first..).zip(past).map(|(slot, past)| (slot, past + 1));
         Ok(self.logits(ends))
+    }
+
+    fn step<'a>(
+        &'a mut self,
+        spans: &[Span<'_>],
+        _buffer: &'a mut Vec<f32>,
+    ) -> Result<Logits<'a>, RunError> {
+        assert!(self.limits.mixed_steps && !spans.is_empty(), "a mixed step: {spans:?}");
+        self.run()?;
+        let mut rows = Vec::new();
+        for span in spans {
+            assert!((1..=self.limits.max_prefill_tokens).contains(&span.tokens.len()));
+            assert!(span.rows <= span.tokens.len());
+            self.feed(span.slot, span.past, span.tokens);
+            let end = span.past + span.tokens.len();
+            rows.extend((end + 1 - span.rows..=end).map(|length| (span.slot, length)));
+        }
+        Ok(self.logits(rows.into_iter()))
     }
 
     fn swap(&mut self, [a, b]: [usize; 2], tokens: [usize; 2]) {

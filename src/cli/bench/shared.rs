@@ -4,7 +4,7 @@
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use phi4d_model::{Logits, ModelLimits, Rotary, RunError, Runner};
+use phi4d_model::{Logits, ModelLimits, Rotary, RunError, Runner, Span};
 
 /// The loaded model.
 pub(super) type Inner = Arc<Mutex<Box<dyn Runner>>>;
@@ -35,7 +35,7 @@ impl Shared {
     }
 
     /// Runs a step and copies its logits.
-    fn step(
+    fn run(
         &mut self,
         run: impl FnOnce(&mut dyn Runner, &mut Vec<f32>) -> Result<(), RunError>,
     ) -> Result<Logits<'_>, RunError> {
@@ -67,7 +67,7 @@ impl Runner for Shared {
         tokens: &[u32],
         rows: usize,
     ) -> Result<Logits<'_>, RunError> {
-        self.step(|runner, into| {
+        self.run(|runner, into| {
             runner.prefill(slot, past, tokens, rows).map(|logits| copy(logits, into))
         })
     }
@@ -78,9 +78,15 @@ impl Runner for Shared {
         tokens: &[u32],
         past: &[usize],
     ) -> Result<Logits<'_>, RunError> {
-        self.step(|runner, into| {
-            runner.decode(first, tokens, past).map(|logits| copy(logits, into))
-        })
+        self.run(|runner, into| runner.decode(first, tokens, past).map(|logits| copy(logits, into)))
+    }
+
+    fn step<'a>(
+        &'a mut self,
+        spans: &[Span<'_>],
+        buffer: &'a mut Vec<f32>,
+    ) -> Result<Logits<'a>, RunError> {
+        self.run(|runner, into| runner.step(spans, buffer).map(|logits| copy(logits, into)))
     }
 
     fn swap(&mut self, slots: [usize; 2], tokens: [usize; 2]) {

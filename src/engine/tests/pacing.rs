@@ -48,6 +48,8 @@ struct Running {
 /// The virtual engine.
 struct World {
     machine: Machine,
+    /// Whether a step runs tokens and chunks of several sequences.
+    mixes: bool,
     pace: Pace,
     scheduler: Scheduler,
     now: f64,
@@ -55,11 +57,12 @@ struct World {
 }
 
 impl World {
-    fn new(machine: Machine, share: f64) -> Self {
+    fn new(machine: Machine, mixes: bool, share: f64) -> Self {
         let aims =
             Aims { share, chunk: Duration::from_millis(250), most_tokens: 256, draft_tokens: 0 };
         let mut world = Self {
             machine,
+            mixes,
             pace: Pace::new(aims),
             scheduler: Scheduler::default(),
             now: 0.0,
@@ -91,11 +94,13 @@ impl World {
 
     /// Runs the step; returns how long it took.
     fn step(&mut self, plan: &[Span], candidates: &[Candidate]) -> f64 {
-        let past: Vec<usize> = plan.iter().map(|span| candidates[span.slot].past).collect();
-        let work = match plan {
-            [Span { tokens, decodes: false, .. }] => Work::chunk(past[0], *tokens),
-            _ => Work::decode(&past),
-        };
+        assert!(self.mixes || plan.len() == 1 || plan.iter().all(|span| span.decodes));
+        let past = |span: &Span| candidates[span.slot].past;
+        let decoding: Vec<usize> = plan.iter().filter(|span| span.decodes).map(past).collect();
+        let chunks = plan.iter().filter(|span| !span.decodes);
+        let work = chunks.fold(Work::decode(&decoding), |work, span| {
+            work.and(Work::chunk(past(span), span.tokens))
+        });
         let tokens = (work.prefill_tokens + work.decode_rows) as f64;
         let attended = (work.prefill_attended + work.decode_attended) as f64 / 1e3;
         let Machine { fixed, token, attended: rate } = self.machine;
@@ -103,10 +108,11 @@ impl World {
         let took = Duration::from_secs_f64(ms / 1e3);
         let waits = |decodes| candidates.iter().any(|other| other.decodes == decodes);
         match plan {
-            [Span { tokens, decodes: false, .. }] => {
-                self.pace.prefilled(past[0], *tokens, took, waits(true));
+            [span] if !span.decodes => {
+                self.pace.prefilled(past(span), span.tokens, took, waits(true));
             }
-            _ => self.pace.decoded(&past, took, waits(false)),
+            _ if work.prefill_tokens == 0 => self.pace.decoded(&decoding, took, waits(false)),
+            _ => self.pace.mixed(work, took),
         }
         ms
     }
@@ -126,8 +132,12 @@ impl World {
             self.running.sort_by_key(|sequence| sequence.past < sequence.request.prompt);
             let candidates = self.candidates();
             let pace = &self.pace;
-            let budget =
-                Budget { prefill_waits: pace.prefill_waits(), chunk: &|past| pace.chunk(past) };
+            let joins = |work, past| pace.joins(work, past);
+            let budget = Budget {
+                prefill_waits: pace.prefill_waits(),
+                chunk: &|past| pace.chunk(past),
+                joins: self.mixes.then_some(&joins),
+            };
             let plan = self.scheduler.plan(&candidates, &budget);
             let endless = |running: &Running| running.request.output == usize::MAX;
             if self.running.iter().all(endless) && waiting.peek().is_none() {
@@ -180,9 +190,9 @@ proptest! {
 
     #[test]
     fn a_short_prompt_beside_a_long_one_waits_for_three_chunks_at_most(
-        machine in machine(), after in 0.0f64..3000.0, caller in 0u64..2,
+        machine in machine(), mixes in any::<bool>(), after in 0.0f64..3000.0, caller in 0u64..2,
     ) {
-        let mut world = World::new(machine, 0.5);
+        let mut world = World::new(machine, mixes, 0.5);
         let long = Request { arrives: 0.0, caller: 0, prompt: 4000, output: 1 };
         let short = Request { arrives: after, caller, prompt: 10, output: 1 };
         let seen = world.run(&[long, short]);
@@ -192,9 +202,9 @@ proptest! {
 
     #[test]
     fn prompts_get_their_share_beside_answers_whose_gaps_keep_to_the_bound(
-        machine in machine(), share in 0.1f64..0.9,
+        machine in machine(), mixes in any::<bool>(), share in 0.1f64..0.9,
     ) {
-        let mut world = World::new(machine, share);
+        let mut world = World::new(machine, mixes, share);
         let long = Request { arrives: 0.0, caller: 0, prompt: 8000, output: 1 };
         let alone = world.run(&[long])[0].first;
         let answer = Request { arrives: 0.0, caller: 1, prompt: 20, output: usize::MAX };
@@ -214,9 +224,9 @@ proptest! {
 
     #[test]
     fn a_newcomer_does_not_pay_for_a_prompt_that_was_read_before(
-        machine in machine(), output in 1usize..30,
+        machine in machine(), mixes in any::<bool>(), output in 1usize..30,
     ) {
-        let mut world = World::new(machine, 0.5);
+        let mut world = World::new(machine, mixes, 0.5);
         let first = Request { arrives: 0.0, caller: 0, prompt: 1024, output: 40 };
         let alone = world.run(&[first]);
         // A while after the first token of the other.

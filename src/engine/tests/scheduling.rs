@@ -132,15 +132,40 @@ fn a_stop_token_in_a_draft_s_place_is_no_accepted_token() {
 
 #[test]
 fn seeded_requests_are_speculated_where_a_step_s_width_changes_nothing() {
-    let limits =
-        phi4d_model::ModelLimits { width_invariant: true, ..FakeRunner::small_limits(SLOTS + 2) };
-    let (runner, control) = FakeRunner::new(limits);
-    control.repeat.store(true, Ordering::Release);
+    let limits = ModelLimits { width_invariant: true, ..FakeRunner::small_limits(SLOTS + 2) };
     let options = Options { reproducible: true, batch_invariant: false, ..options() };
-    let engine = start(Box::new(runner), control, options).unwrap();
+    let (engine, control) = engine_over(limits, options);
+    control.repeat.store(true, Ordering::Release);
     let (mut job, mut events) = job(&[5, 6, 7, 5, 6], 50, 64);
     job.sampling = Sampling { seed: Some(3), ..Sampling::default() };
     run(&engine.handle(), job, &mut events);
     assert!(settle(&engine.handle()).draft_tokens > 0);
+    engine.stop().unwrap();
+}
+
+#[test]
+fn a_runner_that_mixes_reads_a_prompt_while_others_decode_in_the_same_steps() {
+    let limits = ModelLimits { mixed_steps: true, ..FakeRunner::small_limits(SLOTS + 2) };
+    let (engine, control) = engine_over(limits, options());
+    control.step_us.store(500, Ordering::Release);
+    let handle = engine.handle();
+    let (first, mut first_events) = job(&[1, 2], 50, 64);
+    handle.submit(first).unwrap();
+    let Some(Event::Started { .. }) = first_events.blocking_recv() else { panic!("no start") };
+    let prompts = [vec![3; 30], vec![4; 30]];
+    let mut others = Vec::new();
+    for prompt in &prompts {
+        let (job, events) = job(prompt, 10, 64);
+        handle.submit(job).unwrap();
+        others.push(events);
+    }
+    assert_eq!(wait(&mut first_events).0, expected(&[1, 2], 50));
+    for (prompt, events) in prompts.iter().zip(&mut others) {
+        assert_eq!(wait(events).0, expected(prompt, 10));
+    }
+    // One step for each token of the first and its prompt: the others' work was part of these, but for
+    // what was left when it ended.
+    let stats = settle(&handle);
+    assert!(stats.steps <= 50 + 12, "{} steps", stats.steps);
     engine.stop().unwrap();
 }
