@@ -94,8 +94,12 @@ fn all_who_print_the_memory_plan_print_the_same() {
         // By default, as much as 24 slots of 4,096 tokens can fill.
         (&[][..], 98_304),
         (&["--slots", "3", "--prefix-slots", "2", "--context-tokens", "1000"], 5 * 1024),
+        // 1,953 tokens of 1 KiB, in whole blocks of 64.
+        (&["--kv-cache-bytes", "2000000", "--reproducible", "true"], 1920),
+        // 3,472 tokens of 576 bytes: 8 bits and the scales.
+        (&["--kv-cache-bytes", "2000000", "--kv-cache-type", "int8"], 3456),
         // 976 tokens of 2 KiB, in whole pages of 32.
-        (&["--kv-cache-bytes", "2000000", "--reproducible", "true"], 960),
+        (&["--kv-cache-bytes", "2000000", "--own-kernels", "false"], 960),
     ] {
         let plans = plans(&[settings, &requests].concat());
         let (_, first) = plans[0];
@@ -121,7 +125,7 @@ fn a_kv_cache_that_holds_no_sequence_is_refused_by_all() {
             .unwrap()
     };
     let fault =
-        "kv_cache_bytes: 20480 holds 10 tokens of this model's KV cache; at least 64 are needed";
+        "kv_cache_bytes: 20480 holds 20 tokens of this model's KV cache; at least 128 are needed";
     let check = run(&["check"]);
     assert_eq!(check.status.code(), Some(78));
     assert!(String::from_utf8(check.stderr).unwrap().contains(fault));

@@ -150,11 +150,11 @@ fn run(daemon: &Daemon, cases: &[Case], seed: u64) -> usize {
 fn every_answer_in_a_random_mix_is_the_one_given_alone() {
     let cases = alone(bodies());
     assert!(cases.len() >= 100);
-    // 2 KiB a token in the demo's cache; the third mix has room for 3,000 tokens only.
+    // 1 KiB a token in the demo's cache; the third mix has room for 3,000 tokens only.
     let mixes: [(u64, &[&str]); 4] = [
         (1, &[]),
         (2, &["--draft-tokens", "0", "--slots", "3", "--prefix-slots", "2"]),
-        (3, &["--kv-cache-bytes", "6144000", "--prefill-chunk-tokens", "48"]),
+        (3, &["--kv-cache-bytes", "3072000", "--prefill-chunk-tokens", "48"]),
         (4, &["--slots", "5", "--prefix-slots", "0", "--prefill-share", "0.1"]),
     ];
     let mut requests = 0;

@@ -126,6 +126,12 @@ impl Pool {
         }
     }
 
+    /// Bytes that may have memory.
+    #[cfg(test)]
+    pub(super) fn committed_bytes(&self) -> usize {
+        self.committed_count * PIECE
+    }
+
     fn is_free(&self, blocks: &Blocks, place: &Range<usize>) -> bool {
         let bytes = self.arena.layout.block_bytes();
         (place.start / bytes..place.end.div_ceil(bytes)).all(|block| blocks.is_free(block))

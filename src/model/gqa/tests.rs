@@ -1,4 +1,8 @@
 //! Own attention on the demo model and on one with two rotary tables.
+#![expect(unsafe_code, reason = "reads and writes the memory of blocks")]
+
+mod edit;
+mod pool;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
