@@ -11,7 +11,7 @@ use std::path::Path;
 type Check = fn(&[u8]);
 
 /// Every target by its name.
-const TARGETS: [(&str, Check); 17] = [
+const TARGETS: [(&str, Check); 18] = [
     ("answer", phi4d_generate::fuzzing::answer),
     ("bodies", phi4d_server::fuzzing::bodies),
     ("call_json", phi4d_generate::fuzzing::call_json),
@@ -29,6 +29,7 @@ const TARGETS: [(&str, Check); 17] = [
     ("settings", phi4d_settings::fuzzing::settings),
     ("stop", phi4d_generate::fuzzing::stop),
     ("template", phi4d_generate::fuzzing::template),
+    ("terminal", phi4d_cli::fuzzing::terminal),
 ];
 
 #[test]

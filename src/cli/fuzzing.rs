@@ -85,3 +85,9 @@ fn expected(bytes: &[u8]) -> Vec<String> {
     }
     events
 }
+
+/// `CUT COLUMNS STYLED TEXT`: what a terminal shows of an answer does not depend on how it was cut, has
+/// no control characters but our styles, and without styles every letter.
+pub fn terminal(data: &[u8]) {
+    super::chat::check_terminal(data);
+}

@@ -186,6 +186,36 @@ await run({
     assert.deepEqual(await answers(page), [await asPlain([{ role: "user", content: QUESTION }])]);
   },
 
+  async "a server with several models lets one be chosen, which stays chosen"(page) {
+    const models = [{ id: "demo" }, { id: "phi-4-mini", status: { value: "unloaded" } }];
+    await page.route("**/v1/models", (route) => route.fulfill({ json: { object: "list", data: models } }));
+    await open(page);
+    await page.waitForSelector("#models:not([hidden])");
+    assert.deepEqual(await page.$$eval("#models option", (all) => all.map((one) => one.textContent)), ["demo", "phi-4-mini (not loaded)"]);
+    await page.selectOption("#models", "phi-4-mini");
+    await page.reload();
+    await page.waitForSelector("#models:not([hidden])");
+    assert.equal(await page.$eval("#models", (select) => select.value), "phi-4-mini");
+    const bodies = watch(page);
+    await ask(page, QUESTION);
+    assert.equal(bodies[0].model, "phi-4-mini");
+    // The daemon has only one model, and says so.
+    assert.match(await page.textContent(".error"), /phi-4-mini/);
+  },
+
+  async "a server that takes long to answer is loading its model"(page) {
+    let answer;
+    const held = new Promise((release) => { answer = release; });
+    await page.route("**/health", async (route) => {
+      await held;
+      await route.continue();
+    });
+    await page.goto(`${base}/`);
+    await page.waitForFunction(() => document.getElementById("load-text").textContent === "loading");
+    answer();
+    await page.waitForFunction(() => document.getElementById("load-text").textContent === "ready");
+  },
+
   async "who may not see the slots asks for them once"(page) {
     let asked = 0;
     page.on("request", (request) => { if (request.url().endsWith("/slots")) asked += 1; });

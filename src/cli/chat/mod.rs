@@ -24,6 +24,9 @@ mod table;
 mod wait;
 mod wrap;
 
+#[cfg(any(test, feature = "testing"))]
+pub(super) use screen::check as check_terminal;
+
 use super::args::{ChatArgs, RunArgs};
 use super::exit::Fatal;
 

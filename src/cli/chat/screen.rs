@@ -175,6 +175,36 @@ pub(super) fn harmless(text: &str) -> String {
     text.chars().filter(is_fine).collect()
 }
 
+/// See [`crate::fuzzing::terminal`].
+#[cfg(any(test, feature = "testing"))]
+pub(in super::super) fn check(data: &[u8]) {
+    let [cut, columns, is_styled, text @ ..] = data else { return };
+    let text = harmless(&String::from_utf8_lossy(text));
+    let is_styled = is_styled % 2 == 1;
+    let shown = |pieces: &[&str]| {
+        let mut layout = Markdown::new(usize::from(*columns), is_styled, Style::default());
+        let mut out: String = pieces.iter().map(|piece| layout.push(piece)).collect();
+        out.push_str(&layout.end());
+        out
+    };
+    let whole = shown(&[&text]);
+    let cut = (0..=usize::from(*cut).min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    let (first, second) = text.split_at(cut.unwrap_or_default());
+    assert_eq!(shown(&[first, second]), whole, "cut or not");
+    let mut sequences = whole.split('\x1b');
+    let letters = |text: &str| text.chars().filter(|c| c.is_alphanumeric()).count();
+    let mut count = letters(sequences.next().unwrap_or_default());
+    for sequence in sequences {
+        let body = sequence.strip_prefix('[').and_then(|rest| rest.split_once('m'));
+        assert!(body.is_some(), "a sequence that sets no style: {sequence:?}");
+        let Some((codes, rest)) = body else { return };
+        assert!(codes.chars().all(|c| c.is_ascii_digit() || c == ';'), "{codes:?}");
+        assert_eq!(harmless(rest), rest, "control characters");
+        count += letters(rest);
+    }
+    assert!(is_styled || count == letters(&text), "letters of the source");
+}
+
 /// Whether a terminal is there for more than plain text, by its user's wish too.
 fn may_dim(variable: impl Fn(&str) -> Option<String>) -> bool {
     let refused = variable("NO_COLOR").is_some_and(|value| !value.is_empty());
@@ -197,6 +227,16 @@ mod tests {
         assert_eq!(harmless("a\u{202e}b\u{2028}c\u{2066}\u{feff}d\u{e0041}"), "abcd");
         assert_eq!(harmless("👩\u{200d}🚀 می\u{200c}خواهم"), "👩\u{200d}🚀 می\u{200c}خواهم");
         assert_eq!(harmless("a\u{1b}[2J\r\u{9b}31m\u{7}ä\tb\nc\u{0}"), "a[2J31mä\tb\nc");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_answer_is_shown_without_its_control_characters(
+            head in proptest::array::uniform3(0_u8..120),
+            text in "([a-c0-2#>|`*_~$\\[\\]()!. \t\x1b\x07\u{202e}é日-]{0,8}\n?){0,12}",
+        ) {
+            check(&[&head[..], text.as_bytes()].concat());
+        }
     }
 
     #[test]

@@ -20,6 +20,8 @@ export class Side {
   #wide = matchMedia(WIDE);
   /** Excerpts by id while something is searched for. */
   #found = null;
+  /** Rows by id, with what they look like. */
+  #rows = new Map();
   #search = new AbortController();
   #timer = null;
 
@@ -89,7 +91,7 @@ export class Side {
     const shown = this.#shown();
     const held = this.#dialog.contains(document.activeElement) ? document.activeElement.dataset.key : null;
     // A name that is being typed is not taken away.
-    if (!byId("list").querySelector("form")) byId("list").replaceChildren(...shown.map((head) => this.#row(head)));
+    if (!byId("list").querySelector("form")) this.#arrange(shown.map((head) => this.#rowOf(head)));
     if (held) this.#dialog.querySelector(`[data-key="${held}"]`)?.focus();
     byId("side-none").hidden = shown.length > 0;
     byId("side-none").textContent = this.#found ? "Nothing found." : "No conversations yet.";
@@ -97,6 +99,26 @@ export class Side {
     byId("side-fault").hidden = fault === "";
     byId("export").disabled = heads.length === 0;
     byId("side-size").textContent = heads.length > 0 ? `${heads.length} kept in this browser, ${size(bytes)}` : "";
+  }
+
+  /** Shows these rows in this order. Of a thousand, mostly one has moved. */
+  #arrange(rows) {
+    const list = byId("list");
+    for (const [at, row] of rows.entries()) {
+      if (list.children[at] !== row) list.insertBefore(row, list.children[at] ?? null);
+    }
+    while (list.children.length > rows.length) list.lastElementChild.remove();
+  }
+
+  /** The row of a conversation: the one before, if it would look the same. */
+  #rowOf(head) {
+    const isOpen = head.id === this.#chat.conversation.id;
+    const looks = JSON.stringify([head.title, isOpen, this.#chat.isRunning(head.id), this.#found?.get(head.id)]);
+    const before = this.#rows.get(head.id);
+    if (before?.looks === looks) return before.row;
+    const row = this.#row(head);
+    this.#rows.set(head.id, { row, looks });
+    return row;
   }
 
   #row(head) {
@@ -130,6 +152,7 @@ export class Side {
     const input = el("input", { type: "text", value: head.title, maxLength: 200, "aria-label": "Name of the conversation" });
     const close = () => {
       form.remove();
+      this.#rows.delete(head.id);
       this.#list();
       this.#dialog.querySelector(`[data-key="edit-${head.id}"]`)?.focus();
     };
@@ -159,6 +182,7 @@ export class Side {
     this.#chat.stop(id);
     const wasOpen = this.#chat.conversation.id === id;
     await this.#library.remove(id);
+    this.#rows.delete(id);
     if (wasOpen) this.#chat.begin();
     byId("search").focus();
     say("Deleted");

@@ -4,6 +4,8 @@ import { byId, el } from "./dom.js";
 import { kept } from "./store.js";
 
 const POINTS = 40;
+/** A server that takes longer to say how it is, in milliseconds, is loading its model. */
+const SLOW = 2000;
 const number = new Intl.NumberFormat();
 
 export class Status {
@@ -14,7 +16,7 @@ export class Status {
   #timer = null;
   /** Whether an answer is on its way, so that figures move. */
   busy = false;
-  /** Told of the model's name. */
+  /** Called with the model's name. */
   onmodel = () => {};
 
   constructor(api) {
@@ -46,6 +48,11 @@ export class Status {
   }
 
   async #look() {
+    // A daemon accepts connections before its model is loaded, and answers them when it is.
+    const slow = setTimeout(() => {
+      document.body.dataset.server = "draining";
+      byId("load-text").textContent = "loading";
+    }, SLOW);
     try {
       const health = await this.#api.get("health");
       this.#figures(health);
@@ -55,6 +62,7 @@ export class Status {
       byId("load-text").textContent = "no answer";
       this.#last = null;
     }
+    clearTimeout(slow);
     this.#schedule(this.busy || !byId("status").hidden ? 1000 : 4000);
   }
 
