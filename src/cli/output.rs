@@ -11,7 +11,13 @@ pub(super) fn print(text: &str) -> Result<(), Fatal> {
 }
 
 /// Writes a line for people to standard error; a program that reads standard output does not see it.
-pub(super) fn note(text: &str) {
+/// Without the program's name before it, it is progress and no complaint.
+pub(super) fn aside(text: &str) {
     // Without standard error the line has no reader.
-    let _ = writeln!(std::io::stderr().lock(), "phi4d: {text}");
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// As [`aside`], for what the reader should heed.
+pub(super) fn note(text: &str) {
+    aside(&format!("phi4d: {text}"));
 }

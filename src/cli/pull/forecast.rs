@@ -93,7 +93,7 @@ fn speed(shape: Shape, weights: u64) -> Option<String> {
     let step = weights.saturating_sub(shape.table_bytes).max(1);
     let tokens = SHARE_OF_BANDWIDTH * rate / step as f64;
     // A model that small is bounded by other things.
-    (tokens < 500.0).then(|| {
+    (tokens < 100.0).then(|| {
         format!("expect about {tokens:.1} tokens/s (this memory reads {:.0} GB/s)", rate / 1e9)
     })
 }

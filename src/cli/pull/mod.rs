@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::args::{ModelsArgs, PullArgs, RemoveArgs, VariantChoice, ambient_inputs};
 use super::exit::Fatal;
-use super::output::{note, print};
+use super::output::{aside, note, print};
 use super::places;
 use bar::{Bar, bytes};
 use phi4d_fetch::{Client, Place, Proxies, Pull, Source, Trust, Variant};
@@ -58,7 +58,7 @@ fn fetch(arguments: &PullArgs) -> Result<PathBuf, Fatal> {
         let plan = pull.plan().await?;
         let config = plan.read("genai_config.json", &mut |_| {}).await?.unwrap_or_default();
         for line in forecast::lines(&plan, &config, variant, context()) {
-            note(&line);
+            aside(&line);
         }
         let mut bar = Bar::begin(&plan.from, plan.total);
         let folder = plan.run(&mut |progress| bar.show(&progress)).await;

@@ -143,8 +143,15 @@ pages() {
     done
 }
 
+units() {
+    local said
+    said=$(journalctl --no-pager _PID=1 | grep -E 'phi4d[^ ]*:[0-9]+: ' || true)
+    [ -z "$said" ] || fail "systemd complains of the units: $said"
+}
+
 service_life() {
     pages
+    units
     activation
     readiness
     watchdog
