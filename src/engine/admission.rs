@@ -3,9 +3,10 @@
 
 use std::time::Instant;
 
+use super::candidate::Candidate;
 use super::handle::Counters;
 use super::run::Core;
-use super::scheduler::{Candidate, Span};
+use super::scheduler::Span;
 use super::sequence::Sequence;
 
 impl Core {

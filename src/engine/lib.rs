@@ -31,7 +31,8 @@
 //! # Reproducible answers
 //!
 //! The result of attention depends on how many tokens a step has, and rounding activations to int8 makes that
-//! visible. With `reproducible` the request alone decides the width at which each token is computed: prompts are
+//! visible. With `reproducible`, unless the runner's results do not depend on a step's width
+//! ([`ModelLimits::width_invariant`]), the request alone decides the width at which each token is computed: prompts are
 //! read in whole chunks of `prefill_chunk_tokens` from their first token on, cached prefixes are shared, kept and
 //! stored in whole chunks only, a preempted sequence recomputes its prompt in chunks and its output one token at
 //! a time, and nothing is speculated. With phi4d's own kernel the sequences of a decode step do not affect each other;
@@ -48,6 +49,7 @@
 #![forbid(unsafe_code)]
 
 mod admission;
+mod candidate;
 mod cost;
 mod draft;
 #[cfg(all(unix, any(test, feature = "testing")))]

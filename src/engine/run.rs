@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
 
+use super::candidate::Candidate;
 use super::handle::{Command, Counters, Handle, SNAPSHOTS, Shared};
 use super::kv::{Action, Cache, Sizes};
 use super::message::{JobError, Live, State};
@@ -16,7 +17,7 @@ use super::pace::{Aims, Pace};
 use super::persist::{self, Store};
 use super::queue::Queue;
 use super::sampler::Scratch;
-use super::scheduler::{Budget, Candidate, Scheduler};
+use super::scheduler::{Budget, Scheduler};
 use super::sequence::Sequence;
 use phi4d_door::{Bounds, End, SubmitError};
 use phi4d_model::{Interrupt, KvGrowth, KvTooSmall, ModelLimits, Rotary, Runner};

@@ -7,33 +7,10 @@
 //! let it wait. The cache keeps decoding sequences in neighbouring slots, so a round is one step unless
 //! sequences are paused or their rotary tables differ. [`super::turns`] chooses the prompt.
 
+use super::candidate::Candidate;
 use super::cost::Work;
 use super::turns::Turns;
-use phi4d_door::CallerId;
 use phi4d_model::Rotary;
-
-/// A live sequence as the scheduler sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Candidate {
-    /// Its slot in the KV cache.
-    pub slot: usize,
-    /// Who submitted it.
-    pub caller: CallerId,
-    /// Of one caller's prompts, higher ones are read first.
-    pub priority: i32,
-    /// Its number in order of arrival.
-    pub arrival: u64,
-    /// Its tokens in the KV cache.
-    pub past: usize,
-    /// Tokens that the model has not read yet, at least 1.
-    pub pending: usize,
-    /// Whether its prompt is read, so that it decodes.
-    pub decodes: bool,
-    /// The rotary table of its keys. A step has one table.
-    pub rotary: Rotary,
-    /// Whether it can run: its channel has room for a step's events, and it awaits no mask.
-    pub ready: bool,
-}
 
 /// The part of a step that one sequence has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,6 +139,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use phi4d_door::CallerId;
 
     fn decoding(slot: usize) -> Candidate {
         Candidate {

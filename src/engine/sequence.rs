@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use super::candidate::Candidate;
 use super::draft::{Acceptance, DraftSource};
 use super::message::{Event, FinishReason, Job, JobError, Live, Progress, State, Token};
 use super::queue::Ticket;
 use super::sampler::{self, Choice, Sampler};
-use super::scheduler::Candidate;
 use super::token_set::TokenSet;
 use phi4d_door::Waiting;
 use phi4d_model::{ModelLimits, Rotary};

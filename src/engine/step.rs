@@ -3,13 +3,14 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::candidate::Candidate;
 use super::cost::Work;
 use super::draft::{self, DraftSource};
 use super::handle::Counters;
 use super::masks::{Chooser, Outcome, grace};
 use super::message::JobError;
 use super::run::Core;
-use super::scheduler::{Candidate, Span};
+use super::scheduler::Span;
 use phi4d_door::End;
 use phi4d_model::{self as model, Logits, Rotary, RunError, Runner};
 

@@ -7,7 +7,7 @@
 
 use phi4d_door::CallerId;
 
-use super::scheduler::Candidate;
+use super::candidate::Candidate;
 
 /// Of a caller's chunks, one in this many goes to the oldest of its prompts. A long prompt so keeps a
 /// quarter of its caller's prefill under a flood of short ones, and a short one waits for a single

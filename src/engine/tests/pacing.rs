@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use crate::candidate::Candidate;
 use crate::cost::Work;
 use crate::pace::{Aims, Pace};
-use crate::scheduler::{Budget, Candidate, Scheduler, Span};
+use crate::scheduler::{Budget, Scheduler, Span};
 use phi4d_door::CallerId;
 use phi4d_model::Rotary;
 
