@@ -148,7 +148,7 @@ impl<'a> Graph<'a> {
                 GRAPH_NODE => match nodes.next()? {
                     (_, false) => {}
                     (New { bytes: Some(bytes), .. }, true) => {
-                        put_bytes(&mut out, GRAPH_NODE, bytes)
+                        put_bytes(&mut out, GRAPH_NODE, bytes);
                     }
                     (_, true) => out.extend_from_slice(field.raw),
                 },

@@ -22,6 +22,7 @@ pub(super) use self::runner::BlockRunner;
 use self::edit::Edited;
 use self::operator::Shared;
 use self::pool::Pool;
+use self::runner::OwnCache;
 use super::error::LoadError;
 use super::genai_config::DecoderSection;
 use super::load_options::LoadOptions;
@@ -38,9 +39,7 @@ pub(super) struct Own {
     /// Its graph.
     pub(super) graph: Vec<u8>,
     limits: ModelLimits,
-    heads: usize,
-    pool: Pool,
-    shared: Arc<Shared>,
+    cache: OwnCache,
 }
 
 /// Whether the attention of `graph`, which has the edits of [`super::source`], can be own.
@@ -76,7 +75,7 @@ pub(super) fn own(
     let blocks = limits.slots * limits.context_tokens.div_ceil(BLOCK);
     let pool = Pool::new(layout, blocks)?;
     let shared = Shared::new(Arc::clone(&pool.arena), Arc::new(Terminator::new()?));
-    Ok(Some(Own { graph, limits, heads, pool, shared: Arc::new(shared) }))
+    Ok(Some(Own { graph, limits, cache: OwnCache { heads, pool, shared: Arc::new(shared) } }))
 }
 
 fn limits(source: &Source, layout: &Layout, options: &LoadOptions) -> ModelLimits {
@@ -100,7 +99,7 @@ fn limits(source: &Source, layout: &Layout, options: &LoadOptions) -> ModelLimit
 impl Own {
     /// Adds the operator to a session.
     pub(super) fn register(&self, builder: SessionBuilder) -> ort::Result<SessionBuilder> {
-        Ok(builder.with_operators(operator::domain(&self.shared)?)?)
+        Ok(builder.with_operators(operator::domain(&self.cache.shared)?)?)
     }
 
     /// A model's `fingerprint` for keys and values as they are kept here: others can't read them.
@@ -108,7 +107,7 @@ impl Own {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&fingerprint);
         hasher.update(FORMAT);
-        hasher.update(self.pool.arena.layout.kind.name().as_bytes());
+        hasher.update(self.cache.pool.arena.layout.kind.name().as_bytes());
         *hasher.finalize().as_bytes()
     }
 
@@ -124,6 +123,6 @@ impl Own {
         width_invariant: bool,
     ) -> Result<BlockRunner, LoadError> {
         let limits = ModelLimits { width_invariant, ..self.limits };
-        BlockRunner::new(session, source, limits, self.heads, self.pool, self.shared)
+        BlockRunner::new(session, source, limits, self.cache)
     }
 }
