@@ -3,7 +3,7 @@
 //! [`edit`] puts the operator in the place of ONNX Runtime's nodes, [`operator`] runs a layer of it, [`pool`]
 //! has the memory of keys and values, and [`runner`] runs steps.
 
-mod edit;
+pub(super) mod edit;
 mod operator;
 mod pool;
 mod runner;
@@ -24,7 +24,6 @@ use self::operator::Shared;
 use self::pool::Pool;
 use self::runner::OwnCache;
 use super::error::LoadError;
-use super::genai_config::DecoderSection;
 use super::load_options::LoadOptions;
 use super::plan::{KvGrowth, ModelLimits};
 use super::source::Source;
@@ -40,12 +39,6 @@ pub(super) struct Own {
     pub(super) graph: Vec<u8>,
     limits: ModelLimits,
     cache: OwnCache,
-}
-
-/// Whether the attention of `graph`, which has the edits of [`super::source`], can be own.
-pub(super) fn fits(graph: &[u8], decoder: &DecoderSection) -> bool {
-    // A damaged graph is reported by those that load it.
-    edit::edit(graph, decoder).is_ok_and(|edited| edited.is_some())
 }
 
 /// Sets own attention up for `graph`, which is `source`'s or an edit of it; `None` if it can't be.

@@ -209,6 +209,17 @@ impl Graph {
     }
 }
 
+/// The sum of sizes, which a damaged graph may name as large as it likes.
+pub(super) fn total(first: u64, sizes: impl Iterator<Item = u64>) -> u64 {
+    sizes.fold(first, u64::saturating_add)
+}
+
+/// Bytes of all weights that a graph names; 0 if it is damaged, which its reader reports.
+pub(crate) fn weight_bytes(graph: &[u8]) -> u64 {
+    let graph = read(graph);
+    graph.map_or(0, |graph| total(graph.inner_weights, graph.external.into_values()))
+}
+
 /// A `ValueInfoProto`.
 pub(crate) fn tensor_info(bytes: &[u8]) -> Result<TensorInfo, Damaged> {
     let mut info = TensorInfo { element: "unknown", ..TensorInfo::default() };
