@@ -60,7 +60,7 @@ fn a_whole_installation_is_well_and_tells_its_figures() {
     assert_eq!((code, &report["faults"]), (0, &Value::from(0)), "{report:#}");
     let figures = &report["figures"];
     assert_eq!(figures["provider"], "cpu");
-    assert_eq!(figures["memory"]["kv_bytes_per_token"], 2048);
+    assert_eq!(figures["memory"]["kv_bytes_per_token"], 1024);
     assert!(figures["runtime_version"].as_str().unwrap().starts_with("1."));
     let rate = figures["read_bytes_per_second"].as_f64().unwrap();
     let step = figures["step_bytes"].as_f64().unwrap();

@@ -37,16 +37,16 @@ fn the_demo_model_is_told_for_people_and_for_programs() {
         "GroupQueryAttention: do_rotary 1",
         "of 4 bits in blocks of 32, without zero points",
         "runs on    cpu: the model was exported for the CPU",
-        "2.0 KiB a token",
+        "1.0 KiB a token",
     ] {
         assert!(text.contains(part), "{part:?} is not in {text}");
     }
     assert!(!text.contains("warning"), "{text}");
     let value = json(&["models/demo", "--slots", "3", "--context-tokens", "100", "--nodes"]);
     assert_eq!(value["runs"]["provider"], "cpu");
-    assert_eq!(value["memory"]["kv_bytes_full"], 3 * 100 * 2048);
+    assert_eq!(value["memory"]["kv_bytes_full"], 3 * 100 * 1024);
     assert_eq!(value["export"]["attention"]["operator"], "GroupQueryAttention");
-    assert_eq!(value["nodes"]["CPUExecutionProvider"]["GroupQueryAttention"], 4);
+    assert_eq!(value["nodes"]["CPUExecutionProvider"]["Attention"], 4);
     assert_eq!(value["text"]["template_thinks"], false);
     assert_eq!(value["warnings"], serde_json::json!([]));
 }

@@ -199,12 +199,10 @@ fn open(
     chosen: &Chosen,
     cancel: &LoadCancel,
 ) -> Result<Session, LoadError> {
-    let mut builder = chosen.register(session::exported(source, options)?)?;
+    let builder = chosen.register(session::exported(source, options)?)?;
     // The operator of `models/longrope/paged.onnx`, which ONNX Runtime has for devices only.
     #[cfg(any(test, feature = "testing"))]
-    {
-        builder = paged::stand_in::register(builder)?;
-    }
+    let builder = paged::stand_in::register(builder)?;
     commit(builder, source, &source.graph, chosen, cancel)
 }
 

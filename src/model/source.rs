@@ -8,8 +8,9 @@ use std::time::UNIX_EPOCH;
 use super::error::{LoadError, lacks_threads};
 use super::genai_config::GenaiConfig;
 use super::graph_edit::{self, Wanted};
+use super::inspect::graph::{made_for_of, weight_bytes};
 use super::protobuf::Damaged;
-use super::{external, gqa, inspect, rotary_edit, rotary_joined};
+use super::{external, rotary_edit, rotary_joined};
 
 /// A model folder, read without its weights.
 #[derive(Debug)]
@@ -46,8 +47,8 @@ impl Source {
         let graph = read_graph(&path)?;
         let fingerprint = fingerprint(&graph, &path);
         // Before the edits, which add small constants: `inspect` counts the same bytes.
-        let weight_bytes = inspect::weight_bytes(&graph);
-        let made_for = inspect::made_for_of(&config, &graph);
+        let weight_bytes = weight_bytes(&graph);
+        let made_for = made_for_of(&config, &graph);
         let invalid = |reason| LoadError::Invalid { path: path.clone(), reason };
         let followed = external::follow(&graph, folder).map_err(invalid)?;
         let (graph, weights) = followed.unwrap_or_else(|| (graph, folder.into()));
@@ -112,14 +113,11 @@ fn limit_context(config: &mut GenaiConfig, graph: &[u8], folder: &Path) -> Resul
     Ok(())
 }
 
-/// Whether phi4d's own attention fits the exported `graph`.
-pub(super) fn has_own_attention(graph: Vec<u8>, config: &GenaiConfig) -> bool {
-    let edited = edited(graph, config);
-    edited.is_ok_and(|(graph, _)| gqa::fits(&graph, &config.model.decoder))
-}
-
 /// The edited graph, and the length at which it would have changed its rotary table.
-fn edited(graph: Vec<u8>, config: &GenaiConfig) -> Result<(Vec<u8>, Option<usize>), String> {
+pub(super) fn edited(
+    graph: Vec<u8>,
+    config: &GenaiConfig,
+) -> Result<(Vec<u8>, Option<usize>), String> {
     let inputs = &config.model.decoder.inputs;
     let logits = &config.model.decoder.outputs.logits;
     let damaged = |damage: Damaged| damage.to_string();

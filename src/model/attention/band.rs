@@ -17,7 +17,7 @@ pub const NARROW: usize = 8;
 /// scratch memory, too: filling it again allocates nothing.
 #[derive(Debug, Default)]
 pub struct Band {
-    layout: Option<Layout>,
+    layout: Layout,
     rows: Rows,
     part: State,
     total: State,
@@ -79,20 +79,19 @@ fn tile_rows(all: usize, left: usize) -> usize {
 }
 
 impl Band {
-    /// Takes the queries of `tokens` tokens from `position` on, `group` rows each. `query` writes the row of a
+    /// Takes the queries of the tokens at `positions`, `group` rows each. `query` writes the row of a
     /// token and a query head of the group, rotated and multiplied by the scale and by log2(e).
     pub fn fill(
         &mut self,
         layout: &Layout,
         group: usize,
-        position: usize,
-        tokens: usize,
+        positions: Range<usize>,
         mut query: impl FnMut(usize, usize, &mut [f32]),
     ) {
-        let (rows, size) = (tokens * group, layout.head_size);
-        self.layout = Some(*layout);
+        let (rows, size) = (positions.len() * group, layout.head_size);
+        self.layout = *layout;
         let band = &mut self.rows;
-        (band.group, band.position) = (group, position);
+        (band.group, band.position) = (group, positions.start);
         (band.size, band.width) = (size, layout.group());
         band.tiles.clear();
         band.queries.resize(rows * size, 0.0);
@@ -125,7 +124,7 @@ impl Band {
     /// # Panics
     /// If a region does not fit the layout, or the band was not filled.
     pub fn attend(&mut self, isa: Isa, index: usize, regions: &[&[u8]]) {
-        let layout = self.layout();
+        let layout = self.layout;
         with_kind!(layout.kind, Kind => self.attend_to::<Kind>(isa, &layout, index, regions));
     }
 
@@ -155,11 +154,6 @@ impl Band {
         for (sum, lanes) in self.part.sums.iter_mut().zip(&self.part.lanes) {
             *sum = tree(lanes);
         }
-    }
-
-    fn layout(&self) -> Layout {
-        let Some(layout) = self.layout else { panic!("a band is filled before it is used") };
-        layout
     }
 
     /// Adds what the last [`Band::attend`] gave to the total. Splits are merged in ascending order.
@@ -285,12 +279,12 @@ impl Rows {
                 match height {
                     // Only where blocks are converted.
                     6 if size_of::<T>() == size_of::<f32>() => {
-                        self.add_tile::<I, T, 6>(isa, first, block, keys, state);
+                        self.add_tile::<I, T, 6>(isa, [first, block], keys, state);
                     }
-                    4 => self.add_tile::<I, T, 4>(isa, first, block, keys, state),
-                    3 => self.add_tile::<I, T, 3>(isa, first, block, keys, state),
-                    2 => self.add_tile::<I, T, 2>(isa, first, block, keys, state),
-                    _ => self.add_tile::<I, T, 1>(isa, first, block, keys, state),
+                    4 => self.add_tile::<I, T, 4>(isa, [first, block], keys, state),
+                    3 => self.add_tile::<I, T, 3>(isa, [first, block], keys, state),
+                    2 => self.add_tile::<I, T, 2>(isa, [first, block], keys, state),
+                    _ => self.add_tile::<I, T, 1>(isa, [first, block], keys, state),
                 }
             }
             first = end;
@@ -308,8 +302,7 @@ impl Rows {
     fn add_tile<I: Lanes, T: Stored, const R: usize>(
         &self,
         isa: I,
-        first: usize,
-        block: usize,
+        [first, block]: [usize; 2],
         keys: &Keys<'_, T>,
         state: &mut State,
     ) {

@@ -35,11 +35,13 @@ impl Cache {
         &aligned[start..][..self.layout.region_bytes()]
     }
 
-    fn step(&self, isa: Isa, band: &mut Band, past: usize, tokens: usize, out: &mut [f32]) {
+    fn step(&self, isa: Isa, band: &mut Band, [past, tokens]: [usize; 2], out: &mut [f32]) {
         for head in 0..HEADS {
             for first in (0..tokens).step_by(32) {
                 let count = (tokens - first).min(32);
-                band.fill(&self.layout, GROUP, past + first, count, |_, _, row| row.fill(0.01));
+                band.fill(&self.layout, GROUP, past + first..past + first + count, |_, _, row| {
+                    row.fill(0.01);
+                });
                 for split in 0..(past + first + count).div_ceil(SPLIT) {
                     let regions: Vec<_> =
                         band.blocks(split).map(|block| self.region(block, head)).collect();
@@ -74,7 +76,7 @@ fn main() {
             for (isa, best) in isas.iter().zip(&mut best) {
                 for (cache, best) in caches.iter().zip(best) {
                     let before = processor_time();
-                    cache.step(*isa, &mut band, past, tokens, &mut out);
+                    cache.step(*isa, &mut band, [past, tokens], &mut out);
                     *best = processor_time().saturating_sub(before).min(*best);
                 }
             }

@@ -11,11 +11,12 @@ use half::slice::HalfFloatSliceExt as _;
 use crate::BLOCK;
 
 /// How keys and values are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum KvType {
     /// Single precision.
     F32,
     /// Half precision.
+    #[default]
     F16,
     /// 8-bit integers with a scale for each position and head.
     Int8,
@@ -44,7 +45,7 @@ impl KvType {
 }
 
 /// Sizes of a model's KV cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Layout {
     /// Layers of the model.
     pub layers: usize,
@@ -195,7 +196,7 @@ impl Layout {
     /// The bytes of the first `count` positions of a region, in runs.
     fn runs(&self, count: usize) -> Vec<std::ops::Range<usize>> {
         if count == BLOCK {
-            return vec![0..self.region_bytes()];
+            return std::iter::once(0..self.region_bytes()).collect();
         }
         let size = self.kind.bytes();
         let (part, group) = (self.part_bytes(), self.group());

@@ -67,7 +67,7 @@ impl Cached {
         let size = self.layout.head_size;
         let tokens = queries.len() / size / group;
         let mut band = Band::default();
-        band.fill(&self.layout, group, position, tokens, |token, head, row| {
+        band.fill(&self.layout, group, position..position + tokens, |token, head, row| {
             row.copy_from_slice(&queries[(token * group + head) * size..][..size]);
         });
         for split in 0..(position + tokens).div_ceil(SPLIT) {
@@ -222,7 +222,7 @@ fn from_parts(
     let tokens = queries.len() / size / group;
     let filled = || {
         let mut band = Band::default();
-        band.fill(&cached.layout, group, position, tokens, |token, head, row| {
+        band.fill(&cached.layout, group, position..position + tokens, |token, head, row| {
             row.copy_from_slice(&queries[(token * group + head) * size..][..size]);
         });
         band
@@ -262,7 +262,7 @@ fn values_beyond_half_precision_stay_numbers() {
     layout.store(bytes_mut(&mut region), 0, &[1e9; 16], &[-1e9; 16]);
     layout.store(bytes_mut(&mut region), 1, &[-1e9; 16], &[2.0; 16]);
     let mut band = Band::default();
-    band.fill(&layout, 1, 1, 1, |_, _, row| row.fill(-1.0));
+    band.fill(&layout, 1, 1..2, |_, _, row| row.fill(-1.0));
     band.attend(Isa::chosen(), 0, &[bytes(&region)]);
     band.merge(Isa::chosen());
     assert_eq!(outputs(&band, 1, 16), [2.0; 16]);

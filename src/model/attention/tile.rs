@@ -55,12 +55,13 @@ pub(crate) fn add_block<I: Lanes, T: Stored, const R: usize>(
         scale(isa, scores, keys.view.value_scales);
     }
     let count = limits.iter().fold(0, |most, limit| most.max(*limit)).min(BLOCK);
+    let weights = &Weights { weights: &weights, factors: &factors, count };
     match (keys.group, I::WIDE) {
-        (4, true) => add_values::<I, T, R, 4, 4>(isa, keys, &weights, &factors, count, sums.outs),
-        (2, true) => add_values::<I, T, R, 2, 2>(isa, keys, &weights, &factors, count, sums.outs),
-        (4, false) => add_values::<I, T, R, 4, 1>(isa, keys, &weights, &factors, count, sums.outs),
-        (2, false) => add_values::<I, T, R, 2, 1>(isa, keys, &weights, &factors, count, sums.outs),
-        _ => add_values::<I, T, R, 1, 1>(isa, keys, &weights, &factors, count, sums.outs),
+        (4, true) => add_values::<I, T, R, 4, 4>(isa, keys, weights, sums.outs),
+        (2, true) => add_values::<I, T, R, 2, 2>(isa, keys, weights, sums.outs),
+        (4, false) => add_values::<I, T, R, 4, 1>(isa, keys, weights, sums.outs),
+        (2, false) => add_values::<I, T, R, 2, 1>(isa, keys, weights, sums.outs),
+        _ => add_values::<I, T, R, 1, 1>(isa, keys, weights, sums.outs),
     }
 }
 
@@ -145,15 +146,21 @@ fn exponentials<I: Lanes>(
     lanes[0]
 }
 
-/// Multiplies earlier sums with `factors` and adds the first `count` values times their weights, in groups of
-/// `W` vectors of dimensions, `C` at a time.
+/// What values are multiplied by.
+struct Weights<'a, const R: usize> {
+    weights: &'a [[f32; BLOCK]; R],
+    /// Of earlier sums.
+    factors: &'a [f32; R],
+    /// Positions that any row attends to.
+    count: usize,
+}
+
+/// Multiplies earlier sums with their factors and adds values times their weights, in groups of `W` vectors of dimensions, `C` at a time.
 #[inline(always)]
 fn add_values<I: Lanes, T: Stored, const R: usize, const W: usize, const C: usize>(
     isa: I,
     keys: &Keys<'_, T>,
-    weights: &[[f32; BLOCK]; R],
-    factors: &[f32; R],
-    count: usize,
+    &Weights { weights, factors, count }: &Weights<'_, R>,
     outs: &mut [Sixteen<f32>],
 ) {
     let (values, _) = keys.view.values.as_chunks::<W>();

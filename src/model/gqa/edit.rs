@@ -9,7 +9,7 @@ use std::collections::HashSet;
 
 use crate::genai_config::DecoderSection;
 use crate::graph_edit::{ROWS_INPUT, TAIL_INPUT};
-use crate::inspect::tensor_info;
+use crate::inspect::graph::tensor_info;
 use crate::protobuf::{
     self, ATTRIBUTE_FLOAT, ATTRIBUTE_GRAPH, Damaged, Fields, GRAPH_INITIALIZER, GRAPH_INPUT,
     GRAPH_NODE, GRAPH_OUTPUT, INT64, MODEL_GRAPH, MODEL_OPSET, NODE_ATTRIBUTE, NODE_DOMAIN,
@@ -40,6 +40,12 @@ pub(super) struct Edited {
     pub(super) model: Vec<u8>,
     /// Query heads of each layer.
     pub(super) heads: usize,
+}
+
+/// Whether the attention of `graph`, which has the edits of [`crate::source`], can be own.
+pub(crate) fn fits(graph: &[u8], decoder: &DecoderSection) -> bool {
+    // A damaged graph is reported by those that load it.
+    edit(graph, decoder).is_ok_and(|edited| edited.is_some())
 }
 
 /// The model `bytes` with own attention; `None` if a node does what it does not, or the graph has another
@@ -83,7 +89,7 @@ struct New<'a> {
 impl<'a> Graph<'a> {
     /// Reads `graph`; `None` if its attention can't be own.
     fn read(graph: &'a [u8], decoder: &'a DecoderSection) -> Result<Option<Self>, Damaged> {
-        if !fits(graph, decoder)? {
+        if !tensors_fit(graph, decoder)? {
             return Ok(None);
         }
         let cache = decoder.cache_names();
@@ -148,7 +154,7 @@ impl<'a> Graph<'a> {
                 GRAPH_NODE => match nodes.next()? {
                     (_, false) => {}
                     (New { bytes: Some(bytes), .. }, true) => {
-                        put_bytes(&mut out, GRAPH_NODE, bytes)
+                        put_bytes(&mut out, GRAPH_NODE, bytes);
                     }
                     (_, true) => out.extend_from_slice(field.raw),
                 },
@@ -174,7 +180,7 @@ impl<'a> Graph<'a> {
 
 /// Whether inputs and outputs are such that own attention fits: a cache in single precision, of whole heads,
 /// and logits of all positions.
-fn fits(graph: &[u8], decoder: &DecoderSection) -> Result<bool, Damaged> {
+fn tensors_fit(graph: &[u8], decoder: &DecoderSection) -> Result<bool, Damaged> {
     let size = decoder.head_size;
     if size == 0 || !size.is_multiple_of(16) || size > phi4d_attention::LONGEST {
         return Ok(false);

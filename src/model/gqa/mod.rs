@@ -3,7 +3,7 @@
 //! [`edit`] puts the operator in the place of ONNX Runtime's nodes, [`operator`] runs a layer of it, [`pool`]
 //! has the memory of keys and values, and [`runner`] runs steps.
 
-mod edit;
+pub(super) mod edit;
 mod operator;
 mod pool;
 mod runner;
@@ -22,8 +22,8 @@ pub(super) use self::runner::BlockRunner;
 use self::edit::Edited;
 use self::operator::Shared;
 use self::pool::Pool;
+use self::runner::OwnCache;
 use super::error::LoadError;
-use super::genai_config::DecoderSection;
 use super::load_options::LoadOptions;
 use super::plan::{KvGrowth, ModelLimits};
 use super::source::Source;
@@ -38,15 +38,7 @@ pub(super) struct Own {
     /// Its graph.
     pub(super) graph: Vec<u8>,
     limits: ModelLimits,
-    heads: usize,
-    pool: Pool,
-    shared: Arc<Shared>,
-}
-
-/// Whether the attention of `graph`, which has the edits of [`super::source`], can be own.
-pub(super) fn fits(graph: &[u8], decoder: &DecoderSection) -> bool {
-    // A damaged graph is reported by those that load it.
-    edit::edit(graph, decoder).is_ok_and(|edited| edited.is_some())
+    cache: OwnCache,
 }
 
 /// Sets own attention up for `graph`, which is `source`'s or an edit of it; `None` if it can't be.
@@ -76,7 +68,7 @@ pub(super) fn own(
     let blocks = limits.slots * limits.context_tokens.div_ceil(BLOCK);
     let pool = Pool::new(layout, blocks)?;
     let shared = Shared::new(Arc::clone(&pool.arena), Arc::new(Terminator::new()?));
-    Ok(Some(Own { graph, limits, heads, pool, shared: Arc::new(shared) }))
+    Ok(Some(Own { graph, limits, cache: OwnCache { heads, pool, shared: Arc::new(shared) } }))
 }
 
 fn limits(source: &Source, layout: &Layout, options: &LoadOptions) -> ModelLimits {
@@ -100,7 +92,7 @@ fn limits(source: &Source, layout: &Layout, options: &LoadOptions) -> ModelLimit
 impl Own {
     /// Adds the operator to a session.
     pub(super) fn register(&self, builder: SessionBuilder) -> ort::Result<SessionBuilder> {
-        Ok(builder.with_operators(operator::domain(&self.shared)?)?)
+        Ok(builder.with_operators(operator::domain(&self.cache.shared)?)?)
     }
 
     /// A model's `fingerprint` for keys and values as they are kept here: others can't read them.
@@ -108,7 +100,7 @@ impl Own {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&fingerprint);
         hasher.update(FORMAT);
-        hasher.update(self.pool.arena.layout.kind.name().as_bytes());
+        hasher.update(self.cache.pool.arena.layout.kind.name().as_bytes());
         *hasher.finalize().as_bytes()
     }
 
@@ -124,6 +116,6 @@ impl Own {
         width_invariant: bool,
     ) -> Result<BlockRunner, LoadError> {
         let limits = ModelLimits { width_invariant, ..self.limits };
-        BlockRunner::new(session, source, limits, self.heads, self.pool, self.shared)
+        BlockRunner::new(session, source, limits, self.cache)
     }
 }

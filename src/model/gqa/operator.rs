@@ -325,8 +325,9 @@ impl Layer<'_> {
         let AttentionKernel { shared, heads, factor, .. } = self.kernel;
         let layout = &shared.arena.layout;
         let group = heads / layout.kv_heads;
-        let (first, count) = (task.tokens.start, task.tokens.len());
-        band.fill(layout, group, span.past + first, count, |token, head, row| {
+        let first = task.tokens.start;
+        let positions = span.past + first..span.past + task.tokens.end;
+        band.fill(layout, group, positions, |token, head, row| {
             let at = span.first + first + token;
             let values = self.queries.head(at, task.head * group + head, layout.head_size);
             self.rotate(values, span.past + first + token, *factor, row);

@@ -27,6 +27,15 @@ use crate::runner::{Interrupt, Logits, Runner, Span};
 use crate::source::Source;
 use crate::tensors::Input;
 
+/// What the operators of a session and its runner share.
+#[derive(Debug)]
+pub(super) struct OwnCache {
+    /// Query heads of each layer.
+    pub(super) heads: usize,
+    pub(super) pool: Pool,
+    pub(super) shared: Arc<Shared>,
+}
+
 /// A runner over own attention.
 #[derive(Debug)]
 pub(crate) struct BlockRunner {
@@ -78,7 +87,7 @@ struct Bound {
 }
 
 impl BlockRunner {
-    /// A runner of `session`, which has own attention over `pool`.
+    /// A runner of `session`, which has own attention over `cache`.
     ///
     /// # Errors
     /// If the session has other inputs or outputs than the edit left, or there is no memory.
@@ -86,10 +95,9 @@ impl BlockRunner {
         session: Session,
         source: &Source,
         limits: ModelLimits,
-        heads: usize,
-        pool: Pool,
-        shared: Arc<Shared>,
+        cache: OwnCache,
     ) -> Result<Self, LoadError> {
+        let OwnCache { heads, pool, shared } = cache;
         let names = Names::check(&session, source)?;
         let session = Arc::new(session);
         // The widest step has a prompt chunk and a token of every slot.
@@ -150,6 +158,11 @@ impl BlockRunner {
             wanted.extend(tokens - span.rows..tokens);
             placed.push(Placed { first, count, past: span.past, blocks, narrow: false });
         }
+        let rows = wanted.len();
+        if rows == 0 {
+            // Operators need not take tensors without rows.
+            wanted.push(tokens - 1);
+        }
         let step = Step::plan(placed, &self.pool.arena.layout, self.heads);
         *self.shared.step.write().unwrap_or_else(PoisonError::into_inner) = step;
         let ids: Vec<i64> =
@@ -161,9 +174,9 @@ impl BlockRunner {
         let long = u8::from(self.rotary == Rotary::Long);
         // SAFETY: as above.
         unsafe { self.buffers.long_rotary.memory.write(std::iter::once(long)) };
-        let rows = wanted.len();
-        let binding =
-            self.bind(tokens, rows).map_err(|error| RunError::Runtime(error.to_string()))?;
+        let binding = self
+            .bind(tokens, wanted.len())
+            .map_err(|error| RunError::Runtime(error.to_string()))?;
         // SAFETY: as above; one thread runs at a time, since this takes `&mut self`.
         let ran = unsafe { binding.run(options) };
         self.pool.trim(&self.blocks);

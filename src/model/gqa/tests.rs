@@ -174,7 +174,7 @@ proptest! {
                 let rows = if width % 2 == 0 { part.len() } else { width % (part.len() + 1) };
                 spans.push(Span { slot, past: *read, tokens: part, rows });
             }
-            if spans.iter().all(|span| span.rows == 0) {
+            if spans.is_empty() {
                 continue;
             }
             let logits = runner.step(&spans, &mut buffer).unwrap();

@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::Serialize;
 
+use crate::genai_config::GenaiConfig;
 use crate::protobuf::{
     Damaged, Fields, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_NODE, GRAPH_OUTPUT, MODEL_GRAPH,
     MODEL_PRODUCER, MODEL_PRODUCER_VERSION, Node, Tensor, VALUE_NAME, VALUE_TYPE, Value, attribute,
     contents,
 };
+use crate::provider::ANY_GPU;
 
 /// Operators of attention.
 const ATTENTION: [&str; 5] =
@@ -207,6 +209,34 @@ impl Graph {
         self.sizes.insert(text(tensor.name), size);
         Ok(())
     }
+}
+
+/// The sum of sizes, which a damaged graph may name as large as it likes.
+pub(super) fn total(first: u64, sizes: impl Iterator<Item = u64>) -> u64 {
+    sizes.fold(first, u64::saturating_add)
+}
+
+/// The providers that the export in `bytes` was made for, as the model builder calls them; none for the
+/// CPU, nor for a damaged graph.
+pub(crate) fn made_for_of(config: &GenaiConfig, bytes: &[u8]) -> Vec<String> {
+    read(bytes).map_or_else(|_| Vec::new(), |graph| made_for(config, &graph))
+}
+
+/// As [`made_for_of`], of a graph that was read.
+///
+/// Exports for GPUs are published without their `provider_options` by now, to be used with any
+/// provider. Half precision at the graph's ends shows them: exports for the CPU have single.
+pub(super) fn made_for(config: &GenaiConfig, graph: &Graph) -> Vec<String> {
+    let named = config.model.decoder.made_for();
+    let mut ends = graph.inputs.iter().chain(&graph.outputs);
+    let is_half = ends.any(|end| matches!(end.element, "float16" | "bfloat16"));
+    if named.is_empty() && is_half { vec![ANY_GPU.to_owned()] } else { named }
+}
+
+/// Bytes of all weights that a graph names; 0 if it is damaged, which its reader reports.
+pub(crate) fn weight_bytes(graph: &[u8]) -> u64 {
+    let graph = read(graph);
+    graph.map_or(0, |graph| total(graph.inner_weights, graph.external.into_values()))
 }
 
 /// A `ValueInfoProto`.

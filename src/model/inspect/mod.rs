@@ -1,6 +1,6 @@
 //! What an export is, read from its folder without its weights and without ONNX Runtime.
 
-mod graph;
+pub(super) mod graph;
 mod rotary;
 
 use std::collections::BTreeMap;
@@ -11,13 +11,13 @@ use serde::Serialize;
 
 use super::error::LoadError;
 use super::genai_config::GenaiConfig;
+use super::gqa::edit;
 use super::load_options::LoadOptions;
 use super::memory::page_bytes;
 use super::plan::{KvGrowth, ModelLimits};
-use super::provider::ANY_GPU;
 use super::{rotary_joined, source};
 
-pub(super) use graph::tensor_info;
+use graph::{made_for, total};
 pub use graph::{Attention, Quantised, TensorInfo};
 pub use rotary::{RotaryChoice, RotaryTable, RotaryTables};
 
@@ -199,7 +199,8 @@ pub fn inspect(folder: &Path) -> Result<Export, LoadError> {
     // As `paged::is_paged` decides it on a session.
     let is_paged = inputs.iter().any(|input| input.name == decoder.inputs.paged.block_table);
     let blocks = is_paged.then(|| blocks(&config, kv_bytes_per_token));
-    let own_attention = source::has_own_attention(bytes.clone(), &config);
+    let own_attention = source::edited(bytes.clone(), &config)
+        .is_ok_and(|(graph, _)| edit::fits(&graph, &config.model.decoder));
     let rotary = rotary::read(&bytes, decoder.inputs.position_ids.as_deref());
     let context = config.model.context_length;
     // The table may be in a file of weights that is missing, which is no error here.
@@ -235,32 +236,6 @@ pub fn inspect(folder: &Path) -> Result<Export, LoadError> {
             end_tokens: config.model.eos_token_id.to_vec(),
         },
     })
-}
-
-/// The sum of sizes, which a damaged graph may name as large as it likes.
-fn total(first: u64, sizes: impl Iterator<Item = u64>) -> u64 {
-    sizes.fold(first, u64::saturating_add)
-}
-
-/// The providers that the export in `bytes` was made for, as the model builder calls them; none for the
-/// CPU, nor for a damaged graph.
-pub(super) fn made_for_of(config: &GenaiConfig, bytes: &[u8]) -> Vec<String> {
-    graph::read(bytes).map_or_else(|_| Vec::new(), |graph| made_for(config, &graph))
-}
-
-/// Exports for GPUs are published without their `provider_options` by now, to be used with any
-/// provider. Half precision at the graph's ends shows them: exports for the CPU have single.
-fn made_for(config: &GenaiConfig, graph: &graph::Graph) -> Vec<String> {
-    let named = config.model.decoder.made_for();
-    let mut ends = graph.inputs.iter().chain(&graph.outputs);
-    let is_half = ends.any(|end| matches!(end.element, "float16" | "bfloat16"));
-    if named.is_empty() && is_half { vec![ANY_GPU.to_owned()] } else { named }
-}
-
-/// Bytes of all weights that a graph names; 0 if it is damaged, which its reader reports.
-pub(super) fn weight_bytes(graph: &[u8]) -> u64 {
-    let graph = graph::read(graph);
-    graph.map_or(0, |graph| total(graph.inner_weights, graph.external.into_values()))
 }
 
 fn blocks(config: &GenaiConfig, kv_bytes_per_token: u64) -> Blocks {

@@ -122,6 +122,7 @@ impl Lanes for Avx512 {
 
     #[inline(always)]
     fn first(self, count: usize, a: __m512, b: __m512) -> __m512 {
+        #[expect(clippy::cast_possible_truncation, reason = "sixteen bits")]
         let mask = ((1_u32 << count.min(16)) - 1) as u16;
         op!(_mm512_mask_blend_ps(mask, b, a))
     }

@@ -101,12 +101,12 @@ proptest! {
                         blocks.reach(&mut pool, slot, past, end).unwrap();
                         pool.commit(&blocks.of(slot)[past / BLOCK..]);
                         expected[slot].resize(blocks.of(slot).len(), 0);
-                        for index in past / BLOCK..end.div_ceil(BLOCK) {
-                            let block = blocks.of(slot)[index];
+                        let written = past / BLOCK..end.div_ceil(BLOCK);
+                        expected[slot][written.clone()].fill(number);
+                        for &block in &blocks.of(slot)[written] {
                             let holders = (0..4).flat_map(|slot| blocks.of(slot)).filter(|&&held| held == block);
                             prop_assert_eq!(holders.count(), 1);
                             mark(&pool, block, number);
-                            expected[slot][index] = number;
                         }
                     }
                 }
