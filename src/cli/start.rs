@@ -98,6 +98,11 @@ pub(super) fn load_options(settings: &Settings, folder: &Path) -> model::LoadOpt
         max_prefill_tokens: settings.prefill_chunk_tokens,
         kv_cache_bytes: settings.kv_cache_bytes,
         own_kernels: settings.own_kernels,
+        weights_memory: match settings.weights_memory {
+            settings::WeightsMemory::Auto => model::WeightsMemory::Auto,
+            settings::WeightsMemory::Mapped => model::WeightsMemory::Mapped,
+            settings::WeightsMemory::Copied => model::WeightsMemory::Copied,
+        },
         runtime_library: settings.runtime_library.clone(),
     }
 }

@@ -8,7 +8,6 @@ use ort::session::Session;
 use super::error::LoadError;
 use super::genai_config::GenaiConfig;
 use super::load_options::LoadOptions;
-#[cfg(target_arch = "x86_64")]
 use super::matmul;
 use super::onnx::OnnxRunner;
 use super::paged::{self, PagedRunner};
@@ -149,10 +148,9 @@ fn session(
     if !chosen.is_cpu() {
         return Ok((open(source, options, chosen, cancel)?, false));
     }
-    #[cfg(target_arch = "x86_64")]
     if let Some(graph) = matmul::graph(source, options)? {
         // ONNX Runtime is loaded since the provider was chosen; the stamp names its build.
-        let prepared = prepare::laid_out(source, &graph);
+        let prepared = prepare::laid_out(source, &graph, options.weights_memory);
         let invariant = matmul::edit::is_whole(&graph).is_ok_and(|whole| whole);
         return Ok((matmul::open(source, &graph, prepared, options, cancel)?, invariant));
     }

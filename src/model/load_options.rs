@@ -24,6 +24,8 @@ pub struct LoadOptions {
     pub kv_cache_bytes: usize,
     /// Whether phi4d's own kernel may do int4 matmuls, if model and processor fit it.
     pub own_kernels: bool,
+    /// Where weights that were prepared for the own kernel are.
+    pub weights_memory: WeightsMemory,
     /// ONNX Runtime's shared library; `None` looks for it (see [`super::library_search_path`]).
     pub runtime_library: Option<PathBuf>,
 }
@@ -36,4 +38,16 @@ impl LoadOptions {
             tokens => tokens.min(model_context),
         }
     }
+}
+
+/// Where weights that were prepared for the own kernel are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum WeightsMemory {
+    /// Copied if the system has huge pages and enough memory, else mapped.
+    #[default]
+    Auto,
+    /// Mapped from the file, in small pages that processes share.
+    Mapped,
+    /// Copied into this process's own memory, in huge pages if the system has them.
+    Copied,
 }

@@ -15,10 +15,8 @@ use ort::session::builder::SessionBuilder;
 
 use super::error::LoadError;
 use super::facts::processor_kind;
-use super::load_options::LoadOptions;
-#[cfg(target_arch = "x86_64")]
+use super::load_options::{LoadOptions, WeightsMemory};
 use super::matmul;
-#[cfg(target_arch = "x86_64")]
 use super::matmul::store::Store;
 use super::provider::CPU_NAME;
 use super::session;
@@ -73,7 +71,6 @@ pub fn prepare(options: &LoadOptions) -> Result<PathBuf, LoadError> {
 }
 
 fn write_into(folder: &Path, source: &Source, options: &LoadOptions) -> Result<(), LoadError> {
-    #[cfg(target_arch = "x86_64")]
     if let Some(graph) = matmul::graph(source, options)? {
         matmul::lay_out(folder, source, &graph, options)?;
         return write_stamp(folder, &stamp(source, &graph));
@@ -129,15 +126,14 @@ pub(super) fn load(
 
 /// The weights that [`prepare`] laid out for the own operator in `graph`, if they fit the model and this
 /// machine. `None` if they do not or are damaged, which is logged.
-#[cfg(target_arch = "x86_64")]
-pub(super) fn laid_out(source: &Source, graph: &[u8]) -> Option<Store> {
+pub(super) fn laid_out(source: &Source, graph: &[u8], memory: WeightsMemory) -> Option<Store> {
     let folder = source.folder.join(PREPARED_FOLDER);
     let stamp = fs::read_to_string(folder.join(STAMP)).ok()?;
     if stamp != self::stamp(source, graph) {
         warn_of_another(&folder);
         return None;
     }
-    let store = Store::open(&folder.join(matmul::LAID_OUT));
+    let store = Store::open(&folder.join(matmul::LAID_OUT), memory);
     store
         .inspect_err(|error| {
             log::warn!(folder:% = folder.display(); "what was prepared can't be loaded: {error}");

@@ -9,7 +9,6 @@
 pub(super) const MODEL_PRODUCER: u64 = 2;
 pub(super) const MODEL_PRODUCER_VERSION: u64 = 3;
 pub(super) const MODEL_GRAPH: u64 = 7;
-#[cfg(target_arch = "x86_64")]
 pub(super) const MODEL_OPSET: u64 = 8;
 pub(super) const GRAPH_NODE: u64 = 1;
 pub(super) const GRAPH_INITIALIZER: u64 = 5;
@@ -20,7 +19,6 @@ pub(super) const NODE_OUTPUT: u64 = 2;
 pub(super) const NODE_NAME: u64 = 3;
 pub(super) const NODE_OPERATOR: u64 = 4;
 pub(super) const NODE_ATTRIBUTE: u64 = 5;
-#[cfg(target_arch = "x86_64")]
 pub(super) const NODE_DOMAIN: u64 = 7;
 pub(super) const ATTRIBUTE_NAME: u64 = 1;
 pub(super) const ATTRIBUTE_INT: u64 = 3;
@@ -40,6 +38,7 @@ pub(super) const VALUE_TYPE: u64 = 2;
 
 // Numbers of `TensorProto.DataType`.
 pub(super) const FLOAT: u64 = 1;
+pub(super) const UINT8: u64 = 2;
 pub(super) const INT64: u64 = 7;
 pub(super) const BOOL: u64 = 9;
 pub(super) const FLOAT16: u64 = 10;

@@ -45,7 +45,7 @@ pub struct Export {
     pub attention: Option<Attention>,
     /// Kinds of matmuls with quantised weights.
     pub quantised: Vec<Quantised>,
-    /// Matmuls with quantised weights that phi4d's own kernel does.
+    /// Matmuls with quantised weights that phi4d's own kernel does, whatever this processor is.
     #[serde(rename = "own_products")]
     pub own_matmuls: usize,
     /// The files of the weights.
@@ -186,6 +186,7 @@ pub fn inspect(folder: &Path) -> Result<Export, LoadError> {
     // The table may be in a file of weights that is missing, which is no error here.
     let first_rows = || rotary_joined::first_rows(&bytes, folder, context).ok().flatten();
     let usable_context = rotary.is_none().then(first_rows).flatten().unwrap_or(context);
+    let own = graph.quantised.iter().filter(|kind| kind.fallback.is_none());
     Ok(Export {
         blocks,
         rotary,
@@ -198,8 +199,8 @@ pub fn inspect(folder: &Path) -> Result<Export, LoadError> {
         kv_bytes_per_token,
         operators: graph.operators,
         attention: graph.attention,
+        own_matmuls: own.map(|kind| kind.nodes).sum(),
         quantised: graph.quantised,
-        own_matmuls: own_matmuls(&bytes),
         weights: weight_files(folder, graph.external),
         table_bytes: graph.tables,
         inner_weights: graph.inner_weights,
@@ -288,17 +289,6 @@ fn is_layer_of(name: &str, pattern: &str) -> bool {
     number.is_some_and(|number| {
         !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
     })
-}
-
-/// Matmuls of the graph that phi4d's own kernel does, whatever this processor is.
-#[cfg(target_arch = "x86_64")]
-fn own_matmuls(graph: &[u8]) -> usize {
-    super::matmul::edit::count(graph).unwrap_or(0)
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn own_matmuls(_graph: &[u8]) -> usize {
-    0
 }
 
 #[cfg(test)]

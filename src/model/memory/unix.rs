@@ -4,7 +4,6 @@ use std::ffi::c_void;
 use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
-#[cfg(target_arch = "x86_64")]
 use std::ops::Range;
 use std::ptr::NonNull;
 
@@ -13,7 +12,6 @@ use nix::libc;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 use nix::unistd::{SysconfVar, sysconf};
 
-#[cfg(target_arch = "x86_64")]
 use super::Plain;
 
 /// Bytes of the system's memory pages.
@@ -26,17 +24,46 @@ fn length(bytes: usize) -> io::Result<NonZeroUsize> {
     NonZeroUsize::new(bytes).ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }
 
-/// Reserves `bytes` bytes of address space, which take memory page by page as they are touched.
-pub(super) fn reserve(bytes: usize) -> io::Result<NonNull<c_void>> {
+/// Bytes of a huge page on x86-64, and on arm64 with pages of 4 KiB.
+const HUGE_PAGE: usize = 2 << 20;
+
+fn anonymous(bytes: usize) -> io::Result<NonNull<c_void>> {
     let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
     let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
     // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no memory
     // that anything else uses.
-    let start = unsafe { mmap_anonymous(None, length(bytes)?, protection, flags) }?;
+    Ok(unsafe { mmap_anonymous(None, length(bytes)?, protection, flags) }?)
+}
+
+/// Reserves `bytes` bytes of address space, which take memory page by page as they are touched.
+pub(super) fn reserve(bytes: usize) -> io::Result<NonNull<c_void>> {
+    let start = anonymous(bytes)?;
     // A huge page would commit 2 MiB where a short sequence needs a few KiB, in each head of
     // each layer. Kernels without huge pages refuse the advice, which is as good.
     // SAFETY: the range is this mapping.
     let _ = unsafe { madvise(start, bytes, MmapAdvise::MADV_NOHUGEPAGE) };
+    Ok(start)
+}
+
+/// As [`reserve`], in huge pages where the system allows them: memory begins at a multiple of 2 MiB and
+/// is committed 2 MiB at a time. `bytes` is whole pages; what is left of the last 2 MiB has small pages, so nothing is wasted.
+pub(super) fn reserve_huge(bytes: usize) -> io::Result<NonNull<c_void>> {
+    let whole = bytes.checked_add(HUGE_PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
+    let mapped = anonymous(whole)?;
+    let before = mapped.as_ptr().addr().next_multiple_of(HUGE_PAGE) - mapped.as_ptr().addr();
+    // SAFETY: less than the 2 MiB that were mapped in addition.
+    let start = unsafe { mapped.byte_add(before) };
+    // SAFETY: within the mapping as well, since `before` is at most 2 MiB.
+    let end = unsafe { start.byte_add(bytes) };
+    for (unused, bytes) in [(mapped, before), (end, HUGE_PAGE - before)] {
+        if bytes > 0 {
+            // SAFETY: whole pages of the new mapping, before and after the part that is kept.
+            let _ = unsafe { munmap(unused, bytes) };
+        }
+    }
+    // Most systems give huge pages only to memory that asks for them. A refusal costs speed only.
+    // SAFETY: the range is what is left of this mapping.
+    let _ = unsafe { madvise(start, bytes, MmapAdvise::MADV_HUGEPAGE) };
     Ok(start)
 }
 
@@ -93,9 +120,26 @@ pub(super) unsafe fn unmap_file(start: NonNull<c_void>, bytes: usize) {
     let _ = unsafe { munmap(start, bytes) };
 }
 
+/// Whether memory that asks for huge pages gets them.
+#[must_use]
+pub fn has_huge_pages() -> bool {
+    // `always [madvise] never`, with the choice in brackets. Other systems have no such file.
+    let setting = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
+    setting.is_ok_and(|setting| !setting.contains("[never]"))
+}
+
+/// Lets the system's cache forget a file that was read into memory of our own. A hint: what it keeps, it
+/// gives up when memory is wanted.
+pub(crate) fn forget_file(file: &File) {
+    #[cfg(target_os = "linux")]
+    let _ =
+        nix::fcntl::posix_fadvise(file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+    #[cfg(not(target_os = "linux"))]
+    let _ = file;
+}
+
 /// Lets go of the whole pages of `constant`, a constant tensor, if they are a file's: they leave this
 /// process's memory, and are read again if they are wanted. Memory of other kinds stays.
-#[cfg(target_arch = "x86_64")]
 pub(crate) fn forget_file_pages<T: Plain>(constant: &[T]) {
     let page = page_bytes();
     let place = constant.as_ptr() as usize;
@@ -111,7 +155,6 @@ pub(crate) fn forget_file_pages<T: Plain>(constant: &[T]) {
 }
 
 /// Whether a line of `/proc/self/maps` is of a file's private mapping with all of `range` in it.
-#[cfg(target_arch = "x86_64")]
 fn is_file(line: &str, range: Range<usize>) -> bool {
     let mut parts = line.split_ascii_whitespace();
     let (Some(place), Some(access)) = (parts.next(), parts.next()) else { return false };
@@ -162,6 +205,20 @@ mod tests {
         // SAFETY: no reference is held and nothing runs.
         let crooked = unsafe { mapping.exchange([8, 2 * page], 4 * page, page) };
         assert_eq!(crooked.unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn huge_memory_begins_at_a_huge_page_and_holds_values_to_its_last_byte() {
+        for bytes in [1, HUGE_PAGE - 1, HUGE_PAGE, 3 * HUGE_PAGE + 4097] {
+            let mapping = Mapping::reserve_huge(bytes).unwrap();
+            assert_eq!(mapping.address(0, bytes).as_ptr().addr() % HUGE_PAGE, 0);
+            // SAFETY: nobody else uses the memory.
+            let values = unsafe { mapping.bytes_mut(0, bytes) };
+            assert!(values.iter().all(|value| *value == 0));
+            values.fill(7);
+            // SAFETY: no reference is used any more and nothing runs.
+            unsafe { mapping.release(0..bytes) };
+        }
     }
 
     #[test]

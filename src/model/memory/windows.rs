@@ -29,6 +29,11 @@ pub(super) fn reserve(bytes: usize) -> io::Result<NonNull<c_void>> {
     NonNull::new(start).ok_or_else(io::Error::last_os_error)
 }
 
+/// As [`reserve`]: large pages need a privilege that services do not have.
+pub(super) fn reserve_huge(bytes: usize) -> io::Result<NonNull<c_void>> {
+    reserve(bytes)
+}
+
 /// Gives up what [`reserve`] made.
 ///
 /// # Safety
@@ -93,5 +98,13 @@ pub(super) unsafe fn unmap_file(start: NonNull<c_void>, _bytes: usize) {
 }
 
 /// Does nothing: the system takes a file's pages by itself when memory is wanted.
-#[cfg(target_arch = "x86_64")]
 pub(crate) fn forget_file_pages<T: Plain>(_constant: &[T]) {}
+
+/// Large pages need a privilege that services do not have.
+#[must_use]
+pub fn has_huge_pages() -> bool {
+    false
+}
+
+/// Windows gives up what it keeps when memory is wanted.
+pub(crate) fn forget_file(_file: &File) {}
