@@ -148,6 +148,7 @@ fn session(
     if !chosen.is_cpu() {
         return Ok((open(source, options, chosen, cancel)?, false));
     }
+    matmul::log_kernel(source, options);
     if let Some(graph) = matmul::graph(source, options)? {
         // ONNX Runtime is loaded since the provider was chosen; the stamp names its build.
         let prepared = prepare::laid_out(source, &graph, options.weights_memory);

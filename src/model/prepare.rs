@@ -2,9 +2,9 @@
 //! processor's kernels want them, in a file that is mapped instead of copied. The layout is our own
 //! kernels' if they do the matmuls, else ONNX Runtime's.
 //!
-//! The result is in a folder of its own in the model's folder. Its stamp names the model files, the ONNX
-//! Runtime and the kind of processor that it is for; unless all of them fit, the model is loaded as it
-//! was exported.
+//! The result is in a folder of its own in the model's folder. Its stamp names the model files and the
+//! layout; ONNX Runtime's depends on its build and on the kind of processor, our own is the same on all.
+//! Unless all of them fit, the model is loaded as it was exported.
 
 use std::fs;
 use std::io;
@@ -73,12 +73,12 @@ pub fn prepare(options: &LoadOptions) -> Result<PathBuf, LoadError> {
 fn write_into(folder: &Path, source: &Source, options: &LoadOptions) -> Result<(), LoadError> {
     if let Some(graph) = matmul::graph(source, options)? {
         matmul::lay_out(folder, source, &graph, options)?;
-        return write_stamp(folder, &stamp(source, &graph));
+        return write_stamp(folder, &stamp(source, &graph, matmul::LAYOUT));
     }
     let mut builder = with_output(session::exported(source, options)?, folder)?;
     let session = builder.commit_from_memory(&source.graph);
     drop(session.map_err(|error| source.invalid(&error, CPU_NAME))?);
-    write_stamp(folder, &stamp(source, &source.graph))
+    write_stamp(folder, &stamp(source, &source.graph, &runtime_layout()))
 }
 
 fn write_stamp(folder: &Path, stamp: &str) -> Result<(), LoadError> {
@@ -107,7 +107,7 @@ pub(super) fn load(
     let Ok(stamp) = fs::read_to_string(folder.join(STAMP)) else { return Ok(None) };
     // Loads ONNX Runtime, whose build the stamp names.
     let mut builder = session::prepared(options)?;
-    if stamp != self::stamp(source, &source.graph) {
+    if stamp != self::stamp(source, &source.graph, &runtime_layout()) {
         warn_of_another(&folder);
         return Ok(None);
     }
@@ -129,7 +129,7 @@ pub(super) fn load(
 pub(super) fn laid_out(source: &Source, graph: &[u8], memory: WeightsMemory) -> Option<Store> {
     let folder = source.folder.join(PREPARED_FOLDER);
     let stamp = fs::read_to_string(folder.join(STAMP)).ok()?;
-    if stamp != self::stamp(source, graph) {
+    if stamp != self::stamp(source, graph, matmul::LAYOUT) {
         warn_of_another(&folder);
         return None;
     }
@@ -149,13 +149,17 @@ fn warn_of_another(folder: &Path) {
     );
 }
 
-/// Names what a prepared model is for: `graph` is the one loaded.
-fn stamp(source: &Source, graph: &[u8]) -> String {
+/// Names the layout that ONNX Runtime's kernels want: it depends on its build and on the processor.
+fn runtime_layout() -> String {
+    format!("{} {}", ort::info(), processor_kind())
+}
+
+/// Names what a prepared model is for: `graph` is the one loaded, and `layout` that of its weights.
+fn stamp(source: &Source, graph: &[u8], layout: &str) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&source.fingerprint);
     hasher.update(graph);
-    hasher.update(ort::info().as_bytes());
-    hasher.update(processor_kind().as_bytes());
+    hasher.update(layout.as_bytes());
     hasher.finalize().to_string()
 }
 

@@ -229,6 +229,11 @@ pub(super) fn weight_bytes(graph: &[u8]) -> u64 {
     graph.map_or(0, |graph| total(graph.inner_weights, graph.external.into_values()))
 }
 
+/// Kinds of matmuls with quantised weights of a graph; none if it is damaged, which its reader reports.
+pub(super) fn quantised(graph: &[u8]) -> Vec<Quantised> {
+    graph::read(graph).map_or_else(|_| Vec::new(), |graph| graph.quantised)
+}
+
 fn blocks(config: &GenaiConfig, kv_bytes_per_token: u64) -> Blocks {
     let tokens = config.engine.dynamic_batching.block_tokens();
     Blocks {
@@ -354,6 +359,23 @@ mod tests {
         let bytes = 16 * 2 * 2 * 2 * 32 * 4;
         assert_eq!(export.blocks, Some(Blocks { tokens: 16, bytes, of_a_context: 32 }));
         assert_eq!(export.rotary.unwrap().short_tokens, 64);
+    }
+
+    #[test]
+    fn matmuls_that_fall_back_say_why() {
+        let folder = crate::tests::copy_of_demo();
+        let path = folder.path().join("model.onnx");
+        let mut graph = std::fs::read(&path).unwrap();
+        let level = b"accuracy_level\x18\x04";
+        while let Some(at) = graph.windows(level.len()).position(|part| part == level) {
+            graph[at + level.len() - 1] = 1;
+        }
+        std::fs::write(&path, graph).unwrap();
+        let export = inspect(folder.path()).unwrap();
+        assert_eq!(export.own_matmuls, 0);
+        for kind in &export.quantised {
+            assert!(kind.fallback.unwrap().contains("accuracy level"), "{kind:?}");
+        }
     }
 
     #[test]

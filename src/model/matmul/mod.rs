@@ -21,6 +21,7 @@ use ort::value::{DynTensorValueType, TensorElementType};
 use self::edit::{DOMAIN, OPERATOR};
 use self::store::{Packed, Store, Weights, lock};
 use super::error::LoadError;
+use super::inspect;
 use super::load_options::LoadOptions;
 use super::memory::forget_file_pages;
 use super::provider::CPU_NAME;
@@ -32,6 +33,10 @@ use phi4d_telemetry as telemetry;
 
 /// The file of laid-out weights in the folder of what was prepared.
 pub(super) const LAID_OUT: &str = "weights";
+
+/// Names the layout of packed weights, which is the same on all processors. A change of
+/// [`phi4d_matmul::Form`]'s layout or of the file's needs another name.
+pub(super) const LAYOUT: &str = "packed weights 1";
 
 /// Parts that a matmul is cut into for the threads: many more than there are threads, so that they end
 /// together.
@@ -47,6 +52,31 @@ pub(super) fn graph(source: &Source, options: &LoadOptions) -> Result<Option<Vec
         path: source.path.clone(),
         reason: damage.to_string(),
     })
+}
+
+/// Logs which kernel runs the matmuls with quantised weights, and why some fall back to ONNX Runtime's.
+pub(super) fn log_kernel(source: &Source, options: &LoadOptions) {
+    let matmuls = inspect::quantised(&source.graph);
+    let total: usize = matmuls.iter().map(|kind| kind.nodes).sum();
+    let Some(chosen) = Kernels::chosen().filter(|_| options.own_kernels) else {
+        let reason = match options.own_kernels {
+            true => "this processor has no instruction set of phi4d's own",
+            false => "own_kernels is off",
+        };
+        log::info!(reason; "ONNX Runtime's kernels run all {total} matmuls with quantised weights");
+        return;
+    };
+    if let Ok(forced) = std::env::var(kernel::VARIABLE)
+        && forced != chosen.name()
+    {
+        log::warn!("{} is {forced}, which this processor does not have", kernel::VARIABLE);
+    }
+    let own = matmuls.iter().filter(|kind| kind.fallback.is_none()).map(|kind| kind.nodes);
+    let reasons: Vec<_> = matmuls.iter().filter_map(|kind| kind.fallback).collect();
+    log::info!(
+        instruction_set = chosen.name(), fallback_because = reasons.join("; ");
+        "phi4d's kernel runs {} of {total} matmuls with quantised weights", own.sum::<usize>()
+    );
 }
 
 /// Loads `graph`, which has the own operator in it, with the weights that are `prepared`.
