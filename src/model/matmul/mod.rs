@@ -66,17 +66,19 @@ pub(super) fn log_kernel(source: &Source, options: &LoadOptions) {
         log::info!(reason; "ONNX Runtime's kernels run all {total} matmuls with quantised weights");
         return;
     };
-    if let Ok(forced) = std::env::var(kernel::VARIABLE)
-        && forced != chosen.name()
-    {
+    let forced = std::env::var(kernel::VARIABLE).unwrap_or_default();
+    if !forced.is_empty() && forced != chosen.name() {
         log::warn!("{} is {forced}, which this processor does not have", kernel::VARIABLE);
     }
     let own = matmuls.iter().filter(|kind| kind.fallback.is_none()).map(|kind| kind.nodes);
-    let reasons: Vec<_> = matmuls.iter().filter_map(|kind| kind.fallback).collect();
     log::info!(
-        instruction_set = chosen.name(), fallback_because = reasons.join("; ");
+        instruction_set = chosen.name();
         "phi4d's kernel runs {} of {total} matmuls with quantised weights", own.sum::<usize>()
     );
+    for (kind, reason) in matmuls.iter().filter_map(|kind| kind.fallback.map(|why| (kind, why))) {
+        let nodes = kind.nodes;
+        log::info!(nodes, reason; "ONNX Runtime's kernel runs matmuls that phi4d's does not take");
+    }
 }
 
 /// Loads `graph`, which has the own operator in it, with the weights that are `prepared`.
