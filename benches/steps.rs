@@ -16,7 +16,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use phi4d_model::{LoadOptions, Provider, Runner, load};
+use phi4d_model::{LoadOptions, Provider, Runner, WeightsMemory, load};
 
 const WIDTHS: [usize; 4] = [1, 2, 4, 8];
 const PAST: usize = 64;
@@ -51,6 +51,7 @@ fn main() {
         kv_cache_bytes: 0,
         own_kernels: std::env::var("OWN_KERNELS").as_deref() != Ok("0"),
         kv_cache_type: phi4d_model::KvType::F16,
+        weights_memory: WeightsMemory::Auto,
         runtime_library: None,
     };
     let began = Instant::now();

@@ -108,6 +108,11 @@ pub(super) fn load_options(settings: &Settings, folder: &Path) -> model::LoadOpt
             settings::KvCacheType::Int8 => model::KvType::Int8,
             settings::KvCacheType::F32 => model::KvType::F32,
         },
+        weights_memory: match settings.weights_memory {
+            settings::WeightsMemory::Auto => model::WeightsMemory::Auto,
+            settings::WeightsMemory::Mapped => model::WeightsMemory::Mapped,
+            settings::WeightsMemory::Copied => model::WeightsMemory::Copied,
+        },
         runtime_library: settings.runtime_library.clone(),
     }
 }

@@ -20,14 +20,9 @@ fn options(provider: Provider, slots: usize) -> LoadOptions {
             library: library.filter(|_| provider == Provider::WebGpu),
             ..provider.into()
         },
-        threads: 1,
-        slots,
-        context_tokens: 0,
         max_prefill_tokens: 16,
-        kv_cache_bytes: 0,
-        own_kernels: true,
         kv_cache_type: crate::KvType::F16,
-        runtime_library: None,
+        ..crate::tests::options(slots)
     }
 }
 

@@ -74,13 +74,11 @@ pub fn provider_facts(
     })
 }
 
-/// Whether this processor has what phi4d's own kernel needs.
+/// The instruction set that phi4d's own kernel uses here, such as `avx2`; `None` if this processor has
+/// none of its sets.
 #[must_use]
-pub fn has_own_kernel() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return phi4d_int4::available();
-    #[cfg(not(target_arch = "x86_64"))]
-    false
+pub fn own_kernel() -> Option<&'static str> {
+    phi4d_matmul::Kernel::chosen().map(phi4d_matmul::Kernel::name)
 }
 
 /// The instructions by which ONNX Runtime and our own kernel are chosen, and so the layout of

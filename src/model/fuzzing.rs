@@ -5,7 +5,6 @@ use std::path::Path;
 use super::external;
 use super::genai_config::{GenaiConfig, layer_name};
 use super::graph_edit::{self, Wanted};
-#[cfg(target_arch = "x86_64")]
 use super::matmul;
 use super::protobuf::{Fields, Value};
 use super::rotary_edit;
@@ -61,7 +60,6 @@ pub fn graph(data: &[u8]) {
     if let Ok(Some((edited, _))) = external::follow(data, Path::new("/proc/self")) {
         assert!(is_whole(&edited, GRAPH), "{edited:?}");
     }
-    #[cfg(target_arch = "x86_64")]
     if let Ok(Some(edited)) = matmul::edit::edit(data) {
         assert!(is_whole(&edited, GRAPH), "{edited:?}");
         assert_eq!(matmul::edit::edit(&edited), Ok(None), "replaced twice");

@@ -140,7 +140,7 @@ mod tests {
 
     use super::*;
     use crate::protobuf::{FLOAT, GRAPH_OUTPUT};
-    use crate::{LoadOptions, Provider, load};
+    use crate::{LoadOptions, load};
 
     fn demo() -> Vec<u8> {
         std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/demo/model.onnx")).unwrap()
@@ -199,16 +199,11 @@ mod tests {
         let logits = |folder: &std::path::Path| {
             let options = LoadOptions {
                 folder: folder.into(),
-                provider: Provider::Cpu.into(),
-                threads: 1,
-                slots: 2,
                 context_tokens: 64,
                 max_prefill_tokens: 16,
-                kv_cache_bytes: 0,
                 // Own attention is for exports that give logits of all positions.
                 own_kernels: false,
-                kv_cache_type: crate::KvType::F32,
-                runtime_library: None,
+                ..crate::tests::options(2)
             };
             let mut runner = load(&options).unwrap().runner;
             let mut values = runner.prefill(0, 0, &[1, 2, 3, 4], 1).unwrap().row(0).to_vec();

@@ -31,9 +31,9 @@
 //! A `Slice` before the matmul with the vocabulary leaves only the positions whose logits a step wants. Where the
 //! graph selects one of two rotary tables by the length that a step reaches, the selection becomes an input, so
 //! that the first chunks of a long prompt use the long table. Where the kernel itself selects, from two joined
-//! tables, the context ends with the first one. On processors with AVX-512 VNNI, phi4d's operator replaces each
-//! `MatMulNBits` that it supports (blocks of 32, no zero points, accuracy level 4); other nodes stay. The exported
-//! weights leave memory once they are laid out. A token's result is the same at any batch width.
+//! tables, the context ends with the first one. On processors with an instruction set that its kernel uses, phi4d's
+//! operator replaces each `MatMulNBits` that it supports (int4 and int8, accuracy level 4); other nodes stay. The
+//! exported weights leave memory once they are laid out. A token's result is the same at any batch width.
 //!
 //! # Providers
 //!
@@ -65,12 +65,7 @@ mod load;
 mod load_options;
 mod logits;
 mod lost_file;
-#[cfg(target_arch = "x86_64")]
 mod matmul;
-#[cfg_attr(
-    not(target_arch = "x86_64"),
-    allow(dead_code, reason = "files are mapped for the kernel of x86-64 only")
-)]
 mod memory;
 mod onnx;
 mod operator;
@@ -92,7 +87,7 @@ mod tests;
 
 pub use error::{LoadError, RunError};
 pub use facts::{
-    DeviceFacts, ProviderFacts, RuntimeFacts, has_own_kernel, processor_features, provider_facts,
+    DeviceFacts, ProviderFacts, RuntimeFacts, own_kernel, processor_features, provider_facts,
     runtime_facts,
 };
 pub use genai_config::{
@@ -103,8 +98,9 @@ pub use inspect::{
     Shape as ExportShape, TensorInfo, WeightFile, inspect,
 };
 pub use load::{Loaded, load, load_cancellable};
-pub use load_options::LoadOptions;
+pub use load_options::{LoadOptions, WeightsMemory};
 pub use lost_file::{end_on_lost_file, is_file_lost};
+pub use memory::has_huge_pages;
 pub use phi4d_attention::KvType;
 pub use plan::{
     KvGrowth, KvSizes, KvTooSmall, MemoryPlan, MemorySettings, ModelLimits, Rotary, alike_positions,

@@ -10,7 +10,6 @@ use super::error::LoadError;
 use super::genai_config::GenaiConfig;
 use super::gqa::{self, Own};
 use super::load_options::LoadOptions;
-#[cfg(target_arch = "x86_64")]
 use super::matmul;
 use super::onnx::OnnxRunner;
 use super::paged::{self, PagedRunner};
@@ -160,10 +159,10 @@ fn session(
     if !chosen.is_cpu() {
         return Ok((open(source, options, chosen, cancel)?, false, None));
     }
-    #[cfg(target_arch = "x86_64")]
+    matmul::log_kernel(source, options);
     if let Some(graph) = matmul::graph(source, options)? {
         // ONNX Runtime is loaded since the provider was chosen; the stamp names its build.
-        let prepared = prepare::laid_out(source, &graph);
+        let prepared = prepare::laid_out(source, &graph, options.weights_memory);
         let invariant = matmul::edit::is_whole(&graph).is_ok_and(|whole| whole);
         // After the stamp: weights that are laid out do not depend on the attention.
         let own = gqa::own(&graph, source, options)?;

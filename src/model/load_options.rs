@@ -28,6 +28,8 @@ pub struct LoadOptions {
     pub own_kernels: bool,
     /// How keys and values are stored where phi4d's own attention runs; other exports say it themselves.
     pub kv_cache_type: KvType,
+    /// Where weights that were prepared for the own kernel are.
+    pub weights_memory: WeightsMemory,
     /// ONNX Runtime's shared library; `None` looks for it (see [`super::library_search_path`]).
     pub runtime_library: Option<PathBuf>,
 }
@@ -40,4 +42,16 @@ impl LoadOptions {
             tokens => tokens.min(model_context),
         }
     }
+}
+
+/// Where weights that were prepared for the own kernel are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum WeightsMemory {
+    /// Copied if the system has huge pages and enough memory, else mapped.
+    #[default]
+    Auto,
+    /// Mapped from the file, in small pages that processes share.
+    Mapped,
+    /// Copied into this process's own memory, in huge pages if the system has them.
+    Copied,
 }

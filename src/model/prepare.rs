@@ -2,9 +2,9 @@
 //! processor's kernels want them, in a file that is mapped instead of copied. The layout is our own
 //! kernels' if they do the matmuls, else ONNX Runtime's.
 //!
-//! The result is in a folder of its own in the model's folder. Its stamp names the model files, the ONNX
-//! Runtime and the kind of processor that it is for; unless all of them fit, the model is loaded as it
-//! was exported.
+//! The result is in a folder of its own in the model's folder. Its stamp names the model files and the
+//! layout; ONNX Runtime's depends on its build and on the kind of processor, our own is the same on all.
+//! Unless all of them fit, the model is loaded as it was exported.
 
 use std::fs;
 use std::io;
@@ -15,10 +15,8 @@ use ort::session::builder::SessionBuilder;
 
 use super::error::LoadError;
 use super::facts::processor_kind;
-use super::load_options::LoadOptions;
-#[cfg(target_arch = "x86_64")]
+use super::load_options::{LoadOptions, WeightsMemory};
 use super::matmul;
-#[cfg(target_arch = "x86_64")]
 use super::matmul::store::Store;
 use super::provider::CPU_NAME;
 use super::session;
@@ -73,15 +71,14 @@ pub fn prepare(options: &LoadOptions) -> Result<PathBuf, LoadError> {
 }
 
 fn write_into(folder: &Path, source: &Source, options: &LoadOptions) -> Result<(), LoadError> {
-    #[cfg(target_arch = "x86_64")]
     if let Some(graph) = matmul::graph(source, options)? {
         matmul::lay_out(folder, source, &graph, options)?;
-        return write_stamp(folder, &stamp(source, &graph));
+        return write_stamp(folder, &stamp(source, &graph, matmul::LAYOUT));
     }
     let mut builder = with_output(session::exported(source, options)?, folder)?;
     let session = builder.commit_from_memory(&source.graph);
     drop(session.map_err(|error| source.invalid(&error, CPU_NAME))?);
-    write_stamp(folder, &stamp(source, &source.graph))
+    write_stamp(folder, &stamp(source, &source.graph, &runtime_layout()))
 }
 
 fn write_stamp(folder: &Path, stamp: &str) -> Result<(), LoadError> {
@@ -110,7 +107,7 @@ pub(super) fn load(
     let Ok(stamp) = fs::read_to_string(folder.join(STAMP)) else { return Ok(None) };
     // Loads ONNX Runtime, whose build the stamp names.
     let mut builder = session::prepared(options)?;
-    if stamp != self::stamp(source, &source.graph) {
+    if stamp != self::stamp(source, &source.graph, &runtime_layout()) {
         warn_of_another(&folder);
         return Ok(None);
     }
@@ -129,15 +126,14 @@ pub(super) fn load(
 
 /// The weights that [`prepare`] laid out for the own operator in `graph`, if they fit the model and this
 /// machine. `None` if they do not or are damaged, which is logged.
-#[cfg(target_arch = "x86_64")]
-pub(super) fn laid_out(source: &Source, graph: &[u8]) -> Option<Store> {
+pub(super) fn laid_out(source: &Source, graph: &[u8], memory: WeightsMemory) -> Option<Store> {
     let folder = source.folder.join(PREPARED_FOLDER);
     let stamp = fs::read_to_string(folder.join(STAMP)).ok()?;
-    if stamp != self::stamp(source, graph) {
+    if stamp != self::stamp(source, graph, matmul::LAYOUT) {
         warn_of_another(&folder);
         return None;
     }
-    let store = Store::open(&folder.join(matmul::LAID_OUT));
+    let store = Store::open(&folder.join(matmul::LAID_OUT), memory);
     store
         .inspect_err(|error| {
             log::warn!(folder:% = folder.display(); "what was prepared can't be loaded: {error}");
@@ -153,13 +149,17 @@ fn warn_of_another(folder: &Path) {
     );
 }
 
-/// Names what a prepared model is for: `graph` is the one loaded.
-fn stamp(source: &Source, graph: &[u8]) -> String {
+/// Names the layout that ONNX Runtime's kernels want: it depends on its build and on the processor.
+fn runtime_layout() -> String {
+    format!("{} {}", ort::info(), processor_kind())
+}
+
+/// Names what a prepared model is for: `graph` is the one loaded, and `layout` that of its weights.
+fn stamp(source: &Source, graph: &[u8], layout: &str) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&source.fingerprint);
     hasher.update(graph);
-    hasher.update(ort::info().as_bytes());
-    hasher.update(processor_kind().as_bytes());
+    hasher.update(layout.as_bytes());
     hasher.finalize().to_string()
 }
 

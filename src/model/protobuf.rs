@@ -40,6 +40,7 @@ pub(super) const VALUE_TYPE: u64 = 2;
 
 // Numbers of `TensorProto.DataType`.
 pub(super) const FLOAT: u64 = 1;
+pub(super) const UINT8: u64 = 2;
 pub(super) const INT64: u64 = 7;
 pub(super) const BOOL: u64 = 9;
 pub(super) const FLOAT16: u64 = 10;

@@ -20,6 +20,7 @@ pub(crate) fn options(slots: usize) -> LoadOptions {
         kv_cache_bytes: 0,
         own_kernels: true,
         kv_cache_type: KvType::F32,
+        weights_memory: WeightsMemory::Auto,
         runtime_library: None,
     }
 }
@@ -220,7 +221,7 @@ fn an_interrupted_runner_refuses_further_steps() {
 }
 
 /// A copy of the demo folder.
-fn copy_of_demo() -> tempfile::TempDir {
+pub(crate) fn copy_of_demo() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(demo()).unwrap() {
         let entry = entry.unwrap();
@@ -230,9 +231,15 @@ fn copy_of_demo() -> tempfile::TempDir {
 }
 
 /// Prepares a copy of the demo model, whose large part is then the file `weights`, and damages it.
-fn prepared_gives_the_same(own_kernels: bool, weights: &str, damaged: &str) {
+fn prepared_gives_the_same(
+    own_kernels: bool,
+    weights_memory: WeightsMemory,
+    weights: &str,
+    damaged: &str,
+) {
     let folder = copy_of_demo();
-    let options = LoadOptions { folder: folder.path().into(), own_kernels, ..options(1) };
+    let folder_path = folder.path().into();
+    let options = LoadOptions { folder: folder_path, own_kernels, weights_memory, ..options(1) };
     let tokens = prompt(3, 40);
     let logits = || {
         let mut runner = load(&options).unwrap().runner;
@@ -257,14 +264,15 @@ fn prepared_gives_the_same(own_kernels: bool, weights: &str, damaged: &str) {
 
 #[test]
 fn a_prepared_model_gives_the_same_and_is_used_only_where_it_fits() {
-    prepared_gives_the_same(false, "model.onnx.data", "model.onnx");
+    prepared_gives_the_same(false, WeightsMemory::Auto, "model.onnx.data", "model.onnx");
 }
 
-#[cfg(target_arch = "x86_64")]
 #[test]
 fn weights_laid_out_ahead_give_the_same_and_are_used_only_where_they_fit() {
-    if phi4d_int4::available() {
-        prepared_gives_the_same(true, "int4", "int4");
+    if crate::own_kernel().is_some() {
+        for memory in [WeightsMemory::Mapped, WeightsMemory::Copied, WeightsMemory::Auto] {
+            prepared_gives_the_same(true, memory, "weights", "weights");
+        }
     }
 }
 

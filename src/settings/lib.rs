@@ -28,4 +28,6 @@ pub use render::{render_file, render_resolved};
 pub use resolve::{DEFAULT_FILE, Entry, Inputs, Resolved, default_file, resolve};
 pub use socket::{SocketSetting, client_socket_candidates};
 pub use table::{DEFINITIONS, Settings};
-pub use value::{KvCacheType, ListenAddress, LogFormat, MetricsAccess, Provider, Sandbox, WebPage};
+pub use value::{
+    KvCacheType, ListenAddress, LogFormat, MetricsAccess, Provider, Sandbox, WebPage, WeightsMemory,
+};

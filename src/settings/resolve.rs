@@ -27,8 +27,9 @@ pub fn default_file() -> PathBuf {
     PathBuf::from(DEFAULT_FILE)
 }
 
-/// Variables of the command line: the settings file, the key of `phi4d chat`, the folder of models.
-const OTHER_VARIABLES: &[&str] = &["PHI4D_CONFIG", "PHI4D_API_KEY", "PHI4D_MODELS"];
+/// Variables of the command line (the settings file, the key of `phi4d chat`, the folder of models), and the
+/// one by which tests force a kernel's instruction set.
+const OTHER_VARIABLES: &[&str] = &["PHI4D_CONFIG", "PHI4D_API_KEY", "PHI4D_MODELS", "PHI4D_ISA"];
 
 /// Where settings come from.
 #[derive(Debug, Clone, Default)]

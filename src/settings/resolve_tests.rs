@@ -127,7 +127,7 @@ fn what_is_not_toml_is_refused_by_file_and_place() {
 
 #[test]
 fn unknown_variables_are_warned_about_not_refused() {
-    let case = case("", &[("PHI4D_SLOST", "3"), ("PHI4D_CONFIG", "/x"), ("OTHER", "y")], &[]);
+    let case = case("", &[("PHI4D_SLOST", "3"), ("PHI4D_CONFIG", "/x"), ("PHI4D_ISA", "x")], &[]);
     let resolved = resolve(&case.inputs).unwrap();
     assert_eq!(
         resolved.warnings,

@@ -14,7 +14,7 @@ use super::kind::{
 use super::lists::{Origins, Pairs, Words};
 use super::socket::SocketSetting;
 use super::value::{
-    KvCacheType, ListenAddress, LogFormat, MetricsAccess, Provider, Sandbox, WebPage,
+    KvCacheType, ListenAddress, LogFormat, MetricsAccess, Provider, Sandbox, WebPage, WeightsMemory,
 };
 
 define_settings! {
@@ -58,10 +58,23 @@ define_settings! {
     /// Threads that run the model. 0: the number of physical cores that this process may use.
     threads: usize = "0", whole::<usize>(0, 1024), "threads";
 
-    /// Use phi4d's int4 matmul kernel where the processor has AVX-512 VNNI and the export has
-    /// blocks of 32 at accuracy level 4, as the published ones have. Off: ONNX Runtime's
-    /// kernels, with the same results except for rounding.
+    /// Use phi4d's matmul kernel where the processor has AVX2 (faster: AVX-VNNI, AVX-512 VNNI) and
+    /// the export's int4 or int8 weights have accuracy level 4, as the published ones have. Off:
+    /// ONNX Runtime's kernels, with the same results except for rounding.
     own_kernels: bool = "true", Switch;
+
+    /// Where weights that `phi4d prepare` made are. copied: read into memory of the daemon's own,
+    /// in huge pages, which answers faster. mapped: mapped from the file, which starts faster, and
+    /// several daemons share the memory. auto: copied if the system has huge pages and enough
+    /// free memory.
+    weights_memory: WeightsMemory = "auto", Choice {
+        placeholder: "WHERE",
+        options: &[
+            ("auto", WeightsMemory::Auto),
+            ("mapped", WeightsMemory::Mapped),
+            ("copied", WeightsMemory::Copied),
+        ],
+    };
 
     /// ONNX Runtime's shared library. Empty: looked for in ../lib/phi4d/ beside the program, in
     /// /usr/lib/phi4d/, in .runtime/ under the current folder and the folders above the

@@ -68,6 +68,17 @@ pub enum WebPage {
     Off,
 }
 
+/// Where weights that were prepared for phi4d's own kernel are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WeightsMemory {
+    /// As the system and its memory allow.
+    Auto,
+    /// Mapped from their file.
+    Mapped,
+    /// Copied into memory of the daemon's own.
+    Copied,
+}
+
 /// Whether the daemon confines itself by filters on its system calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sandbox {

@@ -28,11 +28,21 @@ pub(super) fn hardware(findings: &mut Findings) {
     findings.figure("features", json!(machine.features));
     if cfg!(target_arch = "x86_64") && !machine.features.contains(&"avx2") {
         findings.note(CHECK, "without AVX2 answers are very slow", "take another machine");
-    } else if !model::has_own_kernel() {
+    } else if model::own_kernel().is_none() {
         findings.note(
             CHECK,
-            "the processor lacks AVX-512 VNNI, which phi4d's own kernel needs: ONNX Runtime's run",
+            "the processor has no instruction set that phi4d's own matmul uses: ONNX Runtime's runs",
             "",
+        );
+    }
+    if model::has_huge_pages() {
+        findings.good(CHECK, "weights get huge pages");
+    } else if cfg!(target_os = "linux") {
+        findings.note(
+            CHECK,
+            "transparent huge pages are off: weights are read up to a third slower",
+            "write madvise to /sys/kernel/mm/transparent_hugepage/enabled (kernel parameter \
+             transparent_hugepage=madvise)",
         );
     }
     let total = machine.total_memory.map_or_else(|| "unknown".to_owned(), bytes);

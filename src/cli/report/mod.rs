@@ -105,16 +105,24 @@ impl Runs {
 /// What does the matmuls with quantised weights on the CPU.
 fn cpu_kernels(export: &Export, wanted: bool) -> String {
     let matmuls: usize = export.quantised.iter().map(|kind| kind.nodes).sum();
-    let why = if export.own_matmuls == 0 {
-        "the export has none that phi4d's own kernel takes"
-    } else if !model::has_own_kernel() {
-        "the processor has no AVX-512 VNNI for phi4d's own"
-    } else if !wanted {
-        "own_kernels is off"
-    } else {
-        return format!("phi4d's own for {} of {matmuls} matmuls", export.own_matmuls);
-    };
-    format!("ONNX Runtime's, as {why}")
+    let fallbacks = export.quantised.iter().filter_map(|kind| {
+        kind.fallback.map(|reason| format!("{} of {} bits: {reason}", kind.nodes, kind.bits))
+    });
+    let fallbacks = fallbacks.collect::<Vec<_>>().join("; ");
+    match model::own_kernel() {
+        None => {
+            "ONNX Runtime's, as this processor has no instruction set that phi4d's own uses".into()
+        }
+        Some(_) if !wanted => "ONNX Runtime's, as own_kernels is off".into(),
+        Some(_) if matmuls == 0 => "ONNX Runtime's, as no matmul has quantised weights".into(),
+        Some(name) if fallbacks.is_empty() => {
+            format!("phi4d's own ({name}) for all {matmuls} matmuls")
+        }
+        Some(name) => format!(
+            "phi4d's own ({name}) for {} of {matmuls} matmuls, ONNX Runtime's for the others ({fallbacks})",
+            export.own_matmuls
+        ),
+    }
 }
 
 /// Who gets in, by the settings and the files that they name, if the service manager passes sockets at

@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use super::*;
 use phi4d_model::{
-    KvGrowth, LoadOptions, Loaded, Logits, ModelLimits, Provider, Rotary, RunError, Runner, load,
+    KvGrowth, LoadOptions, Loaded, Logits, ModelLimits, Provider, Rotary, RunError, Runner,
+    WeightsMemory, load,
 };
 
 fn loaded() -> Loaded {
@@ -30,6 +31,7 @@ fn loaded() -> Loaded {
         kv_cache_bytes: 0,
         own_kernels: true,
         kv_cache_type: phi4d_model::KvType::F16,
+        weights_memory: WeightsMemory::Auto,
         runtime_library: None,
     };
     load(&load_options).unwrap()

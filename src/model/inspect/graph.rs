@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use serde::Serialize;
 
 use crate::genai_config::GenaiConfig;
+use crate::matmul::edit;
 use crate::protobuf::{
     Damaged, Fields, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_NODE, GRAPH_OUTPUT, MODEL_GRAPH,
     MODEL_PRODUCER, MODEL_PRODUCER_VERSION, Node, Tensor, VALUE_NAME, VALUE_TYPE, Value, attribute,
@@ -66,13 +67,15 @@ pub struct Attention {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Quantised {
     /// Bits of a weight.
-    pub bits: i64,
+    pub bits: u64,
     /// Weights that share a scale.
-    pub block: i64,
+    pub block: u64,
     /// How activations may be rounded: 4 is to int8, 1 not at all, 0 is left open.
-    pub accuracy_level: i64,
+    pub accuracy_level: u64,
     /// Whether blocks have zero points beside scales.
     pub zero_points: bool,
+    /// Why phi4d's own kernel does not take them; `None` if it does.
+    pub fallback: Option<&'static str>,
     /// How many there are.
     pub nodes: usize,
 }
@@ -122,11 +125,12 @@ pub(super) fn read(bytes: &[u8]) -> Result<Graph, Damaged> {
 
 impl Graph {
     fn read(&mut self, bytes: &[u8]) -> Result<(), Damaged> {
+        let constants = edit::constants(bytes)?;
         for field in Fields::new(bytes) {
             let field = field?;
             let Value::Bytes(value) = field.value else { continue };
             match field.number {
-                GRAPH_NODE => self.node(value)?,
+                GRAPH_NODE => self.node(value, &constants)?,
                 GRAPH_INITIALIZER => self.weights(value)?,
                 GRAPH_INPUT => self.inputs.push(tensor_info(value)?),
                 GRAPH_OUTPUT => self.outputs.push(tensor_info(value)?),
@@ -136,7 +140,7 @@ impl Graph {
         Ok(())
     }
 
-    fn node(&mut self, bytes: &[u8]) -> Result<(), Damaged> {
+    fn node(&mut self, bytes: &[u8], constants: &HashMap<&[u8], u64>) -> Result<(), Damaged> {
         let node = Node::read(bytes)?;
         let operator = text(node.operator);
         let names = node.inputs.iter().map(|name| text(name));
@@ -153,9 +157,7 @@ impl Graph {
             }
         }
         if operator == "MatMulNBits" {
-            // An optional input that is left out has an empty name.
-            let zero_points = node.inputs.get(3).is_some_and(|name| !name.is_empty());
-            self.quantised_matmul(&attributes, zero_points);
+            self.quantised_matmul(&edit::Quantised::of(&node, constants)?);
         }
         if ATTENTION.contains(&operator.as_str()) {
             // The first layer's attributes stand for all; exports make their layers alike.
@@ -170,24 +172,20 @@ impl Graph {
         Ok(())
     }
 
-    fn quantised_matmul(&mut self, attributes: &BTreeMap<String, i64>, zero_points: bool) {
-        let number = |name: &str, default| attributes.get(name).copied().unwrap_or(default);
-        let (bits, block) = (number("bits", 4), number("block_size", 0));
-        let accuracy_level = number("accuracy_level", 0);
+    fn quantised_matmul(&mut self, found: &edit::Quantised) {
+        let kind = Quantised {
+            bits: found.bits,
+            block: found.block,
+            accuracy_level: found.accuracy_level,
+            zero_points: found.zero_points,
+            fallback: found.form().err(),
+            nodes: 1,
+        };
         // A model has two or three kinds, so a list is searched.
-        let alike = self.quantised.iter_mut().find(|kind| {
-            (kind.bits, kind.block, kind.accuracy_level, kind.zero_points)
-                == (bits, block, accuracy_level, zero_points)
-        });
-        match alike {
-            Some(kind) => kind.nodes += 1,
-            None => self.quantised.push(Quantised {
-                bits,
-                block,
-                accuracy_level,
-                zero_points,
-                nodes: 1,
-            }),
+        let alike = |other: &&mut Quantised| Quantised { nodes: 1, ..(**other).clone() } == kind;
+        match self.quantised.iter_mut().find(alike) {
+            Some(other) => other.nodes += 1,
+            None => self.quantised.push(kind),
         }
     }
 

@@ -17,8 +17,8 @@ use super::memory::page_bytes;
 use super::plan::{KvGrowth, ModelLimits};
 use super::{rotary_joined, source};
 
-use graph::{made_for, total};
 pub use graph::{Attention, Quantised, TensorInfo};
+use graph::{made_for, total};
 pub use rotary::{RotaryChoice, RotaryTable, RotaryTables};
 
 /// An export: what its configuration and its graph say.
@@ -49,7 +49,7 @@ pub struct Export {
     pub attention: Option<Attention>,
     /// Kinds of matmuls with quantised weights.
     pub quantised: Vec<Quantised>,
-    /// Matmuls with quantised weights that phi4d's own kernel does.
+    /// Matmuls with quantised weights that phi4d's own kernel does, whatever this processor is.
     #[serde(rename = "own_products")]
     pub own_matmuls: usize,
     /// Whether phi4d's own attention fits it, on the CPU.
@@ -206,6 +206,7 @@ pub fn inspect(folder: &Path) -> Result<Export, LoadError> {
     // The table may be in a file of weights that is missing, which is no error here.
     let first_rows = || rotary_joined::first_rows(&bytes, folder, context).ok().flatten();
     let usable_context = rotary.is_none().then(first_rows).flatten().unwrap_or(context);
+    let own = graph.quantised.iter().filter(|kind| kind.fallback.is_none());
     Ok(Export {
         blocks,
         rotary,
@@ -218,8 +219,8 @@ pub fn inspect(folder: &Path) -> Result<Export, LoadError> {
         kv_bytes_per_token,
         operators: graph.operators,
         attention: graph.attention,
+        own_matmuls: own.map(|kind| kind.nodes).sum(),
         quantised: graph.quantised,
-        own_matmuls: own_matmuls(&bytes),
         own_attention,
         weights: weight_files(folder, graph.external),
         table_bytes: graph.tables,
@@ -236,6 +237,11 @@ pub fn inspect(folder: &Path) -> Result<Export, LoadError> {
             end_tokens: config.model.eos_token_id.to_vec(),
         },
     })
+}
+
+/// Kinds of matmuls with quantised weights of a graph; none if it is damaged, which its reader reports.
+pub(super) fn quantised(graph: &[u8]) -> Vec<Quantised> {
+    graph::read(graph).map_or_else(|_| Vec::new(), |graph| graph.quantised)
 }
 
 fn blocks(config: &GenaiConfig, kv_bytes_per_token: u64) -> Blocks {
@@ -309,17 +315,6 @@ fn is_layer_of(name: &str, pattern: &str) -> bool {
     })
 }
 
-/// Matmuls of the graph that phi4d's own kernel does, whatever this processor is.
-#[cfg(target_arch = "x86_64")]
-fn own_matmuls(graph: &[u8]) -> usize {
-    super::matmul::edit::count(graph).unwrap_or(0)
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn own_matmuls(_graph: &[u8]) -> usize {
-    0
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -383,6 +378,23 @@ mod tests {
         let bytes = 16 * 2 * 2 * 2 * 32 * 4;
         assert_eq!(export.blocks, Some(Blocks { tokens: 16, bytes, of_a_context: 32 }));
         assert_eq!(export.rotary.unwrap().short_tokens, 64);
+    }
+
+    #[test]
+    fn matmuls_that_fall_back_say_why() {
+        let folder = crate::tests::copy_of_demo();
+        let path = folder.path().join("model.onnx");
+        let mut graph = std::fs::read(&path).unwrap();
+        let level = b"accuracy_level\x18\x04";
+        while let Some(at) = graph.windows(level.len()).position(|part| part == level) {
+            graph[at + level.len() - 1] = 1;
+        }
+        std::fs::write(&path, graph).unwrap();
+        let export = inspect(folder.path()).unwrap();
+        assert_eq!(export.own_matmuls, 0);
+        for kind in &export.quantised {
+            assert!(kind.fallback.unwrap().contains("accuracy level"), "{kind:?}");
+        }
     }
 
     #[test]

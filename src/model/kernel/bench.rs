@@ -28,7 +28,9 @@ mod unix {
 
     use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
     use nix::time::{ClockId, clock_gettime};
-    use phi4d_matmul::{Activations, Form, Kernel, Line, Results, Weights, multiply, pack, round};
+    use phi4d_matmul::{
+        Activations, Form, Kernel, Line, Operands, Results, Weights, multiply, pack, round,
+    };
 
     /// Seconds of processor time that this thread has used.
     fn time() -> f64 {
@@ -112,8 +114,7 @@ mod unix {
             for lines in lines.as_chunks::<8>().0 {
                 for (sum, line) in sums.iter_mut().zip(lines) {
                     let at = std::ptr::from_ref(line);
-                    // SAFETY: a hint.
-                    unsafe { _mm_prefetch::<3>(at.wrapping_byte_add(4096).cast()) };
+                    _mm_prefetch::<3>(at.wrapping_byte_add(4096).cast());
                     // SAFETY: an aligned line.
                     let line = unsafe { _mm512_load_si512(at.cast()) };
                     *sum = _mm512_or_si512(*sum, line);
@@ -167,7 +168,7 @@ mod unix {
             options.rows = vec![1, 4, 8, 12, 24, 120, 512];
         }
         if options.kernels.is_empty() {
-            options.kernels = vec![Kernel::chosen()];
+            options.kernels = vec![Kernel::all()[0]];
         }
         options
     }
@@ -231,7 +232,8 @@ mod unix {
         });
         let multiplying = fastest(|| {
             let results = Results::new(&mut results, form.n);
-            multiply(kernel, form, lines, &activations, 0..form.groups(), &results);
+            let operands = Operands { form, lines, activations: &activations };
+            multiply(kernel, &operands, 0..form.groups(), &results);
         });
         [multiplying, rounding]
     }

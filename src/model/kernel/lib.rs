@@ -23,5 +23,5 @@ mod tests;
 pub use activations::{Activations, TileRows, round};
 pub use form::{COLUMNS, Form, Line, bytes};
 pub use isa::{Kernel, VARIABLE};
-pub use multiply::{Results, multiply};
+pub use multiply::{Operands, Results, multiply};
 pub use pack::{Weights, pack};

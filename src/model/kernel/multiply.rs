@@ -48,7 +48,18 @@ impl<'a> Results<'a> {
     }
 }
 
-/// Multiplies `activations` with the columns of `groups` (sixteen columns each) of `lines`:
+/// What is multiplied.
+#[derive(Debug, Clone, Copy)]
+pub struct Operands<'a> {
+    /// The form of the weights.
+    pub form: &'a Form,
+    /// The weights as [`pack`](crate::pack) laid them out.
+    pub lines: &'a [Line],
+    /// The activations, rounded by the same kernel for this form.
+    pub activations: &'a Activations,
+}
+
+/// Multiplies the activations with the columns of `groups` (sixteen columns each) of the weights:
 /// `results[row, column]` is the dot product of the row of activations with the column of weights.
 ///
 /// A result depends neither on the rows beside its own nor on how columns are split into groups.
@@ -57,25 +68,23 @@ impl<'a> Results<'a> {
 /// If the sizes do not fit each other, or a group was done before.
 pub fn multiply(
     kernel: Kernel,
-    form: &Form,
-    lines: &[Line],
-    activations: &Activations,
+    operands: &Operands<'_>,
     groups: Range<usize>,
     results: &Results<'_>,
 ) {
+    let Operands { form, lines, activations } = *operands;
     let rows = activations.rows();
     assert!(form.fits() && lines.len() == form.lines() && results.n == form.n);
     assert!(results.length == rows * form.n && groups.end <= form.groups());
-    let tiles = rows.div_ceil(activations.height().max(1));
-    assert_eq!(activations.words().len(), tiles * tile_words(form, activations.height()));
+    let (height, tiles) = (kernel.height(rows), rows.div_ceil(activations.height().max(1)));
+    assert_eq!(activations.height(), height, "rounded for another kernel");
+    assert_eq!(activations.words().len(), tiles * tile_words(form, height));
     for group in groups.clone() {
         assert!(!results.taken[group].swap(true, Ordering::Relaxed), "group {group} is done twice");
     }
-    if rows == 0 {
-        return;
+    if rows > 0 {
+        kernel.multiply(&Job { form, lines, activations, results: results.start }, groups);
     }
-    let job = Job { form, lines, activations, results: results.start };
-    kernel.multiply(&job, groups);
 }
 
 /// A matmul whose sizes have been checked.

@@ -1,5 +1,9 @@
 //! The innermost loops: a tile of rows times a few columns, whose sums stay in registers.
 #![expect(
+    clippy::needless_range_loop,
+    reason = "loops of constant length over sums in registers, which the compiler unrolls by their indexes"
+)]
+#![expect(
     clippy::multiple_unsafe_ops_per_block,
     reason = "pointers advance through memory whose size `multiply` has checked; a bounds check here \
               would cost more than the multiplications"
@@ -41,6 +45,48 @@ pub(crate) struct Packed {
     pub(crate) levels: *const u8,
 }
 
+/// What a tile's sums begin with.
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+unsafe fn load<I: Isa, const R: usize, const V: usize>(work: &Work) -> [[I::Float; V]; R] {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        let mut sums = [[I::splat_float(0.0); V]; R];
+        if !work.first {
+            for row in 0..R {
+                if row < work.rows {
+                    for v in 0..V {
+                        let from = work.results.add(row * work.stride + v * I::LANES);
+                        sums[row][v] = I::load_float(from);
+                    }
+                }
+            }
+        }
+        sums
+    }
+}
+
+/// Writes the sums of the rows that are wanted.
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+unsafe fn store<I: Isa, const R: usize, const V: usize>(work: &Work, sums: &[[I::Float; V]; R]) {
+    for row in 0..R {
+        if row < work.rows {
+            for v in 0..V {
+                // SAFETY: by the caller's promise.
+                unsafe {
+                    let to = work.results.add(row * work.stride + v * I::LANES);
+                    I::store_float(to, sums[row][v]);
+                }
+            }
+        }
+    }
+}
+
 /// Multiplies `R` rows with `V` vectors of columns.
 ///
 /// # Safety
@@ -61,17 +107,7 @@ pub(crate) unsafe fn tile<
     // SAFETY: by the caller's promise; pointers advance block by block as both layouts do.
     unsafe {
         let vector = I::LANES * 4;
-        let mut sums = [[I::splat_float(0.0); V]; R];
-        if !work.first {
-            for row in 0..R {
-                if row < work.rows {
-                    for v in 0..V {
-                        let from = work.results.add(row * work.stride + v * I::LANES);
-                        sums[row][v] = I::load_float(from);
-                    }
-                }
-            }
-        }
+        let mut sums = load::<I, R, V>(work);
         let mut panel = work.panel;
         let mut activations = work.activations;
         let runs = if SINGLE { 1 } else { work.runs };
@@ -79,6 +115,7 @@ pub(crate) unsafe fn tile<
         for _ in 0..work.blocks {
             let scales = panel;
             panel = panel.add(V * vector);
+            // Integer sums begin with what the weights' zero points add too much.
             let mut starts = [[I::splat(0); V]; R];
             for row in 0..R {
                 let start = I::splat(*activations.add(tail + R + row));
@@ -100,6 +137,9 @@ pub(crate) unsafe fn tile<
                         parts[row][v] = I::begin::<BITS>(starts[row][v]);
                     }
                 }
+                // The loop that all time is spent in: for each vector of weights and each broadcast of
+                // four activations there are R and V dot products, so that neither loads nor broadcasts
+                // keep them waiting.
                 for quarter in 0..QUARTERS {
                     let mut weights = [I::splat(0); V];
                     for v in 0..V {
@@ -120,6 +160,7 @@ pub(crate) unsafe fn tile<
                 panel = panel.add(QUARTERS * V * vector);
                 activations = activations.add(QUARTERS * R);
             }
+            // In this order for all shapes of tiles, so that a result does not depend on the shape.
             for row in 0..R {
                 let scale = I::splat_float(f32::from_bits((*activations.add(row)).cast_unsigned()));
                 for v in 0..V {
@@ -131,16 +172,7 @@ pub(crate) unsafe fn tile<
             }
             activations = activations.add(2 * R);
         }
-        for row in 0..R {
-            if row < work.rows {
-                for v in 0..V {
-                    I::store_float(
-                        work.results.add(row * work.stride + v * I::LANES),
-                        sums[row][v],
-                    );
-                }
-            }
-        }
+        store::<I, R, V>(work, &sums);
     }
 }
 
@@ -196,6 +228,7 @@ pub(crate) unsafe fn direct<
                     for v in 0..V {
                         let bytes = I::load(levels.add(line * 64 + v * vector));
                         if BITS == 4 {
+                            // Unpacked once and used for all rows, which is why tall tiles pay.
                             let (low, high) = (I::low(bytes), I::high(bytes));
                             for row in 0..R {
                                 let at = activations.add(line * 2 * R + row);
@@ -231,16 +264,7 @@ pub(crate) unsafe fn direct<
             zeros = zeros.wrapping_add(COLUMNS);
             activations = activations.add(2 * R);
         }
-        for row in 0..R {
-            if row < work.rows {
-                for v in 0..V {
-                    I::store_float(
-                        work.results.add(row * work.stride + v * I::LANES),
-                        sums[row][v],
-                    );
-                }
-            }
-        }
+        store::<I, R, V>(work, &sums);
     }
 }
 

@@ -1,19 +1,19 @@
-//! Puts phi4d's own operator in the place of those `MatMulNBits` nodes that it does: int4 in blocks of
-//! 32 without zero points, activations rounded to int8 (accuracy level 4), of sizes that fit.
+//! Puts phi4d's own operator in the place of those `MatMulNBits` nodes that it does: int4 and int8 weights
+//! in blocks of 16 to 256, with zero points or without, activations rounded to int8 (accuracy level 4).
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use crate::protobuf::{
     Damaged, FLOAT, Fields, GRAPH_INITIALIZER, GRAPH_NODE, MODEL_GRAPH, MODEL_OPSET, NODE_DOMAIN,
-    NODE_INPUT, NODE_OPERATOR, Node, Tensor, Value, attribute, contents, edited, message,
+    NODE_INPUT, NODE_OPERATOR, Node, Tensor, UINT8, Value, attribute, contents, edited, message,
     message_of_number, put_bytes,
 };
-use phi4d_int4 as int4;
+use phi4d_matmul::Form;
 
 /// The operator's domain and name. Both are in the edited graph, and so in the stamps of folders that
 /// `phi4d prepare` made: other names would make all of them unusable.
 pub(crate) const DOMAIN: &str = "phi4d";
-pub(crate) const OPERATOR: &str = "Int4Product";
+pub(crate) const OPERATOR: &str = "PackedMatMul";
 
 /// The model `bytes` with the own operator in it; `None` if it does none of the nodes.
 pub(crate) fn edit(bytes: &[u8]) -> Result<Option<Vec<u8>>, Damaged> {
@@ -25,6 +25,7 @@ pub(crate) fn edit(bytes: &[u8]) -> Result<Option<Vec<u8>>, Damaged> {
 }
 
 /// How many nodes of the model `bytes` [`edit`] replaces.
+#[cfg(test)]
 pub(crate) fn count(bytes: &[u8]) -> Result<usize, Damaged> {
     let mut replaced = 0;
     for graph in contents(bytes, MODEL_GRAPH) {
@@ -50,51 +51,104 @@ pub(crate) fn is_whole(bytes: &[u8]) -> Result<bool, Damaged> {
 
 /// The edited graph. Adds to `replaced` how many nodes were replaced.
 fn edit_graph(graph: &[u8], replaced: &mut usize) -> Result<Vec<u8>, Damaged> {
-    let constants = float_constants(graph)?;
-    edited(graph, GRAPH_NODE, |node| {
-        if !is_own(node, &constants)? {
+    let constants = constants(graph)?;
+    edited(graph, GRAPH_NODE, |bytes| {
+        let node = Node::read(bytes)?;
+        if node.operator != b"MatMulNBits" || Quantised::of(&node, &constants)?.form().is_err() {
             return Ok(None);
         }
         *replaced += 1;
-        renamed(node).map(Some)
+        renamed(bytes).map(Some)
     })
 }
 
-/// Names of the graph's constants in single precision.
-fn float_constants(graph: &[u8]) -> Result<HashSet<&[u8]>, Damaged> {
-    let mut found = HashSet::new();
+/// Element types of the graph's constants, by their names.
+pub(crate) fn constants(graph: &[u8]) -> Result<HashMap<&[u8], u64>, Damaged> {
+    let mut found = HashMap::new();
     for tensor in contents(graph, GRAPH_INITIALIZER) {
         let tensor = Tensor::read(tensor?)?;
-        if tensor.element == FLOAT {
-            found.insert(tensor.name);
-        }
+        found.insert(tensor.name, tensor.element);
     }
     Ok(found)
 }
 
-/// Whether the own operator does what `node` does.
-fn is_own(bytes: &[u8], floats: &HashSet<&[u8]>) -> Result<bool, Damaged> {
-    let node = Node::read(bytes)?;
-    let mut numbers = [("K", 0), ("N", 0), ("bits", 0), ("block_size", 0), ("accuracy_level", 0)];
-    for bytes in &node.attributes {
-        let (name, value) = attribute(bytes)?;
-        match numbers.iter_mut().find(|(known, _)| known.as_bytes() == name) {
-            Some(number) => number.1 = value.unwrap_or(0),
-            // An attribute that is not known here might change the result.
-            None => return Ok(false),
-        }
-    }
-    let [k, n, bits, block, accuracy] = numbers.map(|(_, value)| usize::try_from(value));
-    let sizes = k.is_ok_and(|k| n.is_ok_and(|n| int4::fits(k, n)));
-    let levels = (bits, block, accuracy) == (Ok(4), Ok(int4::BLOCK), Ok(4));
-    // The kernel wants scales in single precision, laid out before the first step.
-    let scales = node.inputs.get(2).is_some_and(|scales| floats.contains(scales));
-    // Inputs 3 and on are zero points, a group index and a bias.
-    let plain = node.inputs.iter().skip(3).all(|name| name.is_empty());
-    Ok(node.operator == b"MatMulNBits" && sizes && levels && scales && plain)
+/// What a `MatMulNBits` node says of its weights.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Quantised {
+    /// Rows of the weights.
+    pub(crate) k: u64,
+    /// Columns of the weights.
+    pub(crate) n: u64,
+    /// Bits of a weight.
+    pub(crate) bits: u64,
+    /// Weights that share a scale.
+    pub(crate) block: u64,
+    /// How activations may be rounded: 4 is to int8, 1 not at all, 0 is left open.
+    pub(crate) accuracy_level: u64,
+    /// Whether blocks have zero points beside scales.
+    pub(crate) zero_points: bool,
+    /// What else keeps the own kernel from it.
+    other: Option<&'static str>,
 }
 
-/// `node` as the own operator, which has three inputs.
+impl Quantised {
+    /// Reads a `MatMulNBits` node of a graph with these constants.
+    pub(crate) fn of(node: &Node<'_>, constants: &HashMap<&[u8], u64>) -> Result<Self, Damaged> {
+        let mut numbers =
+            [("K", 0), ("N", 0), ("bits", 4), ("block_size", 0), ("accuracy_level", 0)];
+        let mut other = None;
+        for bytes in &node.attributes {
+            let (name, value) = attribute(bytes)?;
+            match numbers.iter_mut().find(|(known, _)| known.as_bytes() == name) {
+                Some(number) => number.1 = value.unwrap_or(0),
+                // An attribute that is not known here might change the result.
+                None => other = Some("it has an attribute that phi4d does not know"),
+            }
+        }
+        let [k, n, bits, block, accuracy_level] = numbers.map(|(_, value)| value);
+        let input = |index: usize| node.inputs.get(index).filter(|name| !name.is_empty());
+        // The kernel wants scales and zero points laid out before the first step.
+        let is = |index, element| {
+            input(index).is_some_and(|name| constants.get(*name) == Some(&element))
+        };
+        let zero_points = input(3).is_some();
+        if !is(2, FLOAT) {
+            other = Some("its scales are not constants in single precision");
+        } else if zero_points && !is(3, UINT8) {
+            other = Some("its zero points are not constant whole numbers");
+        } else if node.inputs.iter().skip(4).any(|name| !name.is_empty()) {
+            other = Some("it has a group index or a bias");
+        }
+        Ok(Self { k, n, bits, block, accuracy_level, zero_points, other })
+    }
+
+    /// The form of the weights, if the own kernel does this matmul.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub(crate) fn form(&self) -> Result<Form, &'static str> {
+        let size = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
+        let form = Form {
+            k: size(self.k),
+            n: size(self.n),
+            bits: size(self.bits),
+            block: size(self.block),
+            zero_points: self.zero_points,
+        };
+        match self.other {
+            Some(reason) => Err(reason),
+            None if self.accuracy_level != 4 => {
+                Err("its accuracy level is not 4, which allows activations in int8")
+            }
+            None if !form.fits() => {
+                Err("its bits, blocks or columns are not of the sizes it takes")
+            }
+            None => Ok(form),
+        }
+    }
+}
+
+/// `node` as the own operator, whose last input is zero points, if there are some.
 fn renamed(node: &[u8]) -> Result<Vec<u8>, Damaged> {
     let mut edited = Vec::with_capacity(node.len());
     for field in Fields::new(node) {
@@ -129,6 +183,7 @@ mod tests {
         let model = demo();
         let edited = edit(&model).unwrap().unwrap();
         // Four layers of five matmuls, and the one with the vocabulary.
+        assert_eq!(super::count(&model).unwrap(), 21);
         assert_eq!(count(&edited, OPERATOR), 21);
         assert_eq!(edit(&edited).unwrap(), None);
     }

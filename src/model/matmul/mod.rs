@@ -1,9 +1,11 @@
-//! phi4d's own operator for matmuls with int4 weights.
+//! phi4d's own operator for matmuls with int4 and int8 weights.
 //!
 //! [`edit`] puts it in the place of ONNX Runtime's nodes, and [`store`] keeps the weights as its
 //! kernel wants them.
 
 pub(super) mod edit;
+#[cfg(test)]
+mod forms_tests;
 pub(super) mod store;
 
 use std::path::Path;
@@ -17,19 +19,24 @@ use ort::session::builder::SessionBuilder;
 use ort::value::{DynTensorValueType, TensorElementType};
 
 use self::edit::{DOMAIN, OPERATOR};
-use self::store::{Store, Weights, lock};
+use self::store::{Packed, Store, Weights, lock};
 use super::error::LoadError;
+use super::inspect;
 use super::load_options::LoadOptions;
 use super::memory::forget_file_pages;
 use super::provider::CPU_NAME;
 use super::session;
 use super::source::Source;
 use super::stop::LoadCancel;
-use phi4d_int4::{self as int4, BLOCK, COLUMNS, Results, Rounded};
+use phi4d_matmul::{self as kernel, Activations, Form, Kernel as Kernels, Results, TileRows};
 use phi4d_telemetry as telemetry;
 
 /// The file of laid-out weights in the folder of what was prepared.
-pub(super) const LAID_OUT: &str = "int4";
+pub(super) const LAID_OUT: &str = "weights";
+
+/// Names the layout of packed weights, which is the same on all processors. A change of
+/// [`phi4d_matmul::Form`]'s layout or of the file's needs another name.
+pub(super) const LAYOUT: &str = "packed weights 1";
 
 /// Parts that a matmul is cut into for the threads: many more than there are threads, so that they end
 /// together.
@@ -38,13 +45,40 @@ const SHARES: usize = 48;
 /// The graph with the own operator in it, for the CPU; `None` if that is turned off, or no node is one
 /// that it does.
 pub(super) fn graph(source: &Source, options: &LoadOptions) -> Result<Option<Vec<u8>>, LoadError> {
-    if !options.own_kernels || !int4::available() {
+    if !options.own_kernels || Kernels::chosen().is_none() {
         return Ok(None);
     }
     edit::edit(&source.graph).map_err(|damage| LoadError::Invalid {
         path: source.path.clone(),
         reason: damage.to_string(),
     })
+}
+
+/// Logs which kernel runs the matmuls with quantised weights, and why some fall back to ONNX Runtime's.
+pub(super) fn log_kernel(source: &Source, options: &LoadOptions) {
+    let matmuls = inspect::quantised(&source.graph);
+    let total: usize = matmuls.iter().map(|kind| kind.nodes).sum();
+    let Some(chosen) = Kernels::chosen().filter(|_| options.own_kernels) else {
+        let reason = match options.own_kernels {
+            true => "this processor has no instruction set of phi4d's own",
+            false => "own_kernels is off",
+        };
+        log::info!(reason; "ONNX Runtime's kernels run all {total} matmuls with quantised weights");
+        return;
+    };
+    let forced = std::env::var(kernel::VARIABLE).unwrap_or_default();
+    if !forced.is_empty() && forced != chosen.name() {
+        log::warn!("{} is {forced}, which this processor does not have", kernel::VARIABLE);
+    }
+    let own = matmuls.iter().filter(|kind| kind.fallback.is_none()).map(|kind| kind.nodes);
+    log::info!(
+        instruction_set = chosen.name();
+        "phi4d's kernel runs {} of {total} matmuls with quantised weights", own.sum::<usize>()
+    );
+    for (kind, reason) in matmuls.iter().filter_map(|kind| kind.fallback.map(|why| (kind, why))) {
+        let nodes = kind.nodes;
+        log::info!(nodes, reason; "ONNX Runtime's kernel runs matmuls that phi4d's does not take");
+    }
 }
 
 /// Loads `graph`, which has the own operator in it, with the weights that are `prepared`. `builder` has all
@@ -92,15 +126,16 @@ fn commit(
 
 /// The operator's domain, for a session whose weights are in `store`.
 fn domain(store: &Arc<Store>) -> ort::Result<OperatorDomain> {
-    OperatorDomain::new(DOMAIN)?.add(Int4MatMul { store: Arc::clone(store) })
+    OperatorDomain::new(DOMAIN)?.add(PackedMatMul { store: Arc::clone(store) })
 }
 
-/// Inputs as those of `MatMulNBits`: activations, levels `[n, k / 32, 16]`, scales `[n, k / 32]`.
-struct Int4MatMul {
+/// Inputs as those of `MatMulNBits`: activations, levels `[n, blocks, block * bits / 8]`, scales
+/// `[n, blocks]`, zero points `[n, blocks * bits / 8]` if there are some.
+struct PackedMatMul {
     store: Arc<Store>,
 }
 
-impl Operator for Int4MatMul {
+impl Operator for PackedMatMul {
     type Kernel<'attr> = MatMulKernel;
 
     fn name(&self) -> &str {
@@ -108,8 +143,12 @@ impl Operator for Int4MatMul {
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        [TensorElementType::Float32, TensorElementType::Uint8, TensorElementType::Float32]
-            .map(OperatorInput::required)
+        [
+            OperatorInput::required(TensorElementType::Float32),
+            OperatorInput::required(TensorElementType::Uint8),
+            OperatorInput::required(TensorElementType::Float32),
+            OperatorInput::optional(TensorElementType::Uint8),
+        ]
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
@@ -121,39 +160,61 @@ impl Operator for Int4MatMul {
     }
 }
 
-impl Int4MatMul {
+impl PackedMatMul {
     fn kernel(&self, context: &KernelContext<'_>) -> ort::Result<MatMulKernel> {
         let size = |name: &str| {
             let size = context.get::<i64>(name).and_then(|size| usize::try_from(size).ok());
             size.ok_or_else(|| ort::Error::new(format!("{OPERATOR} has no size {name}")))
         };
-        let (k, n) = (size("K")?, size("N")?);
         let inputs = context.inputs()?;
+        let form = Form {
+            k: size("K")?,
+            n: size("N")?,
+            bits: size("bits")?,
+            block: size("block_size")?,
+            zero_points: inputs.len() > 3,
+        };
+        let kernel = Kernels::chosen().filter(|_| form.fits());
+        let kernel =
+            kernel.ok_or_else(|| ort::Error::new(format!("{OPERATOR} takes no {form:?}")))?;
         // The weights' tensor names them in the store and in the prepared file.
         let name = inputs.get(1).map_or("", |input| input.name());
-        let weights = self.store.weights(name, int4::units(k, n), || {
-            let levels = context.constant_input::<DynTensorValueType>(1)?;
-            let scales = context.constant_input::<DynTensorValueType>(2)?;
-            let (_, levels) = levels.try_extract_tensor::<u8>()?;
-            let (_, scales) = scales.try_extract_tensor::<f32>()?;
-            if !int4::fits(k, n) || levels.len() * 2 != k * n || scales.len() * BLOCK != k * n {
-                return Err(ort::Error::new(format!("{name} is not of {n} columns by {k} rows")));
-            }
-            let packed = int4::pack(levels, scales, k, n);
-            // The exported weights are not read again, and would stay in the page cache beside ours.
-            forget_file_pages(levels);
-            forget_file_pages(scales);
-            Ok(packed)
-        })?;
-        Ok(MatMulKernel { store: Arc::clone(&self.store), weights, k, n })
+        let weights = self.store.weights(name, form.lines(), || pack(context, name, &form))?;
+        Ok(MatMulKernel { store: Arc::clone(&self.store), weights, kernel, form })
     }
+}
+
+/// Lays out the weights of `form` that a node has as constants.
+fn pack(context: &KernelContext<'_>, name: &str, form: &Form) -> ort::Result<Packed> {
+    let levels = context.constant_input::<DynTensorValueType>(1)?;
+    let scales = context.constant_input::<DynTensorValueType>(2)?;
+    let (_, levels) = levels.try_extract_tensor::<u8>()?;
+    let (_, scales) = scales.try_extract_tensor::<f32>()?;
+    let zeros = form.zero_points.then(|| context.constant_input::<DynTensorValueType>(3));
+    let zeros = zeros.transpose()?;
+    let zero_points = match &zeros {
+        Some(zeros) => zeros.try_extract_tensor::<u8>()?.1,
+        None => &[],
+    };
+    let weights = kernel::Weights { levels, scales, zero_points };
+    if !weights.are(form) {
+        return Err(ort::Error::new(format!("{name} does not have the sizes of {form:?}")));
+    }
+    let packed = Packed::new(form.lines(), |lines| kernel::pack(form, &weights, lines));
+    let packed = packed.map_err(|error| {
+        ort::Error::new(format!("no memory for the {} lines of {name}: {error}", form.lines()))
+    })?;
+    // The exported weights are not read again, and would stay in the page cache beside ours.
+    forget_file_pages(levels);
+    forget_file_pages(scales);
+    Ok(packed)
 }
 
 struct MatMulKernel {
     store: Arc<Store>,
     weights: Weights,
-    k: usize,
-    n: usize,
+    kernel: Kernels,
+    form: Form,
 }
 
 impl Kernel for MatMulKernel {
@@ -192,7 +253,7 @@ impl MatMulKernel {
         let input = context.input(0)?.ok_or_else(missing)?;
         let (shape, activations) = input.try_extract_tensor::<f32>()?;
         let mut shape = shape.to_vec();
-        let (k, n) = (self.k, self.n);
+        let Form { k, n, .. } = self.form;
         match shape.last_mut() {
             Some(last) if *last == k as i64 => *last = n as i64,
             _ => return Err(ort::Error::new(format!("{OPERATOR} takes rows of {k}"))),
@@ -203,16 +264,21 @@ impl MatMulKernel {
         // would take as much memory as the largest activations times their number.
         let mut rounded = lock(&self.store.rounded);
         self.round(context, activations, &mut rounded)?;
-        let (rounded, units) = (&rounded[..], self.weights.units());
+        let operands = kernel::Operands {
+            form: &self.form,
+            lines: self.weights.lines(),
+            activations: &rounded,
+        };
         let results = Results::new(results, n);
         // Threads share columns, not rows: each then streams weights of its own through its cache, and
         // a decode step, which has few rows, still keeps all threads busy.
-        let groups = n / COLUMNS;
-        let share = groups.div_ceil(SHARES);
+        let groups = self.form.groups();
+        let share = groups.div_ceil(SHARES).next_multiple_of(self.kernel.panel_groups());
         let shares = groups.div_ceil(share);
         on_all(context, shares, |index| {
             let first = index * share;
-            int4::product(units, rounded, k, first..(first + share).min(groups), &results);
+            let groups = first..(first + share).min(groups);
+            kernel::multiply(self.kernel, &operands, groups, &results);
         })
     }
 
@@ -221,27 +287,22 @@ impl MatMulKernel {
         &self,
         context: &ComputeContext,
         activations: &[f32],
-        rounded: &mut Vec<Rounded>,
+        rounded: &mut Activations,
     ) -> ort::Result<()> {
         const ROWS: usize = 8;
-        rounded.clear();
-        rounded.resize(activations.len() / BLOCK, Rounded::default());
-        let factor = self.weights.factor();
-        let rows = activations.len() / self.k;
+        let (kernel, form, factor) = (self.kernel, &self.form, self.weights.factor());
+        let rows = activations.len() / form.k;
+        rounded.resize(kernel, form, rows);
+        let round = |tile: &mut TileRows<'_>| {
+            let rows = &activations[tile.rows.start * form.k..tile.rows.end * form.k];
+            kernel::round(kernel, form, factor, rows, tile);
+        };
         // A few rows are rounded faster than threads are woken.
         if rows <= ROWS {
-            int4::round(activations, factor, rounded);
+            rounded.tiles(form).for_each(|mut tile| round(&mut tile));
             return Ok(());
         }
-        let parts: Vec<_> = activations
-            .chunks(ROWS * self.k)
-            .zip(rounded.chunks_mut(ROWS * self.k / BLOCK))
-            .map(Mutex::new)
-            .collect();
-        on_all(context, parts.len(), |index| {
-            let mut part = lock(&parts[index]);
-            let (activations, rounded) = &mut *part;
-            int4::round(activations, factor, rounded);
-        })
+        let tiles: Vec<_> = rounded.tiles(form).map(Mutex::new).collect();
+        on_all(context, tiles.len(), |index| round(&mut lock(&tiles[index])))
     }
 }

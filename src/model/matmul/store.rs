@@ -2,14 +2,16 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::memory::FileMapping;
-use phi4d_int4::{self as int4, Packed, Rounded, Unit};
+use crate::load_options::WeightsMemory;
+use crate::memory::{Arena, FileMapping, forget_file, has_huge_pages};
+use phi4d_matmul::{self as kernel, Activations, Line};
+use phi4d_os as os;
 
 /// Alignment of the weights in the file.
 const ALIGNMENT: usize = 4096;
@@ -22,20 +24,86 @@ pub(crate) struct Store {
     /// Laid out by this process.
     made: Mutex<HashMap<String, Arc<Packed>>>,
     /// Rounded activations of the matmul that runs: matmuls run one after another.
-    pub(crate) rounded: Mutex<Vec<Rounded>>,
+    pub(crate) rounded: Mutex<Activations>,
+}
+
+/// Weights that this process has laid out.
+#[derive(Debug)]
+pub(crate) struct Packed {
+    memory: Arena,
+    lines: usize,
+    factor: f32,
+}
+
+impl Packed {
+    /// Memory for `lines`, which `pack` fills; it returns the factor of their scales.
+    ///
+    /// # Errors
+    /// If there is no memory.
+    pub(crate) fn new(lines: usize, pack: impl FnOnce(&mut [Line]) -> f32) -> io::Result<Self> {
+        let mut factor = 1.0;
+        let memory = Arena::filled::<Line, io::Error>(lines, |lines| {
+            factor = pack(lines);
+            Ok(())
+        })?;
+        Ok(Self { memory, lines, factor })
+    }
+
+    fn lines(&self) -> &[Line] {
+        self.memory.slice(0, self.lines)
+    }
 }
 
 /// Weights of one matmul.
 #[derive(Debug, Clone)]
 pub(crate) enum Weights {
     Made(Arc<Packed>),
-    Laid { file: Arc<FileMapping>, entry: Entry },
+    Laid { file: Arc<Contents>, entry: Entry },
+}
+
+/// The contents of a file.
+#[derive(Debug)]
+pub(crate) enum Contents {
+    Mapped(FileMapping),
+    Copied { memory: Arena, bytes: usize },
+}
+
+impl Contents {
+    fn of(file: &mut File, memory: WeightsMemory) -> io::Result<Self> {
+        let bytes = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+        let copy = match memory {
+            WeightsMemory::Mapped => false,
+            WeightsMemory::Copied => true,
+            // The KV cache takes half of what the weights leave, so half as much again is left to it.
+            WeightsMemory::Auto => has_huge_pages() && os::spare_memory() / 3 >= bytes / 2,
+        };
+        if !copy {
+            return Ok(Self::Mapped(FileMapping::new(file)?));
+        }
+        let memory = Arena::filled(bytes, |bytes: &mut [u8]| file.read_exact(bytes))?;
+        forget_file(file);
+        Ok(Self::Copied { memory, bytes })
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Mapped(file) => file.bytes(),
+            Self::Copied { memory, bytes } => memory.slice(0, *bytes),
+        }
+    }
+
+    fn lines(&self, offset: usize, count: usize) -> &[Line] {
+        match self {
+            Self::Mapped(file) => file.slice(offset, count),
+            Self::Copied { memory, .. } => memory.slice(offset, count),
+        }
+    }
 }
 
 /// A file of laid-out weights: the length of the index, the index, then the weights.
 #[derive(Debug)]
 struct Laid {
-    file: Arc<FileMapping>,
+    file: Arc<Contents>,
     entries: HashMap<String, Entry>,
 }
 
@@ -43,7 +111,7 @@ struct Laid {
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Entry {
     offset: usize,
-    units: usize,
+    lines: usize,
     factor: f32,
 }
 
@@ -53,10 +121,10 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Weights {
-    pub(crate) fn units(&self) -> &[Unit] {
+    pub(crate) fn lines(&self) -> &[Line] {
         match self {
-            Self::Made(packed) => &packed.units,
-            Self::Laid { file, entry } => file.slice(entry.offset, entry.units),
+            Self::Made(packed) => packed.lines(),
+            Self::Laid { file, entry } => file.lines(entry.offset, entry.lines),
         }
     }
 
@@ -73,21 +141,21 @@ impl Store {
     ///
     /// # Errors
     /// If the file can't be read, or is not one of these.
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path, memory: WeightsMemory) -> io::Result<Self> {
         let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the index is damaged");
-        let mapping = FileMapping::new(&File::open(path)?)?;
-        let length: [u8; 8] = mapping.bytes().first_chunk().copied().ok_or_else(damaged)?;
+        let contents = Contents::of(&mut File::open(path)?, memory)?;
+        let length: [u8; 8] = contents.bytes().first_chunk().copied().ok_or_else(damaged)?;
         let length = usize::try_from(u64::from_le_bytes(length)).map_err(|_| damaged())?;
-        let index = mapping.bytes()[8..].get(..length).ok_or_else(damaged)?;
+        let index = contents.bytes()[8..].get(..length).ok_or_else(damaged)?;
         let entries: HashMap<String, Entry> = serde_json::from_slice(index)?;
         for entry in entries.values() {
-            let bytes = entry.units.checked_mul(size_of::<Unit>());
+            let bytes = entry.lines.checked_mul(size_of::<Line>());
             let end = bytes.and_then(|bytes| entry.offset.checked_add(bytes));
-            if end.is_none_or(|end| end > mapping.bytes().len()) || entry.offset % ALIGNMENT != 0 {
+            if end.is_none_or(|end| end > contents.bytes().len()) || entry.offset % ALIGNMENT != 0 {
                 return Err(damaged());
             }
         }
-        let file = Some(Laid { file: Arc::new(mapping), entries });
+        let file = Some(Laid { file: Arc::new(contents), entries });
         Ok(Self { file, ..Self::default() })
     }
 
@@ -101,9 +169,8 @@ impl Store {
             let mut offset = first;
             let entry = |name: &&String| {
                 let packed = &made[*name];
-                let units = packed.units.len();
-                let entry = Entry { offset, units, factor: packed.factor };
-                offset = (offset + units * size_of::<Unit>()).next_multiple_of(ALIGNMENT);
+                let entry = Entry { offset, lines: packed.lines, factor: packed.factor };
+                offset = (offset + packed.lines * size_of::<Line>()).next_multiple_of(ALIGNMENT);
                 ((*name).clone(), entry)
             };
             names.iter().map(entry).collect::<HashMap<_, _>>()
@@ -120,7 +187,7 @@ impl Store {
         let mut written = 8 + index.len();
         for name in names {
             file.write_all(&vec![0; entries[name].offset - written])?;
-            let bytes = int4::bytes(&made[name].units);
+            let bytes = kernel::bytes(made[name].lines());
             file.write_all(bytes)?;
             written = entries[name].offset + bytes.len();
         }
@@ -131,12 +198,12 @@ impl Store {
     pub(crate) fn weights(
         &self,
         name: &str,
-        units: usize,
+        lines: usize,
         make: impl FnOnce() -> ort::Result<Packed>,
     ) -> ort::Result<Weights> {
         if let Some(laid) = &self.file
             && let Some(&entry) = laid.entries.get(name)
-            && entry.units == units
+            && entry.lines == lines
         {
             return Ok(Weights::Laid { file: Arc::clone(&laid.file), entry });
         }

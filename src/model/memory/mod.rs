@@ -1,6 +1,7 @@
 //! Memory that tensors lie in: reserved whole, committed as it is touched, given back on request.
 #![expect(unsafe_code, reason = "tensors are bound to raw memory that ONNX Runtime writes")]
 
+mod arena;
 #[cfg(unix)]
 mod unix;
 #[cfg(windows)]
@@ -17,9 +18,9 @@ use unix as system;
 #[cfg(windows)]
 use windows as system;
 
-#[cfg(target_arch = "x86_64")]
-pub(super) use system::forget_file_pages;
-pub(super) use system::page_bytes;
+pub(super) use arena::Arena;
+pub use system::has_huge_pages;
+pub(super) use system::{forget_file, forget_file_pages, page_bytes};
 
 /// Anonymous memory of fixed size. Pages that nobody has touched take no memory; they read as 0.
 ///
@@ -47,8 +48,7 @@ impl Plain for i64 {}
 impl Plain for u8 {}
 impl Plain for half::f16 {}
 impl Plain for half::bf16 {}
-#[cfg(target_arch = "x86_64")]
-impl Plain for phi4d_int4::Unit {}
+impl Plain for phi4d_matmul::Line {}
 
 impl Mapping {
     /// Reserves `bytes` bytes of address space.

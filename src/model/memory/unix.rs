@@ -4,7 +4,6 @@ use std::ffi::c_void;
 use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
-#[cfg(target_arch = "x86_64")]
 use std::ops::Range;
 use std::ptr::NonNull;
 
@@ -13,7 +12,6 @@ use nix::libc;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 use nix::unistd::{SysconfVar, sysconf};
 
-#[cfg(target_arch = "x86_64")]
 use super::Plain;
 
 /// Bytes of the system's memory pages.
@@ -122,9 +120,26 @@ pub(super) unsafe fn unmap_file(start: NonNull<c_void>, bytes: usize) {
     let _ = unsafe { munmap(start, bytes) };
 }
 
+/// Whether memory that asks for huge pages gets them.
+#[must_use]
+pub fn has_huge_pages() -> bool {
+    // `always [madvise] never`, with the choice in brackets. Other systems have no such file.
+    let setting = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
+    setting.is_ok_and(|setting| !setting.contains("[never]"))
+}
+
+/// Lets the system's cache forget a file that was read into memory of our own. A hint: what it keeps, it
+/// gives up when memory is wanted.
+pub(crate) fn forget_file(file: &File) {
+    #[cfg(target_os = "linux")]
+    let _ =
+        nix::fcntl::posix_fadvise(file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+    #[cfg(not(target_os = "linux"))]
+    let _ = file;
+}
+
 /// Lets go of the whole pages of `constant`, a constant tensor, if they are a file's: they leave this
 /// process's memory, and are read again if they are wanted. Memory of other kinds stays.
-#[cfg(target_arch = "x86_64")]
 pub(crate) fn forget_file_pages<T: Plain>(constant: &[T]) {
     let page = page_bytes();
     let place = constant.as_ptr() as usize;
@@ -140,7 +155,6 @@ pub(crate) fn forget_file_pages<T: Plain>(constant: &[T]) {
 }
 
 /// Whether a line of `/proc/self/maps` is of a file's private mapping with all of `range` in it.
-#[cfg(target_arch = "x86_64")]
 fn is_file(line: &str, range: Range<usize>) -> bool {
     let mut parts = line.split_ascii_whitespace();
     let (Some(place), Some(access)) = (parts.next(), parts.next()) else { return false };

@@ -98,5 +98,13 @@ pub(super) unsafe fn unmap_file(start: NonNull<c_void>, _bytes: usize) {
 }
 
 /// Does nothing: the system takes a file's pages by itself when memory is wanted.
-#[cfg(target_arch = "x86_64")]
 pub(crate) fn forget_file_pages<T: Plain>(_constant: &[T]) {}
+
+/// Large pages need a privilege that services do not have.
+#[must_use]
+pub fn has_huge_pages() -> bool {
+    false
+}
+
+/// Windows gives up what it keeps when memory is wanted.
+pub(crate) fn forget_file(_file: &File) {}

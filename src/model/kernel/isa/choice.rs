@@ -17,9 +17,6 @@ use crate::multiply::{Job, narrow, wide};
 /// The environment variable that forces an instruction set, for tests.
 pub const VARIABLE: &str = "PHI4D_ISA";
 
-/// Rows that are multiplied with packed weights; more are multiplied with unpacked panels.
-const DIRECT_ROWS: usize = 8;
-
 /// The kernel for one instruction set, which this processor has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kernel(Set);
@@ -63,7 +60,7 @@ macro_rules! by_set {
 }
 
 impl Kernel {
-    /// All sets that this processor has, the fastest first; the last is [`Self::is_scalar`].
+    /// All sets that this processor has, the fastest first; the last is plain Rust.
     #[must_use]
     pub fn all() -> Vec<Self> {
         let mut all = Vec::new();
@@ -84,15 +81,15 @@ impl Kernel {
     }
 
     /// The set that this process uses: the one that [`VARIABLE`] names if the processor has it, else the
-    /// fastest.
+    /// fastest. `None` if that is plain Rust and was not asked for: ONNX Runtime's kernels are faster.
     #[must_use]
-    pub fn chosen() -> Self {
-        static CHOSEN: OnceLock<Kernel> = OnceLock::new();
+    pub fn chosen() -> Option<Self> {
+        static CHOSEN: OnceLock<Option<Kernel>> = OnceLock::new();
         *CHOSEN.get_or_init(|| {
             let all = Self::all();
             let named = std::env::var(VARIABLE).unwrap_or_default();
-            let forced = all.iter().find(|kernel| kernel.name() == named);
-            *forced.unwrap_or(&all[0])
+            let forced = all.iter().find(|kernel| kernel.name() == named).copied();
+            forced.or_else(|| all.first().copied().filter(|kernel| kernel.0 != Set::Scalar))
         })
     }
 
@@ -110,12 +107,6 @@ impl Kernel {
         }
     }
 
-    /// Whether it is plain Rust, which is slower than ONNX Runtime's kernels.
-    #[must_use]
-    pub fn is_scalar(self) -> bool {
-        self.0 == Set::Scalar
-    }
-
     /// Groups of columns that are multiplied together; shares of the work are best whole multiples.
     #[must_use]
     pub fn panel_groups(self) -> usize {
@@ -125,12 +116,13 @@ impl Kernel {
     /// Rows of a tile of `rows` rows of activations.
     pub(crate) fn height(self, rows: usize) -> usize {
         by_set!(self.0, I => {
-            if rows > DIRECT_ROWS {
+            if rows > I::DIRECT_ROWS {
                 return I::HEIGHT;
             }
-            // The tallest if one does not suffice.
-            let fits = I::DIRECT.iter().find(|height| **height >= rows);
-            fits.or(I::DIRECT.last()).copied().unwrap_or(1)
+            // As few tiles as there can be, of as few rows each.
+            let tallest = I::DIRECT.last().copied().unwrap_or(1);
+            let rows = rows.div_ceil(rows.div_ceil(tallest).max(1));
+            I::DIRECT.iter().find(|height| **height >= rows).copied().unwrap_or(tallest)
         })
     }
 
@@ -156,7 +148,7 @@ impl Kernel {
     /// Multiplies; `groups` are the caller's alone.
     pub(crate) fn multiply(self, job: &Job<'_>, groups: Range<usize>) {
         by_set!(self.0, I => {
-            if job.rows() > DIRECT_ROWS {
+            if job.rows() > I::DIRECT_ROWS {
                 // SAFETY: the processor has the features, and sizes were checked for the job.
                 unsafe { wide::<I>(job, groups) }
             } else {

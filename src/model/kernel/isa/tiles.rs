@@ -21,6 +21,8 @@ pub(crate) trait Tiles: Isa {
     const WIDE: usize;
     /// Rows of tiles that read packed weights, from the fewest to the most.
     const DIRECT: &[usize];
+    /// The most rows of activations that are multiplied by such tiles: with more, unpacking pays.
+    const DIRECT_ROWS: usize;
 
     /// A tile with `groups` groups of columns, [`WIDE`](Self::WIDE) or 1.
     unsafe fn tile(form: &Form, groups: usize, work: &Work);
@@ -68,12 +70,13 @@ macro_rules! tiles {
     (
         $isa:ident, $(#[$features:meta])? height $height:literal,
         wide $wide:literal = $wide_vectors:literal, group = $vectors:literal,
-        direct [$($rows:literal),*]
+        direct [$($rows:literal),*] to $direct_rows:literal
     ) => {
         impl Tiles for $isa {
             const HEIGHT: usize = $height;
             const WIDE: usize = $wide;
             const DIRECT: &[usize] = &[$($rows),*];
+            const DIRECT_ROWS: usize = $direct_rows;
 
             unsafe fn tile(form: &Form, groups: usize, work: &Work) {
                 $(#[$features])?
@@ -144,19 +147,19 @@ macro_rules! tiles {
     };
 }
 
-tiles!(Scalar, height 4, wide 1 = 1, group = 1, direct [1, 2, 4]);
+tiles!(Scalar, height 4, wide 1 = 1, group = 1, direct [1, 2, 4] to 8);
 #[cfg(target_arch = "x86_64")]
 tiles!(
     Avx2, #[target_feature(enable = "avx2,fma,f16c")] height 4, wide 1 = 2, group = 2,
-    direct [1, 2, 3, 4]
+    direct [1, 2, 3, 4] to 8
 );
 #[cfg(target_arch = "x86_64")]
 tiles!(
     AvxVnni, #[target_feature(enable = "avx2,fma,f16c,avxvnni")] height 4, wide 1 = 2, group = 2,
-    direct [1, 2, 3, 4]
+    direct [1, 2, 3, 4] to 8
 );
 #[cfg(target_arch = "x86_64")]
 tiles!(
     Avx512, #[target_feature(enable = "avx512f,avx512bw,avx512vnni")] height 4, wide 3 = 3, group = 1,
-    direct [1, 2, 3, 4, 6, 8]
+    direct [1, 2, 3, 4, 6, 8] to 32
 );
