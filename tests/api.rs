@@ -198,7 +198,8 @@ fn log_probabilities_are_those_of_the_chosen_and_the_likeliest() {
     let answer = ok(&daemon.tcp(), CHAT, &body);
     let content = answer["choices"][0]["logprobs"]["content"].as_array().unwrap();
     let tokens: Vec<&str> = content.iter().map(|entry| entry["token"].as_str().unwrap()).collect();
-    assert_eq!(tokens, ["1", "9"]);
+    // Each generated token has its entry, the one that ends the answer too.
+    assert_eq!(tokens, ["1", "9", "<|im_end|>"]);
     for entry in content {
         let top = entry["top_logprobs"].as_array().unwrap();
         assert_eq!(top.len(), 5);

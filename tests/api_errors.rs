@@ -199,7 +199,7 @@ fn other_rows() -> Vec<Row> {
             &["xml", "json_schema"],
         ),
         (json!({"guided_json": 5}), "guided_json", VALUE, &["5", "a JSON Schema"]),
-        (json!({"guided_json": {"not": {}}}), "guided_json.not", VALUE, &["without this keyword"]),
+        (json!({"guided_json": {"not": {}}}), "guided_json.not", VALUE, &["without it"]),
         (json!({"guided_regex": "("}), "guided_regex", VALUE, &["(", "regular expression"]),
         (
             json!({"guided_choice": ["a"], "ignore_eos": true}),

@@ -136,8 +136,7 @@ fn calls_are_whole_or_cut_but_never_text() {
     let daemon = Daemon::start();
     let client = daemon.tcp();
     for stop in ["{", "\"", "}", "[", "<", "name", "\n", ":"] {
-        let forced =
-            json!({ "tool_choice": "required", "temperature": 1.5, "seed": 3, "stop": [stop] });
+        let forced = json!({ "tool_choice": "required", "parallel_tool_calls": false, "temperature": 0, "stop": [stop] });
         let choice = ask(&client, &forced);
         assert_eq!(choice["finish_reason"], "tool_calls", "{stop:?}: {choice}");
         assert!(!calls(&choice["message"]["tool_calls"]).is_empty(), "{stop:?}: {choice}");

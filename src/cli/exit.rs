@@ -206,7 +206,9 @@ impl Fatal {
                 LoadError::Read { .. } => Code::NoInput,
                 LoadError::Write { .. } => Code::Io,
                 LoadError::Invalid { .. } | LoadError::Contract { .. } => Code::Data,
-                LoadError::Memory { .. } | LoadError::Threads { .. } => Code::Os,
+                LoadError::Memory { .. }
+                | LoadError::Threads { .. }
+                | LoadError::Weights { .. } => Code::Os,
                 LoadError::Session(_) | LoadError::Cancelled => Code::Internal,
             },
             Self::Text(error) => match error {

@@ -68,6 +68,12 @@ pub enum LoadError {
         /// What it said.
         reason: String,
     },
+    /// The system has no memory for weights that are laid out for phi4d's kernels.
+    #[error("{reason}")]
+    Weights {
+        /// Which weights, and what the system said.
+        reason: String,
+    },
     /// The load was cancelled.
     #[error("the loading of the model was cancelled")]
     Cancelled,
@@ -87,6 +93,12 @@ impl<R> From<ort::Error<R>> for LoadError {
 /// Whether ONNX Runtime's error is the system's that it has no thread to give.
 pub(super) fn lacks_threads(error: &str) -> bool {
     error.contains("pthread_create failed") || error.contains("Resource temporarily unavailable")
+}
+
+/// Whether an error of loading is the system's that it has no memory to give. It passes through ONNX
+/// Runtime as text, since an operator's weights are laid out while the session is made.
+pub(super) fn lacks_memory(error: &str) -> bool {
+    error.contains("Cannot allocate memory")
 }
 
 /// The first differences: those of the other layers are alike.

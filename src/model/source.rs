@@ -5,7 +5,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use super::error::{LoadError, lacks_threads};
+use super::error::{LoadError, lacks_memory, lacks_threads};
 use super::genai_config::GenaiConfig;
 use super::graph_edit::{self, Wanted};
 use super::inspect::graph::{made_for_of, weight_bytes};
@@ -75,6 +75,9 @@ impl Source {
         let error = error.to_string();
         if lacks_threads(&error) {
             return LoadError::Threads { reason: error };
+        }
+        if lacks_memory(&error) {
+            return LoadError::Weights { reason: error };
         }
         let reason = missing_operator(&error, provider).unwrap_or(error);
         LoadError::Invalid { path: self.path.clone(), reason }
