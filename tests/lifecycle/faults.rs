@@ -164,7 +164,7 @@ fn a_model_that_does_not_fit_its_configuration() {
     let output = serve_reconfigured(|config| {
         config["model"]["decoder"]["head_size"] = 64.into();
     });
-    assert_fault(&output, DATA, 1, &["a trial step failed", "64 expected 32"]);
+    assert_fault(&output, DATA, 1, &["a trial step failed", "a head_size of 64"]);
     // The first differences are named, and how many there are more, alike in the other layers.
     let output = serve_reconfigured(|config| {
         config["model"]["decoder"]["num_key_value_heads"] = 8.into();

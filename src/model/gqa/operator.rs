@@ -202,10 +202,11 @@ impl AttentionKernel {
         for rows in [queries, keys, values] {
             if rows.values.len() != step.tokens * rows.width {
                 return Err(ort::Error::new(format!(
-                    "{OPERATOR} takes {} numbers for each of {} tokens, not {}",
-                    rows.width,
+                    "{OPERATOR} got {} numbers for {} tokens; expected {} for each, by a head_size of {}",
+                    rows.values.len(),
                     step.tokens,
-                    rows.values.len()
+                    rows.width,
+                    layout.head_size
                 )));
             }
         }
