@@ -38,7 +38,8 @@ def phi4d(arguments: Namespace, prompts: list[int], past: int) -> dict[str, floa
     command = [arguments.phi4d, "bench", "--json", "--model", arguments.model, "--rounds", "1"]
     command += ["--prompts", ",".join(map(str, prompts)), "--tokens", str(arguments.tokens)]
     command += ["--conversation", "16", "--contexts", str(past), "--widest", str(arguments.widest)]
-    command += ["--prefill-chunk-tokens", str(CHUNK), "--context-tokens", "4096"]
+    context = max(4096, past + 1024, *(prompt + 1024 for prompt in prompts))
+    command += ["--prefill-chunk-tokens", str(CHUNK), "--context-tokens", str(context)]
     return json.loads(run(arguments, command + shlex.split(arguments.settings)))
 
 

@@ -6,8 +6,10 @@
 
 The folder is of the same preset, made by models/make_random.py. BUILD/bin holds llama.cpp's llama-bench and
 llama-batched-bench; benches/RESULTS.md tells how they were built. Each round starts each program anew. llama-bench
-gives decode at batch 1 and prefill, llama-batched-bench decode at 8 sequences; all sequences hold 64 tokens when
-their decode steps begin. Prints medians over the rounds and their ratios.
+gives decode at batch 1 and prefill, with flash attention; llama-batched-bench decode at 8 sequences of 64 tokens.
+--contexts says how many tokens a sequence holds when its decode steps begin, --prompts how long prompts are, and
+--cache the type of llama.cpp's KV cache (for phi4d: --settings '--kv-cache-type int8'). Prints medians over the
+rounds and their ratios.
 """
 
 import json
@@ -28,11 +30,12 @@ def llama_cpp(arguments: Namespace, prompt: int = PROMPT, past: int = PAST) -> d
     threads = str(len(os.sched_getaffinity(0)))
 
     def program(name: str, *options: str) -> str:
-        command = [f"{arguments.llama_cpp}/{name}", "-m", arguments.gguf, "-t", threads, *options]
+        command = [f"{arguments.llama_cpp}/{name}", "-m", arguments.gguf, "-t", threads, "-fa", "1"]
+        command += ["-ctk", arguments.cache, "-ctv", arguments.cache, *options]
         return compare.run(arguments, command)
 
     tokens = str(arguments.tokens)
-    result = {}
+    result: dict[str, float] = {}
     for options in (["-p", str(prompt), "-n", "0"], ["-p", "0", "-n", tokens, "-d", str(past)]):
         for test in json.loads(program("llama-bench", "-r", "3", "-o", "json", *options)):
             milliseconds = statistics.median(test["samples_ns"]) / 1e6
@@ -40,6 +43,8 @@ def llama_cpp(arguments: Namespace, prompt: int = PROMPT, past: int = PAST) -> d
                 result["prefill_ms"] = milliseconds
             else:
                 result["decode_1_ms"] = milliseconds / test["n_gen"]
+    if WIDTH > arguments.widest:
+        return result
     context = max(2048, WIDTH * (past + arguments.tokens))
     output = program("llama-batched-bench", "-c", str(context), "-npp", str(past), "-ntg", tokens, "-npl", str(WIDTH),
                      "--output-format", "jsonl")
@@ -50,20 +55,32 @@ def llama_cpp(arguments: Namespace, prompt: int = PROMPT, past: int = PAST) -> d
     return result
 
 
+def lengths(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
 def main() -> None:
     parser = compare.parser(__doc__)
     parser.add_argument("gguf", help="a model of the same shape for llama.cpp")
     parser.add_argument("--llama-cpp", required=True, metavar="DIR", help="the folder of llama.cpp's programs")
+    parser.add_argument("--contexts", type=lengths, default=[PAST], metavar="N,...", help="tokens before decode steps")
+    parser.add_argument("--prompts", type=lengths, default=[PROMPT], metavar="N,...", help="as many as contexts")
+    parser.add_argument("--cache", default="f16", help="the type of llama.cpp's KV cache")
     arguments = parser.parse_args()
-    theirs, ours = [], []
+    pairs = list(zip(arguments.prompts, arguments.contexts, strict=True))
+    theirs: dict[int, list[dict[str, float]]] = {past: [] for _, past in pairs}
+    ours: dict[int, list[dict[str, float]]] = {past: [] for _, past in pairs}
     for number in range(arguments.rounds):
-        print(f"round {number + 1}", file=sys.stderr)
-        theirs.append(llama_cpp(arguments))
-        ours.append(compare.phi4d(arguments, [PROMPT], PAST))
-    table = compare.Table("llama.cpp", theirs, ours)
-    table.row("decode, batch 1, ms a token", "decode_1_ms", f"decode_{PAST}_1")
-    table.row(f"decode, batch {WIDTH}, ms a step", "decode_8_ms", f"decode_{PAST}_{WIDTH}")
-    table.row(f"prefill of {PROMPT}, ms", "prefill_ms", f"prefill_{PROMPT}")
+        for prompt, past in pairs:
+            print(f"round {number + 1}, context {past}", file=sys.stderr)
+            theirs[past].append(llama_cpp(arguments, prompt, past))
+            ours[past].append(compare.phi4d(arguments, [prompt], past))
+    for prompt, past in pairs:
+        table = compare.Table("llama.cpp", theirs[past], ours[past])
+        table.row(f"decode at {past}, batch 1, ms", "decode_1_ms", f"decode_{past}_1")
+        if WIDTH <= arguments.widest:
+            table.row(f"decode at {past}, batch {WIDTH}, ms", "decode_8_ms", f"decode_{past}_{WIDTH}")
+        table.row(f"prefill of {prompt}, ms", "prefill_ms", f"prefill_{prompt}")
 
 
 if __name__ == "__main__":

@@ -76,6 +76,7 @@ def at(arguments: Namespace, prompt: int, past: int) -> list[dict[str, float]]:
 def main() -> None:
     parser = compare.parser(__doc__)
     parser.add_argument("gguf", help="the same weights as Q4_0; written if it is not there")
+    parser.set_defaults(cache="f16")
     parser.add_argument("--llama-cpp", required=True, metavar="DIR", help="the folder of llama.cpp's programs")
     parser.add_argument("--pasts", default="64,1024,3500", help="tokens of context at which decode is measured")
     parser.add_argument("--prompt", type=int, default=512, help="tokens of the prompt whose prefill is measured")
