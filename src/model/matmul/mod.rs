@@ -58,22 +58,18 @@ pub(super) fn graph(source: &Source, options: &LoadOptions) -> Result<Option<Vec
 pub(super) fn log_kernel(source: &Source, options: &LoadOptions) {
     let matmuls = inspect::quantised(&source.graph);
     let total: usize = matmuls.iter().map(|kind| kind.nodes).sum();
-    let Some(chosen) = Kernels::chosen().filter(|_| options.own_kernels) else {
+    if !options.own_kernels || Kernels::chosen().is_none() {
         let reason = match options.own_kernels {
             true => "this processor has no instruction set of phi4d's own",
             false => "own_kernels is off",
         };
         log::info!(reason; "ONNX Runtime's kernels run all {total} matmuls with quantised weights");
         return;
-    };
-    let forced = std::env::var(kernel::VARIABLE).unwrap_or_default();
-    if !forced.is_empty() && forced != chosen.name() {
-        log::warn!("{} is {forced}, which this processor does not have", kernel::VARIABLE);
     }
     let own = matmuls.iter().filter(|kind| kind.fallback.is_none()).map(|kind| kind.nodes);
     log::info!(
-        instruction_set = chosen.name();
-        "phi4d's kernel runs {} of {total} matmuls with quantised weights", own.sum::<usize>()
+        "phi4d's kernel runs {} of {total} matmuls with quantised weights",
+        own.sum::<usize>()
     );
     for (kind, reason) in matmuls.iter().filter_map(|kind| kind.fallback.map(|why| (kind, why))) {
         let nodes = kind.nodes;
