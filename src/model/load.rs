@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ort::session::Session;
 use ort::session::builder::SessionBuilder;
+use phi4d_isa::{Choice, VARIABLE};
 
 use super::error::LoadError;
 use super::genai_config::GenaiConfig;
@@ -159,6 +160,7 @@ fn session(
     if !chosen.is_cpu() {
         return Ok((open(source, options, chosen, cancel)?, false, None));
     }
+    log_instruction_set(options);
     matmul::log_kernel(source, options);
     if let Some(graph) = matmul::graph(source, options)? {
         // ONNX Runtime is loaded since the provider was chosen; the stamp names its build.
@@ -181,6 +183,16 @@ fn session(
         None => open(source, options, chosen, cancel)?,
     };
     Ok((session, false, None))
+}
+
+/// Logs which instructions the own kernels use. All use the same.
+fn log_instruction_set(options: &LoadOptions) {
+    if let Some(name) = Choice::of_process().missing().filter(|_| options.own_kernels) {
+        log::warn!("{VARIABLE} is {name}, which this processor does not have");
+    }
+    if let Some(set) = options.own_attention() {
+        log::info!("phi4d's kernels use the instruction set {}", set.name());
+    }
 }
 
 /// `builder` with the operator of own attention, if there is any.

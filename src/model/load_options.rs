@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use phi4d_attention::KvType;
+use phi4d_isa::InstructionSet;
 
 use super::provider::ProviderSettings;
 
@@ -24,7 +25,7 @@ pub struct LoadOptions {
     /// The setting `kv_cache_bytes` ([`super::MemoryPlan::new`] defines 0). It limits the runner's own
     /// memory on a device only; in the host's memory the engine keeps to the plan.
     pub kv_cache_bytes: usize,
-    /// Whether phi4d's own kernel may do int4 matmuls, if model and processor fit it.
+    /// Whether phi4d's own kernels may run matmuls and attention, where model and processor fit them.
     pub own_kernels: bool,
     /// How keys and values are stored where phi4d's own attention runs; other exports say it themselves.
     pub kv_cache_type: KvType,
@@ -35,6 +36,11 @@ pub struct LoadOptions {
 }
 
 impl LoadOptions {
+    /// The instruction set that own attention is to use on the CPU; `None` if it is not to run.
+    pub(super) fn own_attention(&self) -> Option<InstructionSet> {
+        phi4d_attention::chosen().filter(|_| self.own_kernels)
+    }
+
     /// Tokens that a slot holds, for a model with a context of `model_context`.
     pub(super) fn context(&self, model_context: usize) -> usize {
         match self.context_tokens {

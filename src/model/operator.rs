@@ -21,7 +21,7 @@ pub(super) fn on_all(
     context: &ComputeContext,
     operator: &str,
     count: usize,
-    work: impl Fn(usize) + Sync + Send,
+    work: impl Fn(usize) + Sync,
 ) -> ort::Result<()> {
     // One message suffices; the other parts run on, since ONNX Runtime cannot end them early.
     let first: Mutex<Option<String>> = Mutex::new(None);

@@ -94,7 +94,7 @@ fn every_fault_is_told_at_once_with_key_value_origin_and_what_is_accepted() {
              a whole number from 1 to 1000000"
                 .to_owned(),
             "default_top_p = \"0\" (from flag --default-top-p) is not accepted; expected a number \
-             above 0 and up to 1"
+             above 0 and up to 1, or model"
                 .to_owned(),
             format!(
                 "log_level = \"loud\" (from {path}:4) is not accepted; expected one of off, error, \

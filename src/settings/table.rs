@@ -58,9 +58,10 @@ define_settings! {
     /// Threads that run the model. 0: the number of physical cores that this process may use.
     threads: usize = "0", whole::<usize>(0, 1024), "threads";
 
-    /// Use phi4d's matmul kernel where the processor has AVX2 (faster: AVX-VNNI, AVX-512 VNNI) and
-    /// the export's int4 or int8 weights have accuracy level 4, as the published ones have. Off:
-    /// ONNX Runtime's kernels, with the same results except for rounding.
+    /// Use phi4d's kernels on the CPU for what the published exports have: matmuls with int4 or
+    /// int8 weights of accuracy level 4, if the processor has AVX2 (faster: AVX-VNNI, AVX-512
+    /// VNNI), and attention, which needs AVX2 on x86-64. Off: ONNX Runtime's kernels, with the
+    /// same results except for rounding, and a KV cache of the export's type.
     own_kernels: bool = "true", Switch;
 
     /// Where weights that `phi4d prepare` made are. copied: read into memory of the daemon's own,
@@ -174,8 +175,8 @@ define_settings! {
 
     /// How keys and values are stored in the KV cache, where phi4d's own attention runs: half
     /// precision (Phi-4: 200 KiB a token), 8-bit integers with a scale for each token and head
-    /// (103 KiB) or single precision (400 KiB). Other exports, and own_kernels = false, store
-    /// them as the export says.
+    /// (103 KiB) or single precision (400 KiB). Other exports, devices and own_kernels = false
+    /// store them as the export says; a log line says so.
     kv_cache_type: KvCacheType = "f16", Choice {
         placeholder: "TYPE",
         options: &[
@@ -197,8 +198,8 @@ define_settings! {
     /// Maximum tokens of prompt and answer together. 0: the model's limit.
     context_tokens: usize = "0", whole::<usize>(0, 1 << 24), "tokens";
 
-    /// Most tokens of a prompt that are read in one step. With reproducible each step has this
-    /// many; otherwise it has as many as prefill_chunk_ms allows.
+    /// Most tokens of a prompt that are read in one step. It has as many as prefill_chunk_ms
+    /// allows; where reproducible has an effect, always this many.
     prefill_chunk_tokens: usize = "256", whole::<usize>(1, 65_536), "tokens";
 
     /// Time that one step of reading a prompt may take, by the times of earlier steps. New
@@ -214,17 +215,20 @@ define_settings! {
     prefill_share: f64 = "0.5", Number { min: 0.05, min_included: true, max: 0.95 };
 
     /// Most draft tokens per step of speculative decoding. Draft tokens come from the text so
-    /// far, for an answer that runs alone without a seed, and only as many are drafted as pay
-    /// off. The number of tokens in a step changes low-order digits of logits, so close
-    /// decisions may fall differently; reproducible turns speculation off. 0: none.
+    /// far, for an answer that runs alone, and only as many are drafted as pay off. Answers stay
+    /// the same where phi4d's own kernels run all of the model. Elsewhere the number of tokens in
+    /// a step changes low-order digits of logits, so close decisions may fall differently;
+    /// there, answers that are drawn with a request's seed, and all with reproducible, get no
+    /// draft tokens. 0: none.
     draft_tokens: usize = "7", whole::<usize>(0, 64), "tokens";
 
     /// Give a request with a seed or temperature 0 the same answer every time, bit for bit,
-    /// whatever is cached, runs beside it or interrupts it. Prompts are then read and reused in
-    /// whole chunks of prefill_chunk_tokens, without speculative decoding; where ONNX Runtime
-    /// does some of the matmuls, answers are also decoded one at a time. Off: the number of
-    /// tokens in a step changes low-order digits of logits, so close decisions may fall
-    /// differently.
+    /// whatever is cached, runs beside it or interrupts it. Where phi4d's own kernels run the
+    /// attention and all matmuls, that holds anyway, and this changes nothing. Elsewhere the
+    /// number of tokens in a step changes low-order digits of logits, so close decisions may
+    /// fall differently; with this on, prompts are read and reused in whole chunks of
+    /// prefill_chunk_tokens, without speculative decoding, and where ONNX Runtime does some of
+    /// the matmuls, answers are decoded one at a time.
     reproducible: bool = "false", Switch;
 
     /// Requests that may wait for a slot. Further ones get status 503.

@@ -42,8 +42,8 @@ pub(crate) struct ClientArgs {
     /// Most tokens of an answer. Default: what fits the context
     #[arg(long, value_name = "N")]
     pub(crate) max_tokens: Option<u64>,
-    /// Sampling seed. The same seed and conversation nearly always give the same answer, and always
-    /// do if the daemon's setting `reproducible` is on
+    /// Sampling seed. The same seed and conversation give the same answer where the daemon's own
+    /// kernels run the model or its setting `reproducible` is on, and nearly always elsewhere
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) seed: Option<i64>,
     /// Show tokens and speed of each answer, on a terminal

@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use crate::isa::{Isa, Lanes, Work};
+use phi4d_isa::InstructionSet;
+
+use crate::isa::{self, Lanes, Work};
 use crate::layout::{LONGEST, Layout};
 use crate::tile::{Keys, Sums, add_block};
 use crate::view::{Sixteen, Stored, Unpacked, View, with_kind};
@@ -123,9 +125,9 @@ impl Band {
     ///
     /// # Panics
     /// If a region does not fit the layout, or the band was not filled.
-    pub fn attend(&mut self, isa: Isa, index: usize, regions: &[&[u8]]) {
+    pub fn attend(&mut self, set: InstructionSet, index: usize, regions: &[&[u8]]) {
         let layout = self.layout;
-        with_kind!(layout.kind, Kind => self.attend_to::<Kind>(isa, &layout, index, regions));
+        with_kind!(layout.kind, Kind => self.attend_to::<Kind>(set, &layout, index, regions));
     }
 
     /// The blocks of split `index` that the band attends to.
@@ -136,19 +138,25 @@ impl Band {
         index * SPLIT / BLOCK..end.min((index + 1) * SPLIT).div_ceil(BLOCK)
     }
 
-    fn attend_to<T: Stored>(&mut self, isa: Isa, layout: &Layout, index: usize, regions: &[&[u8]]) {
+    fn attend_to<T: Stored>(
+        &mut self,
+        set: InstructionSet,
+        layout: &Layout,
+        index: usize,
+        regions: &[&[u8]],
+    ) {
         self.part.reset(self.rows(), layout.head_size);
         let first = self.blocks(index).start;
         let Self { rows, part: state, unpacked, .. } = self;
         let views = regions.iter().map(|region| View::<T>::new(layout, region));
-        if state.most.len() <= NARROW && isa.is_direct() {
+        if state.most.len() <= NARROW && isa::is_direct(set) {
             let views: Vec<_> = views.collect();
-            isa.run(Add { rows, state, first, views: &views, fetch: true });
+            isa::run(set, Add { rows, state, first, views: &views, fetch: true });
         } else {
             for (index, view) in views.enumerate() {
-                isa.run(Unpack { view: &view, unpacked });
+                isa::run(set, Unpack { view: &view, unpacked });
                 let views = &[unpacked.view(&view)];
-                isa.run(Add { rows, state, first: first + index, views, fetch: false });
+                isa::run(set, Add { rows, state, first: first + index, views, fetch: false });
             }
         }
         for (sum, lanes) in self.part.sums.iter_mut().zip(&self.part.lanes) {
@@ -157,8 +165,8 @@ impl Band {
     }
 
     /// Adds what the last [`Band::attend`] gave to the total. Splits are merged in ascending order.
-    pub fn merge(&mut self, isa: Isa) {
-        isa.run(Merge { band: self });
+    pub fn merge(&mut self, set: InstructionSet) {
+        isa::run(set, Merge { band: self });
     }
 
     /// Numbers of a split's result for `rows` rows.

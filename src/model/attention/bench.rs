@@ -4,7 +4,8 @@
 #![expect(clippy::expect_used, reason = "a benchmark")]
 
 use nix::time::{ClockId, clock_gettime};
-use phi4d_attention::{BLOCK, Band, Isa, KvType, Layout, SPLIT};
+use phi4d_attention::{BLOCK, Band, KvType, Layout, SPLIT};
+use phi4d_isa::InstructionSet;
 
 const HEADS: usize = 10;
 const GROUP: usize = 4;
@@ -35,7 +36,13 @@ impl Cache {
         &aligned[start..][..self.layout.region_bytes()]
     }
 
-    fn step(&self, isa: Isa, band: &mut Band, [past, tokens]: [usize; 2], out: &mut [f32]) {
+    fn step(
+        &self,
+        set: InstructionSet,
+        band: &mut Band,
+        [past, tokens]: [usize; 2],
+        out: &mut [f32],
+    ) {
         for head in 0..HEADS {
             for first in (0..tokens).step_by(32) {
                 let count = (tokens - first).min(32);
@@ -45,8 +52,8 @@ impl Cache {
                 for split in 0..(past + first + count).div_ceil(SPLIT) {
                     let regions: Vec<_> =
                         band.blocks(split).map(|block| self.region(block, head)).collect();
-                    band.attend(isa, split, &regions);
-                    band.merge(isa);
+                    band.attend(set, split, &regions);
+                    band.merge(set);
                 }
                 band.finish(|_, _, write| write(&mut out[..SIZE]));
             }
@@ -57,8 +64,10 @@ impl Cache {
 fn main() {
     let kinds = [KvType::F32, KvType::F16, KvType::Int8];
     let caches = kinds.map(|kind| Cache::new(kind, 16_640));
-    let isas: Vec<Isa> =
-        Isa::available().into_iter().filter(|isa| isa.name() != "scalar").collect();
+    let sets: Vec<InstructionSet> = InstructionSet::available()
+        .into_iter()
+        .filter(|set| ["avx2", "avx512"].contains(&set.name()))
+        .collect();
     let mut band = Band::default();
     let mut out = vec![0.0; SIZE];
     println!("milliseconds of one layer, one thread");
@@ -71,21 +80,21 @@ fn main() {
         (0, 512, 3),
         (4096, 512, 2),
     ] {
-        let mut best = vec![[u64::MAX; 3]; isas.len()];
+        let mut best = vec![[u64::MAX; 3]; sets.len()];
         for _ in 0..rounds {
-            for (isa, best) in isas.iter().zip(&mut best) {
+            for (set, best) in sets.iter().zip(&mut best) {
                 for (cache, best) in caches.iter().zip(best) {
                     let before = processor_time();
-                    cache.step(*isa, &mut band, [past, tokens], &mut out);
+                    cache.step(*set, &mut band, [past, tokens], &mut out);
                     *best = processor_time().saturating_sub(before).min(*best);
                 }
             }
         }
-        for (isa, best) in isas.iter().zip(best) {
+        for (set, best) in sets.iter().zip(best) {
             let [f32, f16, int8] = best.map(|time| time as f64 / 1e6);
             println!(
                 "past {past:6} tokens {tokens:4} {:7} f32 {f32:9.3} f16 {f16:9.3} int8 {int8:9.3}",
-                isa.name()
+                set.name()
             );
         }
     }

@@ -14,7 +14,7 @@
 //!   its own, and splits are merged in ascending order, whether one thread computed them or many.
 //! - There is one exponential function, a polynomial.
 //!
-//! [`isa`] has the instruction sets. The scalar one defines the results, and tests compare the others with it
+//! [`isa`] has the code for each instruction set. The scalar one defines the results, and tests compare the others with it
 //! bit by bit.
 
 mod band;
@@ -28,7 +28,7 @@ mod view;
 mod tests;
 
 pub use band::{Band, NARROW};
-pub use isa::Isa;
+pub use isa::chosen;
 pub use layout::{KvType, LONGEST, Layout};
 pub use rotary::rotate;
 

@@ -2,9 +2,10 @@
 #![expect(unsafe_code, reason = "reads numbers as bytes")]
 
 use half::f16;
+use phi4d_isa::{Choice, InstructionSet};
 use proptest::prelude::*;
 
-use crate::{BLOCK, Band, Isa, KvType, Layout, NARROW, SPLIT};
+use crate::{BLOCK, Band, KvType, Layout, NARROW, SPLIT};
 
 /// Random numbers of roughly a normal distribution.
 struct Numbers(u64);
@@ -63,7 +64,13 @@ impl Cached {
     }
 
     /// The rows of tokens from `position` on, whose queries are `queries`: `[token][group][dimension]`.
-    fn attend(&self, isa: Isa, group: usize, position: usize, queries: &[f32]) -> Vec<f32> {
+    fn attend(
+        &self,
+        set: InstructionSet,
+        group: usize,
+        position: usize,
+        queries: &[f32],
+    ) -> Vec<f32> {
         let size = self.layout.head_size;
         let tokens = queries.len() / size / group;
         let mut band = Band::default();
@@ -73,8 +80,8 @@ impl Cached {
         for split in 0..(position + tokens).div_ceil(SPLIT) {
             let blocks = band.blocks(split);
             let regions: Vec<_> = self.regions[blocks].iter().map(|region| bytes(region)).collect();
-            band.attend(isa, split, &regions);
-            band.merge(isa);
+            band.attend(set, split, &regions);
+            band.merge(set);
         }
         outputs(&band, group, size)
     }
@@ -141,10 +148,10 @@ proptest! {
         let mut numbers = Numbers(seed);
         let cached = Cached::new(layout, past + tokens, &mut numbers);
         let queries: Vec<f32> = numbers.take(tokens * group * size);
-        let expected = cached.attend(Isa::Scalar, group, past, &queries);
-        for isa in Isa::available() {
-            let given = cached.attend(isa, group, past, &queries);
-            prop_assert_eq!(bits(&given), bits(&expected), "{}", isa.name());
+        let expected = cached.attend(InstructionSet::Scalar, group, past, &queries);
+        for set in InstructionSet::available() {
+            let given = cached.attend(set, group, past, &queries);
+            prop_assert_eq!(bits(&given), bits(&expected), "{}", set.name());
         }
         for (row, (query, out)) in queries.chunks(size).zip(expected.chunks(size)).enumerate() {
             let reference = reference(query, &cached, past + row / group + 1);
@@ -165,21 +172,21 @@ proptest! {
         seed in 1_u64..,
     ) {
         let layout = Layout { layers: 1, kv_heads: 1, head_size: size, kind };
-        let isa = Isa::chosen();
+        let set = Choice::of_process().set();
         let mut numbers = Numbers(seed);
         let cached = Cached::new(layout, past + tokens, &mut numbers);
         let queries: Vec<f32> = numbers.take(tokens * group * size);
-        let whole = cached.attend(isa, group, past, &queries);
+        let whole = cached.attend(set, group, past, &queries);
         let width = group * size;
         for (token, query) in queries.chunks(width).enumerate() {
-            let alone = cached.attend(isa, group, past + token, query);
+            let alone = cached.attend(set, group, past + token, query);
             prop_assert_eq!(bits(&alone), bits(&whole[token * width..][..width]));
         }
         let few = NARROW / group;
         for first in (0..tokens).step_by(few.max(1)) {
             let part = &queries[first * width..(first + few.max(1)).min(tokens) * width];
             prop_assert_eq!(
-                bits(&from_parts(&cached, isa, group, past + first, part)),
+                bits(&from_parts(&cached, set, group, past + first, part)),
                 bits(&whole[first * width..][..part.len()])
             );
         }
@@ -204,7 +211,7 @@ proptest! {
         let query = numbers.take(size);
         let other = Cached { regions: vec![region], ..Cached::new(layout, 0, &mut numbers) };
         let [before, after] = [&cached, &other].map(|cached| {
-            bits(&cached.attend(Isa::chosen(), 1, count - 1, &query))
+            bits(&cached.attend(Choice::of_process().set(), 1, count - 1, &query))
         });
         prop_assert_eq!(before, after);
     }
@@ -213,7 +220,7 @@ proptest! {
 /// As several threads compute it: each split in a band of its own.
 fn from_parts(
     cached: &Cached,
-    isa: Isa,
+    set: InstructionSet,
     group: usize,
     position: usize,
     queries: &[f32],
@@ -232,11 +239,11 @@ fn from_parts(
         let mut band = filled();
         let blocks = band.blocks(split);
         let regions: Vec<_> = cached.regions[blocks].iter().map(|region| bytes(region)).collect();
-        band.attend(isa, split, &regions);
+        band.attend(set, split, &regions);
         let mut part = vec![0.0; Band::part_len(&cached.layout, band.rows())];
         band.take_part(&mut part);
         total.put_part(&part);
-        total.merge(isa);
+        total.merge(set);
     }
     outputs(&total, group, size)
 }
@@ -248,7 +255,7 @@ fn a_long_context_is_near_the_reference() {
     let cached = Cached::new(layout, 20_000, &mut numbers);
     let query = numbers.take(64);
     for length in [1, 64, 65, 1023, 1024, 1025, 16_384, 20_000] {
-        let given = cached.attend(Isa::chosen(), 1, length - 1, &query);
+        let given = cached.attend(Choice::of_process().set(), 1, length - 1, &query);
         for (given, expected) in given.iter().zip(reference(&query, &cached, length)) {
             assert!((f64::from(*given) - expected).abs() < 1e-4, "{length}: {given} {expected}");
         }
@@ -263,7 +270,7 @@ fn values_beyond_half_precision_stay_numbers() {
     layout.store(bytes_mut(&mut region), 1, &[-1e9; 16], &[2.0; 16]);
     let mut band = Band::default();
     band.fill(&layout, 1, 1..2, |_, _, row| row.fill(-1.0));
-    band.attend(Isa::chosen(), 0, &[bytes(&region)]);
-    band.merge(Isa::chosen());
+    band.attend(Choice::of_process().set(), 0, &[bytes(&region)]);
+    band.merge(Choice::of_process().set());
     assert_eq!(outputs(&band, 1, 16), [2.0; 16]);
 }

@@ -51,9 +51,7 @@ pub(super) fn own(
     options: &LoadOptions,
 ) -> Result<Option<Own>, LoadError> {
     let decoder = &source.config.model.decoder;
-    if !options.own_kernels {
-        return Ok(None);
-    }
+    let Some(set) = options.own_attention() else { return Ok(None) };
     // A damaged graph is reported by those that load it.
     let Some(Edited { model: graph, heads }) = edit::edit(graph, decoder).ok().flatten() else {
         return Ok(None);
@@ -67,7 +65,7 @@ pub(super) fn own(
     let limits = limits(source, &layout, options);
     let blocks = limits.slots * limits.context_tokens.div_ceil(BLOCK);
     let pool = Pool::new(layout, blocks)?;
-    let shared = Shared::new(Arc::clone(&pool.arena), Arc::new(Terminator::new()?));
+    let shared = Shared::new(Arc::clone(&pool.arena), Arc::new(Terminator::new()?), set);
     Ok(Some(Own { graph, limits, cache: OwnCache { heads, pool, shared: Arc::new(shared) } }))
 }
 

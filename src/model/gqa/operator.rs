@@ -10,7 +10,8 @@ use ort::operator::{
     ComputeContext, Kernel, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput,
 };
 use ort::value::TensorElementType;
-use phi4d_attention::{BLOCK, Band, Isa, SPLIT, rotate};
+use phi4d_attention::{BLOCK, Band, SPLIT, rotate};
+use phi4d_isa::InstructionSet;
 
 use super::edit::{DOMAIN, LAYER, OPERATOR};
 use super::pool::Arena;
@@ -27,13 +28,12 @@ pub(super) struct Shared {
     pub(super) terminator: Arc<Terminator>,
     /// Results of splits. Layers run one after another, so one buffer serves all.
     parts: Mutex<Vec<f32>>,
-    isa: Isa,
+    set: InstructionSet,
 }
 
 impl Shared {
-    pub(super) fn new(arena: Arc<Arena>, terminator: Arc<Terminator>) -> Self {
-        let isa = Isa::chosen();
-        Self { arena, step: RwLock::default(), terminator, parts: Mutex::default(), isa }
+    pub(super) fn new(arena: Arc<Arena>, terminator: Arc<Terminator>, set: InstructionSet) -> Self {
+        Self { arena, step: RwLock::default(), terminator, parts: Mutex::default(), set }
     }
 }
 
@@ -292,12 +292,12 @@ impl Layer<'_> {
         }
         BAND.with_borrow_mut(|band| {
             self.fill(band, span, task);
-            let isa = self.kernel.shared.isa;
+            let set = self.kernel.shared.set;
             match task.share {
                 None => {
                     for split in task.splits.clone() {
                         self.attend(band, span, task.head, split);
-                        band.merge(isa);
+                        band.merge(set);
                     }
                     self.finish(band, span, task);
                 }
@@ -312,7 +312,7 @@ impl Layer<'_> {
                         for split in 0..share.count {
                             // SAFETY: all tasks have written their parts, and none reads them but this.
                             band.put_part(unsafe { self.parts.slice(part(split), share.len) });
-                            band.merge(isa);
+                            band.merge(set);
                         }
                         self.finish(band, span, task);
                     }
@@ -347,7 +347,7 @@ impl Layer<'_> {
         for (region_of, block) in regions.iter_mut().zip(blocks) {
             *region_of = region(block);
         }
-        band.attend(shared.isa, split, &regions[..blocks.len()]);
+        band.attend(shared.set, split, &regions[..blocks.len()]);
     }
 
     /// Writes the rows' outputs.

@@ -124,7 +124,7 @@ impl Export {
         let mut kv_bytes_per_token = usize::try_from(self.kv_bytes_per_token).unwrap_or(usize::MAX);
         let position_bytes = (kv_bytes_per_token / tensors.max(1)).max(1);
         let mut block_tokens = page_bytes().div_ceil(position_bytes);
-        if self.own_attention && options.own_kernels && !on_device {
+        if self.own_attention && options.own_attention().is_some() && !on_device {
             let layout = Layout {
                 layers: self.model.layers,
                 kv_heads: self.model.kv_heads,

@@ -86,7 +86,7 @@ mod unix {
             }
             sums.into_iter().fold(_mm512_setzero_si512(), |a, b| _mm512_add_epi32(a, b))
         }
-        if Kernel::all().iter().all(|kernel| kernel.name() != "avx512") {
+        if Kernel::all().iter().all(|kernel| kernel.name() != "avx512vnni") {
             return f64::NAN;
         }
         let rounds = 2_000_000;
@@ -122,7 +122,7 @@ mod unix {
             }
             sums.into_iter().fold(_mm512_setzero_si512(), |a, b| _mm512_or_si512(a, b))
         }
-        if Kernel::all().iter().any(|kernel| kernel.name() == "avx512") {
+        if Kernel::all().iter().any(|kernel| kernel.name() == "avx512vnni") {
             // SAFETY: just checked.
             black_box(unsafe { run(lines) });
         }

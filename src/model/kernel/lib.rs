@@ -22,6 +22,6 @@ mod tests;
 
 pub use activations::{Activations, TileRows, round};
 pub use form::{COLUMNS, Form, Line, bytes};
-pub use isa::{Kernel, VARIABLE};
+pub use isa::Kernel;
 pub use multiply::{Operands, Results, multiply};
 pub use pack::{Weights, pack};

@@ -104,6 +104,9 @@ fn reference(case: &Case) -> Vec<f64> {
             let mut sum = 0.0;
             for (index, values) in row.chunks(block).enumerate() {
                 let most = values.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+                if most == 0.0 {
+                    continue;
+                }
                 let scale = case.scales[column * case.form.blocks() + index];
                 for (at, value) in values.iter().enumerate() {
                     let rounded = (value * (127.0 / most)).round_ties_even() * (most / 127.0);

@@ -19,17 +19,17 @@ use ort::session::builder::SessionBuilder;
 use ort::value::{DynTensorValueType, TensorElementType};
 
 use self::edit::{DOMAIN, OPERATOR};
-use self::store::{Packed, Store, Weights, lock};
+use self::store::{Packed, Store, Weights};
 use super::error::LoadError;
 use super::inspect;
 use super::load_options::LoadOptions;
 use super::memory::forget_file_pages;
+use super::operator::{caught, lock, on_all};
 use super::provider::CPU_NAME;
 use super::session;
 use super::source::Source;
 use super::stop::LoadCancel;
 use phi4d_matmul::{self as kernel, Activations, Form, Kernel as Kernels, Results, TileRows};
-use phi4d_telemetry as telemetry;
 
 /// The file of laid-out weights in the folder of what was prepared.
 pub(super) const LAID_OUT: &str = "weights";
@@ -58,22 +58,18 @@ pub(super) fn graph(source: &Source, options: &LoadOptions) -> Result<Option<Vec
 pub(super) fn log_kernel(source: &Source, options: &LoadOptions) {
     let matmuls = inspect::quantised(&source.graph);
     let total: usize = matmuls.iter().map(|kind| kind.nodes).sum();
-    let Some(chosen) = Kernels::chosen().filter(|_| options.own_kernels) else {
+    if !options.own_kernels || Kernels::chosen().is_none() {
         let reason = match options.own_kernels {
             true => "this processor has no instruction set of phi4d's own",
             false => "own_kernels is off",
         };
         log::info!(reason; "ONNX Runtime's kernels run all {total} matmuls with quantised weights");
         return;
-    };
-    let forced = std::env::var(kernel::VARIABLE).unwrap_or_default();
-    if !forced.is_empty() && forced != chosen.name() {
-        log::warn!("{} is {forced}, which this processor does not have", kernel::VARIABLE);
     }
     let own = matmuls.iter().filter(|kind| kind.fallback.is_none()).map(|kind| kind.nodes);
     log::info!(
-        instruction_set = chosen.name();
-        "phi4d's kernel runs {} of {total} matmuls with quantised weights", own.sum::<usize>()
+        "phi4d's kernel runs {} of {total} matmuls with quantised weights",
+        own.sum::<usize>()
     );
     for (kind, reason) in matmuls.iter().filter_map(|kind| kind.fallback.map(|why| (kind, why))) {
         let nodes = kind.nodes;
@@ -156,7 +152,7 @@ impl Operator for PackedMatMul {
     }
 
     fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> ort::Result<MatMulKernel> {
-        caught(|| self.kernel(context))
+        caught(OPERATOR, || self.kernel(context))
     }
 }
 
@@ -219,32 +215,8 @@ struct MatMulKernel {
 
 impl Kernel for MatMulKernel {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
-        caught(|| self.multiply(context))
+        caught(OPERATOR, || self.multiply(context))
     }
-}
-
-/// Does `work` and turns its panic into an error. ONNX Runtime calls this from C++, through which a
-/// panic must not unwind.
-fn caught<T>(work: impl FnOnce() -> ort::Result<T>) -> ort::Result<T> {
-    telemetry::catch_panic(work).unwrap_or_else(|panic| Err(failed(&panic)))
-}
-
-fn failed(panic: &str) -> ort::Error {
-    ort::Error::new(format!("{OPERATOR} failed in an unexpected way: {panic}"))
-}
-
-/// Does `work` for each index below `count` on ONNX Runtime's threads, through which a panic must not
-/// unwind either.
-fn on_all(context: &ComputeContext, count: usize, work: impl Fn(usize) + Sync) -> ort::Result<()> {
-    // One message suffices; the other parts run on, since ONNX Runtime cannot end them early.
-    let first: Mutex<Option<String>> = Mutex::new(None);
-    context.par_for(count, count, |index| {
-        if let Err(panic) = telemetry::catch_panic(|| work(index)) {
-            lock(&first).get_or_insert(panic);
-        }
-    })?;
-    let panic = lock(&first).take();
-    panic.map_or(Ok(()), |panic| Err(failed(&panic)))
 }
 
 impl MatMulKernel {
@@ -275,7 +247,7 @@ impl MatMulKernel {
         let groups = self.form.groups();
         let share = groups.div_ceil(SHARES).next_multiple_of(self.kernel.panel_groups());
         let shares = groups.div_ceil(share);
-        on_all(context, shares, |index| {
+        on_all(context, OPERATOR, shares, |index| {
             let first = index * share;
             let groups = first..(first + share).min(groups);
             kernel::multiply(self.kernel, &operands, groups, &results);
@@ -303,6 +275,6 @@ impl MatMulKernel {
             return Ok(());
         }
         let tiles: Vec<_> = rounded.tiles(form).map(Mutex::new).collect();
-        on_all(context, tiles.len(), |index| round(&mut lock(&tiles[index])))
+        on_all(context, OPERATOR, tiles.len(), |index| round(&mut lock(&tiles[index])))
     }
 }

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
 use crate::load_options::WeightsMemory;
 use crate::memory::{Arena, FileMapping, forget_file, has_huge_pages};
+use crate::operator::lock;
 use phi4d_matmul::{self as kernel, Activations, Line};
 use phi4d_os as os;
 
@@ -113,11 +114,6 @@ pub(crate) struct Entry {
     offset: usize,
     lines: usize,
     factor: f32,
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Each change is one insertion, so a panic leaves nothing half done.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Weights {

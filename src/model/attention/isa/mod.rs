@@ -5,93 +5,39 @@ mod scalar;
 mod x86;
 
 use std::f32::consts::LN_2;
-use std::sync::OnceLock;
 
-/// The variable that forces an instruction set, for tests.
-const VARIABLE: &str = "PHI4D_ISA";
+use phi4d_isa::{Choice, InstructionSet};
 
-/// An instruction set of this processor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Isa {
-    /// None in particular. It defines the results.
-    Scalar,
-    /// AVX2, FMA and F16C.
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    /// AVX-512 F, BW, DQ and VL.
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
+/// The instruction set that this process attends with; `None` if ONNX Runtime's attention is faster. On
+/// x86-64 that is where there is no AVX2: plain Rust calls a function there for each fused multiply-add.
+#[must_use]
+pub fn chosen() -> Option<InstructionSet> {
+    let choice = Choice::of_process();
+    if cfg!(target_arch = "x86_64") { choice.fast() } else { Some(choice.set()) }
 }
 
-impl Isa {
-    /// All that this processor has, the fastest last.
-    #[must_use]
-    pub fn available() -> Vec<Self> {
-        let all = [
-            Self::Scalar,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512,
-        ];
-        all.into_iter().filter(|isa| isa.is_available()).collect()
+/// Whether narrow tiles read blocks as they are stored.
+pub(crate) fn is_direct(set: InstructionSet) -> bool {
+    match set {
+        InstructionSet::Scalar => scalar::Scalar::DIRECT,
+        #[cfg(target_arch = "x86_64")]
+        InstructionSet::Avx2 | InstructionSet::AvxVnni => x86::Avx2::DIRECT,
+        #[cfg(target_arch = "x86_64")]
+        InstructionSet::Avx512 | InstructionSet::Avx512Vnni => x86::Avx512::DIRECT,
     }
+}
 
-    /// The one to use: the fastest, or what the variable `PHI4D_ISA` names if this processor has it.
-    #[must_use]
-    pub fn chosen() -> Self {
-        static CHOSEN: OnceLock<Isa> = OnceLock::new();
-        *CHOSEN.get_or_init(|| {
-            let available = Self::available();
-            let forced = std::env::var(VARIABLE).unwrap_or_default();
-            let named = available.iter().find(|isa| isa.name() == forced);
-            named.or(available.last()).copied().unwrap_or(Self::Scalar)
-        })
-    }
-
-    /// Its name in `PHI4D_ISA`.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Scalar => "scalar",
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => "avx2",
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => "avx512",
-        }
-    }
-
-    /// Whether narrow tiles read blocks as they are stored.
-    pub(crate) fn is_direct(self) -> bool {
-        match self {
-            Self::Scalar => scalar::Scalar::DIRECT,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 | Self::Avx512 => true,
-        }
-    }
-
-    fn is_available(self) -> bool {
-        match self {
-            Self::Scalar => true,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => x86::has_avx2(),
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => x86::has_avx512(),
-        }
-    }
-
-    /// Does `work` with these instructions.
-    ///
-    /// # Panics
-    /// If this processor does not have them.
-    pub(crate) fn run<W: Work>(self, work: W) {
-        match self {
-            Self::Scalar => work.run(scalar::Scalar),
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => x86::run_avx2(work),
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => x86::run_avx512(work),
-        }
+/// Does `work` with the instructions of `set`; VNNI is of no use here.
+///
+/// # Panics
+/// If this processor does not have them.
+pub(crate) fn run<W: Work>(set: InstructionSet, work: W) {
+    match set {
+        InstructionSet::Scalar => work.run(scalar::Scalar),
+        #[cfg(target_arch = "x86_64")]
+        InstructionSet::Avx2 | InstructionSet::AvxVnni => x86::run_avx2(work),
+        #[cfg(target_arch = "x86_64")]
+        InstructionSet::Avx512 | InstructionSet::Avx512Vnni => x86::run_avx512(work),
     }
 }
 

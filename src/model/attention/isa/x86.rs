@@ -6,6 +6,8 @@
 
 use std::arch::x86_64::*;
 
+use phi4d_isa::InstructionSet;
+
 use super::{Lanes, Work};
 
 #[derive(Debug, Clone, Copy)]
@@ -14,25 +16,12 @@ pub(super) struct Avx512(());
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Avx2(());
 
-pub(super) fn has_avx512() -> bool {
-    is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512dq")
-        && is_x86_feature_detected!("avx512vl")
-}
-
-pub(super) fn has_avx2() -> bool {
-    is_x86_feature_detected!("avx2")
-        && is_x86_feature_detected!("fma")
-        && is_x86_feature_detected!("f16c")
-}
-
 pub(super) fn run_avx512<W: Work>(work: W) {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     fn run<W: Work>(work: W) {
         work.run(Avx512(()));
     }
-    assert!(has_avx512());
+    assert!(InstructionSet::Avx512.is_available());
     // SAFETY: the processor has the features.
     unsafe { run(work) }
 }
@@ -42,7 +31,7 @@ pub(super) fn run_avx2<W: Work>(work: W) {
     fn run<W: Work>(work: W) {
         work.run(Avx2(()));
     }
-    assert!(has_avx2());
+    assert!(InstructionSet::Avx2.is_available());
     // SAFETY: the processor has the features.
     unsafe { run(work) }
 }

@@ -1,7 +1,8 @@
-//! Which instruction set this process uses.
+//! The kernel of each instruction set.
 
 use std::ops::Range;
-use std::sync::OnceLock;
+
+use phi4d_isa::{Choice, InstructionSet};
 
 use super::Isa as _;
 #[cfg(target_arch = "x86_64")]
@@ -14,44 +15,31 @@ use crate::activations::{Start, TileRows};
 use crate::form::Form;
 use crate::multiply::{Job, narrow, wide};
 
-/// The environment variable that forces an instruction set, for tests.
-pub const VARIABLE: &str = "PHI4D_ISA";
-
 /// The kernel for one instruction set, which this processor has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Kernel(Set);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Set {
-    Scalar,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    #[cfg(target_arch = "x86_64")]
-    AvxVnni,
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-}
+pub struct Kernel(InstructionSet);
 
 /// Calls a function compiled for the set.
 macro_rules! by_set {
     ($set:expr, $isa:ident => $call:expr) => {
         match $set {
-            Set::Scalar => {
+            InstructionSet::Scalar => {
                 type $isa = Scalar;
                 $call
             }
+            // Without VNNI the shorter vectors are what there is code for.
             #[cfg(target_arch = "x86_64")]
-            Set::Avx2 => {
+            InstructionSet::Avx2 | InstructionSet::Avx512 => {
                 type $isa = Avx2;
                 $call
             }
             #[cfg(target_arch = "x86_64")]
-            Set::AvxVnni => {
+            InstructionSet::AvxVnni => {
                 type $isa = AvxVnni;
                 $call
             }
             #[cfg(target_arch = "x86_64")]
-            Set::Avx512 => {
+            InstructionSet::Avx512Vnni => {
                 type $isa = Avx512;
                 $call
             }
@@ -60,51 +48,22 @@ macro_rules! by_set {
 }
 
 impl Kernel {
-    /// All sets that this processor has, the fastest first; the last is plain Rust.
+    /// Those of all sets that this processor has, the fastest first; the last is plain Rust.
     #[must_use]
     pub fn all() -> Vec<Self> {
-        let mut all = Vec::new();
-        #[cfg(target_arch = "x86_64")]
-        {
-            let avx2 = is_x86_feature_detected!("avx2")
-                && is_x86_feature_detected!("fma")
-                && is_x86_feature_detected!("f16c");
-            let avx512 = is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512vnni");
-            all.extend(avx512.then_some(Self(Set::Avx512)));
-            all.extend((avx2 && is_x86_feature_detected!("avxvnni")).then_some(Self(Set::AvxVnni)));
-            all.extend(avx2.then_some(Self(Set::Avx2)));
-        }
-        all.push(Self(Set::Scalar));
-        all
+        InstructionSet::available().into_iter().map(Self).collect()
     }
 
-    /// The set that this process uses: the one that [`VARIABLE`] names if the processor has it, else the
-    /// fastest. `None` if that is plain Rust and was not asked for: ONNX Runtime's kernels are faster.
+    /// The one that this process uses; `None` if ONNX Runtime's is faster ([`Choice::fast`]).
     #[must_use]
     pub fn chosen() -> Option<Self> {
-        static CHOSEN: OnceLock<Option<Kernel>> = OnceLock::new();
-        *CHOSEN.get_or_init(|| {
-            let all = Self::all();
-            let named = std::env::var(VARIABLE).unwrap_or_default();
-            let forced = all.iter().find(|kernel| kernel.name() == named).copied();
-            forced.or_else(|| all.first().copied().filter(|kernel| kernel.0 != Set::Scalar))
-        })
+        Choice::of_process().fast().map(Self)
     }
 
-    /// Its name, as [`VARIABLE`] has it.
+    /// The name of its set.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self.0 {
-            Set::Scalar => "scalar",
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx2 => "avx2",
-            #[cfg(target_arch = "x86_64")]
-            Set::AvxVnni => "avxvnni",
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx512 => "avx512",
-        }
+        self.0.name()
     }
 
     /// Groups of columns that are multiplied together; shares of the work are best whole multiples.

@@ -1,4 +1,4 @@
-//! Instruction sets: what the kernel needs of each, and which one this process uses.
+//! Instruction sets: what the kernel needs of each.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -8,7 +8,7 @@ mod choice;
 mod scalar;
 mod tiles;
 
-pub use choice::{Kernel, VARIABLE};
+pub use choice::Kernel;
 pub(crate) use tiles::Tiles;
 
 /// Vector operations of an instruction set, from which the kernel is built.
