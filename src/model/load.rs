@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ort::session::Session;
 use ort::session::builder::SessionBuilder;
+use phi4d_attention::KvType;
 use phi4d_isa::{Choice, VARIABLE};
 
 use super::error::LoadError;
@@ -73,6 +74,7 @@ fn load_unless_cancelled(options: &LoadOptions, cancel: &LoadCancel) -> Result<L
     let source = Source::read(&options.folder)?;
     let Opened { session, chosen, placement, batch_invariant, own } =
         opened(&source, options, cancel)?;
+    log_attention(options, &chosen, own.is_some());
     let mut fingerprint = source.fingerprint;
     let (mut runner, interrupt): (Box<dyn Runner>, _) = if let Some(own) = own {
         fingerprint = own.fingerprint(fingerprint);
@@ -192,6 +194,25 @@ fn log_instruction_set(options: &LoadOptions) {
     }
     if let Some(set) = options.own_attention() {
         log::info!("phi4d's kernels use the instruction set {}", set.name());
+    }
+}
+
+/// Logs which attention runs, and warns if it has no use for a `kv_cache_type` other than the default.
+fn log_attention(options: &LoadOptions, chosen: &Chosen, is_own: bool) {
+    let kind = options.kv_cache_type;
+    if is_own {
+        log::info!("phi4d's kernel runs attention, with a KV cache of type {}", kind.name());
+        return;
+    }
+    let reason = match (chosen.is_cpu(), options.own_kernels, options.own_attention()) {
+        (false, ..) => "the model does not run on the CPU",
+        (_, false, _) => "own_kernels is off",
+        (.., None) => "this processor has no instruction set of phi4d's own",
+        (.., Some(_)) => "the export's attention is not of the form that phi4d's takes",
+    };
+    log::info!(reason; "ONNX Runtime's kernel runs attention, with a KV cache of the export's type");
+    if kind != KvType::default() {
+        log::warn!(reason; "kv_cache_type is {}, which has no effect", kind.name());
     }
 }
 

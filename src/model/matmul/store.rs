@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
 use crate::load_options::WeightsMemory;
-use crate::memory::{Arena, FileMapping, forget_file, has_huge_pages};
+use crate::memory::{Arena, FileMapping, forget_file, has_huge_pages, read_file};
 use crate::operator::lock;
 use phi4d_matmul::{self as kernel, Activations, Line};
 use phi4d_os as os;
@@ -70,7 +70,7 @@ pub(crate) enum Contents {
 }
 
 impl Contents {
-    fn of(file: &mut File, memory: WeightsMemory) -> io::Result<Self> {
+    fn of(file: &File, memory: WeightsMemory) -> io::Result<Self> {
         let bytes = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
         let copy = match memory {
             WeightsMemory::Mapped => false,
@@ -81,7 +81,7 @@ impl Contents {
         if !copy {
             return Ok(Self::Mapped(FileMapping::new(file)?));
         }
-        let memory = Arena::filled(bytes, |bytes: &mut [u8]| file.read_exact(bytes))?;
+        let memory = Arena::filled(bytes, |bytes: &mut [u8]| read_file(file, bytes))?;
         forget_file(file);
         Ok(Self::Copied { memory, bytes })
     }
@@ -139,7 +139,7 @@ impl Store {
     /// If the file can't be read, or is not one of these.
     pub(crate) fn open(path: &Path, memory: WeightsMemory) -> io::Result<Self> {
         let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the index is damaged");
-        let contents = Contents::of(&mut File::open(path)?, memory)?;
+        let contents = Contents::of(&File::open(path)?, memory)?;
         let length: [u8; 8] = contents.bytes().first_chunk().copied().ok_or_else(damaged)?;
         let length = usize::try_from(u64::from_le_bytes(length)).map_err(|_| damaged())?;
         let index = contents.bytes()[8..].get(..length).ok_or_else(damaged)?;

@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "tensors are bound to raw memory that ONNX Runtime writes")]
 
 mod arena;
+mod read;
 #[cfg(unix)]
 mod unix;
 #[cfg(windows)]
@@ -19,6 +20,7 @@ use unix as system;
 use windows as system;
 
 pub(super) use arena::Arena;
+pub(super) use read::read_file;
 pub use system::has_huge_pages;
 pub(super) use system::{forget_file, forget_file_pages, page_bytes};
 

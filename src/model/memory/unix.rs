@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
 use std::ptr::NonNull;
 
 use nix::errno::Errno;
@@ -126,6 +127,11 @@ pub fn has_huge_pages() -> bool {
     // `always [madvise] never`, with the choice in brackets. Other systems have no such file.
     let setting = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
     setting.is_ok_and(|setting| !setting.contains("[never]"))
+}
+
+/// Fills `bytes` with what the file holds from `offset` on.
+pub(super) fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+    file.read_exact_at(bytes, offset)
 }
 
 /// Lets the system's cache forget a file that was read into memory of our own. A hint: what it keeps, it

@@ -5,6 +5,7 @@
 use std::ffi::c_void;
 use std::fs::File;
 use std::io;
+use std::os::windows::fs::FileExt as _;
 use std::os::windows::io::AsRawHandle as _;
 use std::ptr::{NonNull, null};
 
@@ -41,6 +42,20 @@ pub(super) fn reserve_huge(bytes: usize) -> io::Result<NonNull<c_void>> {
 pub(super) unsafe fn free(start: NonNull<c_void>, _bytes: usize) {
     // SAFETY: by the caller's word.
     unsafe { VirtualFree(start.as_ptr(), 0, MEM_RELEASE) };
+}
+
+/// Fills `bytes` with what the file holds from `offset` on.
+pub(super) fn read_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match file.seek_read(bytes, offset)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            read => {
+                bytes = &mut bytes[read..];
+                offset += read as u64;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Gives pages back; what they read as from then on is not known. A refusal leaves them as they
