@@ -80,6 +80,10 @@ pub(super) fn state(unit: &Unit, findings: &mut Findings) {
             let then = format!("systemctl reset-failed {name}; systemctl start {name}");
             findings.fault(CHECK, text, format!("{why}; then {then}"));
         }
+        "activating" if unit.get("SubState") == "auto-restart" => {
+            let text = format!("systemd starts {name} again and again ({})", ending(unit));
+            findings.fault(CHECK, text, format!("journalctl --unit {name} --lines 20 shows why"));
+        }
         "inactive" => {
             findings.fix(CHECK, format!("{name} is stopped"), &["systemctl", "start", name]);
         }

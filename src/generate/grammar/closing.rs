@@ -5,8 +5,8 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value as Json, json};
 
-use super::pointer;
 use super::steps::Steps;
+use super::{patterns, pointer};
 
 /// Bytes of names in all that is added to close a schema's objects. Where they don't suffice,
 /// objects stay open.
@@ -113,7 +113,7 @@ impl<'s> Names<'s> {
             "properties": any(&self.properties, str::to_owned), "additionalProperties": false
         });
         if !self.patterns.is_empty() {
-            let patterns = any(&self.patterns, super::lower::pattern);
+            let patterns = any(&self.patterns, patterns::spelled);
             closure["patternProperties"] = Json::Object(patterns);
         }
         Some(closure)

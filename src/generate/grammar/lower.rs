@@ -252,6 +252,15 @@ impl<'s> Task<'s> {
         self.place_parts(&mut out);
         match self.closure {
             Some(closure) if self.is_simple() => {
+                // Its properties, and what it requires beside them.
+                if let Some(Json::Object(names)) = closure.get("properties")
+                    && let Json::Object(properties) =
+                        out.entry("properties").or_insert_with(|| json!({}))
+                {
+                    for (name, any) in names {
+                        properties.entry(name).or_insert_with(|| any.clone());
+                    }
+                }
                 out.insert("additionalProperties".into(), closure["additionalProperties"].clone());
             }
             Some(closure) => push_all(&mut out, closure),
@@ -269,7 +278,7 @@ impl<'s> Task<'s> {
 
     /// Puts `pattern` and `format` into `out`.
     fn expressions(&self, fields: &Map<String, Json>, out: &mut Map<String, Json>) {
-        let given = fields.get("pattern").and_then(Json::as_str).map(pattern);
+        let given = fields.get("pattern").and_then(Json::as_str).map(patterns::spelled);
         let format = fields.get("format").and_then(Json::as_str).and_then(formats::pattern);
         match (given, format) {
             (Some(given), Some(format)) => {
@@ -299,7 +308,7 @@ impl<'s> Task<'s> {
                     }
                 }
                 Slot::Name("patternProperties", name) => {
-                    place_pattern(&mut out["patternProperties"], pattern(name), schema);
+                    place_pattern(&mut out["patternProperties"], patterns::spelled(name), schema);
                 }
                 Slot::Name(keyword, name) => out[keyword][name] = schema,
             }
@@ -336,11 +345,6 @@ fn place_pattern(all: &mut Json, pattern: String, schema: Json) {
         other => json!({ "allOf": [other, schema] }),
     };
     *place = both;
-}
-
-/// The library's spelling of an expression. The check has refused those that have none.
-pub(super) fn pattern(given: &str) -> String {
-    patterns::translated(given).unwrap_or_else(|_| given.to_owned())
 }
 
 /// A count that was written as a fraction, as the standard permits.

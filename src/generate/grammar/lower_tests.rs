@@ -25,6 +25,9 @@ fn objects_with_listed_properties_are_closed() {
     ] {
         assert_eq!(closed(&same), same);
     }
+    // What is required may be there, whether it is listed or not.
+    let required = closed(&with(json!({"required": ["b"]})));
+    assert_eq!(required["properties"], json!({"a": {"type": "integer"}, "b": true}));
     assert_eq!(closed(&with(json!({"unevaluatedProperties": true}))), a);
     assert_eq!(lowered(&a, Closing::Literal), a);
     let left_over = with(json!({"unevaluatedProperties": false}));

@@ -32,6 +32,11 @@ const CONTROL: Fault =
 const ESCAPE: Fault = "an escape that the standard does not have";
 const END: Fault = "it ends too early";
 
+/// The library's spelling of an expression. The check has refused those that have none.
+pub(super) fn spelled(given: &str) -> String {
+    translated(given).unwrap_or_else(|_| given.to_owned())
+}
+
 /// `pattern` in the library's dialect.
 ///
 /// # Errors
