@@ -238,6 +238,36 @@ fn stop_strings_of_any_length_never_leak() {
 }
 
 /// A request that leaves the connection open.
+#[test]
+fn the_progress_of_prefill_comes_before_the_same_answer() {
+    let daemon = steady();
+    let client = daemon.tcp();
+    let chat = chat(&"Count to 12. ".repeat(20), &json!({ "max_tokens": 8 }));
+    for (path, object, body) in [
+        (CHAT, "chat.completion.chunk", chat),
+        (COMPLETIONS, "text_completion", completion(&"12+7=".repeat(40), &json!({}))),
+    ] {
+        let mut asks = body.clone();
+        merge(&mut asks, &json!({ "return_progress": true }));
+        let chunks = streamed(&client, path, &asks);
+        let reason = check_frame(&chunks, object, path);
+        check_same(&whole(&client, path, &body), &chunks, &reason, path);
+        let text = chunks.iter().position(|chunk| !text_of(&chunk["choices"][0]).is_empty());
+        let progress: Vec<(usize, &Value)> = (0..)
+            .zip(&chunks)
+            .filter_map(|(place, chunk)| Some((place, chunk.get("prompt_progress")?)))
+            .collect();
+        assert!(progress.iter().all(|(place, _)| Some(*place) < text), "{path}: {chunks:?}");
+        let counts = progress.iter().map(|(_, progress)| progress["processed"].as_u64().unwrap());
+        let counts: Vec<u64> = counts.collect();
+        assert!(counts.len() > 1 && counts.is_sorted_by(|a, b| a < b), "{path}: {counts:?}");
+        let first = progress[0].1;
+        assert_eq!(first["processed"], first["cache"], "{path}");
+        let total = &chunks.last().unwrap()["usage"]["prompt_tokens"];
+        assert_eq!((&first["total"], counts.last().copied()), (total, total.as_u64()), "{path}");
+    }
+}
+
 fn request(method: &str, path: &str, body: &str) -> String {
     let length = body.len();
     format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}")

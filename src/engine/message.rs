@@ -28,6 +28,8 @@ pub struct Job {
     /// tokens. Such a job neither uses nor leaves cached prefixes, since cached tokens have no logits. Needs
     /// [`ModelLimits::many_rows`](super::ModelLimits).
     pub prompt_logprobs: Option<usize>,
+    /// Whether to report the progress of prefill as [`Event::Prefill`].
+    pub progress: bool,
     /// Most tokens to generate, at least one.
     pub max_tokens: usize,
     /// Tokens that end the output. They are reported by [`FinishReason::StopToken`], not as tokens.
@@ -187,14 +189,20 @@ impl Default for Sampling {
     }
 }
 
-/// What happens to a job, in order: `Started`, any number of `Prompt` if the job asks for them, any
-/// number of `Token`, then exactly one of `Finished` or `Failed`.
+/// What happens to a job, in order: `Started`, any number of `Prefill` and `Prompt` if the job asks for
+/// them, any number of `Token`, then exactly one of `Finished` or `Failed`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// Prefill begins; `cached_tokens` of the prompt were in the KV cache already.
     Started {
         /// Prompt tokens that needed no prefill.
         cached_tokens: usize,
+    },
+    /// The progress of prefill: after `Started`, and after each prefill step. `processed_tokens` grows from event
+    /// to event. Left out while half of the channel is taken: the other half is the output's.
+    Prefill {
+        /// Prompt tokens in the KV cache, cached ones included.
+        processed_tokens: usize,
     },
     /// Log-probabilities of the next prompt tokens, from the second token on.
     Prompt(Vec<PromptLogprobs>),

@@ -13,8 +13,8 @@ use super::token_set::TokenSet;
 use phi4d_door::Waiting;
 use phi4d_model::{ModelLimits, Rotary};
 
-/// Events that a step without draft tokens may send for one sequence, besides [`Event::Started`]: a part
-/// of the prompt, a token and the end.
+/// Events that a step without draft tokens may send for one sequence, besides [`Event::Started`] and
+/// [`Event::Prefill`], which is left out if there is no room: a part of the prompt, a token and the end.
 const EVENTS_PER_STEP: usize = 3;
 
 /// Distinguishes the cache scope of keys rotated by the long table from that of the short one.
@@ -33,6 +33,9 @@ pub(super) struct Sequence {
     prompt_logprobs: Option<usize>,
     /// Prompt tokens before this one have been reported; the first has nothing to report.
     reported: usize,
+    /// The fewest prompt tokens in the KV cache that the next [`Event::Prefill`] may report; `None` if the job
+    /// asks for none.
+    next_progress: Option<usize>,
     /// Length of `tokens` at which the job ends.
     end: usize,
     stop_tokens: TokenSet,
@@ -74,6 +77,7 @@ impl Sequence {
             prompt_logprobs: job.prompt_logprobs,
             // The first token follows nothing, so it has no log-probability.
             reported: 1,
+            next_progress: job.progress.then_some(0),
             tokens: job.prompt,
             end,
             stop_tokens: job.stop_tokens,
@@ -204,7 +208,23 @@ impl Sequence {
         }
         self.started = true;
         self.send(Event::Started { cached_tokens });
+        self.report_progress(cached_tokens);
         true
+    }
+
+    /// Reports that the KV cache holds the first `tokens` of the sequence, unless as many prompt tokens were
+    /// reported before: a preempted sequence reads its prompt again.
+    pub(super) fn report_progress(&mut self, tokens: usize) {
+        let processed_tokens = tokens.min(self.prompt_tokens);
+        if self.next_progress.is_none_or(|next| processed_tokens < next) {
+            return;
+        }
+        self.next_progress = Some(processed_tokens + 1);
+        // The other half is the output's, so that progress that nobody reads does not pause the sequence.
+        let kept = (self.events.max_capacity() / 2).max(EVENTS_PER_STEP);
+        if self.events.capacity() > kept {
+            self.send(Event::Prefill { processed_tokens });
+        }
     }
 
     /// Whether the job asks for its prompt tokens' log-probabilities.

@@ -81,6 +81,9 @@ impl Core {
                     self.cache.extend(part.slot, &part.tokens);
                     let mut outcome = Ok(None);
                     if let Some(sequence) = self.cache.sequence_mut(part.slot) {
+                        if !part.decodes {
+                            sequence.report_progress(part.past + part.tokens.len());
+                        }
                         if part.reports {
                             let from = row;
                             sequence.report_prompt(part.past, part.rows, |index| {

@@ -11,6 +11,7 @@ mod door;
 mod masks;
 mod pacing;
 mod paged;
+mod progress;
 mod reproducible;
 mod rotary;
 mod scheduling;
@@ -49,6 +50,7 @@ fn job(prompt: &[u32], max_tokens: usize, room: usize) -> (Job, mpsc::Receiver<E
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
         mask: None,
         prompt_logprobs: None,
+        progress: false,
         max_tokens,
         stop_tokens: TokenSet::default(),
         deadline: None,
@@ -62,9 +64,17 @@ fn wait(
     receiver: &mut mpsc::Receiver<Event>,
 ) -> (Vec<u32>, Option<Result<FinishReason, JobError>>) {
     let mut tokens = Vec::new();
+    let mut done = None;
     while let Some(event) = receiver.blocking_recv() {
         match event {
             Event::Started { .. } | Event::Prompt(_) | Event::Stop(_) => {}
+            Event::Prefill { processed_tokens } => {
+                assert!(
+                    tokens.is_empty() && done < Some(processed_tokens),
+                    "{processed_tokens} after {done:?}"
+                );
+                done = Some(processed_tokens);
+            }
             Event::Token(token) => tokens.push(token.id),
             Event::Finished(reason) => return (tokens, Some(Ok(reason))),
             Event::Failed(error) => return (tokens, Some(Err(error))),
@@ -481,7 +491,8 @@ proptest! {
         let handle = engine.handle();
         let mut open = Vec::new();
         for (prompt, max_tokens, leave_after) in &shapes {
-            let (job, receiver) = job(prompt, *max_tokens, 64);
+            let (mut job, receiver) = job(prompt, *max_tokens, 64);
+            job.progress = true;
             handle.submit(job).unwrap();
             open.push((receiver, prompt, *max_tokens, *leave_after));
         }
@@ -495,7 +506,7 @@ proptest! {
             while seen.len() < leave_after {
                 match receiver.blocking_recv() {
                     Some(Event::Token(token)) => seen.push(token.id),
-                    Some(Event::Started { .. }) => {}
+                    Some(Event::Started { .. } | Event::Prefill { .. }) => {}
                     _ => break,
                 }
             }

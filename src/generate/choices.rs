@@ -44,6 +44,8 @@ impl Generator {
         if copies.made > copies.wanted {
             request.parameters.top_logprobs.get_or_insert(0);
         }
+        // Copies begin when their prompt has been read, and nothing is streamed before.
+        request.parameters.progress &= copies.made == 1;
         if let Some(prompt) = prompts.first() {
             validate::not_empty(prompt)?;
         }
@@ -180,7 +182,7 @@ impl Choices {
         })
         .await?;
         let next = next.unwrap_or(Err(GenerateError::EngineGone));
-        ended[index] = !matches!(next, Ok(Delta::Text(_)));
+        ended[index] = !matches!(next, Ok(Delta::Progress(_) | Delta::Text(_)));
         Some((index, next))
     }
 
@@ -198,6 +200,7 @@ impl Choices {
         // All at once: the engine pauses a sequence whose events nobody reads.
         while let Some((index, delta)) = self.next().await {
             match delta? {
+                Delta::Progress(_) => {}
                 Delta::Text(part) => {
                     if !grown(memory_of(&part)) {
                         return Err(GenerateError::OutOfMemory);

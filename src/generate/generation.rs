@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::answer::{Answer, Parts};
 use super::error::GenerateError;
 use super::reading::AnswerReader;
-use super::request::{Delta, Finish, Finished, PromptToken, TextDelta, Usage};
+use super::request::{Delta, Finish, Finished, PromptProgress, PromptToken, TextDelta, Usage};
 use super::stream::{TextStream, describe};
 use super::tokenizer::Tokenizer;
 use phi4d_engine::{Event, FinishReason, PromptLogprobs};
@@ -125,7 +125,7 @@ impl Generation {
     /// Waits until the prompt is in the KV cache: the first token has been generated, or none will
     /// be.
     pub(super) async fn prompt_read(&mut self) {
-        while self.usage.completion_tokens == 0 && self.ready.is_empty() {
+        while self.first.is_none() {
             let Some(events) = &mut self.events else { return };
             match events.recv().await {
                 Some(event) => self.take(event),
@@ -154,6 +154,7 @@ impl Generation {
         let mut whole = Parts::default();
         while let Some(delta) = self.next().await {
             match delta? {
+                Delta::Progress(_) => {}
                 Delta::Text(part) => whole.add(part),
                 Delta::Finished(finished) => {
                     return Ok(whole.into_answer(self.take_prompt().described(), finished));
@@ -173,9 +174,18 @@ impl Generation {
     }
 
     fn take(&mut self, event: Event) {
-        self.note_time(&event, Instant::now());
+        let now = Instant::now();
+        self.note_time(&event, now);
         match event {
             Event::Started { cached_tokens } => self.usage.cached_tokens = cached_tokens,
+            Event::Prefill { processed_tokens } => {
+                self.ready.push_back(Ok(Delta::Progress(PromptProgress {
+                    total_tokens: self.usage.prompt_tokens,
+                    cached_tokens: self.usage.cached_tokens,
+                    processed_tokens,
+                    elapsed: now.duration_since(self.begun.unwrap_or(now)),
+                })));
+            }
             Event::Prompt(tokens) => self.prompt_logprobs.get_or_insert_default().extend(tokens),
             Event::Token(token) => {
                 self.usage.completion_tokens += 1;
@@ -220,7 +230,11 @@ impl Generation {
                     timer.token(now);
                 }
             }
-            Event::Prompt(_) | Event::Stop(_) | Event::Finished(_) | Event::Failed(_) => {}
+            Event::Prefill { .. }
+            | Event::Prompt(_)
+            | Event::Stop(_)
+            | Event::Finished(_)
+            | Event::Failed(_) => {}
         }
     }
 

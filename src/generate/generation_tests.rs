@@ -81,6 +81,31 @@ async fn events_that_are_ready_come_as_one_piece() {
 }
 
 #[tokio::test]
+async fn progress_comes_before_the_text_and_is_no_end_of_reading() {
+    let (sender, mut generation, tokenizer) = scripted(&[]);
+    sender.try_send(Event::Started { cached_tokens: 1 }).unwrap();
+    for processed_tokens in [1, 3] {
+        sender.try_send(Event::Prefill { processed_tokens }).unwrap();
+    }
+    tokio::select! {
+        biased;
+        () = generation.prompt_read() => panic!("no token has been generated"),
+        () = std::future::ready(()) => {}
+    }
+    send(&sender, &tokenizer, "one");
+    sender.try_send(Event::Finished(FinishReason::Complete)).unwrap();
+    generation.prompt_read().await;
+    for expected in [1, 3] {
+        let Some(Ok(Delta::Progress(progress))) = generation.next().await else {
+            panic!("no progress")
+        };
+        let PromptProgress { total_tokens, cached_tokens, processed_tokens, .. } = progress;
+        assert_eq!((total_tokens, cached_tokens, processed_tokens), (3, 1, expected));
+    }
+    assert_eq!(generation.collect().await.unwrap().text, "one");
+}
+
+#[tokio::test]
 async fn nothing_of_or_after_a_stop_string_appears() {
     let (sender, mut generation, tokenizer) = scripted(&["\nUser:"]);
     send(&sender, &tokenizer, "Hi\nUs");

@@ -76,8 +76,8 @@ pub use pool::{Elsewhere, Pool, Undone};
 pub use preparation::{MOST_TOKENS, is_large};
 pub use request::{
     Chat, Constraint, Copies, Delta, DryParameters, Ending, Finish, Finished, Form, Logprobs,
-    Message, ParameterNames, Parameters, Prompt, PromptToken, Reasoning, Request, Role, Side,
-    TextDelta, TokenDelta, Usage,
+    Message, ParameterNames, Parameters, Prompt, PromptProgress, PromptToken, Reasoning, Request,
+    Role, Side, TextDelta, TokenDelta, Usage,
 };
 pub use service::Generator;
 pub use tools::{CallDelta, CallStart, Tool, ToolCall, ToolChoice, Tools};

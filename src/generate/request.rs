@@ -282,6 +282,8 @@ pub struct Parameters {
     pub top_logprobs: Option<u64>,
     /// Report the prompt's log-probabilities, with this many alternatives (0 to 20).
     pub prompt_logprobs: Option<u64>,
+    /// Report how much of the prompt has been read, as [`Delta::Progress`], if each prompt gets one answer.
+    pub progress: bool,
     /// Give up after this long.
     pub timeout: Option<Duration>,
 }
@@ -339,13 +341,29 @@ pub enum Side {
     Right,
 }
 
-/// A piece of the answer. A stream is any number of `Text`, then one `Finished`.
+/// A piece of the answer. A stream is any number of `Progress` if the request asks for them, any number of
+/// `Text`, then one `Finished`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Delta {
+    /// More of the prompt has been read.
+    Progress(PromptProgress),
     /// Some more text.
     Text(TextDelta),
     /// The end.
     Finished(Finished),
+}
+
+/// How much of a prompt has been read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PromptProgress {
+    /// Tokens in the prompt.
+    pub total_tokens: usize,
+    /// Those that were in the KV cache already.
+    pub cached_tokens: usize,
+    /// Those that are in the KV cache now, cached ones included.
+    pub processed_tokens: usize,
+    /// Time since prefill began.
+    pub elapsed: Duration,
 }
 
 /// A piece of an answer and its tokens. Text is held back while it may be part

@@ -129,6 +129,7 @@ impl Generator {
             sampling,
             mask,
             prompt_logprobs,
+            progress: parameters.progress,
             max_tokens: ready.max_tokens,
             stop_tokens: checked.stop_tokens.clone(),
             deadline: plan.deadline.map(Instant::into_std),

@@ -198,6 +198,7 @@ FIELDS = {
     "allowed_tools": lambda c, n: {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [{"type": "function", "function": {"name": "f"}}] * min(n, 50000)}}},
     "tool_calls": lambda c, n: {"messages": QUESTION + [{"role": "assistant", "tool_calls": [{"id": f"c{number}", "type": "function", "function": {"name": "f", "arguments": "{}"}} for number in range(min(n, 20000))]}]},
     "numbers": lambda c, n: {c.choice(["top_k", "seed", "priority", "top_logprobs", "max_tokens", "truncate_prompt_tokens", "timeout", "thinking_token_budget", "min_tokens", "best_of", "prompt_logprobs", "dry_penalty_last_n", "temperature"]): c.choice(ODD_NUMBERS)},
+    "return_progress": lambda c, n: {"return_progress": c.choice([True, True, False, None, 1, "true"]), "stream": True},
     "logprobs": lambda c, n: {"logprobs": True, "top_logprobs": 20, "prompt_logprobs": 20, "return_token_ids": True},
 }
 

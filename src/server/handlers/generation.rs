@@ -20,8 +20,8 @@ use crate::wire::common::{Delivery, Envelope, SYSTEM_FINGERPRINT};
 use crate::wire::error::Dialect;
 use phi4d_engine::JobError;
 use phi4d_generate::{
-    Answer, Choices, Delta, Elsewhere, Finished, Gathered, GenerateError, Request, TextDelta,
-    Usage, is_large,
+    Answer, Choices, Delta, Elsewhere, Finished, Gathered, GenerateError, PromptProgress, Request,
+    TextDelta, Usage, is_large,
 };
 
 /// Renders the answers to one request in the JSON of its API. Answers are named by their index.
@@ -39,6 +39,10 @@ pub(crate) trait Renderer: Send + 'static {
     fn complete(&mut self, answers: Vec<Answer>, usage: Usage) -> String;
     /// The beginning of an answer, before there is any text.
     fn start(&mut self, _index: usize, _usage: Usage) -> String {
+        String::new()
+    }
+    /// More of the prompt has been read; only for requests that ask for it.
+    fn progress(&mut self, _index: usize, _progress: PromptProgress, _usage: Usage) -> String {
         String::new()
     }
     /// A piece of an answer.
@@ -123,6 +127,7 @@ pub(crate) async fn answer<R: Renderer>(
     let Parsed { mut request, delivery, ignored, .. } = parsed;
     let (weight, caller) = (exchange.weight(), exchange.caller().id());
     (request.weight, request.caller) = (weight, caller);
+    request.parameters.progress &= delivery != Delivery::Whole;
     // It may repeat much of the request.
     let mut renderer = Elsewhere::new(app.generator().pool(), caller, is_large(weight), renderer);
     let known = request.parameters.prompt_logprobs.map(|top| usize::try_from(top).unwrap_or(0) + 1);
@@ -246,12 +251,15 @@ async fn stream<R: Renderer>(
     }
     let mut read = false;
     while let Some((index, delta)) = running.next().await {
-        if !read {
+        if !read && !matches!(delta, Ok(Delta::Progress(_))) {
             read = true;
             renderer.prompt_read();
         }
         let usage = running.choices.usage();
         match delta {
+            Ok(Delta::Progress(progress)) => {
+                out.send(renderer.progress(index, progress, usage)).await;
+            }
             Ok(Delta::Text(delta)) => {
                 out.send(renderer.piece(index, delta, usage)).await;
             }

@@ -48,6 +48,7 @@ const FREE: &[(&str, &str)] = &[
     ("prompt", "refused; completions have a shape of their own"),
     ("prompt_cache_key", "ignored"),
     ("prompt_cache_retention", "ignored"),
+    ("response_format.json_schema.strict", "a boolean; others are ignored"),
     ("safety_identifier", "ignored"),
     ("samplers", "ignored"),
     ("service_tier", "ignored"),

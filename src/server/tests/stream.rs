@@ -71,6 +71,90 @@ async fn chat_streams_report_every_token_s_logprobs() {
     assert!(reported.iter().all(|token| token["top_logprobs"].as_array().unwrap().len() == 2));
 }
 
+/// The `prompt_progress` of answer `index`, all of which comes before its first text.
+fn progress_of(chunks: &[Value], index: usize) -> Vec<[u64; 3]> {
+    let chunks = chunks.iter().filter(|chunk| {
+        let choice = &chunk["choices"][0];
+        choice.is_null() || choice["index"] == index
+    });
+    let text = |chunk: &Value| {
+        let places = ["/choices/0/delta/content", "/choices/0/text", "/content"];
+        let text = places.iter().find_map(|place| chunk.pointer(place)?.as_str());
+        text.is_some_and(|text| !text.is_empty())
+    };
+    let (before, after): (Vec<&Value>, Vec<&Value>) = {
+        let mut begun = false;
+        chunks.partition(|chunk| {
+            begun |= text(chunk);
+            !begun
+        })
+    };
+    assert!(after.iter().all(|chunk| chunk.get("prompt_progress").is_none()), "{after:?}");
+    let progress = before.iter().filter_map(|chunk| chunk.get("prompt_progress"));
+    let count = |progress: &Value, name: &str| progress[name].as_u64().unwrap();
+    progress
+        .map(|progress| {
+            assert!(progress["time_ms"].is_u64(), "{progress}");
+            ["total", "cache", "processed"].map(|name| count(progress, name))
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn the_progress_of_prefill_is_streamed_to_those_who_ask() {
+    let daemon = Daemon::start().await;
+    let asked = |fields: Value| {
+        let more = json!({"ignore_eos": true, "stream": true, "return_progress": true});
+        merged(more, fields)
+    };
+    // llama.cpp's own streams end without `[DONE]`.
+    let parsed = |response: &Response| -> Vec<Value> {
+        response.events().iter().filter_map(|event| serde_json::from_str(event).ok()).collect()
+    };
+    // Prompts that have nothing in common; 40 tokens where they are given as ids.
+    let ids = |first: usize| -> Vec<usize> { (first..first + 40).collect() };
+    let message = json!([{"role": "user", "content": "word ".repeat(40)}]);
+    for (path, body) in [
+        (CHAT, json!({"messages": message, "max_tokens": 3})),
+        (COMPLETIONS, json!({"prompt": ids(100), "max_tokens": 3})),
+        ("/completion", json!({"prompt": ids(200), "n_predict": 3})),
+    ] {
+        let body = asked(body);
+        let seen = progress_of(&parsed(&daemon.post(path, &body).await), 0);
+        let total = seen[0][0];
+        assert!(total >= 40, "{path}: {seen:?}");
+        // A step reads up to 16 tokens.
+        let steps = (0..total).step_by(16).chain([total]);
+        assert_eq!(seen, steps.map(|done| [total, 0, done]).collect::<Vec<_>>(), "{path}");
+        // All but the last token are cached now.
+        let again = progress_of(&parsed(&daemon.post(path, &body).await), 0);
+        assert_eq!(again, [[total, total - 1, total - 1], [total, total - 1, total]], "{path}");
+    }
+    // Each of several prompts has its own.
+    let body = asked(json!({"prompt": [ids(300), ids(400)], "max_tokens": 3}));
+    let chunks = daemon.post(COMPLETIONS, &body).await.chunks();
+    for index in 0..2 {
+        assert_eq!(progress_of(&chunks, index), [0, 16, 32, 40].map(|done| [40, 0, done]));
+    }
+}
+
+#[tokio::test]
+async fn answers_without_progress_are_as_before() {
+    let daemon = Daemon::start().await;
+    for fields in [
+        json!({"stream": true}),
+        json!({"stream": true, "return_progress": false}),
+        json!({"stream": true, "return_progress": true, "n": 2}),
+        json!({"return_progress": true}),
+    ] {
+        let answer = daemon.post(COMPLETIONS, &completion(3, fields.clone())).await;
+        assert_eq!(answer.status, 200, "{fields}");
+        assert!(!answer.body.contains("prompt_progress"), "{fields}: {}", answer.body);
+    }
+    let refused = daemon.post(COMPLETIONS, &completion(3, json!({"return_progress": 1}))).await;
+    assert_eq!(refused.failure(), (400, "invalid_type".to_owned()));
+}
+
 #[tokio::test]
 async fn events_arrive_one_by_one_and_silence_is_filled() {
     let mut setup = Setup::default();

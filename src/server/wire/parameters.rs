@@ -212,6 +212,7 @@ pub(crate) struct SteeringFields {
     include_stop_str_in_output: Option<bool>,
     skip_special_tokens: Option<bool>,
     prompt_logprobs: Option<Integer>,
+    return_progress: Option<bool>,
     priority: Option<Integer>,
 }
 
@@ -250,6 +251,7 @@ impl SteeringFields {
             .prompt_logprobs
             .map(|count| count.fit("prompt_logprobs", "an integer from 0 to 20"))
             .transpose()?;
+        parameters.progress = self.return_progress == Some(true);
         parameters.include_stop = self.include_stop_str_in_output == Some(true);
         parameters.spell_special = self.skip_special_tokens == Some(false);
         parameters.cache_salt = self.cache_salt.filter(|salt| !salt.is_empty());

@@ -108,7 +108,8 @@ mod steering {
             "dry_penalty_last_n": -1, "dry_sequence_breakers": ["."], "min_tokens": 4,
             "bad_words": ["x"], "allowed_token_ids": [5, 6], "truncate_prompt_tokens": 7,
             "truncation_side": "right", "cache_salt": "s", "priority": -2,
-            "include_stop_str_in_output": true, "skip_special_tokens": false, "prompt_logprobs": 3
+            "include_stop_str_in_output": true, "skip_special_tokens": false, "prompt_logprobs": 3,
+            "return_progress": true
         }));
         let expected = Parameters {
             top_n_sigma: Some(1.0),
@@ -132,6 +133,7 @@ mod steering {
             include_stop: true,
             spell_special: true,
             prompt_logprobs: Some(3),
+            progress: true,
             ..Parameters::default()
         };
         assert_eq!(parsed.unwrap(), expected);

@@ -1,11 +1,11 @@
-//! llama.cpp's `timings`.
+//! llama.cpp's `timings` and `prompt_progress`.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::common::to_json;
-use phi4d_generate::Usage;
+use phi4d_generate::{PromptProgress, Usage};
 
 /// How long reading the prompt and answering took, queues aside.
 #[derive(Debug, Serialize)]
@@ -31,6 +31,34 @@ struct Timed<'b, T> {
 /// `body` as JSON, with the times so far if they are `wanted`.
 pub(crate) fn timed<T: Serialize>(body: &T, usage: Usage, wanted: bool) -> String {
     if wanted { to_json(&Timed { body, timings: Timings::of(usage) }) } else { to_json(body) }
+}
+
+/// How much of the prompt has been read, in tokens; `processed` includes `cache`.
+#[derive(Debug, Serialize)]
+struct Progress {
+    total: usize,
+    cache: usize,
+    processed: usize,
+    /// Since prefill began.
+    time_ms: u128,
+}
+
+#[derive(Debug, Serialize)]
+struct Progressed<'b, T> {
+    #[serde(flatten)]
+    body: &'b T,
+    prompt_progress: Progress,
+}
+
+/// `body`, a chunk without text, as JSON with the prompt's `progress`.
+pub(crate) fn progressed<T: Serialize>(body: &T, progress: PromptProgress) -> String {
+    let prompt_progress = Progress {
+        total: progress.total_tokens,
+        cache: progress.cached_tokens,
+        processed: progress.processed_tokens,
+        time_ms: progress.elapsed.as_millis(),
+    };
+    to_json(&Progressed { body, prompt_progress })
 }
 
 impl Timings {

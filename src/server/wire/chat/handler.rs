@@ -15,8 +15,8 @@ use crate::sse::{Format, event};
 use crate::wire::common::{Delivery, Envelope, Extras, to_json};
 use crate::wire::error::Dialect;
 use crate::wire::logprobs::name_by_ids;
-use crate::wire::timings::timed;
-use phi4d_generate::{Answer, Choices, Finished, TextDelta, Usage};
+use crate::wire::timings::{progressed, timed};
+use phi4d_generate::{Answer, Choices, Finished, PromptProgress, TextDelta, Usage};
 
 /// Answers a conversation.
 pub(crate) async fn create(
@@ -74,6 +74,11 @@ impl Renderer for ChatRenderer {
     fn start(&mut self, index: usize, usage: Usage) -> String {
         let usage = self.extras.delivery.chunk_usage(usage);
         event(&to_json(&ChatChunk::start(&self.envelope, usage, index, self.prompt.as_deref())))
+    }
+
+    fn progress(&mut self, index: usize, progress: PromptProgress, usage: Usage) -> String {
+        let so_far = self.extras.delivery.chunk_usage(usage);
+        event(&progressed(&ChatChunk::empty(&self.envelope, so_far, index), progress))
     }
 
     fn piece(&mut self, index: usize, mut delta: TextDelta, usage: Usage) -> String {

@@ -296,6 +296,11 @@ impl<'a> ChatChunk<'a> {
         Self { prompt_token_ids: prompt, ..Self::with(envelope, usage, choice) }
     }
 
+    /// A chunk without a part of answer `index`.
+    pub(crate) fn empty(envelope: &'a Envelope, usage: ChunkUsage, index: usize) -> Self {
+        Self::with(envelope, usage, ChunkChoice { index, ..ChunkChoice::default() })
+    }
+
     pub(crate) fn text(
         envelope: &'a Envelope,
         usage: ChunkUsage,

@@ -15,8 +15,8 @@ use crate::sse::{Format, event};
 use crate::wire::common::{Envelope, Extras, to_json};
 use crate::wire::error::Dialect;
 use crate::wire::logprobs::{PromptLogprobs, name_by_ids};
-use crate::wire::timings::timed;
-use phi4d_generate::{Answer, Choices, Finish, Finished, TextDelta, Usage};
+use crate::wire::timings::{progressed, timed};
+use phi4d_generate::{Answer, Choices, Finish, Finished, PromptProgress, TextDelta, Usage};
 
 /// Continues a text.
 pub(crate) async fn create(
@@ -134,6 +134,13 @@ impl Renderer for CompletionRenderer {
         }
         let delta = TextDelta { text: echo.unwrap_or_default(), ..TextDelta::default() };
         self.chunk(Piece { index, delta, prompt_token_ids, ..Piece::default() }, usage)
+    }
+
+    fn progress(&mut self, index: usize, progress: PromptProgress, usage: Usage) -> String {
+        let so_far = self.extras.delivery.chunk_usage(usage);
+        let piece = Piece { index, ..Piece::default() };
+        let body = Completion::chunk(&self.envelope, so_far, piece, None, false);
+        event(&progressed(&body, progress))
     }
 
     fn piece(&mut self, index: usize, mut delta: TextDelta, usage: Usage) -> String {

@@ -15,8 +15,8 @@ use crate::reply::{Reply, json};
 use crate::sse::{Format, event};
 use crate::wire::common::{to_json, token_ids_of};
 use crate::wire::error::Dialect;
-use crate::wire::timings::timed;
-use phi4d_generate::{Answer, Finish, Finished, TextDelta, Usage};
+use crate::wire::timings::{progressed, timed};
+use phi4d_generate::{Answer, Finish, Finished, PromptProgress, TextDelta, Usage};
 
 /// `POST /completion`.
 pub(crate) async fn completion(
@@ -122,6 +122,10 @@ impl Renderer for TextRenderer {
             self.last(text, answer.finished, usage)
         });
         texts.collect()
+    }
+
+    fn progress(&mut self, _index: usize, progress: PromptProgress, _usage: Usage) -> String {
+        event(&progressed(&Text::more(String::new(), Vec::new()), progress))
     }
 
     fn piece(&mut self, _index: usize, delta: TextDelta, _usage: Usage) -> String {
