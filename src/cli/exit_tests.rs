@@ -21,7 +21,7 @@ fn load_errors() -> Vec<(Fatal, u8)> {
         (LoadError::Invalid { path: path(), reason: text() }.into(), 65),
         (LoadError::Contract { path: path(), differences: vec![text()] }.into(), 65),
         (LoadError::Memory { bytes: 1, source: io_error() }.into(), 71),
-        (LoadError::Weights { reason: String::new() }.into(), 71),
+        (LoadError::Weights { reason: "no memory for weights".into() }.into(), 71),
         (LoadError::Session(text()).into(), 70),
         (LoadError::Cancelled.into(), 70),
         (TextLoadError::Read { path: path(), source: io_error() }.into(), 66),

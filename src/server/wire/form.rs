@@ -41,7 +41,6 @@ struct NamedSchema {
     name: Option<String>,
     schema: Option<Value>,
     // Only `false` says something; a client that gives something else is not refused for it.
-    #[cfg_attr(test, schemars(with = "Option<bool>"))]
     strict: Option<Value>,
 }
 
