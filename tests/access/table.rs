@@ -95,9 +95,9 @@ pub fn check_by(ask: impl Fn(&str, &str) -> Response, may: May, metrics: Class) 
         // Ollama's clients have a model loaded by asking nothing.
         let loads = matches!(path, "/api/chat" | "/api/generate");
         let let_in = match method {
-            "POST" if !loads => 400,
             // No response of that name is stored.
-            _ if path.starts_with("/v1/responses/") => 404,
+            _ if path.starts_with("/v1/responses/demo") => 404,
+            "POST" if !loads => 400,
             _ => 200,
         };
         let expected = match (class, may) {
