@@ -53,7 +53,7 @@ impl<'a> Results<'a> {
 pub struct Operands<'a> {
     /// The form of the weights.
     pub form: &'a Form,
-    /// The weights as [`pack`](crate::pack) laid them out.
+    /// The weights as [`pack`](crate::pack()) laid them out.
     pub lines: &'a [Line],
     /// The activations, rounded by the same kernel for this form.
     pub activations: &'a Activations,
