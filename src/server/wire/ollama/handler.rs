@@ -97,12 +97,7 @@ pub(crate) async fn show(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let parse = |app: &App, body| {
-        let (model, ignored) = ShowRequest::parse(&body)?;
-        check(app, Some(&model))?;
-        Ok(ignored)
-    };
-    let ignored = read(request, app, exchange, parse).await?;
+    let ignored = named(request, app, exchange).await?;
     let limits = app.generator().limits();
     let facts = ShowFacts {
         context_tokens: limits.context_tokens,
@@ -111,6 +106,20 @@ pub(crate) async fn show(
     };
     let shown = Shown::new(made_at(app), app.generator().template().to_owned(), facts);
     Ok(telling_ignored(json(StatusCode::OK, to_json(&shown)), &ignored))
+}
+
+/// Reads a request that names the model that is served, and the names of its fields that nobody read.
+async fn named(
+    request: Request<Incoming>,
+    app: &App,
+    exchange: &Arc<Exchange>,
+) -> Result<Vec<String>, ApiError> {
+    let parse = |app: &App, body: Value| {
+        let (model, ignored) = ShowRequest::parse(&body)?;
+        check(app, Some(&model))?;
+        Ok(ignored)
+    };
+    read(request, app, exchange, parse).await
 }
 
 /// Models' names may have a tag, of which there is only the usual one.
@@ -146,12 +155,7 @@ pub(crate) async fn pull(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let parse = |app: &App, body| {
-        let (model, ignored) = ShowRequest::parse(&body)?;
-        check(app, Some(&model))?;
-        Ok(ignored)
-    };
-    let ignored = read(request, app, exchange, parse).await?;
+    let ignored = named(request, app, exchange).await?;
     let done = json(StatusCode::OK, to_json(&Progress { status: "success" }));
     Ok(telling_ignored(done, &ignored))
 }
