@@ -25,6 +25,9 @@ const CONTEXT: &str = "32768";
 /// What the called command prints.
 const PRINTED: &str = "printed-by-the-tool";
 
+/// What the model says after that, as JSON within JSON.
+const ANSWER: &str = r#"\"Done\""#;
+
 /// A daemon with a wide context, and the proxy before it.
 struct Agents {
     daemon: Daemon,
@@ -124,7 +127,7 @@ fn codex_runs_a_command_and_reads_its_result() {
         "Print something.",
     ]);
     let events = output(&mut codex);
-    assert!(events.contains(PRINTED), "{events}");
+    assert!(events.contains(PRINTED) && events.contains(ANSWER), "{events}");
     let seen = agents.end();
     check(&seen, "/v1/responses");
     // Its tools of other types than `function` were offered or left out, and no request was refused.
@@ -150,7 +153,7 @@ fn claude_code_runs_a_command_and_reads_its_result() {
         .args(["--system-prompt", "You are a coding agent. Be brief."])
         .args(["--tools", "Bash", "--output-format", "stream-json"]);
     let events = output(&mut claude);
-    assert!(events.contains(PRINTED), "{events}");
+    assert!(events.contains(PRINTED) && events.contains(ANSWER), "{events}");
     let seen = agents.end();
     check(&seen, "/v1/messages");
     assert!(seen[0]["ignored"].as_str().unwrap().contains("system[0]"), "{seen:?}");

@@ -30,16 +30,18 @@ fn judge(script: &str, daemon: &Daemon, arguments: &[&OsStr]) -> Value {
         .env("ORT_DISABLE_TELEMETRY", "1")
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}\n{said}", output.status);
+    let [printed, said] =
+        [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+    assert!(output.status.success(), "{}\n{said}\n{printed}", output.status);
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
 /// Runs a program of `tests/schemas`; what it printed.
 fn run(program: &Path, arguments: &[&OsStr]) -> String {
     let output = Command::new(program).args(arguments).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments:?}: {}\n{said}", output.status);
+    let [printed, said] =
+        [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+    assert!(output.status.success(), "{arguments:?}: {}\n{said}\n{printed}", output.status);
     String::from_utf8(output.stdout).unwrap()
 }
 

@@ -22,7 +22,7 @@ const provider = createOpenAI({
   },
 });
 const model = provider("demo");
-const asked = { model, maxOutputTokens: 24, maxRetries: 0 };
+const asked = { model, temperature: 0, maxOutputTokens: 24, maxRetries: 0 };
 const messages = [{ role: "user", content: "What is 12+7?" }];
 
 const first = await generateText({ ...asked, messages });
