@@ -1,5 +1,9 @@
-//! Reads request bodies: bounded in size, time and the memory that they become, JSON only.
+//! Request bodies, and the work that grows with them.
+//!
+//! Bodies are bounded in size, time and the memory that they become; JSON only. Large work runs on the
+//! generator's pool, and its memory is counted in the request's.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::BodyExt;
@@ -217,6 +221,54 @@ pub(super) fn json_of(bytes: &[u8]) -> Result<Value, ApiError> {
     })?;
     deserializer.end().map_err(ApiError::invalid_json)?;
     Ok(value)
+}
+
+/// Does `work`, which takes up to `bytes` bytes to the request's end. What else the request took is
+/// given back, but for what it keeps.
+///
+/// # Errors
+/// If there is no memory for it, or the pool is busy.
+pub(super) async fn built<T: Send + 'static>(
+    app: &App,
+    exchange: &Arc<Exchange>,
+    bytes: usize,
+    work: impl FnOnce(&App) -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    keep(app, exchange, bytes)?;
+    done(app, exchange, is_large(bytes.max(exchange.weight())), work).await
+}
+
+/// Does `work`, by the pool if it is `large`.
+///
+/// # Errors
+/// If the pool is busy.
+pub(crate) async fn done<T: Send + 'static>(
+    app: &App,
+    exchange: &Arc<Exchange>,
+    large: bool,
+    work: impl FnOnce(&App) -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    if !large {
+        return Ok(work(app));
+    }
+    let here = app.clone();
+    let work = move || work(&here);
+    let done = app.generator().pool().run(exchange.caller().id(), None, work).await;
+    done.map_err(|undone| GenerateError::from(undone).into())
+}
+
+/// The request has been prepared, and takes `bytes` from now on beside what it keeps of its body.
+///
+/// # Errors
+/// If there is no memory for that.
+pub(super) fn keep(app: &App, exchange: &Exchange, bytes: usize) -> Result<(), ApiError> {
+    exchange.keeps(bytes).map_err(|NoRoom| {
+        let most = app.request_memory().most();
+        if bytes > most {
+            return ApiError::answer_too_large(bytes, most);
+        }
+        ApiError::no_memory_for_answer()
+    })
 }
 
 #[cfg(test)]

@@ -13,8 +13,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
+use super::conn::Heads;
 use super::error::ApiError;
-use super::heads::Heads;
 use super::wire::Parsed;
 use super::wire::anthropic::{CountRequest, MessagesRequest};
 use super::wire::chat::ChatRequest;

@@ -24,7 +24,6 @@ mod error;
 pub mod fuzzing;
 mod guard;
 mod handlers;
-mod heads;
 mod measure;
 mod memory;
 #[cfg(test)]
@@ -33,10 +32,7 @@ mod page;
 mod places;
 mod reply;
 mod route;
-mod secure;
-mod sse;
 mod store;
-mod strict;
 #[cfg(test)]
 #[cfg(unix)]
 mod tests;

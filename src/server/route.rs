@@ -5,12 +5,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use hyper::body::Incoming;
-use hyper::{Method, Request};
+use hyper::header::{
+    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONTENT_ENCODING,
+    CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderName, ORIGIN, TRANSFER_ENCODING,
+};
+use hyper::http::uri::{Authority, Scheme};
+use hyper::{Method, Request, Version};
 use percent_encoding::percent_decode_str;
 
-use super::access::Exchange;
+use super::access::{Exchange, REQUEST_ID, TRACEPARENT};
 use super::app::{App, Phase};
-use super::auth::{Class, Parts, admit, preflight};
+use super::auth::{Class, Parts, X_API_KEY, admit, preflight};
 use super::body::discard_rest;
 use super::caller::Origin;
 use super::error::ApiError;
@@ -22,7 +27,6 @@ use super::handlers::{
 use super::openapi::operations::{self, Operation, Schemas};
 use super::page;
 use super::reply::{Reply, failure, permitted, sealed};
-use super::strict;
 use super::wire::error::Dialect;
 
 /// One endpoint: all that the server knows about a path, in one row of [`ROUTES`].
@@ -266,7 +270,7 @@ pub(super) async fn respond(
         request.headers(),
     ));
     let dialect = Dialect::of(&meant(request.uri().path()));
-    if let Err(error) = strict::check(&request) {
+    if let Err(error) = check_headers(&request) {
         discard_rest(request).await;
         return sealed(failure(&error, dialect), exchange);
     }
@@ -322,121 +326,82 @@ async fn dispatch(
     (route.handler)(Call { app, request, exchange, name }).await
 }
 
-#[cfg(test)]
-mod tests {
-    use super::super::access::{COMPLETION_ROUTES, PAGE_FILES};
-    use super::*;
+/// Headers that the daemon reads, each of which has one value.
+const SINGLE: [HeaderName; 13] = [
+    HOST,
+    ORIGIN,
+    AUTHORIZATION,
+    HeaderName::from_static(X_API_KEY),
+    CONTENT_TYPE,
+    CONTENT_ENCODING,
+    CONTENT_LENGTH,
+    TRANSFER_ENCODING,
+    EXPECT,
+    HeaderName::from_static(TRACEPARENT),
+    HeaderName::from_static(REQUEST_ID),
+    ACCESS_CONTROL_REQUEST_METHOD,
+    ACCESS_CONTROL_REQUEST_HEADERS,
+];
 
-    fn found(path: &str) -> Option<&'static Route> {
-        Route::find(path).map(|(routes, _)| routes[0])
-    }
-
-    #[test]
-    fn paths_find_their_route() {
-        let table = [
-            ("/v1/chat/completions", Some("/v1/chat/completions")),
-            ("/v1/chat/completions/render", Some("/v1/chat/completions/render")),
-            ("/v1/models", Some("/v1/models")),
-            ("/v1/models/phi-4", Some("/v1/models/{id}")),
-            ("/v1/models/microsoft/phi-4", Some("/v1/models/{id}")),
-            ("/v1/models/microsoft%2Fphi-4", Some("/v1/models/{id}")),
-            ("/v1/responses/resp_1", Some("/v1/responses/{id}")),
-            ("/v1/responses/resp_1/input_items", Some("/v1/responses/{id}/input_items")),
-            ("/metrics", Some("/metrics")),
-            ("/", Some("/")),
-            ("/page/vendor/a.js", Some("/page/{id}")),
-            ("/page/", None),
-            ("/v1/models/", None),
-            ("/v1/chat/completions/", None),
-            ("/V1/models", None),
-        ];
-        for (path, route) in table {
-            assert_eq!(found(path).map(|route| route.path), route, "{path}");
-        }
-        assert_eq!(Route::find("/v1/models/a/b").unwrap().1, "a/b");
-        for route in ROUTES {
-            assert_eq!(found(route.path).map(|found| found.path), Some(route.path));
-            assert_eq!(route.operation.is_none(), route.access == Class::Page, "{}", route.path);
+/// Refuses a request whose headers can be read in two ways: of two headers with one name, a proxy in
+/// front may read the first and the daemon the second. So a header that decides something must be
+/// there at most once. What hyper does not show of a head is checked in [`super::conn`].
+///
+/// # Errors
+/// 400, which names the header.
+fn check_headers<B>(request: &Request<B>) -> Result<(), ApiError> {
+    let headers = request.headers();
+    for name in &SINGLE {
+        if headers.get_all(name).iter().nth(1).is_some() {
+            return Err(refused(name, "is there more than once; send it once"));
         }
     }
-
-    #[test]
-    fn base_urls_of_any_spelling_lead_to_the_route() {
-        for (path, expected) in [
-            ("/v1/chat/completions", "/v1/chat/completions"),
-            ("/v1/chat/completions/", "/v1/chat/completions"),
-            ("//v1//chat/completions", "/v1/chat/completions"),
-            ("/chat/completions", "/v1/chat/completions"),
-            ("/models/microsoft/phi-4", "/v1/models/microsoft/phi-4"),
-            ("/v1/health", "/health"),
-            ("/", "/"),
-            ("//", "/"),
-            // What only administrators may see has one path, by which a proxy can hide it.
-            ("/v1/slots", "/v1/slots"),
-            ("/v1/metrics", "/v1/metrics"),
-            ("/v1/v1/models", "/v1/v1/models"),
-        ] {
-            assert_eq!(meant(path), expected, "{path}");
+    match headers.get(HOST) {
+        None if request.version() == Version::HTTP_11 => {
+            return Err(refused(&HOST, "is missing; every request needs it"));
         }
-    }
-
-    #[test]
-    fn routes_of_one_path_differ_in_their_methods() {
-        let (routes, name) = Route::find("/v1/responses/resp_1").unwrap();
-        assert_eq!((allowed(&routes).as_str(), name), ("GET, HEAD, DELETE", "resp_1"));
-        for route in ROUTES {
-            let same = |other: &&Route| other.path == route.path && other.methods == route.methods;
-            assert_eq!(ROUTES.iter().filter(same).count(), 1, "{}", route.path);
-        }
-    }
-
-    #[test]
-    fn paths_that_the_access_log_knows_are_routes() {
-        for path in COMPLETION_ROUTES.into_iter().chain([PAGE_FILES]) {
-            assert!(ROUTES.iter().any(|route| route.path == path), "{path}");
-        }
-    }
-
-    #[test]
-    fn percent_signs_that_are_no_escape_stay() {
-        assert_eq!(decoded("microsoft%2Fphi-4"), "microsoft/phi-4");
-        for same in ["a%", "a%2", "%zz", "%ff", "%+1", "plain"] {
-            assert_eq!(decoded(same), same);
-        }
-        assert_eq!(decoded("%41%c3%a9"), "Aé");
-    }
-
-    #[test]
-    fn methods_are_checked_by_route() {
-        let allows = |path, method| found(path).unwrap().methods.has(&method);
-        assert!(allows("/v1/chat/completions", Method::POST));
-        assert!(!allows("/v1/chat/completions", Method::GET));
-        assert!(allows("/health", Method::HEAD));
-        assert!(!allows("/v1/models", Method::DELETE));
-    }
-
-    /// The tables in the docs list every route of the API with its methods, and no others.
-    #[test]
-    fn the_docs_list_every_route() {
-        let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
-        let mut listed = Vec::new();
-        for page in ["api.md", "surfaces.md"] {
-            let text = std::fs::read_to_string(docs.join(page)).unwrap();
-            for row in text.lines().filter_map(|line| line.strip_prefix("| `/")) {
-                let (paths, rest) = row.split_once(" | ").unwrap();
-                let (methods, _) = rest.split_once(" | ").unwrap();
-                let paths = paths.split('`').step_by(2).filter(|path| !path.is_empty());
-                listed.extend(
-                    paths.map(|path| (path.trim_start_matches('/').to_owned(), methods.to_owned())),
-                );
+        None => {}
+        Some(host) => {
+            let host = host.to_str().ok().filter(|host| is_one_host(host));
+            let host = host
+                .ok_or_else(|| refused(&HOST, "is not one host's name, with a port or without"))?;
+            if let Some(authority) = request.uri().authority()
+                && !is_same_host(request.uri().scheme(), authority, host)
+            {
+                return Err(refused(&HOST, "names another host than the request's target"));
             }
         }
-        let api = ROUTES.iter().filter(|route| route.access != Class::Page);
-        let mut known: Vec<_> = api
-            .map(|route| (route.path[1..].to_owned(), route.methods.allow().to_owned()))
-            .collect();
-        listed.sort_unstable();
-        known.sort_unstable();
-        assert_eq!(listed, known);
     }
+    let is_list = |value: &[u8]| value.iter().any(|byte| b" \t,".contains(byte));
+    if headers.get(ORIGIN).is_some_and(|origin| is_list(origin.as_bytes())) {
+        return Err(refused(&ORIGIN, "names more than one origin; send one"));
+    }
+    Ok(())
 }
+
+fn refused(name: &HeaderName, problem: &str) -> ApiError {
+    ApiError::invalid_header(name.as_str(), problem)
+}
+
+/// Whether `host` is one word that no program could read as a list, a path or a longer URL. It may
+/// be empty, as RFC 9112 (3.2) wants it for targets without an authority.
+fn is_one_host(host: &str) -> bool {
+    host.bytes().all(|byte| byte.is_ascii_graphic() && !b",/\\?#".contains(&byte))
+}
+
+/// Whether a target in absolute form names `host`.
+fn is_same_host(scheme: Option<&Scheme>, target: &Authority, host: &str) -> bool {
+    let default_port = match scheme.map(Scheme::as_str) {
+        Some("https") => ":443",
+        _ => ":80",
+    };
+    let bare = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        name.strip_suffix(default_port).map_or(name.clone(), ToOwned::to_owned)
+    };
+    bare(target.as_str()) == bare(host)
+}
+
+#[cfg(test)]
+#[path = "route_tests.rs"]
+mod tests;

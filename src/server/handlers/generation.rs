@@ -7,14 +7,14 @@ use hyper::StatusCode;
 use hyper::body::Incoming;
 use serde_json::Value;
 
-use super::built::{done, keep};
 use crate::access::{Exchange, random_hex};
 use crate::app::{App, Phase};
-use crate::body::read;
+use crate::body::{done, keep, read};
 use crate::error::ApiError;
 use crate::memory::NoRoom;
-use crate::reply::{Reply, events, json, telling_ignored};
-use crate::sse::{EventStream, Events, Format, event, named_event};
+use crate::reply::{
+    EventStream, Events, Format, Reply, event, events, json, named_event, telling_ignored,
+};
 use crate::wire::Parsed;
 use crate::wire::common::{Delivery, Envelope, SYSTEM_FINGERPRINT};
 use crate::wire::error::Dialect;

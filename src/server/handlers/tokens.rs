@@ -6,11 +6,10 @@ use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
 use serde_json::Value;
 
-use super::built::{built, done};
 use super::generation::{check_model, parsed};
 use crate::access::Exchange;
 use crate::app::App;
-use crate::body::read;
+use crate::body::{built, done, read};
 use crate::error::ApiError;
 use crate::reply::{Reply, json, telling_ignored};
 use crate::wire::Parsed;

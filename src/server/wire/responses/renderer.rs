@@ -10,7 +10,7 @@ use crate::app::App;
 use crate::error::ApiError;
 use crate::handlers::generation::Renderer;
 use crate::measure::measure;
-use crate::sse::{Format, named_event};
+use crate::reply::{Format, named_event};
 use crate::store::Stored;
 use crate::wire::common::to_json;
 use crate::wire::error::Dialect;
