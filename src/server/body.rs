@@ -3,7 +3,6 @@
 //! Bodies are bounded in size, time and the memory that they become; JSON only. Large work runs on the
 //! generator's pool, and its memory is counted in the request's.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::BodyExt;
@@ -15,8 +14,7 @@ use serde_json::Value;
 use super::access::Exchange;
 use super::app::App;
 use super::error::{ApiError, shortened};
-use super::measure::{Measured, measure};
-use super::memory::{NoRoom, Share};
+use super::memory::{Measured, NoRoom, Share, measure};
 use phi4d_generate::{GenerateError, is_large};
 
 /// How much of a body that is too large is still read, and for how long, before it is refused: a
@@ -48,19 +46,13 @@ pub(super) async fn read<T: Send + 'static>(
     exchange: &Exchange,
     parse: impl FnOnce(&App, Value) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    let caller = exchange.caller().id();
-    let mut share = app.request_memory().share(caller);
+    let mut share = app.request_memory().share(exchange.caller().id());
     let bytes = read_bytes(request, app, &mut share).await?;
     exchange.weighs(bytes.len());
     let most = app.request_memory().most();
-    let parsed = if is_large(bytes.len()) {
-        let here = app.clone();
-        let work = move || parsed(bytes, most, share, |body| parse(&here, body));
-        app.generator().pool().run(caller, None, work).await.map_err(GenerateError::from)?
-    } else {
-        parsed(bytes, most, share, |body| parse(app, body))
-    };
-    let (parsed, share) = parsed?;
+    let large = is_large(bytes.len());
+    let work = move |app: &App| parsed(bytes, most, share, |body| parse(app, body));
+    let (parsed, share) = done(app, exchange, large, work).await??;
     exchange.holds(share);
     Ok(parsed)
 }
@@ -230,7 +222,7 @@ pub(super) fn json_of(bytes: &[u8]) -> Result<Value, ApiError> {
 /// If there is no memory for it, or the pool is busy.
 pub(super) async fn built<T: Send + 'static>(
     app: &App,
-    exchange: &Arc<Exchange>,
+    exchange: &Exchange,
     bytes: usize,
     work: impl FnOnce(&App) -> T + Send + 'static,
 ) -> Result<T, ApiError> {
@@ -242,9 +234,9 @@ pub(super) async fn built<T: Send + 'static>(
 ///
 /// # Errors
 /// If the pool is busy.
-pub(crate) async fn done<T: Send + 'static>(
+pub(super) async fn done<T: Send + 'static>(
     app: &App,
-    exchange: &Arc<Exchange>,
+    exchange: &Exchange,
     large: bool,
     work: impl FnOnce(&App) -> T + Send + 'static,
 ) -> Result<T, ApiError> {

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use super::conn::Heads;
 use super::error::ApiError;
+use super::memory::{Measured, measure};
 use super::wire::Parsed;
 use super::wire::anthropic::{CountRequest, MessagesRequest};
 use super::wire::chat::ChatRequest;
@@ -30,6 +31,13 @@ use phi4d_generate::{Constraint, Generator, GeneratorOptions, Prompt, SamplingDe
 use phi4d_model::ModelLimits;
 use phi4d_model::fake::FakeRunner;
 use phi4d_os::Listener;
+
+/// How many values JSON has, and the most memory in bytes that they take once they are parsed.
+#[must_use]
+pub fn measured(json: &[u8]) -> (usize, usize) {
+    let Measured { values, bytes } = measure(json);
+    (values, bytes)
+}
 
 /// Stands between the parts of an input that has several.
 const SEPARATOR: char = '\u{1e}';

@@ -84,101 +84,75 @@ type Handler = for<'a> fn(Call<'a>) -> Pin<Box<dyn Future<Output = Handled> + Se
 
 type Handled = Result<Reply, ApiError>;
 
-/// Makes [`ROUTES`] of rows, so that builds without tests need not know what the document says.
+/// Makes [`ROUTES`] of rows, so that builds without tests need not know what the document says. A handler
+/// is a function of the app, the request and its record, or an expression of the [`Call`].
 macro_rules! routes {
-    ($($methods:ident $path:literal $access:ident $while:ident,
-       $call:ident => $answer:expr, $operation:expr;)+) => {
+    ($($methods:ident $path:literal $access:ident $while:ident
+       ($($handler:tt)+) $($operation:path)?;)+) => {
         /// Every endpoint, in the order in which errors and documents list them.
         pub(super) static ROUTES: &[Route] = &[$(Route {
             path: $path,
             methods: Methods::$methods,
             access: Class::$access,
-            always: routes!($while),
-            handler: |$call| Box::pin($answer),
+            always: routes!(@$while),
+            handler: routes!(@handler $($handler)+),
             #[cfg(test)]
-            operation: $operation,
+            operation: routes!(@operation $($operation)?),
         }),+];
     };
-    (serving) => { false };
-    (always) => { true };
+    (@serving) => { false };
+    (@always) => { true };
+    (@handler $call:ident => $answer:expr) => { |$call| Box::pin(async move { $answer }) };
+    (@handler $create:path) => { |call| Box::pin($create(call.app, call.request, call.exchange)) };
+    (@operation) => { None };
+    (@operation $operation:path) => { Some($operation) };
 }
 
 routes! {
-    Post "/v1/chat/completions" Metered serving,
-        c => chat::create(c.app, c.request, c.exchange), Some(operations::chat);
-    Post "/v1/completions" Metered serving,
-        c => completions::create(c.app, c.request, c.exchange), Some(operations::completions);
-    Post "/v1/responses" Metered serving,
-        c => responses::create(c.app, c.request, c.exchange), Some(operations::responses);
-    Post "/v1/responses/input_tokens" Metered serving,
-        c => responses::input_tokens(c.app, c.request, c.exchange),
-        Some(operations::input_tokens);
-    Get "/v1/responses/{id}/input_items" Use serving,
-        c => async move {
-            responses::input_items(c.app, c.exchange, c.name, c.request.uri().query()).await
-        },
-        Some(operations::input_items);
-    Post "/v1/responses/{id}/cancel" Use serving,
-        c => async move { responses::cancel(c.app, c.exchange, c.name) },
-        Some(operations::cancel_response);
-    Get "/v1/responses/{id}" Use serving,
-        c => async move { responses::retrieve(c.app, c.exchange, c.name) },
-        Some(operations::response);
-    Delete "/v1/responses/{id}" Use serving,
-        c => async move { responses::delete(c.app, c.exchange, c.name) },
-        Some(operations::delete_response);
-    Post "/v1/messages" Metered serving,
-        c => anthropic::create(c.app, c.request, c.exchange), Some(operations::messages);
-    Post "/v1/messages/count_tokens" Metered serving,
-        c => anthropic::count_tokens(c.app, c.request, c.exchange), Some(operations::count_tokens);
-    Post "/api/chat" Metered serving,
-        c => ollama::chat(c.app, c.request, c.exchange), Some(operations::ollama_chat);
-    Post "/api/generate" Metered serving,
-        c => ollama::generate(c.app, c.request, c.exchange), Some(operations::ollama_generate);
-    Post "/api/show" Use serving,
-        c => ollama::show(c.app, c.request, c.exchange), Some(operations::ollama_show);
-    Post "/api/pull" Use serving,
-        c => ollama::pull(c.app, c.request, c.exchange), Some(operations::ollama_pull);
-    Get "/api/tags" Use serving,
-        c => async move { Ok(ollama::tags(c.app)) }, Some(operations::ollama_tags);
-    Get "/api/ps" Use serving,
-        c => async move { Ok(ollama::ps(c.app)) }, Some(operations::ollama_ps);
-    Get "/api/version" Use serving,
-        _c => async move { Ok(ollama::version()) }, Some(operations::ollama_version);
-    Post "/completion" Metered serving,
-        c => llama::completion(c.app, c.request, c.exchange), Some(operations::llama_completion);
-    Post "/infill" Metered serving,
-        c => llama::infill(c.app, c.request, c.exchange), Some(operations::llama_infill);
-    Get "/props" Use serving,
-        c => async move { Ok(llama::props(c.app)) }, Some(operations::llama_props);
-    Post "/v1/chat/completions/render" Metered serving,
-        c => tokens::render(c.app, c.request, c.exchange), Some(operations::render);
-    Post "/apply-template" Metered serving,
-        c => tokens::render(c.app, c.request, c.exchange), Some(operations::render);
-    Post "/tokenize" Metered serving,
-        c => tokens::tokenize(c.app, c.request, c.exchange), Some(operations::tokenize);
-    Post "/detokenize" Metered serving,
-        c => tokens::detokenize(c.app, c.request, c.exchange), Some(operations::detokenize);
-    Get "/tokenizer_info" Use serving,
-        c => async move { Ok(tokens::tokenizer_info(c.app)) }, Some(operations::tokenizer_info);
-    Get "/version" Use serving,
-        _c => async move { Ok(status::version()) }, Some(operations::version);
-    Get "/v1/models" Use serving,
-        c => async move { Ok(status::models(c.app)) }, Some(operations::models);
-    Get "/v1/models/{id}" Use serving,
-        c => async move { status::model(c.app, &decoded(c.name)) }, Some(operations::model);
-    Get "/slots" Admin always,
-        c => status::slots(c.app), Some(operations::slots);
-    Get "/openapi.json" Use serving,
-        _c => async move { Ok(status::openapi()) }, Some(operations::openapi);
-    Get "/health" Open always,
-        c => async move { Ok(status::health(c.app)) }, Some(operations::health);
-    Get "/ready" Open always,
-        c => async move { Ok(status::ready(c.app)) }, Some(operations::ready);
-    Get "/metrics" Metrics always,
-        c => async move { Ok(metrics::get(c.app)) }, Some(operations::metrics);
-    Get "/" Page always, c => async move { page_file(&c.request) }, None;
-    Get "/page/{id}" Page always, c => async move { page_file(&c.request) }, None;
+    Post "/v1/chat/completions" Metered serving (chat::create) operations::chat;
+    Post "/v1/completions" Metered serving (completions::create) operations::completions;
+    Post "/v1/responses" Metered serving (responses::create) operations::responses;
+    Post "/v1/responses/input_tokens" Metered serving
+        (responses::input_tokens) operations::input_tokens;
+    Get "/v1/responses/{id}/input_items" Use serving
+        (c => responses::input_items(c.app, c.exchange, c.name, c.request.uri().query()).await)
+        operations::input_items;
+    Post "/v1/responses/{id}/cancel" Use serving
+        (c => responses::cancel(c.app, c.exchange, c.name)) operations::cancel_response;
+    Get "/v1/responses/{id}" Use serving
+        (c => responses::retrieve(c.app, c.exchange, c.name)) operations::response;
+    Delete "/v1/responses/{id}" Use serving
+        (c => responses::delete(c.app, c.exchange, c.name)) operations::delete_response;
+    Post "/v1/messages" Metered serving (anthropic::create) operations::messages;
+    Post "/v1/messages/count_tokens" Metered serving
+        (anthropic::count_tokens) operations::count_tokens;
+    Post "/api/chat" Metered serving (ollama::chat) operations::ollama_chat;
+    Post "/api/generate" Metered serving (ollama::generate) operations::ollama_generate;
+    Post "/api/show" Use serving (ollama::show) operations::ollama_show;
+    Post "/api/pull" Use serving (ollama::pull) operations::ollama_pull;
+    Get "/api/tags" Use serving (c => Ok(ollama::tags(c.app))) operations::ollama_tags;
+    Get "/api/ps" Use serving (c => Ok(ollama::ps(c.app))) operations::ollama_ps;
+    Get "/api/version" Use serving (_c => Ok(ollama::version())) operations::ollama_version;
+    Post "/completion" Metered serving (llama::completion) operations::llama_completion;
+    Post "/infill" Metered serving (llama::infill) operations::llama_infill;
+    Get "/props" Use serving (c => Ok(llama::props(c.app))) operations::llama_props;
+    Post "/v1/chat/completions/render" Metered serving (tokens::render) operations::render;
+    Post "/apply-template" Metered serving (tokens::render) operations::render;
+    Post "/tokenize" Metered serving (tokens::tokenize) operations::tokenize;
+    Post "/detokenize" Metered serving (tokens::detokenize) operations::detokenize;
+    Get "/tokenizer_info" Use serving
+        (c => Ok(tokens::tokenizer_info(c.app))) operations::tokenizer_info;
+    Get "/version" Use serving (_c => Ok(status::version())) operations::version;
+    Get "/v1/models" Use serving (c => Ok(status::models(c.app))) operations::models;
+    Get "/v1/models/{id}" Use serving
+        (c => status::model(c.app, &decoded(c.name))) operations::model;
+    Get "/slots" Admin always (c => status::slots(c.app).await) operations::slots;
+    Get "/openapi.json" Use serving (_c => Ok(status::openapi())) operations::openapi;
+    Get "/health" Open always (c => Ok(status::health(c.app))) operations::health;
+    Get "/ready" Open always (c => Ok(status::ready(c.app))) operations::ready;
+    Get "/metrics" Metrics always (c => Ok(metrics::get(c.app))) operations::metrics;
+    Get "/" Page always (c => page_file(&c.request));
+    Get "/page/{id}" Page always (c => page_file(&c.request));
 }
 
 /// Stands for a name in a path. At the end of a path a name may hold slashes, as models' names do.

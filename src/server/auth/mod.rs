@@ -167,6 +167,11 @@ pub(super) struct Admission {
 }
 
 impl Admission {
+    /// Of a caller without a key.
+    pub(super) fn anonymous(caller: Caller) -> Self {
+        Self { caller, lease: None }
+    }
+
     pub(super) fn caller(&self) -> &Caller {
         &self.caller
     }
@@ -236,7 +241,7 @@ pub(super) async fn admit(
     class: Class,
     request: &Parts<'_>,
 ) -> Result<Admission, ApiError> {
-    let anonymous = || Admission { caller: origin.caller().clone(), lease: None };
+    let anonymous = || Admission::anonymous(origin.caller().clone());
     let class = if class == Class::Metrics { rules.metrics } else { class };
     if class == Class::Open {
         return Ok(anonymous());

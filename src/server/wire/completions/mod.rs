@@ -11,7 +11,7 @@ use crate::error::ApiError;
 use crate::wire::Parsed;
 use crate::wire::bounds;
 use crate::wire::common::{
-    ChunkUsage, Delivery, Envelope, Extras, Integer, StreamFields, WireUsage, finish_reason, shown,
+    AnswerFields, ChunkUsage, Delivery, Envelope, Extras, Integer, WireUsage, finish_reason, shown,
     token_ids_of, too_long,
 };
 use crate::wire::form::FormFields;
@@ -55,16 +55,13 @@ struct CompletionFields {
     best_of: Option<Integer>,
     echo: Option<bool>,
     suffix: Option<String>,
-    return_token_ids: Option<bool>,
-    return_tokens_as_token_ids: Option<bool>,
-    timings_per_token: Option<bool>,
 }
 
 /// The shape of `prompt`, which [`prompts`] reads.
 #[cfg(test)]
 pub(super) struct PromptShape;
 
-type AllFields = (SamplingFields, SteeringFields, FormFields, CompletionFields, StreamFields);
+type AllFields = (SamplingFields, SteeringFields, FormFields, CompletionFields, AnswerFields);
 
 impl CompletionRequest {
     /// Reads a request's JSON.
@@ -72,7 +69,7 @@ impl CompletionRequest {
     /// # Errors
     /// A 400 that names the first field at fault.
     pub(crate) fn parse(body: &Value) -> Result<Self, ApiError> {
-        let (mut sampling, steering, form, fields, stream) = AllFields::read(body)?;
+        let (mut sampling, steering, form, fields, answer) = AllFields::read(body)?;
         check_completions(body)?;
         let echo = fields.echo.unwrap_or(false);
         let prompt_only = echo && sampling.take_zero();
@@ -88,7 +85,8 @@ impl CompletionRequest {
         }
         parameters.top_logprobs = fields.logprobs.map(logprobs).transpose()?;
         let copies = copies(fields.n, fields.best_of)?;
-        let delivery = stream.delivery()?;
+        let extras = answer.extras(parameters.top_logprobs.is_some())?;
+        let delivery = extras.delivery;
         if delivery != Delivery::Whole && copies.made > copies.wanted {
             let accepted = format!("n ({}) in a stream", copies.wanted);
             return Err(ApiError::invalid_value("best_of", copies.made, &accepted));
@@ -107,13 +105,6 @@ impl CompletionRequest {
         if let Some(suffix) = fields.suffix.filter(|suffix| !suffix.is_empty()) {
             prompts = prompts.into_iter().map(|p| filled(p, &suffix)).collect::<Result<_, _>>()?;
         }
-        let extras = Extras {
-            logprobs: parameters.top_logprobs.is_some(),
-            token_ids: fields.return_token_ids.unwrap_or(false),
-            names_by_id: fields.return_tokens_as_token_ids.unwrap_or(false),
-            timings: fields.timings_per_token.unwrap_or(false),
-            delivery,
-        };
         let request = Request { prompts, copies, parameters, ..Request::default() };
         let ignored = ignored(body, &AllFields::names())?.names;
         Ok(Self {
