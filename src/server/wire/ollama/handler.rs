@@ -141,7 +141,7 @@ fn tagged<'a>(app: &App, name: &'a str) -> TaggedModel<'a> {
     }
 }
 
-/// What clients tell models apart by. The weights are not hashed: they may have 10 GB.
+/// What clients distinguish models by. The weights are not hashed: they may have 10 GB.
 fn digest(app: &App) -> String {
     let options = app.options();
     let facts = format!("{}\n{}", options.model_name, options.created);
