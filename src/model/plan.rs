@@ -170,6 +170,8 @@ impl MemoryPlan {
     #[must_use]
     pub fn new(limits: &ModelLimits, weight_bytes: u64, settings: &MemorySettings) -> Self {
         let weights = usize::try_from(weight_bytes).unwrap_or(usize::MAX);
+        // Weights count although the kernel may drop mapped ones: to read them from disk in each
+        // step is what the plan has to prevent.
         let left = settings.spare_bytes.saturating_sub(weights).saturating_sub(PROGRAM_BYTES);
         let on_device = limits.kv_growth.device_bytes();
         let spare = settings.spare_bytes;
@@ -288,9 +290,11 @@ impl ModelLimits {
     /// If that does not hold one short sequence.
     pub fn kv_sizes(&self, host_bytes: usize) -> Result<KvSizes, KvTooSmall> {
         let bytes = self.kv_growth.device_bytes().unwrap_or(host_bytes);
+        // A damaged configuration may have 0 heads; `inspect` still has to print something.
         let tokens = bytes / self.kv_bytes_per_token.max(1);
         let (context, block) = (self.context_tokens, self.kv_block_tokens.max(1));
         let alike = matches!(self.kv_growth, KvGrowth::Alike { .. });
+        // A cache on a device keeps a spare slot beside the one that is used.
         let least = if alike {
             2 * alike_positions(1, context)
         } else {
@@ -305,6 +309,7 @@ impl ModelLimits {
     /// Each slot takes its own whole blocks, so one sequence can have what all can have.
     fn block_sizes(&self, tokens: usize) -> KvSizes {
         let block = self.kv_block_tokens.max(1);
+        // A block that does not fit as a whole can't be handed out.
         let whole = tokens / block * block;
         let slot_tokens = self.context_tokens.min(whole);
         let full = slot_tokens.div_ceil(block).saturating_mul(block);
@@ -316,6 +321,7 @@ impl ModelLimits {
     /// of two, as [`alike_positions`] gives them.
     fn alike_sizes(&self, tokens: usize) -> KvSizes {
         let half = tokens / 2;
+        // Half, since a single slot at full length needs its spare beside it.
         let power = half.checked_ilog2().map_or(0, |bits| 1 << bits);
         let slot_tokens = if half < self.context_tokens { power } else { self.context_tokens };
         KvSizes {
