@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_are_told_both_ways() {
+    fn figures_are_reported_both_ways() {
         let mut report = Report::default();
         report.section("Decode");
         report.figure("decode_ms", "a step", 1.5, "ms");

@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_a_fault_and_a_small_cache_is_told() {
+    fn what_does_not_fit_is_a_fault_and_a_small_cache_is_reported() {
         assert_eq!(judged(5000, 1000, 6000), "");
         assert!(judged(5000, 1000, 4999).contains("FAULT memory    the weights take"));
         assert!(judged(5000, 1001, 6000).contains("FAULT memory    weights and kv_cache_bytes"));

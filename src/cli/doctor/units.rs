@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn the_state_of_the_service_is_told_with_what_to_do() {
+    fn the_state_of_the_service_is_reported_with_what_to_do() {
         let of = |properties| finding(SERVICE, properties, state);
         let good = of("ActiveState=active\nUnitFileState=enabled\nNRestarts=0\n");
         assert_eq!(good, "ok    service   phi4d.service is active\n");

@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn the_demo_model_is_told_as_it_was_exported() {
+    fn the_demo_model_is_reported_as_it_was_exported() {
         let export = inspect(&demo()).unwrap();
         assert_eq!(
             (export.model.layers, export.model.kv_heads, export.model.head_size),
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn two_rotary_tables_are_told_with_what_each_is_for() {
+    fn two_rotary_tables_are_reported_with_what_each_is_for() {
         assert_eq!(inspect(&demo()).unwrap().rotary, None);
         let folder = demo().parent().unwrap().join("longrope");
         let export = inspect(&folder).unwrap();
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_paged_cache_is_told_by_its_blocks() {
+    fn a_paged_cache_is_recognised_by_its_blocks() {
         let folder = crate::tests::with_graph("paged.onnx", "paged.json");
         let export = inspect(folder.path()).unwrap();
         // 2 layers, keys and values, 2 heads of 32 values, 4 bytes each.
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_and_truncated_weights_are_told() {
+    fn missing_and_truncated_weights_are_reported() {
         let folder = tempfile::tempdir().unwrap();
         for name in ["genai_config.json", "model.onnx"] {
             std::fs::copy(demo().join(name), folder.path().join(name)).unwrap();

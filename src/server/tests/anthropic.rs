@@ -121,7 +121,7 @@ async fn an_answer_that_was_begun_goes_on() {
 }
 
 #[tokio::test]
-async fn faults_are_told_under_anthropic_s_names() {
+async fn faults_are_reported_under_anthropic_s_names() {
     let daemon = Daemon::start().await;
     let user =
         |content: Value| message(json!({"messages": [{"role": "user", "content": content}]}));
