@@ -4,7 +4,7 @@
     python benches/compare_genai.py MODEL_FOLDER [--phi4d target/release/phi4d] [--rounds 3]
 
 Needs onnxruntime-genai and numpy (models/requirements.txt has the versions). Each round starts each
-program anew: genai's Generator (prefill of a prompt, then greedy tokens at batch 1), then
+program again: genai's Generator (prefill of a prompt, then greedy tokens at batch 1), then
 `phi4d bench` (bare steps and the daemon). Prints medians over the rounds and their ratios. With --batches, several
 equal sequences at once, too.
 """

@@ -5,7 +5,7 @@
     python benches/compare_llama_cpp.py MODEL_FOLDER SHAPE.gguf --llama-cpp BUILD/bin [--rounds 3]
 
 The folder is of the same preset, made by models/make_random.py. BUILD/bin holds llama.cpp's llama-bench and
-llama-batched-bench; benches/RESULTS.md tells how they were built. Each round starts each program anew. llama-bench
+llama-batched-bench; benches/RESULTS.md says how they were built. Each round starts each program again. llama-bench
 gives decode at batch 1 and prefill, with flash attention; llama-batched-bench decode at 8 sequences of 64 tokens.
 --contexts says how many tokens a sequence holds when its decode steps begin, --prompts how long prompts are, and
 --cache the type of llama.cpp's KV cache (for phi4d: --settings '--kv-cache-type int8'). Prints medians over the

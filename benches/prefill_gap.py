@@ -3,7 +3,7 @@
 
     python benches/prefill_gap.py MODEL_FOLDER [--phi4d target/release/phi4d] [--prompt 16000] [--shares 0.5,0.2,0.8]
 
-For each share the daemon starts anew. Streams of tokens run alone first; then a request with a long prompt comes,
+For each share the daemon restarts. Streams of tokens run alone first; then a request with a long prompt comes,
 and their gaps between tokens are printed until its first token. A gap's limit is what the settings promise:
 prefill_chunk_ms and 1 / (1 - share) of a step of decoding alone. Standard library only.
 """

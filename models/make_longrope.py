@@ -4,11 +4,11 @@ Random weights (fixed seed) in single precision, exported by the onnxruntime-gen
 from its short to its long rotary factors past 4,096 tokens, this model past 64. Needs models/requirements.txt.
 
 The golden tokens come from ONNX Runtime alone, without any cache: each token from one run over all tokens before it,
-which is what a cache that is computed anew at the switch has to equal. `kept` is what a cache that is kept across
+which is what a cache that is recomputed at the switch has to equal. `kept` is what a cache that is kept across
 the switch gives instead, to show that the difference can be seen.
 
 `int8.onnx` and `int4.onnx` are the builder's graphs for quantised caches over the same weights. Their golden tokens
-(`int8` and `int4`) come from past and present in memory of their own, read anew at the switch.
+(`int8` and `int4`) come from past and present in memory of their own, read again at the switch.
 
 `paged.onnx` is the builder's graph with PagedAttention over the same weights, in single precision and with its
 attention in the domain of the tests' own operator, since ONNX Runtime has it for devices only. `paged.json` is its
@@ -185,11 +185,11 @@ class Model:
         results = dict(zip(self.outputs, self.session.run(None, feeds), strict=True))
         return results["logits"][0, -1], {n: results[n.replace("past_key_values", "present")] for n in self.past}
 
-    def greedy(self, prompt: list[int], keep: bool, anew: int = 0) -> tuple[list[int], float]:
-        """`keep` keeps the cache from token to token, but for the `anew`-th, where all tokens are read anew."""
+    def greedy(self, prompt: list[int], keep: bool, again: int = 0) -> tuple[list[int], float]:
+        """`keep` keeps the cache from token to token, but for the `again`-th, where all tokens are read again."""
         tokens, least, cache = list(prompt), float("inf"), None
         for _ in range(TOKENS):
-            if keep and cache is not None and len(tokens) != anew:
+            if keep and cache is not None and len(tokens) != again:
                 logits, cache = self.run(tokens[-1:], cache, len(tokens))
             else:
                 logits, cache = self.run(tokens, None, len(tokens))
@@ -214,7 +214,7 @@ def case(model: Model, rng: np.random.Generator, length: int) -> dict[str, Any]:
 def quantised_case(model: Model, rng: np.random.Generator, length: int) -> dict[str, Any]:
     while True:
         prompt = [int(token) for token in rng.integers(0, 1000, length)]
-        tokens, margin = model.greedy(prompt, keep=True, anew=LIMIT + 1)
+        tokens, margin = model.greedy(prompt, keep=True, again=LIMIT + 1)
         if margin >= LEAST_MARGIN:
             return {"prompt_tokens": prompt, "tokens": tokens, "min_margin": round(margin, 4)}
 

@@ -232,7 +232,7 @@ fn prompts_are_scored_as_answers_are() {
 }
 
 #[test]
-fn stop_strings_control_tokens_and_times_are_told_where_they_are_asked_for() {
+fn stop_strings_control_tokens_and_times_are_reported_where_they_are_asked_for() {
     let daemon = Daemon::start();
     let ask = |more: Value| {
         let mut body = json!({ "prompt": "12+7=", "temperature": 0, "max_tokens": 12 });

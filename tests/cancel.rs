@@ -111,7 +111,7 @@ fn slots_that_were_freed_serve_others() {
 }
 
 #[test]
-fn a_full_queue_is_told_at_once_and_when_to_come_back() {
+fn a_full_queue_is_refused_at_once_with_when_to_come_back() {
     let daemon = Setup::new().with(&["--slots", "1", "--queue", "1"]).start();
     let _running = begin(&daemon.unix(), &endless(true));
     wait_generating(&daemon);
@@ -124,7 +124,7 @@ fn a_full_queue_is_told_at_once_and_when_to_come_back() {
 }
 
 #[test]
-fn a_caller_over_its_share_is_told_when_to_come_back() {
+fn a_caller_over_its_share_gets_when_to_come_back() {
     let daemon = Setup::new().with(&["--slots", "1", "--queue-per-caller", "1"]).start();
     let running = begin(&daemon.unix(), &endless(true));
     wait_generating(&daemon);

@@ -220,7 +220,7 @@ fn nothing_a_model_says_steers_the_terminal_and_thought_is_apart() {
         command.env(variable.0, variable.1);
         let mut terminal = Terminal::run(&command);
         terminal.wait_prompt();
-        let told = terminal.enter_raw(&format!("12+7{ENTER}"));
+        let screen = terminal.enter_raw(&format!("12+7{ENTER}"));
         let refusal = terminal.enter_raw(&format!("again{ENTER}"));
         assert_eq!(refusal, "phi4d: the daemon refused: no[2J");
         terminal.press(CTRL_D);
@@ -229,7 +229,7 @@ fn nothing_a_model_says_steers_the_terminal_and_thought_is_apart() {
         for (asked, expected) in asked.iter().zip(["GET /ready ", "GET /v1/models ", "POST "]) {
             assert!(asked.starts_with(expected), "{asked}");
         }
-        told
+        screen
     };
     let (thought, text) = ("Hm,]0;owned 12 and 7", "1[2J931m");
     assert_eq!(shown(("A", "")), format!("\x1b[2m{thought}\x1b[0m\n\n{text}"));
@@ -286,8 +286,11 @@ fn a_daemon_that_loads_is_waited_for_and_not_for_ever() {
     // On a terminal the line goes away.
     let (url, server) = script(&[loading, loading, loading, READY, READY]);
     let mut terminal = Terminal::run(&phi4d(&["chat", "--no-history", "--url", &url]));
-    let told = terminal.wait("Talking to ");
-    assert!(told.contains("waiting for the daemon at ") && told.ends_with("\r\x1b[K"), "{told:?}");
+    let screen = terminal.wait("Talking to ");
+    assert!(
+        screen.contains("waiting for the daemon at ") && screen.ends_with("\r\x1b[K"),
+        "{screen:?}"
+    );
     server.join().unwrap();
 
     let (url, server) = script(&[loading]);

@@ -26,8 +26,8 @@ fn chat(daemon: &Daemon, home: &Path, more: &[&str]) -> Command {
 /// As [`chat`], at its prompt.
 fn start(daemon: &Daemon, more: &[&str]) -> Terminal {
     let mut terminal = Terminal::run(&chat(daemon, daemon.setup.folder.path(), more));
-    let told = terminal.wait_prompt();
-    assert!(told.contains("/help"), "{told}");
+    let screen = terminal.wait_prompt();
+    assert!(screen.contains("/help"), "{screen}");
     terminal
 }
 
@@ -43,16 +43,16 @@ fn asked(daemon: &Daemon, question: &str) -> String {
 
 /// As [`Terminal::enter`], without the line below an answer, which names the model.
 fn enter(terminal: &mut Terminal, keys: &str) -> String {
-    let told = terminal.enter(keys);
-    let (answer, footer) = told.rsplit_once('\n').unwrap_or((&told, ""));
-    if footer.starts_with("demo · ") { answer.to_owned() } else { told }
+    let screen = terminal.enter(keys);
+    let (answer, footer) = screen.rsplit_once('\n').unwrap_or((&screen, ""));
+    if footer.starts_with("demo · ") { answer.to_owned() } else { screen }
 }
 
 /// The turns of the conversation, saved in a file of this name.
 fn turns(terminal: &mut Terminal, daemon: &Daemon, name: &str) -> Vec<(String, String)> {
     let path = daemon.setup.folder.path().join(name);
-    let told = terminal.enter(&format!("/save {}", path.display()));
-    assert!(told.starts_with("saved in "), "{told}");
+    let screen = terminal.enter(&format!("/save {}", path.display()));
+    assert!(screen.starts_with("saved in "), "{screen}");
     let file: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let messages = file["messages"].as_array().unwrap();
@@ -68,9 +68,9 @@ fn questions(turns: &[(String, String)]) -> Vec<&str> {
 fn a_line_is_edited_and_its_answer_shown() {
     let daemon = Daemon::start();
     let mut terminal = start(&daemon, &[]);
-    let told = enter(&mut terminal, &format!("What is 12+8?{LEFT}{BACKSPACE}7"));
-    assert_eq!(told, asked(&daemon, "What is 12+7?"));
-    assert_ne!(told, asked(&daemon, "What is 12+8?"));
+    let screen = enter(&mut terminal, &format!("What is 12+8?{LEFT}{BACKSPACE}7"));
+    assert_eq!(screen, asked(&daemon, "What is 12+7?"));
+    assert_ne!(screen, asked(&daemon, "What is 12+8?"));
     terminal.press(CTRL_D);
     assert_eq!(terminal.wait_end().code(), Some(0));
 }
@@ -142,8 +142,8 @@ fn ctrl_c_stops_an_answer_and_the_conversation_goes_on() {
     wait_for("an answer that has begun", || {
         (daemon.health()["running"] == 1 && plain(&terminal.seen()).contains("\r\n1")).then_some(())
     });
-    let told = terminal.enter_raw(CTRL_C);
-    assert!(told.contains("stopped after"), "{told}");
+    let screen = terminal.enter_raw(CTRL_C);
+    assert!(screen.contains("stopped after"), "{screen}");
     let [accepted, finished, cancelled, failed] = daemon.ends();
     assert_eq!([accepted, finished, cancelled, failed], [1, 0, 1, 0]);
 
@@ -152,20 +152,20 @@ fn ctrl_c_stops_an_answer_and_the_conversation_goes_on() {
     assert_eq!(turns[0], ("user".to_owned(), "Count to 12.".to_owned()));
     // What of it was shown last is not compared: a terminal drops what it has not shown at Ctrl-C.
     assert!(turns[1].0 == "assistant" && turns[1].1.starts_with("1"), "{turns:?}");
-    let told = enter(&mut terminal, "What is 12+7?");
-    assert!(told.contains("prompt ") && !told.contains("stopped"), "{told}");
+    let screen = enter(&mut terminal, "What is 12+7?");
+    assert!(screen.contains("prompt ") && !screen.contains("stopped"), "{screen}");
 }
 
 #[test]
 fn at_the_prompt_ctrl_c_drops_the_line_and_twice_leaves() {
     let daemon = Daemon::start();
     let mut terminal = start(&daemon, &[]);
-    let told = terminal.enter_raw(&format!("half a{CTRL_C}"));
-    assert!(told.contains("Ctrl-C again"), "{told}");
+    let screen = terminal.enter_raw(&format!("half a{CTRL_C}"));
+    assert!(screen.contains("Ctrl-C again"), "{screen}");
     // A line between makes the next one a first again.
     assert_eq!(enter(&mut terminal, "What is 12+7?"), asked(&daemon, "What is 12+7?"));
-    let told = terminal.enter_raw(CTRL_C);
-    assert!(told.contains("Ctrl-C again"), "{told}");
+    let screen = terminal.enter_raw(CTRL_C);
+    assert!(screen.contains("Ctrl-C again"), "{screen}");
     terminal.press(CTRL_C);
     assert_eq!(terminal.wait_end().code(), Some(0));
 }
@@ -180,8 +180,8 @@ fn a_saved_conversation_goes_on_in_another_process() {
     terminal.enter("/set seed 5");
     terminal.enter("/system Be brief.");
     assert!(terminal.enter(&format!("/save {path}")).starts_with("saved in "));
-    let told = terminal.enter(&format!("/save {path}"));
-    assert!(told.contains("is there already"), "{told}");
+    let screen = terminal.enter(&format!("/save {path}"));
+    assert!(screen.contains("is there already"), "{screen}");
     assert!(terminal.enter(&format!("/save -f {path}")).starts_with("saved in "));
     terminal.press(CTRL_D);
     assert!(terminal.wait_end().success());
@@ -202,23 +202,26 @@ fn a_saved_conversation_goes_on_in_another_process() {
     terminal.enter("/clear");
     messages = json!([messages[0], { "role": "user", "content": "hello" }]);
     assert_eq!(enter(&mut terminal, "hello"), answer_to(&daemon, &messages));
-    let told = terminal.enter("/load /nowhere.json");
-    assert!(told.starts_with("cannot read /nowhere.json"), "{told}");
+    let screen = terminal.enter("/load /nowhere.json");
+    assert!(screen.starts_with("cannot read /nowhere.json"), "{screen}");
 }
 
 #[test]
 fn commands_are_completed_and_unknown_ones_name_what_there_is() {
     let daemon = Daemon::start();
     let mut terminal = start(&daemon, &[]);
-    let told = terminal.enter("/sve x");
-    assert!(told.contains("/sve is no command") && told.contains("/save"), "{told}");
+    let screen = terminal.enter("/sve x");
+    assert!(screen.contains("/sve is no command") && screen.contains("/save"), "{screen}");
     assert!(terminal.enter(&format!("/he{TAB}")).contains("list the commands"));
-    let told = terminal.enter("/set temperature hot");
-    assert!(told.contains("a number from 0 to 2"), "{told}");
+    let screen = terminal.enter("/set temperature hot");
+    assert!(screen.contains("a number from 0 to 2"), "{screen}");
     // What the daemon refuses ends nothing; the question can be asked again.
     terminal.enter("/set stop 7");
-    let told = enter(&mut terminal, "What is 12+7?");
-    assert!(told.starts_with("phi4d: the daemon refused: ") && told.contains("stop"), "{told}");
+    let screen = enter(&mut terminal, "What is 12+7?");
+    assert!(
+        screen.starts_with("phi4d: the daemon refused: ") && screen.contains("stop"),
+        "{screen}"
+    );
     terminal.enter("/set stop null");
     assert_eq!(enter(&mut terminal, "/retry"), asked(&daemon, "What is 12+7?"));
     terminal.enter("/set no_such_thing 1");
@@ -231,24 +234,27 @@ fn commands_are_completed_and_unknown_ones_name_what_there_is() {
 fn figures_follow_answers_and_colours_the_terminals_wishes() {
     let daemon = Daemon::start();
     let mut terminal = start(&daemon, &["--stats"]);
-    let told = terminal.enter_raw(&format!("What is 12+7?{ENTER}"));
-    assert!(told.starts_with("19\n\x1b[2mprompt 15 tokens, 0 cached; answer 3 tokens"), "{told:?}");
-    assert!(told.ends_with("\x1b[0m"), "{told:?}");
+    let screen = terminal.enter_raw(&format!("What is 12+7?{ENTER}"));
+    assert!(
+        screen.starts_with("19\n\x1b[2mprompt 15 tokens, 0 cached; answer 3 tokens"),
+        "{screen:?}"
+    );
+    assert!(screen.ends_with("\x1b[0m"), "{screen:?}");
     terminal.enter("/stats off");
     assert_eq!(terminal.enter_raw(&format!("/retry{ENTER}")), "19");
-    let told = terminal.enter("/stats");
-    assert!(told.starts_with("prompt 15 tokens, 14 cached;"), "{told}");
+    let screen = terminal.enter("/stats");
+    assert!(screen.starts_with("prompt 15 tokens, 14 cached;"), "{screen}");
 
     // Without the setting, one short line.
     let mut terminal = start(&daemon, &[]);
-    let told = terminal.enter_raw(&format!("What is 12+7?{ENTER}"));
-    assert!(told.starts_with("19\n\x1b[2mdemo · 18 "), "{told:?}");
+    let screen = terminal.enter_raw(&format!("What is 12+7?{ENTER}"));
+    assert!(screen.starts_with("19\n\x1b[2mdemo · 18 "), "{screen:?}");
 
     let mut plainly = chat(&daemon, daemon.setup.folder.path(), &["--stats"]);
     let mut terminal = Terminal::run(plainly.env("NO_COLOR", "1"));
     terminal.wait_prompt();
-    let told = terminal.enter_raw(&format!("What is 12+7?{ENTER}"));
-    assert!(told.starts_with("19\nprompt 15 tokens, ") && !told.contains('\x1b'), "{told:?}");
+    let screen = terminal.enter_raw(&format!("What is 12+7?{ENTER}"));
+    assert!(screen.starts_with("19\nprompt 15 tokens, ") && !screen.contains('\x1b'), "{screen:?}");
 }
 
 /// A daemon's stand-in that streams `chunks` as an answer once, and says what it was asked.
@@ -300,9 +306,9 @@ fn answers_are_laid_out_and_the_prompt_reading_is_shown() {
     let mut terminal = Terminal::run(&command);
     let greeting = terminal.wait_prompt();
     assert!(greeting.contains("Talking to stand-in at "), "{greeting}");
-    let told = terminal.enter_raw(&format!("Go on.{ENTER}"));
-    assert!(told.contains("reading the prompt: 500 of 2000 tokens (25%)"), "{told:?}");
-    let answer = told.rsplit("\r\x1b[K").next().unwrap();
+    let screen = terminal.enter_raw(&format!("Go on.{ENTER}"));
+    assert!(screen.contains("reading the prompt: 500 of 2000 tokens (25%)"), "{screen:?}");
+    let answer = screen.rsplit("\r\x1b[K").next().unwrap();
     assert_eq!(
         answer,
         "\x1b[1;4mTitle\x1b[0m\n\n\x1b[1mBold\x1b[0m and \x1b[36mcode\x1b[0m [2Jwords.\n\
@@ -336,14 +342,14 @@ fn a_terminal_that_can_do_nothing_gets_plain_lines() {
     let daemon = Daemon::start();
     let mut command = chat(&daemon, daemon.setup.folder.path(), &["--stats"]);
     let mut terminal = Terminal::run(command.env("TERM", "dumb"));
-    for (keys, told) in [
+    for (keys, screen) in [
         ("/help", "forget the conversation"),
         ("\"\"\"\rWhat is 12+7?\r\"\"\"", "19\r\n"),
         ("/stats", "prompt "),
     ] {
         terminal.wait("> ");
         terminal.press(&format!("{keys}{ENTER}"));
-        terminal.wait(told);
+        terminal.wait(screen);
     }
     assert!(!terminal.seen().contains('\x1b'), "{:?}", terminal.seen());
     terminal.press(CTRL_D);

@@ -69,7 +69,7 @@ fn a_whole_installation_is_well_and_tells_its_figures() {
 }
 
 #[test]
-fn every_fault_is_told_with_what_to_do_and_the_code_says_so() {
+fn every_fault_is_reported_with_what_to_do_and_the_code_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();

@@ -28,7 +28,7 @@ fn json(arguments: &[&str]) -> Value {
 }
 
 #[test]
-fn the_demo_model_is_told_for_people_and_for_programs() {
+fn the_demo_model_is_reported_for_people_and_for_programs() {
     let output = inspect(&["models/demo"]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
@@ -52,7 +52,7 @@ fn the_demo_model_is_told_for_people_and_for_programs() {
 }
 
 #[test]
-fn damaged_folders_are_told_and_a_missing_one_is_an_error() {
+fn damaged_folders_are_reported_and_a_missing_one_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let model = crate::common::copy_demo(folder.path());
     let path = model.to_str().unwrap();
@@ -70,14 +70,14 @@ fn damaged_folders_are_told_and_a_missing_one_is_an_error() {
 }
 
 #[test]
-fn a_provider_that_is_not_there_is_told_and_no_error() {
+fn a_provider_that_is_not_there_is_reported_and_no_error() {
     let value = json(&["models/demo", "--provider", "webgpu"]);
     let fault = value["runs"]["fault"].as_str().unwrap();
     assert!(fault.contains("onnxruntime-ep-webgpu"), "{fault}");
 }
 
 #[test]
-fn both_rotary_tables_and_what_each_is_for_are_told() {
+fn both_rotary_tables_and_what_each_is_for_are_reported() {
     let output = inspect(&["models/longrope"]);
     let text = String::from_utf8(output.stdout).unwrap();
     let line = text.lines().find(|line| line.starts_with("rotary")).unwrap();

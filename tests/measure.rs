@@ -1,14 +1,12 @@
 //! What bodies are said to take in memory once they are parsed is no less than what they take, by an
 //! allocator that counts, and not much more.
+#![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unsafe_code, reason = "a test")]
-
-#[path = "../src/server/measure.rs"]
-mod measure;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use measure::measure;
+use phi4d_server::fuzzing::measured;
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -63,7 +61,7 @@ fn peak_of(json: &[u8]) -> (usize, bool) {
 }
 
 fn check(json: &[u8]) {
-    let bound = measure(json).bytes;
+    let (_, bound) = measured(json);
     let (peak, valid) = peak_of(json);
     let shown = String::from_utf8_lossy(&json[..json.len().min(100)]).into_owned();
     assert!(bound >= peak, "{bound} of {peak} for {shown}");
@@ -115,7 +113,7 @@ fn values_are_counted() {
         ("{\"a\":[],\"b\":{\"c\":\",[\"}}", 4),
         ("[[],[]]", 3),
     ] {
-        assert_eq!(measure(json.as_bytes()).values, values, "{json}");
+        assert_eq!(measured(json.as_bytes()).0, values, "{json}");
     }
 }
 

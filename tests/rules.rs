@@ -18,6 +18,9 @@ use std::path::{Path, PathBuf};
 /// No file is longer, tests included.
 const MOST_LINES: usize = 600;
 
+/// Files that a chat request passes, from accept to SSE.
+const MOST_PASSED: usize = 30;
+
 fn root(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
@@ -136,6 +139,9 @@ fn the_journeys_of_architecture_pass_files_that_are_there() {
         .map(|line| line.split('`').skip(1).step_by(2).collect())
         .collect();
     assert!(rows.len() > 8, "{rows:?}");
+    let chat = rows.iter().take_while(|row| row[0] != "settings");
+    let passed: usize = chat.map(|row| row.len() - 1).sum();
+    assert!((20..=MOST_PASSED).contains(&passed), "a chat request passes {passed} files");
     for row in rows {
         let (layer, files) = row.split_first().unwrap();
         for file in files {

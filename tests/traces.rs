@@ -149,7 +149,7 @@ fn a_collector_gets_a_requests_spans_in_the_clients_trace() {
 }
 
 #[test]
-fn what_is_not_sampled_or_no_work_makes_no_span_and_faults_are_told() {
+fn what_is_not_sampled_or_no_work_makes_no_span_and_faults_are_reported() {
     let collector = Collector::start();
     let daemon = collector.daemon(&[]);
     let not = format!("00-{TRACE}-{PARENT}-00");

@@ -25,7 +25,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_told_in_units_that_people_read() {
+    fn sizes_are_reported_in_units_that_people_read() {
         for (bytes, text) in [
             (0, "0 bytes"),
             (1023, "1023 bytes"),

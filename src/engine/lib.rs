@@ -48,7 +48,6 @@
 
 #![forbid(unsafe_code)]
 
-mod admission;
 mod candidate;
 mod cost;
 mod draft;
@@ -58,6 +57,7 @@ mod handle;
 mod kv;
 mod masks;
 mod message;
+mod options;
 mod pace;
 mod persist;
 mod queue;
@@ -65,6 +65,7 @@ mod run;
 mod sampler;
 mod scheduler;
 mod sequence;
+mod start;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -76,8 +77,9 @@ pub use message::{
     Dry, Event, FinishReason, Job, JobError, Live, MaskError, Progress, PromptLogprobs, Sampling,
     State, Token, TokenLogprobs, TokenMask, Xtc,
 };
+pub use options::Options;
 pub use persist::Store;
 pub use phi4d_door::{CallerId, SubmitError};
 pub use phi4d_model::ModelLimits;
-pub use run::{Crashed, Engine, Options, StartError, start};
+pub use start::{Crashed, Engine, StartError, start};
 pub use token_set::TokenSet;

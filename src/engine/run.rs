@@ -1,193 +1,30 @@
-//! The engine's thread: accepts jobs, gives them slots, plans steps and ends sequences.
+//! The engine's thread: accepts jobs, gives them slots, plans steps and ends sequences. Its steps are in
+//! [`super::step`].
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
 
 use super::candidate::Candidate;
-use super::handle::{Command, Counters, Handle, SNAPSHOTS, Shared};
+use super::handle::{Command, Counters, Shared};
 use super::kv::{Action, Cache, Sizes};
 use super::message::{JobError, Live, State};
+use super::options::Options;
 use super::pace::{Aims, Pace};
-use super::persist::{self, Store};
+use super::persist;
 use super::queue::Queue;
 use super::sampler::Scratch;
 use super::scheduler::{Budget, Scheduler};
 use super::sequence::Sequence;
-use phi4d_door::{Bounds, End, SubmitError};
-use phi4d_model::{Interrupt, KvGrowth, KvTooSmall, ModelLimits, Rotary, Runner};
+use phi4d_door::{End, SubmitError};
+use phi4d_model::{ModelLimits, Rotary, Runner};
 
 /// How long to wait before checking again whether a paused sequence's receiver has room. The channel
 /// wakes nobody when it gets room, and a reader of the stream does not notice 2 ms.
 const PAUSED_POLL: Duration = Duration::from_millis(2);
-
-/// Fixed choices of the engine.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Options {
-    /// Sequences that run at once; at most the runner's slots. Further slots keep cached prefixes of
-    /// sequences that have ended.
-    pub max_running: usize,
-    /// Places in the queue of waiting jobs (see [`Bounds`]).
-    pub queue: usize,
-    /// The most places that one caller may have.
-    pub queue_per_caller: usize,
-    /// How long a sequence may be paused because its receiver takes no events; then it fails.
-    pub slow_client_timeout: Duration,
-    /// Bytes of KV cache in the host's memory that all sequences and prefixes together may take, by the
-    /// [`phi4d_model::MemoryPlan`]. A runner on a device has its own limit.
-    pub kv_cache_bytes: usize,
-    /// Share of the time that prompts get while others decode, in (0, 1).
-    pub prefill_share: f64,
-    /// How long a prefill chunk may take. It always gets four times the fixed part of a step.
-    pub prefill_chunk: Duration,
-    /// The most draft tokens of a step (speculative decoding), for a sequence that decodes alone; 0
-    /// turns it off.
-    pub draft_tokens: usize,
-    /// Whether a request with a seed, or at temperature 0, gets the same answer each time, bit for bit,
-    /// whatever is cached, runs beside it or interrupted it. If the runner's results depend on a step's
-    /// width ([`ModelLimits::width_invariant`]), prompts are then read in chunks of a fixed grid, without
-    /// speculative decoding.
-    pub reproducible: bool,
-    /// Whether a sequence's logits do not depend on those that decode in the same step. If they do,
-    /// reproducible sequences decode one at a time.
-    pub batch_invariant: bool,
-    /// Seed of jobs that give none, to make runs repeatable; `None` draws one for each.
-    pub fallback_seed: Option<u64>,
-    /// Where cached prefixes are stored between runs; `None` keeps them in memory only.
-    pub store: Option<Store>,
-}
-
-impl Options {
-    /// Whether the width at which each token is computed has to follow from the request alone.
-    fn fixes_widths(&self, limits: &ModelLimits) -> bool {
-        self.reproducible && !limits.width_invariant
-    }
-
-    /// Whether each sequence decodes in a step of its own.
-    fn decodes_apart(&self, limits: &ModelLimits) -> bool {
-        self.fixes_widths(limits) && !self.batch_invariant
-    }
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            max_running: 8,
-            queue: 128,
-            queue_per_caller: 64,
-            slow_client_timeout: Duration::from_secs(60),
-            kv_cache_bytes: usize::MAX,
-            prefill_share: 0.5,
-            prefill_chunk: Duration::from_millis(250),
-            draft_tokens: 7,
-            reproducible: false,
-            batch_invariant: true,
-            fallback_seed: None,
-            store: None,
-        }
-    }
-}
-
-/// The running engine. Dropping it leaves the thread running until all handles are gone.
-#[derive(Debug)]
-pub struct Engine {
-    thread: JoinHandle<()>,
-    handle: Handle,
-}
-
-/// The engine could not be started.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The system refused a thread.
-    #[error("cannot start the engine's thread: {0}")]
-    Thread(#[from] std::io::Error),
-    /// The memory for the KV cache does not hold one short sequence.
-    #[error(transparent)]
-    Memory(#[from] KvTooSmall),
-}
-
-/// The engine's thread panicked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the engine failed in an unexpected way; its requests were aborted")]
-pub struct Crashed;
-
-/// Starts the engine's thread, which owns `runner` from now on.
-///
-/// # Errors
-/// If the KV cache's memory is too small, or the system refuses a thread.
-pub fn start(
-    runner: Box<dyn Runner>,
-    interrupt: Arc<dyn Interrupt>,
-    mut options: Options,
-) -> Result<Engine, StartError> {
-    if options.decodes_apart(runner.limits()) {
-        log::info!(
-            "answers are reproducible, so sequences decode one at a time: on this machine \
-             the kernels round differently in steps of several"
-        );
-    }
-    let fixed_widths = options.fixes_widths(runner.limits());
-    if fixed_widths {
-        // The number of draft tokens follows measured times, and a step's width changes low-order
-        // digits of the logits.
-        options.draft_tokens = 0;
-        if let Some(store) = &mut options.store {
-            store.fingerprint = persist::on_grid(store.fingerprint, runner.limits());
-        }
-    }
-    let mut limits = runner.limits().clone();
-    let max_running = options.max_running.clamp(1, limits.slots);
-    let kv = limits.kv_sizes(options.kv_cache_bytes)?;
-    limits.context_tokens = kv.slot_tokens;
-    let sizes = Sizes {
-        rows: limits.slots,
-        max_live: max_running,
-        row_tokens: kv.slot_tokens,
-        block_tokens: limits.kv_block_tokens,
-        budget_tokens: kv.budget_tokens,
-        grid: fixed_widths.then_some(limits.max_prefill_tokens),
-        alike: matches!(limits.kv_growth, KvGrowth::Alike { .. }),
-    };
-    let bounds = Bounds { total: options.queue, per_caller: options.queue_per_caller };
-    let shared = Arc::new(Shared::new(limits.clone(), max_running, bounds, interrupt));
-    // The door bounds the queued jobs, so the channel is never the limit: it has room for all of them,
-    // for requests for snapshots and for the command to stop.
-    let (sender, receiver) = mpsc::channel(options.queue + SNAPSHOTS + 1);
-    let handle = Handle::new(sender, Arc::clone(&shared));
-    let core = Core::new(runner, receiver, shared, options, sizes);
-    let thread = std::thread::Builder::new().name("phi4d-engine".into()).spawn(move || {
-        let shared = Arc::clone(&core.shared);
-        if catch_unwind(AssertUnwindSafe(|| core.run())).is_err() {
-            shared.door.abandon();
-            shared.crashed.store(true, Ordering::Release);
-        }
-    })?;
-    Ok(Engine { thread, handle })
-}
-
-impl Engine {
-    /// A handle to submit jobs with.
-    #[must_use]
-    pub fn handle(&self) -> Handle {
-        self.handle.clone()
-    }
-
-    /// Stops at once: interrupts the running step, fails every job that has not ended, and waits for
-    /// the thread.
-    ///
-    /// # Errors
-    /// If the thread had panicked.
-    pub fn stop(self) -> Result<(), Crashed> {
-        self.handle.abort();
-        let joined = self.thread.join();
-        if joined.is_err() || self.handle.has_crashed() { Err(Crashed) } else { Ok(()) }
-    }
-}
 
 /// Everything that the engine's thread owns. Its steps are in the module `step`.
 pub(super) struct Core {
@@ -214,7 +51,7 @@ pub(super) struct Core {
 struct Stop;
 
 impl Core {
-    fn new(
+    pub(super) fn new(
         runner: Box<dyn Runner>,
         commands: mpsc::Receiver<Command>,
         shared: Arc<Shared>,
@@ -247,7 +84,7 @@ impl Core {
         }
     }
 
-    fn run(mut self) {
+    pub(super) fn run(mut self) {
         if let Some(store) = &self.options.store {
             let count = persist::load(store, &mut self.cache, self.runner.as_mut());
             log::info!(count; "restored cached prefixes");
@@ -475,5 +312,66 @@ impl Core {
             self.shared.door.end_waiting(sequence.waiting(), End::Failed);
             sequence.fail(error.clone());
         }
+    }
+}
+
+/// Which sequences have slots and memory: admission and preemption.
+impl Core {
+    /// Gives slots to waiting sequences, in the queue's order, as long as any fits.
+    pub(super) fn admit(&mut self, now: Instant) {
+        while self.cache.has_free_slot() {
+            let Self { cache, waiting, limits, fixed_widths, .. } = self;
+            let mut admission = None;
+            let next = waiting.take(now, |next| {
+                let scope = next.cache_scope(limits.rotary(next.tokens().len()));
+                let shared = next.chunked(*fixed_widths, limits);
+                admission = cache.admit(next.tokens(), shared, scope);
+                admission.is_some()
+            });
+            let (Some(mut sequence), Some(admission)) = (next, admission) else { return };
+            self.do_actions();
+            self.shared.door.start(sequence.waiting());
+            sequence.admit();
+            self.cache.place(admission, sequence);
+        }
+    }
+
+    /// Makes room for `count` more tokens in `slot`, and preempts others if needed: those of the lowest
+    /// priority first, of these the newest. Returns the sequence's slot afterwards, or `None` if it was
+    /// preempted itself.
+    pub(super) fn make_room(&mut self, slot: usize, count: usize) -> Option<usize> {
+        // Preempting moves slots, so the sequence is found again by its arrival, which is unique.
+        let arrival = self.cache.sequence(slot)?.arrival();
+        loop {
+            let ranks = self.ranks();
+            let slot = ranks.iter().position(|&(_, other)| other.0 == arrival)?;
+            if self.cache.grow(slot, count) {
+                self.do_actions();
+                return Some(slot);
+            }
+            // The oldest of the highest priority is never preempted, so it gets on, and preemption ends.
+            let last = (0..ranks.len()).min_by_key(|&slot| ranks[slot])?;
+            self.preempt(last);
+        }
+    }
+
+    /// Priority and arrival of the sequences in live slots, by slot. The newer of two is the lower.
+    fn ranks(&self) -> Vec<(i32, std::cmp::Reverse<u64>)> {
+        let sequences = (0..self.cache.live()).filter_map(|slot| self.cache.sequence(slot));
+        let rank = |sequence: &Sequence| {
+            (sequence.ticket().priority, std::cmp::Reverse(sequence.arrival()))
+        };
+        sequences.map(rank).collect()
+    }
+
+    /// Puts the sequence in `slot` back into the queue. Its tokens stay cached while there is room, so
+    /// that it may continue from them.
+    fn preempt(&mut self, slot: usize) {
+        let Some(mut sequence) = self.cache.retire(slot, true) else { return };
+        self.do_actions();
+        sequence.drop_held();
+        self.shared.door.put_back();
+        Counters::add(&self.shared.counters.preempted, 1);
+        self.waiting.put_back(sequence.ticket(), sequence);
     }
 }

@@ -11,6 +11,7 @@ use super::masks::{Chooser, Outcome, grace};
 use super::message::JobError;
 use super::run::Core;
 use super::scheduler::Span;
+use super::sequence::Sequence;
 use phi4d_door::End;
 use phi4d_model::{self as model, Logits, Rotary, RunError, Runner};
 
@@ -37,6 +38,69 @@ struct Part {
 }
 
 impl Core {
+    /// Looks again for cached prefixes of the prompts in `plan` of which nothing was read yet: of prompts that
+    /// begin alike and came together one is read, and the others copy from it. Returns what is left to run.
+    pub(super) fn begin_prompts(&mut self, plan: &[Span], candidates: &[Candidate]) -> Vec<Span> {
+        let mut spans: Vec<Span> = Vec::with_capacity(plan.len());
+        for &span in plan {
+            let begins = self.cache.sequence(span.slot).is_some_and(|own| !own.has_begun());
+            let span = match begins.then(|| self.reads_the_same(span.slot, candidates)) {
+                None => span,
+                // Its chunk serves both, so this prompt is not delayed by leaving it the step.
+                Some(Some(other)) => {
+                    let most = match self.fixed_widths {
+                        true => self.limits.max_prefill_tokens,
+                        false => span.tokens,
+                    };
+                    Span { slot: other.slot, tokens: other.pending.min(most), decodes: false }
+                }
+                Some(None) => Span { tokens: span.tokens.min(self.begin(span.slot)), ..span },
+            };
+            // It may be in the plan itself, too.
+            if !spans.iter().any(|planned| planned.slot == span.slot) {
+                spans.push(span);
+            }
+        }
+        spans
+    }
+
+    /// Begins the prompt in `slot` from the longest cached prefix; returns how many tokens are to be read.
+    fn begin(&mut self, slot: usize) -> usize {
+        let Some(sequence) = self.cache.sequence(slot) else { return 0 };
+        let shared = sequence.chunked(self.fixed_widths, &self.limits);
+        let prompt = sequence.tokens().to_vec();
+        let cached = self.cache.reuse(slot, &prompt, shared);
+        self.do_actions();
+        if let Some(sequence) = self.cache.sequence_mut(slot)
+            && sequence.begin(cached)
+        {
+            Counters::add(&self.shared.counters.cached_prompt_tokens, cached);
+        }
+        shared - cached
+    }
+
+    /// A prompt that is being read and has more in common with the one in `slot` than either slot holds.
+    fn reads_the_same<'c>(
+        &self,
+        slot: usize,
+        candidates: &'c [Candidate],
+    ) -> Option<&'c Candidate> {
+        let usable = |sequence: &Sequence| sequence.chunked(self.fixed_widths, &self.limits);
+        let scope =
+            |sequence: &Sequence| sequence.cache_scope(self.limits.rotary(sequence.tokens().len()));
+        let own = self.cache.sequence(slot)?;
+        let held = self.cache.tokens(slot).len();
+        let prompt = &own.tokens()[..usable(own)];
+        candidates.iter().filter(|other| other.ready && !other.decodes).find(|other| {
+            let Some(sequence) = self.cache.sequence(other.slot) else { return false };
+            // One that has not run waits itself, maybe for this one.
+            sequence.has_begun() && scope(sequence) == scope(own) && {
+                let tokens = &sequence.tokens()[..usable(sequence)];
+                self.cache.common_prefix(prompt, tokens) > other.past.max(held)
+            }
+        })
+    }
+
     /// Runs one step over `plan`: a token of each sequence that decodes, and chunks of prompts.
     pub(super) fn run_step(&mut self, plan: &[Span], candidates: &[Candidate]) {
         let live = self.cache.live();

@@ -288,7 +288,7 @@ fn a_failed_step_fails_its_sequence_and_no_other() {
     control.fail_next.store(true, Ordering::Release);
     let (first, mut first_events) = job(&[1], 5, 64);
     handle.submit(first).unwrap();
-    let failed = Some(Err(JobError::Model("told to fail".into())));
+    let failed = Some(Err(JobError::Model("asked to fail".into())));
     assert_eq!(wait(&mut first_events), (vec![], failed));
     let (second, mut second_events) = job(&[2], 5, 64);
     handle.submit(second).unwrap();

@@ -10,11 +10,6 @@ use super::url::Url;
 /// Stands between the parts of an input that has several.
 const SEPARATOR: char = '\u{1e}';
 
-/// The text up to the next [`SEPARATOR`], and the rest.
-fn split(text: &str) -> (&str, &str) {
-    text.split_once(SEPARATOR).unwrap_or((text, ""))
-}
-
 /// Whether a path stays below the folder that it is joined to.
 fn stays_below(path: &str) -> bool {
     Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
@@ -33,9 +28,8 @@ fn check_url(url: &Url) {
 /// plain names and come from the endpoint; URLs read back as they are written.
 pub fn pull(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    let (given, rest) = split(text);
-    let (endpoint, rest) = split(rest);
-    let (link, listing) = split(rest);
+    let mut parts = text.splitn(4, SEPARATOR);
+    let [given, endpoint, link, listing] = [(); 4].map(|()| parts.next().unwrap_or_default());
     if let Ok(url) = Url::parse(endpoint) {
         check_url(&url);
         if let Some(Ok(next)) = next_page(link).map(|next| url.join(next)) {

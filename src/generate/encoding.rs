@@ -2,6 +2,7 @@
 //! and takes no more memory for the tokenizer library than a stretch does (several hundred bytes
 //! for each of its words).
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use super::added::Piece;
@@ -47,6 +48,21 @@ impl Encoding {
 }
 
 impl Tokenizer {
+    /// Token ids of `text`, as Hugging Face's `encode(text, add_special_tokens=False)` gives them
+    /// for [`Markup::Parsed`].
+    ///
+    /// Text that can't be shorter than `limit` tokens is refused before the costly part.
+    pub(super) fn encode(
+        &self,
+        text: &str,
+        markup: Markup,
+        limit: usize,
+    ) -> Result<Vec<u32>, EncodeError> {
+        let mut encoding = self.begin(text.to_owned(), markup, limit)?;
+        while !self.advance(&mut encoding)? {}
+        Ok(encoding.into_ids())
+    }
+
     /// Begins to read a text; see [`Self::encode`].
     pub(super) fn begin(
         &self,
@@ -132,6 +148,33 @@ impl Tokenizer {
             return Err(EncodeError::TooLong { at_least });
         }
         Ok(encoding.parts.is_empty())
+    }
+
+    /// Appends the token ids of ordinary text.
+    fn encode_plain(
+        &self,
+        text: &str,
+        guard: Option<char>,
+        ids: &mut Vec<u32>,
+    ) -> Result<(), EncodeError> {
+        let text = match guard {
+            Some(guard) if text.contains(guard) => Cow::Owned(text.replace(guard, "")),
+            _ => Cow::Borrowed(text),
+        };
+        let encoding = self
+            .bpe
+            .encode_fast(text.as_ref(), false)
+            .map_err(|e| EncodeError::Failed(e.to_string()))?;
+        let fresh = encoding.get_ids();
+        // The library's pattern stops after backtracking a million steps (white space, that many
+        // characters in a row) and then silently drops the rest; so it does with bytes that are
+        // not in the vocabulary.
+        let covered: usize = fresh.iter().map(|&id| self.vocabulary().bytes(id).len()).sum();
+        if covered < text.len() && !self.has_normalizer {
+            return Err(EncodeError::Lossy);
+        }
+        ids.extend_from_slice(fresh);
+        Ok(())
     }
 
     /// How much of `text` is read at once: about `most` bytes.

@@ -12,7 +12,7 @@ use super::prompt::PromptReader;
 use super::reading::AnswerReader;
 use super::reasoning::ReasoningReader;
 use super::request::{Chat, Ending, Message, Prompt, Role, TextDelta, TokenDelta};
-use super::stop::StopMatcher;
+use super::stream::StopMatcher;
 use super::template::{ChatTemplate, TemplateMessage};
 use super::tokenizer::Tokenizer;
 use super::tools::parse::{CallReader, Piece};
@@ -148,7 +148,7 @@ fn read(mut reader: AnswerReader, pieces: &[&str]) -> Read {
     }
     reader.finish(false);
     take(&mut reader);
-    assert_eq!(next, given, "every token is told");
+    assert_eq!(next, given, "every token is reported");
     read.full = reader.is_full();
     read
 }

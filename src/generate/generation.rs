@@ -6,18 +6,23 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 
-use super::answer::{Answer, Parts};
 use super::error::GenerateError;
+use super::preparation::{Plan, Ready};
 use super::reading::AnswerReader;
 use super::request::{Delta, Finish, Finished, PromptProgress, PromptToken, TextDelta, Usage};
+use super::service::Generator;
 use super::stream::{TextStream, describe};
 use super::tokenizer::Tokenizer;
-use phi4d_engine::{Event, FinishReason, PromptLogprobs};
-use phi4d_telemetry::{Ending, RequestTimer};
+use phi4d_engine::{Event, FinishReason, Job, PromptLogprobs};
+use phi4d_telemetry::{Ending, Metrics, RequestTimer};
+
+/// Events of one request that wait for its reader. When full, the engine does not step the
+/// sequence until there is room again, and gives it up if that takes too long.
+const EVENTS: usize = 64;
 
 /// A running answer. Dropping it cancels the work within one step.
 #[derive(Debug)]
-pub struct Generation {
+pub(super) struct Generation {
     /// `None` once the answer has ended.
     events: Option<mpsc::Receiver<Event>>,
     prompt_ids: Arc<[u32]>,
@@ -56,6 +61,48 @@ impl ReadPrompt {
     }
 }
 
+impl Generator {
+    /// Queues copy number `index` of a request.
+    pub(super) async fn launch(
+        &self,
+        plan: &Plan,
+        ready: &Ready,
+        index: usize,
+    ) -> Result<Generation, GenerateError> {
+        let (Plan { parameters, checked, .. }, Ready { prompt, reading, .. }) = (plan, ready);
+        let limits = self.engine.limits();
+        let tokenizer = self.tokenizer();
+        let mask = self.grammars.mask_of(&ready.grammar, plan.caller, plan.deadline).await?;
+        let mask = reading.budgeted(mask, tokenizer, prompt, limits.vocab_size);
+        let mut sampling = checked.sampling.clone();
+        sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(index as u64));
+        // Copies of a prompt do not report it again.
+        let prompt_logprobs = checked.prompt_logprobs.filter(|_| index == 0);
+        let (sender, events) = mpsc::channel(EVENTS);
+        self.engine.submit(Job {
+            caller: plan.caller,
+            priority: parameters.priority.saturating_neg(),
+            cache_scope: parameters.cache_salt.as_deref().map_or(0, cache_scope),
+            prompt: prompt.to_vec(),
+            sampling,
+            mask,
+            prompt_logprobs,
+            progress: parameters.progress,
+            max_tokens: ready.max_tokens,
+            stop_tokens: checked.stop_tokens.clone(),
+            deadline: plan.deadline.map(tokio::time::Instant::into_std),
+            events: sender,
+        })?;
+        let text = plan.text.clone().spelling(reading.spelt(tokenizer)).stopping(reading.stops());
+        let arrived = if index == 0 { plan.arrived } else { Instant::now() };
+        let timer = |metrics: &Metrics| metrics.request(arrived, prompt.len()).traced(self.trace);
+        let timer = self.metrics.as_ref().map(timer);
+        let answer = reading.reader(tokenizer, prompt);
+        let generation = Generation::new(events, Arc::clone(prompt), text, answer, timer);
+        Ok(generation.telling_prompt(prompt_logprobs.is_some()))
+    }
+}
+
 impl Generation {
     /// The answer to `prompt_ids`, which the engine sends as `events`.
     pub(super) fn new(
@@ -88,7 +135,7 @@ impl Generation {
     }
 
     /// The next piece; `None` after the last. Cancel-safe.
-    pub async fn next(&mut self) -> Option<Result<Delta, GenerateError>> {
+    pub(super) async fn next(&mut self) -> Option<Result<Delta, GenerateError>> {
         loop {
             if let Some(delta) = self.ready.pop_front() {
                 return Some(delta);
@@ -102,14 +149,8 @@ impl Generation {
 
     /// What it took so far.
     #[must_use]
-    pub fn usage(&self) -> Usage {
+    pub(super) fn usage(&self) -> Usage {
         self.usage
-    }
-
-    /// The prompt's token ids.
-    #[must_use]
-    pub fn prompt_ids(&self) -> &[u32] {
-        &self.prompt_ids
     }
 
     /// The prompt with the log-probabilities of its tokens, if they were asked for and prefill is
@@ -144,24 +185,6 @@ impl Generation {
                 self.usage.completion_tokens += 1;
             }
         }
-    }
-
-    /// Waits for the complete answer.
-    ///
-    /// # Errors
-    /// If the engine failed before the end.
-    pub async fn collect(mut self) -> Result<Answer, GenerateError> {
-        let mut whole = Parts::default();
-        while let Some(delta) = self.next().await {
-            match delta? {
-                Delta::Progress(_) => {}
-                Delta::Text(part) => whole.add(part),
-                Delta::Finished(finished) => {
-                    return Ok(whole.into_answer(self.take_prompt().described(), finished));
-                }
-            }
-        }
-        Err(GenerateError::EngineGone)
     }
 
     /// Reads an event and all that wait after it: a slow reader gets fewer, longer pieces.
@@ -275,6 +298,15 @@ impl Generation {
             Delta::Finished(Finished { reason, stop, usage: self.usage })
         }));
     }
+}
+
+/// The scope of a salt: equal over restarts, since cached prefixes are kept with it; never the
+/// common scope.
+fn cache_scope(salt: &str) -> u64 {
+    let hash = blake3::hash(salt.as_bytes());
+    let mut first = [0; 8];
+    first.copy_from_slice(&hash.as_bytes()[..8]);
+    u64::from_le_bytes(first).max(1)
 }
 
 #[cfg(test)]

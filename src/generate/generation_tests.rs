@@ -1,7 +1,10 @@
+use super::super::choices::{Answer, Parts};
 use super::super::fixtures::demo_folder;
 use super::super::reading::Reading;
 use super::super::request::Parameters;
+use super::super::request::Request;
 use super::super::tokenizer::{Markup, Tokenizer};
+use super::super::validate;
 use super::*;
 use phi4d_engine::{JobError, Token};
 
@@ -12,6 +15,39 @@ fn stopping(stops: &[String]) -> Parameters {
 }
 
 /// A generation fed by hand.
+impl Generator {
+    /// Checks a request with one prompt, tokenises it and queues it.
+    pub(crate) async fn start(&self, mut request: Request) -> Result<Generation, GenerateError> {
+        let prompt = request.prompts.remove(0);
+        validate::not_empty(&prompt)?;
+        let plan = self.preparer.plan(request).await?;
+        let ready = self.preparer.prepare(&plan, prompt).await?;
+        self.launch(&plan, &ready, 0).await
+    }
+}
+
+impl Generation {
+    /// The prompt's token ids.
+    pub(crate) fn prompt_ids(&self) -> &[u32] {
+        &self.prompt_ids
+    }
+
+    /// Waits for the complete answer.
+    pub(crate) async fn collect(mut self) -> Result<Answer, GenerateError> {
+        let mut whole = Parts::default();
+        while let Some(delta) = self.next().await {
+            match delta? {
+                Delta::Progress(_) => {}
+                Delta::Text(part) => whole.add(part),
+                Delta::Finished(finished) => {
+                    return Ok(whole.into_answer(self.take_prompt().described(), finished));
+                }
+            }
+        }
+        Err(GenerateError::EngineGone)
+    }
+}
+
 fn scripted(stops: &[&str]) -> (mpsc::Sender<Event>, Generation, Arc<Tokenizer>) {
     let (sender, events) = mpsc::channel(64);
     let path = demo_folder().join("tokenizer.json");

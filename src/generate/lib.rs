@@ -27,10 +27,8 @@
 #![forbid(unsafe_code)]
 
 mod added;
-mod answer;
 mod budget;
 mod choices;
-mod detokenize;
 mod encoding;
 mod error;
 mod files;
@@ -53,7 +51,6 @@ mod request;
 mod service;
 mod shapes;
 mod stack;
-mod stop;
 mod stream;
 mod template;
 mod tokenizer;
@@ -63,10 +60,8 @@ mod validate;
 mod vocabulary;
 mod words;
 
-pub use answer::Answer;
-pub use choices::{Choices, Gathered};
+pub use choices::{Answer, Choices, Gathered};
 pub use error::{GenerateError, TextLoadError};
-pub use generation::Generation;
 pub use grammar::{
     FormCompiler, FormEnd, FormFork, FormHost, FormLink, FormPort, FormWait, NoForms, ThreadForms,
 };

@@ -146,7 +146,7 @@ fn both_forms_of_the_real_folder_give_the_same_tokens() {
 }
 
 #[test]
-fn text_prompts_parse_special_tokens_only_where_told_to() {
+fn text_prompts_parse_special_tokens_only_where_asked_to() {
     let reader = demo();
     let read = |text: &str, parse_special| {
         reader.read_now(&Prompt::Text { text: text.to_owned(), parse_special }, 4096).unwrap()

@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reasoning_is_told_apart_where_it_begins_the_answer() {
+    fn a_reasoning_is_distinguished_where_it_begins_the_answer() {
         for (given, reasoning, text) in [
             ("<think>a b</think>c", "a b", "c"),
             ("\n<think>\n a\n\nb \n</think>\n\n c \n", "a\n\nb", "c \n"),

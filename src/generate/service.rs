@@ -3,36 +3,26 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
-use tokio::time::Instant;
-
 use super::error::{GenerateError, TextLoadError, invalid};
-use super::generation::Generation;
 use super::grammar::Grammars;
 use super::options::GeneratorOptions;
 use super::pool::Pool;
-use super::preparation::{MOST_TOKENS, Place, Plan, Preparer, Ready, is_large};
+use super::preparation::{MOST_TOKENS, Place, Preparer, is_large};
 use super::prompt::PromptReader;
 use super::request::Prompt;
-#[cfg(test)]
-use super::request::Request;
 use super::tokenizer::Tokenizer;
 use super::validate;
-use phi4d_engine::{self as engine, CallerId, Job};
+use phi4d_engine::{self as engine, CallerId};
 use phi4d_telemetry::{Metrics, Operation, TraceContext};
-
-/// Events of one request that wait for its reader. When full, the engine does not step the
-/// sequence until there is room again, and gives it up if that takes too long.
-const EVENTS: usize = 64;
 
 /// Turns requests into text. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Generator {
-    engine: engine::Handle,
+    pub(super) engine: engine::Handle,
     pub(super) preparer: Arc<Preparer>,
-    grammars: Arc<Grammars>,
-    metrics: Option<Metrics>,
-    trace: Option<(TraceContext, Operation)>,
+    pub(super) grammars: Arc<Grammars>,
+    pub(super) metrics: Option<Metrics>,
+    pub(super) trace: Option<(TraceContext, Operation)>,
 }
 
 impl Generator {
@@ -94,56 +84,6 @@ impl Generator {
         Self { trace, ..self.clone() }
     }
 
-    /// Checks a request with one prompt, tokenises it and queues it.
-    #[cfg(test)]
-    pub(super) async fn start(&self, mut request: Request) -> Result<Generation, GenerateError> {
-        let prompt = request.prompts.remove(0);
-        validate::not_empty(&prompt)?;
-        let plan = self.preparer.plan(request).await?;
-        let ready = self.preparer.prepare(&plan, prompt).await?;
-        self.launch(&plan, &ready, 0).await
-    }
-
-    /// Queues copy number `index` of a request.
-    pub(super) async fn launch(
-        &self,
-        plan: &Plan,
-        ready: &Ready,
-        index: usize,
-    ) -> Result<Generation, GenerateError> {
-        let (Plan { parameters, checked, .. }, Ready { prompt, reading, .. }) = (plan, ready);
-        let limits = self.engine.limits();
-        let tokenizer = self.tokenizer();
-        let mask = self.grammars.mask_of(&ready.grammar, plan.caller, plan.deadline).await?;
-        let mask = reading.budgeted(mask, tokenizer, prompt, limits.vocab_size);
-        let mut sampling = checked.sampling.clone();
-        sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(index as u64));
-        // Copies of a prompt do not report it again.
-        let prompt_logprobs = checked.prompt_logprobs.filter(|_| index == 0);
-        let (sender, events) = mpsc::channel(EVENTS);
-        self.engine.submit(Job {
-            caller: plan.caller,
-            priority: parameters.priority.saturating_neg(),
-            cache_scope: parameters.cache_salt.as_deref().map_or(0, cache_scope),
-            prompt: prompt.to_vec(),
-            sampling,
-            mask,
-            prompt_logprobs,
-            progress: parameters.progress,
-            max_tokens: ready.max_tokens,
-            stop_tokens: checked.stop_tokens.clone(),
-            deadline: plan.deadline.map(Instant::into_std),
-            events: sender,
-        })?;
-        let text = plan.text.clone().spelling(reading.spelt(tokenizer)).stopping(reading.stops());
-        let arrived = if index == 0 { plan.arrived } else { std::time::Instant::now() };
-        let timer = |metrics: &Metrics| metrics.request(arrived, prompt.len()).traced(self.trace);
-        let timer = self.metrics.as_ref().map(timer);
-        let answer = reading.reader(tokenizer, prompt);
-        let generation = Generation::new(events, Arc::clone(prompt), text, answer, timer);
-        Ok(generation.telling_prompt(prompt_logprobs.is_some()))
-    }
-
     /// Whether the model folder has a chat template, without which conversations are refused.
     #[must_use]
     pub fn has_template(&self) -> bool {
@@ -184,7 +124,7 @@ impl Generator {
         })
     }
 
-    fn tokenizer(&self) -> &Arc<Tokenizer> {
+    pub(super) fn tokenizer(&self) -> &Arc<Tokenizer> {
         self.preparer.reader.tokenizer()
     }
 
@@ -267,15 +207,6 @@ impl Generator {
     pub fn is_ready(&self) -> bool {
         !self.engine.has_crashed() && !self.engine.is_draining()
     }
-}
-
-/// The scope of a salt: equal over restarts, since cached prefixes are kept with it; never the
-/// common scope.
-fn cache_scope(salt: &str) -> u64 {
-    let hash = blake3::hash(salt.as_bytes());
-    let mut first = [0; 8];
-    first.copy_from_slice(&hash.as_bytes()[..8]);
-    u64::from_le_bytes(first).max(1)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::super::fixtures::demo_folder;
 use super::super::options::SamplingDefaults;
-use super::super::request::{Finish, Finished, Message, Parameters, Role, Usage};
+use super::super::request::{Finish, Finished, Message, Parameters, Request, Role, Usage};
 use super::super::tokenizer::Tokenizer;
 use super::*;
 use phi4d_engine::{CallerId, Engine, JobError, SubmitError};

@@ -1,11 +1,10 @@
-//! The engine's tokens to pieces of text.
+//! The engine's tokens to pieces of text: complete characters, up to a stop string.
 
 use std::collections::VecDeque;
+use std::str::from_utf8;
 use std::sync::Arc;
 
-use super::detokenize::Detokenizer;
 use super::request::{Logprobs, Parameters, TextDelta, TokenDelta};
-use super::stop::StopMatcher;
 use super::tokenizer::Tokenizer;
 use super::tools::parse::CallReader;
 use phi4d_engine::{Token, TokenLogprobs};
@@ -196,6 +195,184 @@ pub(super) fn describe(
             chosen: logprobs.chosen,
             top: logprobs.top.iter().map(|&(id, logprob)| (id, bytes(id), logprob)).collect(),
         }),
+    }
+}
+
+/// Turns a stream of bytes, cut anywhere, into the text that [`String::from_utf8_lossy`] makes of
+/// the whole: each part is given out as soon as no later byte can change it.
+#[derive(Debug, Clone, Default)]
+struct Detokenizer {
+    /// The beginning of a character whose end has not come: at most three bytes.
+    tail: Vec<u8>,
+}
+
+impl Detokenizer {
+    /// Takes `bytes` and appends the characters that they complete to `text`.
+    fn push(&mut self, bytes: &[u8], text: &mut String) {
+        let joined;
+        let mut rest = if self.tail.is_empty() {
+            bytes
+        } else {
+            self.tail.extend_from_slice(bytes);
+            joined = std::mem::take(&mut self.tail);
+            joined.as_slice()
+        };
+        loop {
+            let error = match from_utf8(rest) {
+                Ok(valid) => {
+                    text.push_str(valid);
+                    return;
+                }
+                Err(error) => error,
+            };
+            let (valid, invalid) = rest.split_at(error.valid_up_to());
+            text.push_str(&String::from_utf8_lossy(valid));
+            let Some(length) = error.error_len() else {
+                self.tail = invalid.to_vec();
+                return;
+            };
+            text.push(char::REPLACEMENT_CHARACTER);
+            rest = &invalid[length..];
+        }
+    }
+
+    /// Ends the stream: a character left incomplete becomes U+FFFD.
+    fn finish(&mut self, text: &mut String) {
+        if !self.tail.is_empty() {
+            self.tail.clear();
+            text.push(char::REPLACEMENT_CHARACTER);
+        }
+    }
+}
+
+/// Searches text that arrives in pieces for stop strings, and holds back only what may be the
+/// beginning of one.
+///
+/// The match that *ends* first wins, as it would if the text came character by character; of
+/// those that end together, the longest. So the result does not depend on how the text is cut into
+/// tokens, and no text waits for a match that could only come later.
+#[derive(Debug, Clone)]
+pub(super) struct StopMatcher {
+    /// Shared by all answers to a request.
+    patterns: Arc<[Pattern]>,
+    /// How many bytes of each pattern have matched.
+    matched: Vec<usize>,
+    /// Whether the stop string itself is part of the output.
+    included: bool,
+    /// The stop string that was found.
+    hit: Option<usize>,
+    /// Text that is held back: the longest beginning of a stop string at its end.
+    held: String,
+}
+
+/// A stop string, prepared for a search that reads each byte once (Knuth, Morris, Pratt).
+#[derive(Debug)]
+struct Pattern {
+    /// Its index in the request's stop strings.
+    place: usize,
+    bytes: Vec<u8>,
+    /// `borders[i]`: length of the longest proper prefix of the first `i + 1` bytes that is also
+    /// their suffix.
+    borders: Vec<usize>,
+}
+
+impl Pattern {
+    fn new(place: usize, text: &str) -> Self {
+        let bytes = text.as_bytes().to_vec();
+        let mut borders = vec![0; bytes.len()];
+        let mut length = 0;
+        for index in 1..bytes.len() {
+            while length > 0 && bytes[index] != bytes[length] {
+                length = borders[length - 1];
+            }
+            if bytes[index] == bytes[length] {
+                length += 1;
+            }
+            borders[index] = length;
+        }
+        Self { place, bytes, borders }
+    }
+
+    /// Advances from `matched` matched bytes by the text's next byte; true if it completes the stop
+    /// string.
+    fn advance(&self, matched: &mut usize, byte: u8) -> bool {
+        while *matched > 0 && self.bytes[*matched] != byte {
+            *matched = self.borders[*matched - 1];
+        }
+        if self.bytes[*matched] == byte {
+            *matched += 1;
+        }
+        *matched == self.bytes.len()
+    }
+}
+
+impl StopMatcher {
+    /// Watches for `stops`. Empty strings are ignored: they would match anywhere.
+    pub(super) fn new(stops: &[String], included: bool) -> Self {
+        let patterns: Arc<[Pattern]> = stops
+            .iter()
+            .enumerate()
+            .filter(|(_, stop)| !stop.is_empty())
+            .map(|(place, stop)| Pattern::new(place, stop))
+            .collect();
+        Self {
+            matched: vec![0; patterns.len()],
+            patterns,
+            hit: None,
+            included,
+            held: String::new(),
+        }
+    }
+
+    /// Reads `text` and appends to `out` what can't be part of a stop string. Returns true if a
+    /// stop string was found: nothing after it is appended, nor the stop string unless it is
+    /// included.
+    pub(super) fn push(&mut self, text: &str, out: &mut String) -> bool {
+        if self.patterns.is_empty() {
+            out.push_str(text);
+            return false;
+        }
+        let before = self.held.len();
+        self.held.push_str(text);
+        for (index, byte) in text.bytes().enumerate() {
+            let mut stop_length = 0;
+            for (pattern, matched) in self.patterns.iter().zip(&mut self.matched) {
+                if pattern.advance(matched, byte) && pattern.bytes.len() > stop_length {
+                    stop_length = pattern.bytes.len();
+                    self.hit = Some(pattern.place);
+                }
+            }
+            if stop_length > 0 {
+                let end = before + index + 1;
+                out.push_str(&self.held[..if self.included { end } else { end - stop_length }]);
+                self.held.clear();
+                self.matched.fill(0);
+                return true;
+            }
+        }
+        // A prefix of a stop string begins with a whole character, so this is a boundary.
+        let keep = self.matched.iter().copied().max().unwrap_or(0);
+        let given = self.held.len() - keep;
+        out.push_str(&self.held[..given]);
+        self.held.drain(..given);
+        false
+    }
+
+    /// Whether there is nothing to look for.
+    pub(super) fn is_idle(&self) -> bool {
+        self.patterns.is_empty()
+    }
+
+    /// The index of the stop string that was found, in the request's list.
+    pub(super) fn hit(&self) -> Option<usize> {
+        self.hit
+    }
+
+    /// Ends the search, here or for good: releases what was held back.
+    pub(super) fn finish(&mut self, out: &mut String) {
+        out.push_str(&self.held);
+        self.held.clear();
+        self.matched.fill(0);
     }
 }
 

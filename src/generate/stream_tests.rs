@@ -206,3 +206,155 @@ proptest! {
         prop_assert_eq!(read(StopScope::None), (false, text));
     }
 }
+
+fn push_all(parts: &[&[u8]]) -> String {
+    let mut detokenizer = Detokenizer::default();
+    let mut text = String::new();
+    for part in parts {
+        detokenizer.push(part, &mut text);
+    }
+    detokenizer.finish(&mut text);
+    text
+}
+
+#[test]
+fn a_character_waits_for_its_last_byte_and_no_longer() {
+    let mut detokenizer = Detokenizer::default();
+    let mut text = String::new();
+    for (byte, expected) in "é🦀".bytes().zip(["", "é", "é", "é", "é", "é🦀"]) {
+        detokenizer.push(&[byte], &mut text);
+        assert_eq!(text, expected);
+    }
+}
+
+#[test]
+fn a_broken_character_is_given_out_when_the_next_byte_breaks_it() {
+    let mut detokenizer = Detokenizer::default();
+    let mut text = String::new();
+    detokenizer.push(b"\xF0\x9F", &mut text);
+    assert_eq!(text, "");
+    detokenizer.push(b"a", &mut text);
+    assert_eq!(text, "\u{FFFD}a");
+}
+
+/// Bytes that are often the parts of characters, whole or broken.
+fn awkward_bytes() -> impl Strategy<Value = Vec<u8>> {
+    let part = prop_oneof![
+        any::<char>().prop_map(|c| c.to_string().into_bytes()),
+        any::<u8>().prop_map(|b| vec![b]),
+        (any::<char>(), 1usize..4).prop_map(|(c, n)| {
+            let bytes = c.to_string().into_bytes();
+            bytes[..n.min(bytes.len())].to_vec()
+        }),
+        prop::sample::select(vec![0xC0u8, 0xE0, 0xED, 0xA0, 0xF0, 0xF4, 0x90, 0x80, 0xFF])
+            .prop_map(|b| vec![b]),
+    ];
+    prop::collection::vec(part, 0..24).prop_map(|parts| parts.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #[test]
+    fn any_cuts_give_what_lossy_gives_for_the_whole(
+        bytes in awkward_bytes(),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
+    ) {
+        let mut cuts: Vec<usize> = cuts.iter().map(|c| c.index(bytes.len() + 1)).collect();
+        cuts.extend([0, bytes.len()]);
+        cuts.sort_unstable();
+        let parts: Vec<&[u8]> = cuts.windows(2).map(|w| &bytes[w[0]..w[1]]).collect();
+        prop_assert_eq!(push_all(&parts), String::from_utf8_lossy(&bytes));
+    }
+}
+
+fn matcher(stops: &[&str]) -> StopMatcher {
+    StopMatcher::new(&stops.iter().map(ToString::to_string).collect::<Vec<_>>(), false)
+}
+
+#[test]
+fn the_stop_string_is_given_out_where_it_is_asked_for() {
+    let stops = ["END".to_owned(), "ND!".to_owned()];
+    let mut matcher = StopMatcher::new(&stops, true);
+    let mut out = String::new();
+    assert!(!matcher.push("the E", &mut out));
+    assert!(matcher.push("ND! and more", &mut out));
+    assert_eq!((out.as_str(), matcher.hit()), ("the END", Some(0)));
+}
+
+/// The rule, over the whole text: least end, then least start.
+fn naive(text: &str, stops: &[String]) -> Option<usize> {
+    stops
+        .iter()
+        .filter(|stop| !stop.is_empty())
+        .filter_map(|stop| text.find(stop.as_str()).map(|at| (at + stop.len(), at)))
+        .min()
+        .map(|(_, start)| start)
+}
+
+#[test]
+fn only_a_possible_beginning_is_held_back() {
+    let mut matcher = matcher(&["\nUser:", "END"]);
+    let mut out = String::new();
+    assert!(!matcher.push("Hi\nUse", &mut out));
+    assert_eq!(out, "Hi");
+    assert!(!matcher.push("ful\nE", &mut out));
+    assert_eq!(out, "Hi\nUseful\n");
+    assert!(matcher.push("NDless", &mut out));
+    assert_eq!(out, "Hi\nUseful\n");
+}
+
+#[test]
+fn the_end_gives_out_what_was_held() {
+    let mut matcher = matcher(&["stop"]);
+    let mut out = String::new();
+    assert!(!matcher.push("sto", &mut out));
+    assert_eq!(out, "");
+    matcher.finish(&mut out);
+    assert_eq!(out, "sto");
+}
+
+#[test]
+fn the_match_that_ends_first_wins_and_then_the_longest() {
+    for (stops, expected) in
+        [(&["abcd", "c"][..], "xab"), (&["c", "bc", "abc"][..], "x"), (&["abcde", "bcd"][..], "xa")]
+    {
+        let mut out = String::new();
+        assert!(matcher(stops).push("xabcdefg", &mut out));
+        assert_eq!(out, expected, "{stops:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+    #[test]
+    fn any_cuts_give_what_a_search_of_the_whole_gives(
+        text in "[abé🦀]{0,24}",
+        stops in prop::collection::vec("[abé🦀]{0,5}", 0..5),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
+    ) {
+        let mut bounds: Vec<usize> =
+            text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
+        let chosen: Vec<usize> = cuts.iter().map(|c| bounds[c.index(bounds.len())]).collect();
+        bounds = chosen.into_iter().chain([0, text.len()]).collect();
+        bounds.sort_unstable();
+        let mut matcher = StopMatcher::new(&stops, false);
+        let mut out = String::new();
+        let mut stopped = false;
+        for pair in bounds.windows(2) {
+            stopped = matcher.push(&text[pair[0]..pair[1]], &mut out);
+            if stopped {
+                break;
+            }
+            let taken = &text[..pair[1]];
+            let held = &taken[out.len()..];
+            prop_assert!(taken.starts_with(&out));
+            prop_assert!(held.is_empty() || stops.iter().any(|s| s.starts_with(held)));
+        }
+        if !stopped {
+            matcher.finish(&mut out);
+        }
+        let expected = naive(&text, &stops);
+        prop_assert_eq!(stopped, expected.is_some());
+        prop_assert_eq!(out, &text[..expected.unwrap_or(text.len())]);
+    }
+}

@@ -3,7 +3,6 @@
 //! The added tokens are taken out of tokenizer.json before the library sees it, so ordinary text
 //! can't become one whatever it spells; where text is to be parsed, they are matched here.
 
-use std::borrow::Cow;
 use std::collections::HashSet;
 use std::path::Path;
 
@@ -50,7 +49,7 @@ pub(super) enum EncodeError {
 /// A byte-level BPE tokenizer with its added tokens.
 #[derive(Debug)]
 pub(super) struct Tokenizer {
-    bpe: tokenizers::Tokenizer,
+    pub(super) bpe: tokenizers::Tokenizer,
     added: AddedTokens,
     vocabulary: Vocabulary,
     /// A normaliser may shorten text, so its length says nothing about its tokens.
@@ -148,48 +147,6 @@ impl Tokenizer {
     /// The added tokens.
     pub(super) fn added(&self) -> &AddedTokens {
         &self.added
-    }
-
-    /// Token ids of `text`, as Hugging Face's `encode(text, add_special_tokens=False)` gives them
-    /// for [`Markup::Parsed`].
-    ///
-    /// Text that can't be shorter than `limit` tokens is refused before the costly part.
-    pub(super) fn encode(
-        &self,
-        text: &str,
-        markup: Markup,
-        limit: usize,
-    ) -> Result<Vec<u32>, EncodeError> {
-        let mut encoding = self.begin(text.to_owned(), markup, limit)?;
-        while !self.advance(&mut encoding)? {}
-        Ok(encoding.into_ids())
-    }
-
-    /// Appends the token ids of ordinary text.
-    pub(super) fn encode_plain(
-        &self,
-        text: &str,
-        guard: Option<char>,
-        ids: &mut Vec<u32>,
-    ) -> Result<(), EncodeError> {
-        let text = match guard {
-            Some(guard) if text.contains(guard) => Cow::Owned(text.replace(guard, "")),
-            _ => Cow::Borrowed(text),
-        };
-        let encoding = self
-            .bpe
-            .encode_fast(text.as_ref(), false)
-            .map_err(|e| EncodeError::Failed(e.to_string()))?;
-        let fresh = encoding.get_ids();
-        // The library's pattern stops after backtracking a million steps (white space, that many
-        // characters in a row) and then silently drops the rest; so it does with bytes that are
-        // not in the vocabulary.
-        let covered: usize = fresh.iter().map(|&id| self.vocabulary.bytes(id).len()).sum();
-        if covered < text.len() && !self.has_normalizer {
-            return Err(EncodeError::Lossy);
-        }
-        ids.extend_from_slice(fresh);
-        Ok(())
     }
 }
 

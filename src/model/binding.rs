@@ -93,6 +93,7 @@ unsafe fn over(
     shape: &[usize],
     element: TensorElementType,
 ) -> ort::Result<NonNull<ort::sys::OrtValue>> {
+    // The C API counts in i64; a shape's sizes are those of buffers that exist, so they fit.
     let shape: Vec<i64> = shape.iter().map(|&size| size as i64).collect();
     // This makes no copy: the value points to `data`, which is what lets past and present be one memory.
     let mut value = null_mut();
@@ -162,6 +163,7 @@ impl Binding {
         check(unsafe {
             (ort::api().BindInput)(self.binding.as_ptr(), name.as_ptr(), tensor.value.as_ptr())
         })?;
+        // What was uploaded to this name before belongs to the tensor that is replaced.
         self.uploads.remove(&name);
         // Only now is the tensor dropped that was bound before: the binding used its memory so far.
         self.bound.insert(name, tensor);
@@ -182,6 +184,7 @@ impl Binding {
         check(unsafe {
             (ort::api().BindOutput)(self.binding.as_ptr(), name.as_ptr(), tensor.value.as_ptr())
         })?;
+        // Else the next run would copy into memory that the caller may have given up.
         self.downloads.remove(&name);
         self.bound.insert(name, tensor);
         Ok(())
@@ -242,6 +245,7 @@ impl Binding {
         // Built-in providers do not offer copies outside a session. Binding host memory to an input that
         // is wanted on the device makes ONNX Runtime copy it there, into memory of its own.
         self.rebinds = true;
+        // In each run again: the copy is made when the binding is, from what the memory held then.
         for (name, host) in &self.uploads {
             let (binding, host) = (self.binding.as_ptr(), host.value());
             // SAFETY: all three pointers are live.

@@ -118,9 +118,9 @@ impl FakeRunner {
         if self.control.interrupted.load(Ordering::Acquire) {
             return Err(RunError::Interrupted);
         }
-        assert!(!self.control.panic_next.swap(false, Ordering::AcqRel), "told to panic");
+        assert!(!self.control.panic_next.swap(false, Ordering::AcqRel), "asked to panic");
         if self.control.fail_next.swap(false, Ordering::AcqRel) {
-            return Err(RunError::Runtime("told to fail".into()));
+            return Err(RunError::Runtime("asked to fail".into()));
         }
         Ok(())
     }

@@ -167,6 +167,8 @@ impl OnnxRunner {
             let tensor = || match &self.cache {
                 Cache::Host(cache) => {
                     let dimensions = [range.rows, heads, self.shape.capacity, size];
+                    // Slots lie one after another, so a step over neighbours is a view of the cache
+                    // and moves nothing.
                     let offset = range.first * self.shape.slot_bytes();
                     Tensor::new(&self.info, &cache.memory()[index], offset, &dimensions, kv)
                 }
@@ -264,6 +266,8 @@ impl OnnxRunner {
         let runtime = |error: ort::Error| RunError::Runtime(error.to_string());
         let records = self.recorder.is_some();
         let bound = self.bind(step).map_err(runtime)?;
+        // Options are kept from step to step, so a step that is not recorded takes the number of
+        // the last one back.
         if records {
             let number = bound.recording.unwrap_or(UNRECORDED);
             name_graph(options, number).map_err(runtime)?;

@@ -12,7 +12,6 @@ use log::kv::Value;
 
 use super::auth::Admission;
 use super::caller::Caller;
-use super::error::ApiError;
 use super::memory::{NoRoom, Share, kept_bytes};
 use phi4d_telemetry::{
     Attribute, Metrics, OpenSpan, Operation, Span, SpanKind, TraceContext, time_of,
@@ -107,24 +106,9 @@ impl Exchange {
         let _ = self.admission.set(admission);
     }
 
-    /// Reserves places for as many answers as the request asks for, as [`Admission::hold`].
-    pub(super) fn hold(&self, answers: usize) -> Result<(), ApiError> {
-        self.admission.get().map_or(Ok(()), |admission| admission.hold(answers))
-    }
-
-    /// Reserves tokens that are used in any case, as [`Admission::pay`].
-    pub(super) fn pay(&self, tokens: usize) -> Result<(), ApiError> {
-        self.admission.get().map_or(Ok(()), |admission| admission.pay(tokens))
-    }
-
-    /// Reserves the most tokens that the request may take, as [`Admission::reserve`].
-    pub(super) fn reserve(&self, tokens: usize) -> Result<(), ApiError> {
-        self.admission.get().map_or(Ok(()), |admission| admission.reserve(tokens))
-    }
-
-    /// Most tokens of each of `answers` where the request does not say; `None` is no limit.
-    pub(super) fn open_answer_tokens(&self, answers: usize) -> Option<usize> {
-        self.admission.get().and_then(|admission| admission.open_answer_tokens(answers))
+    /// Its share of its key's limits; without limits if it was not admitted.
+    pub(super) fn admission(&self) -> &Admission {
+        self.admission.get_or_init(|| Admission::anonymous(self.origin.clone()))
     }
 
     /// The caller: the key's holder if it was admitted by a key, else its address or user.

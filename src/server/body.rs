@@ -1,4 +1,7 @@
-//! Reads request bodies: bounded in size, time and the memory that they become, JSON only.
+//! Request bodies, and the work that grows with them.
+//!
+//! Bodies are bounded in size, time and the memory that they become; JSON only. Large work runs on the
+//! generator's pool, and its memory is counted in the request's.
 
 use std::time::Duration;
 
@@ -11,8 +14,7 @@ use serde_json::Value;
 use super::access::Exchange;
 use super::app::App;
 use super::error::{ApiError, shortened};
-use super::measure::{Measured, measure};
-use super::memory::{NoRoom, Share};
+use super::memory::{Measured, NoRoom, Share, measure};
 use phi4d_generate::{GenerateError, is_large};
 
 /// How much of a body that is too large is still read, and for how long, before it is refused: a
@@ -44,19 +46,13 @@ pub(super) async fn read<T: Send + 'static>(
     exchange: &Exchange,
     parse: impl FnOnce(&App, Value) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    let caller = exchange.caller().id();
-    let mut share = app.request_memory().share(caller);
+    let mut share = app.request_memory().share(exchange.caller().id());
     let bytes = read_bytes(request, app, &mut share).await?;
     exchange.weighs(bytes.len());
     let most = app.request_memory().most();
-    let parsed = if is_large(bytes.len()) {
-        let here = app.clone();
-        let work = move || parsed(bytes, most, share, |body| parse(&here, body));
-        app.generator().pool().run(caller, None, work).await.map_err(GenerateError::from)?
-    } else {
-        parsed(bytes, most, share, |body| parse(app, body))
-    };
-    let (parsed, share) = parsed?;
+    let large = is_large(bytes.len());
+    let work = move |app: &App| parsed(bytes, most, share, |body| parse(app, body));
+    let (parsed, share) = done(app, exchange, large, work).await??;
     exchange.holds(share);
     Ok(parsed)
 }
@@ -217,6 +213,54 @@ pub(super) fn json_of(bytes: &[u8]) -> Result<Value, ApiError> {
     })?;
     deserializer.end().map_err(ApiError::invalid_json)?;
     Ok(value)
+}
+
+/// Does `work`, which takes up to `bytes` bytes to the request's end. What else the request took is
+/// given back, but for what it keeps.
+///
+/// # Errors
+/// If there is no memory for it, or the pool is busy.
+pub(super) async fn built<T: Send + 'static>(
+    app: &App,
+    exchange: &Exchange,
+    bytes: usize,
+    work: impl FnOnce(&App) -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    keep(app, exchange, bytes)?;
+    done(app, exchange, is_large(bytes.max(exchange.weight())), work).await
+}
+
+/// Does `work`, by the pool if it is `large`.
+///
+/// # Errors
+/// If the pool is busy.
+pub(super) async fn done<T: Send + 'static>(
+    app: &App,
+    exchange: &Exchange,
+    large: bool,
+    work: impl FnOnce(&App) -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    if !large {
+        return Ok(work(app));
+    }
+    let here = app.clone();
+    let work = move || work(&here);
+    let done = app.generator().pool().run(exchange.caller().id(), None, work).await;
+    done.map_err(|undone| GenerateError::from(undone).into())
+}
+
+/// The request has been prepared, and takes `bytes` from now on beside what it keeps of its body.
+///
+/// # Errors
+/// If there is no memory for that.
+pub(super) fn keep(app: &App, exchange: &Exchange, bytes: usize) -> Result<(), ApiError> {
+    exchange.keeps(bytes).map_err(|NoRoom| {
+        let most = app.request_memory().most();
+        if bytes > most {
+            return ApiError::answer_too_large(bytes, most);
+        }
+        ApiError::no_memory_for_answer()
+    })
 }
 
 #[cfg(test)]

@@ -13,8 +13,9 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
+use super::conn::Heads;
 use super::error::ApiError;
-use super::heads::Heads;
+use super::memory::{Measured, measure};
 use super::wire::Parsed;
 use super::wire::anthropic::{CountRequest, MessagesRequest};
 use super::wire::chat::ChatRequest;
@@ -31,12 +32,11 @@ use phi4d_model::ModelLimits;
 use phi4d_model::fake::FakeRunner;
 use phi4d_os::Listener;
 
-/// Stands between the parts of an input that has several.
-const SEPARATOR: char = '\u{1e}';
-
-/// The text up to the next [`SEPARATOR`], and the rest.
-fn split(text: &str) -> (&str, &str) {
-    text.split_once(SEPARATOR).unwrap_or((text, ""))
+/// How many values JSON has, and the most memory in bytes that they take once they are parsed.
+#[must_use]
+pub fn measured(json: &[u8]) -> (usize, usize) {
+    let Measured { values, bytes } = measure(json);
+    (values, bytes)
 }
 
 /// A body of every surface: it is read, or refused with a 400 that names a field of the client's.
@@ -86,12 +86,12 @@ fn check_fault(error: &ApiError) {
         assert!(error.message.starts_with(param.as_str()), "{error:?}");
     }
     for dialect in [Dialect::OpenAi, Dialect::Ollama, Dialect::Anthropic] {
-        check_told(dialect, &dialect.fault(error));
+        check_fault_body(dialect, &dialect.fault(error));
     }
 }
 
 /// Whether a failed request's body is what clients of the surface read.
-fn check_told(dialect: Dialect, body: &str) {
+fn check_fault_body(dialect: Dialect, body: &str) {
     let fault: Value = serde_json::from_str(body).unwrap_or_default();
     let message = match dialect {
         Dialect::Ollama => &fault["error"],
@@ -241,7 +241,7 @@ pub fn http(data: &[u8]) {
         return daemon.settle();
     }
     let Ok(text) = std::str::from_utf8(data) else { return };
-    let (head, body) = split(text);
+    let (head, body) = text.split_once('\u{1e}').unwrap_or((text, ""));
     let answer = daemon.runtime.block_on(daemon.ask(head, body));
     daemon.settle();
     let Some(Answer { path, status, kind, body: answer }) = answer else { return };
@@ -250,7 +250,7 @@ pub fn http(data: &[u8]) {
         assert_eq!(answer, "");
     } else if status.is_client_error() || status.is_server_error() {
         if kind.starts_with("application/json") {
-            check_told(Dialect::of(&path), &answer);
+            check_fault_body(Dialect::of(&path), &answer);
         }
     } else if kind.starts_with("text/event-stream") {
         assert!(answer.ends_with("\n\n"), "{answer}");

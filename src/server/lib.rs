@@ -1,7 +1,7 @@
 //! The only HTTP layer: sockets in, OpenAI's shapes out.
 //!
 //! A connection is one task ([`conn`]); a request is a future inside it, so a client that goes
-//! away drops the future, the future drops its [`phi4d_generate::Generation`], and the engine
+//! away drops the future, the future drops its [`phi4d_generate::Choices`], and the engine
 //! frees the sequence at its next turn. Nothing here outlives the connection that asked for it.
 //!
 //! Bounds: connections, in all and of each address ([`places`]), request heads and bodies (431,
@@ -24,8 +24,6 @@ mod error;
 pub mod fuzzing;
 mod guard;
 mod handlers;
-mod heads;
-mod measure;
 mod memory;
 #[cfg(test)]
 mod openapi;
@@ -33,10 +31,7 @@ mod page;
 mod places;
 mod reply;
 mod route;
-mod secure;
-mod sse;
 mod store;
-mod strict;
 #[cfg(test)]
 #[cfg(unix)]
 mod tests;

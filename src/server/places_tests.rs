@@ -81,7 +81,7 @@ fn tcp_has_what_is_not_kept_for_the_unix_socket() {
 }
 
 #[test]
-fn addresses_are_told_apart_as_far_as_a_machine_cannot_choose_them() {
+fn addresses_are_distinguished_as_far_as_a_machine_cannot_choose_them() {
     let of = |text: &str| Holder::of(text.parse().unwrap());
     assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));
     assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));

@@ -1,10 +1,16 @@
 //! Responses: one body type for complete answers and streams, and the headers that all of them
 //! have.
+//!
+//! A stream is a body that a future produces, as server-sent events or as lines of JSON.
+//! The future runs only while hyper polls the body, which it does only while the connection has
+//! room: that is the backpressure. Dropping the body drops the future and all that it owns, which
+//! cancels the work.
 
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use hyper::header::{
@@ -12,11 +18,13 @@ use hyper::header::{
     WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{HeaderMap, Response, StatusCode};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, Sleep};
 
 use super::access::{Exchange, REQUEST_ID};
 use super::activity::OpenRequest;
 use super::error::ApiError;
-use super::sse::EventStream;
+use super::guard::CatchPanic;
 use super::wire::error::Dialect;
 
 /// A response's body. Holds the request's record, so that the access line is written when the
@@ -180,3 +188,155 @@ pub(super) fn sealed(mut reply: Reply, exchange: Arc<Exchange>) -> Reply {
     reply.body_mut().exchange = Some(exchange);
     reply
 }
+
+/// The framing of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    /// Server-sent events. A silent stream sends comments, which clients skip.
+    Events,
+    /// Server-sent events with names. A silent stream sends events named `ping`.
+    PingedEvents,
+    /// Lines of JSON. A silent stream sends nothing: there is no line that clients would skip.
+    Lines,
+}
+
+impl Format {
+    pub(super) fn content_type(self) -> &'static str {
+        match self {
+            Self::Events | Self::PingedEvents => "text/event-stream",
+            Self::Lines => "application/x-ndjson",
+        }
+    }
+
+    fn idle(self) -> Option<&'static [u8]> {
+        match self {
+            Self::Events => Some(b": keep-alive\n\n"),
+            Self::PingedEvents => Some(b"event: ping\ndata: {\"type\":\"ping\"}\n\n"),
+            Self::Lines => None,
+        }
+    }
+}
+
+/// An event of JSON text, which holds no line break.
+pub(super) fn event(data: &str) -> String {
+    debug_assert!(!data.contains(['\n', '\r']), "JSON text has no line break");
+    format!("data: {data}\n\n")
+}
+
+/// An event with a name.
+pub(super) fn named_event(name: &str, data: &str) -> String {
+    format!("event: {name}\n{}", event(data))
+}
+
+/// The sending end of a stream. Sending waits until the connection has taken the event before.
+#[derive(Debug)]
+pub(super) struct Events(mpsc::Sender<Bytes>);
+
+impl Events {
+    /// Sends events in the stream's format, if there are any.
+    pub(super) async fn send(&self, events: String) {
+        if !events.is_empty() {
+            // Can't fail: the receiver is dropped only together with the future that sends.
+            let _ = self.0.send(Bytes::from(events)).await;
+        }
+    }
+}
+
+/// The body of a stream.
+pub(super) struct EventStream {
+    producer: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    events: mpsc::Receiver<Bytes>,
+    format: Format,
+    interval: Duration,
+    comment_due: Pin<Box<Sleep>>,
+}
+
+impl std::fmt::Debug for EventStream {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("EventStream")
+            .field("running", &self.producer.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+impl EventStream {
+    /// A stream of what `produce` sends. If it panics, `on_panic` is the last event.
+    pub(super) fn new<F>(
+        format: Format,
+        interval: Duration,
+        on_panic: impl FnOnce() -> String + Send + 'static,
+        produce: impl FnOnce(Events) -> F,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        // Room for one event, so that the future runs at most one ahead of the connection.
+        let (sender, events) = mpsc::channel(1);
+        let last_words = Events(sender.clone());
+        let produced = CatchPanic::new(produce(Events(sender)));
+        let producer = async move {
+            if let Err(panicked) = produced.await {
+                log::error!("a stream's handler panicked: {}", panicked.0);
+                last_words.send(on_panic()).await;
+            }
+        };
+        Self {
+            producer: Some(Box::pin(producer)),
+            events,
+            format,
+            interval,
+            comment_due: Box::pin(tokio::time::sleep(interval)),
+        }
+    }
+
+    /// The next event or comment; `None` after the last.
+    pub(super) fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if let Poll::Ready(event) = self.poll_event(cx) {
+            self.postpone_comment();
+            return Poll::Ready(event);
+        }
+        if self.comment_due.as_mut().poll(cx).is_ready() {
+            self.postpone_comment();
+            if let Some(idle) = self.format.idle() {
+                return Poll::Ready(Some(Bytes::from_static(idle)));
+            }
+            // A timer that was reset wakes the task only if it is polled again.
+            let _ = self.comment_due.as_mut().poll(cx);
+        }
+        Poll::Pending
+    }
+
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if let Poll::Ready(Some(event)) = self.events.poll_recv(cx) {
+            return Poll::Ready(Some(event));
+        }
+        if let Some(producer) = &mut self.producer
+            && producer.as_mut().poll(cx).is_ready()
+        {
+            self.producer = None;
+        }
+        // If the producer has ended, so has the sender, and the channel ends after its last event.
+        self.events.poll_recv(cx)
+    }
+
+    pub(super) fn format(&self) -> Format {
+        self.format
+    }
+
+    fn postpone_comment(&mut self) {
+        self.comment_due.as_mut().reset(Instant::now() + self.interval);
+    }
+
+    /// As [`hyper::body::Body::poll_frame`].
+    pub(super) fn poll_frame<E>(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, E>>> {
+        self.poll_bytes(cx).map(|event| event.map(|bytes| Ok(Frame::data(bytes))))
+    }
+}
+
+#[cfg(test)]
+#[path = "reply_tests.rs"]
+mod tests;

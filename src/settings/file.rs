@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_of_every_file_are_told_with_their_lines() {
+    fn faults_of_every_file_are_reported_with_their_lines() {
         let (folder, resolved) = resolved(&[
             ("phi4d.toml", "queue = 1\nslot = 2\n"),
             ("conf.d/a.toml", "\n\nslots = 0\n"),

@@ -10,11 +10,6 @@ use super::{Inputs, render_resolved, resolve};
 /// Stands between the parts of an input that has several.
 const SEPARATOR: char = '\u{1e}';
 
-/// The text up to the next [`SEPARATOR`], and the rest.
-fn split(text: &str) -> (&str, &str) {
-    text.split_once(SEPARATOR).unwrap_or((text, ""))
-}
-
 /// A file of this process's own.
 static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
     std::env::temp_dir().join(format!("phi4d-fuzzing-settings-{}.toml", std::process::id()))
@@ -24,8 +19,8 @@ static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
 /// shown of them resolves to the same; or there is a fault, and each has a text.
 pub fn settings(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    let (file, rest) = split(text);
-    let (environment, flags) = split(rest);
+    let mut parts = text.splitn(3, SEPARATOR);
+    let [file, environment, flags] = [(); 3].map(|()| parts.next().unwrap_or_default());
     let pairs = |text: &str| {
         let lines = text.lines().filter_map(|line| line.split_once('='));
         lines.map(|(key, value)| (key.to_owned(), value.to_owned())).collect::<Vec<_>>()

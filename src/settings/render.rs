@@ -90,7 +90,7 @@ mod tests {
         .unwrap();
         assert!(
             committed == render_file(),
-            "config/phi4d.toml is not what the table renders; make it anew by \
+            "config/phi4d.toml is not what the table renders; render it again by \
              `phi4d config render > config/phi4d.toml`"
         );
     }

@@ -66,7 +66,7 @@ fn flags_beat_the_environment_beats_the_file_beats_the_defaults() {
 }
 
 #[test]
-fn every_fault_is_told_at_once_with_key_value_origin_and_what_is_accepted() {
+fn every_fault_is_reported_at_once_with_key_value_origin_and_what_is_accepted() {
     let mut case = case(
         "slots = 0\nslot = 4\nsocket_mode = 660\nlog_level = \"loud\"\n[server]\nport = 1\n",
         &[("PHI4D_QUEUE", "many")],

@@ -154,7 +154,7 @@ fn certificates_are_renewed_while_connections_go_on() {
 
 /// An expired certificate is served, since the fault may be the clock's, and logged.
 #[test]
-fn an_expired_certificate_is_told_of_and_another_renewal_mends_it() {
+fn an_expired_certificate_is_reported_and_another_renewal_mends_it() {
     let setup = Setup::new();
     let folder = setup.folder.path().to_owned();
     let authority = Authority::new();

@@ -140,7 +140,7 @@ fn keys_count_over_tls_as_without() {
 }
 
 #[test]
-fn plain_http_to_the_tls_port_is_told_so() {
+fn plain_http_to_the_tls_port_is_answered_so() {
     let setup = Setup::new();
     let identity = Authority::new().sign(setup.folder.path(), "server");
     let daemon = with(setup, &arguments(&identity)).start();

@@ -66,7 +66,7 @@ fn stops_soon(daemon: &mut Daemon) {
 }
 
 /// The daemon's log, read from now on: it says in one line how many lines are missing, and goes on.
-fn is_told_of_the_loss(daemon: &mut Daemon, log: &mpsc::Receiver<String>, lost: u64) {
+fn is_reported_the_loss(daemon: &mut Daemon, log: &mpsc::Receiver<String>, lost: u64) {
     // The queue empties, so that lines that come now have room.
     wait_for("room for lines", || {
         let before = lost_lines(daemon);
@@ -100,7 +100,7 @@ fn a_pipe_that_nobody_reads_costs_lines_of_the_log_only() {
         assert!(lost > 0, "the queue has no bound");
         assert_eq!(daemon.ends(), [1, 1, 0, 0]);
         let log = read_on(reader);
-        is_told_of_the_loss(&mut daemon, &log, lost);
+        is_reported_the_loss(&mut daemon, &log, lost);
     }
 }
 
@@ -126,7 +126,7 @@ fn a_terminal_that_is_stopped_costs_lines_of_the_log_only() {
     tcflow(&pair.slave, FlowArg::TCOON).unwrap();
     drop(pair.slave);
     let log = read_on(File::from(pair.master));
-    is_told_of_the_loss(&mut daemon, &log, lost);
+    is_reported_the_loss(&mut daemon, &log, lost);
 }
 
 #[test]

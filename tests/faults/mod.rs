@@ -112,7 +112,7 @@ fn ticks(daemon: &Daemon) -> u64 {
 
 /// The unit starts the daemon again after faults that another start may mend, and not after others.
 #[test]
-fn the_service_manager_is_told_what_a_restart_may_mend() {
+fn the_service_manager_is_reported_what_a_restart_may_mend() {
     let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/phi4d.service");
     let unit = std::fs::read_to_string(unit).unwrap();
     assert!(unit.contains("\nRestart=on-failure\n"), "signals and codes count as failures");

@@ -70,7 +70,7 @@ fn files_replaced_by_renaming_or_removed_change_nothing_until_a_restart() {
 }
 
 #[test]
-fn files_written_to_in_place_are_told_of() {
+fn files_written_to_in_place_are_reported() {
     let daemon = serving_a_copy(&[]);
     let weights = daemon.setup.model.join("model.onnx.data");
     let mut bytes = fs::read(&weights).unwrap();

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::common::{Client, Daemon, PATIENCE, Setup, merge, send_signal, wait_for};
 
-/// A daemon in a process group of its own, which tells apart its processes and others'.
+/// A daemon in a process group of its own, which distinguishes its processes from others'.
 fn start(arguments: &[&str]) -> Daemon {
     Setup::new().with(arguments).within(&["setsid"]).start()
 }

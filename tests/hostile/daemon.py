@@ -228,7 +228,7 @@ class Daemon:
         return make_keys(self.options.phi4d, self.keys_file())
 
     def start_time(self) -> str:
-        """Tells a process from another that got its number."""
+        """Distinguishes a process from another that got its number."""
         try:
             with open(f"/proc/{self.pid}/stat", encoding="ascii") as stat:
                 return stat.read().rsplit(")", 1)[1].split()[19]

@@ -180,7 +180,7 @@ fn a_model_that_does_not_fit_its_configuration() {
 }
 
 #[test]
-fn all_faults_of_the_settings_are_told_at_once() {
+fn all_faults_of_the_settings_are_reported_at_once() {
     let setup = Setup::new();
     let file = setup.folder.path().join("phi4d.toml");
     std::fs::write(&file, "slot = 3\nmax_connections = \"many\"\n").unwrap();

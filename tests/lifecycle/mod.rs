@@ -295,7 +295,7 @@ fn nothing_is_written_into_the_home() {
 }
 
 #[test]
-fn the_watchdog_is_told_while_the_engine_works_and_while_it_has_nothing_to_do() {
+fn the_watchdog_is_reported_while_the_engine_works_and_while_it_has_nothing_to_do() {
     let mut daemon = Setup::new().variable("WATCHDOG_USEC", "100000").start();
     for _ in 0..3 {
         daemon.wait_notified("WATCHDOG=1");

@@ -22,7 +22,7 @@ async function begin(page) {
 }
 
 await run({
-  async "a wrong key is told of, a right one lets the question through and is kept nowhere"(page) {
+  async "a wrong key is reported, a right one lets the question through and is kept nowhere"(page) {
     await begin(page);
     await give(page, "wrong", false);
     await page.waitForSelector("text=The server does not know this key");

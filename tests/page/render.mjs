@@ -234,7 +234,7 @@ await run({
     });
     assert.deepEqual(refused[0].filter((what) => what === "done"), []);
     assert.ok(refused[1] >= 2, `${refused}`);
-    // These tries are told of later than they fail.
+    // These tries are reported later than they fail.
     await page.waitForFunction(() => globalThis.refused.length > 0);
     await page.evaluate(() => { globalThis.refused = []; });
   },

@@ -168,7 +168,7 @@ void *ReleaseEpFactory(void *factory) {{ return NULL; }}
 }
 
 #[test]
-fn options_that_a_provider_does_not_know_are_told_one_and_all() {
+fn options_that_a_provider_does_not_know_are_reported_one_and_all() {
     let text = refusal(&["--provider", "cuda", "--provider-options", "graphs=1,speed=9"]);
     assert_says(&text, &["provider_options.graphs = \"1\"", "true or false", "speed", "arena"]);
     let text = refusal(&["--provider", "cpu", "--provider-options", "device=0"]);

@@ -176,24 +176,24 @@ fn an_endpoint_that_gives_no_parts_is_asked_for_the_whole() {
 #[test]
 fn refusals_say_what_is_the_matter() {
     let place = Place::new();
-    let told = |arguments: &[&str], code: i32, words: &[&str]| {
+    let refused = |arguments: &[&str], code: i32, words: &[&str]| {
         let (ended, said) = place.run(arguments);
         assert_eq!(ended, code, "{arguments:?}: {said}");
         for word in words {
             assert!(said.contains(word), "{arguments:?}: {said}");
         }
     };
-    told(&["pull", "phi-5"], 64, &["phi-5", "phi-4-mini"]);
-    told(&["pull", "phi-4", "--name", "../up"], 64, &["../up"]);
-    told(&["pull", "me/none"], 66, &["404", "no such model"]);
-    told(&["pull", "microsoft/phi-4-onnx/nowhere"], 66, &["no model folder"]);
-    told(&["pull", "phi-4", "--endpoint", "hub"], 64, &["hub", "https://"]);
-    told(&["pull", "phi-4", "--endpoint", "http://127.0.0.1:1"], 69, &["127.0.0.1:1"]);
+    refused(&["pull", "phi-5"], 64, &["phi-5", "phi-4-mini"]);
+    refused(&["pull", "phi-4", "--name", "../up"], 64, &["../up"]);
+    refused(&["pull", "me/none"], 66, &["404", "no such model"]);
+    refused(&["pull", "microsoft/phi-4-onnx/nowhere"], 66, &["no model folder"]);
+    refused(&["pull", "phi-4", "--endpoint", "hub"], 64, &["hub", "https://"]);
+    refused(&["pull", "phi-4", "--endpoint", "http://127.0.0.1:1"], 69, &["127.0.0.1:1"]);
     place.hub.state.lock().unwrap().token = Some("secret".to_owned());
-    told(&["pull", "phi-4"], 76, &["401", "HF_TOKEN"]);
+    refused(&["pull", "phi-4"], 76, &["401", "HF_TOKEN"]);
     place.hub.state.lock().unwrap().token = None;
     place.hub.state.lock().unwrap().sizes.insert(format!("cpu/int4/{DATA}"), 1 << 60);
-    told(&["pull", "phi-4", "--variant", "cpu"], 74, &["bytes free", "are needed"]);
+    refused(&["pull", "phi-4", "--variant", "cpu"], 74, &["bytes free", "are needed"]);
 }
 
 /// Foundry Local's cache and Hugging Face's, and a folder that was copied by hand.
@@ -403,7 +403,7 @@ fn http_is_forwarded_by_its_absolute_url_and_exceptions_go_directly() {
 #[test]
 fn a_proxy_that_refuses_or_is_not_there_is_named() {
     let place = Place::new();
-    let told = |variables: &[(&str, &str)], code: i32, words: &[&str]| {
+    let refused = |variables: &[(&str, &str)], code: i32, words: &[&str]| {
         let (ended, said) = pull_with(&place, variables, &[]);
         assert_eq!(ended, code, "{said}");
         for word in words {
@@ -418,17 +418,21 @@ fn a_proxy_that_refuses_or_is_not_there_is_named() {
         let address = proxy.address.to_string();
         let url = format!("http://me:secret@{address}");
         let variables = [("HF_ENDPOINT", endpoint), (variable, &*url)];
-        told(&variables, 69, &[&address, endpoint, "407", "USER:PASSWORD"]);
+        refused(&variables, 69, &[&address, endpoint, "407", "USER:PASSWORD"]);
         assert_eq!(proxy.asked().len(), 1, "not asked again");
     }
     let proxy = Proxy::start(place.hub.address, Some(403));
     let url = format!("http://{}", proxy.address);
     let endpoint = ("HF_ENDPOINT", "https://hub.invalid");
-    told(&[endpoint, ("HTTPS_PROXY", &url)], 69, &[&url, "403", "NO_PROXY"]);
-    told(
+    refused(&[endpoint, ("HTTPS_PROXY", &url)], 69, &[&url, "403", "NO_PROXY"]);
+    refused(
         &[endpoint, ("ALL_PROXY", "http://me:secret@127.0.0.1:1")],
         69,
         &["the proxy http://127.0.0.1:1"],
     );
-    told(&[endpoint, ("ALL_PROXY", "socks5://me:secret@h:1")], 64, &["ALL_PROXY", "http://HOST"]);
+    refused(
+        &[endpoint, ("ALL_PROXY", "socks5://me:secret@h:1")],
+        64,
+        &["ALL_PROXY", "http://HOST"],
+    );
 }

@@ -46,10 +46,11 @@ impl Bench<'_> {
             ));
             let mut base = None;
             for ((bare, served), &width) in bare.into_iter().zip(served).zip(&widths) {
-                let rate = report_width(report, context, width, median(bare), median(served));
+                let (key, name) = (format!("decode_{context}_{width}"), format!("batch {width}"));
+                let rate = report.compared([&key, &name], width, median(bare), median(served));
                 let base = *base.get_or_insert(rate);
-                let key = format!("decode_{context}_{width}_gain");
-                report.figure(&key, &format!("batch {width}: of batch 1's rate"), rate / base, "");
+                let key = format!("{key}_gain");
+                report.figure(&key, &format!("{name}: of batch 1's rate"), rate / base, "");
             }
         }
         Ok(())
@@ -83,19 +84,4 @@ impl Bench<'_> {
         }
         Ok(times)
     }
-}
-
-/// Reports a width's figures; returns the tokens per second of bare steps.
-fn report_width(report: &mut Report, context: usize, width: usize, step: f64, token: f64) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "a width of 8 at most")]
-    let rate = width as f64 * 1e3 / step;
-    let mut figure = |key: &str, name: &str, value, unit| {
-        let key = format!("decode_{context}_{width}_{key}");
-        report.figure(&key, &format!("batch {width}: {name}"), value, unit);
-    };
-    figure("bare_ms", "bare", step, "ms");
-    figure("daemon_ms", "daemon", token, "ms");
-    figure("ratio", "daemon / bare", token / step, "");
-    figure("rate", "bare", rate, "tokens/s");
-    rate
 }

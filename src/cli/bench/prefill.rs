@@ -34,16 +34,8 @@ impl Bench<'_> {
                 rounds += 1;
             }
             let (bare, served) = (median(bare), median(served));
-            #[expect(clippy::cast_precision_loss, reason = "prompts are short")]
-            let rate = length as f64 * 1e3 / bare;
-            let mut figure = |key: &str, name: &str, value, unit| {
-                let key = format!("prefill_{length}_{key}");
-                report.figure(&key, &format!("{length} tokens: {name}"), value, unit);
-            };
-            figure("bare_ms", "bare", bare, "ms");
-            figure("daemon_ms", "daemon", served, "ms");
-            figure("ratio", "daemon / bare", served / bare, "");
-            figure("rate", "bare", rate, "tokens/s");
+            let (key, name) = (format!("prefill_{length}"), format!("{length} tokens"));
+            report.compared([&key, &name], length, bare, served);
         }
         Ok(())
     }

@@ -25,6 +25,28 @@ impl Report {
         self.values.insert(key.to_owned(), json!(value));
     }
 
+    /// The figures of one kind of work on `tokens` tokens: the milliseconds that it takes in bare steps and
+    /// through the daemon. Their keys and names begin with those that are given. Returns the tokens per
+    /// second of bare steps.
+    pub(super) fn compared(
+        &mut self,
+        [key, name]: [&str; 2],
+        tokens: usize,
+        bare: f64,
+        daemon: f64,
+    ) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "prompts are short")]
+        let rate = tokens as f64 * 1e3 / bare;
+        let mut figure = |key_end: &str, name_end: &str, value, unit| {
+            self.figure(&format!("{key}_{key_end}"), &format!("{name}: {name_end}"), value, unit);
+        };
+        figure("bare_ms", "bare", bare, "ms");
+        figure("daemon_ms", "daemon", daemon, "ms");
+        figure("ratio", "daemon / bare", daemon / bare, "");
+        figure("rate", "bare", rate, "tokens/s");
+        rate
+    }
+
     pub(super) fn text(&self) -> &str {
         &self.text
     }
@@ -70,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_are_told_both_ways() {
+    fn figures_are_reported_both_ways() {
         let mut report = Report::default();
         report.section("Decode");
         report.figure("decode_ms", "a step", 1.5, "ms");

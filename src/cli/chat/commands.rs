@@ -186,9 +186,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_line_is_understood_or_told(text in "(/[a-z]{0,6}[ =]{0,2})?.{0,12}") {
-            if let Err(told) = read(&text) {
-                prop_assert!(text.trim().starts_with('/') && !told.is_empty());
+        fn any_line_is_understood_or_reported(text in "(/[a-z]{0,6}[ =]{0,2})?.{0,12}") {
+            if let Err(fault) = read(&text) {
+                prop_assert!(text.trim().starts_with('/') && !fault.is_empty());
             }
         }
 

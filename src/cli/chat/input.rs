@@ -34,13 +34,13 @@ pub(super) enum Line {
 }
 
 impl Input {
-    /// `history` is the file of earlier questions, if they are kept. `tell`
+    /// `history` is the file of earlier questions, if they are kept. `note`
     /// reports what goes wrong with it.
-    pub(super) fn open(history: Option<PathBuf>, tell: &impl Fn(&str)) -> Result<Self, Fatal> {
+    pub(super) fn open(history: Option<PathBuf>, note: &impl Fn(&str)) -> Result<Self, Fatal> {
         if !std::io::stdin().is_terminal() {
             return Ok(Self::Piped);
         }
-        Ok(Self::Terminal(Box::new(Terminal::open(history, tell)?)))
+        Ok(Self::Terminal(Box::new(Terminal::open(history, note)?)))
     }
 
     pub(super) fn is_interactive(&self) -> bool {
@@ -48,9 +48,9 @@ impl Input {
     }
 
     /// Waits for the next line, or for lines that belong together.
-    pub(super) fn read(&mut self, tell: &impl Fn(&str)) -> Result<Line, Fatal> {
+    pub(super) fn read(&mut self, note: &impl Fn(&str)) -> Result<Line, Fatal> {
         match self {
-            Self::Terminal(terminal) => terminal.read(tell),
+            Self::Terminal(terminal) => terminal.read(note),
             Self::Piped => {
                 let mut bytes = Vec::new();
                 let read = std::io::stdin().lock().read_until(b'\n', &mut bytes);
@@ -72,7 +72,7 @@ pub(super) struct Terminal {
 }
 
 impl Terminal {
-    fn open(history: Option<PathBuf>, tell: &impl Fn(&str)) -> Result<Self, Fatal> {
+    fn open(history: Option<PathBuf>, note: &impl Fn(&str)) -> Result<Self, Fatal> {
         // Prompts are for who types, wherever the answers go.
         let behavior = match std::io::stdout().is_terminal() {
             true => Behavior::Stdio,
@@ -91,7 +91,7 @@ impl Terminal {
                 // One that is not remembered is only missed.
                 Ok(old) => old.iter().for_each(|entry| drop(entries.add(entry))),
                 Err(error) => {
-                    tell(&format!("{} can't be read, and is left alone: {error}", path.display()));
+                    note(&format!("{} can't be read, and is left alone: {error}", path.display()));
                     kept = None;
                 }
             }
@@ -102,7 +102,7 @@ impl Terminal {
         Ok(Self { editor, history: kept })
     }
 
-    fn read(&mut self, tell: &impl Fn(&str)) -> Result<Line, Fatal> {
+    fn read(&mut self, note: &impl Fn(&str)) -> Result<Line, Fatal> {
         if let Some(typing) = self.editor.helper() {
             typing.joints.borrow_mut().clear();
         }
@@ -111,7 +111,7 @@ impl Terminal {
                 let joints = self.editor.helper().map(|typing| typing.joints.take());
                 let text = join(&text, &joints.unwrap_or_default());
                 if !text.trim().is_empty() {
-                    self.remember(&text, tell);
+                    self.remember(&text, note);
                 }
                 Ok(Line::Text(text))
             }
@@ -121,13 +121,13 @@ impl Terminal {
         }
     }
 
-    fn remember(&mut self, text: &str, tell: &impl Fn(&str)) {
+    fn remember(&mut self, text: &str, note: &impl Fn(&str)) {
         // A line that is not remembered can still be asked.
         let is_new = self.editor.add_history_entry(text).unwrap_or(false);
         if let Some(path) = self.history.take_if(|_| is_new) {
             match history::add(&path, text) {
                 Ok(()) => self.history = Some(path),
-                Err(error) => tell(&format!("{} can't be written: {error}", path.display())),
+                Err(error) => note(&format!("{} can't be written: {error}", path.display())),
             }
         }
     }

@@ -94,7 +94,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn files_are_written_over_only_when_told() {
+    fn files_are_written_over_only_when_asked() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.json");
         let mut conversation = Conversation::default();

@@ -38,9 +38,9 @@ pub(super) fn run(arguments: &ChatArgs) -> Result<(), Fatal> {
     let runtime = threads::runtime(1)?;
     let client = Client::new(&arguments.client)?;
     let screen = Screen::open();
-    let tell = |text: &str| Screen::open().note(&format!("phi4d: {text}"));
+    let note = |text: &str| Screen::open().note(&format!("phi4d: {text}"));
     let place = (!arguments.no_history).then(|| history::place(|name| std::env::var_os(name)));
-    let mut input = Input::open(place.flatten(), &tell)?;
+    let mut input = Input::open(place.flatten(), &note)?;
     let mut session = Session {
         runtime,
         client,
@@ -55,7 +55,7 @@ pub(super) fn run(arguments: &ChatArgs) -> Result<(), Fatal> {
     session.greet()?;
     let mut interrupted = false;
     loop {
-        let line = input.read(&tell)?;
+        let line = input.read(&note)?;
         let again = std::mem::replace(&mut interrupted, line == Line::Interrupted);
         match line {
             Line::Text(text) if text.trim().is_empty() => {}
@@ -114,8 +114,8 @@ impl Session {
             Entry::Question(text) => self.ask(&text)?,
             Entry::Help => self.screen.note(&commands::help()),
             Entry::System(None) => {
-                let told = self.conversation.instructions().unwrap_or("there are no instructions");
-                self.screen.note(told);
+                let text = self.conversation.instructions().unwrap_or("there are no instructions");
+                self.screen.note(text);
             }
             Entry::System(Some(text)) => self.conversation.instruct(&text),
             Entry::Parameters => self.screen.note(&self.conversation.parameters.to_string()),

@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn faults_are_counted_and_told_with_what_to_do() {
+    fn faults_are_counted_and_reported_with_what_to_do() {
         let mut findings = Findings::default();
         findings.good("memory", "enough");
         findings.fault("state", "not there", "make it");

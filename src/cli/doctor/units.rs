@@ -283,7 +283,7 @@ pub(super) fn instances(findings: &mut Findings) {
 mod tests {
     use super::*;
 
-    fn told(name: &str, properties: &str, judge: impl Fn(&Unit, &mut Findings)) -> String {
+    fn finding(name: &str, properties: &str, judge: impl Fn(&Unit, &mut Findings)) -> String {
         let unit = Unit::read(name, &format!("LoadState=loaded\n{properties}"));
         let mut findings = Findings::default();
         judge(&unit, &mut findings);
@@ -291,8 +291,8 @@ mod tests {
     }
 
     #[test]
-    fn the_state_of_the_service_is_told_with_what_to_do() {
-        let of = |properties| told(SERVICE, properties, state);
+    fn the_state_of_the_service_is_reported_with_what_to_do() {
+        let of = |properties| finding(SERVICE, properties, state);
         let good = of("ActiveState=active\nUnitFileState=enabled\nNRestarts=0\n");
         assert_eq!(good, "ok    service   phi4d.service is active\n");
         for (properties, level, word) in [
@@ -323,18 +323,18 @@ mod tests {
     fn a_stopped_socket_is_a_fault_unless_it_is_off_by_default() {
         let listen = "Listen=/run/phi4d/phi4d.sock (Stream)\n";
         let stopped = format!("ActiveState=inactive\nUnitFileState=enabled\n{listen}");
-        assert!(told(UNIX_SOCKET, &stopped, socket_state).starts_with("FAULT"));
+        assert!(finding(UNIX_SOCKET, &stopped, socket_state).starts_with("FAULT"));
         let off = "ActiveState=inactive\nUnitFileState=disabled\nListen=127.0.0.1:8484 (Stream)\n";
-        assert!(told(TCP_SOCKET, off, socket_state).starts_with("ok"));
+        assert!(finding(TCP_SOCKET, off, socket_state).starts_with("ok"));
         let refused = format!("ActiveState=failed\nResult=service-start-limit-hit\n{listen}");
-        assert!(told(UNIX_SOCKET, &refused, socket_state).contains("service-start-limit-hit"));
+        assert!(finding(UNIX_SOCKET, &refused, socket_state).contains("service-start-limit-hit"));
     }
 
     #[test]
     fn an_open_address_behind_the_units_filter_is_a_fault() {
         let address = ListenAddress::parse("0.0.0.0:8484");
         let of = |properties: &str, address: Option<&ListenAddress>| {
-            told(SERVICE, properties, |unit, findings| reach(unit, address, findings))
+            finding(SERVICE, properties, |unit, findings| reach(unit, address, findings))
         };
         let packaged = "IPAddressDeny=::/0 0.0.0.0/0\nIPAddressAllow=127.0.0.0/8 ::1/128\n";
         assert!(of(packaged, address.as_ref()).contains("lan.conf"));

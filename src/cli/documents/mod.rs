@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn every_setting_is_told_whole() {
+    fn every_setting_is_listed() {
         let text = plain(&page("phi4d.toml.5")).replace('\n', " ").replace("\\*(Aq", "'");
         for definition in DEFINITIONS.iter() {
             for part in [
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn every_unit_is_told_of() {
+    fn every_unit_is_reported() {
         let text = plain(&page("phi4d.service.8"));
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../systemd");
         let mut units = 0;

@@ -1,4 +1,4 @@
-//! Whether two schemas can be told apart: whether no value fits both. A `oneOf` of such schemas is
+//! Whether two schemas can be distinguished: whether no value fits both. A `oneOf` of such schemas is
 //! an `anyOf`, which the grammar library can follow.
 
 use serde_json::{Map, Value as Json};
@@ -234,7 +234,7 @@ mod tests {
             vec![json!({"const": 1.0}), json!({"type": "integer"})],
             vec![reference("cat"), reference("pet")],
             vec![reference("loop"), json!({"type": "null"})],
-            // Neither need have what tells it from the other.
+            // Neither need have what distinguishes it from the other.
             vec![
                 json!({"type": "object", "properties": {"a": {"const": 1}}}),
                 json!({"type": "object", "properties": {"a": {"const": 2}}}),

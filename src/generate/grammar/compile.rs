@@ -107,7 +107,7 @@ impl FormCompiler {
                 .map_err(|reason| refused(grammar, &reason, "a Lark grammar that can be used")),
             Form::Choice(texts) => self
                 .matcher(TopLevelGrammar::from_lark(choice(texts)))
-                .map_err(|reason| refused("a list", &reason, "texts that can be told apart")),
+                .map_err(|reason| refused("a list", &reason, "texts that differ")),
         }
     }
 

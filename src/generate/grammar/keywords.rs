@@ -220,7 +220,7 @@ fn literal(value: &Json, place: impl Fn() -> String) -> Result<(), GenerateError
 }
 
 /// Refuses a least number of properties that an output could reach by giving one name twice, which
-/// no grammar can tell.
+/// no grammar can notice.
 fn distinct(fields: &Map<String, Json>, place: impl Fn() -> String) -> Result<(), GenerateError> {
     let Some(least) = fields.get("minProperties").and_then(Json::as_f64) else { return Ok(()) };
     let listed = fields.get("properties").is_some_and(|properties| !properties.is_null());

@@ -5,7 +5,7 @@
 //! - Objects with `properties` are closed (see [`Closing`]), as llama.cpp does: a model with an open
 //!   object in front of it invents properties.
 //! - Bounds, expressions and formats are translated ([`bounds`], [`patterns`], [`formats`]).
-//! - A `oneOf` of schemas that can be told apart becomes an `anyOf` ([`apart`]).
+//! - A `oneOf` of schemas that can be distinguished becomes an `anyOf` ([`apart`]).
 //! - Keywords of older drafts become those of 2020-12; those that ask nothing are dropped.
 
 use std::collections::HashMap;

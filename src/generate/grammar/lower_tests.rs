@@ -75,7 +75,7 @@ fn alternatives_each_close_their_own_object() {
 }
 
 #[test]
-fn alternatives_that_can_be_told_apart_are_any_of_them() {
+fn alternatives_that_can_be_distinguished_are_any_of_them() {
     let apart = json!([{"type": "null"}, {"type": "object"}]);
     assert_eq!(closed(&json!({"oneOf": apart})), json!({"anyOf": apart}));
     let both = closed(&json!({"anyOf": [{}], "oneOf": apart}));

@@ -67,7 +67,7 @@ impl GrammarMask {
             let (State::Asked(since) | State::Open(since)) = self.state else { return };
             let left = until.saturating_duration_since(Instant::now());
             self.state = match self.link.receive_within(left) {
-                Ok(Some(frame)) => self.told(&frame, since),
+                Ok(Some(frame)) => self.received(&frame, since),
                 Ok(None) if since.elapsed() > PATIENCE => State::Over(failed(&FormEnd::Time)),
                 Ok(None) => return,
                 Err(end) => State::Over(failed(&end)),
@@ -75,7 +75,7 @@ impl GrammarMask {
         }
     }
 
-    fn told(&mut self, frame: &[u8], since: Instant) -> State {
+    fn received(&mut self, frame: &[u8], since: Instant) -> State {
         match Answer::decode(frame) {
             Some(Answer::Progress { complete: true }) => State::Complete,
             Some(Answer::Progress { complete: false }) => State::Open(since),

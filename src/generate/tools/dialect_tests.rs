@@ -107,7 +107,7 @@ fn phi4_mini_reads_what_it_was_taught() {
 }
 
 #[test]
-fn phi4_is_told_in_words() {
+fn phi4_is_said_in_words() {
     let dialect = dialect(PHI4, &[]);
     let text = said(PHI4, dialect, &chat());
     assert!(text.starts_with("<|im_start|>system<|im_sep|># Functions\n"), "{text}");
@@ -137,7 +137,7 @@ fn a_template_that_drops_system_turns_gets_the_words_in_the_first_user_turn() {
 }
 
 #[test]
-fn the_model_is_not_told_where_it_may_not_call() {
+fn the_model_is_not_reported_where_it_may_not_call() {
     let mut chat = chat();
     chat.tools.choice = ToolChoice::None;
     assert!(!said(PHI4, Dialect::default(), &chat).contains("# Functions"));

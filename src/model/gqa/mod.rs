@@ -63,6 +63,8 @@ pub(super) fn own(
         kind: options.kv_cache_type,
     };
     let limits = limits(source, &layout, options);
+    // Address space for every slot at full length: it costs nothing until it is written to, and a
+    // block then never moves. The engine's budget bounds what is used.
     let blocks = limits.slots * limits.context_tokens.div_ceil(BLOCK);
     let pool = Pool::new(layout, blocks)?;
     let shared = Shared::new(Arc::clone(&pool.arena), Arc::new(Terminator::new()?), set);
@@ -97,6 +99,8 @@ impl Own {
     pub(super) fn fingerprint(&self, fingerprint: [u8; 32]) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&fingerprint);
+        // A change of the layout changes the fingerprint, so a prefix store of an older release is
+        // ignored and not misread.
         hasher.update(FORMAT);
         hasher.update(self.cache.pool.arena.layout.kind.name().as_bytes());
         *hasher.finalize().as_bytes()

@@ -80,6 +80,8 @@ impl Operator for Attention {
             };
             let (heads, layer) = (size("num_heads")?, size(LAYER)?);
             let layout = self.shared.arena.layout;
+            // The edit has checked the nodes that it replaced; this holds for whatever ONNX Runtime
+            // made of them.
             if heads == 0 || !heads.is_multiple_of(layout.kv_heads) || layer >= layout.layers {
                 let kv_heads = layout.kv_heads;
                 return Err(ort::Error::new(format!(
@@ -178,6 +180,8 @@ impl AttentionKernel {
     fn attend(&self, context: &ComputeContext) -> ort::Result<()> {
         let missing = || ort::Error::new(format!("{OPERATOR} lacks a tensor"));
         let shared = &*self.shared;
+        // Read through the layers of one step: the runner writes it only between steps, so this
+        // never waits.
         let step = shared.step.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         let layout = shared.arena.layout;
         let (width, kv_width) = (self.heads * layout.head_size, layout.kv_heads * layout.head_size);
@@ -199,6 +203,8 @@ impl AttentionKernel {
                 start,
             }),
         };
+        // The tensors' sizes come from the graph and the plan's from the runner. Slices below count
+        // on both being the same.
         for rows in [queries, keys, values] {
             if rows.values.len() != step.tokens * rows.width {
                 return Err(ort::Error::new(format!(
@@ -218,6 +224,8 @@ impl AttentionKernel {
         let mut out =
             context.output(0, vec![1, step.tokens as i64, width as i64])?.ok_or_else(missing)?;
         let (_, out) = out.try_extract_tensor_mut::<f32>()?;
+        // One buffer for all layers, which run one after another; it grows to what the longest
+        // context needed and stays.
         let mut parts = lock(&shared.parts);
         if parts.len() < step.shared {
             parts.resize(step.shared, 0.0);
@@ -232,6 +240,7 @@ impl AttentionKernel {
 impl Layer<'_> {
     fn run(&self, context: &ComputeContext) -> ort::Result<()> {
         let Step { stores, tasks, counters, .. } = self.step;
+        // The plan serves every layer of the step, so counters begin at 0 in each.
         for counter in counters {
             counter.store(0, Ordering::Relaxed);
         }
@@ -250,6 +259,8 @@ impl Layer<'_> {
             })?;
         }
         on_all(context, OPERATOR, tasks.len(), |index| live(&|| self.task(&tasks[index])))?;
+        // Tasks were skipped, so the output is not complete: the step must fail rather than
+        // continue with it.
         if terminator.is_interrupted() {
             return Err(ort::Error::new("the step was interrupted"));
         }
@@ -260,6 +271,8 @@ impl Layer<'_> {
     fn store(&self, span: &Placed, head: usize, tokens: Range<usize>) {
         let arena = &self.kernel.shared.arena;
         let size = arena.layout.head_size;
+        // Keys are cached rotated: their positions never change, and each later step would rotate
+        // them all again.
         let mut rotated = vec![0.0; size];
         for token in tokens {
             let position = span.past + token;
@@ -306,6 +319,8 @@ impl Layer<'_> {
                     let part = |split: usize| share.start + split * share.len;
                     // SAFETY: this split's part is this task's until its counter says that it is done.
                     band.take_part(unsafe { self.parts.slice(part(task.splits.start), share.len) });
+                    // Release, so that whoever merges sees this part, and Acquire, so that the one
+                    // that merges sees all.
                     let done = self.step.counters[share.counter].fetch_add(1, Ordering::AcqRel) + 1;
                     // The last to end merges all, in their order.
                     if done == share.count {

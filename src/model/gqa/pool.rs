@@ -33,6 +33,8 @@ impl Arena {
     /// Reserves address space for `blocks` blocks.
     pub(super) fn reserve(layout: Layout, blocks: usize) -> Result<Self, LoadError> {
         let bytes = blocks.saturating_mul(layout.block_bytes());
+        // Attention streams a whole cache in each step, which reads up to 1.5 times as fast from
+        // huge pages.
         let memory = Mapping::reserve_huge(bytes);
         let memory = memory.map_err(|source| LoadError::Memory { bytes, source })?;
         Ok(Self { memory, layout, blocks })
@@ -81,6 +83,8 @@ pub(super) struct Pool {
 impl Pool {
     pub(super) fn new(layout: Layout, blocks: usize) -> Result<Self, LoadError> {
         let arena = Arena::reserve(layout, blocks)?;
+        // By piece and not by block: a block may be smaller than a huge page, and giving back a
+        // part of a page would split it.
         let pieces = (blocks * layout.block_bytes()).div_ceil(PIECE);
         Ok(Self {
             arena: arena.into(),
@@ -95,6 +99,7 @@ impl Pool {
         let bytes = self.arena.layout.block_bytes();
         for block in blocks {
             let start = block * bytes;
+            // A block may begin in one piece and end in the next.
             for piece in &mut self.committed[start / PIECE..(start + bytes).div_ceil(PIECE)] {
                 self.committed_count += usize::from(!*piece);
                 *piece = true;
@@ -109,13 +114,18 @@ impl Pool {
         let mut given = 0;
         for _ in 0..PIECES_AT_ONCE.min(self.committed.len()) {
             let used = (self.arena.blocks - blocks.free()) * bytes;
+            // Counted again in each round, since what was given back is no longer spare.
             let spare = (self.committed_count * PIECE).saturating_sub(used + RESERVE);
             if spare < PIECE || given == GIVEN_AT_ONCE {
                 return;
             }
+            // Goes on where the last call stopped, so that every piece has its turn however few a
+            // call looks at.
             let piece = self.next;
             self.next = (piece + 1) % self.committed.len();
             let place = piece * PIECE..((piece + 1) * PIECE).min(self.arena.blocks * bytes);
+            // Neighbours in a piece may belong to sequences that run: it is given back only if all
+            // of its blocks are free.
             if self.committed[piece] && self.is_free(blocks, &place) {
                 // SAFETY: nothing runs between steps, and these blocks hold nothing.
                 unsafe { self.arena.memory.release(place) };
@@ -158,6 +168,8 @@ impl Pool {
         tokens: usize,
         source: &mut dyn Read,
     ) -> io::Result<()> {
+        // Before writing: the pages get memory by being written to, and `trim` must know of them
+        // even if reading fails half-way.
         self.commit(blocks);
         self.parts(blocks, tokens, |arena, [block, layer, head], count| {
             // SAFETY: nothing runs between steps, and no other reference is held.

@@ -139,6 +139,7 @@ impl BlockRunner {
     }
 
     fn run(&mut self, spans: &[Span<'_>]) -> Result<Logits<'_>, RunError> {
+        // A clone, since the options borrow it while `self` is changed below.
         let terminator = Arc::clone(&self.shared.terminator);
         let options = terminator.options()?;
         let mut placed = Vec::with_capacity(spans.len());
@@ -150,11 +151,17 @@ impl BlockRunner {
         }
         for span in spans {
             let end = span.past + span.tokens.len();
+            // Before anything is written: this copies a block that other slots share, so that the
+            // step changes this slot's tokens only.
             self.blocks.reach(&mut self.pool, span.slot, span.past, end)?;
             let blocks = self.blocks.of(span.slot)[..end.div_ceil(BLOCK)].to_vec();
+            // Blocks before the first new token are full and were committed by the step that wrote
+            // them.
             self.pool.commit(&blocks[span.past / BLOCK..]);
             let (first, count) = (tokens, span.tokens.len());
             tokens += count;
+            // The graph computes logits of these tokens only: the vocabulary's matmul is as costly
+            // as several layers.
             wanted.extend(tokens - span.rows..tokens);
             placed.push(Placed { first, count, past: span.past, blocks, narrow: false });
         }
@@ -163,6 +170,8 @@ impl BlockRunner {
             // Operators need not take tensors without rows.
             wanted.push(tokens - 1);
         }
+        // The operators have no input for the spans: a graph of ONNX Runtime knows one batch of
+        // equal lengths. They read the plan from memory that they share with the runner.
         let step = Step::plan(placed, &self.pool.arena.layout, self.heads);
         *self.shared.step.write().unwrap_or_else(PoisonError::into_inner) = step;
         let ids: Vec<i64> =
@@ -196,6 +205,8 @@ impl BlockRunner {
             None => Bound { binding: self.bind_values()?, tokens: 0, rows: 0 },
         };
         let (binding, info) = (&mut bound.binding, &self.info);
+        // Decode steps mostly have the size of the one before, and then bind nothing: each binding
+        // is a call into ONNX Runtime and an allocation.
         if bound.tokens != tokens {
             self.buffers.ids.bind(binding, info, &self.names.ids, &[1, tokens])?;
             bound.tokens = tokens;
@@ -203,6 +214,7 @@ impl BlockRunner {
         if bound.rows != rows {
             self.buffers.rows.bind(binding, info, ROWS_INPUT, &[rows])?;
             let shape = [1, rows, self.limits.vocab_size];
+            // The memory is that of the widest step, of which a narrower one uses the front.
             let memory = &self.buffers.logits;
             let logits = Tensor::new(info, memory, 0, &shape, self.names.element)?;
             binding.output(&self.names.logits, logits)?;

@@ -69,8 +69,13 @@ impl Step {
     pub(super) fn plan(mut spans: Vec<Placed>, layout: &Layout, heads: usize) -> Self {
         let tokens = spans.iter().map(|span| span.count).sum();
         let mut step = Self { tokens, ..Self::default() };
+        // Query heads that share a KV head are rows of one task, so that a block's keys are read
+        // once for all of them.
         let group = heads / layout.kv_heads;
         for (index, span) in spans.iter_mut().enumerate() {
+            // A decode step has too few rows to keep all threads busy by rows alone; a chunk of a
+            // prompt has enough. Both ways merge the same splits in the same order, so a result
+            // does not depend on which one it is.
             span.narrow = span.count * group <= NARROW;
             if span.narrow {
                 step.plan_narrow(index, span, layout, group);
@@ -86,9 +91,13 @@ impl Step {
 
     /// Few rows: each split of the context is a task of its own.
     fn plan_narrow(&mut self, span: usize, placed: &Placed, layout: &Layout, group: usize) {
+        // Splits begin at fixed positions of the context, not at a share of it: a token's result
+        // must not depend on how long the sequence becomes or how many threads there are.
         let splits = (placed.past + placed.count).div_ceil(SPLIT);
         let len = Band::part_len(layout, placed.count * group);
         for head in 0..layout.kv_heads {
+            // One split alone is finished by its own task, without a counter and without a copy of
+            // its result.
             let share = (splits > 1).then(|| {
                 self.counters.push(AtomicUsize::new(0));
                 let counter = self.counters.len() - 1;
@@ -109,15 +118,18 @@ impl Step {
 
     /// Many rows: bands of them, over the whole context each.
     fn plan_wide(&mut self, span: usize, placed: &Placed, layout: &Layout, group: usize) {
+        // At least one token: models with more than 128 query heads to a KV head must get on, too.
         let band = (ROWS / group).max(1);
         for head in 0..layout.kv_heads {
             for first in (0..placed.count).step_by(band) {
                 let tokens = first..placed.count.min(first + band);
+                // Causal attention: a band does not look at positions after its last token.
                 let splits = 0..(placed.past + tokens.end).div_ceil(SPLIT);
                 self.tasks.push(Task { span, head, tokens, splits, share: None });
             }
             let mut first = 0;
             while first < placed.count {
+                // Cut where blocks end, so that no two tasks write to one region at the same time.
                 let room = BLOCK - (placed.past + first) % BLOCK;
                 let end = placed.count.min(first + room);
                 self.stores.push((span, head, first..end));

@@ -55,6 +55,7 @@ impl Plain for phi4d_matmul::Line {}
 impl Mapping {
     /// Reserves `bytes` bytes of address space.
     pub(super) fn reserve(bytes: usize) -> io::Result<Self> {
+        // The system maps no empty range, and a model may have an empty tensor.
         let bytes = bytes.max(1);
         Ok(Self { start: system::reserve(bytes)?, bytes, page: page_bytes() })
     }
@@ -84,6 +85,7 @@ impl Mapping {
     /// # Safety
     /// Nobody may hold a reference into the range, and no run may be using it.
     pub(super) unsafe fn release(&self, range: Range<usize>) {
+        // Inwards at both ends: the pages at the edges may hold what lies beside the range.
         let start = range.start.next_multiple_of(self.page);
         let end = range.end / self.page * self.page;
         if start >= end {
@@ -112,11 +114,14 @@ impl Mapping {
         spare: usize,
         bytes: usize,
     ) -> io::Result<()> {
+        // Callers copy instead then, so this is no failure of theirs.
         if [a, b, spare, bytes].iter().any(|offset| offset % self.page != 0) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         self.move_pages(a, spare, bytes)?;
         if let Err(error) = self.move_pages(b, a, bytes) {
+            // Without its pages the first range would read as zeros, which no later step would
+            // notice.
             let back = self.move_pages(spare, a, bytes);
             assert!(back.is_ok(), "pages were moved away and can't be moved back: {error}");
             return Err(error);

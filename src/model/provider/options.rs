@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_is_told_with_what_is_accepted() {
+    fn every_fault_is_reported_with_what_is_accepted() {
         let messages = messages(
             Provider::Cuda,
             &[("device", "-1"), ("tf32", "1"), ("memory_limit_bytes", "0"), ("streams", "2")],

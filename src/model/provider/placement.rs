@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn heavy_nodes_on_the_cpu_are_told_and_light_ones_not() {
+    fn heavy_nodes_on_the_cpu_are_reported_and_light_ones_not() {
         let on = |operators: &[(&str, usize)]| {
             operators.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
         };

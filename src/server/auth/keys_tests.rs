@@ -25,7 +25,7 @@ fn a_key_opens_by_its_text_and_by_nothing_else() {
 }
 
 #[test]
-fn every_bad_line_is_told_with_its_number() {
+fn every_bad_line_is_reported_with_its_number() {
     let hash = "0".repeat(64);
     let good = line("good", 1);
     let cases = [

@@ -54,7 +54,7 @@ fn the_network_is_let_in_with_keys_or_when_it_is_said() {
 }
 
 #[test]
-fn every_fault_is_told_at_once() {
+fn every_fault_is_reported_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys");
     std::fs::write(&path, format!("{}\nx\ny z\n", key_line())).unwrap();

@@ -7,14 +7,14 @@ use hyper::StatusCode;
 use hyper::body::Incoming;
 use serde_json::Value;
 
-use super::built::{done, keep};
 use crate::access::{Exchange, random_hex};
 use crate::app::{App, Phase};
-use crate::body::read;
+use crate::body::{done, keep, read};
 use crate::error::ApiError;
 use crate::memory::NoRoom;
-use crate::reply::{Reply, events, json, telling_ignored};
-use crate::sse::{EventStream, Events, Format, event, named_event};
+use crate::reply::{
+    EventStream, Events, Format, Reply, event, events, json, named_event, telling_ignored,
+};
 use crate::wire::Parsed;
 use crate::wire::common::{Delivery, Envelope, SYSTEM_FINGERPRINT};
 use crate::wire::error::Dialect;
@@ -178,7 +178,7 @@ async fn admitted(
     exchange: &Arc<Exchange>,
 ) -> Result<Choices, ApiError> {
     let answers = request.copies.answers(request.prompts.len())?;
-    exchange.hold(answers)?;
+    exchange.admission().hold(answers)?;
     let generator = app.generator().within(exchange.trace());
     // What is known before the tokenizer's work: a request that does not fit costs nothing. Adding up
     // many texts takes time itself.
@@ -187,13 +187,13 @@ async fn admitted(
     let (least, request) = done(app, exchange, large, count).await?;
     let given = request.parameters.max_tokens.unwrap_or(0);
     let asked = usize::try_from(given).unwrap_or(usize::MAX).saturating_mul(answers);
-    exchange.reserve(asked.min(generator.limits().context_tokens).max(least))?;
-    exchange.pay(least)?;
+    exchange.admission().reserve(asked.min(generator.limits().context_tokens).max(least))?;
+    exchange.admission().pay(least)?;
     let mut choices = generator.prepare_all(request).await?;
-    if let Some(tokens) = exchange.open_answer_tokens(answers) {
+    if let Some(tokens) = exchange.admission().open_answer_tokens(answers) {
         choices.limit_open_answers(tokens);
     }
-    exchange.reserve(choices.most_tokens())?;
+    exchange.admission().reserve(choices.most_tokens())?;
     Ok(choices)
 }
 

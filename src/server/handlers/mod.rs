@@ -1,7 +1,6 @@
 //! What handles requests: the generating endpoints share [`generation`]; those of an API are with its
 //! JSON in [`super::wire`].
 
-pub(super) mod built;
 pub(super) mod generation;
 pub(super) mod metrics;
 pub(super) mod status;

@@ -6,11 +6,10 @@ use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
 use serde_json::Value;
 
-use super::built::{built, done};
 use super::generation::{check_model, parsed};
 use crate::access::Exchange;
 use crate::app::App;
-use crate::body::read;
+use crate::body::{built, done, read};
 use crate::error::ApiError;
 use crate::reply::{Reply, json, telling_ignored};
 use crate::wire::Parsed;
@@ -35,7 +34,7 @@ pub(crate) async fn tokens_of(
     // Adding up many texts takes time itself.
     let count = move |_: &App| (prompt.least_cost(), prompt);
     let (least, prompt) = done(app, exchange, is_large(exchange.weight()), count).await?;
-    exchange.pay(least)?;
+    exchange.admission().pay(least)?;
     let ids = match prompt {
         // Where nothing is generated, none need be there.
         Prompt::Tokens(ids) => ids,
@@ -44,7 +43,7 @@ pub(crate) async fn tokens_of(
             app.generator().tokenize(prompt, caller, weight).await?
         }
     };
-    exchange.reserve(ids.len())?;
+    exchange.admission().reserve(ids.len())?;
     exchange.read_prompt(ids.len());
     Ok(ids)
 }
@@ -98,7 +97,7 @@ pub(crate) async fn detokenize(
     };
     let (DetokenizeRequest { tokens, ignored, .. }, bytes) =
         read(request, app, exchange, parse).await?;
-    exchange.pay(tokens.len())?;
+    exchange.admission().pay(tokens.len())?;
     exchange.read_prompt(tokens.len());
     let build = move |app: &App| {
         let text = app.generator().spell(&tokens);

@@ -255,13 +255,13 @@ fn one_more_than_the_bound_is_refused_by_field_bound_and_value() {
             whole.extend(body.as_object().unwrap().clone());
             let field = spelled(&steps, false);
             let error = parse(&path, Value::Object(whole)).expect_err(&field);
-            let told = &error.message;
-            assert_eq!(error.status.as_u16(), 400, "{path}: {told}");
-            assert_eq!(error.param.as_deref(), Some(field.as_str()), "{path}: {told}");
+            let message = &error.message;
+            assert_eq!(error.status.as_u16(), 400, "{path}: {message}");
+            assert_eq!(error.param.as_deref(), Some(field.as_str()), "{path}: {message}");
             let value = format!("{field}: a");
-            assert!(told.starts_with(&value), "{path}: {told}");
-            assert!(told.contains(&format!(" of {} {noun} ", most + 1)), "{path}: {told}");
-            assert!(told.ends_with(&format!("at most {most} {noun}")), "{path}: {told}");
+            assert!(message.starts_with(&value), "{path}: {message}");
+            assert!(message.contains(&format!(" of {} {noun} ", most + 1)), "{path}: {message}");
+            assert!(message.ends_with(&format!("at most {most} {noun}")), "{path}: {message}");
             count += 1;
         }
     }

@@ -4,7 +4,7 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Value, json};
 
-use crate::sse::Format;
+use crate::reply::Format;
 use crate::wire::ollama::{
     self as wire_ollama, Kind, Line, LoadedModel, Models, Shown, TaggedModel,
 };

@@ -121,7 +121,7 @@ async fn an_answer_that_was_begun_goes_on() {
 }
 
 #[tokio::test]
-async fn faults_are_told_under_anthropic_s_names() {
+async fn faults_are_reported_under_anthropic_s_names() {
     let daemon = Daemon::start().await;
     let user =
         |content: Value| message(json!({"messages": [{"role": "user", "content": content}]}));
@@ -167,8 +167,8 @@ async fn faults_are_told_under_anthropic_s_names() {
         let error = response.json();
         assert_eq!(response.status, status, "{body}: {error}");
         assert_eq!((&error["type"], &error["error"]["type"]), (&json!("error"), &json!(kind)));
-        let told = error["error"]["message"].as_str().unwrap();
-        assert!(told.starts_with(start), "{body}: {told}");
+        let message = error["error"]["message"].as_str().unwrap();
+        assert!(message.starts_with(start), "{body}: {message}");
     }
     let get = daemon.ask("GET", MESSAGES, "").await;
     assert_eq!(

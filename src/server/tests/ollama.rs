@@ -126,7 +126,7 @@ async fn results_of_calls_find_their_call() {
 }
 
 #[tokio::test]
-async fn faults_are_told_under_ollama_s_names() {
+async fn faults_are_reported_under_ollama_s_names() {
     let daemon = Daemon::start().await;
     let options = |options: Value| chat(json!({ "options": options }));
     for (path, body, status, start) in [

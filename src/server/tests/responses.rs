@@ -105,7 +105,7 @@ async fn items_read_as_their_chat() {
 }
 
 #[tokio::test]
-async fn faults_are_told_under_this_api_s_names() {
+async fn faults_are_reported_under_this_api_s_names() {
     let daemon = Daemon::start().await;
     let item = |item: Value| asked(json!({"input": [item]}));
     let format = json!({"format": {"type": "json_schema", "name": "a", "schema": {"type": "x"}}});

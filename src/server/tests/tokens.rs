@@ -59,7 +59,7 @@ async fn a_prompt_beyond_the_context_can_be_counted() {
 }
 
 #[tokio::test]
-async fn faults_are_told_as_everywhere() {
+async fn faults_are_reported_as_everywhere() {
     let daemon = Daemon::start().await;
     for (path, body, status, code) in [
         ("/tokenize", json!({"prompt": "a", "model": "x"}), 404, "model_not_found"),

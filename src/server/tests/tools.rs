@@ -202,7 +202,7 @@ fn thinking(fields: Value) -> Value {
 }
 
 #[tokio::test]
-async fn a_thought_is_told_apart_streamed_and_not() {
+async fn a_thought_is_distinguished_streamed_and_not() {
     let daemon = Daemon::start().await;
     let budget = json!({"thinking_token_budget": 60});
     let whole = daemon.post(CHAT, &thinking(budget.clone())).await.json();

@@ -117,8 +117,8 @@ pub(super) fn unsupported_word(
     accepted: &str,
 ) -> ApiError {
     match given {
-        None => ApiError::missing(field, accepted),
         Some(word) => ApiError::unsupported(field, format_args!("{word:?}"), accepted),
+        None => unknown_word(field, None, accepted),
     }
 }
 
@@ -348,12 +348,15 @@ fn items<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(
     Ok(items)
 }
 
-/// Whether and how to stream.
+/// How OpenAI's first two endpoints send an answer, and with what beside its text.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub(crate) struct StreamFields {
+pub(crate) struct AnswerFields {
     stream: Option<bool>,
     stream_options: Option<Object<StreamOptions>>,
+    return_token_ids: Option<bool>,
+    return_tokens_as_token_ids: Option<bool>,
+    timings_per_token: Option<bool>,
 }
 
 #[derive(Debug, PartialEq, Eq, Deserialize)]
@@ -400,10 +403,21 @@ impl Delivery {
     }
 }
 
-impl StreamFields {
-    pub(crate) fn delivery(self) -> Result<Delivery, ApiError> {
+impl AnswerFields {
+    /// What answers have, with log-probabilities if `logprobs`.
+    pub(crate) fn extras(&self, logprobs: bool) -> Result<Extras, ApiError> {
+        Ok(Extras {
+            logprobs,
+            token_ids: self.return_token_ids.unwrap_or(false),
+            names_by_id: self.return_tokens_as_token_ids.unwrap_or(false),
+            timings: self.timings_per_token.unwrap_or(false),
+            delivery: self.delivery()?,
+        })
+    }
+
+    fn delivery(&self) -> Result<Delivery, ApiError> {
+        let options = &self.stream_options;
         if self.stream == Some(true) {
-            let options = self.stream_options;
             let set = |get: fn(&StreamOptions) -> Option<bool>| {
                 options.as_ref().is_some_and(|options| get(&options.0) == Some(true))
             };
@@ -411,7 +425,7 @@ impl StreamFields {
             let continuous = include_usage && set(|options| options.continuous_usage_stats);
             return Ok(Delivery::Stream { include_usage, continuous });
         }
-        match self.stream_options {
+        match options {
             Some(_) => Err(ApiError::invalid_value(
                 "stream_options",
                 "an object",

@@ -113,7 +113,7 @@ fn integers_are_exact_up_to_64_bits() {
 #[test]
 fn stream_options_need_a_stream() {
     let delivery =
-        |body: Value| read_fields::<StreamFields>(&body).and_then(StreamFields::delivery);
+        |body: Value| read_fields::<AnswerFields>(&body).and_then(|fields| fields.delivery());
     assert_eq!(delivery(json!({})).unwrap(), Delivery::Whole);
     assert_eq!(delivery(json!({"stream": false})).unwrap(), Delivery::Whole);
     let plain = Delivery::Stream { include_usage: false, continuous: false };

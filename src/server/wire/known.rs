@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_that_nobody_reads_are_told_or_refused() {
+    fn fields_that_nobody_reads_are_reported_or_refused() {
         let body = json!({
             "messages": [{"role": "user", "content": "x"}], "prompt": "x", "temperature": 1,
             "min_tokens": 1, "n": 1, "stream": true, "user": "u", "tools": [], "strict": false,

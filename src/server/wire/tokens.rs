@@ -210,7 +210,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn texts_and_conversations_are_told_apart() {
+    fn texts_and_conversations_are_distinguished() {
         let text = |text: &str, parse_special| Prompt::Text { text: text.into(), parse_special };
         let parse = |body: Value| TokenizeRequest::parse(body).unwrap();
         assert_eq!(parse(json!({"prompt": "a"})).prompt, text("a", true));

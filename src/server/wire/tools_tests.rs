@@ -45,7 +45,7 @@ fn words_choose() {
 }
 
 #[test]
-fn the_model_is_told_of_allowed_tools_only() {
+fn the_model_is_reported_of_allowed_tools_only() {
     let choice = json!({"type": "allowed_tools", "allowed_tools": {
         "mode": "required", "tools": [tool("b")]
     }});

@@ -52,10 +52,10 @@ drain() {
 }
 
 journal() {
-    post "{$question}" --header 'X-Request-Id: told-by-the-test' >/dev/null
+    post "{$question}" --header 'X-Request-Id: named-by-the-test' >/dev/null
     within 5 has_entry
     local entry
-    entry=$(journalctl --unit=phi4d --output=json REQUEST_ID=told-by-the-test)
+    entry=$(journalctl --unit=phi4d --output=json REQUEST_ID=named-by-the-test)
     for field in CALLER STATUS END DURATION_MS PROMPT_TOKENS COMPLETION_TOKENS; do
         [[ $entry == *"\"$field\":"* ]] || fail "no field $field: $entry"
     done
@@ -63,7 +63,7 @@ journal() {
     if says "has not moved"; then fail "the engine was taken for stuck"; fi
     say "the journal has the request's fields"
 }
-has_entry() { [[ $(journalctl --unit=phi4d --output=json REQUEST_ID=told-by-the-test) == *REQUEST_ID* ]]; }
+has_entry() { [[ $(journalctl --unit=phi4d --output=json REQUEST_ID=named-by-the-test) == *REQUEST_ID* ]]; }
 
 reload() {
     rm -f /tmp/asked /tmp/lost

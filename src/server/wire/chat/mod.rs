@@ -1,29 +1,56 @@
 //! `POST /v1/chat/completions`.
 
-mod handler;
+use std::sync::Arc;
 
-pub(crate) use handler::create;
-
+use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::access::Exchange;
+use crate::app::App;
 use crate::error::ApiError;
+use crate::handlers::generation::{Renderer, answer, end_of_events, envelope, parsed};
+use crate::reply::{Format, Reply, event};
 use crate::wire::Parsed;
 use crate::wire::bounds;
 use crate::wire::common::{
-    ChunkUsage, Entries, Envelope, Extras, Integer, List, Object, StreamFields, WireUsage,
-    finish_reason, token_ids_of,
+    AnswerFields, ChunkUsage, Delivery, Entries, Envelope, Extras, Integer, List, Object,
+    WireUsage, finish_reason, to_json, token_ids_of,
 };
+use crate::wire::error::Dialect;
 use crate::wire::form::FormFields;
 use crate::wire::known::{Groups, check_chat, ignored};
-use crate::wire::logprobs::{ChatLogprobs, PromptLogprobs};
+use crate::wire::logprobs::{ChatLogprobs, PromptLogprobs, name_by_ids};
 use crate::wire::messages::{WireMessage, conversation};
 use crate::wire::parameters::{SamplingFields, SteeringFields, check_prompt_logprobs, copies};
 use crate::wire::reasoning::ReasoningFields;
+use crate::wire::timings::{progressed, timed};
 use crate::wire::tools::{AnswerCall, ChunkCall, ToolFields};
 use phi4d_generate::{
-    Answer, CallDelta, Chat, Ending, Finish, Prompt, Request, TextDelta, ToolCall, Usage,
+    Answer, CallDelta, Chat, Choices, Ending, Finished, Prompt, PromptProgress, Request, TextDelta,
+    ToolCall, Usage,
 };
+
+/// Answers a conversation.
+pub(crate) async fn create(
+    app: &App,
+    request: hyper::Request<Incoming>,
+    exchange: &Arc<Exchange>,
+) -> Result<Reply, ApiError> {
+    let chat =
+        parsed(app, request, exchange, ChatRequest::parse, |chat| chat.parsed.model()).await?;
+    let object = match chat.parsed.delivery {
+        Delivery::Whole => ChatCompletion::OBJECT,
+        Delivery::Stream { .. } => ChatChunk::OBJECT,
+    };
+    let renderer = ChatRenderer {
+        envelope: envelope(app, chat.parsed.model.clone(), "chatcmpl", object),
+        extras: chat.extras,
+        reasoning: chat.include_reasoning,
+        prompt: None,
+    };
+    answer(app, chat.parsed, exchange, renderer).await
+}
 
 /// A checked chat request, ready for `generate`.
 #[derive(Debug)]
@@ -45,9 +72,6 @@ struct ChatFields {
     add_generation_prompt: Option<bool>,
     continue_final_message: Option<bool>,
     chat_template_kwargs: Option<Entries<Value, { bounds::VARIABLES }>>,
-    return_token_ids: Option<bool>,
-    return_tokens_as_token_ids: Option<bool>,
-    timings_per_token: Option<bool>,
 }
 
 type AllFields = (
@@ -57,7 +81,7 @@ type AllFields = (
     ChatFields,
     ToolFields,
     ReasoningFields,
-    StreamFields,
+    AnswerFields,
 );
 
 impl ChatRequest {
@@ -66,13 +90,14 @@ impl ChatRequest {
     /// # Errors
     /// A 400 that names the first field at fault.
     pub(crate) fn parse(body: &Value) -> Result<Self, ApiError> {
-        let (sampling, steering, form, fields, tools, reasoning, stream) = AllFields::read(body)?;
+        let (sampling, steering, form, fields, tools, reasoning, answer) = AllFields::read(body)?;
         check_chat(body)?;
         let mut parameters = sampling.parameters()?;
         steering.steer(&mut parameters)?;
         parameters.constraint = form.constraint()?;
         parameters.top_logprobs = top_logprobs(fields.logprobs, fields.top_logprobs)?;
-        let delivery = stream.delivery()?;
+        let extras = answer.extras(parameters.top_logprobs.is_some())?;
+        let delivery = extras.delivery;
         check_prompt_logprobs(&parameters, delivery)?;
         let ending = ending(fields.add_generation_prompt, fields.continue_final_message)?;
         let (reasoning, include_reasoning) = reasoning.reasoning()?;
@@ -82,13 +107,6 @@ impl ChatRequest {
             variables: fields.chat_template_kwargs.map(Entries::into_map).unwrap_or_default(),
             tools: tools.tools()?,
             reasoning,
-        };
-        let extras = Extras {
-            logprobs: parameters.top_logprobs.is_some(),
-            token_ids: fields.return_token_ids.unwrap_or(false),
-            names_by_id: fields.return_tokens_as_token_ids.unwrap_or(false),
-            timings: fields.timings_per_token.unwrap_or(false),
-            delivery,
         };
         let request = Request {
             prompts: vec![Prompt::Chat(chat)],
@@ -277,37 +295,75 @@ impl DeltaMessage {
     }
 }
 
-impl<'a> ChatChunk<'a> {
+impl ChatChunk<'_> {
     pub(crate) const OBJECT: &'static str = "chat.completion.chunk";
+}
 
-    /// The first chunk of answer `index`: the role, and the prompt if token ids are wanted.
-    pub(crate) fn start(
-        envelope: &'a Envelope,
-        usage: ChunkUsage,
-        index: usize,
-        prompt: Option<&'a [u32]>,
-    ) -> Self {
-        let delta = DeltaMessage {
-            role: Some("assistant"),
-            content: Some(String::new()),
-            ..DeltaMessage::default()
-        };
-        let choice = ChunkChoice { index, delta, ..ChunkChoice::default() };
-        Self { prompt_token_ids: prompt, ..Self::with(envelope, usage, choice) }
+struct ChatRenderer {
+    envelope: Envelope,
+    extras: Extras,
+    /// Whether the answer shows reasoning that is separate from its text.
+    reasoning: bool,
+    /// The prompt's token ids, if they are wanted.
+    prompt: Option<Vec<u32>>,
+}
+
+impl ChatRenderer {
+    /// A chunk with a part of an answer, when `usage` is what was used so far.
+    fn chunk(&self, choice: ChunkChoice, usage: Usage) -> ChatChunk<'_> {
+        let usage = self.extras.delivery.chunk_usage(usage);
+        ChatChunk { envelope: &self.envelope, choices: vec![choice], usage, prompt_token_ids: None }
+    }
+}
+
+impl Renderer for ChatRenderer {
+    const FORMAT: Format = Format::Events;
+    const DIALECT: Dialect = Dialect::OpenAi;
+
+    fn begin(&mut self, _app: &App, choices: &Choices) {
+        if self.extras.token_ids {
+            self.prompt = choices.prompts().next().map(<[u32]>::to_vec);
+        }
     }
 
-    /// A chunk without a part of answer `index`.
-    pub(crate) fn empty(envelope: &'a Envelope, usage: ChunkUsage, index: usize) -> Self {
-        Self::with(envelope, usage, ChunkChoice { index, ..ChunkChoice::default() })
+    fn complete(&mut self, mut answers: Vec<Answer>, usage: Usage) -> String {
+        if !self.reasoning {
+            answers.iter_mut().for_each(|answer| answer.reasoning.clear());
+        }
+        if self.extras.names_by_id {
+            answers.iter_mut().for_each(|answer| name_by_ids(&mut answer.tokens));
+        }
+        let prompt = self.prompt.as_deref();
+        let body =
+            ChatCompletion::new(&self.envelope, answers, usage, self.extras.logprobs, prompt);
+        timed(&body, usage, self.extras.timings)
     }
 
-    pub(crate) fn text(
-        envelope: &'a Envelope,
-        usage: ChunkUsage,
-        index: usize,
-        delta: TextDelta,
-        [logprobs, token_ids]: [bool; 2],
-    ) -> Self {
+    fn start(&mut self, index: usize, usage: Usage) -> String {
+        let content = Some(String::new());
+        let delta = DeltaMessage { role: Some("assistant"), content, ..DeltaMessage::default() };
+        let chunk = self.chunk(ChunkChoice { index, delta, ..ChunkChoice::default() }, usage);
+        event(&to_json(&ChatChunk { prompt_token_ids: self.prompt.as_deref(), ..chunk }))
+    }
+
+    fn progress(&mut self, index: usize, progress: PromptProgress, usage: Usage) -> String {
+        let chunk = self.chunk(ChunkChoice { index, ..ChunkChoice::default() }, usage);
+        event(&progressed(&chunk, progress))
+    }
+
+    fn piece(&mut self, index: usize, mut delta: TextDelta, usage: Usage) -> String {
+        if !self.reasoning {
+            delta.reasoning.clear();
+        }
+        if self.extras.names_by_id {
+            name_by_ids(&mut delta.tokens);
+        }
+        let Extras { logprobs, token_ids, timings, .. } = self.extras;
+        let says_nothing =
+            delta.text.is_empty() && delta.reasoning.is_empty() && delta.call.is_none();
+        if says_nothing && (delta.tokens.is_empty() || !(logprobs || token_ids)) {
+            return String::new();
+        }
         let choice = ChunkChoice {
             index,
             logprobs: logprobs.then(|| ChatLogprobs::new(&delta.tokens)),
@@ -315,26 +371,27 @@ impl<'a> ChatChunk<'a> {
             delta: DeltaMessage::of(delta.text, delta.reasoning, delta.call),
             finish_reason: None,
         };
-        Self::with(envelope, usage, choice)
+        event(&timed(&self.chunk(choice, usage), usage, timings))
     }
 
-    pub(crate) fn end(
-        envelope: &'a Envelope,
-        usage: ChunkUsage,
-        index: usize,
-        reason: Finish,
-    ) -> Self {
-        let finish_reason = Some(finish_reason(reason));
-        Self::with(envelope, usage, ChunkChoice { index, finish_reason, ..ChunkChoice::default() })
+    fn end(&mut self, index: usize, finished: Finished, usage: Usage) -> String {
+        let finish_reason = Some(finish_reason(finished.reason));
+        let choice = ChunkChoice { index, finish_reason, ..ChunkChoice::default() };
+        event(&timed(&self.chunk(choice, usage), usage, self.extras.timings))
     }
 
-    pub(crate) fn usage(envelope: &'a Envelope, usage: Usage) -> Self {
+    fn close(&mut self, usage: Usage) -> String {
+        if !self.extras.delivery.includes_usage() {
+            return end_of_events(None);
+        }
         let usage = ChunkUsage::Known(usage.into());
-        Self { envelope, choices: Vec::new(), usage, prompt_token_ids: None }
-    }
-
-    fn with(envelope: &'a Envelope, usage: ChunkUsage, choice: ChunkChoice) -> Self {
-        Self { envelope, choices: vec![choice], usage, prompt_token_ids: None }
+        let last = ChatChunk {
+            envelope: &self.envelope,
+            choices: Vec::new(),
+            usage,
+            prompt_token_ids: None,
+        };
+        end_of_events(Some(&to_json(&last)))
     }
 }
 

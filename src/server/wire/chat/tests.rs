@@ -1,6 +1,6 @@
 use super::*;
 use crate::wire::common::SYSTEM_FINGERPRINT;
-use phi4d_generate::{CallStart, Finished, Message, Role};
+use phi4d_generate::{CallStart, Finish, Message, Role};
 use serde_json::{json, to_value};
 
 fn messages(given: &Value) -> Result<Vec<Message>, ApiError> {
@@ -177,6 +177,21 @@ fn envelope(object: &'static str) -> Envelope {
     }
 }
 
+/// What renders a stream that counts usage in its last chunk, if at all.
+fn renderer(include_usage: bool, logprobs: bool) -> ChatRenderer {
+    let delivery = Delivery::Stream { include_usage, continuous: false };
+    let (token_ids, names_by_id, timings) = (false, false, false);
+    let extras = Extras { logprobs, token_ids, names_by_id, timings, delivery };
+    let envelope = envelope(ChatChunk::OBJECT);
+    ChatRenderer { envelope, extras, reasoning: true, prompt: None }
+}
+
+/// The JSON of the first of some events.
+fn first(events: &str) -> Value {
+    let event = events.strip_prefix("data: ").unwrap().split("\n\n").next().unwrap();
+    serde_json::from_str(event).unwrap()
+}
+
 fn finished() -> Finished {
     Finished {
         reason: Finish::Length,
@@ -219,8 +234,8 @@ fn calls_and_thought_have_the_shapes_that_clients_read() {
         })
     );
     let delta = |delta: TextDelta| {
-        let chunk = ChatChunk::text(&envelope, ChunkUsage::NotAsked, 0, delta, [false, false]);
-        to_value(chunk).unwrap()["choices"][0]["delta"].clone()
+        let chunk = first(&renderer(false, false).piece(0, delta, Usage::default()));
+        chunk["choices"][0]["delta"].clone()
     };
     let begun = Some(CallStart { id: "call_1".into(), name: "f".into() });
     let piece = CallDelta { index: 1, begun, arguments: String::new() };
@@ -265,9 +280,8 @@ fn the_answers_shape_is_openais() {
 
 #[test]
 fn the_chunks_shapes_are_openais() {
-    let envelope = envelope(ChatChunk::OBJECT);
-    let choice = |chunk: ChatChunk| to_value(chunk).unwrap()["choices"].clone();
-    let start = to_value(ChatChunk::start(&envelope, ChunkUsage::NotAsked, 0, None)).unwrap();
+    let usage = Usage::default();
+    let start = first(&renderer(false, false).start(0, usage));
     assert_eq!(start["object"], "chat.completion.chunk");
     assert!(start.get("usage").is_none());
     assert_eq!(
@@ -277,18 +291,18 @@ fn the_chunks_shapes_are_openais() {
     );
     let delta = TextDelta { text: "a".to_owned(), ..TextDelta::default() };
     assert_eq!(
-        choice(ChatChunk::text(&envelope, ChunkUsage::NotYet, 0, delta, [true, false])),
+        first(&renderer(true, true).piece(0, delta, usage))["choices"],
         json!([{"index": 0, "delta": {"content": "a"},
                 "logprobs": {"content": [], "refusal": null}, "finish_reason": null}])
     );
-    let end = to_value(ChatChunk::end(&envelope, ChunkUsage::NotYet, 0, Finish::Length)).unwrap();
+    let end = first(&renderer(true, false).end(0, finished(), usage));
     assert_eq!(end["usage"], json!(null));
     assert!(end.as_object().unwrap().contains_key("usage"));
     assert_eq!(
         end["choices"],
         json!([{"index": 0, "delta": {}, "logprobs": null, "finish_reason": "length"}])
     );
-    let usage = to_value(ChatChunk::usage(&envelope, finished().usage)).unwrap();
+    let usage = first(&renderer(true, false).close(finished().usage));
     assert_eq!(usage["choices"], json!([]));
     assert_eq!(usage["usage"]["total_tokens"], 6);
 }

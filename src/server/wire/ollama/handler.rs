@@ -17,8 +17,7 @@ use crate::app::App;
 use crate::body::read;
 use crate::error::ApiError;
 use crate::handlers::generation::{Renderer, answer, check_model};
-use crate::reply::{Reply, json, telling_ignored};
-use crate::sse::Format;
+use crate::reply::{Format, Reply, json, telling_ignored};
 use crate::wire::common::to_json;
 use crate::wire::error::Dialect;
 use phi4d_generate::{Answer, Finished, TextDelta, Usage};
@@ -142,7 +141,7 @@ fn tagged<'a>(app: &App, name: &'a str) -> TaggedModel<'a> {
     }
 }
 
-/// What clients tell models apart by. The weights are not hashed: they may have 10 GB.
+/// What clients distinguish models by. The weights are not hashed: they may have 10 GB.
 fn digest(app: &App) -> String {
     let options = app.options();
     let facts = format!("{}\n{}", options.model_name, options.created);

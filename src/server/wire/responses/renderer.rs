@@ -9,8 +9,8 @@ use crate::access::random_hex;
 use crate::app::App;
 use crate::error::ApiError;
 use crate::handlers::generation::Renderer;
-use crate::measure::measure;
-use crate::sse::{Format, named_event};
+use crate::memory::measure;
+use crate::reply::{Format, named_event};
 use crate::store::Stored;
 use crate::wire::common::to_json;
 use crate::wire::error::Dialect;
@@ -117,7 +117,7 @@ impl Open {
     }
 
     /// The event for some more of the item, the `output_index`th. A custom tool's text is sent when
-    /// it is complete: its beginning can't be told from that of arguments of another shape.
+    /// it is complete: its beginning can't be distinguished from that of arguments of another shape.
     fn more<'a>(&'a self, output_index: usize, delta: &'a str) -> Option<Event<'a>> {
         let (item_id, content_index) = (self.id.as_str(), 0);
         match &self.kind {

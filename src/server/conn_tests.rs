@@ -1,10 +1,6 @@
-use std::time::Duration;
-
 use proptest::prelude::*;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::super::activity::Activity;
-use super::super::conn::Guarded;
 use super::*;
 
 /// Where the machine refuses, whatever pieces the bytes come in; `None` if it does not.
@@ -188,4 +184,24 @@ async fn a_refused_head_ends_in_what_no_parser_takes() {
             assert_eq!(String::from_utf8(got).unwrap(), expected);
         }
     }
+}
+
+#[tokio::test]
+async fn a_reader_that_stops_fails_the_write() {
+    let (near, _far) = tokio::io::duplex(8);
+    let mut near = Guarded::new(near, Activity::new(), Duration::from_millis(20));
+    near.write_all(b"12345678").await.unwrap();
+    let error = near.write_all(b"9").await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+}
+
+#[tokio::test]
+async fn a_slow_reader_is_waited_for() {
+    let (near, mut far) = tokio::io::duplex(8);
+    let mut near = Guarded::new(near, Activity::new(), Duration::from_secs(60));
+    let writing = tokio::spawn(async move { near.write_all(&[7; 64]).await });
+    let mut all = Vec::new();
+    far.read_to_end(&mut all).await.unwrap();
+    writing.await.unwrap().unwrap();
+    assert_eq!(all, [7; 64]);
 }
