@@ -13,6 +13,7 @@ use log::kv::Value;
 use super::auth::Admission;
 use super::caller::Caller;
 use super::error::ApiError;
+use super::idle::Wanted;
 use super::memory::{NoRoom, Share, kept_bytes};
 use phi4d_telemetry::{
     Attribute, Metrics, OpenSpan, Operation, Span, SpanKind, TraceContext, time_of,
@@ -66,6 +67,8 @@ pub(super) struct Exchange {
     weight: AtomicUsize,
     /// Its share of the memory budget.
     share: Mutex<Option<Share>>,
+    /// Keeps the daemon awake, if requests of its kind do.
+    wanted: OnceLock<Wanted>,
 }
 
 impl Exchange {
@@ -83,6 +86,7 @@ impl Exchange {
             model: OnceLock::new(),
             weight: AtomicUsize::new(0),
             share: Mutex::new(None),
+            wanted: OnceLock::new(),
             id: request_id(headers),
             origin,
             admission: OnceLock::new(),
@@ -105,6 +109,11 @@ impl Exchange {
     /// Notes that access control has admitted it.
     pub(super) fn admitted(&self, admission: Admission) {
         let _ = self.admission.set(admission);
+    }
+
+    /// Holds `wanted` until the request ends.
+    pub(super) fn keeps_awake(&self, wanted: Wanted) {
+        let _ = self.wanted.set(wanted);
     }
 
     /// Reserves places for as many answers as the request asks for, as [`Admission::hold`].

@@ -25,6 +25,7 @@ pub mod fuzzing;
 mod guard;
 mod handlers;
 mod heads;
+mod idle;
 mod measure;
 mod memory;
 #[cfg(test)]
@@ -42,7 +43,7 @@ mod strict;
 mod tests;
 mod wire;
 
-pub use accept::{DrainOutcome, serve};
+pub use accept::{DrainOutcome, Ended, serve};
 pub use app::{App, ServerOptions};
 pub use auth::{
     AccessError, AccessFault, Environment, Key, KeyLine, KeysFile, KeysFileError, Limits, Rules,
