@@ -126,11 +126,9 @@ async fn serve(
     let finished = match wait_for_stop(&started.engine, &mut server, &mut signals, on_hangup).await
     {
         Ok(Stop::Asked) => {
-            manager.tell(&[
-                State::Stopping,
-                State::Status("finishing answers in progress".to_owned()),
-                State::ExtendTimeout(drain + STOP_MARGIN),
-            ]);
+            let limit = State::ExtendTimeout(drain + STOP_MARGIN);
+            let status = State::Status("finishing answers in progress".to_owned());
+            manager.tell(&[State::Stopping, status, limit]);
             // From here on the socket's path is free for the next daemon.
             drop(bound.files);
             stop.send_replace(true);
