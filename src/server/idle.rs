@@ -91,19 +91,33 @@ pub(super) async fn unwanted(
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn idle_time_counts_from_the_end_of_the_last_request() {
-        let second = Duration::from_secs(1);
+    #[test]
+    fn idle_time_counts_from_the_end_of_the_last_request() {
         let demand = Arc::new(Demand::default());
-        tokio::time::advance(second).await;
-        assert_eq!(demand.idle_for(), Some(second));
+        let begun = Instant::now();
+        assert_eq!((demand.idle_for().is_some(), demand.seen()), (true, 0));
         let (first, other) = (demand.request(), demand.request());
-        tokio::time::advance(second).await;
         drop(first);
-        assert_eq!(demand.idle_for(), None);
+        assert_eq!((demand.idle_for(), demand.seen()), (None, 2));
+        let ending = Instant::now();
         drop(other);
-        assert_eq!((demand.idle_for(), demand.seen()), (Some(Duration::ZERO), 2));
-        tokio::time::advance(second).await;
-        assert_eq!(demand.idle_for(), Some(second));
+        let idle = demand.idle_for().unwrap();
+        assert!(idle <= ending.elapsed() && ending.elapsed() <= begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_daemon_is_wanted_while_a_request_is_open_and_for_a_while_after() {
+        let demand = Arc::new(Demand::default());
+        let limit = Duration::from_millis(20);
+        let now = Instant::now();
+        let request = demand.request();
+        let waits = tokio::time::timeout(limit * 5, unwanted(&demand, || Some(limit), now)).await;
+        assert!(waits.is_err());
+        let never = tokio::time::timeout(limit * 5, unwanted(&demand, || None, now)).await;
+        assert!(never.is_err());
+        let ending = Instant::now();
+        drop(request);
+        unwanted(&demand, || Some(limit), now).await;
+        assert!(ending.elapsed() >= limit);
     }
 }
