@@ -21,6 +21,7 @@ mod doctor;
 mod faults;
 mod forms;
 mod hostile_clients;
+mod idle;
 mod inspect;
 mod judges;
 mod lifecycle;

@@ -203,6 +203,16 @@ const CLAIMS: &[(&str, &str, &str)] = &[
     ),
     ("README.md", "OpenTelemetry traces", "tests/traces.rs"),
     ("README.md", "socket activation", "tests/packages/guest/service.sh"),
+    (
+        "README.md",
+        "take no memory until the next connection starts it",
+        "tests/packages/guest/idle",
+    ),
+    (
+        "docs/operations.md",
+        "No request is lost. The daemon ends only if nothing is in flight",
+        "tests/idle/mod.rs::no_request_is_lost_over_random_sleeps_and_wakes",
+    ),
 ];
 
 #[test]

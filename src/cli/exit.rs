@@ -35,7 +35,7 @@ pub(super) enum Code {
 }
 
 const CODES: [(Code, &str); 13] = [
-    (Code::Ok, "Success. For serve: the daemon stopped on request."),
+    (Code::Ok, "Success. For serve: the daemon stopped on request, or was idle for idle_exit."),
     (Code::Unwell, "For doctor: it found problems and reported them."),
     (Code::Cut, "For run: the answer was cut by max_tokens or the context length."),
     (Code::Usage, "The command line is wrong."),
@@ -79,6 +79,18 @@ pub(super) enum Fatal {
         "listen and socket are both off and the service manager passed no socket; set one of them"
     )]
     NothingToListenOn,
+    /// The daemon would end when idle and not be started again.
+    #[error(
+        "idle_exit is set, but {setting} = {place:?} is a socket of the daemon's own, at which no connection \
+         would start it again: set {setting} to off and let systemd hold the socket (phi4d.socket, \
+         phi4d-http.socket), or set idle_exit to 0"
+    )]
+    NotWoken {
+        /// The setting of the socket.
+        setting: &'static str,
+        /// Where it is.
+        place: String,
+    },
     /// The rules of access are wrong, or let everyone in.
     #[error(transparent)]
     Access(#[from] AccessError),
@@ -198,6 +210,7 @@ impl Fatal {
             Self::Unwell(_) => Code::Unwell,
             Self::Settings(_)
             | Self::NothingToListenOn
+            | Self::NotWoken { .. }
             | Self::Access(_)
             | Self::Keys(KeysFileError::Faults(_))
             | Self::EngineStart(StartError::Memory { .. }) => Code::Settings,

@@ -40,6 +40,7 @@ fn other_errors() -> Vec<(Fatal, u8)> {
         (Fatal::Unwell(2), 1),
         (settings.into(), 78),
         (Fatal::NothingToListenOn, 78),
+        (Fatal::NotWoken { setting: "listen", place: "127.0.0.1:8484".to_owned() }, 78),
         (AccessError { faults: vec![open] }.into(), 78),
         (KeysFileError::Taken(text()).into(), 64),
         (BindError::Tcp { address: text(), source: io_error() }.into(), 71),

@@ -21,7 +21,7 @@ use phi4d_engine::Engine;
 use phi4d_generate::{FormHost, NoForms};
 use phi4d_model::{self as model, LoadCancel, MemoryPlan, Provider};
 use phi4d_os::{self as os, Listener, Notifier, Signal, Signals, SocketFile, State};
-use phi4d_server::{self as server, App, DrainOutcome, Environment, ServerOptions};
+use phi4d_server::{self as server, App, Ended, Environment, ServerOptions};
 use phi4d_settings::{Resolved, Settings, WebPage};
 use phi4d_telemetry::Tracer;
 
@@ -123,20 +123,27 @@ async fn serve(
     }
     let on_hangup = async || reloader.reload(&manager).await;
 
-    if let Err(fatal) = wait_for_stop(&started.engine, &mut server, &mut signals, on_hangup).await {
-        // The first failure is the one to report.
-        let _ = stop_engine(started.engine).await;
-        return Err(fatal);
-    }
-    manager.tell(&[
-        State::Stopping,
-        State::Status("finishing answers in progress".to_owned()),
-        State::ExtendTimeout(drain + STOP_MARGIN),
-    ]);
-    // From here on the socket's path is free for the next daemon.
-    drop(bound.files);
-    stop.send_replace(true);
-    let finished = finish(started.engine, &mut server, &mut signals).await;
+    let finished = match wait_for_stop(&started.engine, &mut server, &mut signals, on_hangup).await
+    {
+        Ok(Stop::Asked) => {
+            let limit = State::ExtendTimeout(drain + STOP_MARGIN);
+            let status = State::Status("finishing answers in progress".to_owned());
+            manager.tell(&[State::Stopping, status, limit]);
+            // From here on the socket's path is free for the next daemon.
+            drop(bound.files);
+            stop.send_replace(true);
+            finish(started.engine, &mut server, &mut signals).await
+        }
+        Ok(Stop::Idle) => {
+            manager.tell(&[State::Stopping, State::Status("idle".to_owned())]);
+            end_idle(started.engine, settings.idle_exit.unwrap_or_default()).await
+        }
+        Err(fatal) => {
+            // The first failure is the one to report.
+            let _ = stop_engine(started.engine).await;
+            return Err(fatal);
+        }
+    };
     if let Some(exporter) = exporter {
         exporter.finish().await;
     }
@@ -160,6 +167,10 @@ struct Bound {
 
 /// Takes the service manager's sockets `passed`, and binds those of the settings whose kind is not among
 /// them.
+///
+/// # Errors
+/// If a socket can't be made, if there is none, or if one of its own would go with the daemon at an
+/// `idle_exit`: nothing would start it again for that socket's clients.
 async fn bind(settings: &Settings, passed: Vec<(String, Listener)>) -> Result<Bound, Fatal> {
     let mut bound = Bound { listeners: Vec::new(), files: Vec::new() };
     let (mut tcp, mut unix) = (false, false);
@@ -171,10 +182,18 @@ async fn bind(settings: &Settings, passed: Vec<(String, Listener)>) -> Result<Bo
         }
         bound.listeners.push(listener);
     }
-    if let Some(address) = settings.listen.as_ref().filter(|_| !tcp) {
+    let address = settings.listen.as_ref().filter(|_| !tcp);
+    let path = settings.socket.path(variable, os::effective_uid()).filter(|_| !unix);
+    if settings.idle_exit.is_some() {
+        let listen = address.map(|address| ("listen", address.to_string()));
+        let socket = || path.as_ref().map(|path| ("socket", path.display().to_string()));
+        if let Some((setting, place)) = listen.or_else(socket) {
+            return Err(Fatal::NotWoken { setting, place });
+        }
+    }
+    if let Some(address) = address {
         bound.listeners.push(os::bind_tcp(&address.host, address.port).await?);
     }
-    let path = settings.socket.path(variable, os::effective_uid()).filter(|_| !unix);
     if let Some(path) = path {
         let (listener, file) = os::bind_unix(&path, settings.socket_mode)?;
         bound.listeners.push(listener);
@@ -330,20 +349,29 @@ fn server_options(settings: &Settings, name: String) -> Result<ServerOptions, Fa
         header_timeout: settings.header_timeout_s,
         body_timeout: settings.body_timeout_s,
         write_timeout: settings.slow_client_timeout_s,
+        idle_exit: settings.idle_exit,
         ..ServerOptions::new(name, created)
     })
 }
 
-/// Returns when asked to stop.
+/// Why the daemon stops.
+enum Stop {
+    /// A signal asked for it.
+    Asked,
+    /// It had no request for `idle_exit`; the server has ended.
+    Idle,
+}
+
+/// Returns when asked to stop, or when idle.
 ///
 /// # Errors
 /// If the engine or the server ended by itself.
 async fn wait_for_stop(
     engine: &Engine,
-    server: &mut JoinHandle<DrainOutcome>,
+    server: &mut JoinHandle<Ended>,
     signals: &mut Signals,
     on_hangup: impl AsyncFn(),
-) -> Result<(), Fatal> {
+) -> Result<Stop, Fatal> {
     let handle = engine.handle();
     let mut tick = tokio::time::interval(ENGINE_TICK);
     loop {
@@ -352,7 +380,7 @@ async fn wait_for_stop(
                 Signal::Hangup => on_hangup().await,
                 stop => {
                     log::info!("{}: finishing answers in progress", stop.name());
-                    return Ok(());
+                    return Ok(Stop::Asked);
                 }
             },
             _ = tick.tick() => {
@@ -362,7 +390,8 @@ async fn wait_for_stop(
             }
             ended = &mut *server => {
                 let why = match ended {
-                    Ok(_) => "the server stopped by itself".to_owned(),
+                    Ok(Ended::Idle) => return Ok(Stop::Idle),
+                    Ok(Ended::Drained(_)) => "the server stopped by itself".to_owned(),
                     Err(error) => format!("the server failed: {error}"),
                 };
                 return Err(Fatal::Internal(why));
@@ -374,16 +403,16 @@ async fn wait_for_stop(
 /// Waits for the server to drain, at most until its limit or a second signal, then ends the engine.
 async fn finish(
     engine: Engine,
-    server: &mut JoinHandle<DrainOutcome>,
+    server: &mut JoinHandle<Ended>,
     signals: &mut Signals,
 ) -> Result<(), Fatal> {
     tokio::select! {
-        drained = &mut *server => match drained {
-            Ok(outcome) if outcome.is_clean() => log::info!("all answers are complete"),
-            Ok(outcome) => log::warn!(
+        ended = &mut *server => match ended {
+            Ok(Ended::Drained(outcome)) if !outcome.is_clean() => log::warn!(
                 cut_connections = outcome.cut_connections;
                 "the drain limit passed before all answers were complete"
             ),
+            Ok(_) => log::info!("all answers are complete"),
             Err(error) => log::error!("the server failed while draining: {error}"),
         },
         signal = signals.stop() => {
@@ -391,6 +420,17 @@ async fn finish(
             server.abort();
         }
     }
+    stop_engine(engine).await?;
+    log::info!("stopped");
+    Ok(())
+}
+
+/// Ends the engine of a daemon whose server has ended, as it had no request for `idle`.
+async fn end_idle(engine: Engine, idle: Duration) -> Result<(), Fatal> {
+    log::info!(
+        "no request for {} s: ending; the next connection starts the daemon",
+        idle.as_secs_f64()
+    );
     stop_engine(engine).await?;
     log::info!("stopped");
     Ok(())

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::server::TlsStream;
@@ -20,6 +20,7 @@ use super::activity::{Activity, Closed, Doing};
 use super::app::{App, Phase};
 use super::caller::Origin;
 use super::conn::serve_connection;
+use super::idle::unwanted;
 use super::places::{Bounds, Holder, Places, Verdict};
 use phi4d_os::{Listener, UnixStream};
 
@@ -49,6 +50,22 @@ const TLS_HANDSHAKE: u8 = 22;
 const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\
     content-type: text/plain\r\ncontent-length: 43\r\n\r\nthis port speaks TLS; ask by https:// here\n";
 
+/// How long idle connections have to close before the daemon ends for want of requests. New ones wait
+/// meanwhile.
+const PARTING: Duration = Duration::from_millis(250);
+
+/// How long until the next try if they did not all close, or were not all idle.
+const PARTING_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why a server ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// There was no request for `idle_exit`. All connections are closed.
+    Idle,
+    /// It was asked to stop.
+    Drained(DrainOutcome),
+}
+
 /// How draining ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DrainOutcome {
@@ -64,7 +81,8 @@ impl DrainOutcome {
     }
 }
 
-/// Serves `app` on all `listeners` until `stop` holds true (or its sender is gone), then drains.
+/// Serves `app` on all `listeners` until `stop` holds true (or its sender is gone), then drains; or until
+/// there has been no request for `idle_exit`, where nothing is left to drain. See [`super::idle`].
 ///
 /// Draining: listeners close at once, connections without a request yet have a moment to send one,
 /// idle ones close, running requests may take `drain` to end, new requests get 503. After that,
@@ -74,10 +92,10 @@ pub async fn serve(
     listeners: Vec<Listener>,
     mut stop: watch::Receiver<bool>,
     drain: Duration,
-) -> DrainOutcome {
+) -> Ended {
     let mut connections = JoinSet::new();
     tokio::select! {
-        () = accept_all(&app, &listeners, &mut connections) => {}
+        () = accept_until_idle(&app, &listeners, &mut connections) => return Ended::Idle,
         _ = stop.wait_for(|stop| *stop) => {}
     }
     drop(listeners);
@@ -86,7 +104,7 @@ pub async fn serve(
     let _ = tokio::time::timeout(SETTLE, app.until_unasked(0)).await;
     app.enter(Phase::Draining);
     if all_ended_within(&mut connections, drain).await {
-        return DrainOutcome { cut_connections: 0 };
+        return Ended::Drained(DrainOutcome { cut_connections: 0 });
     }
     let cut_connections = connections.len();
     log::warn!("the drain limit passed; cutting {cut_connections} connections");
@@ -94,7 +112,7 @@ pub async fn serve(
     if !all_ended_within(&mut connections, CUT_GRACE).await {
         connections.shutdown().await;
     }
-    DrainOutcome { cut_connections }
+    Ended::Drained(DrainOutcome { cut_connections })
 }
 
 async fn all_ended_within(connections: &mut JoinSet<()>, limit: Duration) -> bool {
@@ -102,8 +120,8 @@ async fn all_ended_within(connections: &mut JoinSet<()>, limit: Duration) -> boo
     tokio::time::timeout(limit, all).await.is_ok()
 }
 
-/// Accepts without end, never more connections at once than allowed.
-async fn accept_all(app: &App, listeners: &[Listener], connections: &mut JoinSet<()>) {
+/// Accepts, never more connections at once than allowed, until the daemon is idle.
+async fn accept_until_idle(app: &App, listeners: &[Listener], connections: &mut JoinSet<()>) {
     let options = app.options();
     let mut places = Places::new(Bounds::new(
         options.max_connections,
@@ -117,6 +135,7 @@ async fn accept_all(app: &App, listeners: &[Listener], connections: &mut JoinSet
     // for one, the kernel's backlog holds the rest, and a full TCP does not hold up the Unix
     // socket.
     let mut pending: [Option<Newcomer>; 2] = [None, None];
+    let mut part_at = tokio::time::Instant::now();
     loop {
         for slot in &mut pending {
             let Some(newcomer) = slot.take() else { continue };
@@ -132,19 +151,42 @@ async fn accept_all(app: &App, listeners: &[Listener], connections: &mut JoinSet
         let full = Full { tcp: pending[0].is_some(), unix: pending[1].is_some() };
         tokio::select! {
             Some(ended) = connections.join_next_with_id(), if !connections.is_empty() => {
-                match ended {
-                    Ok((id, ())) => places.leave(id),
-                    Err(error) => {
-                        places.leave(error.id());
-                        log::error!("a connection's task failed: {error}");
-                    }
-                }
+                places.leave(id_of(ended));
             }
             accepted = accepting.next(full), if !(full.tcp && full.unix) => {
                 let at = usize::from(matches!(accepted, Accepted::Unix(_)));
                 pending[at] = Newcomer::of(accepted);
             }
             () = tokio::time::sleep(PENDING_TICK), if full.tcp || full.unix => {}
+            () = unwanted(app.demand(), || app.idle_exit(), part_at), if !(full.tcp || full.unix) => {
+                if places.are_idle() && all_part(app, &mut places, connections).await {
+                    return;
+                }
+                part_at = tokio::time::Instant::now() + PARTING_PAUSE;
+            }
+        }
+    }
+}
+
+/// Closes the idle connections. Returns whether none is left and none sent a request meanwhile.
+async fn all_part(app: &App, places: &mut Places, connections: &mut JoinSet<()>) -> bool {
+    let seen = app.demand().seen();
+    app.part_with_idle();
+    let all = async {
+        while let Some(ended) = connections.join_next_with_id().await {
+            places.leave(id_of(ended));
+        }
+    };
+    tokio::time::timeout(PARTING, all).await.is_ok() && app.demand().seen() == seen
+}
+
+/// The task that has ended.
+fn id_of(ended: Result<(Id, ()), JoinError>) -> Id {
+    match ended {
+        Ok((id, ())) => id,
+        Err(error) => {
+            log::error!("a connection's task failed: {error}");
+            error.id()
         }
     }
 }

@@ -12,6 +12,7 @@ use log::kv::Value;
 
 use super::auth::Admission;
 use super::caller::Caller;
+use super::idle::Wanted;
 use super::memory::{NoRoom, Share, kept_bytes};
 use phi4d_telemetry::{
     Attribute, Metrics, OpenSpan, Operation, Span, SpanKind, TraceContext, time_of,
@@ -65,6 +66,8 @@ pub(super) struct Exchange {
     weight: AtomicUsize,
     /// Its share of the memory budget.
     share: Mutex<Option<Share>>,
+    /// Keeps the daemon awake, if requests of its kind do.
+    wanted: OnceLock<Wanted>,
 }
 
 impl Exchange {
@@ -82,6 +85,7 @@ impl Exchange {
             model: OnceLock::new(),
             weight: AtomicUsize::new(0),
             share: Mutex::new(None),
+            wanted: OnceLock::new(),
             id: request_id(headers),
             origin,
             admission: OnceLock::new(),
@@ -109,6 +113,11 @@ impl Exchange {
     /// Its share of its key's limits; without limits if it was not admitted.
     pub(super) fn admission(&self) -> &Admission {
         self.admission.get_or_init(|| Admission::anonymous(self.origin.clone()))
+    }
+
+    /// Holds `wanted` until the request ends.
+    pub(super) fn keeps_awake(&self, wanted: Wanted) {
+        let _ = self.wanted.set(wanted);
     }
 
     /// The caller: the key's holder if it was admitted by a key, else its address or user.

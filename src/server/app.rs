@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::auth::Rules;
+use super::auth::{QUOTA_MINUTE, Rules};
+use super::idle::Demand;
 use super::memory::RequestMemory;
 use super::store::Store;
 use phi4d_generate::Generator;
@@ -44,6 +45,8 @@ pub struct ServerOptions {
     pub write_timeout: Duration,
     /// How often a silent stream sends a comment, so that proxies keep it open.
     pub stream_keep_alive: Duration,
+    /// After how long without a request the server ends by itself; `None`: never.
+    pub idle_exit: Option<Duration>,
     /// Most JSON text of finished responses that are kept for `/v1/responses`; 0 keeps none.
     pub response_store_bytes: usize,
     /// Where spans of requests go.
@@ -68,6 +71,7 @@ impl ServerOptions {
             body_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(60),
             stream_keep_alive: Duration::from_secs(15),
+            idle_exit: None,
             response_store_bytes: 32 << 20,
             tracer: Tracer::default(),
         }
@@ -98,6 +102,9 @@ struct Inner {
     phase: watch::Sender<Phase>,
     /// Connections without a request yet.
     unasked: watch::Sender<usize>,
+    demand: Arc<Demand>,
+    /// How often idle connections were asked to close.
+    partings: watch::Sender<u64>,
     rules: watch::Sender<Arc<Rules>>,
     metrics: Metrics,
     request_memory: RequestMemory,
@@ -120,6 +127,8 @@ impl App {
                 options,
                 phase: watch::Sender::new(Phase::Serving),
                 unasked: watch::Sender::default(),
+                demand: Arc::default(),
+                partings: watch::Sender::default(),
                 rules: watch::Sender::default(),
             }),
         }
@@ -190,6 +199,28 @@ impl App {
     /// more.
     pub fn cut(&self) {
         self.enter(Phase::Cutting);
+    }
+
+    /// The requests that keep the daemon awake.
+    pub(super) fn demand(&self) -> &Arc<Demand> {
+        &self.inner.demand
+    }
+
+    /// After how long without a request the server ends now. A daemon that starts again has forgotten what
+    /// its keys used in the minute before, so with quotas it is at least that minute.
+    pub(super) fn idle_exit(&self) -> Option<Duration> {
+        let least = if self.rules().have_quotas() { QUOTA_MINUTE } else { Duration::ZERO };
+        self.options().idle_exit.map(|limit| limit.max(least))
+    }
+
+    /// Asks the connections that are idle to close.
+    pub(super) fn part_with_idle(&self) {
+        self.inner.partings.send_modify(|count| *count += 1);
+    }
+
+    /// Changes each time when idle connections are to close.
+    pub(super) fn partings(&self) -> watch::Receiver<u64> {
+        self.inner.partings.subscribe()
     }
 
     /// Counts a connection without a request, until the returned guard is dropped.

@@ -26,7 +26,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-use super::activity::{Activity, Expected};
+use super::activity::{Activity, Doing, Expected};
 use super::app::{App, Phase};
 use super::caller::Origin;
 use super::route::respond;
@@ -60,13 +60,14 @@ pub(super) async fn serve_connection<S>(
     let limit = app.options().write_timeout;
     let io = TokioIo::new(Guarded::new(stream, Arc::clone(&activity), limit));
     let (shared, unasked) = (app.clone(), Cell::new(Some(app.unasked())));
+    let asked = Arc::clone(&activity);
     let service = service_fn(move |request| {
         let (app, origin) = (shared.clone(), Arc::clone(&origin));
         // The phase is read before the connection counts as asked: a drain that waits for this
         // first request must not refuse it.
         let phase = app.phase();
         drop(unasked.take());
-        let open = activity.request();
+        let open = asked.request();
         async move {
             let mut reply = respond(app, &origin, phase, request).await;
             reply.body_mut().keep_open(open);
@@ -81,9 +82,20 @@ pub(super) async fn serve_connection<S>(
         .max_buf_size(BUFFER_BYTES)
         .serve_connection(io, service);
     let mut connection = pin!(connection);
+    let mut partings = app.partings();
+    let must_close = async {
+        // Only from here is it sure that no request has begun to arrive: nothing is read meanwhile.
+        while partings.changed().await.is_ok() && activity.now().0 != Doing::Idle {}
+    };
     let ended = tokio::select! {
+        // A request that has arrived is read before the connection closes as idle.
+        biased;
         ended = connection.as_mut() => ended,
         () = app.reached(Phase::Draining) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+        () = must_close => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

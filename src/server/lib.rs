@@ -24,6 +24,7 @@ mod error;
 pub mod fuzzing;
 mod guard;
 mod handlers;
+mod idle;
 mod memory;
 #[cfg(test)]
 mod openapi;
@@ -37,7 +38,7 @@ mod store;
 mod tests;
 mod wire;
 
-pub use accept::{DrainOutcome, serve};
+pub use accept::{DrainOutcome, Ended, serve};
 pub use app::{App, ServerOptions};
 pub use auth::{
     AccessError, AccessFault, Environment, Key, KeyLine, KeysFile, KeysFileError, Limits, Rules,

@@ -162,6 +162,11 @@ impl Places {
         self.update_crowded();
     }
 
+    /// Whether every connection is kept open between two requests and does nothing else.
+    pub(super) fn are_idle(&self) -> bool {
+        self.open.values().all(|open| open.activity.now().0 == Doing::Idle)
+    }
+
     /// Removes the connection of the task `id`, which has ended.
     pub(super) fn leave(&mut self, id: Id) {
         let Some(Open { holder, .. }) = self.open.remove(&id) else { return };

@@ -169,6 +169,12 @@ impl Route {
         }
     }
 
+    /// Whether a request keeps the daemon from ending for want of requests. One that only asks how the
+    /// daemon is does not, however often it comes.
+    fn keeps_awake(&self) -> bool {
+        !matches!(self.access, Class::Open | Class::Metrics | Class::Admin)
+    }
+
     /// The routes of a request's `path`, which differ in their methods, and the name in it.
     fn find(path: &str) -> Option<(Vec<&'static Self>, &str)> {
         let (first, name) = ROUTES.iter().find_map(|route| Some((route, route.name_in(path)?)))?;
@@ -292,6 +298,9 @@ async fn dispatch(
             discard_rest(request).await;
             return Err(error);
         }
+    }
+    if route.keeps_awake() {
+        exchange.keeps_awake(app.demand().request());
     }
     // After admission: a caller without access learns nothing of the daemon's state.
     if phase != Phase::Serving && !route.always {

@@ -11,6 +11,7 @@ const ABSENT: &[(&str, &[&str], &str)] = &[
     ("socket", &["default", "off"], "off, as phi4d has no Unix sockets on Windows"),
     ("socket_allow_users", &[""], "nothing, as phi4d has no Unix sockets on Windows"),
     ("socket_allow_groups", &[""], "nothing, as phi4d has no Unix sockets on Windows"),
+    ("idle_exit", &["", "0"], "0, as Windows has no socket activation"),
     ("log_format", &["auto", "text", "json"], "auto, text or json, as Windows has no journal"),
 ];
 

@@ -154,6 +154,36 @@ impl Kind for SecondsOrNone {
     }
 }
 
+/// A time in seconds, parts of them included, or 0 for never.
+pub(super) struct SecondsOrNever {
+    pub(super) min: f64,
+    pub(super) max: f64,
+}
+
+impl Kind for SecondsOrNever {
+    type Value = Option<Duration>;
+
+    fn read(&self, raw: &ValueKind) -> Option<Option<Duration>> {
+        let seconds: f64 = as_typed(raw)?.parse().ok()?;
+        if seconds == 0.0 {
+            return Some(None);
+        }
+        (self.min..=self.max).contains(&seconds).then(|| Some(Duration::from_secs_f64(seconds)))
+    }
+
+    fn accepted(&self) -> String {
+        format!("seconds from {} to {}, or 0 for never", self.min, self.max)
+    }
+
+    fn placeholder(&self) -> &'static str {
+        "SECONDS"
+    }
+
+    fn is_text(&self) -> bool {
+        false
+    }
+}
+
 /// A number in a range whose lower end may be left out.
 pub(super) struct Number {
     pub(super) min: f64,
@@ -472,6 +502,17 @@ mod tests {
     fn zero_seconds_is_no_limit_only_where_it_says_so() {
         assert_eq!(SecondsOrNone { max: 9 }.read(&text("0")), Some(None));
         assert_eq!(Seconds { min: 1, max: 9 }.read(&text("0")), None);
+    }
+
+    #[test]
+    fn never_is_0_and_parts_of_a_second_are_taken() {
+        let kind = SecondsOrNever { min: 0.01, max: 9.0 };
+        assert_eq!(kind.read(&text("0")), Some(None));
+        assert_eq!(kind.read(&ValueKind::I64(9)), Some(Some(Duration::from_secs(9))));
+        assert_eq!(kind.read(&text("0.25")), Some(Some(Duration::from_millis(250))));
+        for refused in ["", "-1", "0.001", "9.1", "NaN", "inf", "1 s"] {
+            assert_eq!(kind.read(&text(refused)), None, "{refused}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use log::LevelFilter;
 use super::define::{Definition, Reader, define_settings, flag_name};
 use super::kind::{
     Choice, Kind, Listen, Mode, Number, OptionalName, OptionalPath, OptionalUrl, OrModel, Seconds,
-    SecondsOrNone, Socket, Switch, whole,
+    SecondsOrNever, SecondsOrNone, Socket, Switch, whole,
 };
 use super::lists::{Origins, Pairs, Words};
 use super::socket::SocketSetting;
@@ -286,6 +286,13 @@ define_settings! {
 
     /// How long running answers may continue after the daemon was asked to stop.
     drain_timeout_s: Duration = "30", Seconds { min: 0, max: 86_400 }, "seconds";
+
+    /// End the daemon, so that it takes no memory, after so long without a request; the next
+    /// connection starts it again. 0: never. Only for sockets that systemd holds (phi4d.socket,
+    /// phi4d-http.socket); with listen or a socket of the daemon's own it is refused. /health,
+    /// /ready, /metrics and /slots do not count as requests. The packaged unit allows 15 starts a
+    /// minute, so less than 5 seconds needs a larger StartLimitBurst.
+    idle_exit: Option<Duration> = "0", SecondsOrNever { min: 0.01, max: 604_800.0 }, "seconds";
 
     /// Drop what the daemon does not need once it has its model and sockets: running programs,
     /// other users' rights, new listeners and more (seccomp and no_new_privs). auto: if the

@@ -32,14 +32,14 @@ fn key_command(file: &Path, arguments: &[&str]) -> Output {
 }
 
 /// Makes a key by the program and returns it.
-fn add_key(file: &Path, arguments: &[&str]) -> String {
+pub(super) fn add_key(file: &Path, arguments: &[&str]) -> String {
     let output = key_command(file, &[&["add"], arguments].concat());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
 /// A keys file beside the setup's socket.
-fn keys_file(setup: &Setup) -> PathBuf {
+pub(super) fn keys_file(setup: &Setup) -> PathBuf {
     setup.folder.path().join("api-keys")
 }
 

@@ -93,7 +93,7 @@ struct UnderTest {
     engine: Engine,
     daemon: Arc<Daemon>,
     stop: watch::Sender<bool>,
-    server: tokio::task::JoinHandle<server::DrainOutcome>,
+    server: tokio::task::JoinHandle<server::Ended>,
     vocab: u32,
     context: usize,
     prefill_chunk: usize,

@@ -23,6 +23,7 @@ pub(super) fn sockets(
     lookup: impl Fn(&str) -> Option<String>,
     findings: &mut Findings,
 ) {
+    only_held(settings, units, &lookup, findings);
     let runs = units.service.as_ref().is_some_and(Unit::is_active);
     match &settings.listen {
         Some(address) if runs => {
@@ -34,6 +35,30 @@ pub(super) fn sockets(
     match settings.socket.path(lookup, os::effective_uid()) {
         Some(path) => unix(&path, units.hold(&path), findings),
         None => findings.good(SOCKETS, "the Unix socket is off"),
+    }
+}
+
+/// Whether systemd holds all sockets, as a daemon that ends when idle needs.
+fn only_held(
+    settings: &Settings,
+    units: &Units,
+    lookup: impl Fn(&str) -> Option<String>,
+    findings: &mut Findings,
+) {
+    if settings.idle_exit.is_none() || units.service.is_none() {
+        return;
+    }
+    let has_path = settings.socket.path(lookup, os::effective_uid()).is_some();
+    let unheld = [
+        ("listen", settings.listen.is_some() && units.addresses().is_empty()),
+        ("socket", has_path && !units.pass_unix()),
+    ];
+    for (setting, _) in unheld.into_iter().filter(|(_, unheld)| *unheld) {
+        findings.fault(
+            SOCKETS,
+            format!("idle_exit is set, but the socket of {setting} is not held by systemd"),
+            format!("set {setting} to off and start phi4d.socket or phi4d-http.socket, or set idle_exit to 0"),
+        );
     }
 }
 

@@ -33,11 +33,25 @@ impl Units {
         active.any(|unit| unit.listens_on().iter().any(|listens| listens == place))
     }
 
+    /// Whether systemd passes a Unix socket to the service.
+    pub(super) fn pass_unix(&self) -> bool {
+        let mut active = self.sockets.iter().filter(|unit| unit.is_active());
+        active.any(|unit| unit.listens_on().iter().any(|place| place.is_absolute()))
+    }
+
     /// TCP addresses that systemd passes to the service.
     pub(super) fn addresses(&self) -> Vec<SocketAddr> {
         let active = self.sockets.iter().filter(|unit| unit.is_active());
         let places = active.flat_map(Unit::listens_on);
         places.filter_map(|place| place.to_str()?.parse().ok()).collect()
+    }
+
+    /// Whether the service has ended as idle (`idle_exit`), and a socket is there that starts it.
+    fn sleeps(&self, service: &Unit, settings: &Settings) -> bool {
+        settings.idle_exit.is_some()
+            && service.get("ActiveState") == "inactive"
+            && service.get("Result") == "success"
+            && self.sockets.iter().any(Unit::is_active)
     }
 
     /// Judges the state of each unit, and whether the service has what `settings` ask for.
@@ -46,7 +60,12 @@ impl Units {
             findings.good(CHECK, "no unit is installed");
             return;
         };
-        state(service, findings);
+        if self.sleeps(service, settings) {
+            let text = format!("{SERVICE} is idle and takes no memory; a connection starts it");
+            findings.good(CHECK, text);
+        } else {
+            state(service, findings);
+        }
         for socket in &self.sockets {
             socket_state(socket, findings);
         }
@@ -282,6 +301,7 @@ pub(super) fn instances(findings: &mut Findings) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use phi4d_settings::{Inputs, resolve};
 
     fn finding(name: &str, properties: &str, judge: impl Fn(&Unit, &mut Findings)) -> String {
         let unit = Unit::read(name, &format!("LoadState=loaded\n{properties}"));
@@ -317,6 +337,30 @@ mod tests {
         let mut findings = Findings::default();
         state(&Unit::read(SERVICE, "LoadState=masked\nActiveState=inactive\n"), &mut findings);
         assert!(findings.text().contains("systemctl unmask"), "{}", findings.text());
+    }
+
+    #[test]
+    fn a_service_that_may_sleep_is_not_taken_for_stopped() {
+        let unit =
+            |name, properties: &str| Unit::read(name, &format!("LoadState=loaded\n{properties}\n"));
+        let found = |idle_exit: &str, socket: &str, result: &str| {
+            let flags = [("model", "m"), ("idle_exit", idle_exit)];
+            let flags = flags.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+            let settings = resolve(&Inputs { flags, ..Inputs::default() }).unwrap().settings;
+            let units = Units {
+                service: Some(unit(SERVICE, &format!("ActiveState=inactive\nResult={result}"))),
+                sockets: vec![unit(UNIX_SOCKET, &format!("ActiveState={socket}"))],
+            };
+            let mut findings = Findings::default();
+            units.judge(&settings, &mut findings);
+            findings.text()
+        };
+        let stopped = "phi4d.service is stopped";
+        assert!(found("60", "active", "success").contains("phi4d.service is idle"));
+        assert!(!found("60", "active", "success").contains(stopped));
+        assert!(found("0", "active", "success").contains(stopped));
+        assert!(found("60", "inactive", "success").contains(stopped));
+        assert!(found("60", "active", "signal").contains(stopped));
     }
 
     #[test]

@@ -58,6 +58,11 @@ pub(super) fn page() -> String {
         "A restart loses no request that waits in the Unix socket's backlog. An error that a restart \
          does not fix (settings, model, runtime) is not retried.",
     );
+    paragraph(
+        &mut roff,
+        "With idle_exit the daemon ends when it has had no request for so long; the next connection to \
+         one of the sockets starts it again.",
+    );
     for (name, entries) in [("UNITS", &UNITS[..]), ("SIGNALS", &SIGNALS[..]), ("FILES", &FILES[..])]
     {
         heading(&mut roff, name);

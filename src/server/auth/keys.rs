@@ -232,6 +232,11 @@ impl Keys {
         self.0.iter().map(|key| &key.name)
     }
 
+    /// Whether any has a quota of tokens.
+    pub(super) fn have_quotas(&self) -> bool {
+        self.0.iter().any(|key| key.limits.tokens_per_minute.is_some())
+    }
+
     /// Takes over what the same keys have used so far.
     pub(super) fn count_on_from(&mut self, old: &Self) {
         for key in &mut self.0 {

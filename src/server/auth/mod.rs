@@ -22,6 +22,7 @@ pub use load::{Environment, rules_of};
 pub use tls::certificate_fault;
 
 pub(super) use cors::preflight;
+pub(super) use limits::MINUTE as QUOTA_MINUTE;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -135,6 +136,11 @@ impl Rules {
     #[must_use]
     pub fn need_key(&self) -> bool {
         self.keys.is_some()
+    }
+
+    /// Whether a key has a quota of tokens.
+    pub(super) fn have_quotas(&self) -> bool {
+        self.keys.as_ref().is_some_and(Keys::have_quotas)
     }
 
     /// A caller's name, as the log has it.

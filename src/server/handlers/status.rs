@@ -22,7 +22,8 @@ pub(crate) fn health(app: &App) -> Reply {
         Phase::Draining | Phase::Cutting => "draining",
     };
     let stats = app.generator().stats();
-    let health = Health::new(status, &app.options().model_name, &stats);
+    let options = app.options();
+    let health = Health::new(status, &options.model_name, options.idle_exit.is_some(), &stats);
     json(StatusCode::OK, to_json(&health))
 }
 

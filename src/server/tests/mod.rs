@@ -11,6 +11,7 @@ mod ollama;
 mod parameters;
 mod peers;
 mod responses;
+mod sleep;
 mod stored;
 mod stream;
 mod tokens;
@@ -28,7 +29,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use self::client::{Client, Response};
-use super::{App, DrainOutcome, ServerOptions, serve};
+use super::{App, DrainOutcome, Ended, ServerOptions, serve};
 use phi4d_engine::{self as engine, Engine, Stats};
 use phi4d_generate::{Generator, GeneratorOptions, SamplingDefaults};
 use phi4d_model::ModelLimits;
@@ -67,7 +68,7 @@ struct Daemon {
     app: App,
     control: Arc<FakeControl>,
     stop: watch::Sender<bool>,
-    served: JoinHandle<DrainOutcome>,
+    served: JoinHandle<Ended>,
     _engine: Engine,
     _folder: tempfile::TempDir,
 }
@@ -164,7 +165,10 @@ impl Daemon {
 
     async fn stop(self) -> DrainOutcome {
         self.stop.send(true).unwrap();
-        self.served.await.unwrap()
+        match self.served.await.unwrap() {
+            Ended::Drained(outcome) => outcome,
+            Ended::Idle => panic!("it ended as idle"),
+        }
     }
 }
 

@@ -112,10 +112,17 @@ pub(crate) struct Health<'a> {
     kv_tokens: usize,
     kv_cached_tokens: usize,
     kv_budget_tokens: usize,
+    /// Whether the daemon ends when it is idle (`idle_exit`), so that the next question starts it again.
+    sleeps_when_idle: bool,
 }
 
 impl<'a> Health<'a> {
-    pub(crate) fn new(status: &'static str, model: &'a str, stats: &Stats) -> Self {
+    pub(crate) fn new(
+        status: &'static str,
+        model: &'a str,
+        sleeps_when_idle: bool,
+        stats: &Stats,
+    ) -> Self {
         Self {
             status,
             model,
@@ -137,6 +144,7 @@ impl<'a> Health<'a> {
             kv_tokens: stats.kv_tokens,
             kv_cached_tokens: stats.kv_cached_tokens,
             kv_budget_tokens: stats.kv_budget_tokens,
+            sleeps_when_idle,
         }
     }
 }

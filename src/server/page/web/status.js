@@ -53,8 +53,10 @@ export class Status {
       document.body.dataset.server = "draining";
       byId("load-text").textContent = "loading";
     }, SLOW);
+    let sleeps = false;
     try {
       const health = await this.#api.get("health");
+      sleeps = health.sleeps_when_idle;
       this.#figures(health);
       await this.#requests();
     } catch {
@@ -63,6 +65,8 @@ export class Status {
       this.#last = null;
     }
     clearTimeout(slow);
+    // A page that is only left open must not start a daemon again and again.
+    if (sleeps && !this.busy && byId("status").hidden) return;
     this.#schedule(this.busy || !byId("status").hidden ? 1000 : 4000);
   }
 

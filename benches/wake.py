@@ -1,0 +1,106 @@
+#!/usr/bin/env python3
+"""Measures how soon a daemon that sleeps (idle_exit) answers: from the connection to the first token.
+
+    python benches/wake.py --model DIR [--phi4d target/release/phi4d] [--rounds 5] [--prompt-words 300]
+
+Needs nothing but Python. Holds a Unix socket as systemd would, and asks when no daemon runs. In turns: the model as
+it was exported, the model with weights that `phi4d prepare` made, and the same with the prompt in the prefix store.
+For comparison, the same request to a daemon that is awake. Also counts the processes that are left asleep. DIR is
+linked, not changed.
+"""
+
+import argparse
+import json
+import os
+import select
+import socket
+import statistics
+import subprocess
+import tempfile
+import time
+
+PASS = 'export LISTEN_PID=$$ LISTEN_FDS=1; exec "$@" 3<&0 0</dev/null'
+
+
+class Sleeper:
+    def __init__(self, phi4d: str, model: str, folder: str, more: list[str]):
+        self.path = os.path.join(folder, "phi4d.sock")
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(self.path)
+        self.listener.listen(8)
+        self.command = ["sh", "-c", PASS, "sh", phi4d, "serve", "--model", model, "--listen", "off"]
+        self.command += ["--idle-exit", "0.2", "--log-level", "error", *more]
+        self.process = None
+
+    def ask(self, prompt: str) -> float:
+        """Seconds to the first token."""
+        begun = time.perf_counter()
+        stream = socket.socket(socket.AF_UNIX)
+        stream.connect(self.path)
+        body = {"messages": [{"role": "user", "content": prompt}], "max_tokens": 1, "stream": True, "temperature": 0}
+        data = json.dumps(body).encode()
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        stream.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+        if self.process is None:
+            assert select.select([self.listener], [], [], 5)[0]
+            self.process = subprocess.Popen(self.command, stdin=self.listener)
+        text = b""
+        while b"finish_reason\":\"" not in text:
+            part = stream.recv(65536)
+            assert part, text
+            text += part
+        took = time.perf_counter() - begun
+        stream.close()
+        return took
+
+    def sleep(self) -> None:
+        """Waits until it has ended by itself."""
+        assert self.process.wait(600) == 0
+        self.process = None
+
+
+def linked(model: str, folder: str) -> str:
+    os.mkdir(folder)
+    for name in set(os.listdir(model)) - {"prepared"}:
+        os.symlink(os.path.realpath(os.path.join(model, name)), os.path.join(folder, name))
+    return folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--phi4d", default="target/release/phi4d")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--prompt-words", type=int, default=300)
+    arguments = parser.parse_args()
+    prompt = " ".join(f"stone {number}" for number in range(arguments.prompt_words // 2))
+    times: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder:
+        plain, prepared = (linked(arguments.model, os.path.join(folder, name)) for name in ("plain", "prepared"))
+        cache = os.path.join(folder, "cache")
+        os.mkdir(cache)
+        subprocess.run([arguments.phi4d, "prepare", "--model", prepared], check=True, stdout=subprocess.DEVNULL)
+        kinds = {
+            "asleep": (plain, []),
+            "asleep, prepared weights": (prepared, []),
+            "asleep, prepared weights and stored prefix": (prepared, ["--prefix-store", os.path.join(folder, "prefixes")]),
+        }
+        sleepers = {}
+        for number, (name, (model, more)) in enumerate(kinds.items()):
+            os.mkdir(place := os.path.join(folder, str(number)))
+            sleepers[name] = Sleeper(arguments.phi4d, model, place, more)
+        for number in range(arguments.rounds + 1):
+            for name, sleeper in sleepers.items():
+                took = sleeper.ask(prompt)
+                # The first one fills the page cache and the prefix store.
+                if number > 0:
+                    times.setdefault(name, []).append(took)
+                # Another prompt of the same length, which nothing is cached of.
+                times.setdefault("awake", []).append(sleeper.ask(f"{number} {name} {prompt}"))
+                sleeper.sleep()
+    for name, took in times.items():
+        print(f"{name}: first token after {statistics.median(took):.2f} s ({min(took):.2f} to {max(took):.2f})")
+    print("asleep: no process, 0 bytes")
+
+
+main()
