@@ -50,12 +50,18 @@ impl<T> Turns<T> {
 
     /// Removes the next item. The turn passes to the next caller.
     pub(super) fn take(&mut self) -> Option<(CallerId, T)> {
-        self.take_of(|_| true)
+        self.take_of(|_| Some(()))
     }
 
-    /// As [`Self::take`], but only for callers that `may` have a turn.
-    pub(super) fn take_of(&mut self, may: impl Fn(CallerId) -> bool) -> Option<(CallerId, T)> {
-        let place = self.callers.iter().position(|(caller, _)| may(*caller))?;
+    /// As [`Self::take`], but for the caller of the lowest `rank`; among equals the turn passes on. Callers
+    /// without a rank have no turn now.
+    pub(super) fn take_of<R: Ord>(
+        &mut self,
+        rank: impl Fn(CallerId) -> Option<R>,
+    ) -> Option<(CallerId, T)> {
+        let ranks = self.callers.iter().enumerate();
+        let ranks = ranks.filter_map(|(place, (caller, _))| Some((rank(*caller)?, place)));
+        let (_, place) = ranks.min()?;
         let (caller, mut items) = self.callers.remove(place)?;
         let item = items.pop_front()?;
         if !items.is_empty() {
@@ -63,6 +69,11 @@ impl<T> Turns<T> {
         }
         self.count -= 1;
         Some((caller, item))
+    }
+
+    /// The callers with items, in the order of their turns.
+    pub(super) fn callers(&self) -> impl Iterator<Item = CallerId> + '_ {
+        self.callers.iter().map(|(caller, _)| *caller)
     }
 
     /// How many items wait.

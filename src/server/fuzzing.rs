@@ -20,6 +20,7 @@ use super::wire::anthropic::{CountRequest, MessagesRequest};
 use super::wire::chat::ChatRequest;
 use super::wire::completions::CompletionRequest;
 use super::wire::error::Dialect;
+use super::wire::gbnf;
 use super::wire::llama::LlamaRequest;
 use super::wire::ollama;
 use super::wire::responses::ResponsesRequest;
@@ -77,6 +78,18 @@ pub fn asked(data: &[u8]) -> Vec<(Prompt, Option<Constraint>)> {
         (work.into_prompt(), constraint)
     };
     works.into_iter().chain(ollama).flatten().map(asked).collect()
+}
+
+/// A grammar in llama.cpp's notation as one in Lark; `None` if it is another, or refused.
+pub fn lark(data: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(data).ok()?;
+    if !gbnf::is_gbnf(text) {
+        return None;
+    }
+    let lark = gbnf::to_lark(text).ok()?;
+    // At most ten bytes for a character, and some for each rule.
+    assert!(lark.len() <= 16 * text.len() + 16, "{lark}");
+    Some(lark)
 }
 
 fn check_fault(error: &ApiError) {

@@ -17,7 +17,7 @@ HOSTILE_KEYS = ("hostile0", "hostile1", "hostile2", "one-at-once")
 @dataclass
 class Kind:
     """`share` weighs its part of the time in `draws`, where `alone` callers are at it at once; in `mixed` it is
-    `callers`, each with about `pause` between two."""
+    `callers`, each with about `pause` between two; in `many` it is `hasty`. `answers`: most draws get one."""
 
     name: str
     act: Act
@@ -25,6 +25,8 @@ class Kind:
     callers: int = 4
     alone: int = 4
     pause: float = 0.05
+    hasty: int = 8
+    answers: bool = True
 
 
 def send(place: Place, choose: random.Random, leaves: float, path: str, body: object) -> tuple[End, bytes]:
@@ -71,8 +73,8 @@ KINDS = [
     Kind("bodies", amplified, share=1.5, pause=0.2),
     Kind("lists", requests(bodies.list_request), share=1.5),
     Kind("tokenizer", requests(bodies.tokenizer), pause=0.2),
-    Kind("connections", crowd, callers=8, alone=12, pause=0.2),
-    Kind("framing", framed, callers=6, alone=6),
+    Kind("connections", crowd, callers=8, alone=12, pause=0.2, hasty=48, answers=False),
+    Kind("framing", framed, callers=6, alone=6, hasty=24, answers=False),
     Kind("quotas", quota, share=0.5, alone=8),
 ]
 
