@@ -106,6 +106,36 @@ fn shapes_that_take_the_most() {
     check(format!("{}0", "{\"a\":".repeat(100)).as_bytes());
 }
 
+/// `json` as the text of a string within a body, with escapes as `serde_json` writes them or all by number.
+fn within(json: &str, by_number: bool) -> Vec<u8> {
+    let text = if by_number {
+        format!("\"{}\"", json.bytes().map(|byte| format!("\\u{byte:04x}")).collect::<String>())
+    } else {
+        serde_json::to_string(json).unwrap()
+    };
+    format!("{{\"a\":{text}}}").into_bytes()
+}
+
+#[test]
+fn objects_within_texts_take_what_is_said_at_most() {
+    for item in ["{}", "[]", "[[]]", "0", "\"a\"", "{\"\":0}", "\"\\n\"", "{\"a\":[{}]}"] {
+        for count in [0, 1, 2, 5, 100, 10_000] {
+            let json = many(" \n{\"enum\":[", |_| item.to_owned(), count, "]}");
+            let (peak, valid) = peak_of(json.as_bytes());
+            assert!(valid, "{item}");
+            for by_number in [false, true] {
+                let spelt = measure(&within(&json, by_number)).spelt;
+                assert!(spelt >= peak, "{spelt} of {peak} for {count} {item}");
+            }
+        }
+    }
+    // What is no object, and what is too long to be parsed.
+    let long = format!("{{\"a\":\"{}\"}}", "a".repeat(measure::MOST_SPELT));
+    for json in ["[{},{}]", "a, {b}", "", "\\", &long] {
+        assert_eq!(measure(&within(json, false)).spelt, 0);
+    }
+}
+
 #[test]
 fn values_are_counted() {
     for (json, values) in [

@@ -118,6 +118,22 @@ mod tests {
     }
 
     #[test]
+    fn the_lowest_rank_is_next_and_equals_go_round() {
+        let mut turns = Turns::new(8, 8);
+        for (caller, item) in [(1, 'a'), (1, 'b'), (2, 'c'), (2, 'd'), (3, 'e')] {
+            turns.push(CallerId(caller), item).unwrap();
+        }
+        assert_eq!(turns.callers().collect::<Vec<_>>(), [1, 2, 3].map(CallerId));
+        let rank = |caller: CallerId| Some(u64::from(caller.0 == 1));
+        let order: String =
+            std::iter::from_fn(|| turns.take_of(rank).map(|(_, item)| item)).collect();
+        assert_eq!(order, "cedab");
+        turns.push(CallerId(1), 'f').unwrap();
+        assert_eq!(turns.take_of(|_| None::<u64>), None);
+        assert_eq!(turns.len(), 1);
+    }
+
+    #[test]
     fn what_needs_more_waits_for_the_others() {
         let mut turns = Turns::new(8, 8);
         turns.push(CallerId(1), 'a').unwrap();

@@ -76,7 +76,8 @@ pub fn graph(data: &[u8]) {
 /// The configuration of the small graphs in `fuzz/seeds/attention`: one layer, two query heads over one
 /// key-value head of 16 values.
 static SMALL: LazyLock<Option<GenaiConfig>> = LazyLock::new(|| {
-    let config = br#"{"model": {"type": "phi3", "eos_token_id": 1, "context_length": 64, "vocab_size": 8,
+    let config =
+        br#"{"model": {"type": "phi3", "eos_token_id": 1, "context_length": 64, "vocab_size": 8,
         "decoder": {"filename": "model.onnx", "head_size": 16, "num_hidden_layers": 1,
         "num_key_value_heads": 1, "inputs": {"input_ids": "ids", "attention_mask": "mask",
         "past_key_names": "past.%d.key", "past_value_names": "past.%d.value"},

@@ -6,6 +6,7 @@ from typing import Callable
 
 import bodies
 import connections
+import shapes
 import surfaces
 from client import Attack, End, post
 from daemon import Place
@@ -65,6 +66,11 @@ def quota(place: Place, choose: random.Random, _leaves: float) -> tuple[End, byt
     return place.send(attack, connections.source_of(choose)), attack.data
 
 
+def kept(place: Place, choose: random.Random, leaves: float) -> tuple[End, bytes]:
+    key, source = place.key(choose.choice(HOSTILE_KEYS)), connections.source_of(choose)
+    return shapes.stored(place, choose, leaves, key, source)
+
+
 KINDS = [
     Kind("schemas", requests(surfaces.schema_request), share=2),
     Kind("grammars", requests(surfaces.grammar_request), share=1.5),
@@ -72,6 +78,9 @@ KINDS = [
     Kind("choices", requests(surfaces.choice_request)),
     Kind("bodies", amplified, share=1.5, pause=0.2),
     Kind("lists", requests(bodies.list_request), share=1.5),
+    Kind("fields", requests(shapes.field_request)),
+    Kind("llama", requests(shapes.llama_request)),
+    Kind("responses", kept),
     Kind("tokenizer", requests(bodies.tokenizer), pause=0.2),
     Kind("connections", crowd, callers=8, alone=12, pause=0.2, hasty=48, answers=False),
     Kind("framing", framed, callers=6, alone=6, hasty=24, answers=False),

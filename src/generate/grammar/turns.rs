@@ -86,8 +86,7 @@ impl State {
         let taken: usize = self.running.values().map(Vec::len).sum();
         let is_last = limits.total > 1 && taken + 1 == limits.total;
         let most = || self.running.keys().map(|other| self.served(*other, now)).max();
-        let is_light =
-            || own == 0 && (had <= LITTLE || most().is_none_or(|most| had < most / 2));
+        let is_light = || own == 0 && (had <= LITTLE || most().is_none_or(|most| had < most / 2));
         let may = own < limits.per_caller && (!is_last || is_light());
         // Those that had about the same go round.
         may.then(|| had.as_millis() / LITTLE.as_millis())
@@ -238,41 +237,37 @@ mod tests {
         assert_eq!(seen, [1, 2, 1, 1]);
     }
 
-    /// Time is the test's own.
-    #[tokio::test(start_paused = true)]
-    async fn who_takes_little_waits_for_nobody_who_takes_much() {
-        let turns = Turns::new(TurnLimits { total: 3, per_caller: 2, waiting: 50 });
-        let late = Instant::now() + Duration::from_secs(1000);
+    /// Over instants that the test chooses.
+    #[test]
+    fn who_takes_little_waits_for_nobody_who_takes_much() {
+        let limits = TurnLimits { total: 3, per_caller: 2, waiting: 50 };
+        let begun = Instant::now();
+        let later = |millis| begun + Duration::from_millis(millis);
         let [greedy, others, small] = [1, 2, 3].map(CallerId);
-        let first = turns.take(greedy, late).await.unwrap();
-        let _second = turns.take(others, late).await.unwrap();
-        tokio::time::advance(Duration::from_secs(1)).await;
-        // The last turn is for none of those that have much, not for a second one either.
-        assert_eq!(turns.take(others, soon()).await.unwrap_err(), Busy);
-        for _ in 0..20 {
-            drop(turns.take(small, soon()).await.unwrap());
-            tokio::time::advance(Duration::from_millis(10)).await;
-        }
-        // Of those that wait, who had least is next.
-        let third = turns.take(small, soon()).await.unwrap();
-        let (order, mut ended) = tokio::sync::mpsc::channel(50);
-        for caller in [greedy, small] {
-            let (turns, order) = (Arc::clone(&turns), order.clone());
-            tokio::spawn(async move {
-                let _turn = turns.take(caller, late).await.unwrap();
-                order.send(caller).await.unwrap();
-            });
-            tokio::task::yield_now().await;
-        }
-        drop((first, third));
-        assert_eq!(ended.recv().await, Some(small));
-        assert_eq!(ended.recv().await, Some(greedy));
-        // What it had is forgotten in time.
-        let state = turns.lock();
-        let had = state.served.of(greedy, Instant::now());
-        assert!(had >= Duration::from_secs(1), "{had:?}");
-        let had = state.served.of(greedy, Instant::now() + 20 * HALF_LIFE);
-        assert!(had < Duration::from_millis(1), "{had:?}");
+        let mut state = State {
+            running: HashMap::from([(greedy, vec![begun]), (others, vec![begun])]),
+            waiting: Queue::new(50, 50),
+            served: Served::default(),
+        };
+        // The last turn is for nobody who has one, and for who has had little.
+        assert_eq!(state.rank(greedy, &limits, later(1000)), None);
+        assert_eq!(state.rank(small, &limits, later(1000)), Some(0));
+        state.served.add(small, Duration::from_millis(200), later(1000));
+        assert_eq!(state.rank(small, &limits, later(1000)), Some(4));
+        // It has had as much as the others.
+        assert_eq!(state.rank(small, &limits, later(300)), None);
+        // With more free there is one for everybody, in the order of what they have had.
+        state.running.remove(&others);
+        state.served.add(others, Duration::from_secs(1), later(1000));
+        let ranks = [greedy, others, small].map(|caller| state.rank(caller, &limits, later(1000)));
+        assert_eq!(ranks, [Some(20), Some(20), Some(4)]);
+        state.running.insert(greedy, vec![begun, begun]);
+        assert_eq!(state.rank(greedy, &limits, later(1000)), None);
+        // What was had is forgotten in time.
+        let had = |at| state.served.of(others, later(1000) + at);
+        assert_eq!(had(Duration::ZERO), Duration::from_secs(1));
+        assert_eq!(had(HALF_LIFE), Duration::from_millis(500));
+        assert!(had(20 * HALF_LIFE) < Duration::from_millis(1));
     }
 
     #[test]
