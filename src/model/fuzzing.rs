@@ -161,3 +161,30 @@ fn runs_in_order(graph: &[u8]) -> Result<bool, Damaged> {
     }
     Ok(names(graph, GRAPH_OUTPUT, VALUE_NAME)?.iter().all(|name| there.contains(name)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The fuzzer begins with graphs that get own attention, and with some that just do not.
+    #[test]
+    fn the_seeds_are_on_both_sides_of_what_qualifies() {
+        let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds/attention");
+        let config = SMALL.as_ref().unwrap();
+        for (name, is_own) in [
+            ("plain", true),
+            ("packed", true),
+            ("edited", true),
+            ("branch", false),
+            ("window", false),
+            ("bias", false),
+            ("wide_mask", false),
+        ] {
+            let data = std::fs::read(seeds.join(name)).unwrap();
+            attention(&data);
+            let (graph, _) = source::edited(data, config).unwrap();
+            let edited = gqa::edit::edit(&graph, &config.model.decoder).unwrap();
+            assert_eq!(edited.is_some(), is_own, "{name}");
+        }
+    }
+}
