@@ -6,7 +6,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use phi4d_server::fuzzing::measured;
+use phi4d_server::fuzzing::{MOST_SPELT, measured};
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -61,7 +61,7 @@ fn peak_of(json: &[u8]) -> (usize, bool) {
 }
 
 fn check(json: &[u8]) {
-    let (_, bound) = measured(json);
+    let [_, bound, _] = measured(json);
     let (peak, valid) = peak_of(json);
     let shown = String::from_utf8_lossy(&json[..json.len().min(100)]).into_owned();
     assert!(bound >= peak, "{bound} of {peak} for {shown}");
@@ -104,6 +104,36 @@ fn shapes_that_take_the_most() {
     check(format!("{}0", "{\"a\":".repeat(100)).as_bytes());
 }
 
+/// `json` as the text of a string within a body, with escapes as `serde_json` writes them or all by number.
+fn within(json: &str, by_number: bool) -> Vec<u8> {
+    let text = if by_number {
+        format!("\"{}\"", json.bytes().map(|byte| format!("\\u{byte:04x}")).collect::<String>())
+    } else {
+        serde_json::to_string(json).unwrap()
+    };
+    format!("{{\"a\":{text}}}").into_bytes()
+}
+
+#[test]
+fn objects_within_texts_take_what_is_said_at_most() {
+    for item in ["{}", "[]", "[[]]", "0", "\"a\"", "{\"\":0}", "\"\\n\"", "{\"a\":[{}]}"] {
+        for count in [0, 1, 2, 5, 100, 10_000] {
+            let json = many(" \n{\"enum\":[", |_| item.to_owned(), count, "]}");
+            let (peak, valid) = peak_of(json.as_bytes());
+            assert!(valid, "{item}");
+            for by_number in [false, true] {
+                let spelt = measured(&within(&json, by_number))[2];
+                assert!(spelt >= peak, "{spelt} of {peak} for {count} {item}");
+            }
+        }
+    }
+    // What is no object, and what is too long to be parsed.
+    let long = format!("{{\"a\":\"{}\"}}", "a".repeat(MOST_SPELT));
+    for json in ["[{},{}]", "a, {b}", "", "\\", &long] {
+        assert_eq!(measured(&within(json, false))[2], 0);
+    }
+}
+
 #[test]
 fn values_are_counted() {
     for (json, values) in [
@@ -113,7 +143,7 @@ fn values_are_counted() {
         ("{\"a\":[],\"b\":{\"c\":\",[\"}}", 4),
         ("[[],[]]", 3),
     ] {
-        assert_eq!(measured(json.as_bytes()).0, values, "{json}");
+        assert_eq!(measured(json.as_bytes())[0], values, "{json}");
     }
 }
 

@@ -11,12 +11,14 @@ use std::path::Path;
 type Check = fn(&[u8]);
 
 /// Every target by its name.
-const TARGETS: [(&str, Check); 18] = [
+const TARGETS: [(&str, Check); 20] = [
     ("answer", phi4d_generate::fuzzing::answer),
+    ("attention", phi4d_model::fuzzing::attention),
     ("bodies", phi4d_server::fuzzing::bodies),
     ("call_json", phi4d_generate::fuzzing::call_json),
     ("events", phi4d_cli::fuzzing::events),
     ("expression", phi4d_cli::fuzzing::expression),
+    ("gbnf", phi4d_cli::fuzzing::gbnf),
     ("genai_config", phi4d_model::fuzzing::genai_config),
     ("grammar", phi4d_cli::fuzzing::grammar),
     ("graph", phi4d_model::fuzzing::graph),

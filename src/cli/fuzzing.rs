@@ -35,6 +35,13 @@ pub fn grammar(data: &[u8]) {
     }
 }
 
+/// A grammar in llama.cpp's notation is translated, compiled and followed, or refused.
+pub fn gbnf(data: &[u8]) {
+    if let Some(lark) = phi4d_server::fuzzing::lark(data) {
+        form(&Form::Lark(lark));
+    }
+}
+
 /// A body of every surface goes as far as its compiled form.
 pub fn requests(data: &[u8]) {
     assert!(FORMS.is_some(), "the demo model's vocabulary can be read");

@@ -11,7 +11,7 @@
 //! token) and serves one end of a socket pair; the daemon holds the other. The child is signalled when its peer
 //! closes, so a client that leaves, a deadline and shutdown end it in the middle of its work. A compiled
 //! constraint is cached as the process that compiled it, and each output gets a fork of that process. Requests
-//! that wait to compile take round-robin turns between callers, and `grammar::ledger` bounds the memory of all
+//! that wait to compile take turns, the least served caller first, and `grammar::ledger` bounds the memory of all
 //! these processes. Checks before compiling exist to give errors that name what is too large; safety does not
 //! depend on them. On Windows, in command-line tools and in unit tests a constraint gets a thread
 //! ([`ThreadForms`]), without these limits.
@@ -63,7 +63,8 @@ mod words;
 pub use choices::{Answer, Choices, Gathered};
 pub use error::{GenerateError, TextLoadError};
 pub use grammar::{
-    FormCompiler, FormEnd, FormFork, FormHost, FormLink, FormPort, FormWait, NoForms, ThreadForms,
+    FormCompiler, FormEnd, FormFork, FormHost, FormLink, FormPort, FormWait, MOST_GRAMMAR_BYTES,
+    NoForms, ThreadForms,
 };
 pub use inspect::{TextFacts, inspect_text};
 pub use options::{GeneratorOptions, SamplingDefaults};

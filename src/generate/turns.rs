@@ -50,12 +50,18 @@ impl<T> Turns<T> {
 
     /// Removes the next item. The turn passes to the next caller.
     pub(super) fn take(&mut self) -> Option<(CallerId, T)> {
-        self.take_of(|_| true)
+        self.take_of(|_| Some(()))
     }
 
-    /// As [`Self::take`], but only for callers that `may` have a turn.
-    pub(super) fn take_of(&mut self, may: impl Fn(CallerId) -> bool) -> Option<(CallerId, T)> {
-        let place = self.callers.iter().position(|(caller, _)| may(*caller))?;
+    /// As [`Self::take`], but for the caller of the lowest `rank`; among equals the turn passes on. Callers
+    /// without a rank have no turn now.
+    pub(super) fn take_of<R: Ord>(
+        &mut self,
+        rank: impl Fn(CallerId) -> Option<R>,
+    ) -> Option<(CallerId, T)> {
+        let ranks = self.callers.iter().enumerate();
+        let ranks = ranks.filter_map(|(place, (caller, _))| Some((rank(*caller)?, place)));
+        let (_, place) = ranks.min()?;
         let (caller, mut items) = self.callers.remove(place)?;
         let item = items.pop_front()?;
         if !items.is_empty() {
@@ -63,6 +69,11 @@ impl<T> Turns<T> {
         }
         self.count -= 1;
         Some((caller, item))
+    }
+
+    /// The callers with items, in the order of their turns.
+    pub(super) fn callers(&self) -> impl Iterator<Item = CallerId> + '_ {
+        self.callers.iter().map(|(caller, _)| *caller)
     }
 
     /// How many items wait.
@@ -104,6 +115,22 @@ mod tests {
         assert_eq!(turns.remove_unless(|item| *item == 'e'), ['d', 'b']);
         assert_eq!(turns.take(), Some((CallerId(3), 'e')));
         assert_eq!(turns.take(), None);
+    }
+
+    #[test]
+    fn the_lowest_rank_is_next_and_equals_go_round() {
+        let mut turns = Turns::new(8, 8);
+        for (caller, item) in [(1, 'a'), (1, 'b'), (2, 'c'), (2, 'd'), (3, 'e')] {
+            turns.push(CallerId(caller), item).unwrap();
+        }
+        assert_eq!(turns.callers().collect::<Vec<_>>(), [1, 2, 3].map(CallerId));
+        let rank = |caller: CallerId| Some(u64::from(caller.0 == 1));
+        let order: String =
+            std::iter::from_fn(|| turns.take_of(rank).map(|(_, item)| item)).collect();
+        assert_eq!(order, "cedab");
+        turns.push(CallerId(1), 'f').unwrap();
+        assert_eq!(turns.take_of(|_| None::<u64>), None);
+        assert_eq!(turns.len(), 1);
     }
 
     #[test]

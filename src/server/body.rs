@@ -64,7 +64,8 @@ fn parsed<T>(
     mut share: Share,
     parse: impl FnOnce(Value) -> Result<T, ApiError>,
 ) -> Result<(T, Share), ApiError> {
-    let Measured { values, bytes: measured } = measure(&bytes);
+    let Measured { values, bytes: measured, spelt } = measure(&bytes);
+    let measured = measured.saturating_add(spelt);
     let wanted = bytes.len().saturating_add(measured.saturating_mul(COPIES));
     if wanted > most {
         return Err(ApiError::too_many_values(values, wanted, most));

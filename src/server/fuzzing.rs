@@ -15,12 +15,13 @@ use tokio::sync::watch;
 
 use super::conn::Heads;
 use super::error::ApiError;
-use super::memory::{Measured, measure};
+use super::memory::{self, Measured, measure};
 use super::wire::Parsed;
 use super::wire::anthropic::{CountRequest, MessagesRequest};
 use super::wire::chat::ChatRequest;
 use super::wire::completions::CompletionRequest;
 use super::wire::error::Dialect;
+use super::wire::gbnf;
 use super::wire::llama::LlamaRequest;
 use super::wire::ollama;
 use super::wire::responses::ResponsesRequest;
@@ -32,12 +33,16 @@ use phi4d_model::ModelLimits;
 use phi4d_model::fake::FakeRunner;
 use phi4d_os::Listener;
 
-/// How many values JSON has, and the most memory in bytes that they take once they are parsed.
+/// How many values JSON has, the most memory in bytes that they take once they are parsed, and the most that
+/// texts among them take if these are parsed, too.
 #[must_use]
-pub fn measured(json: &[u8]) -> (usize, usize) {
-    let Measured { values, bytes } = measure(json);
-    (values, bytes)
+pub fn measured(json: &[u8]) -> [usize; 3] {
+    let Measured { values, bytes, spelt } = measure(json);
+    [values, bytes, spelt]
 }
+
+/// The longest text in bytes that counts as JSON in the last of these.
+pub const MOST_SPELT: usize = memory::MOST_SPELT;
 
 /// A body of every surface: it is read, or refused with a 400 that names a field of the client's.
 pub fn bodies(data: &[u8]) {
@@ -77,6 +82,18 @@ pub fn asked(data: &[u8]) -> Vec<(Prompt, Option<Constraint>)> {
         (work.into_prompt(), constraint)
     };
     works.into_iter().chain(ollama).flatten().map(asked).collect()
+}
+
+/// A grammar in llama.cpp's notation as one in Lark; `None` if it is another, or refused.
+pub fn lark(data: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(data).ok()?;
+    if !gbnf::is_gbnf(text) {
+        return None;
+    }
+    let lark = gbnf::to_lark(text).ok()?;
+    // At most ten bytes for a character, and some for each rule.
+    assert!(lark.len() <= 16 * text.len() + 16, "{lark}");
+    Some(lark)
 }
 
 fn check_fault(error: &ApiError) {

@@ -152,6 +152,9 @@ const FIRST: usize = 4;
 /// Overhead of one allocation.
 const ALLOCATION: usize = 32;
 
+/// The longest text that is parsed as JSON in its turn, in bytes: a schema that is given as a string.
+pub(super) const MOST_SPELT: usize = 1 << 20;
+
 /// The parser's recursion limit.
 const DEEPEST: u32 = 128;
 
@@ -162,6 +165,8 @@ pub(super) struct Measured {
     pub(super) values: usize,
     /// Bytes of memory that they take at most, all together.
     pub(super) bytes: usize,
+    /// Bytes that texts among them take at most if they are parsed, too.
+    pub(super) spelt: usize,
 }
 
 /// Measures JSON: an upper bound of the memory that it takes once it is parsed, by one pass over its bytes.
@@ -174,7 +179,7 @@ pub(super) struct Measured {
 /// If it is invalid, the result covers at least what comes before the error, which
 /// is all that the parser allocates for.
 pub(super) fn measure(json: &[u8]) -> Measured {
-    let mut measured = Measured { values: 1, bytes: ITEM };
+    let mut measured = Measured { values: 1, bytes: ITEM, spelt: 0 };
     // One bit for each open container, the innermost last: whether it is an object.
     let (mut kinds, mut depth) = (0_u128, 0_u32);
     let (mut at, mut longest_escaped) = (0, 0);
@@ -183,6 +188,7 @@ pub(super) fn measure(json: &[u8]) -> Measured {
         match byte {
             b'"' => {
                 let (length, escaped) = string(&json[at..]);
+                measured.spelt += spelt(&json[at..][..length]);
                 at += length + 1;
                 if escaped {
                     longest_escaped = longest_escaped.max(length);
@@ -242,6 +248,45 @@ fn string(rest: &[u8]) -> (usize, bool) {
         }
     }
     (rest.len(), escaped)
+}
+
+/// What an object that `text` spells takes once it is parsed, at most: `text` is within a JSON string, so
+/// each character may be an escape. 0 for texts that are no object's, and for those longer than
+/// [`MOST_SPELT`], which nobody parses.
+fn spelt(text: &[u8]) -> usize {
+    let mut rest = text;
+    while let [b' ', after @ ..] | [b'\\', b'n' | b'r' | b't', after @ ..] = rest {
+        rest = after;
+    }
+    if !matches!(rest, [b'{', ..] | [b'\\', b'u', ..]) {
+        return 0;
+    }
+    let (mut length, mut containers, mut items, mut quotes) = (0, 0, 0, 0);
+    let mut bytes = text.iter().copied();
+    while let Some(byte) = bytes.next() {
+        length += 1;
+        match byte {
+            b'{' | b'[' => containers += 1,
+            b',' => items += 1,
+            b'\\' => match bytes.next() {
+                // The number of any character, in four digits.
+                Some(b'u') => {
+                    bytes.nth(3);
+                    containers += 1;
+                }
+                Some(b'"') => quotes += 1,
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+    if length > MOST_SPELT {
+        return 0;
+    }
+    // Its strings and the buffer for those with escapes, which grows by doubling.
+    let strings = 3 * text.len() + (quotes / 2 + 1) * ALLOCATION;
+    let container = FIRST * ENTRY + 2 * FIRST * SLOT + 2 * ALLOCATION;
+    ITEM + strings + containers * container + items * 2 * (ENTRY + 2 * SLOT)
 }
 
 #[cfg(test)]

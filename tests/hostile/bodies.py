@@ -129,8 +129,12 @@ def body_examples() -> list[tuple[str, str, bytes]]:
     ids = '{"messages":[{"role":"user","content":"a"}],"max_tokens":4,"allowed_token_ids":[%s]}' % ",".join(["1"] * 4_190_000)
     stops = '{"messages":[{"role":"user","content":"a"}],"max_tokens":4,"min_tokens":4,"stop_token_ids":[%s]}' % ",".join(["1"] * 4_190_000)
     breakers = chat(n=64, dry_multiplier=1, dry_sequence_breakers=(list(string.ascii_letters + string.digits) * 2)[:110])
+    text = '{"enum":[%s]}' % ",".join(["[[]]"] * 1_600_000)
+    dots = {"prompt": "a", "n_predict": 1, "grammar": "root ::= " + "." * 8_300_000}
     return [
         ("8 MiB of enum", CHAT, enum.encode()),
+        ("8 MiB of enum in a text", CHAT, json.dumps(chat(guided_json=text)).encode()),
+        ("8 MiB of GBNF", "/completion", json.dumps(dots).encode()),
         ("8 MiB of allowed_token_ids", CHAT, ids.encode()),
         ("8 MiB of stop_token_ids", CHAT, stops.encode()),
         ("110 breakers for each of 64", CHAT, json.dumps(breakers).encode()),

@@ -13,16 +13,26 @@ FORMATS = (
 )
 
 
+# What bounds every size that is drawn; None is each generator's own bound.
+largest: int | None = None
+
+
+def bound_sizes(most: int | None) -> None:
+    """Bounds what is drawn from here on, in processes that are forked later too."""
+    global largest
+    largest = most
+
+
 def size(choose: random.Random, most: int) -> int:
     """As often between 1 and 10 as between a tenth of the most and the most."""
-    return max(1, int(most ** choose.random()))
+    return max(1, int(min(most, largest or most) ** choose.random()))
 
 
 def weight(choose: random.Random, most: int) -> int:
     """For what costs the daemon time with every byte: seldom the most there can be, else as `size`, mostly of
     far less. So a second holds as many of the largest as of equal shares, and many more of all others."""
     if choose.random() < 0.03:
-        return most
+        return min(most, largest or most)
     return size(choose, most if choose.random() < 0.2 else max(1, most // 64))
 
 

@@ -6,6 +6,7 @@ from typing import Callable
 
 import bodies
 import connections
+import shapes
 import surfaces
 from client import Attack, End, post
 from daemon import Place
@@ -17,7 +18,7 @@ HOSTILE_KEYS = ("hostile0", "hostile1", "hostile2", "one-at-once")
 @dataclass
 class Kind:
     """`share` weighs its part of the time in `draws`, where `alone` callers are at it at once; in `mixed` it is
-    `callers`, each with about `pause` between two."""
+    `callers`, each with about `pause` between two; in `many` it is `hasty`. `answers`: most draws get one."""
 
     name: str
     act: Act
@@ -25,6 +26,8 @@ class Kind:
     callers: int = 4
     alone: int = 4
     pause: float = 0.05
+    hasty: int = 8
+    answers: bool = True
 
 
 def send(place: Place, choose: random.Random, leaves: float, path: str, body: object) -> tuple[End, bytes]:
@@ -63,6 +66,11 @@ def quota(place: Place, choose: random.Random, _leaves: float) -> tuple[End, byt
     return place.send(attack, connections.source_of(choose)), attack.data
 
 
+def kept(place: Place, choose: random.Random, leaves: float) -> tuple[End, bytes]:
+    key, source = place.key(choose.choice(HOSTILE_KEYS)), connections.source_of(choose)
+    return shapes.stored(place, choose, leaves, key, source)
+
+
 KINDS = [
     Kind("schemas", requests(surfaces.schema_request), share=2),
     Kind("grammars", requests(surfaces.grammar_request), share=1.5),
@@ -70,9 +78,12 @@ KINDS = [
     Kind("choices", requests(surfaces.choice_request)),
     Kind("bodies", amplified, share=1.5, pause=0.2),
     Kind("lists", requests(bodies.list_request), share=1.5),
+    Kind("fields", requests(shapes.field_request), callers=1),
+    Kind("llama", requests(shapes.llama_request), callers=1),
+    Kind("responses", kept, callers=1),
     Kind("tokenizer", requests(bodies.tokenizer), pause=0.2),
-    Kind("connections", crowd, callers=8, alone=12, pause=0.2),
-    Kind("framing", framed, callers=6, alone=6),
+    Kind("connections", crowd, callers=8, alone=12, pause=0.2, hasty=48, answers=False),
+    Kind("framing", framed, callers=6, alone=6, hasty=24, answers=False),
     Kind("quotas", quota, share=0.5, alone=8),
 ]
 

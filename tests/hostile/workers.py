@@ -36,8 +36,29 @@ class Nowhere(Place):
         return End("none", 0)
 
 
+class Hasty(Place):
+    """Who leaves if there is no answer soon."""
+
+    def __init__(self, place: Place, patience: float):
+        super().__init__(place.socket_path, place.port, place.keys, place.bound)
+        self.patience = patience
+
+    def send(self, attack: Attack, source: str | None = None) -> End:
+        if attack.leaves_after is not None:
+            attack.lingers = min(attack.lingers, self.patience)
+            return super().send(attack, source)
+        allowed = attack.also
+        attack.leaves_after, attack.lingers, attack.looks = 1.0, self.patience, True
+        attack.also = (*allowed, "none", "cut")
+        end = super().send(attack, source)
+        if end.kind == "left" and end.seconds < self.patience and "none" not in allowed:
+            end.kind = "none"
+            end.faults.append("the connection closed without an answer")
+        return end
+
+
 def bytes_of(seed: str, kind: str, number: int, keys: dict[str, str]) -> bytes:
-    if kind == "connections":
+    if kind in ("connections", "responses"):
         return b""
     return BY_NAME[kind].act(Nowhere(keys), generator(seed, kind, number), 0)[1]
 
@@ -51,6 +72,11 @@ class Found:
     faults: list[tuple[int, str]] = field(default_factory=list)
     slowest: tuple[float, int] = (0.0, -1)
     draws: int = 0
+
+    def reached(self, kind: Kind) -> int:
+        """Draws that were not turned away for what others were sent just before."""
+        turned = sum(self.ends[end] for end in ("429", "503", "unconnected"))
+        return self.draws - (0 if kind.name == "quotas" else turned)
 
     def note(self, number: int, kind: str, seconds: float, faults: list[str]) -> None:
         self.draws += 1

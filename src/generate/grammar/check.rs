@@ -7,8 +7,8 @@ use super::schema;
 /// Bytes of a regular expression.
 const MOST_PATTERN_BYTES: usize = 64 << 10;
 
-/// Bytes of a Lark grammar.
-const MOST_GRAMMAR_BYTES: usize = 256 << 10;
+/// Bytes of a grammar.
+pub const MOST_GRAMMAR_BYTES: usize = 256 << 10;
 
 /// Texts that one choice may hold, and their bytes together.
 const MOST_CHOICES: usize = 1024;

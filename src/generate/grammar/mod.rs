@@ -43,6 +43,7 @@ use std::time::Duration;
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout_at};
 
+pub use self::check::MOST_GRAMMAR_BYTES;
 pub use self::compile::FormCompiler;
 pub use self::host::{FormEnd, FormFork, FormHost, FormLink, FormPort, FormWait, NoForms};
 use self::keep::{Form, Kept, Key};

@@ -21,7 +21,7 @@ use crate::rotary_edit::LONG_INPUT;
 
 /// The operator's domain and name.
 pub(super) const DOMAIN: &str = "phi4d.attention";
-pub(super) const OPERATOR: &str = "Attention";
+pub(crate) const OPERATOR: &str = "Attention";
 
 /// The attribute that says which layer's keys and values a node has.
 pub(super) const LAYER: &str = "layer";
@@ -35,11 +35,11 @@ const TABLES: [usize; 2] = [7, 8];
 
 /// A graph with own attention.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Edited {
+pub(crate) struct Edited {
     /// The model.
-    pub(super) model: Vec<u8>,
+    pub(crate) model: Vec<u8>,
     /// Query heads of each layer.
-    pub(super) heads: usize,
+    pub(crate) heads: usize,
 }
 
 /// Whether the attention of `graph`, which has the edits of [`crate::source`], can be own.
@@ -51,7 +51,7 @@ pub(crate) fn fits(graph: &[u8], decoder: &DecoderSection) -> bool {
 /// The model `bytes` with own attention; `None` if a node does what it does not, or the graph has another
 /// form. `bytes` have the edits of [`crate::source`], by which the positions whose logits are wanted, and the
 /// rotary table, are inputs.
-pub(super) fn edit(bytes: &[u8], decoder: &DecoderSection) -> Result<Option<Edited>, Damaged> {
+pub(crate) fn edit(bytes: &[u8], decoder: &DecoderSection) -> Result<Option<Edited>, Damaged> {
     let mut found = None;
     let mut model = edited(bytes, MODEL_GRAPH, |graph| {
         let graph = Graph::read(graph, decoder)?;

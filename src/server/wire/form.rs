@@ -9,7 +9,8 @@ use super::common::{List, Object, shown, unsupported_word};
 use super::gbnf;
 use super::tools::is_name;
 use crate::error::{ApiError, shortened};
-use phi4d_generate::{Constraint, Form};
+use crate::memory::MOST_SPELT;
+use phi4d_generate::{Constraint, Form, MOST_GRAMMAR_BYTES};
 
 /// The fields of a request, at most one of which may be given.
 #[derive(Debug, Deserialize)]
@@ -103,23 +104,41 @@ pub(super) fn of(field: impl Into<String>, form: Form) -> Constraint {
     Constraint { form, field: field.into() }
 }
 
-/// A schema, as JSON or as text that spells it.
+/// A schema, as JSON or as text that spells it. Such a text is an object's before it is parsed, and no
+/// longer than a schema may be: [`measure`](crate::measure) has counted no other's values.
 pub(super) fn of_schema(field: &str, schema: Value) -> Result<Constraint, ApiError> {
+    let refused = |shown: String| ApiError::invalid_value(field, shown, SCHEMA);
     let schema = match schema {
-        Value::String(text) => serde_json::from_str(&text).map_err(|error| {
-            ApiError::invalid_value(field, shown(&text.into()), &format!("{SCHEMA}: {error}"))
-        })?,
+        Value::String(text) if text.len() > MOST_SPELT => {
+            let value = format!("a schema of {} bytes", text.len());
+            let accepted = format!("one of at most {MOST_SPELT} bytes");
+            return Err(ApiError::invalid_value(field, value, &accepted));
+        }
+        Value::String(text) => match text.trim_matches([' ', '\n', '\r', '\t']) {
+            "true" => Value::Bool(true),
+            "false" => Value::Bool(false),
+            object if object.starts_with('{') => serde_json::from_str(object).map_err(|error| {
+                ApiError::invalid_value(field, shown(&object.into()), &format!("{SCHEMA}: {error}"))
+            })?,
+            _ => return Err(refused(shown(&text.into()))),
+        },
         schema => schema,
     };
     match schema {
         Value::Object(_) | Value::Bool(_) => Ok(of(field, Form::JsonSchema(schema))),
-        other => Err(ApiError::invalid_value(field, shown(&other), SCHEMA)),
+        other => Err(refused(shown(&other))),
     }
 }
 
 /// A grammar in Lark's notation or in llama.cpp's (GBNF), which is recognised by its `::=`.
 fn grammar(field: &str, text: Option<String>) -> Result<Option<Constraint>, ApiError> {
     let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
+    // A translation is many times as large, so this does not wait for it.
+    if text.len() > MOST_GRAMMAR_BYTES {
+        let value = format!("a grammar of {} bytes", text.len());
+        let accepted = format!("one of at most {MOST_GRAMMAR_BYTES} bytes");
+        return Err(ApiError::invalid_value(field, value, &accepted));
+    }
     if !gbnf::is_gbnf(&text) {
         return Ok(Some(of(field, Form::Lark(text))));
     }
@@ -302,6 +321,37 @@ mod tests {
             (json!({"guided_choice": ["a", 1]}), "guided_choice[1]"),
         ] {
             assert_eq!(parse(&body).unwrap_err().param.as_deref(), Some(param), "{body}");
+        }
+    }
+
+    fn fault(given: Result<impl std::fmt::Debug, ApiError>) -> String {
+        given.unwrap_err().message
+    }
+
+    #[test]
+    fn texts_are_refused_by_their_size_before_they_are_read() {
+        for item in ["{},", "[[]],", "\"a\","] {
+            let text = format!("{{\"enum\":[{}0]}}", item.repeat(MOST_SPELT / item.len()));
+            let message = fault(of_schema("f", text.into()));
+            assert!(message.ends_with("at most 1048576 bytes"), "{message}");
+        }
+        for item in [".", "|", "\"a\" ", "[a]", "a ", "\na ::= b"] {
+            let text = format!("root ::= {}", item.repeat(MOST_GRAMMAR_BYTES / item.len()));
+            let message = fault(grammar("f", Some(text)));
+            assert!(message.ends_with("at most 262144 bytes"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_schema_may_be_a_text_that_spells_one() {
+        let schema = |text: &str| of_schema("f", text.into()).map(|constraint| constraint.form);
+        let null = Form::JsonSchema(json!({"type": "null"}));
+        assert_eq!(schema(" \n{\"type\": \"null\"}\r\t").unwrap(), null);
+        assert_eq!(schema("true\n").unwrap(), Form::JsonSchema(true.into()));
+        assert_eq!(schema("false").unwrap(), Form::JsonSchema(false.into()));
+        for text in ["", "[{}]", "null", "1", "{", "{} {}", "\u{a0}{}", "\"{}\""] {
+            let message = fault(schema(text));
+            assert!(message.contains(SCHEMA), "{message}");
         }
     }
 }

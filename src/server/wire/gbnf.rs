@@ -15,7 +15,7 @@ const DEEPEST: usize = 64;
 ///
 /// # Errors
 /// What is wrong with it, to follow the field's name.
-pub(super) fn to_lark(text: &str) -> Result<String, String> {
+pub(crate) fn to_lark(text: &str) -> Result<String, String> {
     let mut reader = Reader { rest: text.chars().peekable(), rules: Rules::default(), depth: 0 };
     reader.skip_blank();
     while reader.rest.peek().is_some() {
@@ -25,7 +25,7 @@ pub(super) fn to_lark(text: &str) -> Result<String, String> {
 }
 
 /// Whether `text` is in this notation: some line begins a rule with `::=`.
-pub(super) fn is_gbnf(text: &str) -> bool {
+pub(crate) fn is_gbnf(text: &str) -> bool {
     let begins_rule = |line: &str| {
         let name = line.trim_start().split("::=").next().unwrap_or_default().trim_end();
         line.contains("::=") && name.chars().all(is_of_name)

@@ -8,7 +8,7 @@ pub(super) mod common;
 pub(super) mod completions;
 pub(super) mod error;
 mod form;
-mod gbnf;
+pub(super) mod gbnf;
 mod known;
 pub(super) mod llama;
 pub(super) mod logprobs;
