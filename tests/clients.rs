@@ -36,7 +36,7 @@ pub fn output(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-const QUESTION: &str = "What is 12+7?";
+pub const QUESTION: &str = "What is 12+7?";
 const PROMPT: &str = "12+7=";
 
 /// What a function takes, and what an answer may have to be.
@@ -143,7 +143,7 @@ fn the_openai_node_sdk() {
 }
 
 /// Whether `told` is the object of two numbers that every client asks for.
-fn is_sum(told: &Value) -> bool {
+pub fn is_sum(told: &Value) -> bool {
     let fields = told.as_object().unwrap();
     let number = |name: &str| fields.get(name).and_then(Value::as_u64).is_some_and(|n| n < 100);
     fields.len() == 2 && number("a") && number("b")
@@ -196,6 +196,29 @@ fn the_anthropic_python_sdk() {
 fn the_ollama_python_package() {
     let told = python_client("ollama_sdk.py");
     assert_eq!((&told["error"], &told["after"]), (&json!(404), &json!(true)));
+}
+
+#[test]
+fn langchain() {
+    let daemon = Daemon::start();
+    let mut command = Command::new(installed("venv/bin/python"));
+    command
+        .arg(script("langchain_more.py"))
+        .arg(format!("http://{}", daemon.address()))
+        .env("PYTHONDONTWRITEBYTECODE", "1");
+    let told: Value = serde_json::from_str(&output(&mut command)).unwrap();
+    has_texts_and_sums(&daemon, &told, (4, 9));
+}
+
+/// The texts are those of a plain request, and the objects are of two numbers; as many as expected.
+pub fn has_texts_and_sums(daemon: &Daemon, told: &Value, (texts, sums): (usize, usize)) {
+    let chat = daemon.tcp().chat(QUESTION, &json!({}));
+    let text = &chat["choices"][0]["message"]["content"];
+    let entries = |name: &str| told[name].as_object().unwrap();
+    assert!(entries("texts").values().all(|found| found == text), "{text}: {told}");
+    assert!(entries("sums").values().all(is_sum), "{told}");
+    assert_eq!((entries("texts").len(), entries("sums").len()), (texts, sums), "{told}");
+    daemon.wait_idle();
 }
 
 #[test]

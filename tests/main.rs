@@ -20,6 +20,7 @@ mod common;
 mod doctor;
 mod faults;
 mod forms;
+mod frameworks;
 mod hostile_clients;
 mod idle;
 mod inspect;
