@@ -5,6 +5,7 @@ use std::path::Path;
 use super::external;
 use super::genai_config::{GenaiConfig, layer_name};
 use super::graph_edit::{self, Wanted};
+use super::load_options::Int8Activations;
 use super::matmul;
 use super::protobuf::{Fields, Value};
 use super::rotary_edit;
@@ -60,8 +61,10 @@ pub fn graph(data: &[u8]) {
     if let Ok(Some((edited, _))) = external::follow(data, Path::new("/proc/self")) {
         assert!(is_whole(&edited, GRAPH), "{edited:?}");
     }
-    if let Ok(Some(edited)) = matmul::edit::edit(data) {
-        assert!(is_whole(&edited, GRAPH), "{edited:?}");
-        assert_eq!(matmul::edit::edit(&edited), Ok(None), "replaced twice");
+    for rule in [Int8Activations::Export, Int8Activations::Always] {
+        if let Ok(Some(edited)) = matmul::edit::edit(data, rule) {
+            assert!(is_whole(&edited, GRAPH), "{edited:?}");
+            assert_eq!(matmul::edit::edit(&edited, rule), Ok(None), "replaced twice");
+        }
     }
 }

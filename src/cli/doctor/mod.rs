@@ -15,7 +15,7 @@ use serde_json::json;
 use super::args::{DoctorArgs, SettingsArgs};
 use super::exit::Fatal;
 use super::output::{note, print};
-use super::report::{self, ModelReport, bytes, memory_lines};
+use super::report::{self, FormKernel, ModelReport, bytes, memory_lines};
 use super::service::{Unit, run as run_program};
 use super::start;
 use findings::Findings;
@@ -317,11 +317,27 @@ fn provider(settings: &Settings, model: Option<&ModelReport>, findings: &mut Fin
         Ok((provider, reason)) => {
             findings.good(CHECK, format!("{provider}: {reason}; kernels: {}", runs.kernels));
             findings.figure("provider", json!(provider.as_str()));
+            kernels(&runs.forms, findings);
         }
         Err(error) => findings.fault(CHECK, error, FIX),
     }
     for warning in &runs.warnings {
         findings.note(CHECK, warning, "phi4d pull fetches the export for this machine");
+    }
+}
+
+/// Which kernel runs each form of weights, and why and at what cost it is not phi4d's.
+fn kernels(forms: &[FormKernel], findings: &mut Findings) {
+    const CHECK: &str = "kernels";
+    for form in forms {
+        match form.fallback {
+            None => findings.good(CHECK, form.text()),
+            Some(_) => findings.note(
+                CHECK,
+                form.with_cost(),
+                "docs/models.md lists the exports that phi4d's kernel runs",
+            ),
+        }
     }
 }
 

@@ -4,13 +4,15 @@
 use std::collections::HashMap;
 
 use super::edit;
+use super::quantised::Quantised;
+use super::tensors::Tensors;
 use crate::protobuf::{
     ATTRIBUTE_INT, ATTRIBUTE_NAME, FLOAT, Fields, GRAPH_INITIALIZER, GRAPH_NODE, MODEL_GRAPH,
     NODE_ATTRIBUTE, NODE_INPUT, Node, TENSOR_DIMENSION, TENSOR_NAME, TENSOR_RAW, TENSOR_TYPE,
     Tensor, UINT8, attribute, contents, edited, put_bytes, put_number,
 };
 use crate::tests::{copy_of_demo, options, prompt};
-use crate::{LoadOptions, load};
+use crate::{Int8Activations, LoadOptions, load};
 
 /// Bits, block and whether there are zero points.
 type Kind = (usize, usize, bool);
@@ -98,7 +100,7 @@ fn requantised(model: &[u8], data: &[u8], kind: impl Fn(usize) -> Kind) -> Vec<u
         if node.operator != b"MatMulNBits" {
             return Ok::<_, crate::protobuf::Damaged>(None);
         }
-        let found = edit::Quantised::of(&node, &HashMap::new())?;
+        let found = Quantised::of(&node, &Tensors::default())?;
         let (k, n) = (found.k as usize, found.n as usize);
         let kind @ (bits, block, zero_points) = kind(index);
         index += 1;
@@ -159,7 +161,7 @@ fn own_kernel_agrees(kind: impl Fn(usize) -> Kind, what: &str) {
     let data = std::fs::read(folder.path().join("model.onnx.data")).unwrap();
     let graph = requantised(&std::fs::read(&path).unwrap(), &data, kind);
     std::fs::write(&path, &graph).unwrap();
-    assert_eq!(edit::count(&graph).unwrap(), 21, "{what}");
+    assert_eq!(edit::count(&graph, Int8Activations::Export).unwrap(), 21, "{what}");
     let run = |own_kernels| {
         let options = LoadOptions { folder: folder.path().into(), own_kernels, ..options(1) };
         let loaded = load(&options).unwrap();
