@@ -6,7 +6,7 @@
 Each form is a folder of OUT. The demo's checkpoint lies on the grid of its int4 weights (models/README.md), so
 models/demo has it whole: its weights in single precision are the graph that the model builder (onnxruntime-genai
 0.18) has before its last pass, `Model.to_nbits`. That pass is done here as the builder does it, by ONNX Runtime's own
-`MatMulNBitsQuantizer`, so torch is not needed. models/checks/check_forms.py compares the graphs with the builder's.
+`MatMulNBitsQuantizer`, so torch is not needed.
 
 Needs models/forms-requirements.txt. The same versions write the same bytes.
 """

@@ -317,7 +317,7 @@ fn provider(settings: &Settings, model: Option<&ModelReport>, findings: &mut Fin
         Ok((provider, reason)) => {
             findings.good(CHECK, format!("{provider}: {reason}; kernels: {}", runs.kernels));
             findings.figure("provider", json!(provider.as_str()));
-            kernels(&runs.forms, findings);
+            kernels(settings, &runs.forms, findings);
         }
         Err(error) => findings.fault(CHECK, error, FIX),
     }
@@ -327,16 +327,19 @@ fn provider(settings: &Settings, model: Option<&ModelReport>, findings: &mut Fin
 }
 
 /// Which kernel runs each form of weights, and why and at what cost it is not phi4d's.
-fn kernels(forms: &[FormKernel], findings: &mut Findings) {
+fn kernels(settings: &Settings, forms: &[FormKernel], findings: &mut Findings) {
     const CHECK: &str = "kernels";
+    let mend = match model::own_kernel() {
+        None => "",
+        Some(_) if !settings.own_kernels => "set own_kernels to true",
+        Some(_) => {
+            "take an export that phi4d's kernel runs: the manual's page on models lists them"
+        }
+    };
     for form in forms {
         match form.fallback {
             None => findings.good(CHECK, form.text()),
-            Some(_) => findings.note(
-                CHECK,
-                form.with_cost(),
-                "docs/models.md lists the exports that phi4d's kernel runs",
-            ),
+            Some(_) => findings.note(CHECK, form.with_cost(), mend),
         }
     }
 }

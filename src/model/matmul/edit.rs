@@ -5,6 +5,7 @@
 use super::qdq::{Fold, Folded};
 use super::quantised::{DOMAIN, OPERATOR, Quantised};
 use super::tensors::Tensors;
+use super::tied::Tied;
 use crate::load_options::Int8Activations;
 use crate::protobuf::{
     Damaged, Fields, GRAPH_INITIALIZER, GRAPH_NODE, GRAPH_VALUE, MODEL_GRAPH, MODEL_OPSET,
@@ -56,17 +57,21 @@ fn edit_graph(
 ) -> Result<Vec<u8>, Damaged> {
     let tensors = Tensors::of(graph)?;
     let folded = Folded::of(graph, &tensors, rule)?;
+    let tied = Tied::of(graph, &tensors, rule)?;
     let mut edited = Vec::with_capacity(graph.len() + 1024);
     for field in Fields::new(graph) {
         let field = field?;
         match (field.number, field.value) {
             (GRAPH_NODE, Value::Bytes(bytes)) => {
                 let node = Node::read(bytes)?;
-                if folded.removes(&node) {
+                if folded.removes(&node) || tied.removes(&node) {
                     continue;
                 }
-                let fold = folded.matmul(&node);
-                let new = match fold {
+                if let Some(lookup) = tied.lookup(&node, bytes)? {
+                    put_bytes(&mut edited, GRAPH_NODE, &lookup);
+                    continue;
+                }
+                let new = match folded.matmul(&node) {
                     Some(fold) => Some(fold.node()),
                     None if node.operator != b"MatMulNBits" => None,
                     None if Quantised::of(&node, &tensors)?.form(rule).is_err() => None,
@@ -80,12 +85,15 @@ fn edit_graph(
                     None => edited.extend_from_slice(field.raw),
                 }
             }
-            (GRAPH_INITIALIZER, Value::Bytes(bytes)) => match folded.tensor(bytes)? {
-                Some(new) => put_bytes(&mut edited, GRAPH_INITIALIZER, &new),
-                None => edited.extend_from_slice(field.raw),
-            },
+            (GRAPH_INITIALIZER, Value::Bytes(bytes)) => {
+                match folded.tensor(bytes)?.or(tied.tensor(bytes)?) {
+                    Some(new) => put_bytes(&mut edited, GRAPH_INITIALIZER, &new),
+                    None => edited.extend_from_slice(field.raw),
+                }
+            }
             // Types of tensors that are no longer there, or of another type now.
-            (GRAPH_VALUE, Value::Bytes(bytes)) if folded.changes(bytes)? => {}
+            (GRAPH_VALUE, Value::Bytes(bytes))
+                if folded.changes(bytes)? || tied.changes(bytes)? => {}
             _ => edited.extend_from_slice(field.raw),
         }
     }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::edit;
 use crate::Int8Activations::{Always, Export};
+use crate::protobuf::{GRAPH_NODE, MODEL_GRAPH, Node, contents};
 use crate::tests::{options, prompt};
 use crate::{LoadOptions, load, prepare};
 
@@ -64,6 +65,22 @@ fn agrees(form: &str) {
     let prepared = LoadOptions { folder: copy.path().into(), ..exported };
     prepare(&prepared).unwrap();
     assert_eq!(logits(&prepared), own, "{form} prepared");
+}
+
+/// ONNX Runtime would keep a copy of levels that a `Reshape` makes of the head's.
+#[test]
+fn tied_embeddings_are_the_heads_own_levels() {
+    for form in ["tied", "tied-asymmetric", "tied-int8"] {
+        let Some(folder) = folder(form) else { return };
+        let graph = std::fs::read(folder.join("model.onnx")).unwrap();
+        let reshapes = |model: &[u8]| {
+            let graph = contents(model, MODEL_GRAPH).next().unwrap().unwrap();
+            let nodes = contents(graph, GRAPH_NODE).map(|node| Node::read(node.unwrap()).unwrap());
+            nodes.filter(|node| node.operator == b"Reshape").count()
+        };
+        let edited = edit::edit(&graph, Export).unwrap().unwrap();
+        assert_eq!((reshapes(&graph), reshapes(&edited)), (1, 0), "{form}");
+    }
 }
 
 macro_rules! forms {

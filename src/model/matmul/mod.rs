@@ -13,6 +13,7 @@ mod qdq;
 pub(super) mod quantised;
 pub(super) mod store;
 pub(super) mod tensors;
+mod tied;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};

@@ -45,7 +45,7 @@ impl<'a> Tensors<'a> {
         tensors.count_uses(graph)?;
         for node in contents(graph, GRAPH_NODE) {
             let node = Node::read(node?)?;
-            if let ([output], b"DequantizeLinear" | b"Transpose") =
+            if let ([output], b"DequantizeLinear" | b"Transpose" | b"Reshape") =
                 (&node.outputs[..], node.operator)
             {
                 tensors.makers.insert(output, node);
@@ -77,12 +77,17 @@ impl<'a> Tensors<'a> {
         self.constants.get(name)
     }
 
-    /// Whether only one node reads the tensor.
-    pub(crate) fn is_read_once(&self, name: &[u8]) -> bool {
-        self.uses.get(name) == Some(&1)
+    /// How many nodes and outputs of the graph read the tensor.
+    pub(crate) fn uses(&self, name: &[u8]) -> usize {
+        self.uses.get(name).copied().unwrap_or(0)
     }
 
-    /// The `DequantizeLinear` or `Transpose` that makes the tensor.
+    /// Whether only one node reads the tensor.
+    pub(crate) fn is_read_once(&self, name: &[u8]) -> bool {
+        self.uses(name) == 1
+    }
+
+    /// The `DequantizeLinear`, `Transpose` or `Reshape` that makes the tensor.
     pub(crate) fn maker(&self, name: &[u8]) -> Option<&Node<'a>> {
         self.makers.get(name)
     }
