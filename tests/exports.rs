@@ -132,8 +132,11 @@ fn other_forms_of_the_demo_models_weights_give_the_golden_tokens() {
     let Some(exports) = exports() else { return };
     let cases = golden("golden.json");
     let cases = cases["cases"].as_array().unwrap().iter();
-    let cases: Vec<&Value> = cases.filter(|case| case["kind"] == "completion").collect();
-    assert!(cases.len() >= 20);
+    // The longest prompts take most of the time and show no more: `parity` asks them all.
+    let short = |case: &&Value| case["prompt_length"].as_u64() < Some(300);
+    let cases: Vec<&Value> =
+        cases.filter(short).filter(|case| case["kind"] == "completion").collect();
+    assert!(cases.len() >= 15, "{} cases", cases.len());
     for form in ["default", "int8", "qdq"] {
         let daemon = served(exports.join(form), &[], 21);
         for case in &cases {
