@@ -50,6 +50,7 @@ fn main() {
         max_prefill_tokens: chunk,
         kv_cache_bytes: 0,
         own_kernels: std::env::var("OWN_KERNELS").as_deref() != Ok("0"),
+        int8_activations: phi4d_model::Int8Activations::Export,
         kv_cache_type: phi4d_model::KvType::F16,
         weights_memory: WeightsMemory::Auto,
         runtime_library: None,

@@ -242,6 +242,7 @@ impl Reader {
         let path = format!("{}:{}:{path}", self.home.join("bin").display(), tools.display());
         let output = command
             .env_clear()
+            .envs(crate::common::isa())
             .env("PATH", path)
             .env("HOME", &self.home)
             .env("CURL_HOME", &self.home)

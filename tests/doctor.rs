@@ -24,6 +24,7 @@ fn doctor(folder: &Path, arguments: &[&str]) -> (i32, Value) {
         .args(arguments)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .env_clear()
+        .envs(crate::common::isa())
         .output()
         .unwrap();
     let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {

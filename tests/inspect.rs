@@ -17,6 +17,7 @@ fn inspect(arguments: &[&str]) -> Output {
         .args(arguments)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .env_clear()
+        .envs(crate::common::isa())
         .output()
         .unwrap()
 }

@@ -14,6 +14,7 @@ fn output(command: &[&str], settings: &[&str]) -> String {
         .args(["--log-level", "error", "--model", demo_folder().to_str().unwrap()])
         .args(settings)
         .env_clear()
+        .envs(crate::common::isa())
         .output()
         .unwrap();
     assert!(output.status.success(), "{output:?}");
@@ -121,6 +122,7 @@ fn a_kv_cache_that_holds_no_sequence_is_refused_by_all() {
             .args(["--log-level", "error", "--kv-cache-bytes", "20480"])
             .args(["--model", folder.to_str().unwrap()])
             .env_clear()
+            .envs(crate::common::isa())
             .output()
             .unwrap()
     };

@@ -55,6 +55,7 @@ fn check(folder: &Path) -> (i32, String) {
         .arg(folder)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .env_clear()
+        .envs(crate::common::isa())
         .env("PATH", std::env::var("PATH").unwrap())
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::args::InspectArgs;
 use super::exit::Fatal;
 use super::output::print;
-use super::report::{ModelReport, bytes, memory_lines};
+use super::report::{FormKernel, ModelReport, bytes, memory_lines};
 use super::start;
 use phi4d_generate::TextFacts;
 use phi4d_model::{self as model, Export, Placement, Provider, RotaryChoice, TensorInfo};
@@ -45,6 +45,7 @@ fn text(found: &ModelReport, placement: Option<&Placement>) -> String {
         Err(error) => lines.push(("runs on", format!("nothing here: {error}"))),
     }
     lines.push(("kernels", found.runs.kernels.clone()));
+    lines.extend(found.runs.forms.iter().map(|form| ("matmuls", form.with_cost())));
     // The files of the weights are listed above.
     lines.extend(memory_lines(&found.plan).into_iter().filter(|(name, _)| *name != "weights"));
     for (provider, nodes) in placement.iter().flat_map(|placement| &placement.nodes) {
@@ -98,17 +99,6 @@ fn model_lines(export: &Export) -> Vec<(&'static str, String)> {
             attention.attributes.iter().map(|(name, value)| format!("{name} {value}")).collect();
         let text = format!("{} {}: {}", attention.nodes, attention.operator, attributes.join(", "));
         lines.push(("attention", text));
-    }
-    for kind in &export.quantised {
-        let zero_points = if kind.zero_points { "with" } else { "without" };
-        lines.push((
-            "matmuls",
-            format!(
-                "{} of {} bits in blocks of {}, {zero_points} zero points, accuracy \
-                 level {}",
-                kind.nodes, kind.bits, kind.block, kind.accuracy_level
-            ),
-        ));
     }
     lines.push(("graph", format!("{}, {}", export.graph.display(), bytes(export.graph_bytes))));
     for file in &export.weights {
@@ -191,6 +181,10 @@ fn warnings(found: &ModelReport, placement: Option<&Placement>) -> Vec<String> {
     warnings
 }
 
+fn form(form: &FormKernel) -> Value {
+    json!({ "form": form.form, "kernel": form.kernel, "fallback": form.fallback })
+}
+
 fn json(found: &ModelReport, placement: Option<&Placement>) -> String {
     let text = match &found.text {
         Ok(facts) => json!({
@@ -217,6 +211,7 @@ fn json(found: &ModelReport, placement: Option<&Placement>) -> String {
         "text": text,
         "runs": provider,
         "kernels": found.runs.kernels,
+        "forms": found.runs.forms.iter().map(form).collect::<Vec<_>>(),
         "memory": found.plan,
         "nodes": nodes,
         "warnings": warnings(found, placement),

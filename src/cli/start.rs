@@ -95,7 +95,7 @@ pub(super) fn load_options(settings: &Settings, folder: &Path) -> model::LoadOpt
         folder: PathBuf::from(folder),
         provider: provider_settings(settings),
         threads: match settings.threads {
-            0 => os::physical_cores(),
+            0 => os::cores().used,
             threads => threads,
         },
         slots: settings.slots + settings.prefix_slots,
@@ -103,6 +103,7 @@ pub(super) fn load_options(settings: &Settings, folder: &Path) -> model::LoadOpt
         max_prefill_tokens: settings.prefill_chunk_tokens,
         kv_cache_bytes: settings.kv_cache_bytes,
         own_kernels: settings.own_kernels,
+        int8_activations: int8_activations(settings),
         kv_cache_type: match settings.kv_cache_type {
             settings::KvCacheType::F16 => model::KvType::F16,
             settings::KvCacheType::Int8 => model::KvType::Int8,
@@ -114,6 +115,13 @@ pub(super) fn load_options(settings: &Settings, folder: &Path) -> model::LoadOpt
             settings::WeightsMemory::Copied => model::WeightsMemory::Copied,
         },
         runtime_library: settings.runtime_library.clone(),
+    }
+}
+
+pub(super) fn int8_activations(settings: &Settings) -> model::Int8Activations {
+    match settings.int8_activations {
+        settings::Int8Activations::Export => model::Int8Activations::Export,
+        settings::Int8Activations::Always => model::Int8Activations::Always,
     }
 }
 

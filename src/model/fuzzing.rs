@@ -8,6 +8,7 @@ use super::external;
 use super::genai_config::{GenaiConfig, layer_name};
 use super::gqa;
 use super::graph_edit::{self, Wanted};
+use super::load_options::Int8Activations;
 use super::matmul;
 use super::protobuf::{
     Damaged, Fields, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_NODE, GRAPH_OUTPUT, MODEL_GRAPH, Node,
@@ -67,9 +68,11 @@ pub fn graph(data: &[u8]) {
     if let Ok(Some((edited, _))) = external::follow(data, Path::new("/proc/self")) {
         assert!(is_whole(&edited, GRAPH), "{edited:?}");
     }
-    if let Ok(Some(edited)) = matmul::edit::edit(data) {
-        assert!(is_whole(&edited, GRAPH), "{edited:?}");
-        assert_eq!(matmul::edit::edit(&edited), Ok(None), "replaced twice");
+    for rule in [Int8Activations::Export, Int8Activations::Always] {
+        if let Ok(Some(edited)) = matmul::edit::edit(data, rule) {
+            assert!(is_whole(&edited, GRAPH), "{edited:?}");
+            assert_eq!(matmul::edit::edit(&edited, rule), Ok(None), "replaced twice");
+        }
     }
 }
 

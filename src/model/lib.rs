@@ -98,7 +98,7 @@ pub use inspect::{
     Shape as ExportShape, TensorInfo, WeightFile, inspect,
 };
 pub use load::{Loaded, load, load_cancellable};
-pub use load_options::{LoadOptions, WeightsMemory};
+pub use load_options::{Int8Activations, LoadOptions, WeightsMemory};
 pub use lost_file::{end_on_lost_file, is_file_lost};
 pub use memory::has_huge_pages;
 pub use phi4d_attention::KvType;

@@ -27,6 +27,8 @@ pub struct LoadOptions {
     pub kv_cache_bytes: usize,
     /// Whether phi4d's own kernels may run matmuls and attention, where model and processor fit them.
     pub own_kernels: bool,
+    /// Which exports may have their activations rounded to int8, which the own kernel for matmuls does.
+    pub int8_activations: Int8Activations,
     /// How keys and values are stored where phi4d's own attention runs; other exports say it themselves.
     pub kv_cache_type: KvType,
     /// Where weights that were prepared for the own kernel are.
@@ -48,6 +50,16 @@ impl LoadOptions {
             tokens => tokens.min(model_context),
         }
     }
+}
+
+/// Which exports may have their activations rounded to int8.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Int8Activations {
+    /// Those that allow it: `MatMulNBits` of accuracy level 4, and `DequantizeLinear` before a `MatMul`.
+    #[default]
+    Export,
+    /// All: the accuracy level is not looked at.
+    Always,
 }
 
 /// Where weights that were prepared for the own kernel are.

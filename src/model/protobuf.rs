@@ -14,6 +14,7 @@ pub(super) const GRAPH_NODE: u64 = 1;
 pub(super) const GRAPH_INITIALIZER: u64 = 5;
 pub(super) const GRAPH_INPUT: u64 = 11;
 pub(super) const GRAPH_OUTPUT: u64 = 12;
+pub(super) const GRAPH_VALUE: u64 = 13;
 pub(super) const NODE_INPUT: u64 = 1;
 pub(super) const NODE_OUTPUT: u64 = 2;
 pub(super) const NODE_NAME: u64 = 3;
@@ -25,6 +26,7 @@ pub(super) const ATTRIBUTE_FLOAT: u64 = 2;
 pub(super) const ATTRIBUTE_INT: u64 = 3;
 pub(super) const ATTRIBUTE_TENSOR: u64 = 5;
 pub(super) const ATTRIBUTE_GRAPH: u64 = 6;
+pub(super) const ATTRIBUTE_INTS: u64 = 8;
 const ATTRIBUTE_TYPE: u64 = 20;
 pub(super) const TENSOR_DIMENSION: u64 = 1;
 pub(super) const TENSOR_TYPE: u64 = 2;
@@ -41,10 +43,13 @@ pub(super) const VALUE_TYPE: u64 = 2;
 // Numbers of `TensorProto.DataType`.
 pub(super) const FLOAT: u64 = 1;
 pub(super) const UINT8: u64 = 2;
+pub(super) const INT8: u64 = 3;
 pub(super) const INT64: u64 = 7;
 pub(super) const BOOL: u64 = 9;
 pub(super) const FLOAT16: u64 = 10;
 pub(super) const BFLOAT16: u64 = 16;
+pub(super) const UINT4: u64 = 21;
+pub(super) const INT4: u64 = 22;
 
 /// The bytes are no message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -263,6 +268,22 @@ pub(super) fn attribute(bytes: &[u8]) -> Result<(&[u8], Option<u64>), Damaged> {
         }
     }
     Ok((name, number))
+}
+
+/// The whole numbers of an `AttributeProto` that has a list of them.
+pub(super) fn attribute_list(bytes: &[u8]) -> Result<Vec<u64>, Damaged> {
+    let mut list = Vec::new();
+    for field in Fields::new(bytes) {
+        // They may come one by one or packed.
+        match field? {
+            Field { number: ATTRIBUTE_INTS, value: Value::Number(value), .. } => list.push(value),
+            Field { number: ATTRIBUTE_INTS, value: Value::Bytes(packed), .. } => {
+                list.extend(numbers(packed));
+            }
+            _ => {}
+        }
+    }
+    Ok(list)
 }
 
 /// A `TensorProto`: where its values are and how they are stored.

@@ -19,6 +19,7 @@ pub(crate) fn options(slots: usize) -> LoadOptions {
         max_prefill_tokens: 64,
         kv_cache_bytes: 0,
         own_kernels: true,
+        int8_activations: crate::Int8Activations::Export,
         kv_cache_type: KvType::F32,
         weights_memory: WeightsMemory::Auto,
         runtime_library: None,

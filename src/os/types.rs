@@ -13,6 +13,15 @@ pub struct Peer {
     pub pid: Option<i32>,
 }
 
+/// Physical cores that the process may run on, at most what its cgroup's quota is worth; at least one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cores {
+    /// All of them.
+    pub all: usize,
+    /// Those that a model's work is best split over: without a few slow ones.
+    pub used: usize,
+}
+
 /// A signal that arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {

@@ -29,5 +29,6 @@ pub use resolve::{DEFAULT_FILE, Entry, Inputs, Resolved, default_file, resolve};
 pub use socket::{SocketSetting, client_socket_candidates};
 pub use table::{DEFINITIONS, Settings};
 pub use value::{
-    KvCacheType, ListenAddress, LogFormat, MetricsAccess, Provider, Sandbox, WebPage, WeightsMemory,
+    Int8Activations, KvCacheType, ListenAddress, LogFormat, MetricsAccess, Provider, Sandbox,
+    WebPage, WeightsMemory,
 };

@@ -14,7 +14,8 @@ use super::kind::{
 use super::lists::{Origins, Pairs, Words};
 use super::socket::SocketSetting;
 use super::value::{
-    KvCacheType, ListenAddress, LogFormat, MetricsAccess, Provider, Sandbox, WebPage, WeightsMemory,
+    Int8Activations, KvCacheType, ListenAddress, LogFormat, MetricsAccess, Provider, Sandbox,
+    WebPage, WeightsMemory,
 };
 
 define_settings! {
@@ -55,14 +56,23 @@ define_settings! {
         placeholder: "OPTIONS", accepted: "options",
     };
 
-    /// Threads that run the model. 0: the number of physical cores that this process may use.
+    /// Threads that run the model. 0: the number of physical cores that this process may use,
+    /// without slow ones (E cores, LITTLE cores) if the fast ones have most of the speed.
     threads: usize = "0", whole::<usize>(0, 1024), "threads";
 
     /// Use phi4d's kernels on the CPU for what the published exports have: matmuls with int4 or
-    /// int8 weights of accuracy level 4, if the processor has AVX2 (faster: AVX-VNNI, AVX-512
+    /// int8 weights (see int8_activations), if the processor has AVX2 (faster: AVX-VNNI, AVX-512
     /// VNNI), and attention, which needs AVX2 on x86-64. Off: ONNX Runtime's kernels, with the
     /// same results except for rounding, and a KV cache of the export's type.
     own_kernels: bool = "true", Switch;
+
+    /// Which exports phi4d's matmul kernel, which rounds activations to 8-bit integers, may run.
+    /// export: those that allow it, by accuracy level 4 or as QDQ. always: exports of other
+    /// accuracy levels as well, which are faster then and less accurate than they were made to be.
+    int8_activations: Int8Activations = "export", Choice {
+        placeholder: "WHICH",
+        options: &[("export", Int8Activations::Export), ("always", Int8Activations::Always)],
+    };
 
     /// Where weights that `phi4d prepare` made are. copied: read into memory of the daemon's own,
     /// in huge pages, which answers faster. mapped: mapped from the file, which starts faster, and

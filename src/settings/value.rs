@@ -22,6 +22,15 @@ pub enum Provider {
     Plugin,
 }
 
+/// Which exports may have their activations rounded to int8.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Int8Activations {
+    /// Those whose accuracy level allows it.
+    Export,
+    /// All.
+    Always,
+}
+
 /// How keys and values are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KvCacheType {

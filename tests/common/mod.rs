@@ -96,6 +96,11 @@ pub fn connect_from(source: Ipv4Addr, to: SocketAddr) -> TcpStream {
     stream
 }
 
+/// The variable that forces an instruction set, if these tests run with it.
+pub fn isa() -> Option<(&'static str, String)> {
+    std::env::var("PHI4D_ISA").ok().map(|set| ("PHI4D_ISA", set))
+}
+
 /// How a daemon under test is started.
 pub struct Setup {
     pub folder: tempfile::TempDir,
@@ -173,6 +178,7 @@ impl Setup {
                 std::env::vars()
                     .filter(|(name, _)| ["PATH", "LLVM_PROFILE_FILE"].contains(&name.as_str())),
             )
+            .envs(isa())
             .env("HOME", self.folder.path().join("home"))
             .env("RUST_BACKTRACE", "1")
             .envs(self.environment.iter().cloned())

@@ -31,6 +31,7 @@ impl Place {
             .args(arguments)
             .args(["--models".as_ref(), self.models().as_os_str()])
             .env_clear()
+            .envs(crate::common::isa())
             .env("HF_ENDPOINT", self.hub.url())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -288,6 +289,7 @@ fn run_and_serve_take_a_models_name_and_download_it() {
         command
             .args(arguments)
             .env_clear()
+            .envs(crate::common::isa())
             .env("HF_ENDPOINT", place.hub.url())
             .env("PHI4D_MODELS", place.models())
             .env("TMPDIR", place.folder.path())

@@ -19,12 +19,19 @@ pub(super) fn hardware(findings: &mut Findings) {
         format!(
             "{}: {} cores ({} threads) for this process, {}",
             machine.processor,
-            machine.cores,
+            machine.cores.all,
             machine.threads,
             machine.features.join(" ")
         ),
     );
-    findings.figure("cores", json!(machine.cores));
+    findings.figure("cores", json!(machine.cores.all));
+    let os::Cores { all, used } = machine.cores;
+    if used < all {
+        findings.good(
+            CHECK,
+            format!("threads = 0 takes {used} of the {all} cores: the others are slow and few"),
+        );
+    }
     findings.figure("features", json!(machine.features));
     if cfg!(target_arch = "x86_64") && !machine.features.contains(&"avx2") {
         findings.note(CHECK, "without AVX2 answers are very slow", "take another machine");
@@ -125,7 +132,7 @@ pub(super) fn speed(settings: &Settings, model: &ModelReport, findings: &mut Fin
         return;
     }
     let threads = match settings.threads {
-        0 => os::physical_cores(),
+        0 => os::cores().used,
         threads => threads,
     };
     if os::spare_memory() / 4 < threads.saturating_mul(2 * READ_BYTES) {

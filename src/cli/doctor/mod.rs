@@ -15,7 +15,7 @@ use serde_json::json;
 use super::args::{DoctorArgs, SettingsArgs};
 use super::exit::Fatal;
 use super::output::{note, print};
-use super::report::{self, ModelReport, bytes, memory_lines};
+use super::report::{self, FormKernel, ModelReport, bytes, memory_lines};
 use super::service::{Unit, run as run_program};
 use super::start;
 use findings::Findings;
@@ -317,11 +317,30 @@ fn provider(settings: &Settings, model: Option<&ModelReport>, findings: &mut Fin
         Ok((provider, reason)) => {
             findings.good(CHECK, format!("{provider}: {reason}; kernels: {}", runs.kernels));
             findings.figure("provider", json!(provider.as_str()));
+            kernels(settings, &runs.forms, findings);
         }
         Err(error) => findings.fault(CHECK, error, FIX),
     }
     for warning in &runs.warnings {
         findings.note(CHECK, warning, "phi4d pull fetches the export for this machine");
+    }
+}
+
+/// Which kernel runs each form of weights, and why and at what cost it is not phi4d's.
+fn kernels(settings: &Settings, forms: &[FormKernel], findings: &mut Findings) {
+    const CHECK: &str = "kernels";
+    let mend = match model::own_kernel() {
+        None => "",
+        Some(_) if !settings.own_kernels => "set own_kernels to true",
+        Some(_) => {
+            "take an export that phi4d's kernel runs: the manual's page on models lists them"
+        }
+    };
+    for form in forms {
+        match form.fallback {
+            None => findings.good(CHECK, form.text()),
+            Some(_) => findings.note(CHECK, form.with_cost(), mend),
+        }
     }
 }
 

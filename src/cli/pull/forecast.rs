@@ -85,7 +85,7 @@ fn memory(shape: Shape, weights: u64, context: u64, spare: u64) -> String {
 /// Decode steps read all weights but the table, as fast as the memory is.
 #[expect(clippy::cast_precision_loss, reason = "sizes far below where that shows")]
 fn speed(shape: Shape, weights: u64) -> Option<String> {
-    let threads = os::physical_cores();
+    let threads = os::cores().used;
     if os::spare_memory() / 4 < threads.saturating_mul(2 * READ_BYTES) {
         return None;
     }

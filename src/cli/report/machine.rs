@@ -24,7 +24,7 @@ const READ_TIME: Duration = Duration::from_millis(400);
 pub(crate) struct Machine {
     /// The processor's name.
     pub(crate) processor: String,
-    pub(crate) cores: usize,
+    pub(crate) cores: os::Cores,
     pub(crate) threads: usize,
     /// Its instruction sets that matter to kernels.
     pub(crate) features: Vec<&'static str>,
@@ -39,7 +39,7 @@ impl Machine {
     pub(crate) fn find() -> Self {
         Self {
             processor: processor_name().unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
-            cores: os::physical_cores(),
+            cores: os::cores(),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             features: model::processor_features(),
             total_memory: total_memory(),

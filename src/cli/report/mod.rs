@@ -57,14 +57,50 @@ impl ModelReport {
     }
 }
 
+/// What ONNX Runtime's kernels cost where they run matmuls that phi4d's own could (benches/RESULTS.md, all
+/// matmuls of a 4-layer model of Phi-4's shape).
+const COST: &str = "where they run all matmuls, one answer takes 1.3 times as long, eight at once 2.3 times, \
+                    prompts 1.5 times";
+
 /// Which provider and which kernels would run an export here.
 pub(super) struct Runs {
     /// The provider in the settings' words, with why; or why none can.
     pub(super) provider: Result<(Provider, String), String>,
     /// Which kernels do its matmuls with quantised weights.
     pub(super) kernels: String,
+    /// The same for each kind of them.
+    pub(super) forms: Vec<FormKernel>,
     /// What speaks against it.
     pub(super) warnings: Vec<String>,
+}
+
+/// What runs the matmuls with weights of one form.
+pub(super) struct FormKernel {
+    /// How many there are, and of which form.
+    pub(super) form: String,
+    /// The kernel's name.
+    pub(super) kernel: String,
+    /// Set if they fall back to ONNX Runtime's kernel on the CPU: why.
+    pub(super) fallback: Option<String>,
+}
+
+impl FormKernel {
+    /// What runs them, and why it is not phi4d's kernel.
+    pub(super) fn text(&self) -> String {
+        let Self { form, kernel, fallback } = self;
+        match fallback {
+            None => format!("{form}: {kernel}"),
+            Some(reason) => format!("{form}: {kernel}, because {reason}"),
+        }
+    }
+
+    /// As [`text`](Self::text), with what it costs.
+    pub(super) fn with_cost(&self) -> String {
+        match &self.fallback {
+            None => self.text(),
+            Some(_) => format!("{}; {COST}", self.text()),
+        }
+    }
 }
 
 impl Runs {
@@ -75,6 +111,7 @@ impl Runs {
         let provider =
             found.map(|facts| (facts.provider, facts.reason)).map_err(|error| error.to_string());
         let mut warnings = Vec::new();
+        let mut forms = Vec::new();
         let kernels = match &provider {
             Err(_) => "none".to_owned(),
             Ok((Provider::Cpu, _)) => {
@@ -85,9 +122,10 @@ impl Runs {
                         export.made_for.join(", ")
                     ));
                 }
-                cpu_kernels(export, settings.own_kernels)
+                forms = cpu_forms(settings, export, model::own_kernel());
+                cpu_kernels(settings, export)
             }
-            Ok(_) => {
+            Ok((provider, _)) => {
                 if export.made_for.is_empty() {
                     warnings.push(
                         "it was exported for the CPU: its cache is of single precision, and some of \
@@ -95,33 +133,64 @@ impl Runs {
                             .into(),
                     );
                 }
+                forms.extend(export.quantised.iter().map(|kind| FormKernel {
+                    form: kind.to_string(),
+                    kernel: format!("the kernel of {provider}"),
+                    fallback: None,
+                }));
                 "the provider's".to_owned()
             }
         };
-        Self { provider, kernels, warnings }
+        Self { provider, kernels, forms, warnings }
     }
 }
 
-/// What does the matmuls with quantised weights on the CPU.
-fn cpu_kernels(export: &Export, wanted: bool) -> String {
+/// What runs each kind of matmuls with quantised weights on the CPU, where `own` is the instruction set of
+/// phi4d's kernel.
+fn cpu_forms(settings: &Settings, export: &Export, own: Option<&str>) -> Vec<FormKernel> {
+    let rule = start::int8_activations(settings);
+    let of_kind = |kind: &model::Quantised| {
+        let reason = match own {
+            None => Some("this processor has no instruction set that phi4d's own uses".to_owned()),
+            Some(_) if !settings.own_kernels => Some("own_kernels is off".to_owned()),
+            Some(_) => kind.fallback_by(rule).map(|reason| {
+                // What the setting would change is worth knowing.
+                let set = kind.fallback_by(model::Int8Activations::Always).is_none();
+                let hint =
+                    if set { " (int8_activations = \"always\" runs it all the same)" } else { "" };
+                format!("{reason}{hint}")
+            }),
+        };
+        FormKernel {
+            form: kind.to_string(),
+            kernel: match (&reason, own) {
+                (None, Some(name)) => format!("phi4d's kernel ({name})"),
+                _ => "ONNX Runtime's kernel".to_owned(),
+            },
+            fallback: reason,
+        }
+    };
+    export.quantised.iter().map(of_kind).collect()
+}
+
+/// What does the matmuls with quantised weights on the CPU, in one line.
+fn cpu_kernels(settings: &Settings, export: &Export) -> String {
     let matmuls: usize = export.quantised.iter().map(|kind| kind.nodes).sum();
-    let fallbacks = export.quantised.iter().filter_map(|kind| {
-        kind.fallback.map(|reason| format!("{} of {} bits: {reason}", kind.nodes, kind.bits))
-    });
-    let fallbacks = fallbacks.collect::<Vec<_>>().join("; ");
+    let rule = start::int8_activations(settings);
+    let own = export.quantised.iter().filter(|kind| kind.fallback_by(rule).is_none());
+    let own: usize = own.map(|kind| kind.nodes).sum();
     match model::own_kernel() {
         None => {
             "ONNX Runtime's, as this processor has no instruction set that phi4d's own uses".into()
         }
-        Some(_) if !wanted => "ONNX Runtime's, as own_kernels is off".into(),
+        Some(_) if !settings.own_kernels => "ONNX Runtime's, as own_kernels is off".into(),
         Some(_) if matmuls == 0 => "ONNX Runtime's, as no matmul has quantised weights".into(),
-        Some(name) if fallbacks.is_empty() => {
-            format!("phi4d's own ({name}) for all {matmuls} matmuls")
+        Some(name) if own == matmuls => format!("phi4d's own ({name}) for all {matmuls} matmuls"),
+        Some(name) => {
+            format!(
+                "phi4d's own ({name}) for {own} of {matmuls} matmuls, ONNX Runtime's for the others"
+            )
         }
-        Some(name) => format!(
-            "phi4d's own ({name}) for {} of {matmuls} matmuls, ONNX Runtime's for the others ({fallbacks})",
-            export.own_matmuls
-        ),
     }
 }
 

@@ -30,6 +30,7 @@ fn loaded() -> Loaded {
         max_prefill_tokens: 24,
         kv_cache_bytes: 0,
         own_kernels: true,
+        int8_activations: phi4d_model::Int8Activations::Export,
         kv_cache_type: phi4d_model::KvType::F16,
         weights_memory: WeightsMemory::Auto,
         runtime_library: None,

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use serde::Serialize;
 
 use crate::genai_config::GenaiConfig;
-use crate::matmul::edit;
+use crate::load_options::Int8Activations;
+use crate::matmul::{edit, quantised};
 use crate::protobuf::{
     Damaged, Fields, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_NODE, GRAPH_OUTPUT, MODEL_GRAPH,
     MODEL_PRODUCER, MODEL_PRODUCER_VERSION, Node, Tensor, VALUE_NAME, VALUE_TYPE, Value, attribute,
@@ -74,10 +75,35 @@ pub struct Quantised {
     pub accuracy_level: u64,
     /// Whether blocks have zero points beside scales.
     pub zero_points: bool,
+    /// Whether they are `DequantizeLinear` and `MatMul` instead of `MatMulNBits`.
+    pub qdq: bool,
     /// Why phi4d's own kernel does not take them; `None` if it does.
     pub fallback: Option<&'static str>,
+    /// The same where every export's activations may be rounded to int8.
+    #[serde(skip)]
+    other_fallback: Option<&'static str>,
     /// How many there are.
     pub nodes: usize,
+}
+
+impl Quantised {
+    /// Why phi4d's own kernel does not take them by `rule`; `None` if it does.
+    #[must_use]
+    pub fn fallback_by(&self, rule: Int8Activations) -> Option<&'static str> {
+        match rule {
+            Int8Activations::Export => self.fallback,
+            Int8Activations::Always => self.other_fallback,
+        }
+    }
+}
+
+impl std::fmt::Display for Quantised {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { bits, block, accuracy_level, nodes, .. } = self;
+        let zero_points = if self.zero_points { "with" } else { "without" };
+        write!(f, "{nodes} of {bits} bits in blocks of {block}, {zero_points} zero points, ")?;
+        if self.qdq { f.write_str("QDQ") } else { write!(f, "accuracy level {accuracy_level}") }
+    }
 }
 
 /// What was read.
@@ -125,12 +151,14 @@ pub(super) fn read(bytes: &[u8]) -> Result<Graph, Damaged> {
 
 impl Graph {
     fn read(&mut self, bytes: &[u8]) -> Result<(), Damaged> {
-        let constants = edit::constants(bytes)?;
+        for matmul in edit::matmuls(bytes)? {
+            self.quantised_matmul(&matmul);
+        }
         for field in Fields::new(bytes) {
             let field = field?;
             let Value::Bytes(value) = field.value else { continue };
             match field.number {
-                GRAPH_NODE => self.node(value, &constants)?,
+                GRAPH_NODE => self.node(value)?,
                 GRAPH_INITIALIZER => self.weights(value)?,
                 GRAPH_INPUT => self.inputs.push(tensor_info(value)?),
                 GRAPH_OUTPUT => self.outputs.push(tensor_info(value)?),
@@ -140,7 +168,7 @@ impl Graph {
         Ok(())
     }
 
-    fn node(&mut self, bytes: &[u8], constants: &HashMap<&[u8], u64>) -> Result<(), Damaged> {
+    fn node(&mut self, bytes: &[u8]) -> Result<(), Damaged> {
         let node = Node::read(bytes)?;
         let operator = text(node.operator);
         let names = node.inputs.iter().map(|name| text(name));
@@ -156,9 +184,6 @@ impl Graph {
                 attributes.insert(text(name), number.cast_signed());
             }
         }
-        if operator == "MatMulNBits" {
-            self.quantised_matmul(&edit::Quantised::of(&node, constants)?);
-        }
         if ATTENTION.contains(&operator.as_str()) {
             // The first layer's attributes stand for all; exports make their layers alike.
             let attention = self.attention.get_or_insert_with(|| Attention {
@@ -172,13 +197,15 @@ impl Graph {
         Ok(())
     }
 
-    fn quantised_matmul(&mut self, found: &edit::Quantised) {
+    fn quantised_matmul(&mut self, found: &quantised::Quantised) {
         let kind = Quantised {
             bits: found.bits,
             block: found.block,
             accuracy_level: found.accuracy_level,
             zero_points: found.zero_points,
-            fallback: found.form().err(),
+            qdq: found.qdq,
+            fallback: found.form(Int8Activations::Export).err(),
+            other_fallback: found.form(Int8Activations::Always).err(),
             nodes: 1,
         };
         // A model has two or three kinds, so a list is searched.

@@ -4,13 +4,16 @@
 use std::collections::HashMap;
 
 use super::edit;
+use super::quantised::Quantised;
+use super::tensors::Tensors;
 use crate::protobuf::{
-    ATTRIBUTE_INT, ATTRIBUTE_NAME, FLOAT, Fields, GRAPH_INITIALIZER, GRAPH_NODE, MODEL_GRAPH,
+    ATTRIBUTE_INT, ATTRIBUTE_NAME, FLOAT, Fields, GRAPH_INITIALIZER, GRAPH_NODE, INT4, MODEL_GRAPH,
     NODE_ATTRIBUTE, NODE_INPUT, Node, TENSOR_DIMENSION, TENSOR_NAME, TENSOR_RAW, TENSOR_TYPE,
-    Tensor, UINT8, attribute, contents, edited, put_bytes, put_number,
+    Tensor, UINT8, attribute, contents, edited, message, node, put_attribute, put_bytes,
+    put_number,
 };
 use crate::tests::{copy_of_demo, options, prompt};
-use crate::{LoadOptions, load};
+use crate::{Int8Activations, LoadOptions, load};
 
 /// Bits, block and whether there are zero points.
 type Kind = (usize, usize, bool);
@@ -98,7 +101,7 @@ fn requantised(model: &[u8], data: &[u8], kind: impl Fn(usize) -> Kind) -> Vec<u
         if node.operator != b"MatMulNBits" {
             return Ok::<_, crate::protobuf::Damaged>(None);
         }
-        let found = edit::Quantised::of(&node, &HashMap::new())?;
+        let found = Quantised::of(&node, &Tensors::default())?;
         let (k, n) = (found.k as usize, found.n as usize);
         let kind @ (bits, block, zero_points) = kind(index);
         index += 1;
@@ -159,7 +162,7 @@ fn own_kernel_agrees(kind: impl Fn(usize) -> Kind, what: &str) {
     let data = std::fs::read(folder.path().join("model.onnx.data")).unwrap();
     let graph = requantised(&std::fs::read(&path).unwrap(), &data, kind);
     std::fs::write(&path, &graph).unwrap();
-    assert_eq!(edit::count(&graph).unwrap(), 21, "{what}");
+    assert_eq!(edit::count(&graph, Int8Activations::Export).unwrap(), 21, "{what}");
     let run = |own_kernels| {
         let options = LoadOptions { folder: folder.path().into(), own_kernels, ..options(1) };
         let loaded = load(&options).unwrap();
@@ -197,5 +200,60 @@ fn a_model_of_mixed_forms_runs_on_the_own_kernel() {
     if crate::own_kernel().is_some() {
         let mixed = |index| if index % 3 == 2 { (8, 32, true) } else { (4, 32, index % 2 == 0) };
         own_kernel_agrees(mixed, "mixed");
+    }
+}
+
+/// A model with one matmul of weights that `DequantizeLinear` makes, by these attributes of it and with
+/// more nodes.
+fn dequantised(attributes: &[(&str, u64)], more: &[Vec<u8>]) -> Vec<u8> {
+    let mut dequantise =
+        node("DequantizeLinear", &[b"levels", b"scales"], b"weights", "dequantise");
+    for (name, value) in attributes {
+        put_attribute(&mut dequantise, name, *value);
+    }
+    let mut graph = Vec::new();
+    let matmul = node("MatMul", &[b"x", b"weights"], b"y", "matmul");
+    for node in [dequantise, matmul].iter().chain(more) {
+        put_bytes(&mut graph, GRAPH_NODE, node);
+    }
+    let levels = tensor(b"levels", INT4, &[64, 16], &[0; 512]);
+    let scales = tensor(b"scales", FLOAT, &[2, 16], &[0; 128]);
+    for tensor in [levels, scales] {
+        put_bytes(&mut graph, GRAPH_INITIALIZER, &tensor);
+    }
+    message(MODEL_GRAPH, &graph)
+}
+
+#[test]
+fn only_weights_that_nothing_else_reads_are_folded() {
+    let by_columns = &[("axis", 0), ("block_size", 32)][..];
+    let model = dequantised(by_columns, &[]);
+    let edited = edit::edit(&model, Int8Activations::Export).unwrap().unwrap();
+    let graph = contents(&edited, MODEL_GRAPH).next().unwrap().unwrap();
+    let nodes: Vec<Node<'_>> =
+        contents(graph, GRAPH_NODE).map(|node| Node::read(node.unwrap()).unwrap()).collect();
+    assert_eq!(nodes.len(), 1);
+    assert_eq!(nodes[0].inputs, [&b"x"[..], b"levels", b"scales"]);
+    let levels = contents(graph, GRAPH_INITIALIZER).next().unwrap().unwrap();
+    let levels = Tensor::read(levels).unwrap();
+    assert_eq!((levels.element, levels.dimensions), (UINT8, vec![512]));
+
+    let reader = |name: &'static [u8]| node("Identity", &[name], b"z", "reader");
+    let along_rows = &[("axis", 1), ("block_size", 8)][..];
+    let other_blocks = &[("axis", 0), ("block_size", 16)][..];
+    let unknown = &[("axis", 0), ("block_size", 32), ("rounding", 1)][..];
+    for (attributes, more, part) in [
+        (by_columns, vec![reader(b"levels")], "read by another node"),
+        (by_columns, vec![reader(b"weights")], "read by another node"),
+        (along_rows, vec![], "not of blocks along its columns"),
+        (other_blocks, vec![], "not of blocks along its columns"),
+        (unknown, vec![], "does not know"),
+    ] {
+        let model = dequantised(attributes, &more);
+        assert_eq!(edit::edit(&model, Int8Activations::Always), Ok(None), "{part}");
+        let graph = contents(&model, MODEL_GRAPH).next().unwrap().unwrap();
+        let found = edit::matmuls(graph).unwrap();
+        let reason = found[0].form(Int8Activations::Always).unwrap_err();
+        assert!(reason.contains(part), "{reason}");
     }
 }

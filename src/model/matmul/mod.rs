@@ -5,8 +5,15 @@
 
 pub(super) mod edit;
 #[cfg(test)]
+mod exports_tests;
+#[cfg(test)]
 mod forms_tests;
+mod grid;
+mod qdq;
+pub(super) mod quantised;
 pub(super) mod store;
+pub(super) mod tensors;
+mod tied;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -18,10 +25,12 @@ use ort::session::Session;
 use ort::session::builder::SessionBuilder;
 use ort::value::{DynTensorValueType, TensorElementType};
 
-use self::edit::{DOMAIN, OPERATOR};
+use self::grid::Grid;
+use self::qdq::{BY_COLUMN, SIGNED, SOURCE_BLOCK};
+use self::quantised::{DOMAIN, OPERATOR};
 use self::store::{Packed, Store, Weights};
 use super::error::LoadError;
-use super::inspect;
+use super::inspect::{self, Quantised};
 use super::load_options::LoadOptions;
 use super::memory::forget_file_pages;
 use super::operator::{caught, lock, on_all};
@@ -48,7 +57,7 @@ pub(super) fn graph(source: &Source, options: &LoadOptions) -> Result<Option<Vec
     if !options.own_kernels || Kernels::chosen().is_none() {
         return Ok(None);
     }
-    edit::edit(&source.graph).map_err(|damage| LoadError::Invalid {
+    edit::edit(&source.graph, options.int8_activations).map_err(|damage| LoadError::Invalid {
         path: source.path.clone(),
         reason: damage.to_string(),
     })
@@ -66,15 +75,23 @@ pub(super) fn log_kernel(source: &Source, options: &LoadOptions) {
         log::info!(reason; "ONNX Runtime's kernels run all {total} matmuls with quantised weights");
         return;
     }
-    let own = matmuls.iter().filter(|kind| kind.fallback.is_none()).map(|kind| kind.nodes);
-    log::info!(
-        "phi4d's kernel runs {} of {total} matmuls with quantised weights",
-        own.sum::<usize>()
-    );
-    for (kind, reason) in matmuls.iter().filter_map(|kind| kind.fallback.map(|why| (kind, why))) {
-        let nodes = kind.nodes;
-        log::info!(nodes, reason; "ONNX Runtime's kernel runs matmuls that phi4d's does not take");
+    let fallbacks: Vec<(&Quantised, &str)> = matmuls
+        .iter()
+        .filter_map(|kind| kind.fallback_by(options.int8_activations).map(|why| (kind, why)))
+        .collect();
+    let others: usize = fallbacks.iter().map(|(kind, _)| kind.nodes).sum();
+    let own = total - others;
+    if fallbacks.is_empty() {
+        log::info!("phi4d's kernel runs {own} of {total} matmuls with quantised weights");
+        return;
     }
+    let reasons: Vec<String> =
+        fallbacks.iter().map(|(kind, why)| format!("{kind}: {why}")).collect();
+    log::info!(
+        "phi4d's kernel runs {own} of {total} matmuls with quantised weights, and ONNX Runtime's the \
+         others, which takes longer ({})",
+        reasons.join("; ")
+    );
 }
 
 /// Loads `graph`, which has the own operator in it, with the weights that are `prepared`. `builder` has all
@@ -126,7 +143,8 @@ fn domain(store: &Arc<Store>) -> ort::Result<OperatorDomain> {
 }
 
 /// Inputs as those of `MatMulNBits`: activations, levels `[n, blocks, block * bits / 8]`, scales
-/// `[n, blocks]`, zero points `[n, blocks * bits / 8]` if there are some.
+/// `[n, blocks]`, zero points `[n, blocks * bits / 8]` if there are some. With the attribute
+/// [`SOURCE_BLOCK`] the weights are as [`Grid`] has them.
 struct PackedMatMul {
     store: Arc<Store>,
 }
@@ -163,38 +181,70 @@ impl PackedMatMul {
             size.ok_or_else(|| ort::Error::new(format!("{OPERATOR} has no size {name}")))
         };
         let inputs = context.inputs()?;
+        let stored = match context.get::<i64>(SOURCE_BLOCK) {
+            None => None,
+            Some(_) => Some(Stored {
+                block: size(SOURCE_BLOCK)?,
+                by_column: size(BY_COLUMN)? != 0,
+                signed: size(SIGNED)? != 0,
+            }),
+        };
         let form = Form {
             k: size("K")?,
             n: size("N")?,
             bits: size("bits")?,
             block: size("block_size")?,
-            zero_points: inputs.len() > 3,
+            zero_points: inputs.len() > 3 || stored.is_some_and(|stored| !stored.signed),
         };
         let kernel = Kernels::chosen().filter(|_| form.fits());
         let kernel =
             kernel.ok_or_else(|| ort::Error::new(format!("{OPERATOR} takes no {form:?}")))?;
         // The weights' tensor names them in the store and in the prepared file.
         let name = inputs.get(1).map_or("", |input| input.name());
-        let weights = self.store.weights(name, form.lines(), || pack(context, name, &form))?;
+        let has_zeros = inputs.len() > 3;
+        let pack = || pack(context, name, &form, stored, has_zeros);
+        let weights = self.store.weights(name, form.lines(), pack)?;
         Ok(MatMulKernel { store: Arc::clone(&self.store), weights, kernel, form })
     }
 }
 
-/// Lays out the weights of `form` that a node has as constants.
-fn pack(context: &KernelContext<'_>, name: &str, form: &Form) -> ort::Result<Packed> {
+/// How an export stores weights that are not as `MatMulNBits` has them: the fields of [`Grid`].
+#[derive(Debug, Clone, Copy)]
+struct Stored {
+    block: usize,
+    by_column: bool,
+    signed: bool,
+}
+
+/// Lays out the weights of `form` that a node has as constants, `stored` otherwise than `MatMulNBits` has them.
+fn pack(
+    context: &KernelContext<'_>,
+    name: &str,
+    form: &Form,
+    stored: Option<Stored>,
+    has_zeros: bool,
+) -> ort::Result<Packed> {
     let levels = context.constant_input::<DynTensorValueType>(1)?;
     let scales = context.constant_input::<DynTensorValueType>(2)?;
     let (_, levels) = levels.try_extract_tensor::<u8>()?;
     let (_, scales) = scales.try_extract_tensor::<f32>()?;
-    let zeros = form.zero_points.then(|| context.constant_input::<DynTensorValueType>(3));
+    let zeros = has_zeros.then(|| context.constant_input::<DynTensorValueType>(3));
     let zeros = zeros.transpose()?;
     let zero_points = match &zeros {
         Some(zeros) => zeros.try_extract_tensor::<u8>()?.1,
         None => &[],
     };
-    let weights = kernel::Weights { levels, scales, zero_points };
+    let sizes = || ort::Error::new(format!("{name} does not have the sizes of {form:?}"));
+    let turned;
+    let mut weights = kernel::Weights { levels, scales, zero_points };
+    if let Some(Stored { block, by_column, signed }) = stored {
+        let grid = Grid { levels, scales, zero_points, block, by_column, signed };
+        turned = grid.are(form).then(|| grid.turned(form)).ok_or_else(sizes)?;
+        let (levels, scales) = (&turned.levels[..], &turned.scales[..]);
+        weights = kernel::Weights { levels, scales, zero_points: &turned.zero_points };
+    }
     if !weights.are(form) {
-        return Err(ort::Error::new(format!("{name} does not have the sizes of {form:?}")));
+        return Err(sizes());
     }
     let packed = Packed::new(form.lines(), |lines| kernel::pack(form, &weights, lines));
     let packed = packed.map_err(|error| {

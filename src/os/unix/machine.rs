@@ -1,12 +1,9 @@
-//! How much of the machine the process can use: memory, cores, open files.
+//! How much of the machine the process can use: memory, open files.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use nix::sched::{CpuSet, sched_getaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::unistd::Pid;
 
 /// Bytes that this process can take without swapping or running into its cgroup's limit.
 ///
@@ -89,31 +86,6 @@ fn cached_files(group: &Path) -> usize {
     value("total_inactive_file").or_else(|| value("inactive_file")).unwrap_or(0)
 }
 
-/// Physical cores that this process may run on, at most what its cgroup's quota is worth; at least
-/// one. Hardware threads of one core share the units that a matmul keeps busy, so
-/// counting them twice only makes threads wait for each other.
-#[must_use]
-pub fn physical_cores() -> usize {
-    // Knows affinity and cgroup quotas, but counts hardware threads.
-    let logical = std::thread::available_parallelism().map_or(1, usize::from);
-    let Ok(allowed) = sched_getaffinity(Pid::from_raw(0)) else {
-        return logical;
-    };
-    let allowed = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false));
-    let cores = distinct_cores(Path::new("/sys/devices/system/cpu"), allowed);
-    cores.map_or(logical, |cores| cores.clamp(1, logical))
-}
-
-/// How many different cores `cpus` belong to; `None` if the folder does not say.
-fn distinct_cores(folder: &Path, cpus: impl Iterator<Item = usize>) -> Option<usize> {
-    let mut cores = BTreeSet::new();
-    for cpu in cpus {
-        let file = folder.join(format!("cpu{cpu}/topology/thread_siblings_list"));
-        cores.insert(std::fs::read_to_string(file).ok()?);
-    }
-    Some(cores.len())
-}
-
 /// Descriptors for what are not connections: listeners, logs, the runtime's own, files that are read
 /// or written at times. At rest there are about a dozen.
 const KEPT: u64 = 48;
@@ -169,24 +141,5 @@ mod tests {
         assert_eq!(available_of_machine(&folder.path().join("hidden")), None);
         assert!(free_by_sysinfo().is_some());
         assert!(spare_memory() > 0);
-    }
-    #[test]
-    fn hardware_threads_of_a_core_count_once() {
-        let folder = tempfile::tempdir().unwrap();
-        for (cpu, siblings) in [(0, "0,2"), (1, "1,3"), (2, "0,2"), (3, "1,3")] {
-            let topology = folder.path().join(format!("cpu{cpu}/topology"));
-            std::fs::create_dir_all(&topology).unwrap();
-            std::fs::write(topology.join("thread_siblings_list"), siblings).unwrap();
-        }
-        let count = |cpus: &[usize]| distinct_cores(folder.path(), cpus.iter().copied());
-        assert_eq!(count(&[0, 1, 2, 3]), Some(2));
-        assert_eq!(count(&[0, 2]), Some(1));
-        assert_eq!(count(&[0, 9]), None);
-    }
-
-    #[test]
-    fn there_is_at_least_one_and_no_more_than_the_system_grants() {
-        let granted = std::thread::available_parallelism().unwrap().get();
-        assert!((1..=granted).contains(&physical_cores()));
     }
 }

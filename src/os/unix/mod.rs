@@ -4,6 +4,7 @@ mod activation;
 #[cfg(test)]
 mod apart;
 mod confine;
+mod cores;
 mod files;
 pub mod helper;
 mod machine;
@@ -19,8 +20,9 @@ mod unwinding;
 
 pub use activation::activated_listeners;
 pub use confine::confine;
+pub use cores::cores;
 pub use files::{barrier, free_disk};
-pub use machine::{physical_cores, resident_memory, room_for_connections, spare_memory};
+pub use machine::{resident_memory, room_for_connections, spare_memory};
 pub use notify::Notifier;
 pub use peer::{effective_uid, group_id, groups_of, host_name, owner, user_id};
 pub use private::{Secrecy, check_folder, create_private, open_private, private_folder, too_open};

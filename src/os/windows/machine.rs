@@ -6,18 +6,22 @@ use windows_sys::Win32::System::SystemInformation::{
     SYSTEM_LOGICAL_PROCESSOR_INFORMATION,
 };
 
+use crate::types::Cores;
+
 /// Physical cores of this process's processor group (64 hardware threads at most), at most as many as
 /// it may use; at least one. Hardware threads of one core share the units that a matrix product keeps
-/// busy, so that counting them twice only makes threads wait for each other.
+/// busy, so that counting them twice only makes threads wait for each other. Slow cores count as
+/// fast ones do.
 #[must_use]
-pub fn physical_cores() -> usize {
+pub fn cores() -> Cores {
     let logical = std::thread::available_parallelism().map_or(1, usize::from);
     let entries = relations();
     let cores = entries.iter().filter(|entry| entry.Relationship == RelationProcessorCore);
-    match cores.count() {
+    let all = match cores.count() {
         0 => logical,
         cores => cores.clamp(1, logical),
-    }
+    };
+    Cores { all, used: all }
 }
 
 fn relations() -> Vec<SYSTEM_LOGICAL_PROCESSOR_INFORMATION> {
@@ -58,7 +62,7 @@ mod tests {
     #[test]
     fn the_machine_has_cores_and_memory() {
         let granted = std::thread::available_parallelism().unwrap().get();
-        assert!((1..=granted).contains(&physical_cores()));
+        assert!((1..=granted).contains(&cores().used));
         assert!(spare_memory() > 0);
     }
 }

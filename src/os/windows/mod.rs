@@ -11,7 +11,7 @@ use std::fs::Metadata;
 use std::io;
 use std::time::Duration;
 
-pub use machine::{physical_cores, spare_memory};
+pub use machine::{cores, spare_memory};
 pub use private::{Secrecy, check_folder, create_private, open_private, private_folder, too_open};
 pub use replace::{FolderLock, append_private, replace_file};
 pub use signals::Signals;
