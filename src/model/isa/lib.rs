@@ -179,6 +179,14 @@ mod tests {
         }
     }
 
+    /// `tests/arm64-kernels` has it run on different processors.
+    #[test]
+    #[ignore = "needs to know the processor: the variable EXPECTED_ISA names its fastest set"]
+    fn the_processor_has_the_set_that_is_expected() {
+        let expected = std::env::var("EXPECTED_ISA").unwrap();
+        assert_eq!(InstructionSet::available()[0].name(), expected);
+    }
+
     #[test]
     fn a_set_that_is_missing_is_reported_and_the_fastest_used() {
         let choice = Choice::among(&[InstructionSet::Scalar], "avx512vnni".to_owned());

@@ -10,8 +10,8 @@ use std::f32::consts::LN_2;
 
 use phi4d_isa::{Choice, InstructionSet};
 
-/// The instruction set that this process attends with; `None` if ONNX Runtime's attention is faster. On
-/// x86-64 that is where there is no AVX2: plain Rust calls a function there for each fused multiply-add.
+/// The instruction set that this process attends with; `None` if ONNX Runtime's attention is faster: on
+/// x86-64 without AVX2. Plain Rust calls a function there for each fused multiply-add. Arm always has NEON.
 #[must_use]
 pub fn chosen() -> Option<InstructionSet> {
     let choice = Choice::of_process();

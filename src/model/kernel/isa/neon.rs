@@ -70,6 +70,17 @@ trait Steps: Isa<Int = int32x4_t, Float = float32x4_t> {
     );
 }
 
+/// `count`, which the compiler no longer knows. It would unroll the loop over pairs of quarters, and with all
+/// assembly in one piece it spills sums.
+#[inline(always)]
+fn opaque(mut count: usize) -> usize {
+    // SAFETY: no instruction at all.
+    unsafe {
+        asm!("/* {count} */", count = inout(reg) count, options(pure, nomem, nostack, preserves_flags));
+    }
+    count
+}
+
 /// [`Isa::add_panel`].
 ///
 /// # Safety
@@ -89,7 +100,7 @@ unsafe fn add_panel<
     // SAFETY: by the caller's promise.
     unsafe {
         let mut parts = I::open(sums);
-        for pair in 0..QUARTERS / 2 {
+        for pair in 0..opaque(QUARTERS / 2) {
             let words = I::activations::<R>(activations.add(pair * 2 * R));
             for v in 0..V {
                 let first = panel.add((pair * 2 * V + v) * 16);
@@ -120,7 +131,7 @@ unsafe fn add_packed<
     // SAFETY: by the caller's promise.
     unsafe {
         let mut parts = I::open(sums);
-        for pair in 0..QUARTERS / 2 {
+        for pair in 0..opaque(QUARTERS / 2) {
             let words = I::activations::<R>(activations.add(pair * 2 * R));
             let lines = levels.add(pair * BITS / 4 * 64);
             for line in 0..BITS / 4 {
