@@ -61,9 +61,9 @@ define_settings! {
     threads: usize = "0", whole::<usize>(0, 1024), "threads";
 
     /// Use phi4d's kernels on the CPU for what the published exports have: matmuls with int4 or
-    /// int8 weights (see int8_activations), if the processor has AVX2 (faster: AVX-VNNI, AVX-512
-    /// VNNI), and attention, which needs AVX2 on x86-64. Off: ONNX Runtime's kernels, with the
-    /// same results except for rounding, and a KV cache of the export's type.
+    /// int8 weights (see int8_activations), and attention. They need AVX2 (faster: AVX-VNNI,
+    /// AVX-512 VNNI) or arm64 (faster: dotprod, i8mm). Off: ONNX Runtime's kernels, with the same
+    /// results except for rounding, and a KV cache of the export's type.
     own_kernels: bool = "true", Switch;
 
     /// Which exports phi4d's matmul kernel, which rounds activations to 8-bit integers, may run.

@@ -3,6 +3,8 @@
 //! Every kernel gives the same bits with every set, so the choice is a matter of speed only. A kernel that has
 //! no code of its own for a set takes the one below that it has.
 
+#[cfg(target_arch = "aarch64")]
+use std::arch::is_aarch64_feature_detected;
 use std::sync::OnceLock;
 
 /// The environment variable that forces an instruction set, for tests.
@@ -25,6 +27,15 @@ pub enum InstructionSet {
     /// [`Avx512`](Self::Avx512), and AVX-512 VNNI for dot products of bytes.
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
+    /// NEON, which every 64-bit Arm processor has.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    /// [`Neon`](Self::Neon), and dot products of bytes (`sdot`, Armv8.2 with `dotprod`).
+    #[cfg(target_arch = "aarch64")]
+    NeonDot,
+    /// [`NeonDot`](Self::NeonDot), and products of small matrices of bytes (`usmmla`, Armv8.6's `i8mm`).
+    #[cfg(target_arch = "aarch64")]
+    NeonI8mm,
 }
 
 impl InstructionSet {
@@ -40,6 +51,12 @@ impl InstructionSet {
             Self::AvxVnni,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2,
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonI8mm,
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDot,
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon,
             Self::Scalar,
         ];
         all.into_iter().filter(|set| set.is_available()).collect()
@@ -70,6 +87,12 @@ impl InstructionSet {
             Self::Avx512Vnni => {
                 Self::Avx512.is_available() && is_x86_feature_detected!("avx512vnni")
             }
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => is_aarch64_feature_detected!("neon"),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDot => Self::Neon.is_available() && is_aarch64_feature_detected!("dotprod"),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonI8mm => Self::NeonDot.is_available() && is_aarch64_feature_detected!("i8mm"),
         }
     }
 
@@ -86,6 +109,12 @@ impl InstructionSet {
             Self::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => "avx512vnni",
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDot => "neondot",
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonI8mm => "neoni8mm",
         }
     }
 }
@@ -148,6 +177,14 @@ mod tests {
             let forced = Choice::among(&available, set.name().to_owned());
             assert_eq!((forced.set(), forced.fast(), forced.missing()), (*set, Some(*set), None));
         }
+    }
+
+    /// `tests/arm64-kernels` has it run on different processors.
+    #[test]
+    #[ignore = "needs to know the processor: the variable EXPECTED_ISA names its fastest set"]
+    fn the_processor_has_the_set_that_is_expected() {
+        let expected = std::env::var("EXPECTED_ISA").unwrap();
+        assert_eq!(InstructionSet::available()[0].name(), expected);
     }
 
     #[test]

@@ -10,11 +10,11 @@
 )]
 
 use crate::form::COLUMNS;
-use crate::isa::Isa;
+use crate::isa::{Dots, Isa};
 
 /// How far ahead packed weights are fetched, in bytes. Without it eight rows take twice as long: the
 /// processor's own look-ahead stops while it multiplies.
-const AHEAD: usize = 4096;
+pub(crate) const AHEAD: usize = 4096;
 
 /// A tile's work.
 #[derive(Debug, Clone, Copy)]
@@ -131,32 +131,7 @@ pub(crate) unsafe fn tile<
                 panel = panel.add(V * vector);
             }
             for _ in 0..runs {
-                let mut parts = starts;
-                for row in 0..R {
-                    for v in 0..V {
-                        parts[row][v] = I::begin::<BITS>(starts[row][v]);
-                    }
-                }
-                // The loop that all time is spent in: for each vector of weights and each broadcast of
-                // four activations there are R and V dot products, so that neither loads nor broadcasts
-                // keep them waiting.
-                for quarter in 0..QUARTERS {
-                    let mut weights = [I::splat(0); V];
-                    for v in 0..V {
-                        weights[v] = I::load(panel.add((quarter * V + v) * vector));
-                    }
-                    for row in 0..R {
-                        let values = I::splat(*activations.add(quarter * R + row));
-                        for v in 0..V {
-                            parts[row][v] = I::dot::<BITS>(parts[row][v], weights[v], values);
-                        }
-                    }
-                }
-                for row in 0..R {
-                    for v in 0..V {
-                        starts[row][v] = I::end::<BITS>(parts[row][v], starts[row][v]);
-                    }
-                }
+                I::add_panel::<R, V, BITS, QUARTERS>(&mut starts, panel, activations);
                 panel = panel.add(QUARTERS * V * vector);
                 activations = activations.add(QUARTERS * R);
             }
@@ -196,7 +171,6 @@ pub(crate) unsafe fn direct<
 ) {
     // SAFETY: by the caller's promise; pointers advance block by block as both layouts do.
     unsafe {
-        let vector = I::LANES * 4;
         let mut sums = [[I::splat_float(0.0); V]; R];
         let Packed { mut scales, mut zeros, mut levels } = packed;
         let mut activations = work.activations;
@@ -216,39 +190,8 @@ pub(crate) unsafe fn direct<
                 }
             }
             for _ in 0..runs {
-                let mut parts = starts;
-                for row in 0..R {
-                    for v in 0..V {
-                        parts[row][v] = I::begin::<BITS>(starts[row][v]);
-                    }
-                }
-                let lines = QUARTERS * BITS / 8;
-                for line in 0..lines {
-                    I::prefetch(levels.add(line * 64).wrapping_add(AHEAD));
-                    for v in 0..V {
-                        let bytes = I::load(levels.add(line * 64 + v * vector));
-                        if BITS == 4 {
-                            // Unpacked once and used for all rows, which is why tall tiles pay.
-                            let (low, high) = (I::low(bytes), I::high(bytes));
-                            for row in 0..R {
-                                let at = activations.add(line * 2 * R + row);
-                                let sum = I::dot::<BITS>(parts[row][v], low, I::splat(*at));
-                                parts[row][v] = I::dot::<BITS>(sum, high, I::splat(*at.add(R)));
-                            }
-                        } else {
-                            for row in 0..R {
-                                let values = I::splat(*activations.add(line * R + row));
-                                parts[row][v] = I::dot::<BITS>(parts[row][v], bytes, values);
-                            }
-                        }
-                    }
-                }
-                for row in 0..R {
-                    for v in 0..V {
-                        starts[row][v] = I::end::<BITS>(parts[row][v], starts[row][v]);
-                    }
-                }
-                levels = levels.add(lines * 64);
+                I::add_packed::<R, V, BITS, QUARTERS>(&mut starts, levels, activations);
+                levels = levels.add(QUARTERS * BITS / 8 * 64);
                 activations = activations.add(QUARTERS * R);
             }
             for v in 0..V {
@@ -268,7 +211,108 @@ pub(crate) unsafe fn direct<
     }
 }
 
-/// The zero points of a vector of columns, as [`Isa::dot`] needs them.
+/// [`Isa::add_panel`] by dot products.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(crate) unsafe fn add_panel<
+    I: Dots,
+    const R: usize,
+    const V: usize,
+    const BITS: usize,
+    const QUARTERS: usize,
+>(
+    sums: &mut [[I::Int; V]; R],
+    panel: *const u8,
+    activations: *const i32,
+) {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        let vector = I::LANES * 4;
+        let mut parts = *sums;
+        for row in 0..R {
+            for v in 0..V {
+                parts[row][v] = I::begin::<BITS>(sums[row][v]);
+            }
+        }
+        // The loop that all time is spent in: for each vector of weights and each broadcast of
+        // four activations there are R and V dot products, so that neither loads nor broadcasts
+        // keep them waiting.
+        for quarter in 0..QUARTERS {
+            let mut weights = [I::splat(0); V];
+            for v in 0..V {
+                weights[v] = I::load(panel.add((quarter * V + v) * vector));
+            }
+            for row in 0..R {
+                let values = I::splat(*activations.add(quarter * R + row));
+                for v in 0..V {
+                    parts[row][v] = I::dot::<BITS>(parts[row][v], weights[v], values);
+                }
+            }
+        }
+        for row in 0..R {
+            for v in 0..V {
+                sums[row][v] = I::end::<BITS>(parts[row][v], sums[row][v]);
+            }
+        }
+    }
+}
+
+/// [`Isa::add_packed`] by dot products.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(crate) unsafe fn add_packed<
+    I: Dots,
+    const R: usize,
+    const V: usize,
+    const BITS: usize,
+    const QUARTERS: usize,
+>(
+    sums: &mut [[I::Int; V]; R],
+    levels: *const u8,
+    activations: *const i32,
+) {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        let vector = I::LANES * 4;
+        let mut parts = *sums;
+        for row in 0..R {
+            for v in 0..V {
+                parts[row][v] = I::begin::<BITS>(sums[row][v]);
+            }
+        }
+        for line in 0..QUARTERS * BITS / 8 {
+            I::prefetch(levels.add(line * 64).wrapping_add(AHEAD));
+            for v in 0..V {
+                let bytes = I::load(levels.add(line * 64 + v * vector));
+                if BITS == 4 {
+                    // Unpacked once and used for all rows, which is why tall tiles pay.
+                    let (low, high) = (I::low(bytes), I::high(bytes));
+                    for row in 0..R {
+                        let at = activations.add(line * 2 * R + row);
+                        let sum = I::dot::<BITS>(parts[row][v], low, I::splat(*at));
+                        parts[row][v] = I::dot::<BITS>(sum, high, I::splat(*at.add(R)));
+                    }
+                } else {
+                    for row in 0..R {
+                        let values = I::splat(*activations.add(line * R + row));
+                        parts[row][v] = I::dot::<BITS>(parts[row][v], bytes, values);
+                    }
+                }
+            }
+        }
+        for row in 0..R {
+            for v in 0..V {
+                sums[row][v] = I::end::<BITS>(parts[row][v], sums[row][v]);
+            }
+        }
+    }
+}
+
+/// The zero points of a vector of columns, as [`Isa::add_panel`] needs them.
 ///
 /// # Safety
 /// As [`Isa`]; a byte for each lane may be read.
@@ -308,17 +352,20 @@ pub(crate) unsafe fn unpack<I: Isa, const BITS: usize, const ZEROS: bool>(
                 zeros = zeros.add(COLUMNS);
                 to = to.add(step);
             }
-            for _ in 0..quarters * BITS / 8 {
+            // Two quarters at a time, which are one line or two.
+            for _ in 0..quarters / 2 {
                 let bytes = I::load(levels);
-                if BITS == 4 {
-                    I::store(to, I::low(bytes));
-                    I::store(to.add(step), I::high(bytes));
-                    to = to.add(2 * step);
+                let (first, second) = if BITS == 4 {
+                    (I::low(bytes), I::high(bytes))
                 } else {
-                    I::store(to, bytes);
-                    to = to.add(step);
-                }
+                    levels = levels.add(64);
+                    (bytes, I::load(levels))
+                };
                 levels = levels.add(64);
+                let [first, second] = I::paired(first, second);
+                I::store(to, first);
+                I::store(to.add(step), second);
+                to = to.add(2 * step);
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Instruction sets: sixteen numbers in single precision at a time.
 
+#[cfg(target_arch = "aarch64")]
+mod arm;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -8,8 +10,8 @@ use std::f32::consts::LN_2;
 
 use phi4d_isa::{Choice, InstructionSet};
 
-/// The instruction set that this process attends with; `None` if ONNX Runtime's attention is faster. On
-/// x86-64 that is where there is no AVX2: plain Rust calls a function there for each fused multiply-add.
+/// The instruction set that this process attends with; `None` if ONNX Runtime's attention is faster: on
+/// x86-64 without AVX2. Plain Rust calls a function there for each fused multiply-add. Arm always has NEON.
 #[must_use]
 pub fn chosen() -> Option<InstructionSet> {
     let choice = Choice::of_process();
@@ -24,10 +26,14 @@ pub(crate) fn is_direct(set: InstructionSet) -> bool {
         InstructionSet::Avx2 | InstructionSet::AvxVnni => x86::Avx2::DIRECT,
         #[cfg(target_arch = "x86_64")]
         InstructionSet::Avx512 | InstructionSet::Avx512Vnni => x86::Avx512::DIRECT,
+        #[cfg(target_arch = "aarch64")]
+        InstructionSet::Neon | InstructionSet::NeonDot | InstructionSet::NeonI8mm => {
+            arm::Neon::DIRECT
+        }
     }
 }
 
-/// Does `work` with the instructions of `set`; VNNI is of no use here.
+/// Does `work` with the instructions of `set`; dot products of bytes are of no use here.
 ///
 /// # Panics
 /// If this processor does not have them.
@@ -38,6 +44,10 @@ pub(crate) fn run<W: Work>(set: InstructionSet, work: W) {
         InstructionSet::Avx2 | InstructionSet::AvxVnni => x86::run_avx2(work),
         #[cfg(target_arch = "x86_64")]
         InstructionSet::Avx512 | InstructionSet::Avx512Vnni => x86::run_avx512(work),
+        #[cfg(target_arch = "aarch64")]
+        InstructionSet::Neon | InstructionSet::NeonDot | InstructionSet::NeonI8mm => {
+            work.run(arm::Neon);
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use std::arch::x86_64::{
     _mm256_srli_epi16, _mm256_storeu_ps, _mm256_storeu_si256, _mm256_sub_epi32, _mm256_xor_si256,
 };
 
-use super::Isa;
+use super::{Dots, Isa, by_dots};
 
 /// AVX2, FMA and F16C.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +37,7 @@ macro_rules! common {
         type Int = __m256i;
         type Float = __m256;
         const LANES: usize = 8;
+        by_dots!();
 
         #[inline(always)]
         unsafe fn load(from: *const u8) -> __m256i {
@@ -176,7 +177,9 @@ impl Isa for Avx2 {
     // With 8 bits, two products of unsigned bytes overflow the 16 bits of `maddubs`. Of signed ones, at
     // most 128 * 127 each, they do not.
     const OFFSET8: i32 = 128;
+}
 
+impl Dots for Avx2 {
     #[inline(always)]
     unsafe fn begin<const BITS: usize>(start: __m256i) -> __m256i {
         if BITS == 4 { run!(_mm256_setzero_si256()) } else { start }
@@ -211,7 +214,9 @@ impl Isa for Avx2 {
 impl Isa for AvxVnni {
     common!();
     const OFFSET8: i32 = 0;
+}
 
+impl Dots for AvxVnni {
     #[inline(always)]
     unsafe fn begin<const BITS: usize>(start: __m256i) -> __m256i {
         start

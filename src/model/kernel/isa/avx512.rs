@@ -10,7 +10,7 @@ use std::arch::x86_64::{
     _mm512_sub_epi32,
 };
 
-use super::Isa;
+use super::{Dots, Isa, by_dots};
 
 /// AVX-512F, BW and VNNI.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +29,7 @@ impl Isa for Avx512 {
     type Float = __m512;
     const LANES: usize = 16;
     const OFFSET8: i32 = 0;
+    by_dots!();
 
     #[inline(always)]
     unsafe fn load(from: *const u8) -> __m512i {
@@ -68,21 +69,6 @@ impl Isa for Avx512 {
     #[inline(always)]
     unsafe fn small_product(a: __m512i, b: __m512i) -> __m512i {
         run!(_mm512_madd_epi16(a, b))
-    }
-
-    #[inline(always)]
-    unsafe fn begin<const BITS: usize>(start: __m512i) -> __m512i {
-        start
-    }
-
-    #[inline(always)]
-    unsafe fn dot<const BITS: usize>(sum: __m512i, weights: __m512i, values: __m512i) -> __m512i {
-        run!(_mm512_dpbusd_epi32(sum, weights, values))
-    }
-
-    #[inline(always)]
-    unsafe fn end<const BITS: usize>(sum: __m512i, _start: __m512i) -> __m512i {
-        sum
     }
 
     #[inline(always)]
@@ -160,5 +146,22 @@ impl Isa for Avx512 {
     fn prefetch(at: *const u8) {
         // SAFETY: a hint, which reads nothing that the program sees, wherever it points.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
+    }
+}
+
+impl Dots for Avx512 {
+    #[inline(always)]
+    unsafe fn begin<const BITS: usize>(start: __m512i) -> __m512i {
+        start
+    }
+
+    #[inline(always)]
+    unsafe fn dot<const BITS: usize>(sum: __m512i, weights: __m512i, values: __m512i) -> __m512i {
+        run!(_mm512_dpbusd_epi32(sum, weights, values))
+    }
+
+    #[inline(always)]
+    unsafe fn end<const BITS: usize>(sum: __m512i, _start: __m512i) -> __m512i {
+        sum
     }
 }

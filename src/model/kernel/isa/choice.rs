@@ -9,6 +9,8 @@ use super::Isa as _;
 use super::avx2::{Avx2, AvxVnni};
 #[cfg(target_arch = "x86_64")]
 use super::avx512::Avx512;
+#[cfg(target_arch = "aarch64")]
+use super::neon::{Neon, NeonDot, NeonI8mm};
 use super::scalar::Scalar;
 use super::tiles::Tiles;
 use crate::activations::{Start, TileRows};
@@ -41,6 +43,21 @@ macro_rules! by_set {
             #[cfg(target_arch = "x86_64")]
             InstructionSet::Avx512Vnni => {
                 type $isa = Avx512;
+                $call
+            }
+            #[cfg(target_arch = "aarch64")]
+            InstructionSet::Neon => {
+                type $isa = Neon;
+                $call
+            }
+            #[cfg(target_arch = "aarch64")]
+            InstructionSet::NeonDot => {
+                type $isa = NeonDot;
+                $call
+            }
+            #[cfg(target_arch = "aarch64")]
+            InstructionSet::NeonI8mm => {
+                type $isa = NeonI8mm;
                 $call
             }
         }

@@ -5,6 +5,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod choice;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
 mod tiles;
 
@@ -25,7 +27,7 @@ pub(crate) trait Isa: Copy {
     type Float: Copy;
     /// Columns of a vector, a divisor of [`COLUMNS`](crate::COLUMNS).
     const LANES: usize;
-    /// What [`dot`](Self::dot) with 8 bits takes off each weight: 128 where it multiplies signed bytes.
+    /// What is taken off each weight of 8 bits: 128 where signed bytes are multiplied.
     const OFFSET8: i32;
 
     unsafe fn load(from: *const u8) -> Self::Int;
@@ -41,17 +43,22 @@ pub(crate) trait Isa: Copy {
     /// The products of the lower 16 bits, signed; the upper bits of `b` are 0.
     unsafe fn small_product(a: Self::Int, b: Self::Int) -> Self::Int;
 
-    /// What [`dot`](Self::dot) adds up from, for a sum that begins with `start`.
-    unsafe fn begin<const BITS: usize>(start: Self::Int) -> Self::Int;
-    /// Adds for each column the four products of unsigned weights of `BITS` with signed bytes. No more
-    /// than eight are added between [`begin`](Self::begin) and [`end`](Self::end).
-    unsafe fn dot<const BITS: usize>(
-        sum: Self::Int,
-        weights: Self::Int,
-        activations: Self::Int,
-    ) -> Self::Int;
-    /// The sum of what was added, and `start`.
-    unsafe fn end<const BITS: usize>(sum: Self::Int, start: Self::Int) -> Self::Int;
+    /// Two neighbouring quarters as a panel has them.
+    unsafe fn paired(first: Self::Int, second: Self::Int) -> [Self::Int; 2];
+    /// Adds to the sums of `R` rows and `V` vectors of columns the products of `QUARTERS` quarters, which
+    /// are 4 or 8: `panel` has their weights, a vector of four bytes for each column, `activations` their
+    /// words `[quarter][row]`, which two words for each row follow.
+    unsafe fn add_panel<const R: usize, const V: usize, const BITS: usize, const QUARTERS: usize>(
+        sums: &mut [[Self::Int; V]; R],
+        panel: *const u8,
+        activations: *const i32,
+    );
+    /// As [`add_panel`](Self::add_panel), with the weights as they are packed. What comes next is fetched.
+    unsafe fn add_packed<const R: usize, const V: usize, const BITS: usize, const QUARTERS: usize>(
+        sums: &mut [[Self::Int; V]; R],
+        levels: *const u8,
+        activations: *const i32,
+    );
 
     unsafe fn to_float(value: Self::Int) -> Self::Float;
     unsafe fn splat_float(value: f32) -> Self::Float;
@@ -76,3 +83,67 @@ pub(crate) trait Isa: Copy {
     /// Starts to read a line that is wanted soon. A hint, which may point anywhere.
     fn prefetch(at: *const u8);
 }
+
+/// Dot products of four bytes for each column, the same activations for all: what most sets have.
+///
+/// # Safety
+/// As [`Isa`].
+pub(crate) trait Dots: Isa {
+    /// What [`dot`](Self::dot) adds up from, for a sum that begins with `start`.
+    unsafe fn begin<const BITS: usize>(start: Self::Int) -> Self::Int;
+    /// Adds for each column the four products of unsigned weights of `BITS` with signed bytes. No more
+    /// than eight are added between [`begin`](Self::begin) and [`end`](Self::end).
+    unsafe fn dot<const BITS: usize>(
+        sum: Self::Int,
+        weights: Self::Int,
+        activations: Self::Int,
+    ) -> Self::Int;
+    /// The sum of what was added, and `start`.
+    unsafe fn end<const BITS: usize>(sum: Self::Int, start: Self::Int) -> Self::Int;
+}
+
+/// [`Isa`]'s functions of a set that has [`Dots`].
+macro_rules! by_dots {
+    () => {
+        #[inline(always)]
+        unsafe fn paired(first: Self::Int, second: Self::Int) -> [Self::Int; 2] {
+            [first, second]
+        }
+
+        #[inline(always)]
+        unsafe fn add_panel<
+            const R: usize,
+            const V: usize,
+            const BITS: usize,
+            const QUARTERS: usize,
+        >(
+            sums: &mut [[Self::Int; V]; R],
+            panel: *const u8,
+            activations: *const i32,
+        ) {
+            // SAFETY: the promise of this function's caller.
+            unsafe {
+                crate::tile::add_panel::<Self, R, V, BITS, QUARTERS>(sums, panel, activations);
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn add_packed<
+            const R: usize,
+            const V: usize,
+            const BITS: usize,
+            const QUARTERS: usize,
+        >(
+            sums: &mut [[Self::Int; V]; R],
+            levels: *const u8,
+            activations: *const i32,
+        ) {
+            // SAFETY: the promise of this function's caller.
+            unsafe {
+                crate::tile::add_packed::<Self, R, V, BITS, QUARTERS>(sums, levels, activations);
+            }
+        }
+    };
+}
+
+pub(crate) use by_dots;

@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::Isa;
+use super::{Dots, Isa, by_dots};
 
 /// Sixteen columns as arrays.
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +26,7 @@ impl Isa for Scalar {
     type Float = Floats;
     const LANES: usize = 16;
     const OFFSET8: i32 = 0;
+    by_dots!();
 
     #[inline(always)]
     unsafe fn load(from: *const u8) -> Ints {
@@ -70,25 +71,6 @@ impl Isa for Scalar {
     unsafe fn small_product(a: Ints, b: Ints) -> Ints {
         #[expect(clippy::cast_possible_truncation, reason = "the lower 16 bits")]
         both(a, b, |a, b| i32::from(a as i16) * i32::from(b as i16))
-    }
-
-    #[inline(always)]
-    unsafe fn begin<const BITS: usize>(start: Ints) -> Ints {
-        start
-    }
-
-    #[inline(always)]
-    unsafe fn dot<const BITS: usize>(sum: Ints, weights: Ints, activations: Ints) -> Ints {
-        let products = both(weights, activations, |weights, activations| {
-            let pairs = weights.to_le_bytes().into_iter().zip(activations.to_le_bytes());
-            pairs.map(|(weight, value)| i32::from(weight) * i32::from(value.cast_signed())).sum()
-        });
-        both(sum, products, |sum, product: i32| sum + product)
-    }
-
-    #[inline(always)]
-    unsafe fn end<const BITS: usize>(sum: Ints, _start: Ints) -> Ints {
-        sum
     }
 
     #[inline(always)]
@@ -176,4 +158,25 @@ impl Isa for Scalar {
 
     #[inline(always)]
     fn prefetch(_at: *const u8) {}
+}
+
+impl Dots for Scalar {
+    #[inline(always)]
+    unsafe fn begin<const BITS: usize>(start: Ints) -> Ints {
+        start
+    }
+
+    #[inline(always)]
+    unsafe fn dot<const BITS: usize>(sum: Ints, weights: Ints, activations: Ints) -> Ints {
+        let products = both(weights, activations, |weights, activations| {
+            let pairs = weights.to_le_bytes().into_iter().zip(activations.to_le_bytes());
+            pairs.map(|(weight, value)| i32::from(weight) * i32::from(value.cast_signed())).sum()
+        });
+        both(sum, products, |sum, product: i32| sum + product)
+    }
+
+    #[inline(always)]
+    unsafe fn end<const BITS: usize>(sum: Ints, _start: Ints) -> Ints {
+        sum
+    }
 }

@@ -5,6 +5,8 @@ use super::Isa;
 use super::avx2::{Avx2, AvxVnni};
 #[cfg(target_arch = "x86_64")]
 use super::avx512::Avx512;
+#[cfg(target_arch = "aarch64")]
+use super::neon::{Neon, NeonDot, NeonI8mm};
 use super::scalar::Scalar;
 use crate::activations::{Start, TileRows, round_tile};
 use crate::form::Form;
@@ -162,4 +164,16 @@ tiles!(
 tiles!(
     Avx512, #[target_feature(enable = "avx512f,avx512bw,avx512vnni")] height 4, wide 3 = 3, group = 1,
     direct [1, 2, 3, 4, 6, 8] to 32
+);
+#[cfg(target_arch = "aarch64")]
+tiles!(Neon, height 2, wide 1 = 4, group = 4, direct [1, 2] to 8);
+#[cfg(target_arch = "aarch64")]
+tiles!(
+    NeonDot, #[target_feature(enable = "dotprod")] height 4, wide 1 = 4, group = 4,
+    direct [1, 2, 3, 4] to 8
+);
+#[cfg(target_arch = "aarch64")]
+tiles!(
+    NeonI8mm, #[target_feature(enable = "dotprod,i8mm")] height 4, wide 1 = 4, group = 4,
+    direct [1, 2, 4] to 8
 );
