@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 
 use super::args::SettingsArgs;
 use super::confinement;
+use super::embedding;
 use super::exit::{Code, Fatal};
 use super::loading::Loading;
 use super::manager::{Manager, feed_watchdog};
@@ -18,7 +19,7 @@ use super::start::{self, Started, variable};
 use super::threads;
 use super::traces::Exporter;
 use phi4d_engine::Engine;
-use phi4d_generate::{FormHost, NoForms};
+use phi4d_generate::{Embedder, FormHost, NoForms};
 use phi4d_model::{self as model, LoadCancel, MemoryPlan, Provider};
 use phi4d_os::{self as os, Listener, Notifier, Signal, Signals, SocketFile, State};
 use phi4d_server::{self as server, App, DrainOutcome, Environment, ServerOptions};
@@ -98,6 +99,7 @@ async fn serve(
     let options = ServerOptions {
         tracer,
         request_memory_bytes: started.plan.request_memory_bytes,
+        embeddings: started.embedder.clone().map(|embedder| embedding::served(settings, embedder)),
         ..server_options(settings, name.clone())?
     };
     let app = App::new(started.generator, options);
@@ -125,7 +127,7 @@ async fn serve(
 
     if let Err(fatal) = wait_for_stop(&started.engine, &mut server, &mut signals, on_hangup).await {
         // The first failure is the one to report.
-        let _ = stop_engine(started.engine).await;
+        let _ = stop_models(started.engine, started.embedder).await;
         return Err(fatal);
     }
     manager.tell(&[
@@ -136,7 +138,7 @@ async fn serve(
     // From here on the socket's path is free for the next daemon.
     drop(bound.files);
     stop.send_replace(true);
-    let finished = finish(started.engine, &mut server, &mut signals).await;
+    let finished = finish(started.engine, started.embedder, &mut server, &mut signals).await;
     if let Some(exporter) = exporter {
         exporter.finish().await;
     }
@@ -271,7 +273,7 @@ async fn load(
                     // The process must not end, and run ONNX Runtime's destructors, while a
                     // thread is inside the library.
                     if let Ok(Ok(started)) = loading.await {
-                        started.engine.stop()?;
+                        stop_models(started.engine, started.embedder).await?;
                     }
                     return Ok(None);
                 }
@@ -374,6 +376,7 @@ async fn wait_for_stop(
 /// Waits for the server to drain, at most until its limit or a second signal, then ends the engine.
 async fn finish(
     engine: Engine,
+    embedder: Option<Embedder>,
     server: &mut JoinHandle<DrainOutcome>,
     signals: &mut Signals,
 ) -> Result<(), Fatal> {
@@ -391,14 +394,20 @@ async fn finish(
             server.abort();
         }
     }
-    stop_engine(engine).await?;
+    stop_models(engine, embedder).await?;
     log::info!("stopped");
     Ok(())
 }
 
-/// Aborts the running step and waits for the engine's thread, which may save cached prompts first.
-async fn stop_engine(engine: Engine) -> Result<(), Fatal> {
-    let stopping = tokio::task::spawn_blocking(|| engine.stop());
+/// Aborts the running steps and waits for the models' threads, of which the engine's may save cached
+/// prompts first.
+async fn stop_models(engine: Engine, embedder: Option<Embedder>) -> Result<(), Fatal> {
+    let stopping = tokio::task::spawn_blocking(move || {
+        if let Some(embedder) = embedder {
+            embedder.stop();
+        }
+        engine.stop()
+    });
     stopping.await.map_err(|error| Fatal::Internal(error.to_string()))??;
     Ok(())
 }

@@ -31,6 +31,7 @@ mod answer;
 mod budget;
 mod choices;
 mod detokenize;
+mod embedding;
 mod encoding;
 mod error;
 mod files;
@@ -65,6 +66,10 @@ mod words;
 
 pub use answer::Answer;
 pub use choices::{Choices, Gathered};
+pub use embedding::{
+    Embedder, EmbedderOptions, Embedding, EmbeddingInput, EmbeddingRequest, EmbeddingStats,
+    MOST_EMBEDDING_TOKENS,
+};
 pub use error::{GenerateError, TextLoadError};
 pub use generation::Generation;
 pub use grammar::{

@@ -65,8 +65,12 @@ impl<T> Turns<T> {
         Some((caller, item))
     }
 
+    /// The item that [`Self::take`] would remove.
+    pub(super) fn peek(&self) -> Option<&T> {
+        self.callers.front().and_then(|(_, items)| items.front())
+    }
+
     /// How many items wait.
-    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.count
     }

@@ -43,7 +43,7 @@ mod tests;
 mod wire;
 
 pub use accept::{DrainOutcome, serve};
-pub use app::{App, ServerOptions};
+pub use app::{App, Embeddings, ServerOptions};
 pub use auth::{
     AccessError, AccessFault, Environment, Key, KeyLine, KeysFile, KeysFileError, Limits, Rules,
     Scope, certificate_fault, rules_of,

@@ -16,7 +16,7 @@ use super::caller::Origin;
 use super::error::ApiError;
 use super::guard::CatchPanic;
 use super::handlers::{
-    anthropic, chat, completions, llama, metrics, ollama, responses, status, tokens,
+    anthropic, chat, completions, embeddings, llama, metrics, ollama, responses, status, tokens,
 };
 #[cfg(test)]
 use super::openapi::operations::{self, Operation, Schemas};
@@ -109,6 +109,8 @@ routes! {
     Post "/v1/responses/input_tokens" Metered serving,
         c => responses::input_tokens(c.app, c.request, c.exchange),
         Some(operations::input_tokens);
+    Post "/v1/embeddings" Metered serving,
+        c => embeddings::create(c.app, c.request, c.exchange), Some(operations::embeddings);
     Get "/v1/responses/{id}/input_items" Use serving,
         c => async move {
             responses::input_items(c.app, c.exchange, c.name, c.request.uri().query()).await
@@ -131,6 +133,11 @@ routes! {
         c => ollama::chat(c.app, c.request, c.exchange), Some(operations::ollama_chat);
     Post "/api/generate" Metered serving,
         c => ollama::generate(c.app, c.request, c.exchange), Some(operations::ollama_generate);
+    Post "/api/embed" Metered serving,
+        c => embeddings::ollama(c.app, c.request, c.exchange), Some(operations::ollama_embed);
+    Post "/api/embeddings" Metered serving,
+        c => embeddings::ollama_one(c.app, c.request, c.exchange),
+        Some(operations::ollama_embeddings);
     Post "/api/show" Use serving,
         c => ollama::show(c.app, c.request, c.exchange), Some(operations::ollama_show);
     Post "/api/pull" Use serving,

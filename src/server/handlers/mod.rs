@@ -2,6 +2,7 @@
 //! JSON in [`super::wire`].
 
 pub(super) mod built;
+pub(super) mod embeddings;
 pub(super) mod generation;
 pub(super) mod metrics;
 pub(super) mod status;

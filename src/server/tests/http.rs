@@ -53,7 +53,7 @@ async fn unknown_urls_methods_and_models_are_refused() {
     let unknown_model = format!("/v1/models/{MODEL}x");
     let table = [
         ("GET", "/nothing", 404, "unknown_url", None),
-        ("POST", "/v1/embeddings", 404, "unknown_url", None),
+        ("POST", "/v1/rerank", 404, "unknown_url", None),
         ("GET", unknown_model.as_str(), 404, "model_not_found", None),
         ("GET", CHAT, 405, "method_not_allowed", Some("POST")),
         ("DELETE", "/v1/models", 405, "method_not_allowed", Some("GET, HEAD")),
