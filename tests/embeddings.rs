@@ -182,13 +182,12 @@ fn work_is_counted_and_answers_go_on_beside_it() {
     let keys = tempfile::tempdir().unwrap();
     let file = keys.path().join("keys");
     let add = Command::new(env!("CARGO_BIN_EXE_phi4d"))
-        .args(["key", "add", "small", "--tokens-per-minute", "100", "--file"])
+        .args(["key", "add", "small", "--tokens-per-minute", "100", "--api-keys-file"])
         .arg(&file)
         .output()
         .unwrap();
     assert!(add.status.success(), "{}", String::from_utf8_lossy(&add.stderr));
-    let key = String::from_utf8(add.stdout).unwrap();
-    let key = key.split_whitespace().find(|word| word.len() > 20).unwrap().to_owned();
+    let key = String::from_utf8(add.stdout).unwrap().trim().to_owned();
     let daemon = setup(&folder()).with(&["--api-keys-file", file.to_str().unwrap()]).start();
     let authorization = format!("Bearer {key}");
     let ask = |input: &Value| {
@@ -197,16 +196,17 @@ fn work_is_counted_and_answers_go_on_beside_it() {
         let body = json!({ "input": input }).to_string();
         daemon.tcp().request("POST", OPENAI, &headers, body.as_bytes())
     };
-    let first = ask(&json!(["a cat", "a dog"]));
+    // Of 8 tokens each.
+    let texts = |count: usize| json!(vec!["the cat sat on the mat"; count]);
+    let first = ask(&texts(12));
     assert_eq!(first.status, 200, "{}", first.text());
     // More in one request than the key has in a minute, and more than are left.
-    let texts = |count: usize| json!(vec!["the cat sat on the mat"; count]);
     assert_eq!(ask(&texts(20)).status, 400);
     assert_eq!(ask(&texts(12)).status, 429);
     let unix = daemon.unix();
     assert_eq!(unix.chat("What is 12+7?", &json!({}))["choices"][0]["message"]["content"], "19");
     let metrics = unix.get("/metrics").text();
-    for line in ["phi4d_embedding_texts_total 2", "phi4d_embedding_requests_total 1"] {
+    for line in ["phi4d_embedding_texts_total 12", "phi4d_embedding_requests_total 1"] {
         assert!(metrics.contains(&format!("\n{line}\n")), "{line}: {metrics}");
     }
     assert!(daemon.log.text().contains("loaded the embedding model"));
