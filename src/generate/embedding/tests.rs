@@ -12,7 +12,6 @@ fn models() -> PathBuf {
 }
 
 fn started() -> Embedder {
-    phi4d_model::disable_telemetry();
     let options = EmbeddingOptions {
         folder: models().join("demo-embedding"),
         threads: 1,

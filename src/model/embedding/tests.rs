@@ -11,7 +11,6 @@ fn models() -> PathBuf {
 }
 
 fn load(folder: &Path) -> Result<EmbeddingModel, LoadError> {
-    super::super::disable_telemetry();
     let options = EmbeddingOptions {
         folder: folder.into(),
         threads: 1,
