@@ -444,7 +444,7 @@ fn routes_methods_and_media_types() {
     let daemon = Daemon::start();
     let client = daemon.tcp();
     let good = body(CHAT, &json!({})).to_string();
-    for path in ["/v1", "/v1/chat", "/v1/chat/completions/x", "/v2/models", "/v1/embeddings"] {
+    for path in ["/v1", "/v1/chat", "/v1/chat/completions/x", "/v2/models", "/v1/rerank"] {
         let response = client.get(path);
         let message = check_error(&response, 404, &Value::Null, "unknown_url", path);
         assert!(message.contains(path) && message.contains("/v1/chat/completions"), "{message}");

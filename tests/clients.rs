@@ -14,7 +14,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::common::Daemon;
+use crate::common::{Daemon, Setup};
 
 /// Where `tests/clients/setup` puts programs: `target/clients`.
 pub fn installed(what: &str) -> PathBuf {
@@ -271,7 +271,7 @@ const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_co
 #[test]
 fn schemathesis_finds_nothing_that_the_openapi_document_does_not_tell() {
     let schemathesis = installed("venv/bin/schemathesis");
-    let daemon = Daemon::start();
+    let daemon = Setup::new().with(&["--embedding-model", "models/demo-embedding"]).start();
     output(
         Command::new(schemathesis)
             .arg("run")

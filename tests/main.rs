@@ -18,6 +18,7 @@ mod cli_terminal;
 mod clients;
 mod common;
 mod doctor;
+mod embeddings;
 mod exports;
 mod faults;
 mod forms;

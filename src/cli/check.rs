@@ -19,6 +19,9 @@ pub(super) fn run(arguments: &SettingsArgs) -> Result<(), Fatal> {
     seen_by_service(settings)?;
     let started = start::start(settings)?;
     let text = text(settings, &started)?;
+    if let Some(embedder) = &started.embedder {
+        embedder.stop();
+    }
     started.engine.stop()?;
     print(&text)
 }
@@ -73,6 +76,15 @@ fn text(settings: &Settings, started: &Started) -> Result<String, Fatal> {
         ("files", bytes(report::folder_bytes(folder))),
     ];
     lines.extend(memory_lines(&started.plan));
+    if let Some(embedder) = &started.embedder {
+        let name = settings.served_embedding_name();
+        let (most, numbers) = (embedder.max_tokens(), embedder.dimensions());
+        let memory = bytes(started.plan.embedding_bytes);
+        lines.push((
+            "embedding",
+            format!("{name}: texts of up to {most} tokens, vectors of {numbers} numbers, {memory}"),
+        ));
+    }
     if !started.generator.has_template() {
         let missing = "the folder has no chat template: chats are refused, only completions work";
         lines.push(("warning", missing.to_owned()));

@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use super::args::InspectArgs;
+use super::embedding;
 use super::exit::Fatal;
 use super::output::print;
 use super::report::{FormKernel, ModelReport, bytes, memory_lines};
@@ -19,6 +20,9 @@ pub(super) fn run(arguments: &InspectArgs) -> Result<(), Fatal> {
         settings.model = Some(folder.clone());
     }
     let folder = start::model_folder(&settings)?;
+    if model::EmbeddingFolder::is_one(folder) {
+        return print(&embedding::inspected(folder, &settings, arguments.json)?);
+    }
     let memory = start::memory_settings(&settings, os::spare_memory());
     let found = ModelReport::gather(&settings, folder, &memory)?;
     let placement = if arguments.nodes {

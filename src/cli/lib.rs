@@ -13,6 +13,7 @@ mod config;
 mod confinement;
 mod doctor;
 mod documents;
+mod embedding;
 mod exit;
 #[cfg(unix)]
 mod forms;

@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 
 use super::args::SettingsArgs;
 use super::confinement;
+use super::embedding;
 use super::exit::{Code, Fatal};
 use super::loading::Loading;
 use super::manager::{Manager, feed_watchdog};
@@ -18,7 +19,7 @@ use super::start::{self, Started, variable};
 use super::threads;
 use super::traces::Exporter;
 use phi4d_engine::Engine;
-use phi4d_generate::{FormHost, NoForms};
+use phi4d_generate::{Embedder, FormHost, NoForms};
 use phi4d_model::{self as model, LoadCancel, MemoryPlan, Provider};
 use phi4d_os::{self as os, Listener, Notifier, Signal, Signals, SocketFile, State};
 use phi4d_server::{self as server, App, Ended, Environment, ServerOptions};
@@ -98,6 +99,7 @@ async fn serve(
     let options = ServerOptions {
         tracer,
         request_memory_bytes: started.plan.request_memory_bytes,
+        embeddings: started.embedder.clone().map(|embedder| embedding::served(settings, embedder)),
         ..server_options(settings, name.clone())?
     };
     let app = App::new(started.generator, options);
@@ -132,15 +134,16 @@ async fn serve(
             // From here on the socket's path is free for the next daemon.
             drop(bound.files);
             stop.send_replace(true);
-            finish(started.engine, &mut server, &mut signals).await
+            finish(started.engine, started.embedder, &mut server, &mut signals).await
         }
         Ok(Stop::Idle) => {
             manager.tell(&[State::Stopping, State::Status("idle".to_owned())]);
-            end_idle(started.engine, settings.idle_exit.unwrap_or_default()).await
+            let idle = settings.idle_exit.unwrap_or_default();
+            end_idle(started.engine, started.embedder, idle).await
         }
         Err(fatal) => {
             // The first failure is the one to report.
-            let _ = stop_engine(started.engine).await;
+            let _ = stop_models(started.engine, started.embedder).await;
             return Err(fatal);
         }
     };
@@ -290,7 +293,7 @@ async fn load(
                     // The process must not end, and run ONNX Runtime's destructors, while a
                     // thread is inside the library.
                     if let Ok(Ok(started)) = loading.await {
-                        started.engine.stop()?;
+                        stop_models(started.engine, started.embedder).await?;
                     }
                     return Ok(None);
                 }
@@ -403,6 +406,7 @@ async fn wait_for_stop(
 /// Waits for the server to drain, at most until its limit or a second signal, then ends the engine.
 async fn finish(
     engine: Engine,
+    embedder: Option<Embedder>,
     server: &mut JoinHandle<Ended>,
     signals: &mut Signals,
 ) -> Result<(), Fatal> {
@@ -420,25 +424,31 @@ async fn finish(
             server.abort();
         }
     }
-    stop_engine(engine).await?;
+    stop_models(engine, embedder).await?;
     log::info!("stopped");
     Ok(())
 }
 
-/// Ends the engine of a daemon whose server has ended, as it had no request for `idle`.
-async fn end_idle(engine: Engine, idle: Duration) -> Result<(), Fatal> {
+/// Ends the models of a daemon whose server has ended, as it had no request for `idle`.
+async fn end_idle(engine: Engine, embedder: Option<Embedder>, idle: Duration) -> Result<(), Fatal> {
     log::info!(
         "no request for {} s: ending; the next connection starts the daemon",
         idle.as_secs_f64()
     );
-    stop_engine(engine).await?;
+    stop_models(engine, embedder).await?;
     log::info!("stopped");
     Ok(())
 }
 
-/// Aborts the running step and waits for the engine's thread, which may save cached prompts first.
-async fn stop_engine(engine: Engine) -> Result<(), Fatal> {
-    let stopping = tokio::task::spawn_blocking(|| engine.stop());
+/// Aborts the running steps and waits for the models' threads, of which the engine's may save cached
+/// prompts first.
+async fn stop_models(engine: Engine, embedder: Option<Embedder>) -> Result<(), Fatal> {
+    let stopping = tokio::task::spawn_blocking(move || {
+        if let Some(embedder) = embedder {
+            embedder.stop();
+        }
+        engine.stop()
+    });
     stopping.await.map_err(|error| Fatal::Internal(error.to_string()))??;
     Ok(())
 }

@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::embedding;
 use super::exit::Fatal;
 use super::sizes::{bytes, size};
 use phi4d_engine::{self as engine, Engine, StartError};
-use phi4d_generate::{FormHost, Generator, GeneratorOptions, SamplingDefaults, ThreadForms};
+use phi4d_generate::{
+    Embedder, FormHost, Generator, GeneratorOptions, SamplingDefaults, ThreadForms,
+};
 use phi4d_model::{
     self as model, GenaiConfig, LoadCancel, MemoryPlan, MemorySettings, SearchSection,
 };
@@ -21,6 +24,8 @@ use phi4d_telemetry as telemetry;
 pub(super) struct Started {
     pub(super) engine: Engine,
     pub(super) generator: Generator,
+    /// The embedding model, if the settings name one.
+    pub(super) embedder: Option<Embedder>,
     pub(super) config: GenaiConfig,
     /// Where the model runs.
     pub(super) provider: model::Provider,
@@ -67,6 +72,8 @@ pub(super) fn start_cancellable(
     let folder = model_folder(settings)?;
     // Before the model takes its part: the plan counts its weights itself.
     let memory = memory_settings(settings, os::spare_memory());
+    // The smaller model first: its faults show soon.
+    let embeds = embedding::load(settings, cancel)?;
     let loaded = model::load_cancellable(&load_options(settings, folder), cancel)?;
     let plan = MemoryPlan::new(loaded.runner.limits(), loaded.weight_bytes, &memory);
     log_plan(&plan);
@@ -77,15 +84,19 @@ pub(super) fn start_cancellable(
         engine.handle(),
         GeneratorOptions { forms, ..generator_options(settings, &loaded.config, folder)? },
     );
-    match generator {
-        Ok(generator) => {
+    let embedder = |generator: &Generator| {
+        embeds.map(|model| embedding::start(settings, model, generator)).transpose()
+    };
+    let text = generator.map_err(Fatal::from);
+    match text.and_then(|generator| embedder(&generator).map(|embedder| (generator, embedder))) {
+        Ok((generator, embedder)) => {
             let (config, provider) = (loaded.config, loaded.provider);
-            Ok(Started { engine, generator, config, provider, plan })
+            Ok(Started { engine, generator, embedder, config, provider, plan })
         }
         Err(error) => {
             // The first failure is the one to report.
             let _ = engine.stop();
-            Err(error.into())
+            Err(error)
         }
     }
 }
@@ -159,6 +170,7 @@ pub(super) fn memory_settings_of(
         max_body_bytes: settings.max_body_bytes,
         prefix_store_bytes: prefix_store(settings, lookup)
             .map_or(0, |_| settings.prefix_store_bytes),
+        embedding_bytes: embedding::memory(settings),
         spare_bytes,
     }
 }
@@ -166,6 +178,7 @@ pub(super) fn memory_settings_of(
 fn log_plan(plan: &MemoryPlan) {
     log::info!(
         weight_bytes = plan.weight_bytes,
+        embedding_bytes = plan.embedding_bytes,
         kv_cache_bytes = plan.kv_budget_bytes,
         kv_cache_tokens = plan.kv_budget_tokens,
         context_tokens = plan.slot_tokens,

@@ -29,6 +29,7 @@
 mod added;
 mod budget;
 mod choices;
+mod embedding;
 mod encoding;
 mod error;
 mod files;
@@ -61,6 +62,10 @@ mod vocabulary;
 mod words;
 
 pub use choices::{Answer, Choices, Gathered};
+pub use embedding::{
+    Embedder, EmbedderOptions, Embedding, EmbeddingInput, EmbeddingRequest, EmbeddingStats,
+    MOST_EMBEDDING_TOKENS,
+};
 pub use error::{GenerateError, TextLoadError};
 pub use grammar::{
     FormCompiler, FormEnd, FormFork, FormHost, FormLink, FormPort, FormWait, MOST_GRAMMAR_BYTES,

@@ -76,8 +76,12 @@ impl<T> Turns<T> {
         self.callers.iter().map(|(caller, _)| *caller)
     }
 
+    /// The item that [`Self::take`] would remove.
+    pub(super) fn peek(&self) -> Option<&T> {
+        self.callers.front().and_then(|(_, items)| items.front())
+    }
+
     /// How many items wait.
-    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.count
     }

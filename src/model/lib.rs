@@ -49,6 +49,7 @@ mod contract;
 mod device;
 #[cfg(test)]
 mod device_tests;
+mod embedding;
 mod error;
 mod external;
 mod facts;
@@ -85,6 +86,9 @@ mod tensors;
 #[cfg(test)]
 mod tests;
 
+pub use embedding::{
+    EmbeddingFolder, EmbeddingModel, EmbeddingOptions, Pooling, Shorter, embedding_bytes, normalise,
+};
 pub use error::{LoadError, RunError};
 pub use facts::{
     DeviceFacts, ProviderFacts, RuntimeFacts, own_kernel, processor_features, provider_facts,

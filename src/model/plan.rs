@@ -115,6 +115,8 @@ pub struct MemorySettings {
     pub max_body_bytes: usize,
     /// The most that is written to the prefix store; 0 where there is none.
     pub prefix_store_bytes: u64,
+    /// What the embedding model takes, if there is one.
+    pub embedding_bytes: u64,
     /// What the machine, or the cgroup of the process, has to spare before the model is loaded.
     pub spare_bytes: usize,
 }
@@ -124,6 +126,8 @@ pub struct MemorySettings {
 pub struct MemoryPlan {
     /// Bytes of the weights.
     pub weight_bytes: u64,
+    /// Bytes that the embedding model takes: its weights and a run.
+    pub embedding_bytes: u64,
     /// Bytes of KV cache for each token, over all layers.
     pub kv_bytes_per_token: usize,
     /// The longest prompt and answer together, by the model and the settings.
@@ -158,8 +162,8 @@ pub struct MemoryPlan {
 impl MemoryPlan {
     /// The plan for a model whose slots hold `limits` and whose weights take `weight_bytes`.
     ///
-    /// A setting that is 0 is planned from what is left: the spare memory less the weights and 64 MiB
-    /// for the program.
+    /// A setting that is 0 is planned from what is left: the spare memory less the weights, the embedding
+    /// model and 64 MiB for the program.
     ///
     /// - `kv_cache_bytes = 0`: in the host's memory, half of what is left, at least a sixteenth of the
     ///   spare memory. In a device's memory, whose size ONNX Runtime does not expose, 4 GiB, or two
@@ -169,9 +173,10 @@ impl MemoryPlan {
     ///   least 64 MiB and 8 times `max_body_bytes`.
     #[must_use]
     pub fn new(limits: &ModelLimits, weight_bytes: u64, settings: &MemorySettings) -> Self {
-        let weights = usize::try_from(weight_bytes).unwrap_or(usize::MAX);
+        let loaded = weight_bytes.saturating_add(settings.embedding_bytes);
         // Weights count although the kernel may drop mapped ones: to read them from disk in each
         // step is what the plan has to prevent.
+        let weights = usize::try_from(loaded).unwrap_or(usize::MAX);
         let left = settings.spare_bytes.saturating_sub(weights).saturating_sub(PROGRAM_BYTES);
         let on_device = limits.kv_growth.device_bytes();
         let spare = settings.spare_bytes;
@@ -187,6 +192,7 @@ impl MemoryPlan {
         let per_context = per_token.saturating_mul(limits.context_tokens);
         Self {
             weight_bytes,
+            embedding_bytes: settings.embedding_bytes,
             kv_bytes_per_token: per_token,
             context_tokens: limits.context_tokens,
             slot_tokens: sizes.slot_tokens,

@@ -15,6 +15,9 @@ use super::source::Source;
 /// (`kOrtSessionOptionsModelExternalInitializersFileFolderPath`).
 const WEIGHTS_FOLDER: &str = "session.model_external_initializers_file_folder_path";
 
+/// Session option that says whether idle threads spin (`kOrtSessionOptionsConfigAllowIntraOpSpinning`).
+const SPINNING: &str = "session.intra_op.allow_spinning";
+
 /// Chooses the provider for the model, and logs it.
 pub(super) fn choose(source: &Source, options: &LoadOptions) -> Result<Chosen, LoadError> {
     let made_for = &source.made_for;
@@ -52,13 +55,34 @@ pub(super) fn prepared(options: &LoadOptions) -> Result<SessionBuilder, LoadErro
     build(options, GraphOptimizationLevel::Disable, None)
 }
 
+/// Options for the graph of an embedding model, loaded from memory, whose weights are in `weights`. Its
+/// threads sleep when they have nothing to do: spinning would take the processor from the steps of answers.
+pub(super) fn embedding(
+    threads: usize,
+    library: Option<&Path>,
+    weights: &Path,
+) -> Result<SessionBuilder, LoadError> {
+    let builder = builder(threads, library, GraphOptimizationLevel::All, Some(weights))?;
+    builder.with_config_entry(SPINNING, "0").map_err(LoadError::from)
+}
+
 fn build(
     options: &LoadOptions,
     level: GraphOptimizationLevel,
     weights: Option<&Path>,
 ) -> Result<SessionBuilder, LoadError> {
-    let environment = runtime::load(options.runtime_library.as_deref())?;
-    let threads = match options.threads {
+    let builder = builder(options.threads, options.runtime_library.as_deref(), level, weights)?;
+    builder.with_config_entry(RECORD, "1").map_err(LoadError::from)
+}
+
+fn builder(
+    threads: usize,
+    library: Option<&Path>,
+    level: GraphOptimizationLevel,
+    weights: Option<&Path>,
+) -> Result<SessionBuilder, LoadError> {
+    let environment = runtime::load(library)?;
+    let threads = match threads {
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         threads => threads,
     };
@@ -72,8 +96,7 @@ fn build(
                 .with_intra_threads(threads)?
                 .with_inter_threads(1)?
                 // Every step has other shapes: a pattern of memory for each would only pile up.
-                .with_memory_pattern(false)?
-                .with_config_entry(RECORD, "1")?;
+                .with_memory_pattern(false)?;
             match weights {
                 Some(folder) => {
                     Ok(builder.with_config_entry(WEIGHTS_FOLDER, folder.to_string_lossy())?)

@@ -9,8 +9,22 @@ use super::auth::{QUOTA_MINUTE, Rules};
 use super::idle::Demand;
 use super::memory::RequestMemory;
 use super::store::Store;
-use phi4d_generate::Generator;
+use phi4d_generate::{Embedder, Generator};
 use phi4d_telemetry::{Metrics, Tracer};
+
+/// Longest name of any that is repeated in answers.
+const LONGEST_ALIAS: usize = 256;
+
+/// The embedding model beside the generating one.
+#[derive(Debug, Clone)]
+pub struct Embeddings {
+    /// Turns texts into vectors.
+    pub embedder: Embedder,
+    /// The model's name in requests and answers.
+    pub name: String,
+    /// When the model was made, in seconds since 1970.
+    pub created: u64,
+}
 
 /// Fixed choices of the server.
 #[derive(Debug, Clone)]
@@ -49,6 +63,8 @@ pub struct ServerOptions {
     pub idle_exit: Option<Duration>,
     /// Most JSON text of finished responses that are kept for `/v1/responses`; 0 keeps none.
     pub response_store_bytes: usize,
+    /// The embedding model, if there is one.
+    pub embeddings: Option<Embeddings>,
     /// Where spans of requests go.
     pub tracer: Tracer,
 }
@@ -73,6 +89,7 @@ impl ServerOptions {
             stream_keep_alive: Duration::from_secs(15),
             idle_exit: None,
             response_store_bytes: 32 << 20,
+            embeddings: None,
             tracer: Tracer::default(),
         }
     }
@@ -148,12 +165,28 @@ impl App {
         &self.inner.request_memory
     }
 
+    /// The embedding model, if there is one.
+    pub(super) fn embeddings(&self) -> Option<&Embeddings> {
+        self.options().embeddings.as_ref()
+    }
+
+    /// The embedding model, if `name` is its own. Ollama's clients write its only tag behind it.
+    pub(super) fn embedding_model(&self, name: &str) -> Option<&Embeddings> {
+        let plain = name.strip_suffix(":latest").unwrap_or(name);
+        self.embeddings().filter(|embeddings| [name, plain].contains(&embeddings.name.as_str()))
+    }
+
+    /// Whether requests may call the embedding model so.
+    pub(super) fn embeds_as(&self, name: &str) -> bool {
+        let any = || self.options().model_aliases.iter().any(|alias| alias == "*");
+        self.embedding_model(name).is_some() || any() && name.len() <= LONGEST_ALIAS
+    }
+
     /// Whether requests may call the model so.
     pub(super) fn answers_to(&self, name: &str) -> bool {
-        /// Longest name that is repeated in answers.
-        const LONGEST: usize = 256;
         let ServerOptions { model_name, model_aliases, .. } = self.options();
-        let is_alias = |alias: &String| alias == name || alias == "*" && name.len() <= LONGEST;
+        let is_alias =
+            |alias: &String| alias == name || alias == "*" && name.len() <= LONGEST_ALIAS;
         name == model_name || model_aliases.iter().any(is_alias)
     }
 

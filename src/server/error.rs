@@ -141,6 +141,13 @@ impl ApiError {
         .with_param("model")
     }
 
+    /// There is no embedding model.
+    pub(super) fn no_embedding_model() -> Self {
+        let message = "this server has no embedding model; the setting embedding_model names the \
+                       folder of one";
+        Self::new(StatusCode::NOT_FOUND, "no_embedding_model", message)
+    }
+
     /// The caller has nothing stored of the id that a field names.
     pub(super) fn not_stored(field: &str, id: &str, accepted: &str) -> Self {
         let mut error = Self::invalid_value(field, format_args!("{id:?}"), accepted);

@@ -20,6 +20,7 @@ use super::wire::Parsed;
 use super::wire::anthropic::{CountRequest, MessagesRequest};
 use super::wire::chat::ChatRequest;
 use super::wire::completions::CompletionRequest;
+use super::wire::embeddings::EmbedRequest;
 use super::wire::error::Dialect;
 use super::wire::gbnf;
 use super::wire::llama::LlamaRequest;
@@ -59,6 +60,9 @@ pub fn bodies(data: &[u8]) {
         ollama::OllamaGenerate::parse(&body).err(),
         ollama::ShowRequest::parse(&body).err(),
         DetokenizeRequest::parse(&body).err(),
+        EmbedRequest::openai(&body).err(),
+        EmbedRequest::ollama(&body).err(),
+        EmbedRequest::ollama_one(&body).err(),
         TokenizeRequest::parse(body).err(),
     ];
     faults.iter().flatten().for_each(check_fault);

@@ -39,7 +39,7 @@ mod tests;
 mod wire;
 
 pub use accept::{DrainOutcome, Ended, serve};
-pub use app::{App, ServerOptions};
+pub use app::{App, Embeddings, ServerOptions};
 pub use auth::{
     AccessError, AccessFault, Environment, Key, KeyLine, KeysFile, KeysFileError, Limits, Rules,
     Scope, certificate_fault, rules_of,

@@ -21,7 +21,7 @@ use super::caller::Origin;
 use super::error::ApiError;
 use super::guard::CatchPanic;
 use super::handlers::{
-    anthropic, chat, completions, llama, metrics, ollama, responses, status, tokens,
+    anthropic, chat, completions, embeddings, llama, metrics, ollama, responses, status, tokens,
 };
 #[cfg(test)]
 use super::openapi::operations::{self, Operation, Schemas};
@@ -114,6 +114,7 @@ routes! {
     Post "/v1/responses" Metered serving (responses::create) operations::responses;
     Post "/v1/responses/input_tokens" Metered serving
         (responses::input_tokens) operations::input_tokens;
+    Post "/v1/embeddings" Metered serving (embeddings::create) operations::embeddings;
     Get "/v1/responses/{id}/input_items" Use serving
         (c => responses::input_items(c.app, c.exchange, c.name, c.request.uri().query()).await)
         operations::input_items;
@@ -128,6 +129,9 @@ routes! {
         (anthropic::count_tokens) operations::count_tokens;
     Post "/api/chat" Metered serving (ollama::chat) operations::ollama_chat;
     Post "/api/generate" Metered serving (ollama::generate) operations::ollama_generate;
+    Post "/api/embed" Metered serving (embeddings::ollama) operations::ollama_embed;
+    Post "/api/embeddings" Metered serving
+        (embeddings::ollama_one) operations::ollama_embeddings;
     Post "/api/show" Use serving (ollama::show) operations::ollama_show;
     Post "/api/pull" Use serving (ollama::pull) operations::ollama_pull;
     Get "/api/tags" Use serving (c => Ok(ollama::tags(c.app))) operations::ollama_tags;

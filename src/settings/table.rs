@@ -1,6 +1,6 @@
 //! The table of settings: the only place where a key is described.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -28,6 +28,23 @@ define_settings! {
     /// Further names that requests may give the model; answers repeat the name that was given.
     /// *: any name.
     model_aliases: Vec<String> = "", Words { placeholder: "NAMES", accepted: "models' names" };
+
+    /// The folder of an embedding model for /v1/embeddings and Ollama's /api/embed: an ONNX export of
+    /// a sentence-transformers model with tokenizer.json. It runs on the CPU, beside the model.
+    /// Empty: none.
+    embedding_model: Option<PathBuf> = "",
+        OptionalPath { placeholder: "DIR", accepted: "a folder's path, or empty" };
+
+    /// The embedding model's name in the API. Empty: the folder's name.
+    embedding_model_name: Option<String> = "", OptionalName;
+
+    /// Threads that run the embedding model. They take time from answers in progress. 0: a quarter of
+    /// threads, at least one.
+    embedding_threads: usize = "0", whole::<usize>(0, 1024), "threads";
+
+    /// Most tokens of a text to embed, special tokens included, as far as the model takes them. The
+    /// memory of a run grows with the square. 0: the model's limit, at most 2048.
+    embedding_max_tokens: usize = "0", whole::<usize>(0, 1 << 20), "tokens";
 
     /// Where the model runs. auto: the first of cuda, directml and webgpu that works, for a
     /// model exported for GPUs, else cpu. plugin: the provider in provider_library. A named
@@ -371,12 +388,21 @@ impl Settings {
     /// The name that the API calls the model by: the one set, else the folder's.
     #[must_use]
     pub fn served_model_name(&self) -> String {
-        let folder = || {
-            let path = self.model.as_ref()?;
-            // A folder given as "." or "models/demo/.." has its name only once resolved.
-            let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
-            Some(path.file_name()?.to_string_lossy().into_owned())
-        };
+        let folder = || name_of(self.model.as_deref()?);
         self.model_name.clone().or_else(folder).unwrap_or_else(|| "phi-4".to_owned())
     }
+
+    /// The name that the API calls the embedding model by: the one set, else the folder's.
+    #[must_use]
+    pub fn served_embedding_name(&self) -> String {
+        let folder = || name_of(self.embedding_model.as_deref()?);
+        self.embedding_model_name.clone().or_else(folder).unwrap_or_else(|| "embedding".to_owned())
+    }
+}
+
+/// The name of a folder.
+fn name_of(folder: &Path) -> Option<String> {
+    // One that is given as "." or "models/demo/.." has its name only once resolved.
+    let folder = std::fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
+    Some(folder.file_name()?.to_string_lossy().into_owned())
 }

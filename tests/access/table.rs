@@ -28,6 +28,9 @@ const ROUTES: &[(&str, &str, Class)] = &[
     ("POST", "/tokenize", Class::Metered),
     ("POST", "/detokenize", Class::Metered),
     ("POST", "/v1/responses", Class::Metered),
+    ("POST", "/v1/embeddings", Class::Metered),
+    ("POST", "/api/embed", Class::Metered),
+    ("POST", "/api/embeddings", Class::Metered),
     ("POST", "/v1/messages", Class::Metered),
     ("POST", "/v1/messages/count_tokens", Class::Metered),
     ("POST", "/api/chat", Class::Metered),
@@ -97,6 +100,8 @@ pub fn check_by(ask: impl Fn(&str, &str) -> Response, may: May, metrics: Class) 
         let let_in = match method {
             // No response of that name is stored.
             _ if path.starts_with("/v1/responses/demo") => 404,
+            // There is no embedding model.
+            _ if path.contains("/embed") => 404,
             "POST" if !loads => 400,
             _ => 200,
         };

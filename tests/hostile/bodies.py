@@ -13,7 +13,7 @@ CHAT = "/v1/chat/completions"
 WORDS = "red stone count 7 river mill evening 12 copy Tell me about the small and what then 2+2= a b".split()
 POSTS = (
     CHAT, "/v1/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens", "/api/chat", "/api/generate",
-    "/api/show", "/api/pull", "/v1/responses/input_tokens", "/completion", "/infill", "/tokenize", "/detokenize", "/v1/chat/completions/render", "/apply-template",
+    "/api/show", "/api/pull", "/v1/embeddings", "/api/embed", "/api/embeddings", "/v1/responses/input_tokens", "/completion", "/infill", "/tokenize", "/detokenize", "/v1/chat/completions/render", "/apply-template",
 )
 
 

@@ -13,13 +13,14 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::args::{DoctorArgs, SettingsArgs};
+use super::embedding;
 use super::exit::Fatal;
 use super::output::{note, print};
 use super::report::{self, FormKernel, ModelReport, bytes, memory_lines};
 use super::service::{Unit, run as run_program};
 use super::start;
 use findings::Findings;
-use phi4d_model::{self as model, LoadError, MemoryPlan};
+use phi4d_model::{self as model, EmbeddingFolder, LoadError, MemoryPlan};
 use phi4d_os as os;
 use phi4d_server::{AccessFault, certificate_fault};
 use phi4d_settings::{ListenAddress, Settings};
@@ -94,6 +95,7 @@ fn examine(arguments: &DoctorArgs) -> Result<Findings, Fatal> {
         runtime(&settings, &mut findings);
         let model = model(&settings, &subject, &mut findings);
         provider(&settings, model.as_ref(), &mut findings);
+        embedding_model(&settings, &subject, &mut findings);
         if let Some(model) = &model {
             service::prepared(model, &mut findings);
             memory(&model.plan, &mut findings);
@@ -300,6 +302,26 @@ fn model(settings: &Settings, subject: &Subject, findings: &mut Findings) -> Opt
             .good(CHECK, format!("{name} of {layers} layers, {weights} of weights, in {folder}"));
     }
     Some(model)
+}
+
+/// What is known of the embedding model, if the settings name one.
+fn embedding_model(settings: &Settings, subject: &Subject, findings: &mut Findings) {
+    const CHECK: &str = "embedding";
+    let Some(folder) = &settings.embedding_model else { return };
+    match EmbeddingFolder::read(folder, settings.embedding_max_tokens) {
+        Ok(found) => findings.good(CHECK, embedding::summary(&found)),
+        Err(LoadError::Read { path, source })
+            if source.kind() == std::io::ErrorKind::PermissionDenied && subject.is_strangers() =>
+        {
+            let text = format!("this user may not read {}", path.display());
+            findings.note(CHECK, text, "sudo phi4d doctor");
+        }
+        Err(error) => findings.fault(
+            CHECK,
+            error.to_string(),
+            "set embedding_model to the folder of an ONNX export, or to nothing",
+        ),
+    }
 }
 
 fn provider(settings: &Settings, model: Option<&ModelReport>, findings: &mut Findings) {

@@ -8,7 +8,7 @@ use crate::report::{ModelReport, bytes};
 use crate::service::Unit;
 use crate::service::sandbox::{Access, denied};
 use crate::start;
-use phi4d_model::PREPARED_FOLDER;
+use phi4d_model::{EmbeddingFolder, PREPARED_FOLDER};
 use phi4d_os as os;
 use phi4d_settings::Settings;
 
@@ -133,6 +133,12 @@ pub(crate) fn files_of(settings: &Settings, model: Option<&ModelReport>) -> Vec<
     if let Some(export) = model.map(|model| &model.export) {
         paths.push(export.graph.clone());
         paths.extend(export.weights.iter().map(|file| file.path.clone()));
+    }
+    if let Some(folder) = &settings.embedding_model {
+        let found = EmbeddingFolder::read(folder, settings.embedding_max_tokens);
+        paths.push(folder.clone());
+        paths.extend(found.ok().map(|found| found.graph));
+        paths.push(folder.join("tokenizer.json"));
     }
     let files = [
         &settings.runtime_library,

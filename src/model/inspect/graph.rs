@@ -264,6 +264,11 @@ pub(crate) fn weight_bytes(graph: &[u8]) -> u64 {
     graph.map_or(0, |graph| total(graph.inner_weights, graph.external.into_values()))
 }
 
+/// Whether `graph` has an operator whose name begins with `prefix`.
+pub(crate) fn has_operator(graph: &[u8], prefix: &str) -> Result<bool, Damaged> {
+    Ok(read(graph)?.operators.keys().any(|name| name.starts_with(prefix)))
+}
+
 /// A `ValueInfoProto`.
 pub(crate) fn tensor_info(bytes: &[u8]) -> Result<TensorInfo, Damaged> {
     let mut info = TensorInfo { element: "unknown", ..TensorInfo::default() };

@@ -3,6 +3,7 @@
 use crate::app::App;
 use crate::reply::{Reply, text};
 use phi4d_engine::{ModelLimits, Stats};
+use phi4d_generate::EmbeddingStats;
 use phi4d_telemetry::{self as telemetry, Sample, Value};
 
 /// Prometheus's text format.
@@ -33,6 +34,7 @@ pub(crate) fn get(app: &App) -> Reply {
     samples.push(count("phi4d_trace_spans_dropped", "Spans that could not be exported", dropped));
     let lost = telemetry::lost_lines();
     samples.push(count("phi4d_log_lines_lost", "Log lines that could not be written", lost));
+    samples.extend(app.embeddings().into_iter().flat_map(|e| embedded(&e.embedder.stats())));
     samples.extend(aliases(&stats, generator.limits()));
     text(CONTENT_TYPE, app.metrics().page(samples))
 }
@@ -107,6 +109,21 @@ fn own(stats: &Stats) -> Vec<Sample> {
             "Share of the KV cache that live requests hold",
             kv_share(stats),
         ),
+    ]
+}
+
+/// Those of the embedding model.
+fn embedded(stats: &EmbeddingStats) -> [Sample; 5] {
+    [
+        number(
+            "phi4d_embedding_requests_waiting",
+            "Requests that wait for the embedding model",
+            stats.waiting,
+        ),
+        count("phi4d_embedding_requests", "Requests for embeddings finished", stats.finished),
+        count("phi4d_embedding_texts", "Texts that were embedded", stats.texts),
+        count("phi4d_embedding_tokens", "Tokens of texts that were embedded", stats.tokens),
+        count("phi4d_embedding_runs", "Runs of the embedding model", stats.runs),
     ]
 }
 

@@ -1,6 +1,7 @@
 //! What handles requests: the generating endpoints share [`generation`]; those of an API are with its
 //! JSON in [`super::wire`].
 
+pub(super) mod embeddings;
 pub(super) mod generation;
 pub(super) mod metrics;
 pub(super) mod status;

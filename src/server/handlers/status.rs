@@ -3,7 +3,7 @@
 
 use hyper::StatusCode;
 
-use crate::app::{App, Phase};
+use crate::app::{App, Embeddings, Phase};
 use crate::error::ApiError;
 use crate::handlers::generation::check_model;
 use crate::reply::{Reply, json};
@@ -42,14 +42,18 @@ pub(crate) fn ready(app: &App) -> Reply {
     json(code, to_json(&Readiness { status }))
 }
 
-/// The list of models: the one there is, by each of its names.
+/// The list of models: the generating one by each of its names, and the embedding one.
 pub(crate) fn models(app: &App) -> Reply {
-    let models = ModelList::new(app.names().map(|name| served(app, name)).collect());
+    let generating = app.names().map(|name| served(app, name));
+    let models = ModelList::new(generating.chain(app.embeddings().map(embedding)).collect());
     json(StatusCode::OK, to_json(&models))
 }
 
 /// The model named `id`.
 pub(crate) fn model(app: &App, id: &str) -> Result<Reply, ApiError> {
+    if let Some(embeddings) = app.embedding_model(id) {
+        return Ok(json(StatusCode::OK, to_json(&embedding(embeddings))));
+    }
     check_model(app, Some(id))?;
     Ok(json(StatusCode::OK, to_json(&served(app, id))))
 }
@@ -57,6 +61,12 @@ pub(crate) fn model(app: &App, id: &str) -> Result<Reply, ApiError> {
 fn served<'a>(app: &App, id: &'a str) -> Model<'a> {
     let limits = app.generator().limits();
     Model::new(id, app.options().created, limits.context_tokens, limits.vocab_size)
+}
+
+fn embedding(embeddings: &Embeddings) -> Model<'_> {
+    let Embeddings { embedder, name, created } = embeddings;
+    let (most, vocabulary) = (embedder.max_tokens(), embedder.vocab_size());
+    Model::embedding(name, *created, most, vocabulary, embedder.dimensions())
 }
 
 /// What is in each slot, and what waits for one.

@@ -11,6 +11,7 @@ use crate::error::ApiError;
 use crate::wire::anthropic::{CountRequest, MessagesRequest};
 use crate::wire::chat::ChatRequest;
 use crate::wire::completions::CompletionRequest;
+use crate::wire::embeddings::EmbedRequest;
 use crate::wire::llama::LlamaRequest;
 use crate::wire::ollama::{OllamaChat, OllamaGenerate, ShowRequest};
 use crate::wire::responses::ResponsesRequest;
@@ -179,6 +180,9 @@ fn parse(path: &str, body: Value) -> Result<(), ApiError> {
         "/infill" => LlamaRequest::infill(&body).map(drop),
         "/v1/completions" => CompletionRequest::parse(&body).map(drop),
         "/v1/responses" | "/v1/responses/input_tokens" => ResponsesRequest::parse(&body).map(drop),
+        "/v1/embeddings" => EmbedRequest::openai(&body).map(drop),
+        "/api/embed" => EmbedRequest::ollama(&body).map(drop),
+        "/api/embeddings" => EmbedRequest::ollama_one(&body).map(drop),
         "/v1/messages" => MessagesRequest::parse(&body).map(drop),
         "/v1/messages/count_tokens" => CountRequest::parse(&body).map(drop),
         "/api/chat" => OllamaChat::parse(&body).map(drop),

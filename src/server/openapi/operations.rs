@@ -9,8 +9,8 @@ use crate::wire::ollama::{
     self as wire_ollama, Kind, Line, LoadedModel, Models, Shown, TaggedModel,
 };
 use crate::wire::{
-    anthropic, chat as wire_chat, completions as wire_completions, llama, models as wire_models,
-    responses as wire_responses, slots as wire_slots, tokens,
+    anthropic, chat as wire_chat, completions as wire_completions, embeddings as wire_embeddings,
+    llama, models as wire_models, responses as wire_responses, slots as wire_slots, tokens,
 };
 
 /// Generators of schemas: requests are read, answers written, and a type may differ in that.
@@ -153,6 +153,30 @@ pub(crate) fn responses(s: &mut Schemas) -> Operation {
         answer,
         GENERATED,
     )
+}
+
+pub(crate) fn embeddings(s: &mut Schemas) -> Operation {
+    let fields = vec![s.asked.subschema_for::<wire_embeddings::EmbeddingsFields>()];
+    let answer = s.json::<wire_embeddings::EmbeddingList<'_>>();
+    let example = json!({ "input": ["The cat sat on the mat.", "What is 12+7?"] });
+    let summary = "Texts to vectors, by the embedding model";
+    post(summary, Body { parts: fields, required: &["input"], example }, answer, GENERATED)
+}
+
+pub(crate) fn ollama_embed(s: &mut Schemas) -> Operation {
+    let fields = vec![s.asked.subschema_for::<wire_embeddings::OllamaEmbedFields>()];
+    let answer = s.json::<wire_embeddings::OllamaEmbeddings<'_>>();
+    let example = json!({ "input": ["The cat sat on the mat.", "What is 12+7?"] });
+    let summary = "Texts to vectors, in Ollama's shape";
+    post(summary, Body { parts: fields, required: &[], example }, answer, GENERATED)
+}
+
+pub(crate) fn ollama_embeddings(s: &mut Schemas) -> Operation {
+    let fields = vec![s.asked.subschema_for::<wire_embeddings::OllamaEmbeddingsFields>()];
+    let answer = s.json::<wire_embeddings::OllamaEmbedding>();
+    let example = json!({ "prompt": "The cat sat on the mat." });
+    let summary = "A text to a vector, in Ollama's older shape";
+    post(summary, Body { parts: fields, required: &[], example }, answer, GENERATED)
 }
 
 fn response_example() -> Value {

@@ -23,7 +23,8 @@ async fn health_and_models_over_both_sockets() {
         let model = json!({
             "id": MODEL, "object": "model", "created": 1_700_000_000, "owned_by": "phi4d",
             "type": "model", "display_name": MODEL, "created_at": "2023-11-14T22:13:20.000Z",
-            "max_model_len": 4096, "meta": {"n_vocab": 1024, "n_ctx": 4096, "n_ctx_train": 4096}
+            "capabilities": ["completion"], "max_model_len": 4096,
+            "meta": {"n_vocab": 1024, "n_ctx": 4096, "n_ctx_train": 4096}
         });
         let list = json!({
             "object": "list", "data": [model], "first_id": MODEL, "last_id": MODEL, "has_more": false
@@ -53,7 +54,7 @@ async fn unknown_urls_methods_and_models_are_refused() {
     let unknown_model = format!("/v1/models/{MODEL}x");
     let table = [
         ("GET", "/nothing", 404, "unknown_url", None),
-        ("POST", "/v1/embeddings", 404, "unknown_url", None),
+        ("POST", "/v1/rerank", 404, "unknown_url", None),
         ("GET", unknown_model.as_str(), 404, "model_not_found", None),
         ("GET", CHAT, 405, "method_not_allowed", Some("POST")),
         ("DELETE", "/v1/models", 405, "method_not_allowed", Some("GET, HEAD")),

@@ -23,6 +23,9 @@ pub(super) const TOOLS: usize = 128;
 /// Prompts of one request: as many as it may have answers.
 pub(super) const PROMPTS: usize = 128;
 
+/// Texts of one request for embeddings, as with OpenAI.
+pub(super) const EMBEDDED: usize = 2_048;
+
 /// Token ids of one prompt, of `allowed_token_ids` and of `logit_bias`: more than any vocabulary or
 /// context has.
 pub(super) const TOKEN_IDS: usize = 262_144;

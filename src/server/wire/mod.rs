@@ -6,6 +6,7 @@ mod bounds;
 pub(super) mod chat;
 pub(super) mod common;
 pub(super) mod completions;
+pub(super) mod embeddings;
 pub(super) mod error;
 mod form;
 pub(super) mod gbnf;

@@ -19,11 +19,14 @@ pub(crate) struct Model<'a> {
     /// Anthropic's `object`.
     #[serde(rename = "type")]
     kind: &'static str,
+    /// What it does, in llama.cpp's and Ollama's words: `completion` or `embedding`.
+    capabilities: [&'static str; 1],
     /// Anthropic's name for people.
     display_name: &'a str,
     /// Anthropic's `created`, in RFC 3339.
     created_at: String,
-    /// vLLM's name for the tokens that prompt and answer may have together.
+    /// vLLM's name for the tokens that prompt and answer may have together; of an embedding model, for
+    /// those of a text.
     max_model_len: usize,
     meta: Meta,
 }
@@ -35,6 +38,9 @@ struct Meta {
     n_vocab: usize,
     n_ctx: usize,
     n_ctx_train: usize,
+    /// Numbers of a vector.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    n_embd: Option<usize>,
 }
 
 impl<'a> Model<'a> {
@@ -45,11 +51,25 @@ impl<'a> Model<'a> {
             created,
             owned_by: "phi4d",
             kind: "model",
+            capabilities: ["completion"],
             display_name: id,
             created_at: timestamp(UNIX_EPOCH + Duration::from_secs(created)),
             max_model_len: context,
-            meta: Meta { n_vocab: vocabulary, n_ctx: context, n_ctx_train: context },
+            meta: Meta { n_vocab: vocabulary, n_ctx: context, n_ctx_train: context, n_embd: None },
         }
+    }
+
+    /// An embedding model, whose vectors have `dimensions` numbers.
+    pub(crate) fn embedding(
+        id: &'a str,
+        created: u64,
+        context: usize,
+        vocabulary: usize,
+        dimensions: usize,
+    ) -> Self {
+        let model = Self::new(id, created, context, vocabulary);
+        let meta = Meta { n_embd: Some(dimensions), ..model.meta };
+        Self { capabilities: ["embedding"], meta, ..model }
     }
 }
 

@@ -8,6 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use super::bounds;
 use super::common::{ChunkUsage, Entries, Integer, List, Number, Object, TextOr, WireUsage};
 use super::completions::PromptShape;
+use super::embeddings::InputShape;
 use super::logprobs::{PromptEntry, PromptPlace, TopTokens};
 
 /// A schema that stands where it is used.
@@ -48,6 +49,15 @@ inline!(
     { "type": "string" },
     List::<Integer, { bounds::TOKEN_IDS }>::json_schema(generator),
     List::<TextOr<Integer, { bounds::TOKEN_IDS }>, { bounds::PROMPTS }>::json_schema(generator),
+] })
+);
+inline!(
+    InputShape,
+    generator,
+    json_schema!({ "anyOf": [
+    { "type": "string" },
+    List::<Integer, { bounds::TOKEN_IDS }>::json_schema(generator),
+    List::<TextOr<Integer, { bounds::TOKEN_IDS }>, { bounds::EMBEDDED }>::json_schema(generator),
 ] })
 );
 inline!(ChunkUsage, generator, Option::<WireUsage>::json_schema(generator));

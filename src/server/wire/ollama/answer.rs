@@ -208,6 +208,13 @@ impl Default for Details {
     }
 }
 
+impl Details {
+    /// Those of an embedding model.
+    pub(crate) fn of_embeddings() -> Self {
+        Self { family: "bert", families: ["bert"], ..Self::default() }
+    }
+}
+
 /// What is shown of a model by `/api/show`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ShowFacts {
@@ -234,8 +241,27 @@ pub(crate) struct Shown {
     template: String,
     modified_at: String,
     details: Details,
-    model_info: ModelInfo,
+    model_info: ShownInfo,
     capabilities: Vec<&'static str>,
+}
+
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(untagged)]
+enum ShownInfo {
+    Generating(ModelInfo),
+    Embedding(EmbeddingInfo),
+}
+
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct EmbeddingInfo {
+    #[serde(rename = "general.architecture")]
+    architecture: &'static str,
+    #[serde(rename = "bert.context_length")]
+    context_length: usize,
+    #[serde(rename = "bert.embedding_length")]
+    embedding_length: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -262,12 +288,31 @@ impl Shown {
             template,
             modified_at,
             details: Details::default(),
-            model_info: ModelInfo {
+            model_info: ShownInfo::Generating(ModelInfo {
                 architecture: "phi4",
                 context_length: facts.context_tokens,
                 vocab_size: facts.vocabulary,
-            },
+            }),
             capabilities,
+        }
+    }
+
+    /// Of an embedding model, which takes texts of `context` tokens and gives vectors of `dimensions`
+    /// numbers.
+    pub(crate) fn embedding(modified_at: String, context: usize, dimensions: usize) -> Self {
+        Self {
+            license: "",
+            modelfile: "",
+            parameters: "",
+            template: String::new(),
+            modified_at,
+            details: Details::of_embeddings(),
+            model_info: ShownInfo::Embedding(EmbeddingInfo {
+                architecture: "bert",
+                context_length: context,
+                embedding_length: dimensions,
+            }),
+            capabilities: vec!["embedding"],
         }
     }
 }

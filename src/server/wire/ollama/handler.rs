@@ -13,7 +13,7 @@ use super::{
     Progress, ShowFacts, ShowRequest, Shown, TaggedModel, Version, done_reason,
 };
 use crate::access::Exchange;
-use crate::app::App;
+use crate::app::{App, Embeddings};
 use crate::body::read;
 use crate::error::ApiError;
 use crate::handlers::generation::{Renderer, answer, check_model};
@@ -75,19 +75,24 @@ pub(crate) fn version() -> Reply {
 
 /// `GET /api/tags`.
 pub(crate) fn tags(app: &App) -> Reply {
-    let models = app.names().map(|name| tagged(app, name)).collect();
+    let generating = app.names().map(|name| tagged(app, name));
+    let models = generating.chain(app.embeddings().map(tagged_embedding)).collect();
     json(StatusCode::OK, to_json(&Models { models }))
 }
 
-/// `GET /api/ps`: the model is always loaded.
+/// `GET /api/ps`: the models are always loaded.
 pub(crate) fn ps(app: &App) -> Reply {
-    let loaded = LoadedModel {
-        model: tagged(app, &app.options().model_name),
+    let loaded = |model, context_length| LoadedModel {
+        model,
         expires_at: NEVER,
         size_vram: 0,
-        context_length: app.generator().limits().context_tokens,
+        context_length,
     };
-    json(StatusCode::OK, to_json(&Models { models: vec![loaded] }))
+    let context = app.generator().limits().context_tokens;
+    let mut models = vec![loaded(tagged(app, &app.options().model_name), context)];
+    let embedding = app.embeddings();
+    models.extend(embedding.map(|e| loaded(tagged_embedding(e), e.embedder.max_tokens())));
+    json(StatusCode::OK, to_json(&Models { models }))
 }
 
 /// `POST /api/show`.
@@ -96,7 +101,12 @@ pub(crate) async fn show(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let ignored = named(request, app, exchange).await?;
+    let (model, ignored) = named(request, app, exchange).await?;
+    if let Some(Embeddings { embedder, created, .. }) = app.embedding_model(&model) {
+        let (context, dimensions) = (embedder.max_tokens(), embedder.dimensions());
+        let shown = Shown::embedding(time_of(*created), context, dimensions);
+        return Ok(telling_ignored(json(StatusCode::OK, to_json(&shown)), &ignored));
+    }
     let limits = app.generator().limits();
     let facts = ShowFacts {
         context_tokens: limits.context_tokens,
@@ -107,16 +117,19 @@ pub(crate) async fn show(
     Ok(telling_ignored(json(StatusCode::OK, to_json(&shown)), &ignored))
 }
 
-/// Reads a request that names the model that is served, and the names of its fields that nobody read.
+/// The model that a request names, which is one of those served, and the names of its fields that nobody
+/// read.
 async fn named(
     request: Request<Incoming>,
     app: &App,
     exchange: &Arc<Exchange>,
-) -> Result<Vec<String>, ApiError> {
+) -> Result<(String, Vec<String>), ApiError> {
     let parse = |app: &App, body: Value| {
         let (model, ignored) = ShowRequest::parse(&body)?;
-        check(app, Some(&model))?;
-        Ok(ignored)
+        if app.embedding_model(&model).is_none() {
+            check(app, Some(&model))?;
+        }
+        Ok((model, ignored))
     };
     read(request, app, exchange, parse).await
 }
@@ -136,15 +149,26 @@ fn tagged<'a>(app: &App, name: &'a str) -> TaggedModel<'a> {
         model: name,
         modified_at: made_at(app),
         size: 0,
-        digest: digest(app),
+        digest: digest(&app.options().model_name, app.options().created),
         details: Details::default(),
     }
 }
 
+fn tagged_embedding(embeddings: &Embeddings) -> TaggedModel<'_> {
+    let Embeddings { name, created, .. } = embeddings;
+    TaggedModel {
+        name,
+        model: name,
+        modified_at: time_of(*created),
+        size: 0,
+        digest: digest(name, *created),
+        details: Details::of_embeddings(),
+    }
+}
+
 /// What clients distinguish models by. The weights are not hashed: they may have 10 GB.
-fn digest(app: &App) -> String {
-    let options = app.options();
-    let facts = format!("{}\n{}", options.model_name, options.created);
+fn digest(name: &str, created: u64) -> String {
+    let facts = format!("{name}\n{created}");
     blake3::hash(facts.as_bytes()).to_hex().to_string()
 }
 
@@ -154,13 +178,17 @@ pub(crate) async fn pull(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let ignored = named(request, app, exchange).await?;
+    let (_, ignored) = named(request, app, exchange).await?;
     let done = json(StatusCode::OK, to_json(&Progress { status: "success" }));
     Ok(telling_ignored(done, &ignored))
 }
 
 fn made_at(app: &App) -> String {
-    timestamp(UNIX_EPOCH + Duration::from_secs(app.options().created))
+    time_of(app.options().created)
+}
+
+fn time_of(seconds: u64) -> String {
+    timestamp(UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
 struct OllamaRenderer {
