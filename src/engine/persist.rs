@@ -303,7 +303,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::kv::Sizes;
+    use crate::kv::{Growth, Sizes};
     use phi4d_model::fake::FakeRunner;
 
     fn store(folder: &Path) -> Store {
@@ -322,7 +322,7 @@ mod tests {
             block_tokens: 4,
             budget_tokens: 256,
             grid: None,
-            alike: false,
+            growth: Growth::Own,
         })
     }
 

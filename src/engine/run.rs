@@ -11,7 +11,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 
 use super::candidate::Candidate;
 use super::handle::{Command, Counters, Handle, SNAPSHOTS, Shared};
-use super::kv::{Action, Cache, Sizes};
+use super::kv::{Action, Cache, Growth, Sizes};
 use super::message::{JobError, Live, State};
 use super::pace::{Aims, Pace};
 use super::persist::{self, Store};
@@ -151,7 +151,11 @@ pub fn start(
         block_tokens: limits.kv_block_tokens,
         budget_tokens: kv.budget_tokens,
         grid: fixed_widths.then_some(limits.max_prefill_tokens),
-        alike: matches!(limits.kv_growth, KvGrowth::Alike { .. }),
+        growth: match limits.kv_growth {
+            KvGrowth::Own => Growth::Own,
+            KvGrowth::Shared | KvGrowth::Blocks { .. } => Growth::Shared,
+            KvGrowth::Alike { .. } => Growth::Alike,
+        },
     };
     let bounds = Bounds { total: options.queue, per_caller: options.queue_per_caller };
     let shared = Arc::new(Shared::new(limits.clone(), max_running, bounds, interrupt));
