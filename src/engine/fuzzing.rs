@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::kv::{Cache, Sizes};
+use super::kv::{Cache, Growth, Sizes};
 use super::persist::{Store, restore};
 use phi4d_model::Runner as _;
 use phi4d_model::fake::FakeRunner;
@@ -16,7 +16,7 @@ const SIZES: Sizes = Sizes {
     block_tokens: 4,
     budget_tokens: 256,
     grid: None,
-    alike: false,
+    growth: Growth::Own,
 };
 
 /// A prefix file, with a valid frame and hash if the first byte is odd: it is restored exactly, or refused

@@ -128,9 +128,9 @@ pub struct Stats {
     /// Iterations of the engine's loop. They stop only while nothing runs or waits, so the watchdog
     /// takes a count that stands still for a hang.
     pub iterations: u64,
-    /// Tokens in the KV cache, in whole blocks.
+    /// Tokens in the KV cache, in whole blocks; a block that several sequences share counts once.
     pub kv_tokens: usize,
-    /// Of these, tokens kept for sequences that have ended.
+    /// Of these, tokens kept for sequences that have ended and shared by none that runs.
     pub kv_cached_tokens: usize,
     /// Tokens that the KV cache may hold.
     pub kv_budget_tokens: usize,

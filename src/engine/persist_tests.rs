@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::kv::Sizes;
+use crate::kv::{Growth, Sizes};
 use phi4d_model::fake::FakeRunner;
 
 fn store(folder: &Path) -> Store {
@@ -20,7 +20,7 @@ fn cache() -> Cache<()> {
         block_tokens: 4,
         budget_tokens: 256,
         grid: None,
-        alike: false,
+        growth: Growth::Own,
     })
 }
 

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use tokio::sync::mpsc;
 
 use super::handle::{Handle, SNAPSHOTS, Shared};
-use super::kv::Sizes;
+use super::kv::{Growth, Sizes};
 use super::options::Options;
 use super::persist;
 use super::run::Core;
@@ -73,7 +73,11 @@ pub fn start(
         block_tokens: limits.kv_block_tokens,
         budget_tokens: kv.budget_tokens,
         grid: fixed_widths.then_some(limits.max_prefill_tokens),
-        alike: matches!(limits.kv_growth, KvGrowth::Alike { .. }),
+        growth: match limits.kv_growth {
+            KvGrowth::Own => Growth::Own,
+            KvGrowth::Shared | KvGrowth::Blocks { .. } => Growth::Shared,
+            KvGrowth::Alike { .. } => Growth::Alike,
+        },
     };
     let bounds = Bounds { total: options.queue, per_caller: options.queue_per_caller };
     let shared = Arc::new(Shared::new(limits.clone(), max_running, bounds, interrupt));

@@ -21,8 +21,8 @@
 //! pool of blocks (256 positions, or what the export says), a block table per slot, and packed tokens in a step.
 //! Slots are exchanged by exchanging tables, and copies share blocks until one of them writes. In host memory the
 //! pool is address space, committed block by block. In device memory it starts with 256 positions and doubles up
-//! to `kv_cache_bytes`; it never shrinks. The engine counts whole blocks (`KvGrowth::Blocks`), and a shared block
-//! counts for each slot that holds it, so that a copy for writing is always possible. ONNX Runtime has this
+//! to `kv_cache_bytes`; it never shrinks. The engine counts whole blocks (`KvGrowth::Blocks`) in tables of its own,
+//! a shared one once, and the copy that a write will make when it is planned. ONNX Runtime has this
 //! operator for CUDA and WebGPU only; with other providers the load fails and names operator and provider. The
 //! CPU tests use an operator of their own, written from the documented contract.
 //!
@@ -85,6 +85,11 @@ mod stop;
 mod tensors;
 #[cfg(test)]
 mod tests;
+
+/// Which blocks of a cache hold which positions of a slot.
+pub mod blocks {
+    pub use super::paged::blocks::{Blocks, Full, Memory};
+}
 
 pub use embedding::{
     EmbeddingFolder, EmbeddingModel, EmbeddingOptions, Pooling, Shorter, embedding_bytes, normalise,

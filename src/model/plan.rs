@@ -64,6 +64,9 @@ impl ModelLimits {
 pub enum KvGrowth {
     /// Each takes its own, in whole blocks of the host's memory, within the engine's budget.
     Own,
+    /// Each takes whole blocks of the host's memory, within the engine's budget; copied tokens stay in the
+    /// blocks of their source until one of the two is written.
+    Shared,
     /// The same, of a device's memory.
     Blocks {
         /// Bytes for all of them.
@@ -82,7 +85,7 @@ impl KvGrowth {
     #[must_use]
     pub fn device_bytes(&self) -> Option<usize> {
         match *self {
-            Self::Own => None,
+            Self::Own | Self::Shared => None,
             Self::Blocks { budget_bytes } | Self::Alike { budget_bytes } => Some(budget_bytes),
         }
     }
@@ -312,7 +315,7 @@ impl ModelLimits {
         Ok(if alike { self.alike_sizes(tokens) } else { self.block_sizes(tokens) })
     }
 
-    /// Each slot takes its own whole blocks, so one sequence can have what all can have.
+    /// Each slot takes whole blocks, so one sequence can have what all can have.
     fn block_sizes(&self, tokens: usize) -> KvSizes {
         let block = self.kv_block_tokens.max(1);
         // A block that does not fit as a whole can't be handed out.

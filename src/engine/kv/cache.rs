@@ -1,42 +1,12 @@
 //! The slots of the KV cache and the sequences that run in them.
 
+use super::ledger::{Ledger, More, Sizes};
 use super::prefix::{self, Reuse, Seen};
-use phi4d_model::{Rotary, alike_positions};
+use phi4d_model::Rotary;
 
 /// Tokens of output that admission reserves at most, so that a sequence is not preempted right after it
 /// was admitted.
 const GROWTH: usize = 64;
-
-/// Fixed sizes of the cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sizes {
-    /// All slots, at least `max_live`. Those without a sequence keep cached prefixes.
-    pub rows: usize,
-    /// Sequences that may run at once.
-    pub max_live: usize,
-    /// The most tokens of one slot.
-    pub row_tokens: usize,
-    /// Tokens of a block, the unit in which slots get and return memory.
-    pub block_tokens: usize,
-    /// The most tokens of all slots together, at least `row_tokens`.
-    pub budget_tokens: usize,
-    /// With reproducible answers the size of the chunks that prompts are read in: only complete chunks are
-    /// cached and reused. `None` caches and reuses any number of tokens.
-    pub grid: Option<usize>,
-    /// Whether every slot with tokens takes the memory of the longest, and there is one more of that size
-    /// ([`phi4d_model::KvGrowth::Alike`]). Otherwise each takes its own blocks.
-    pub alike: bool,
-}
-
-/// Tokens to be held in addition to those in the slots.
-#[derive(Debug, Clone, Copy)]
-enum More {
-    Nothing,
-    /// One more slot with this many tokens.
-    Slot(usize),
-    /// Growth of a slot (the first number) to this many tokens.
-    Grown(usize, usize),
-}
 
 /// What to do with the slots' memory. Actions have to be applied in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,8 +52,6 @@ struct Slot<S> {
     /// The first tokens that were read in complete chunks of the grid. A step's width changes low-order
     /// digits of keys and values, so only these are the same for every prompt that begins with them.
     on_grid: usize,
-    /// The tokens that the slot may grow to without [`Cache::grow`]; 0 unless it is live.
-    reserved: usize,
     /// Only prompts of the same scope may reuse the tokens.
     scope: u64,
     /// The cache's clock when the slot was last used.
@@ -92,11 +60,6 @@ struct Slot<S> {
 }
 
 impl<S> Slot<S> {
-    /// The tokens that the slot needs memory for.
-    fn tokens(&self) -> usize {
-        self.tokens.len().max(self.reserved)
-    }
-
     /// The tokens that another prompt may reuse.
     fn reusable(&self, grid: Option<usize>) -> &[u32] {
         &self.tokens[..grid.map_or(self.tokens.len(), |_| self.on_grid)]
@@ -109,11 +72,13 @@ impl<S> Slot<S> {
 /// its state is exchanged with the one at the border, so each change costs one or two swaps.
 ///
 /// Invariants: slots `..live` and no others have a sequence; the tokens of all slots, and what is reserved
-/// for live ones, stay within the budget in complete blocks.
+/// for live ones, stay within the budget in complete blocks, of which a shared one counts once.
 #[derive(Debug)]
 pub struct Cache<S> {
     sizes: Sizes,
     slots: Vec<Slot<S>>,
+    /// Live slots have room to grow to; the others for what they hold.
+    ledger: Ledger,
     decoding_short: usize,
     decoding: usize,
     live: usize,
@@ -125,16 +90,11 @@ impl<S> Cache<S> {
     /// A cache of empty slots.
     #[must_use]
     pub fn new(sizes: Sizes) -> Self {
-        let slot = |_| Slot {
-            tokens: Vec::new(),
-            on_grid: 0,
-            reserved: 0,
-            scope: 0,
-            used: 0,
-            sequence: None,
-        };
+        let slot = |_| Slot { tokens: Vec::new(), on_grid: 0, scope: 0, used: 0, sequence: None };
+        let slots: Vec<_> = (0..sizes.rows.max(sizes.max_live)).map(slot).collect();
         Self {
-            slots: (0..sizes.rows.max(sizes.max_live)).map(slot).collect(),
+            ledger: Ledger::new(sizes, slots.len()),
+            slots,
             sizes,
             decoding_short: 0,
             decoding: 0,
@@ -184,16 +144,16 @@ impl<S> Cache<S> {
         self.slots[slot].sequence.as_ref()
     }
 
-    /// Tokens in all slots, in complete blocks.
+    /// Tokens in all slots, in complete blocks, a shared one counted once.
     #[must_use]
     pub fn held_tokens(&self) -> usize {
-        self.tokens_in(&self.slots)
+        self.tokens_in(self.slots.len())
     }
 
-    /// Tokens of cached prefixes, in complete blocks.
+    /// Of these, the tokens in blocks that only cached prefixes hold.
     #[must_use]
     pub fn cached_tokens(&self) -> usize {
-        self.tokens_in(&self.slots[self.live..])
+        self.held_tokens() - self.tokens_in(self.live)
     }
 
     /// Prepares a slot for a sequence that begins with `prompt`, with as many of its first `shared` tokens
@@ -203,20 +163,24 @@ impl<S> Cache<S> {
         if !self.has_free_slot() {
             return None;
         }
-        // Decided by running sequences only, since cached prefixes can be evicted.
         let growth = GROWTH.min(self.sizes.row_tokens / 8);
-        let reserved = (prompt.len() + growth).min(self.sizes.row_tokens.max(prompt.len()));
-        let running = self.slots[..self.live].iter().map(Slot::tokens);
-        let wanted = self.cost(running.chain([reserved]));
-        if wanted > self.budget() {
+        let room = (prompt.len() + growth).min(self.sizes.row_tokens.max(prompt.len()));
+        let reuse = self.find_prefix(&prompt[..shared.min(prompt.len())], scope, None);
+        let copied = match reuse {
+            Reuse::Take { slot, tokens } | Reuse::Copy { slot, tokens } => Some((slot, tokens)),
+            Reuse::Nothing => None,
+        };
+        // Decided by running sequences only, since cached prefixes can be evicted.
+        if !self.ledger.admits(self.live, room, copied) {
             return None;
         }
-        let (slot, cached) =
-            match self.find_prefix(&prompt[..shared.min(prompt.len())], scope, None) {
-                Reuse::Take { slot, tokens } => self.shorten(slot, tokens),
-                Reuse::Nothing => (self.empty_slot(reserved, None)?, 0),
-                // The slot that is copied must not be evicted for its own copy.
-                Reuse::Copy { slot: from, tokens } => match self.empty_slot(reserved, Some(from)) {
+        let whole = |copied| More::Slot { tokens: room, copied };
+        let (slot, cached) = match reuse {
+            Reuse::Take { slot, tokens } => self.shorten(slot, tokens),
+            Reuse::Nothing => (self.empty_slot(whole(0), None)?, 0),
+            // The slot that is copied must not be evicted for its own copy.
+            Reuse::Copy { slot: from, tokens } => {
+                match self.empty_slot(whole(tokens), Some(from)) {
                     Some(to) => {
                         self.copy(from, to, tokens);
                         (to, tokens)
@@ -224,13 +188,14 @@ impl<S> Cache<S> {
                     // There is no room for a copy. A cached prefix is shortened and used itself; one that
                     // runs can't be, so the prompt starts from nothing.
                     None if from >= self.live => self.shorten(from, tokens),
-                    None => (self.empty_slot(reserved, None)?, 0),
-                },
-            };
-        self.slots[slot].reserved = reserved;
+                    None => (self.empty_slot(whole(0), None)?, 0),
+                }
+            }
+        };
+        self.ledger.reserve(slot, cached, room);
         self.slots[slot].scope = scope;
-        // A slot that was taken over has a reservation now, which other prefixes may have to make room for.
-        self.evict_for(More::Nothing, None);
+        // A slot that was taken over has room to grow now, for which other prefixes may have to go.
+        self.evict_for(More::Nothing, Some(slot));
         self.swap(slot, self.live);
         Some(Admission { slot: self.live, cached })
     }
@@ -261,6 +226,7 @@ impl<S> Cache<S> {
         self.slots[from].used = self.clock;
         self.slots[to].tokens = self.slots[from].tokens[..tokens].to_vec();
         self.slots[to].on_grid = self.slots[from].on_grid.min(tokens);
+        self.ledger.copy(from, to, tokens);
         self.actions.push(Action::Copy { from, to, tokens });
     }
 
@@ -282,8 +248,10 @@ impl<S> Cache<S> {
             Reuse::Take { slot: from, tokens } | Reuse::Copy { slot: from, tokens }
                 if tokens >= held + prefix::MIN_MATCH =>
             {
+                let room = self.ledger.room(slot);
                 self.clear(slot);
                 self.copy(from, slot, tokens);
+                self.ledger.reserve(slot, tokens, room);
                 tokens
             }
             _ => held,
@@ -304,28 +272,29 @@ impl<S> Cache<S> {
     /// Makes room for `count` more tokens in the live `slot`, and evicts cached prefixes for it. Returns
     /// whether there is room; if not, a live sequence has to be preempted first.
     pub fn grow(&mut self, slot: usize, count: usize) -> bool {
-        let wanted = self.slots[slot].tokens.len() + count;
-        if wanted <= self.slots[slot].reserved {
+        let held = self.slots[slot].tokens.len();
+        let tokens = held + count;
+        if tokens <= self.ledger.room(slot) {
             return true;
         }
-        // Token by token: a larger reservation might evict prefixes that are never in the way.
-        if !self.evict_for(More::Grown(slot, wanted), None) {
+        // Token by token: more room might evict prefixes that are never in the way.
+        if !self.evict_for(More::Grown { slot, held, tokens }, None) {
             return false;
         }
-        self.slots[slot].reserved = wanted;
+        self.ledger.reserve(slot, held, tokens);
         true
     }
 
     /// Appends `tokens` that the model has read in the live `slot`. [`Cache::grow`] has made room for them.
     pub fn extend(&mut self, slot: usize, tokens: &[u32]) {
-        let grid = self.sizes.grid;
+        let (grid, room) = (self.sizes.grid, self.ledger.room(slot));
         let slot = &mut self.slots[slot];
         // A shorter chunk ends the grid: what follows it begins off the grid.
         if grid == Some(tokens.len()) && slot.on_grid == slot.tokens.len() {
             slot.on_grid += tokens.len();
         }
         slot.tokens.extend_from_slice(tokens);
-        debug_assert!(slot.tokens.len() <= slot.reserved, "grow was not asked");
+        debug_assert!(slot.tokens.len() <= room, "grow was not asked");
     }
 
     /// Moves the sequence in the live `slot`, whose prompt is read, to those that decode by the same rotary
@@ -379,12 +348,12 @@ impl<S> Cache<S> {
         let slot = self.live;
         let sequence = self.slots[slot].sequence.take();
         let held = self.slots[slot].tokens.len();
-        if self.blocks(self.slots[slot].reserved) > self.blocks(held) {
+        if self.ledger.blocks(self.ledger.room(slot)) > self.ledger.blocks(held) {
             // Rejected draft tokens or a failed step may have written there.
             self.actions.push(Action::Release { slot, keep: held });
         }
-        // The reservation goes with the sequence; a prefix takes what it holds.
-        self.slots[slot].reserved = 0;
+        // The room to grow goes with the sequence; a prefix takes what it holds.
+        self.ledger.keep(slot, held);
         self.clock += 1;
         self.slots[slot].used = self.clock;
         // Without slots beyond the running ones a prefix would be overwritten by the next sequence.
@@ -414,8 +383,8 @@ impl<S> Cache<S> {
     pub fn adopt(&mut self, tokens: &[u32], scope: u64) -> Option<usize> {
         let slot =
             (self.live..self.slots.len()).find(|&slot| self.slots[slot].tokens.is_empty())?;
-        let fits = tokens.len() <= self.sizes.row_tokens
-            && self.used_with(More::Slot(tokens.len())) <= self.budget();
+        let more = More::Slot { tokens: tokens.len(), copied: 0 };
+        let fits = tokens.len() <= self.sizes.row_tokens && self.ledger.fits(more);
         if !fits || self.slots.len() == self.sizes.max_live {
             return None;
         }
@@ -424,6 +393,7 @@ impl<S> Cache<S> {
         self.slots[slot].scope = scope;
         self.slots[slot].tokens = tokens.to_vec();
         self.slots[slot].on_grid = self.sizes.grid.map_or(0, |grid| tokens.len() / grid * grid);
+        self.ledger.reserve(slot, 0, tokens.len());
         Some(slot)
     }
 
@@ -434,47 +404,11 @@ impl<S> Cache<S> {
         }
     }
 
-    /// Tokens in `slots`, in complete blocks.
-    fn tokens_in(&self, slots: &[Slot<S>]) -> usize {
-        let blocks: usize = slots.iter().map(|slot| self.blocks(slot.tokens.len())).sum();
+    /// Tokens in the first `count` slots, in complete blocks, a shared one counted once.
+    fn tokens_in(&self, count: usize) -> usize {
+        let slots = self.slots[..count].iter().enumerate();
+        let blocks = self.ledger.blocks_in(slots.map(|(index, slot)| (index, slot.tokens.len())));
         blocks * self.sizes.block_tokens
-    }
-
-    fn blocks(&self, tokens: usize) -> usize {
-        tokens.div_ceil(self.sizes.block_tokens)
-    }
-
-    fn budget(&self) -> usize {
-        self.blocks(self.sizes.budget_tokens)
-    }
-
-    /// The blocks of memory that slots with these numbers of tokens take.
-    fn cost(&self, slots: impl Iterator<Item = usize>) -> usize {
-        if !self.sizes.alike {
-            return slots.map(|tokens| self.blocks(tokens)).sum();
-        }
-        // The count begins with the spare slot.
-        let (mut count, mut longest) = (1, 0);
-        for tokens in slots.filter(|&tokens| tokens > 0) {
-            count += 1;
-            longest = longest.max(tokens);
-        }
-        self.blocks(count * alike_positions(longest, self.sizes.row_tokens))
-    }
-
-    /// The blocks of memory that all slots and `more` take.
-    fn used_with(&self, more: More) -> usize {
-        let grown = |index| match more {
-            More::Grown(slot, tokens) if slot == index => tokens,
-            _ => 0,
-        };
-        let another = match more {
-            More::Slot(tokens) => tokens,
-            _ => 0,
-        };
-        let slots =
-            self.slots.iter().enumerate().map(|(index, slot)| slot.tokens().max(grown(index)));
-        self.cost(slots.chain([another]))
     }
 
     /// Drops all but the first `tokens` of the cached `slot`. Returns both.
@@ -482,15 +416,16 @@ impl<S> Cache<S> {
         if self.slots[slot].tokens.len() > tokens {
             self.slots[slot].tokens.truncate(tokens);
             self.slots[slot].on_grid = self.slots[slot].on_grid.min(tokens);
+            self.ledger.keep(slot, tokens);
             self.actions.push(Action::Release { slot, keep: tokens });
         }
         (slot, tokens)
     }
 
-    /// An empty slot with room for `wanted` tokens. The least recently used prefixes except `spared` are
-    /// evicted for it.
-    fn empty_slot(&mut self, wanted: usize, spared: Option<usize>) -> Option<usize> {
-        if !self.evict_for(More::Slot(wanted), spared) {
+    /// An empty slot with memory for `more`. The least recently used prefixes except `spared` are evicted
+    /// for it.
+    fn empty_slot(&mut self, more: More, spared: Option<usize>) -> Option<usize> {
+        if !self.evict_for(more, spared) {
             return None;
         }
         let empty = |cache: &Self| {
@@ -505,8 +440,9 @@ impl<S> Cache<S> {
 
     /// Evicts cached prefixes except `spared` until `more` fits. Returns whether it does.
     fn evict_for(&mut self, more: More, spared: Option<usize>) -> bool {
-        // One at a time, since evicting the longest may be enough where all take as much as the longest.
-        while self.used_with(more) > self.budget() {
+        // One at a time: the longest may be enough where all take as much as it, and one that shares its
+        // blocks frees none.
+        while !self.ledger.fits(more) {
             let Some(slot) = self.least_used(spared) else { return false };
             self.clear(slot);
         }
@@ -517,8 +453,6 @@ impl<S> Cache<S> {
     fn least_used(&self, spared: Option<usize>) -> Option<usize> {
         (self.live..self.slots.len())
             .filter(|&slot| !self.slots[slot].tokens.is_empty() && Some(slot) != spared)
-            // The slot that is being prepared has a reservation.
-            .filter(|&slot| self.slots[slot].reserved == 0)
             .min_by_key(|&slot| self.slots[slot].used)
     }
 
@@ -548,6 +482,7 @@ impl<S> Cache<S> {
             self.slots[slot].on_grid = 0;
             self.actions.push(Action::Release { slot, keep: 0 });
         }
+        self.ledger.keep(slot, 0);
     }
 
     fn swap(&mut self, a: usize, b: usize) {
@@ -555,6 +490,7 @@ impl<S> Cache<S> {
         let tokens = [self.slots[a].tokens.len(), self.slots[b].tokens.len()];
         if a != b {
             self.slots.swap(a, b);
+            self.ledger.swap([a, b]);
             if tokens != [0, 0] {
                 self.actions.push(Action::Swap { slots: [a, b], tokens });
             }
@@ -565,14 +501,15 @@ impl<S> Cache<S> {
     pub(super) fn check(&self) {
         for (index, slot) in self.slots.iter().enumerate() {
             assert_eq!(slot.sequence.is_some(), index < self.live, "slot {index}");
-            assert!(index < self.live || slot.reserved == 0, "slot {index} keeps a reservation");
+            let room = self.ledger.room(index);
+            assert!(index < self.live || room == slot.tokens.len(), "slot {index} keeps room");
             assert!(slot.tokens.len() <= self.sizes.row_tokens, "slot {index} overflows");
             assert!(slot.on_grid <= slot.tokens.len(), "slot {index} reuses what it has not");
             assert!(slot.on_grid.is_multiple_of(self.sizes.grid.unwrap_or(1)), "slot {index}");
         }
         assert!(self.decoding_short <= self.decoding);
         assert!(self.decoding <= self.live && self.live <= self.sizes.max_live);
-        let used = self.used_with(More::Nothing);
-        assert!(used <= self.budget(), "{used} of {} blocks", self.budget());
+        let (used, budget) = (self.ledger.used_with(More::Nothing), self.ledger.budget());
+        assert!(used <= budget, "{used} of {budget} blocks");
     }
 }

@@ -2,8 +2,10 @@
 //! [`Action`]s say what to do with it. So all of this is tested without a model.
 
 mod cache;
+mod ledger;
 mod prefix;
 #[cfg(test)]
 mod tests;
 
-pub use cache::{Action, Cache, Sizes};
+pub use cache::{Action, Cache};
+pub use ledger::{Growth, Sizes};

@@ -4,9 +4,31 @@ use proptest::prelude::*;
 
 use super::*;
 use phi4d_model::Rotary;
+use phi4d_model::blocks::{self, Blocks, Full};
 
-/// The memory as the actions leave it: what each slot holds.
-struct Memory(Vec<Slot>);
+/// The memory as the actions leave it: what each slot holds, and in which blocks.
+struct Memory {
+    slots: Vec<Slot>,
+    blocks: Blocks,
+    budget: Budget,
+}
+
+/// Blocks that there are, and no more.
+struct Budget(usize);
+
+impl blocks::Memory for Budget {
+    type Error = Full;
+
+    fn grow(&mut self, blocks: usize) -> Result<usize, Full> {
+        if blocks <= self.0 { Ok(blocks) } else { Err(Full { blocks: self.0, tokens: 0 }) }
+    }
+
+    fn copy(&mut self, _from: usize, _to: usize) -> Result<(), Full> {
+        Ok(())
+    }
+
+    fn release(&mut self, _block: usize) {}
+}
 
 #[derive(Clone, Default)]
 struct Slot {
@@ -16,30 +38,57 @@ struct Slot {
 }
 
 impl Memory {
-    fn apply(&mut self, actions: Vec<Action>) {
+    fn new(sizes: &Sizes) -> Self {
+        // Where slots are alike, blocks are not what is counted.
+        let budget = match sizes.growth {
+            Growth::Alike => usize::MAX,
+            _ => sizes.budget_tokens.div_ceil(sizes.block_tokens),
+        };
+        Self {
+            slots: vec![Slot::default(); sizes.rows],
+            blocks: Blocks::new(sizes.rows, 0, sizes.block_tokens),
+            budget: Budget(budget),
+        }
+    }
+
+    fn apply(&mut self, actions: Vec<Action>, growth: Growth) {
         for action in actions {
             match action {
                 Action::Swap { slots: [a, b], tokens } => {
-                    assert_eq!([a, b].map(|slot| self.0[slot].tokens.len()), tokens);
-                    self.0.swap(a, b);
+                    assert_eq!([a, b].map(|slot| self.slots[slot].tokens.len()), tokens);
+                    self.slots.swap(a, b);
+                    self.blocks.swap([a, b]);
                 }
                 Action::Copy { from, to, tokens } => {
-                    assert!(self.0[to].tokens.is_empty() && from != to);
-                    let copied = self.0[from].tokens[..tokens].to_vec();
-                    self.0[to] = Slot { tokens: copied, written: tokens };
+                    assert!(self.slots[to].tokens.is_empty() && from != to);
+                    let copied = self.slots[from].tokens[..tokens].to_vec();
+                    self.slots[to] = Slot { tokens: copied, written: tokens };
+                    if growth == Growth::Shared {
+                        self.blocks.share(&mut self.budget, from, to, tokens);
+                    } else {
+                        self.reach(to, 0, tokens);
+                    }
                 }
                 Action::Release { slot, keep } => {
-                    assert!(keep <= self.0[slot].tokens.len());
-                    self.0[slot].tokens.truncate(keep);
-                    self.0[slot].written = self.0[slot].written.min(keep);
+                    assert!(keep <= self.slots[slot].tokens.len());
+                    self.slots[slot].tokens.truncate(keep);
+                    self.slots[slot].written = self.slots[slot].written.min(keep);
+                    self.blocks.release(&mut self.budget, slot, keep);
                 }
             }
         }
     }
+
+    /// Takes the blocks of positions that a step writes. A write never lacks one: a device has no more than the
+    /// budget.
+    fn reach(&mut self, slot: usize, past: usize, end: usize) {
+        self.blocks.reach(&mut self.budget, slot, past, end).unwrap();
+        self.slots[slot].written = self.slots[slot].written.max(end);
+    }
 }
 
-/// One sequence: all its tokens; its scope.
-type Sequence = (Vec<u32>, u64);
+/// One sequence: all its tokens; its scope; whether a step has run it.
+type Sequence = (Vec<u32>, u64, bool);
 
 struct World {
     cache: Cache<Sequence>,
@@ -49,29 +98,44 @@ struct World {
 
 impl World {
     fn new(sizes: Sizes) -> Self {
-        Self { cache: Cache::new(sizes), memory: Memory(vec![Slot::default(); sizes.rows]), sizes }
+        Self { cache: Cache::new(sizes), memory: Memory::new(&sizes), sizes }
     }
 
     fn settle(&mut self) {
-        self.memory.apply(self.cache.take_actions());
+        self.memory.apply(self.cache.take_actions(), self.sizes.growth);
         self.cache.check();
         for slot in 0..self.sizes.rows {
-            assert_eq!(self.cache.tokens(slot), self.memory.0[slot].tokens, "slot {slot}");
+            assert_eq!(self.cache.tokens(slot), self.memory.slots[slot].tokens, "slot {slot}");
         }
-        if !self.sizes.alike {
-            // What has been written keeps to the budget as well: a device has no block more.
-            let block = self.sizes.block_tokens;
-            let slots = self.memory.0.iter();
-            let written: usize = slots.map(|slot| slot.written.div_ceil(block)).sum();
-            assert!(written <= self.sizes.budget_tokens.div_ceil(block), "{written} blocks");
+        if self.sizes.growth != Growth::Alike {
+            self.check_blocks();
         }
         for slot in 0..self.cache.live() {
-            let (tokens, _) = self.cache.sequence(slot).unwrap();
+            let (tokens, ..) = self.cache.sequence(slot).unwrap();
             assert!(
                 tokens.starts_with(self.cache.tokens(slot)),
                 "slot {slot} holds another's tokens"
             );
         }
+    }
+
+    /// What is written keeps to the budget as well as what is held, and is what the cache says.
+    fn check_blocks(&self) {
+        let Memory { slots, blocks, budget } = &self.memory;
+        assert!(blocks.held() <= budget.0, "{} of {} blocks", blocks.held(), budget.0);
+        let held = |slots: &[Slot]| {
+            let tables = slots.iter().enumerate().flat_map(|(slot, held)| {
+                let count = held.tokens.len().div_ceil(self.sizes.block_tokens);
+                &blocks.of(slot)[..count]
+            });
+            tables.collect::<std::collections::HashSet<_>>().len() * self.sizes.block_tokens
+        };
+        let (all, live) = (held(slots), held(&slots[..self.cache.live()]));
+        // The cache counts the copy of a shared block before it is made.
+        let early = self.cache.live() * self.sizes.block_tokens;
+        assert!((all..=all + early).contains(&self.cache.held_tokens()));
+        let live_tokens = self.cache.held_tokens() - self.cache.cached_tokens();
+        assert!((live..=live + early).contains(&live_tokens));
     }
 
     fn admit(&mut self, prompt: Vec<u32>, scope: u64) {
@@ -81,16 +145,29 @@ impl World {
             return;
         };
         assert!(admission.cached < prompt.len());
-        self.cache.place(admission, (prompt, scope));
+        self.cache.place(admission, (prompt, scope, false));
         self.settle();
         assert_eq!(self.cache.tokens(admission.slot).len(), admission.cached);
+    }
+
+    /// Looks for a cached prefix again, as a sequence does before its first step.
+    fn begin(&mut self, slot: usize) {
+        let (tokens, _, ran) = self.cache.sequence(slot).unwrap().clone();
+        if !ran {
+            let held = self.cache.tokens(slot).len();
+            let cached = self.cache.reuse(slot, &tokens, usize::MAX);
+            assert!((held..tokens.len()).contains(&cached));
+            self.settle();
+            assert_eq!(self.cache.tokens(slot).len(), cached);
+        }
     }
 
     /// Reads some of a sequence's tokens, as a step does, then adds one.
     fn step(&mut self, slot: usize, count: usize) {
         let rotary = if count.is_multiple_of(3) { Rotary::Long } else { Rotary::Short };
         let held = self.cache.tokens(slot).len();
-        let (tokens, _) = self.cache.sequence(slot).unwrap();
+        let (tokens, _, ran) = self.cache.sequence_mut(slot).unwrap();
+        *ran = true;
         let next = tokens[held..tokens.len().min(held + count)].to_vec();
         // Some of what is written may be draft tokens that are rejected.
         let draft = (count % 4).min(self.sizes.row_tokens - held - next.len());
@@ -100,10 +177,10 @@ impl World {
             return;
         }
         self.settle();
-        self.memory.0[slot].written = self.memory.0[slot].written.max(held + next.len() + draft);
+        self.memory.reach(slot, held, held + next.len() + draft);
         self.settle();
         self.cache.extend(slot, &next);
-        self.memory.0[slot].tokens.extend_from_slice(&next);
+        self.memory.slots[slot].tokens.extend_from_slice(&next);
         let complete = held + next.len() == self.cache.sequence(slot).unwrap().0.len();
         let slot = if complete && slot >= self.cache.decoding() {
             self.cache.promote(slot, rotary)
@@ -139,6 +216,7 @@ impl World {
 enum Operation {
     Admit { prompt: Vec<u32>, scope: u64 },
     Step { which: usize, count: usize },
+    Begin { which: usize },
     Restart { which: usize },
     Retire { which: usize, keep: bool },
 }
@@ -153,6 +231,7 @@ fn operation() -> impl Strategy<Value = Operation> {
             scope,
         }),
         5 => (0usize..8, 1usize..40).prop_map(|(which, count)| Operation::Step { which, count }),
+        2 => (0usize..8).prop_map(|which| Operation::Begin { which }),
         1 => (0usize..8).prop_map(|which| Operation::Restart { which }),
         2 => (0usize..8, any::<bool>())
             .prop_map(|(which, keep)| Operation::Retire { which, keep }),
@@ -167,10 +246,11 @@ proptest! {
         kept in 0usize..4,
         block_tokens in 1usize..9,
         budget in 100usize..400,
-        alike in any::<bool>(),
+        growth in prop::sample::select(vec![Growth::Own, Growth::Shared, Growth::Alike]),
         on_grid in any::<bool>(),
         operations in prop::collection::vec(operation(), 0..120),
     ) {
+        let alike = growth == Growth::Alike;
         let sizes = Sizes {
             rows: max_live + kept,
             max_live,
@@ -179,7 +259,7 @@ proptest! {
             // All slots are of 100 tokens then, and there is a spare one.
             budget_tokens: if alike { 2 * budget } else { budget },
             grid: on_grid.then_some(4),
-            alike,
+            growth,
         };
         let mut world = World::new(sizes);
         for operation in operations {
@@ -187,6 +267,7 @@ proptest! {
             match operation {
                 Operation::Admit { prompt, scope } => world.admit(prompt, scope),
                 Operation::Step { which, count } if live > 0 => world.step(which % live, count),
+                Operation::Begin { which } if live > 0 => world.begin(which % live),
                 Operation::Restart { which } if live > 0 => world.restart(which % live),
                 Operation::Retire { which, keep } if live > 0 => world.retire(which % live, keep),
                 _ => {}
@@ -203,7 +284,7 @@ fn sizes() -> Sizes {
         block_tokens: 1,
         budget_tokens: 400,
         grid: None,
-        alike: false,
+        growth: Growth::Own,
     }
 }
 
@@ -222,7 +303,8 @@ fn a_finished_conversation_is_taken_up_again_without_a_copy() {
 
 #[test]
 fn where_rows_are_alike_a_long_one_takes_the_place_of_several_short_ones() {
-    let budget = Sizes { row_tokens: 1024, budget_tokens: 4 * 512, alike: true, ..sizes() };
+    let budget =
+        Sizes { row_tokens: 1024, budget_tokens: 4 * 512, growth: Growth::Alike, ..sizes() };
     let mut world = World::new(Sizes { max_live: 1, ..budget });
     let prompt = |first: u32, length: u32| (first..first + length).collect::<Vec<u32>>();
     for first in [0, 1000, 2000] {
@@ -290,8 +372,41 @@ fn what_rejected_draft_tokens_wrote_is_freed_with_the_sequence() {
     world.admit((0..60).collect(), 0);
     // Three more than there are.
     world.step(0, 63);
-    let written = |world: &World| world.memory.0.iter().map(|slot| slot.written).sum::<usize>();
+    let written = |world: &World| world.memory.slots.iter().map(|slot| slot.written).sum::<usize>();
     assert_eq!(written(&world), 63);
     world.retire(0, true);
     assert_eq!(written(&world), 60);
+}
+
+#[test]
+fn what_sequences_have_in_common_takes_memory_once() {
+    let shared = Sizes {
+        rows: 9,
+        max_live: 8,
+        row_tokens: 3000,
+        block_tokens: 64,
+        // Twice the memory of one.
+        budget_tokens: 4096,
+        growth: Growth::Shared,
+        ..sizes()
+    };
+    let prompt = |number: u32| -> Vec<u32> {
+        (0..2000).chain((0..20).map(|index| 10_000 + 100 * number + index)).collect()
+    };
+    let mut world = World::new(shared);
+    world.admit(prompt(0), 0);
+    world.step(0, 2020);
+    for number in 1..8 {
+        world.admit(prompt(number), 0);
+        world.step(number as usize, 2020);
+    }
+    assert_eq!((world.cache.live(), world.cache.decoding()), (8, 8));
+    // 31 whole blocks in common, and one of each.
+    assert_eq!(world.cache.held_tokens(), (31 + 8) * 64);
+    assert_eq!(world.memory.blocks.held(), 31 + 8);
+    // Of other growth only one fits.
+    let mut world = World::new(Sizes { growth: Growth::Own, ..shared });
+    world.admit(prompt(0), 0);
+    world.step(0, 2020);
+    assert!(world.cache.admit(&prompt(1), usize::MAX, 0).is_none());
 }

@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use serde_json::Value;
 
 use super::*;
+use phi4d_model::blocks::{self, Blocks, Full};
 use phi4d_model::{
     KvGrowth, LoadOptions, Loaded, Logits, ModelLimits, Provider, Rotary, RunError, Runner,
     WeightsMemory, load,
@@ -81,12 +82,30 @@ fn greedy_tokens_are_the_plain_export_s_alone_and_together() {
     }
 }
 
+/// Blocks that there are, and no more.
+struct Budget(usize);
+
+impl blocks::Memory for Budget {
+    type Error = Full;
+
+    fn grow(&mut self, blocks: usize) -> Result<usize, Full> {
+        if blocks <= self.0 { Ok(blocks) } else { Err(Full { blocks: self.0, tokens: 16 }) }
+    }
+
+    fn copy(&mut self, _from: usize, _to: usize) -> Result<(), Full> {
+        Ok(())
+    }
+
+    fn release(&mut self, _block: usize) {}
+}
+
 /// The runner as it is where its blocks are a device's: there are so many and no more.
 struct Strict {
     inner: Box<dyn Runner>,
     limits: ModelLimits,
-    /// Positions of each slot that have been written to, or copied, and were not given back.
-    written: Vec<usize>,
+    /// What each slot has written to, or copied, and not given back.
+    held: Blocks,
+    there: Budget,
 }
 
 impl Strict {
@@ -94,16 +113,12 @@ impl Strict {
         let mut limits = inner.limits().clone();
         let budget_bytes = blocks * limits.kv_block_tokens * limits.kv_bytes_per_token;
         limits.kv_growth = KvGrowth::Blocks { budget_bytes };
-        Self { written: vec![0; limits.slots], inner, limits }
+        let held = Blocks::new(limits.slots, 0, limits.kv_block_tokens);
+        Self { held, there: Budget(blocks), inner, limits }
     }
 
-    fn write(&mut self, slot: usize, end: usize) {
-        self.written[slot] = self.written[slot].max(end);
-        let block = self.limits.kv_block_tokens;
-        let used: usize = self.written.iter().map(|end| end.div_ceil(block)).sum();
-        let there = self.limits.kv_growth.device_bytes().unwrap()
-            / (block * self.limits.kv_bytes_per_token);
-        assert!(used <= there, "{used} of {there} blocks");
+    fn write(&mut self, slot: usize, past: usize, end: usize) {
+        self.held.reach(&mut self.there, slot, past, end).unwrap();
     }
 }
 
@@ -123,7 +138,7 @@ impl Runner for Strict {
         tokens: &[u32],
         rows: usize,
     ) -> Result<Logits<'_>, RunError> {
-        self.write(slot, past + tokens.len());
+        self.write(slot, past, past + tokens.len());
         self.inner.prefill(slot, past, tokens, rows)
     }
 
@@ -134,19 +149,18 @@ impl Runner for Strict {
         past: &[usize],
     ) -> Result<Logits<'_>, RunError> {
         for (slot, &past) in (first..).zip(past) {
-            self.write(slot, past + 1);
+            self.write(slot, past, past + 1);
         }
         self.inner.decode(first, tokens, past)
     }
 
     fn swap(&mut self, slots: [usize; 2], tokens: [usize; 2]) {
-        self.written.swap(slots[0], slots[1]);
+        self.held.swap(slots);
         self.inner.swap(slots, tokens);
     }
 
     fn copy(&mut self, from: usize, to: usize, tokens: usize) {
-        self.written[to] = 0;
-        self.write(to, tokens);
+        self.held.share(&mut self.there, from, to, tokens);
         self.inner.copy(from, to, tokens);
     }
 
@@ -159,7 +173,7 @@ impl Runner for Strict {
     }
 
     fn release(&mut self, slot: usize, keep: usize) {
-        self.written[slot] = self.written[slot].min(keep);
+        self.held.release(&mut self.there, slot, keep);
         self.inner.release(slot, keep);
     }
 }

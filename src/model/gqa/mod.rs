@@ -83,7 +83,7 @@ fn limits(source: &Source, layout: &Layout, options: &LoadOptions) -> ModelLimit
         kv_bytes_per_token: layout.token_bytes(),
         kv_block_tokens: BLOCK,
         rotary_switch: source.rotary_switch,
-        kv_growth: KvGrowth::Own,
+        kv_growth: KvGrowth::Shared,
         width_invariant: false,
         mixed_steps: true,
     }

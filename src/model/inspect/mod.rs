@@ -124,6 +124,7 @@ impl Export {
         let mut kv_bytes_per_token = usize::try_from(self.kv_bytes_per_token).unwrap_or(usize::MAX);
         let position_bytes = (kv_bytes_per_token / tensors.max(1)).max(1);
         let mut block_tokens = page_bytes().div_ceil(position_bytes);
+        let mut kv_growth = if self.blocks.is_some() { KvGrowth::Shared } else { KvGrowth::Own };
         if self.own_attention && options.own_attention().is_some() && !on_device {
             let layout = Layout {
                 layers: self.model.layers,
@@ -132,6 +133,7 @@ impl Export {
                 kind: options.kv_cache_type,
             };
             (kv_bytes_per_token, block_tokens) = (layout.token_bytes(), BLOCK);
+            kv_growth = KvGrowth::Shared;
         }
         let mut limits = ModelLimits {
             vocab_size: self.model.vocabulary,
@@ -142,7 +144,7 @@ impl Export {
             kv_bytes_per_token,
             kv_block_tokens: self.blocks.map_or(block_tokens, |blocks| blocks.tokens),
             rotary_switch: self.rotary.as_ref().map(|choice| choice.short_tokens),
-            kv_growth: KvGrowth::Own,
+            kv_growth,
             width_invariant: false,
             mixed_steps: false,
         };

@@ -1,18 +1,25 @@
 //! Which blocks of the cache hold which positions of a slot: pure book-keeping over a [`Memory`].
 //!
 //! Slots share blocks: copying a prefix only adds a holder to its blocks. A slot that writes into a
-//! shared block gets a copy of its own first (copy on write).
+//! shared block gets a copy of its own first (copy on write). Runners keep their blocks by it, and the engine
+//! counts by it what they will hold.
 
 /// The memory of the blocks.
-pub(crate) trait Memory {
+pub trait Memory {
     /// Why something could not be done.
     type Error: From<Full>;
 
     /// Makes memory for `blocks` blocks at least; those that are there keep what they hold.
     /// Returns for how many there is memory now. If that fails, all stays as it is.
+    ///
+    /// # Errors
+    /// If there is no memory for so many.
     fn grow(&mut self, blocks: usize) -> Result<usize, Self::Error>;
 
     /// Copies a whole block to another.
+    ///
+    /// # Errors
+    /// If the memory can't be copied.
     fn copy(&mut self, from: usize, to: usize) -> Result<(), Self::Error>;
 
     /// Nobody holds the block any more.
@@ -22,16 +29,16 @@ pub(crate) trait Memory {
 /// All blocks are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the cache's {blocks} blocks of {tokens} tokens are all taken")]
-pub(crate) struct Full {
+pub struct Full {
     /// Blocks there are.
-    pub(crate) blocks: usize,
+    pub blocks: usize,
     /// Positions in each.
-    pub(crate) tokens: usize,
+    pub tokens: usize,
 }
 
 /// The blocks of each slot.
 #[derive(Debug)]
-pub(crate) struct Blocks {
+pub struct Blocks {
     /// Positions in a block.
     tokens: usize,
     /// For each slot, its blocks in order of positions.
@@ -44,7 +51,8 @@ pub(crate) struct Blocks {
 
 impl Blocks {
     /// `blocks` free blocks of `tokens` positions, for so many slots.
-    pub(crate) fn new(slots: usize, blocks: usize, tokens: usize) -> Self {
+    #[must_use]
+    pub fn new(slots: usize, blocks: usize, tokens: usize) -> Self {
         Self {
             tokens: tokens.max(1),
             slots: vec![Vec::new(); slots],
@@ -54,17 +62,32 @@ impl Blocks {
     }
 
     /// The blocks of `slot`.
-    pub(crate) fn of(&self, slot: usize) -> &[usize] {
+    #[must_use]
+    pub fn of(&self, slot: usize) -> &[usize] {
         &self.slots[slot]
     }
 
+    /// How many blocks there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.holders.len()
+    }
+
     /// How many blocks nobody holds.
-    pub(crate) fn free(&self) -> usize {
+    #[must_use]
+    pub fn free(&self) -> usize {
         self.free.len()
     }
 
+    /// How many blocks any slot holds.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.count() - self.free()
+    }
+
     /// Whether nobody holds `block`.
-    pub(crate) fn is_free(&self, block: usize) -> bool {
+    #[must_use]
+    pub fn is_free(&self, block: usize) -> bool {
         self.holders[block] == 0
     }
 
@@ -73,7 +96,7 @@ impl Blocks {
     /// # Errors
     /// If no block is left and there is no memory for more, or a shared block can't be copied. What
     /// slots hold before `past` stays as it is.
-    pub(crate) fn reach<M: Memory>(
+    pub fn reach<M: Memory>(
         &mut self,
         memory: &mut M,
         slot: usize,
@@ -82,7 +105,7 @@ impl Blocks {
     ) -> Result<(), M::Error> {
         let (first, count) = (past / self.tokens, end.div_ceil(self.tokens));
         // All memory is asked for first: if it is missing, no block has changed hands.
-        self.provide(memory, self.wanted(slot, first, count))?;
+        self.provide(memory, self.wanted(slot, past, end))?;
         for index in first..count.min(self.slots[slot].len()) {
             let shared = self.slots[slot][index];
             if self.holders[shared] == 1 {
@@ -103,19 +126,23 @@ impl Blocks {
         Ok(())
     }
 
+    /// Free blocks that [`Blocks::reach`] takes for the same positions.
+    #[must_use]
+    pub fn wanted(&self, slot: usize, past: usize, end: usize) -> usize {
+        let (first, count) = (past / self.tokens, end.div_ceil(self.tokens));
+        let held = &self.slots[slot];
+        let there = held.iter().take(count).skip(first);
+        let shared = there.filter(|&&block| self.holders[block] > 1).count();
+        shared + count.saturating_sub(held.len())
+    }
+
     /// Exchanges the blocks of two slots.
-    pub(crate) fn swap(&mut self, [a, b]: [usize; 2]) {
+    pub fn swap(&mut self, [a, b]: [usize; 2]) {
         self.slots.swap(a, b);
     }
 
     /// Gives slot `to` the first `tokens` positions of slot `from`, in place of its own.
-    pub(crate) fn share<M: Memory>(
-        &mut self,
-        memory: &mut M,
-        from: usize,
-        to: usize,
-        tokens: usize,
-    ) {
+    pub fn share<M: Memory>(&mut self, memory: &mut M, from: usize, to: usize, tokens: usize) {
         self.release(memory, to, 0);
         let count = tokens.div_ceil(self.tokens).min(self.slots[from].len());
         // The last block may hold tokens past `tokens`; they are copied or overwritten on the first
@@ -128,7 +155,7 @@ impl Blocks {
     }
 
     /// Gives back the blocks of `slot` that hold nothing before position `keep`.
-    pub(crate) fn release<M: Memory>(&mut self, memory: &mut M, slot: usize, keep: usize) {
+    pub fn release<M: Memory>(&mut self, memory: &mut M, slot: usize, keep: usize) {
         let count = keep.div_ceil(self.tokens).min(self.slots[slot].len());
         for block in self.slots[slot].split_off(count) {
             self.holders[block] -= 1;
@@ -137,14 +164,6 @@ impl Blocks {
                 memory.release(block);
             }
         }
-    }
-
-    /// Free blocks that it takes to make blocks `first..count` of `slot` its own.
-    fn wanted(&self, slot: usize, first: usize, count: usize) -> usize {
-        let held = &self.slots[slot];
-        let there = held.iter().take(count).skip(first);
-        let shared = there.filter(|&&block| self.holders[block] > 1).count();
-        shared + count.saturating_sub(held.len())
     }
 
     /// Makes sure that `wanted` blocks are free.

@@ -261,7 +261,7 @@ fn plan(source: &Source, kv: TensorElementType, options: &LoadOptions) -> (Model
         kv_bytes_per_token: sizes.tensors * sizes.position_bytes(),
         kv_block_tokens: tokens,
         rotary_switch: source.rotary_switch,
-        kv_growth: KvGrowth::Own,
+        kv_growth: KvGrowth::Shared,
         width_invariant: false,
         mixed_steps: false,
     };
