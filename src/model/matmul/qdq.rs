@@ -143,10 +143,9 @@ fn block(
         match attribute(bytes)? {
             (b"axis", value) => axis = value.unwrap_or(0).cast_signed(),
             (b"block_size", value) => block = value.unwrap_or(0),
-            // The type of what it makes: the scales' or, the same here, single precision.
-            (b"output_dtype", value) if matches!(value, None | Some(0 | FLOAT)) => {}
-            // Of no effect on weights of these types.
-            (b"saturate", _) => {}
+            // The type of what it makes is the scales', or single precision, which is the same here. `saturate` has no
+            // effect on weights of these types.
+            (b"output_dtype", None | Some(0 | FLOAT)) | (b"saturate", _) => {}
             _ => return Ok(Err("it has an attribute that phi4d does not know")),
         }
     }

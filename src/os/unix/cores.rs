@@ -38,8 +38,8 @@ fn capacities(devices: &Path, cpus: impl Iterator<Item = usize>) -> Option<Vec<u
         let folder = devices.join(format!("system/cpu/cpu{cpu}"));
         let siblings =
             std::fs::read_to_string(folder.join("topology/thread_siblings_list")).ok()?;
-        let told = std::fs::read_to_string(folder.join("cpu_capacity")).ok();
-        let capacity = told.and_then(|text| text.trim().parse().ok()).unwrap_or(match &fast {
+        let named = std::fs::read_to_string(folder.join("cpu_capacity")).ok();
+        let capacity = named.and_then(|text| text.trim().parse().ok()).unwrap_or(match &fast {
             Some(fast) if !fast.contains(&cpu) => EFFICIENT,
             _ => FULL,
         });
