@@ -13,6 +13,10 @@
     reason = "tests may stop where something is wrong"
 )]
 
+mod isa;
+
+pub use isa::isa;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd as _;
@@ -94,11 +98,6 @@ pub fn connect_from(source: Ipv4Addr, to: SocketAddr) -> TcpStream {
     let stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream
-}
-
-/// The variable that forces an instruction set, if these tests run with it.
-pub fn isa() -> Option<(&'static str, String)> {
-    std::env::var("PHI4D_ISA").ok().map(|set| ("PHI4D_ISA", set))
 }
 
 /// How a daemon under test is started.

@@ -2,7 +2,7 @@
 //!
 //! `tests/exports/setup` makes the folders; without it these tests are skipped, unless `REAL_MODEL` is
 //! `required`.
-#![expect(clippy::print_stderr, reason = "tests say why they are skipped")]
+#![allow(clippy::print_stderr, reason = "tests say why they are skipped")]
 
 use std::path::{Path, PathBuf};
 

@@ -165,7 +165,7 @@ mod tests {
             let mut drawn = |count: usize| -> Vec<u8> {
                 let mut draw = || {
                     state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                    (state >> 40) as u8
+                    state.to_be_bytes()[2]
                 };
                 (0..count).map(|_| draw()).collect()
             };
