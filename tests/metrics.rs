@@ -1,6 +1,12 @@
 //! `/metrics` of the real daemon: the endpoint picker's gauges under a scripted load, and that what
 //! dashboards and alerts ask for is there.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::cast_precision_loss,
+    reason = "a test"
+)]
 
 use std::collections::BTreeSet;
 
@@ -127,4 +133,44 @@ fn the_dashboard_and_the_alerts_ask_for_metrics_that_are_there() {
             asked.iter().filter(|name| !names.contains(name.as_str())).collect();
         assert!(missing.is_empty(), "{file} asks for {missing:?}");
     }
+}
+
+/// What conversations have in common, as a system prompt, is in the cache once: eight of them run in memory for
+/// fewer tokens than they have, and the gauges count it once.
+#[test]
+fn eight_conversations_over_one_system_prompt_hold_its_blocks_once() {
+    const SYSTEM: u64 = 2000;
+    // 1 KiB a token. Without shared blocks seven would fit; with them all, up to the end of their answers.
+    let memory = ["--kv-cache-bytes", "16777216", "--slots", "8", "--slow-client-timeout-s", "600"];
+    let daemon = Setup::new().with(&memory).start();
+    let client = daemon.unix();
+    let capacity = Page::of(&client).value("phi4d_kv_cache_capacity_tokens");
+    assert_eq!(capacity, 16384.0, "the KV cache has another size of token");
+    let prompt = |number: u64| -> Vec<u64> {
+        let system = (0..SYSTEM).map(|index| 20 + index * index % 700);
+        system.chain((0..20).map(|index| 20 + (number * 31 + index * 7) % 700)).collect()
+    };
+    let first = client.post("/v1/completions", &json!({ "prompt": prompt(0), "max_tokens": 1 }));
+    assert_eq!(first.status, 200, "{}", first.text());
+    // Nobody reads the answers, so their sequences stay in their slots.
+    let stream = |number: u64| {
+        let body = json!({
+            "prompt": prompt(number), "max_tokens": 1700, "ignore_eos": true, "stream": true, "temperature": 0,
+            "logprobs": 5,
+        });
+        let json = [("Content-Type", "application/json")];
+        client.send("POST", "/v1/completions", &json, body.to_string().as_bytes())
+    };
+    let _streams: Vec<Connection> = (1..=8).map(stream).collect();
+    let page = wait_for("eight that generate", || {
+        let page = Page::of(&client);
+        let all_run = page.gauges() == (8.0, 0.0, page.gauges().2);
+        (all_run && page.value("phi4d_generation_tokens_total") > 16.0).then_some(page)
+    });
+    assert_eq!(page.value("phi4d_preemptions_total"), 0.0);
+    // Each has blocks of its own for what is not in common and for its answer.
+    let generated = page.value("phi4d_generation_tokens_total");
+    let held = page.value("phi4d_kv_cache_tokens");
+    let most = SYSTEM as f64 + generated + 9.0 * (20.0 + 2.0 * 64.0);
+    assert!((SYSTEM as f64..most).contains(&held), "{held} of at most {most}");
 }
