@@ -2,7 +2,7 @@
 //!
 //! `tests/exports/setup` makes the folders; without it these tests are skipped, unless `REAL_MODEL` is
 //! `required`. The forms' logits are compared in `src/model/matmul/exports_tests.rs`.
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "an end-to-end test")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "an end-to-end test")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -84,7 +84,7 @@ pub(super) async fn unwanted(
         }
         tokio::time::sleep(limit - idle).await;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 #[cfg(test)]

@@ -116,6 +116,9 @@ impl std::fmt::Debug for Inner {
     }
 }
 
+/// The token ids of a request's texts, and how many they are together.
+type Tokenised = (Vec<Vec<u32>>, usize);
+
 impl Embedder {
     /// Loads the tokenizer of `model`'s folder and starts the thread that owns `model`. Texts are
     /// tokenised by `pool`.
@@ -207,7 +210,7 @@ impl Embedder {
         let tokenizer = Arc::clone(&self.0.tokenizer);
         let mut inputs = inputs.into_iter().enumerate();
         let (mut texts, mut tokens) = (Vec::new(), 0_usize);
-        let mut read = move || -> Result<Option<(Vec<Vec<u32>>, usize)>, GenerateError> {
+        let mut read = move || -> Result<Option<Tokenised>, GenerateError> {
             let mut bytes = 0;
             for (index, input) in inputs.by_ref() {
                 bytes += input.bytes();
