@@ -23,7 +23,8 @@ const PASS: &str =
 /// Holds a Unix socket and a TCP port, and starts the daemon when a connection waits in one of them. Each
 /// daemon must end by itself, with code 0 and without leaving a process.
 pub(super) struct Activator {
-    pub(super) setup: Setup,
+    /// Its folder has the sockets.
+    _setup: Setup,
     address: SocketAddr,
     path: PathBuf,
     shared: Arc<Shared>,
@@ -56,7 +57,7 @@ impl Activator {
         let thread = std::thread::spawn(move || {
             activate(command, &[unix.into(), tcp.into()], &kept);
         });
-        Self { setup, address, path, shared, thread: Some(thread) }
+        Self { _setup: setup, address, path, shared, thread: Some(thread) }
     }
 
     pub(super) fn unix(&self) -> Client {
