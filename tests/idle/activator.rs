@@ -23,7 +23,7 @@ const PASS: &str =
 /// Holds a Unix socket and a TCP port, and starts the daemon when a connection waits in one of them. Each
 /// daemon must end by itself, with code 0 and without leaving a process.
 pub(super) struct Activator {
-    /// Its folder holds the sockets.
+    /// Its folder has the sockets.
     _setup: Setup,
     address: SocketAddr,
     path: PathBuf,
