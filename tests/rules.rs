@@ -160,9 +160,30 @@ const CLAIMS: &[(&str, &str, &str)] = &[
         "tests/real_model.rs::reproducible_answers_are_equal_cold_warm_together_streamed_preempted_and_restarted",
     ),
     (
+        "src/settings/table.rs",
+        "Answers stay the same where phi4d's own kernels run all of the model",
+        "tests/real_model.rs::answers_are_equal_cold_warm_together_streamed_preempted_restarted_and_speculated",
+    ),
+    (
+        "src/settings/table.rs",
+        "Where phi4d's own kernels run the attention and all matmuls, that holds anyway",
+        "tests/mixed_load.rs::every_answer_in_a_random_mix_is_the_one_given_alone",
+    ),
+    (
+        "docs/tuning.md",
+        "equal requests get equal answers, bit for bit, without a setting: alone or beside others, from cached \
+         prefixes, streamed or not, after a preemption or a restart, and with speculative decoding",
+        "tests/real_model.rs::answers_are_equal_cold_warm_together_streamed_preempted_restarted_and_speculated",
+    ),
+    (
         "docs/tuning.md",
         "A prefix that several sequences have in common is in the cache once",
         "tests/metrics.rs::eight_conversations_over_one_system_prompt_hold_its_blocks_once",
+    ),
+    (
+        "ARCHITECTURE.md",
+        "With own attention and matmuls answers are the same as without",
+        "tests/real_model.rs::answers_are_equal_cold_warm_together_streamed_preempted_restarted_and_speculated",
     ),
     (
         "docs/tuning.md",
