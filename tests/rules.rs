@@ -193,11 +193,6 @@ const CLAIMS: &[(&str, &str, &str)] = &[
     ),
     (
         "docs/tuning.md",
-        "A prefix that several sequences have in common is in the cache once",
-        "tests/metrics.rs::eight_conversations_over_one_system_prompt_hold_its_blocks_once",
-    ),
-    (
-        "docs/tuning.md",
         "the same tokens each time, bit for bit: with a cold or a warm cache, alone or beside others, \
          streamed or not, after a restart, and after a preemption",
         "tests/real_model.rs::reproducible_answers_are_equal_cold_warm_together_streamed_preempted_and_restarted",
