@@ -249,15 +249,24 @@ fn from_parts(
 }
 
 #[test]
-fn a_long_context_is_near_the_reference() {
-    let layout = Layout { layers: 1, kv_heads: 1, head_size: 64, kind: KvType::F16 };
+fn long_contexts_of_every_type_are_near_the_reference_and_equal_on_all_instruction_sets() {
     let mut numbers = Numbers(11);
-    let cached = Cached::new(layout, 20_000, &mut numbers);
-    let query = numbers.take(64);
-    for length in [1, 64, 65, 1023, 1024, 1025, 16_384, 20_000] {
-        let given = cached.attend(Choice::of_process().set(), 1, length - 1, &query);
-        for (given, expected) in given.iter().zip(reference(&query, &cached, length)) {
-            assert!((f64::from(*given) - expected).abs() < 1e-4, "{length}: {given} {expected}");
+    for kind in [KvType::F16, KvType::Int8, KvType::F32] {
+        let layout = Layout { layers: 1, kv_heads: 1, head_size: 64, kind };
+        let cached = Cached::new(layout, 20_000, &mut numbers);
+        let query = numbers.take(64);
+        for length in [1, 64, 65, 1023, 1024, 1025, 16_384, 19_999, 20_000] {
+            let given = cached.attend(InstructionSet::Scalar, 1, length - 1, &query);
+            for (given, expected) in given.iter().zip(reference(&query, &cached, length)) {
+                assert!(
+                    (f64::from(*given) - expected).abs() < 1e-4,
+                    "{length}: {given} {expected}"
+                );
+            }
+            for set in InstructionSet::available() {
+                let other = cached.attend(set, 1, length - 1, &query);
+                assert_eq!(bits(&other), bits(&given), "{} {length}", set.name());
+            }
         }
     }
 }
