@@ -2,7 +2,7 @@
 //
 //     attach.mjs URL
 import assert from "node:assert/strict";
-import { answering, ask, base, isFirefox, open, run } from "./browser.mjs";
+import { answering, ask, base, isFirefox, open, reload, run } from "./browser.mjs";
 
 const file = (name, content) => ({ name, mimeType: "application/octet-stream", buffer: Buffer.from(content) });
 
@@ -74,7 +74,7 @@ await run({
     assert.deepEqual(await page.$$eval(".message .file span:first-of-type", (all) => all.map((one) => one.textContent)), ["notes.md", "naïve.txt"]);
     assert.equal(await page.textContent(".said"), "What do they say?");
     // They stay with the question: in the next request, after a reload, and when it is edited.
-    await page.reload();
+    await reload(page);
     await page.waitForSelector(".message.assistant");
     await page.click('[aria-label="Edit the question"]');
     await page.fill(".rewrite", "And now?");

@@ -87,6 +87,25 @@ export async function open(page) {
   await page.waitForSelector("#model:not(:empty)");
 }
 
+/** Loads the page again once it has written what it was about to write, as a user does who takes a moment. */
+export async function reload(page) {
+  await page.evaluate(() => new Promise((resolve, reject) => {
+    const request = indexedDB.open("phi4d");
+    request.onerror = () => reject(request.error);
+    request.onsuccess = () => {
+      // It begins when the page's own writes, which were asked for before, have ended.
+      const transaction = request.result.transaction(["heads", "trees"], "readwrite");
+      transaction.objectStore("heads").count();
+      transaction.onabort = () => reject(transaction.error);
+      transaction.oncomplete = () => {
+        request.result.close();
+        resolve();
+      };
+    };
+  }));
+  await page.reload();
+}
+
 /** Sets parameters by their fields. */
 export async function set(page, fields) {
   await page.click("#tune");

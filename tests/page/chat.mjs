@@ -2,7 +2,7 @@
 //
 //     chat.mjs URL
 import assert from "node:assert/strict";
-import { answers, ask, base, ended, open, run, set } from "./browser.mjs";
+import { answers, ask, base, ended, open, reload, run, set } from "./browser.mjs";
 
 const QUESTION = "What is 12+7?";
 /** Fields by which the model goes on and on. */
@@ -128,7 +128,7 @@ await run({
       system: "Be brief.", temperature: "0,5", top_p: "0.9", max_tokens: "3", top_k: "7", seed: "-1",
       stop: "END\n###", reasoning_effort: "low", more: '{"min_tokens": 3}',
     });
-    await page.reload();
+    await reload(page);
     const bodies = watch(page);
     await ask(page, QUESTION);
     assert.deepEqual(bodies[0], {
@@ -167,7 +167,7 @@ await run({
     assert.deepEqual(await answers(page), before);
     await page.click('[aria-label="Next version"]');
     assert.deepEqual(await answers(page), [expected]);
-    await page.reload();
+    await reload(page);
     await page.waitForSelector(".message.assistant");
     assert.deepEqual(await answers(page), [expected], "the branch that was shown is shown again");
     await page.click('[aria-label="Previous version"]');
@@ -193,7 +193,7 @@ await run({
     await page.waitForSelector("#models:not([hidden])");
     assert.deepEqual(await page.$$eval("#models option", (all) => all.map((one) => one.textContent)), ["demo", "phi-4-mini (not loaded)"]);
     await page.selectOption("#models", "phi-4-mini");
-    await page.reload();
+    await reload(page);
     await page.waitForSelector("#models:not([hidden])");
     assert.equal(await page.$eval("#models", (select) => select.value), "phi-4-mini");
     const bodies = watch(page);

@@ -3,7 +3,7 @@
 //     keep.mjs URL
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
-import { answering, answers, ask, base, isFirefox, open, run } from "./browser.mjs";
+import { answering, answers, ask, base, isFirefox, open, reload, run } from "./browser.mjs";
 
 const titles = (page) => page.$$eval(".row .title", (all) => all.map((one) => one.textContent));
 const listed = (page, expected) => page.waitForFunction((expected) => (
@@ -41,7 +41,7 @@ const tests = {
     await page.click(".row .open >> nth=1");
     await page.waitForSelector(".message.assistant");
     assert.equal(await page.textContent(".said"), "First?");
-    await page.reload();
+    await reload(page);
     await page.waitForSelector(".message.assistant");
     assert.equal(await page.textContent(".said"), "First?");
     assert.equal(await page.getAttribute(".row.current .open", "aria-current"), "true");
@@ -76,7 +76,7 @@ const tests = {
     await page.keyboard.press("Escape");
     await ask(page, "And?");
     await listed(page, ["My name for it"]);
-    await page.reload();
+    await reload(page);
     await listed(page, ["My name for it"]);
   },
 
@@ -93,7 +93,7 @@ const tests = {
     await page.hover(".row >> nth=1");
     await page.click('.row [aria-label="Delete: First?"]');
     await listed(page, ["Second?"]);
-    await page.reload();
+    await reload(page);
     await listed(page, ["Second?"]);
   },
 
@@ -118,7 +118,7 @@ const tests = {
     let all = await kept();
     // The last answer may still be on its way to the database.
     while (all.length < 8) all = await kept();
-    await page.reload();
+    await reload(page);
     await page.waitForSelector(".message");
     for (const said of ["First?", "Continued?", "Here?", "There?"]) assert.ok(all.includes(said), `${all}`);
     assert.equal(all.length, 8);

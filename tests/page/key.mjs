@@ -2,7 +2,7 @@
 //
 //     key.mjs URL KEY
 import assert from "node:assert/strict";
-import { answers, ended, open, run, set } from "./browser.mjs";
+import { answers, ended, open, reload, run, set } from "./browser.mjs";
 
 const KEY = process.argv[3];
 const stored = (page) => page.evaluate(() => JSON.stringify([{ ...localStorage }, { ...sessionStorage }]));
@@ -31,7 +31,7 @@ await run({
     await ended(page);
     assert.equal((await answers(page)).length, 1);
     assert.ok(!(await stored(page)).includes(KEY));
-    await page.reload();
+    await reload(page);
     await page.fill("#question", "And now?");
     await page.press("#question", "Enter");
     await page.waitForSelector("#key[open]");
@@ -45,7 +45,7 @@ await run({
     await page.waitForFunction(() => document.querySelector(".message.assistant[data-state=done] .prose")?.textContent);
     const [lasting, passing] = JSON.parse(await stored(page));
     assert.ok(!JSON.stringify(lasting).includes(KEY) && JSON.stringify(passing).includes(KEY));
-    await page.reload();
+    await reload(page);
     await page.fill("#question", "And now?");
     await page.press("#question", "Enter");
     await page.waitForFunction(() => document.querySelectorAll(".message.assistant[data-state=done] .prose:not(:empty)").length === 2);

@@ -2,7 +2,7 @@
 //
 //     offline.mjs URL
 import assert from "node:assert/strict";
-import { answering, ask, base, faults, open, run } from "./browser.mjs";
+import { answering, ask, base, faults, open, reload, run } from "./browser.mjs";
 
 await run({
   async "the manifest says what a browser needs to install the page"(page) {
@@ -40,7 +40,7 @@ await run({
     await page.waitForSelector(".row");
     await page.unroute("**/v1/chat/completions");
     await context.setOffline(true);
-    await page.reload();
+    await reload(page);
     await page.waitForSelector(".message.assistant");
     assert.equal(await page.textContent(".assistant .prose"), "Kept.");
     await page.waitForFunction(() => document.getElementById("load-text").textContent === "no answer");
