@@ -5,13 +5,13 @@
 use std::arch::aarch64::{
     float32x4_t, int8x16_t, int32x4_t, vabsq_f32, vaddq_s32, vaddvq_s32, vandq_s32, vbslq_f32,
     vcgtq_f32, vcombine_s16, vcombine_s32, vcvt_f32_f16, vcvtnq_s32_f32, vcvtq_f32_s32, vdup_n_s32,
-    vdupq_n_f32, vdupq_n_s8, vdupq_n_s32, veorq_s8, vextq_s32, vfmaq_f32, vget_lane_s32,
-    vget_low_s8, vget_low_u16, vgetq_lane_s32, vld1_s32, vld1_u16, vld1q_f32, vld1q_s32,
-    vmaxvq_f32, vmlal_high_s8, vmlal_s8, vmovl_u8, vmovl_u16, vmovn_s16, vmovn_s32, vmull_high_s8,
-    vmull_s8, vmull_s16, vmulq_f32, vpadalq_s16, vpaddlq_s16, vpaddq_s32, vreinterpret_f16_u16,
+    vdupq_n_f32, vdupq_n_s8, vdupq_n_s32, veorq_s8, vfmaq_f32, vget_lane_s32, vget_low_s8,
+    vget_low_u16, vgetq_lane_s32, vld1_s32, vld1_u16, vld1q_f32, vld1q_s32, vmaxvq_f32,
+    vmlal_high_s8, vmlal_s8, vmovl_u8, vmovl_u16, vmovn_s16, vmovn_s32, vmull_high_s8, vmull_s8,
+    vmull_s16, vmulq_f32, vpadalq_s16, vpaddlq_s16, vpaddq_s32, vreinterpret_f16_u16,
     vreinterpret_s32_s8, vreinterpret_u8_s32, vreinterpretq_s8_s32, vreinterpretq_s16_s32,
     vreinterpretq_s32_s16, vreinterpretq_s32_u8, vreinterpretq_s32_u32, vreinterpretq_u8_s32,
-    vshrq_n_u8, vst1q_f32, vst1q_s32, vsubq_s32, vuzp1q_s32, vuzp2q_s32, vzip1q_s32, vzip2q_s32,
+    vshrq_n_u8, vst1q_f32, vst1q_s32, vsubq_s32,
 };
 use std::arch::asm;
 
