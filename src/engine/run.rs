@@ -289,7 +289,7 @@ impl Core {
         }
     }
 
-    /// Publishes the KV cache's use for [`Handle::stats`].
+    /// Publishes the KV cache's use for [`super::Handle::stats`].
     fn publish(&self) {
         let counters = &self.shared.counters;
         counters.kv_tokens.store(self.cache.held_tokens(), Ordering::Release);
