@@ -1,6 +1,6 @@
 //! Puts phi4d's own operator in the place of those matmuls that it does: int4 and int8 weights in blocks of
 //! 16 to 256, with zero points or without, activations rounded to int8. An export has them as `MatMulNBits`
-//! of accuracy level 4, or as `DequantizeLinear` and `MatMul` ([`qdq`]).
+//! of accuracy level 4, or as `DequantizeLinear` and `MatMul` ([`super::qdq`]).
 
 use super::qdq::{Fold, Folded};
 use super::quantised::{DOMAIN, OPERATOR, Quantised};

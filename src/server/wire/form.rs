@@ -105,7 +105,7 @@ pub(super) fn of(field: impl Into<String>, form: Form) -> Constraint {
 }
 
 /// A schema, as JSON or as text that spells it. Such a text is an object's before it is parsed, and no
-/// longer than a schema may be: [`measure`](crate::measure) has counted no other's values.
+/// longer than a schema may be: [`measure`](crate::memory::measure) has counted no other's values.
 pub(super) fn of_schema(field: &str, schema: Value) -> Result<Constraint, ApiError> {
     let refused = |shown: String| ApiError::invalid_value(field, shown, SCHEMA);
     let schema = match schema {
