@@ -142,9 +142,9 @@ fn the_openai_node_sdk() {
     });
 }
 
-/// Whether `told` is the object of two numbers that every client asks for.
-pub fn is_sum(told: &Value) -> bool {
-    let fields = told.as_object().unwrap();
+/// Whether `report` is the object of two numbers that every client asks for.
+pub fn is_sum(report: &Value) -> bool {
+    let fields = report.as_object().unwrap();
     let number = |name: &str| fields.get(name).and_then(Value::as_u64).is_some_and(|n| n < 100);
     fields.len() == 2 && number("a") && number("b")
 }
@@ -161,21 +161,24 @@ fn client(program: &str, name: &str, folder: &Path) -> Value {
         .env("LITELLM_LOCAL_MODEL_COST_MAP", "True")
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .current_dir(folder);
-    let told: Value = serde_json::from_str(&output(&mut command)).unwrap();
+    let report: Value = serde_json::from_str(&output(&mut command)).unwrap();
     for text in ["chat", "stream", "generated"] {
-        assert!(told.get(text).is_none_or(|found| *found == expected["chat"]), "{text}: {told}");
+        assert!(
+            report.get(text).is_none_or(|found| *found == expected["chat"]),
+            "{text}: {report}"
+        );
     }
     for call in ["call", "response_call"] {
-        assert!(told.get(call).is_none_or(|name| name == "add"), "{call}: {told}");
+        assert!(report.get(call).is_none_or(|name| name == "add"), "{call}: {report}");
     }
     let objects =
         ["arguments", "streamed_arguments", "form", "response_arguments", "response_form"];
     for object in objects {
-        assert!(told.get(object).is_none_or(is_sum), "{object}: {told}");
+        assert!(report.get(object).is_none_or(is_sum), "{object}: {report}");
     }
-    assert_eq!(told["arguments"], told["streamed_arguments"], "{told}");
+    assert_eq!(report["arguments"], report["streamed_arguments"], "{report}");
     daemon.wait_idle();
-    told
+    report
 }
 
 fn python_client(name: &str) -> Value {
@@ -194,8 +197,8 @@ fn the_anthropic_python_sdk() {
 
 #[test]
 fn the_ollama_python_package() {
-    let told = python_client("ollama_sdk.py");
-    assert_eq!((&told["error"], &told["after"]), (&json!(404), &json!(true)));
+    let report = python_client("ollama_sdk.py");
+    assert_eq!((&report["error"], &report["after"]), (&json!(404), &json!(true)));
 }
 
 #[test]
@@ -206,18 +209,18 @@ fn langchain() {
         .arg(script("langchain_more.py"))
         .arg(format!("http://{}", daemon.address()))
         .env("PYTHONDONTWRITEBYTECODE", "1");
-    let told: Value = serde_json::from_str(&output(&mut command)).unwrap();
-    has_texts_and_sums(&daemon, &told, (4, 9));
+    let report: Value = serde_json::from_str(&output(&mut command)).unwrap();
+    has_texts_and_sums(&daemon, &report, (4, 9));
 }
 
 /// The texts are those of a plain request, and the objects are of two numbers; as many as expected.
-pub fn has_texts_and_sums(daemon: &Daemon, told: &Value, (texts, sums): (usize, usize)) {
+pub fn has_texts_and_sums(daemon: &Daemon, report: &Value, (texts, sums): (usize, usize)) {
     let chat = daemon.tcp().chat(QUESTION, &json!({}));
     let text = &chat["choices"][0]["message"]["content"];
-    let entries = |name: &str| told[name].as_object().unwrap();
-    assert!(entries("texts").values().all(|found| found == text), "{text}: {told}");
-    assert!(entries("sums").values().all(is_sum), "{told}");
-    assert_eq!((entries("texts").len(), entries("sums").len()), (texts, sums), "{told}");
+    let entries = |name: &str| report[name].as_object().unwrap();
+    assert!(entries("texts").values().all(|found| found == text), "{text}: {report}");
+    assert!(entries("sums").values().all(is_sum), "{report}");
+    assert_eq!((entries("texts").len(), entries("sums").len()), (texts, sums), "{report}");
     daemon.wait_idle();
 }
 
@@ -237,8 +240,8 @@ fn litellms_router_goes_round_a_daemon_that_is_not_there() {
     command.arg(script("litellm_router.py")).current_dir(env!("CARGO_MANIFEST_DIR"));
     command.args([format!("http://{}", daemon.address()), format!("http://{gone}")]);
     command.env("LITELLM_LOCAL_MODEL_COST_MAP", "True").env("PYTHONDONTWRITEBYTECODE", "1");
-    let told: Value = serde_json::from_str(&output(&mut command)).unwrap();
-    assert_eq!(told, json!(vec!["19"; 8]));
+    let report: Value = serde_json::from_str(&output(&mut command)).unwrap();
+    assert_eq!(report, json!(vec!["19"; 8]));
 }
 
 #[test]
@@ -248,20 +251,20 @@ fn the_ai_sdks_default_provider_goes_on_for_three_turns() {
     command.arg(script("ai_sdk_turns.mjs")).arg(format!("http://{}", daemon.address()));
     let packages = installed("node_modules");
     command.current_dir(packages.parent().unwrap());
-    let told: Value = serde_json::from_str(&output(&mut command)).unwrap();
+    let report: Value = serde_json::from_str(&output(&mut command)).unwrap();
     // The second turn names the first answer, the third one both.
-    assert_eq!(told["references"], 3, "{told}");
-    let texts = told["texts"].as_array().unwrap();
-    assert!(texts.iter().all(|text| !text.as_str().unwrap().is_empty()), "{told}");
+    assert_eq!(report["references"], 3, "{report}");
+    let texts = report["texts"].as_array().unwrap();
+    assert!(texts.iter().all(|text| !text.as_str().unwrap().is_empty()), "{report}");
     // By the id of the response before it, the same conversation.
-    assert_eq!(told["next"], texts[2], "{told}");
+    assert_eq!(report["next"], texts[2], "{report}");
 }
 
 #[test]
 fn the_ai_sdk_for_node() {
     let packages = installed("node_modules");
-    let told = client("venv/bin/node", "ai_sdk.mjs", packages.parent().unwrap());
-    assert_eq!(told["error"], 404);
+    let report = client("venv/bin/node", "ai_sdk.mjs", packages.parent().unwrap());
+    assert_eq!(report["error"], 404);
 }
 
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,\

@@ -42,8 +42,8 @@ fn framework(name: &str, expected: (usize, usize)) {
     let daemon = Setup::new().with(&["--model-aliases", "*"]).start();
     let mut command = program("python", daemon.setup.folder.path());
     command.arg(script(name)).arg(format!("http://{}", daemon.address()));
-    let told: Value = serde_json::from_str(&output(&mut command)).unwrap();
-    has_texts_and_sums(&daemon, &told, expected);
+    let report: Value = serde_json::from_str(&output(&mut command)).unwrap();
+    has_texts_and_sums(&daemon, &report, expected);
 }
 
 #[test]
