@@ -91,7 +91,7 @@ restart() {
 # A drop-in of the service for a while.
 settings_for_test() {
     mkdir -p /run/systemd/system/phi4d.service.d
-    printf '[Service]\n%s\n' "$@" >/run/systemd/system/phi4d.service.d/test.conf
+    printf '%s\n' '[Service]' "$@" >/run/systemd/system/phi4d.service.d/test.conf
     systemctl daemon-reload
 }
 no_settings_for_test() {
