@@ -43,6 +43,7 @@ const STOP_MARGIN: Duration = Duration::from_secs(5);
 
 pub(super) fn run(arguments: &SettingsArgs) -> Result<(), Fatal> {
     let resolved = arguments.resolve(&["model"])?;
+    check_address_space()?;
     // Before any thread, and before seccomp forbids starting programs.
     let forms = start_forms();
     start::start_log(&resolved)?;
@@ -55,6 +56,25 @@ pub(super) fn run(arguments: &SettingsArgs) -> Result<(), Fatal> {
     });
     let runtime = threads::warm_runtime(CONNECTION_THREADS)?;
     runtime.block_on(serve(arguments, &resolved, forms))
+}
+
+/// What the program, ONNX Runtime and the threads take of a limited address space, before any model. With less,
+/// C++ and the C library end the process as they like when an allocation fails.
+const LEAST_ADDRESS_SPACE: u64 = 640 << 20;
+
+fn check_address_space() -> Result<(), Fatal> {
+    match os::address_space() {
+        Some(limit) if limit < LEAST_ADDRESS_SPACE => {
+            let source = std::io::Error::other(format!(
+                "the address space is limited to {} MiB (RLIMIT_AS), and at least {} MiB are needed beside the \
+                 model's memory",
+                limit >> 20,
+                LEAST_ADDRESS_SPACE >> 20
+            ));
+            Err(Fatal::System { action: "start", source })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Where grammars are compiled: processes forked by a helper on Unix, threads elsewhere.

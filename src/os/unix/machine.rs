@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 
 /// Bytes that this process can take without swapping or running into its cgroup's limit.
 ///
@@ -101,6 +101,13 @@ pub fn room_for_connections() -> io::Result<usize> {
     let limit = if raised { hard } else { soft };
     let room = limit.saturating_sub(KEPT.min(limit / 2)).max(1);
     Ok(usize::try_from(room).unwrap_or(usize::MAX))
+}
+
+/// Bytes of address space that the process may take, if that is limited.
+#[must_use]
+pub fn address_space() -> Option<u64> {
+    let (soft, _) = getrlimit(Resource::RLIMIT_AS).ok()?;
+    (soft != RLIM_INFINITY).then_some(soft)
 }
 
 #[cfg(test)]

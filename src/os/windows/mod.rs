@@ -29,6 +29,12 @@ pub fn room_for_connections() -> io::Result<usize> {
     Ok(usize::MAX)
 }
 
+/// Bytes of address space that the process may take: there is no such limit.
+#[must_use]
+pub fn address_space() -> Option<u64> {
+    None
+}
+
 /// Standard error.
 ///
 /// # Errors
