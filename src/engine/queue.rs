@@ -85,10 +85,22 @@ impl<J> Queue<J> {
         self.callers.push_front((caller, jobs));
     }
 
-    /// Takes the next job that `fits`, and ends its caller's turn. Jobs before it were passed over; `None`
-    /// if nothing fits, or what does may not pass.
-    pub fn take(&mut self, now: Instant, mut fits: impl FnMut(&J) -> bool) -> Option<J> {
-        let (place, index) = self.find(now, &mut fits)?;
+    /// Jobs that may be changed, by caller. Their tickets stay as they are.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut J> {
+        self.callers
+            .iter_mut()
+            .flat_map(|(_, jobs)| jobs.iter_mut().map(|waiting| &mut waiting.job))
+    }
+
+    /// Takes the next job that `fits` of the callers that `may` have a turn, and ends its caller's turn. Their
+    /// jobs before it were passed over; `None` if nothing fits, or what does may not pass.
+    pub fn take(
+        &mut self,
+        now: Instant,
+        may: impl Fn(CallerId) -> bool,
+        mut fits: impl FnMut(&J) -> bool,
+    ) -> Option<J> {
+        let (place, index) = self.find(now, &may, &mut fits)?;
         let (caller, mut jobs) = self.callers.remove(place)?;
         let waiting = jobs.remove(index);
         // Behind the others, and dropped when it has no more jobs: callers come and go without end. Callers
@@ -100,10 +112,16 @@ impl<J> Queue<J> {
     }
 
     /// The place of the caller and of its job that is next of those that fit. Counts whom it overtakes.
-    fn find(&mut self, now: Instant, fits: &mut dyn FnMut(&J) -> bool) -> Option<(usize, usize)> {
+    fn find(
+        &mut self,
+        now: Instant,
+        may: &dyn Fn(CallerId) -> bool,
+        fits: &mut dyn FnMut(&J) -> bool,
+    ) -> Option<(usize, usize)> {
         let mut passed = Vec::new();
         let mut found = None;
-        'search: for (place, (_, jobs)) in self.callers.iter().enumerate() {
+        let callers = self.callers.iter().enumerate();
+        'search: for (place, (_, jobs)) in callers.filter(|(_, (caller, _))| may(*caller)) {
             for index in Self::ranked(jobs, now) {
                 if fits(&jobs[index].job) {
                     found = Some((place, index));
@@ -164,7 +182,7 @@ mod tests {
     }
 
     fn drain(queue: &mut Queue<u32>, now: Instant) -> Vec<u32> {
-        std::iter::from_fn(|| queue.take(now, |_| true)).collect()
+        std::iter::from_fn(|| queue.take(now, |_| true, |_| true)).collect()
     }
 
     #[test]
@@ -221,14 +239,14 @@ mod tests {
         queue.push(ticket(1, 0, now), 1);
         queue.push(ticket(2, 0, now), 2);
         // Of the caller whose turn it is first.
-        assert_eq!(queue.take(now, |&job| job < 1000), Some(1));
-        assert_eq!(queue.take(now, |&job| job < 1000), Some(2));
+        assert_eq!(queue.take(now, |_| true, |&job| job < 1000), Some(1));
+        assert_eq!(queue.take(now, |_| true, |&job| job < 1000), Some(2));
         for job in 1..OVERTAKEN {
             queue.push(ticket(3, 0, now), job);
-            assert_eq!(queue.take(now, |&job| job < 1000), Some(job));
+            assert_eq!(queue.take(now, |_| true, |&job| job < 1000), Some(job));
         }
         queue.push(ticket(3, 0, now), 500);
-        assert_eq!(queue.take(now, |&job| job < 1000), None);
+        assert_eq!(queue.take(now, |_| true, |&job| job < 1000), None);
         assert_eq!(drain(&mut queue, now), [1000, 500]);
     }
 
@@ -248,7 +266,8 @@ mod tests {
             while left > 0 {
                 queue.push(ticket(caller, 0, now), false);
                 // While nothing small starts, what runs ends, and the large ones fit.
-                let job = queue.take(now, |&large| !large).or_else(|| queue.take(now, |_| true));
+                let small = queue.take(now, |_| true, |&large| !large);
+                let job = small.or_else(|| queue.take(now, |_| true, |_| true));
                 left -= usize::from(job == Some(true));
                 starts += 1;
                 prop_assert!(starts <= (OVERTAKEN as usize + 2) * larger.len());
@@ -265,7 +284,7 @@ mod tests {
                 queue.push(ticket(caller, priority, now), index);
             }
             let mut seen = Vec::new();
-            while let Some(job) = queue.take(now, |_| true) {
+            while let Some(job) = queue.take(now, |_| true, |_| true) {
                 seen.push((jobs[job].0, job));
             }
             let mut all: Vec<usize> = seen.iter().map(|&(_, job)| job).collect();

@@ -1,6 +1,7 @@
 //! The engine's thread: accepts jobs, gives them slots, plans steps and ends sequences. Its steps are in
 //! [`super::step`].
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -15,11 +16,11 @@ use super::message::{JobError, Live, State};
 use super::options::Options;
 use super::pace::{Aims, Pace};
 use super::persist;
-use super::queue::Queue;
+use super::queue::{Queue, Ticket};
 use super::sampler::Scratch;
 use super::scheduler::{Budget, Scheduler};
 use super::sequence::Sequence;
-use phi4d_door::{End, SubmitError};
+use phi4d_door::{CallerId, End, SubmitError};
 use phi4d_model::{ModelLimits, Rotary, Runner};
 
 /// How long to wait before checking again whether a paused sequence's receiver has room. The channel
@@ -317,51 +318,87 @@ impl Core {
 
 /// Which sequences have slots and memory: admission and preemption.
 impl Core {
-    /// Gives slots to waiting sequences, in the queue's order, as long as any fits.
+    /// Gives slots to waiting sequences, in the queue's order, as long as any fits. Callers that have no slot
+    /// come first, and do not wait for the ends of others' sequences: those that have several give one up.
     pub(super) fn admit(&mut self, now: Instant) {
-        while self.cache.has_free_slot() {
-            let Self { cache, waiting, limits, fixed_widths, .. } = self;
-            let mut admission = None;
-            let next = waiting.take(now, |next| {
-                let scope = next.cache_scope(limits.rotary(next.tokens().len()));
-                let shared = next.chunked(*fixed_widths, limits);
-                admission = cache.admit(next.tokens(), shared, scope);
-                admission.is_some()
-            });
-            let (Some(mut sequence), Some(admission)) = (next, admission) else { return };
-            self.do_actions();
-            self.shared.door.start(sequence.waiting());
-            sequence.admit();
-            self.cache.place(admission, sequence);
+        while !self.waiting.is_empty() {
+            let held: Vec<CallerId> =
+                self.ranks().iter().map(|(ticket, _)| ticket.caller).collect();
+            if self.admit_next(now, |caller| !held.contains(&caller)) {
+                continue;
+            }
+            let asks = |job: &Sequence| !job.has_asked() && !held.contains(&job.ticket().caller);
+            if self.waiting.iter().any(asks)
+                && let Some(slot) = self.least_entitled(2)
+            {
+                self.preempt(slot);
+                continue;
+            }
+            // Nobody has a second slot to give up. Once is enough: what was given up for nothing goes on now.
+            for job in self.waiting.iter_mut().filter(|job| !held.contains(&job.ticket().caller)) {
+                job.ask();
+            }
+            if !self.admit_next(now, |_| true) {
+                return;
+            }
         }
     }
 
-    /// Makes room for `count` more tokens in `slot`, and preempts others if needed: those of the lowest
-    /// priority first, of these the newest. Returns the sequence's slot afterwards, or `None` if it was
-    /// preempted itself.
+    /// Gives a slot to the next sequence that fits, of the callers that `may` have one.
+    fn admit_next(&mut self, now: Instant, may: impl Fn(CallerId) -> bool) -> bool {
+        if !self.cache.has_free_slot() {
+            return false;
+        }
+        let Self { cache, waiting, limits, fixed_widths, .. } = self;
+        let mut admission = None;
+        let next = waiting.take(now, may, |next| {
+            let scope = next.cache_scope(limits.rotary(next.tokens().len()));
+            let shared = next.chunked(*fixed_widths, limits);
+            admission = cache.admit(next.tokens(), shared, scope);
+            admission.is_some()
+        });
+        let (Some(mut sequence), Some(admission)) = (next, admission) else { return false };
+        self.do_actions();
+        self.shared.door.start(sequence.waiting());
+        sequence.admit();
+        self.cache.place(admission, sequence);
+        true
+    }
+
+    /// Makes room for `count` more tokens in `slot`, and preempts others if needed, the least entitled first.
+    /// Returns the sequence's slot afterwards, or `None` if it was preempted itself.
     pub(super) fn make_room(&mut self, slot: usize, count: usize) -> Option<usize> {
         // Preempting moves slots, so the sequence is found again by its arrival, which is unique.
         let arrival = self.cache.sequence(slot)?.arrival();
         loop {
-            let ranks = self.ranks();
-            let slot = ranks.iter().position(|&(_, other)| other.0 == arrival)?;
+            let slot = self.ranks().iter().position(|(_, other)| *other == arrival)?;
             if self.cache.grow(slot, count) {
                 self.do_actions();
                 return Some(slot);
             }
-            // The oldest of the highest priority is never preempted, so it gets on, and preemption ends.
-            let last = (0..ranks.len()).min_by_key(|&slot| ranks[slot])?;
+            // Each step of the others is a token that they keep, so preemption ends.
+            let last = self.least_entitled(1)?;
             self.preempt(last);
         }
     }
 
-    /// Priority and arrival of the sequences in live slots, by slot. The newer of two is the lower.
-    fn ranks(&self) -> Vec<(i32, std::cmp::Reverse<u64>)> {
+    /// Tickets and arrivals of the sequences in live slots, by slot.
+    fn ranks(&self) -> Vec<(Ticket, u64)> {
         let sequences = (0..self.cache.live()).filter_map(|slot| self.cache.sequence(slot));
-        let rank = |sequence: &Sequence| {
-            (sequence.ticket().priority, std::cmp::Reverse(sequence.arrival()))
-        };
-        sequences.map(rank).collect()
+        sequences.map(|sequence| (sequence.ticket(), sequence.arrival())).collect()
+    }
+
+    /// The slot of the sequence that is preempted next: of the caller that has most slots, if they are `least`
+    /// or more, that of the lowest priority, of these the newest. Of callers that have as many it is the one
+    /// with the newest: a priority is for a caller's own requests.
+    fn least_entitled(&self, least: usize) -> Option<usize> {
+        let ranks = self.ranks();
+        let slots_of = |caller| ranks.iter().filter(|(other, _)| other.caller == caller).count();
+        let (most, _) =
+            ranks.iter().max_by_key(|(one, arrival)| (slots_of(one.caller), *arrival))?;
+        let own = ranks.iter().enumerate().filter(|(_, (one, _))| one.caller == most.caller);
+        let (slot, _) = own.min_by_key(|(_, (one, arrival))| (one.priority, Reverse(*arrival)))?;
+        (slots_of(most.caller) >= least).then_some(slot)
     }
 
     /// Puts the sequence in `slot` back into the queue. Its tokens stay cached while there is room, so

@@ -42,6 +42,8 @@ pub(super) struct Sequence {
     deadline: Option<Instant>,
     /// Whether it had a slot before, which is how the door knows a preempted sequence from a queued one.
     admitted: bool,
+    /// Whether others were asked to give up slots for it.
+    asked: bool,
     /// Whether [`Event::Started`] was sent.
     started: bool,
     /// Whether it has run since it got its slot.
@@ -83,6 +85,7 @@ impl Sequence {
             stop_tokens: job.stop_tokens,
             deadline: job.deadline,
             admitted: false,
+            asked: false,
             started: false,
             begun: false,
             paused_since: None,
@@ -101,6 +104,16 @@ impl Sequence {
     /// What the waiting queue orders it by.
     pub(super) fn ticket(&self) -> Ticket {
         self.ticket
+    }
+
+    /// Whether others were asked to give up slots for it.
+    pub(super) fn has_asked(&self) -> bool {
+        self.asked
+    }
+
+    /// Others have been asked to give up slots for it.
+    pub(super) fn ask(&mut self) {
+        self.asked = true;
     }
 
     /// How the door counts the sequence while it has no slot.

@@ -89,6 +89,72 @@ fn the_lower_priority_is_preempted_although_it_came_first() {
     engine.stop().unwrap();
 }
 
+/// Prompts of as many long jobs as there are slots or memory for, and more that wait.
+fn greedy_prompts(length: usize) -> Vec<Vec<u32>> {
+    (0..9).map(|number| vec![number; length]).collect()
+}
+
+/// The jobs of one caller with the highest priority, of which `running` have begun. They stay: nobody reads their
+/// events yet.
+fn greedy(handle: &Handle, prompts: &[Vec<u32>], running: usize) -> Vec<mpsc::Receiver<Event>> {
+    let jobs = prompts.iter().map(|prompt| {
+        let (mut job, events) = job(prompt, 1000, 8);
+        (job.caller, job.priority) = (CallerId(1), i32::MAX);
+        handle.submit(job).unwrap();
+        events
+    });
+    let mut all: Vec<_> = jobs.collect();
+    for events in &mut all[..running] {
+        assert!(events.blocking_recv().is_some());
+    }
+    all
+}
+
+#[test]
+fn a_caller_without_a_slot_waits_for_nobody_who_has_several() {
+    let (engine, _) = engine();
+    let handle = engine.handle();
+    let prompts = greedy_prompts(3);
+    let mut others = greedy(&handle, &prompts, SLOTS);
+    for number in 0..4 {
+        let prompt = [7, number];
+        let (mut job, mut events) = job(&prompt, 3, 64);
+        job.caller = CallerId(2);
+        handle.submit(job).unwrap();
+        assert_eq!(wait(&mut events).0, expected(&prompt, 3));
+    }
+    // None of those that came first had ended.
+    let stats = handle.stats();
+    assert!(stats.finished == 4 && stats.preempted > 0, "{stats:?}");
+    for (prompt, events) in prompts.iter().zip(&mut others) {
+        assert_eq!(wait(events).0, expected(prompt, 1000));
+    }
+    assert_settled(&settle(&handle));
+    engine.stop().unwrap();
+}
+
+#[test]
+fn memory_is_given_up_by_those_who_have_several_slots_whatever_their_priority() {
+    // For two such prompts and a little.
+    let prompts = greedy_prompts(40);
+    let kv_cache_bytes = 140 * 8;
+    let (engine, _) = engine_with(Options { kv_cache_bytes, ..options() });
+    let handle = engine.handle();
+    let mut others = greedy(&handle, &prompts, 2);
+    let prompt = [20; 40];
+    let (mut job, mut events) = job(&prompt, 20, 64);
+    job.caller = CallerId(2);
+    handle.submit(job).unwrap();
+    assert_eq!(wait(&mut events).0, expected(&prompt, 20));
+    let stats = handle.stats();
+    assert!(stats.finished == 1 && stats.preempted > 0, "{stats:?}");
+    for (prompt, events) in prompts.iter().zip(&mut others) {
+        assert_eq!(wait(events).0, expected(prompt, 1000));
+    }
+    assert_settled(&settle(&handle));
+    engine.stop().unwrap();
+}
+
 #[test]
 fn a_job_that_does_not_fit_is_passed_over_by_one_that_does() {
     let kv_cache_bytes = 72 * 8;
