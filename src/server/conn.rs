@@ -24,6 +24,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::yield_now;
 use tokio::time::{Sleep, sleep};
 
 use super::activity::{Activity, Doing, Expected};
@@ -66,9 +67,14 @@ pub(super) async fn serve_connection<S>(
         // The phase is read before the connection counts as asked: a drain that waits for this
         // first request must not refuse it.
         let phase = app.phase();
-        drop(unasked.take());
+        let is_first = unasked.take().is_some();
         let open = asked.request();
         async move {
+            // hyper answers as many requests as a client sent ahead without a pause. Each waits for the
+            // other connections' turns.
+            if !is_first {
+                yield_now().await;
+            }
             let mut reply = respond(app, &origin, phase, request).await;
             reply.body_mut().keep_open(open);
             Ok::<_, Infallible>(reply)

@@ -6,7 +6,7 @@ use hyper::StatusCode;
 use crate::app::{App, Embeddings, Phase};
 use crate::error::ApiError;
 use crate::handlers::generation::check_model;
-use crate::reply::{Reply, json};
+use crate::reply::{Reply, file, json};
 use crate::wire::common::to_json;
 use crate::wire::models::{Health, Model, ModelList, Readiness, Version};
 use crate::wire::slots as wire;
@@ -83,5 +83,5 @@ pub(crate) async fn slots(app: &App) -> Result<Reply, ApiError> {
 
 /// The OpenAPI document.
 pub(crate) fn openapi() -> Reply {
-    json(StatusCode::OK, OPENAPI.to_owned())
+    file("application/json", OPENAPI.as_bytes())
 }
