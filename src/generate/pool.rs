@@ -19,6 +19,11 @@ use phi4d_engine::CallerId;
 /// Number of threads. Few, since they compete with the model for the CPU.
 pub(super) const THREADS: usize = 2;
 
+/// How much lower their priority is than that of the engine and the connections: beside a busy
+/// thread of those, one of these gets a quarter of a core. The model's threads wait for each other
+/// in each step, so whoever takes one core's time takes all of them.
+const NICE: i32 = 5;
+
 /// Bounds of the queue, in all and for one caller. More is refused.
 const MOST_WAITING: usize = 512;
 const MOST_OF_CALLER: usize = 64;
@@ -161,9 +166,10 @@ impl Pool {
         let pool = Self(Arc::new(Shared { state, changed: Condvar::new() }));
         for index in 0..THREADS {
             let shared = Arc::clone(&pool.0);
-            std::thread::Builder::new()
-                .name(format!("phi4d-text-{index}"))
-                .spawn(move || shared.work())?;
+            std::thread::Builder::new().name(format!("phi4d-text-{index}")).spawn(move || {
+                phi4d_os::lower_priority(NICE);
+                shared.work();
+            })?;
         }
         Ok(pool)
     }

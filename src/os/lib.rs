@@ -22,9 +22,10 @@ pub use listen::{ActivationError, BindError, Listener, bind_tcp};
 pub use system::{
     FolderLock, Notifier, Secrecy, Signals, SocketFile, UnixListener, UnixStream,
     activated_listeners, address_space, append_private, barrier, bind_unix, check_folder, confine,
-    cores, create_private, effective_uid, free_disk, group_id, groups_of, host_name, open_private,
-    owner, prepare_unwinding, private_folder, replace_file, resident_memory, room_for_connections,
-    spare_memory, take_stderr, too_open, user_id, write_stderr,
+    cores, create_private, effective_uid, free_disk, group_id, groups_of, host_name,
+    lower_priority, open_private, owner, prepare_unwinding, private_folder, replace_file,
+    resident_memory, room_for_connections, spare_memory, take_stderr, too_open, user_id,
+    write_stderr,
 };
 pub use threads::probe_threads;
 pub use types::{Cores, Peer, Signal, State};

@@ -22,7 +22,9 @@ pub use activation::activated_listeners;
 pub use confine::confine;
 pub use cores::cores;
 pub use files::{barrier, free_disk};
-pub use machine::{address_space, resident_memory, room_for_connections, spare_memory};
+pub use machine::{
+    address_space, lower_priority, resident_memory, room_for_connections, spare_memory,
+};
 pub use notify::Notifier;
 pub use peer::{effective_uid, group_id, groups_of, host_name, owner, user_id};
 pub use private::{Secrecy, check_folder, create_private, open_private, private_folder, too_open};

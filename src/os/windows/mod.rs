@@ -35,6 +35,9 @@ pub fn address_space() -> Option<u64> {
     None
 }
 
+/// Does nothing: the system raises threads that wait often by itself.
+pub fn lower_priority(_steps: i32) {}
+
 /// Standard error.
 ///
 /// # Errors
