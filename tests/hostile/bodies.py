@@ -231,6 +231,26 @@ def list_request(choose: random.Random) -> tuple[str, dict]:
     return prompts(choose) if choose.random() < 0.25 else lists(choose)
 
 
+# --- answers that hold slots and memory for as long as they are read
+
+def long_answer(choose: random.Random) -> tuple[str, dict]:
+    prompt = " ".join(choose.choices(WORDS, k=size(choose, 150_000) // 100 + 1))
+    count = choose.choice([100, 400, 4000])
+    stream = choose.random() < 0.7
+    more = {"ignore_eos": True, "stream": stream, "priority": choose.choice([0, 0, -(2**31), 2**31 - 1])}
+    if choose.random() < 0.3:
+        more["n"] = choose.choice([2, 8, 64])
+    message = [{"role": "user", "content": prompt}]
+    return choose.choice([
+        (CHAT, {**more, "messages": message, "max_tokens": count}),
+        (CHAT, {**more, "messages": message, "max_tokens": count, "logprobs": True, "top_logprobs": 20}),
+        ("/v1/completions", {**more, "prompt": prompt, "max_tokens": count, "prompt_logprobs": choose.choice([None, 1, 20])}),
+        ("/completion", {"prompt": prompt, "n_predict": count, "stream": stream, "ignore_eos": True}),
+        ("/api/generate", {"model": "demo", "prompt": prompt, "stream": stream, "options": {"num_predict": count}}),
+        ("/v1/responses", {"model": "demo", "input": prompt, "stream": stream, "max_output_tokens": count}),
+    ])
+
+
 # --- the tokenizer
 
 def long_text(choose: random.Random, count: int) -> str:

@@ -7,6 +7,9 @@ import struct
 import time
 from dataclasses import dataclass, field
 
+# A refused body is read on for two seconds. The answer may be lost to a client that is slower with a large one:
+# what it sends to a closed socket resets the connection.
+READ_ON, LARGE = 2.0, 1 << 16
 # What an answer may be. 504 is the request's own deadline.
 REFUSED_WITH_RETRY = ("429", "503")
 
@@ -109,7 +112,8 @@ def talk(stream: socket.socket, data: bytes, until: float, attack: Attack) -> tu
 def judged(answer: bytes, seconds: float, attack: Attack) -> End:
     """What an answer is, and what is wrong with it."""
     if not answer:
-        faults = [] if "none" in attack.also else ["the connection closed without an answer"]
+        lost = len(attack.data) > LARGE and seconds >= READ_ON
+        faults = [] if lost or "none" in attack.also else ["the connection closed without an answer"]
         return End("none", seconds, answer, faults)
     top, _, body = answer.partition(b"\r\n\r\n")
     while top[9:10] == b"1" and body:

@@ -76,7 +76,7 @@ def slow_body(stream: socket.socket, choose: random.Random, key: str | None) -> 
 def most_of_body(stream: socket.socket, choose: random.Random, key: str | None) -> None:
     """A large body but for its end: what was read of it takes memory."""
     stream.sendall(head("POST", CHAT, key, 8 << 20))
-    stream.settimeout(0.5)
+    stream.settimeout(0.2)
     stream.sendall(b" " * size(choose, 8_000_000))
 
 
@@ -86,13 +86,39 @@ def unread(stream: socket.socket, choose: random.Random, key: str | None) -> Non
     stream.sendall(post(CHAT, chat(stream=True, logprobs=True, top_logprobs=20, max_tokens=choose.choice([64, 400]), ignore_eos=True), key))
 
 
+def unread_answers(stream: socket.socket, path: str, key: str | None, count: int) -> None:
+    """Asks `count` times, and reads nothing."""
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    authorized = f"Authorization: Bearer {key}\r\n" if key else ""
+    stream.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{authorized}\r\n".encode() * count)
+
+
+def unread_files(stream: socket.socket, choose: random.Random, key: str | None) -> None:
+    path = choose.choice(["/openapi.json", "/metrics", "/tokenizer_info", "/props", "/v1/models", "/", "/page/app.js", "/api/tags"])
+    stream.settimeout(0.2)
+    unread_answers(stream, path, key, size(choose, 400))
+
+
+def preflights(stream: socket.socket, choose: random.Random, _key: str | None) -> None:
+    ask = b"OPTIONS /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost\r\nAccess-Control-Request-Method: POST\r\n\r\n"
+    stream.settimeout(0.2)
+    stream.sendall((ask + b"HEAD /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n") * size(choose, 2000))
+
+
+def tiny_chunks(stream: socket.socket, choose: random.Random, key: str | None) -> None:
+    """A body in chunks of a byte, of which each is a step of the parser's."""
+    lines = ["POST /v1/completions HTTP/1.1", "Host: localhost", f"Authorization: Bearer {key}", "Content-Type: application/json", "Transfer-Encoding: chunked"]
+    stream.settimeout(0.2)
+    stream.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + b"1\r\n \r\n" * size(choose, 20_000))
+
+
 def half_closed(stream: socket.socket, choose: random.Random, key: str | None) -> None:
     stream.sendall(post(CHAT, chat(max_tokens=64, ignore_eos=True, stream=choose.random() < 0.5), key))
     stream.shutdown(socket.SHUT_WR)
 
 
 def pipelined(stream: socket.socket, choose: random.Random, _key: str | None) -> None:
-    stream.settimeout(0.3)
+    stream.settimeout(0.2)
     stream.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * size(choose, 5000))
 
 
@@ -105,7 +131,7 @@ def storm(stream: socket.socket, _choose: random.Random, _key: str | None) -> No
     stream.close()
 
 
-MANNERS = (idle, silent, half_head, slow_head, slow_body, most_of_body, unread, half_closed, pipelined, tls_half, storm)
+MANNERS = (idle, silent, half_head, slow_head, slow_body, most_of_body, unread, unread_files, preflights, tiny_chunks, half_closed, pipelined, tls_half, storm)
 
 
 # --- framing

@@ -85,37 +85,59 @@ def make_keys(phi4d: str, file: str) -> dict[str, str]:
     return keys
 
 
-class MemoryGroup:
-    """A memory cgroup of either version that guards the machine; without the right to make one, nothing."""
+class Group:
+    """A control group of either version that guards the machine's memory and counts the processor time of all the
+    daemon's processes; without the right to make one, nothing."""
 
     def __init__(self, mib: int):
-        self.folder = None
-        for base, limit in (("/sys/fs/cgroup", "memory.max"), ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")):
-            folder = os.path.join(base, f"phi4d-hostile-{os.getpid()}-{time.monotonic_ns()}")
-            try:
-                os.mkdir(folder)
-                # Only to a file that is there: beside version 1 the base is a plain file system.
-                with open(os.path.join(folder, limit), "r+", encoding="ascii") as file:
-                    file.write(str(mib << 20))
-                self.folder = folder
-                return
-            except OSError:
-                if os.path.isdir(folder):
-                    os.rmdir(folder)
+        self.folders: list[str] = []
+        self.clock = None
+        name = f"phi4d-hostile-{os.getpid()}-{time.monotonic_ns()}"
+        limit = str(mib << 20)
+        if new := self.made("/sys/fs/cgroup", name, "memory.max", limit):
+            self.clock = os.path.join(new, "cpu.stat")
+        else:
+            self.made("/sys/fs/cgroup/memory", name, "memory.limit_in_bytes", limit)
+            if old := self.made("/sys/fs/cgroup/cpuacct", name, "cpuacct.usage", "0"):
+                self.clock = os.path.join(old, "cpuacct.usage")
+
+    def made(self, base: str, name: str, file: str, value: str) -> str | None:
+        folder = os.path.join(base, name)
+        try:
+            os.mkdir(folder)
+            # Only to a file that is there: beside version 1 the base is a plain file system.
+            with open(os.path.join(folder, file), "r+", encoding="ascii") as opened:
+                opened.write(value)
+        except OSError:
+            if os.path.isdir(folder):
+                os.rmdir(folder)
+            return None
+        self.folders.append(folder)
+        return folder
 
     def join(self) -> None:
         """Called in the child before it becomes the daemon."""
-        if self.folder:
-            with open(os.path.join(self.folder, "cgroup.procs"), "w", encoding="ascii") as procs:
+        for folder in self.folders:
+            with open(os.path.join(folder, "cgroup.procs"), "w", encoding="ascii") as procs:
                 procs.write(str(os.getpid()))
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:
             score.write("1000")
 
+    def processor_seconds(self) -> float | None:
+        """What its processes ran, those that have ended included."""
+        try:
+            with open(self.clock or "", encoding="ascii") as clock:
+                words = clock.read().split()
+        except OSError:
+            return None
+        return int(words[0]) / 1e9 if len(words) == 1 else int(words[words.index("usage_usec") + 1]) / 1e6
+
     def remove(self) -> None:
         for _ in range(100):
             try:
-                if self.folder:
-                    os.rmdir(self.folder)
+                while self.folders:
+                    os.rmdir(self.folders[-1])
+                    self.folders.pop()
                 return
             except OSError:
                 time.sleep(0.1)
@@ -191,7 +213,7 @@ class Daemon:
         if self.log_kind == "file":
             command += ["--log-level", "warn"]
         command += self.more
-        self.group = MemoryGroup(options.guard_mib)
+        self.group = Group(options.guard_mib)
         self.log = os.path.join(self.folder, "log")
         if self.log_kind == "pipe":
             # Nobody ever reads from it.
@@ -260,6 +282,9 @@ class Daemon:
         except OSError:
             descriptors = threads = 0
         return Held(sum(map(resident_mib, pids)), descriptors, threads, len(pids) - 1)
+
+    def processor_seconds(self) -> float | None:
+        return self.group.processor_seconds() if self.group else None
 
     def settled(self) -> Held:
         """After some answers, so that what is made on first use is there."""

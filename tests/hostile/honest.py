@@ -2,6 +2,7 @@
 
 import json
 import math
+import multiprocessing
 import statistics
 import threading
 import time
@@ -9,6 +10,7 @@ import time
 from client import Attack, End, head, post
 from daemon import Place
 
+fork = multiprocessing.get_context("fork")
 CHAT = "/v1/chat/completions"
 # One of each in turn. The address is no hostile caller's.
 SOURCE = "127.0.0.100"
@@ -80,22 +82,31 @@ def fault_of(name: str, end: End) -> str | None:
 
 
 class Callers:
-    """Asks without pause, by the Unix socket and TCP in turn, until it is stopped."""
+    """Asks without pause, by the Unix socket and TCP in turn, until it is stopped: in a process of its own, so that
+    nothing else that this one does is part of the times. They are there when it has ended."""
 
     def __init__(self, place: Place, first: int, kinds: tuple[str, ...] = tuple(KINDS), pause: float = 0.02):
         self.place, self.number, self.kinds, self.pause = place, first, kinds, pause
-        self.times, self.done = Times(), threading.Event()
-        self.threads = [threading.Thread(target=self.ask, daemon=True), threading.Thread(target=self.watch, daemon=True)]
+        self.times, self.done = Times(), fork.Event()
+        self.result, theirs = fork.Pipe(duplex=False)
+        self.process = fork.Process(target=self.work, args=(theirs,), daemon=True)
 
     def __enter__(self) -> "Callers":
-        for thread in self.threads:
-            thread.start()
+        self.process.start()
         return self
 
     def __exit__(self, *_) -> None:
         self.done.set()
-        for thread in self.threads:
+        self.times = self.result.recv()
+        self.process.join()
+
+    def work(self, result) -> None:
+        threads = [threading.Thread(target=self.ask), threading.Thread(target=self.watch)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
             thread.join()
+        result.send(self.times)
 
     def ask(self) -> None:
         while not self.done.is_set():

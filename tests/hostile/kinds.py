@@ -52,6 +52,14 @@ def amplified(place: Place, choose: random.Random, leaves: float) -> tuple[End, 
     return send(place, choose, leaves, path, data)
 
 
+def held(place: Place, choose: random.Random, _leaves: float) -> tuple[End, bytes]:
+    """A long answer, read for a moment. By one caller: of several each has a share, which the others lose."""
+    path, body = bodies.long_answer(choose)
+    data = post(path, body, place.key("hostile0"))
+    attack = Attack(data, leaves_after=1.0, lingers=choose.random(), looks=True, also=("cut",))
+    return place.send(attack, connections.source_of(choose)), data
+
+
 def framed(place: Place, choose: random.Random, _leaves: float) -> tuple[End, bytes]:
     attack = connections.framing(choose, place.key("hostile0"))
     return place.send(attack, connections.source_of(choose)), attack.data
@@ -81,8 +89,9 @@ KINDS = [
     Kind("fields", requests(shapes.field_request), callers=1),
     Kind("llama", requests(shapes.llama_request), callers=1),
     Kind("responses", kept, callers=1),
+    Kind("answers", held, callers=1, alone=12, hasty=24, answers=False),
     Kind("tokenizer", requests(bodies.tokenizer), pause=0.2),
-    Kind("connections", crowd, callers=8, alone=12, pause=0.2, hasty=48, answers=False),
+    Kind("connections", crowd, callers=8, alone=12, pause=0.2, hasty=24, answers=False),
     Kind("framing", framed, callers=6, alone=6, hasty=24, answers=False),
     Kind("quotas", quota, share=0.5, alone=8),
 ]

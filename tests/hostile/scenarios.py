@@ -11,15 +11,17 @@ from contextlib import contextmanager
 
 from bodies import CHAT
 from client import Attack, End, post
-from connections import half_head
+from connections import half_head, unread_answers
 from daemon import Daemon
-from honest import SOURCE, Callers, alone, compare
+from honest import SOURCE, Callers, alone, compare, table
 from kinds import KINDS, examples
 from surfaces import chat, siblings
 from workers import Hostile
 
 # How soon another caller is answered while one holds what it can.
 SOON = 3.0
+# Memory of as many connections as one address may have: 64 KiB of an answer each, and what is read ahead.
+CROWD_MIB = 160
 
 
 @contextmanager
@@ -51,6 +53,8 @@ def hold(target: Daemon, name: str) -> list[socket.socket]:
                 stream.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
             elif name == "half heads":
                 half_head(stream, random.Random(len(streams)), None)
+            elif name.startswith("/"):
+                unread_answers(stream, name, target.place.key("hostile0"), 40)
         except (ConnectionError, BrokenPipeError):
             # Closed at once by a daemon that lets an address have no more.
             continue
@@ -60,11 +64,14 @@ def hold(target: Daemon, name: str) -> list[socket.socket]:
 
 
 def crowd_of_one_address(options) -> list[str]:
-    """1,200 connections of one address: idle, then half heads."""
+    """1,200 connections of one address: idle, half heads, and such as ask ahead for answers that they never read."""
     faults = []
-    for name in ("idle", "half heads", "silent"):
+    for name in ("idle", "half heads", "silent", "/openapi.json", "/metrics"):
         with daemon(options) as target:
             streams = hold(target, name)
+            held = target.held().memory - target.before.memory
+            if held > CROWD_MIB:
+                faults.append(f"{len(streams)} connections ({name}) take {held:.0f} MiB")
             faults += answered(target, f"beside {len(streams)} {name} of one address")
             faults += answered(target, f"beside {len(streams)} {name}, by the Unix socket", source=None)
             for stream in streams:
@@ -136,9 +143,10 @@ def tokenizer_workers(options) -> list[str]:
                 target.place.send(Attack(data, leaves_after=1.0, lingers=10), "127.0.0.2")
 
         threads = [threading.Thread(target=loop, daemon=True) for _ in range(6)]
-        for thread in threads:
-            thread.start()
+        # Its process is forked before this one has threads.
         with Callers(target.place, 200_000) as callers:
+            for thread in threads:
+                thread.start()
             time.sleep(8)
         done.set()
         faults = compare(before, callers.times, options.factor, options.grace)
@@ -147,14 +155,41 @@ def tokenizer_workers(options) -> list[str]:
         return faults + target.falls_back()
 
 
+def slots_and_memory(options) -> list[str]:
+    """One caller's long answers have all slots, and long prompts the memory; another's requests do not wait for their ends."""
+    faults = []
+    ask = {"stream": True, "max_tokens": 4000, "ignore_eos": True, "priority": -(2**31)}
+    for name, words in (("slots", 1), ("memory", 1500)):
+        with daemon(options) as target:
+            before = alone(target.place, 2)
+            data = post(CHAT, {**ask, "messages": [{"role": "user", "content": "a b " * words}]}, target.place.key("hostile0"))
+            done = threading.Event()
+
+            def loop() -> None:
+                while not done.is_set():
+                    target.place.send(Attack(data, leaves_after=1.0, lingers=4), "127.0.0.2")
+
+            threads = [threading.Thread(target=loop, daemon=True) for _ in range(16)]
+            with Callers(target.place, 400_000) as callers:
+                for thread in threads:
+                    thread.start()
+                time.sleep(5)
+            done.set()
+            faults += [f"{name}: {fault}" for fault in compare(before, callers.times, options.factor, options.grace)]
+            print(f"    {name}:\n{table(before, callers.times)}")
+            for thread in threads:
+                thread.join()
+            faults += [f"{name}: {fault}" for fault in target.falls_back()]
+    return faults
+
+
 def found_examples(options) -> list[str]:
     """The inputs that were found first, each on a daemon of its own, several at once; clients that leave, and a stop."""
     faults = []
     with daemon(options) as target:
-        inputs = examples(target.place)
+        inputs, before = examples(target.place), alone(target.place, 4)
     for number, (_, name, _) in enumerate(inputs):
         with daemon(options) as target:
-            before = alone(target.place, 2)
             data = examples(target.place)[number][2]
             peak = 0.0
             with Callers(target.place, 300_000) as callers, concurrent.futures.ThreadPoolExecutor(4) as pool:
@@ -229,5 +264,6 @@ SCENARIOS = {
     "log that nobody reads": log_that_nobody_reads,
     "key limits": quotas,
     "tokenizer workers": tokenizer_workers,
+    "slots and memory": slots_and_memory,
     "stop in the middle": stop_in_the_middle,
 }

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from client import Attack, End
 from daemon import Place
+from forms import bound_sizes
 from kinds import KINDS, Kind
 
 fork = multiprocessing.get_context("fork")
@@ -87,10 +88,15 @@ class Found:
 
 
 class Hostile:
-    """One kind's callers in a process of its own, of lower priority: they would be other machines."""
+    """One kind's callers in a process of its own, of lower priority: they would be other machines. Where `idle`,
+    only what the daemon and the well-behaved callers leave of the processors is theirs. `largest` bounds the sizes
+    that they draw."""
 
-    def __init__(self, place: Place, kind: Kind, seed: str, first: int, last: int, seconds: float, leaves: float, pause: float, callers: int):
-        self.kind, self.found = kind, Found()
+    def __init__(
+        self, place: Place, kind: Kind, seed: str, first: int, last: int, seconds: float, leaves: float, pause: float, callers: int,
+        largest: int | None = None, idle: bool = False,
+    ):
+        self.kind, self.seed, self.largest, self.idle, self.found = kind, seed, largest, idle, Found()
         self.numbers = fork.Value("i", first)
         self.stop = fork.Event()
         # Of each caller the draw that is under way and the one before.
@@ -102,7 +108,12 @@ class Hostile:
         self.process.start()
 
     def work(self, place: Place, seed: str, last: int, seconds: float, leaves: float, pause: float) -> None:
-        os.nice(10)
+        if self.idle:
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        else:
+            os.nice(10)
+        if self.largest:
+            bound_sizes(self.largest)
         until = time.monotonic() + seconds
         arguments = (place, seed, last, until, leaves, pause)
         threads = [threading.Thread(target=self.call, args=(caller, *arguments)) for caller in range(self.callers)]
