@@ -7,9 +7,9 @@ import struct
 import time
 from dataclasses import dataclass, field
 
-# A refused body is read on for two seconds. The answer may be lost to a client that is slower with a large one:
-# what it sends to a closed socket resets the connection.
-READ_ON, LARGE = 2.0, 1 << 16
+# Who takes longer than this to send a request may lose its answer: of a refused body the rest is read for two seconds,
+# and a connection that owes its head makes room for others. What is sent to a closed socket resets the connection.
+PROMPT = 1.0
 # What an answer may be. 504 is the request's own deadline.
 REFUSED_WITH_RETRY = ("429", "503")
 
@@ -28,6 +28,8 @@ class Attack:
     bound: float | None = None
     # Whether what came before the client left is looked at.
     looks: bool = False
+    # When all was sent.
+    sent: float | None = None
 
 
 @dataclass
@@ -55,11 +57,11 @@ def post(path: str, body: object, key: str | None = None) -> bytes:
     return head("POST", path, key, len(data)) + data
 
 
-def exchange(stream: socket.socket, attack: Attack, bound: float) -> End:
+def exchange(stream: socket.socket, attack: Attack, bound: float, connected: float) -> End:
     """Sends the attack's bytes and reads to the end, both within `bound` seconds."""
     begun = time.monotonic()
     bound = attack.bound or bound
-    data = attack.data
+    data, attack.sent = attack.data, None
     if attack.leaves_after is not None:
         data = data[: max(1, int(len(data) * attack.leaves_after))]
     try:
@@ -67,11 +69,12 @@ def exchange(stream: socket.socket, attack: Attack, bound: float) -> End:
     except (ConnectionError, BrokenPipeError, TimeoutError):
         answer, whole = b"", True
     seconds = time.monotonic() - begun
+    slow = (attack.sent or time.monotonic()) - connected > PROMPT
     if attack.leaves_after is not None:
-        return judged(answer, seconds, attack) if attack.looks and answer else End("left", seconds)
+        return judged(answer, seconds, attack, slow) if attack.looks and answer else End("left", seconds)
     if not whole:
         return End("late", seconds, answer, [f"no end within {bound:.0f} s"])
-    return judged(answer, seconds, attack)
+    return judged(answer, seconds, attack, slow)
 
 
 def talk(stream: socket.socket, data: bytes, until: float, attack: Attack) -> tuple[bytes, bool]:
@@ -81,6 +84,8 @@ def talk(stream: socket.socket, data: bytes, until: float, attack: Attack) -> tu
     leave_at = None
     while True:
         now = time.monotonic()
+        if sent == len(data):
+            attack.sent = attack.sent or now
         if attack.leaves_after is not None and sent == len(data):
             leave_at = leave_at or now + attack.lingers
             if now >= leave_at:
@@ -109,11 +114,10 @@ def talk(stream: socket.socket, data: bytes, until: float, attack: Attack) -> tu
             parts.append(part)
 
 
-def judged(answer: bytes, seconds: float, attack: Attack) -> End:
+def judged(answer: bytes, seconds: float, attack: Attack, slow: bool) -> End:
     """What an answer is, and what is wrong with it."""
     if not answer:
-        lost = len(attack.data) > LARGE and seconds >= READ_ON
-        faults = [] if lost or "none" in attack.also else ["the connection closed without an answer"]
+        faults = [] if slow or "none" in attack.also else ["the connection closed without an answer"]
         return End("none", seconds, answer, faults)
     top, _, body = answer.partition(b"\r\n\r\n")
     while top[9:10] == b"1" and body:

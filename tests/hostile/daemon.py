@@ -172,7 +172,7 @@ class Place:
         except OSError as error:
             return End("unconnected", time.monotonic() - begun, b"", [f"could not connect: {error}"])
         with stream:
-            return exchange(stream, attack, self.bound)
+            return exchange(stream, attack, self.bound, begun)
 
     def health(self, source: str | None = None, bound: float = 30) -> dict:
         end = self.send(Attack(head("GET", "/health"), bound=bound), source)

@@ -148,8 +148,7 @@ def compare(before: Times, beside: Times, factor: float, grace: float) -> list[s
     for name in KINDS:
         if not beside.seconds[name] or not before.seconds[name]:
             continue
-        most = max(before.median(name) * factor, before.median(name) + grace)
-        if beside.median(name) > most:
+        if beside.median(name) > before.median(name) * factor + grace:
             faults.append(f"honest {name}: {beside.median(name):.3f} s beside, {before.median(name):.3f} s alone")
     return faults
 
