@@ -119,7 +119,7 @@ impl Core {
         let Self { scheduler, pace, limits, fixed_widths, .. } = self;
         let grid = limits.max_prefill_tokens;
         let chunk = |past| if *fixed_widths { grid } else { pace.chunk(past) };
-        let joins = |work, past| pace.joins(work, past);
+        let joins = |work, past, company| pace.joins(work, past, company);
         let budget = Budget {
             prefill_waits: pace.prefill_waits(),
             chunk: &chunk,

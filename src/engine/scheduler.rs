@@ -9,6 +9,7 @@
 
 use super::candidate::Candidate;
 use super::cost::Work;
+use super::pace::Company;
 use super::turns::Turns;
 use phi4d_model::Rotary;
 
@@ -33,9 +34,12 @@ pub struct Budget<'a> {
     /// The size of a chunk behind a number of cached tokens.
     pub chunk: &'a dyn Fn(usize) -> usize,
     /// For runners that mix: how many tokens behind a number of cached ones join a step that does this
-    /// work already.
-    pub joins: Option<&'a dyn Fn(Work, usize) -> usize>,
+    /// work already and that others wait for.
+    pub joins: Option<&'a Joins<'a>>,
 }
+
+/// See [`Budget::joins`].
+pub type Joins<'a> = dyn Fn(Work, usize, Company) -> usize + 'a;
 
 /// The scheduler's state between steps.
 #[derive(Debug, Default)]
@@ -77,7 +81,7 @@ impl Scheduler {
 
     /// Plans one token for each sequence that is ready to decode, and chunks of prompts in what they leave of
     /// the step. All have one rotary table; where there are two, they take turns.
-    fn mixed(&mut self, live: &[Candidate], joins: &dyn Fn(Work, usize) -> usize) -> StepPlan {
+    fn mixed(&mut self, live: &[Candidate], joins: &Joins<'_>) -> StepPlan {
         let ready = || live.iter().filter(|candidate| candidate.ready);
         let other = ready().find(|candidate| Some(candidate.rotary) != self.rotary);
         let Some(first) = other.or_else(|| ready().next()) else { return Vec::new() };
@@ -85,31 +89,55 @@ impl Scheduler {
         self.rotary = Some(rotary);
         let of_table = || ready().filter(|candidate| candidate.rotary == rotary);
         let decoding: Vec<&Candidate> = of_table().filter(|candidate| candidate.decodes).collect();
-        let mut prompts: Vec<&Candidate> =
-            of_table().filter(|candidate| !candidate.decodes).collect();
         let past: Vec<usize> = decoding.iter().map(|candidate| candidate.past).collect();
-        let mut work = Work::decode(&past);
         let mut plan: StepPlan = decoding
             .iter()
             .map(|candidate| Span { slot: candidate.slot, tokens: 1, decodes: true })
             .collect();
-        // Asked before a prompt gets its turn, which counts as had.
-        while joins(work, 0) > 0
-            && let Some(next) = self.turns.next(&prompts, joins(work, 0))
-        {
-            let tokens = next.pending.min(joins(work, next.past).max(1));
+        let prompts = of_table().filter(|candidate| !candidate.decodes).collect();
+        // Also one that is not ready now, as by the next step it may be.
+        let company = if live.len() == 1 { Company::Nobody } else { Company::Others };
+        self.join_prompts(&mut plan, Work::decode(&past), prompts, company, joins);
+        plan
+    }
+
+    /// Adds chunks of `prompts` to a step that does `work`, as many as join it.
+    fn join_prompts(
+        &mut self,
+        plan: &mut StepPlan,
+        mut work: Work,
+        mut prompts: Vec<&Candidate>,
+        company: Company,
+        joins: &Joins<'_>,
+    ) {
+        let usual = joins(work, 0, company);
+        let mut ends = false;
+        while let Some(next) = self.turns.next(&prompts, usual) {
+            let none_yet = work.prefill_tokens == 0;
+            let mut tokens = joins(work, next.past, company).max(usize::from(none_yet));
+            // A prompt that ends here waits for others that end, too, but not for parts of longer ones.
+            if ends && tokens < next.pending {
+                tokens = joins(work, next.past, Company::Ending).min(tokens);
+            }
+            let tokens = tokens.min(next.pending);
+            if tokens == 0 {
+                return;
+            }
+            ends |= tokens == next.pending;
+            self.turns.read(&prompts, next, tokens, if none_yet { usual / 4 } else { 0 });
             work = work.and(Work::chunk(next.past, tokens));
             plan.push(Span { slot: next.slot, tokens, decodes: false });
             prompts.retain(|prompt| prompt.slot != next.slot);
         }
-        plan
     }
 
     fn prefill(&mut self, live: &[Candidate], budget: &Budget<'_>) -> Option<StepPlan> {
         let prompts: Vec<&Candidate> =
             live.iter().filter(|candidate| candidate.ready && !candidate.decodes).collect();
-        let next = self.turns.next(&prompts, (budget.chunk)(0))?;
+        let usual = (budget.chunk)(0);
+        let next = self.turns.next(&prompts, usual)?;
         let tokens = next.pending.min((budget.chunk)(next.past).max(1));
+        self.turns.read(&prompts, next, tokens, usual / 4);
         Some(vec![Span { slot: next.slot, tokens, decodes: false }])
     }
 
