@@ -18,6 +18,10 @@ const AGEING: Duration = Duration::from_secs(10);
 /// that run have ended.
 const OVERTAKEN: u32 = 16;
 
+/// How long the jobs wait to be tried again when none fitted, unless one came or left or memory has become
+/// free: each try compares prompts with what is cached, which beside steps of a millisecond shows.
+const RETRY: Duration = Duration::from_millis(50);
+
 /// What a job is ordered by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ticket {
@@ -42,13 +46,15 @@ struct Waiting<J> {
 pub struct Queue<J> {
     /// Callers that have jobs, in the order of their turns. A caller's jobs are in order of arrival.
     callers: VecDeque<(CallerId, VecDeque<Waiting<J>>)>,
+    /// Until then no job fits, if nothing changes.
+    futile_until: Option<Instant>,
 }
 
 impl<J> Queue<J> {
     /// A queue without jobs.
     #[must_use]
     pub fn new() -> Self {
-        Self { callers: VecDeque::new() }
+        Self { callers: VecDeque::new(), futile_until: None }
     }
 
     /// Whether no job waits.
@@ -65,6 +71,7 @@ impl<J> Queue<J> {
     /// Adds a job behind the others of its caller.
     pub fn push(&mut self, ticket: Ticket, job: J) {
         let waiting = Waiting { ticket, job, overtaken: 0 };
+        self.retry();
         // A new caller comes last, so that none skips the others by leaving and coming back.
         match self.callers.iter_mut().find(|(caller, _)| *caller == ticket.caller) {
             Some((_, jobs)) => jobs.push_back(waiting),
@@ -77,6 +84,7 @@ impl<J> Queue<J> {
     pub fn put_back(&mut self, ticket: Ticket, job: J) {
         // Higher than the priority of any other job of its caller with its ageing.
         let ticket = Ticket { priority: i32::MAX, ..ticket };
+        self.retry();
         let place = self.callers.iter().position(|(caller, _)| *caller == ticket.caller);
         let (caller, mut jobs) = place
             .and_then(|place| self.callers.remove(place))
@@ -85,10 +93,21 @@ impl<J> Queue<J> {
         self.callers.push_front((caller, jobs));
     }
 
+    /// Has all jobs tried again, since a sequence has ended or has given back memory.
+    pub fn retry(&mut self) {
+        self.futile_until = None;
+    }
+
     /// Takes the next job that `fits`, and ends its caller's turn. Jobs before it were passed over; `None`
-    /// if nothing fits, or what does may not pass.
+    /// if nothing fits, or what does may not pass. After that no job is tried for [`RETRY`].
     pub fn take(&mut self, now: Instant, mut fits: impl FnMut(&J) -> bool) -> Option<J> {
-        let (place, index) = self.find(now, &mut fits)?;
+        if self.futile_until.is_some_and(|until| now < until) {
+            return None;
+        }
+        let Some((place, index)) = self.find(now, &mut fits) else {
+            self.futile_until = Some(now + RETRY);
+            return None;
+        };
         let (caller, mut jobs) = self.callers.remove(place)?;
         let waiting = jobs.remove(index);
         // Behind the others, and dropped when it has no more jobs: callers come and go without end. Callers
@@ -136,6 +155,10 @@ impl<J> Queue<J> {
             }
         }
         self.callers.retain(|(_, jobs)| !jobs.is_empty());
+        // One that might not be passed may be among them.
+        if !gone.is_empty() {
+            self.retry();
+        }
         gone
     }
 
@@ -229,7 +252,40 @@ mod tests {
         }
         queue.push(ticket(3, 0, now), 500);
         assert_eq!(queue.take(now, |&job| job < 1000), None);
+        queue.retry();
         assert_eq!(drain(&mut queue, now), [1000, 500]);
+    }
+
+    #[test]
+    fn jobs_that_do_not_fit_are_tried_again_after_a_while_or_a_change() {
+        let now = Instant::now();
+        let mut queue = Queue::new();
+        queue.push(ticket(1, 0, now), 0);
+        queue.push(ticket(2, 0, now), 1);
+        let tries = |queue: &mut Queue<u32>, now| {
+            let mut tries = 0;
+            for _ in 0..10 {
+                assert_eq!(
+                    queue.take(now, |_| {
+                        tries += 1;
+                        false
+                    }),
+                    None
+                );
+            }
+            tries
+        };
+        assert_eq!(tries(&mut queue, now), 2);
+        assert_eq!(tries(&mut queue, now), 0);
+        assert_eq!(tries(&mut queue, now + RETRY), 2);
+        queue.push(ticket(3, 0, now), 2);
+        assert_eq!(tries(&mut queue, now), 3);
+        assert_eq!(queue.remove(|&job| job == 1), [1]);
+        assert_eq!(tries(&mut queue, now), 2);
+        queue.put_back(ticket(3, 0, now), 1);
+        assert_eq!(tries(&mut queue, now), 3);
+        queue.retry();
+        assert_eq!(queue.take(now, |_| true), Some(1));
     }
 
     proptest! {
@@ -248,7 +304,10 @@ mod tests {
             while left > 0 {
                 queue.push(ticket(caller, 0, now), false);
                 // While nothing small starts, what runs ends, and the large ones fit.
-                let job = queue.take(now, |&large| !large).or_else(|| queue.take(now, |_| true));
+                let job = queue.take(now, |&large| !large).or_else(|| {
+                    queue.retry();
+                    queue.take(now, |_| true)
+                });
                 left -= usize::from(job == Some(true));
                 starts += 1;
                 prop_assert!(starts <= (OVERTAKEN as usize + 2) * larger.len());

@@ -252,6 +252,7 @@ impl Core {
             if rotary == Rotary::Long {
                 let scope = sequence.cache_scope(rotary);
                 self.cache.restart(slot, scope);
+                self.waiting.retry();
                 self.do_actions();
             }
         }
@@ -271,6 +272,7 @@ impl Core {
         // Such a sequence has a cache scope of its own: its tokens could never be found again.
         let keep = keep && !self.cache.sequence(slot)?.reports_prompt();
         let sequence = self.cache.retire(slot, keep)?;
+        self.waiting.retry();
         self.do_actions();
         self.publish();
         self.shared.door.end_running(end);
