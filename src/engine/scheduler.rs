@@ -97,19 +97,19 @@ impl Scheduler {
         let prompts = of_table().filter(|candidate| !candidate.decodes).collect();
         // Also one that is not ready now, as by the next step it may be.
         let company = if live.len() == 1 { Company::Nobody } else { Company::Others };
-        self.join_prompts(&mut plan, Work::decode(&past), prompts, company, joins);
+        plan.extend(self.join_prompts(Work::decode(&past), prompts, company, joins));
         plan
     }
 
-    /// Adds chunks of `prompts` to a step that does `work`, as many as join it.
+    /// The chunks of `prompts` that join a step that does `work`.
     fn join_prompts(
         &mut self,
-        plan: &mut StepPlan,
         mut work: Work,
         mut prompts: Vec<&Candidate>,
         company: Company,
         joins: &Joins<'_>,
-    ) {
+    ) -> Vec<Span> {
+        let mut chunks = Vec::new();
         let usual = joins(work, 0, company);
         let mut ends = false;
         while let Some(next) = self.turns.next(&prompts, usual) {
@@ -121,14 +121,19 @@ impl Scheduler {
             }
             let tokens = tokens.min(next.pending);
             if tokens == 0 {
-                return;
+                break;
             }
             ends |= tokens == next.pending;
             self.turns.read(&prompts, next, tokens, if none_yet { usual / 4 } else { 0 });
             work = work.and(Work::chunk(next.past, tokens));
-            plan.push(Span { slot: next.slot, tokens, decodes: false });
+            chunks.push(Span { slot: next.slot, tokens, decodes: false });
             prompts.retain(|prompt| prompt.slot != next.slot);
+            if prompts.is_empty() {
+                // Asked without prompts, the turns would take it that nobody waits, and forget who had what.
+                break;
+            }
         }
+        chunks
     }
 
     fn prefill(&mut self, live: &[Candidate], budget: &Budget<'_>) -> Option<StepPlan> {
@@ -259,6 +264,22 @@ mod tests {
         let paused = Candidate { ready: false, ..decoding(0) };
         assert!(Scheduler::default().plan(&[paused], &budget(false)).is_empty());
         assert!(Scheduler::default().plan(&[], &budget(false)).is_empty());
+    }
+
+    #[test]
+    fn callers_get_equal_parts_of_steps_that_have_chunks_of_both() {
+        let mut scheduler = Scheduler::default();
+        let joins = |work: Work, _, _| 8 - work.prefill_tokens;
+        let budget = Budget { prefill_waits: false, chunk: &|_| 8, joins: Some(&joins) };
+        let long = prefilling(0, 1000);
+        let mut had = 0;
+        for arrival in 1..100 {
+            // Another caller always has a new prompt, which leaves a quarter of the step.
+            let short = Candidate { caller: CallerId(1), arrival, ..prefilling(1, 6) };
+            let plan = scheduler.plan(&[long, short], &budget);
+            had += plan.iter().find(|span| span.slot == 0).map_or(0, |span| span.tokens);
+        }
+        assert!((350..450).contains(&had), "{had} of {}", 99 * 8);
     }
 
     /// Applies a step to the live sequences, and checks that it was allowed.

@@ -23,7 +23,7 @@ pub struct Sizes {
     pub growth: Growth,
 }
 
-#[cfg(any(test, feature = "testing"))]
+#[cfg(any(test, all(unix, feature = "testing")))]
 impl Sizes {
     /// Four slots of 64 tokens in blocks of 4, of which one runs at a time.
     pub const SMALL: Self = Self {
