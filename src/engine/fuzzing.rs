@@ -2,22 +2,12 @@
 
 use std::path::PathBuf;
 
-use super::kv::{Cache, Growth, Sizes};
+use super::kv::{Cache, Sizes};
 use super::persist::{Store, restore};
 use phi4d_model::Runner as _;
 use phi4d_model::fake::FakeRunner;
 
 const FINGERPRINT: [u8; 32] = [7; 32];
-
-const SIZES: Sizes = Sizes {
-    rows: 4,
-    max_live: 1,
-    row_tokens: 64,
-    block_tokens: 4,
-    budget_tokens: 256,
-    grid: None,
-    growth: Growth::Own,
-};
 
 /// A prefix file, with a valid frame and hash if the first byte is odd: it is restored exactly, or refused
 /// without leaving anything.
@@ -34,8 +24,8 @@ pub fn prefix_file(data: &[u8]) {
         file.extend_from_slice(rest);
     }
     let store = Store { folder: PathBuf::new(), bytes: u64::MAX, fingerprint: FINGERPRINT };
-    let mut runner = FakeRunner::new(FakeRunner::small_limits(SIZES.rows)).0;
-    let mut cache: Cache<()> = Cache::new(SIZES);
+    let mut runner = FakeRunner::new(FakeRunner::small_limits(Sizes::SMALL.rows)).0;
+    let mut cache: Cache<()> = Cache::new(Sizes::SMALL);
     let restored = restore(file.as_slice(), file.len() as u64, &store, &mut cache, &mut runner);
     let held: Vec<_> = cache
         .cached_prefixes()
@@ -57,6 +47,6 @@ pub fn prefix_file(data: &[u8]) {
         assert_eq!(held, []);
     }
     // All memory is still free.
-    let prompt = vec![1; SIZES.row_tokens - 1];
+    let prompt = vec![1; Sizes::SMALL.row_tokens - 1];
     assert!(cache.admit(&prompt, usize::MAX, 1).is_some());
 }

@@ -22,7 +22,8 @@ pub struct Options {
     pub kv_cache_bytes: usize,
     /// Share of the time that prompts get while others decode, in (0, 1).
     pub prefill_share: f64,
-    /// How long a prefill chunk may take. It always gets four times the fixed part of a step.
+    /// How long a prefill chunk may take. It always gets four times the fixed part of a step, and up to twice
+    /// this while its prompt is alone.
     pub prefill_chunk: Duration,
     /// The most draft tokens of a step (speculative decoding), for a sequence that decodes alone; 0
     /// turns it off.

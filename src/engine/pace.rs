@@ -20,6 +20,14 @@ const STRETCH: usize = 2;
 /// each chunk costs a prompt no more than a third of its speed, however low the target is.
 const LEAST_FIXED: f64 = 4.0;
 
+/// A chunk of a prompt that is alone takes up to this many times the target. A prompt that comes meanwhile and
+/// fits a chunk then still has its first token within three: this one and its own.
+const ALONE: f64 = 2.0;
+
+/// A step with which a short prompt ends is filled with others' tokens until it takes this many times the fixed
+/// part of a step: with fewer the weights would be read too often, and with more the first token would be late.
+const FILLED_FIXED: f64 = 3.0;
+
 /// From this size on, chunks are multiples of [`GRAIN`]: kernels compute that many rows at once.
 const GRAIN_FROM: usize = 32;
 const GRAIN: usize = 16;
@@ -36,6 +44,17 @@ impl Average {
     fn add(&mut self, value: f64) {
         self.0 = Some(self.0.map_or(value, |old| old + NEWEST * (value - old)));
     }
+}
+
+/// Who waits for a step without decoding sequences, and so how long prompts may make it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Company {
+    /// Nobody: the engine has this one sequence.
+    Nobody,
+    /// Other sequences.
+    Others,
+    /// A prompt that is read to its end in this step, and whose first token comes with the step's end.
+    Ending,
 }
 
 /// What the engine's settings ask of the pace.
@@ -153,25 +172,27 @@ impl Pace {
         if !self.cost.knows_prefill() {
             return FIRST_CHUNK.min(self.aims.most_tokens);
         }
-        let seconds = self.chunk_seconds();
+        let seconds = self.chunk_seconds(1.0);
         let tokens = self.cost.tokens_within(seconds, Work::default(), past);
         let most = self.aims.most_tokens.min(self.measured.saturating_mul(STRETCH));
         let tokens = tokens.min(most);
         if tokens < GRAIN_FROM { tokens } else { tokens / GRAIN * GRAIN }
     }
 
-    /// How many tokens of a prompt, behind `past` cached ones, join a step that does `work`; 0 if it is full.
-    /// Beside decoding sequences prompts take their share of the step, so that it takes 1 / (1 - share) of
-    /// its time without them.
+    /// How many tokens of a prompt, behind `past` cached ones, join a step that does `work` and that `company`
+    /// waits for; 0 if it is full. Beside decoding sequences prompts take their share of the step, so that it
+    /// takes 1 / (1 - share) of its time without them.
     #[must_use]
-    pub fn joins(&self, work: Work, past: usize) -> usize {
+    pub fn joins(&self, work: Work, past: usize, company: Company) -> usize {
         let none_yet = work.prefill_tokens == 0;
         if !self.cost.knows_prefill() {
             return if none_yet { FIRST_CHUNK.min(self.aims.most_tokens) } else { 0 };
         }
         let decode = Work { prefill_tokens: 0, prefill_attended: 0, ..work };
-        let seconds = match work.decode_rows {
-            0 => self.chunk_seconds(),
+        let seconds = match (work.decode_rows, company) {
+            (0, Company::Nobody) => self.chunk_seconds(ALONE),
+            (0, Company::Others) => self.chunk_seconds(1.0),
+            (0, Company::Ending) => self.cost.fixed() * FILLED_FIXED,
             _ => self.cost.seconds(decode) / (1.0 - self.aims.share),
         };
         if !none_yet && self.cost.seconds(work) >= seconds {
@@ -184,9 +205,9 @@ impl Pace {
         self.cost.tokens_within(seconds, work, past).saturating_add(up).min(left)
     }
 
-    /// How long a chunk may take, in seconds.
-    fn chunk_seconds(&self) -> f64 {
-        self.aims.chunk.as_secs_f64().max(self.cost.fixed() * LEAST_FIXED)
+    /// How long a chunk may take that gets `times` the target, in seconds.
+    fn chunk_seconds(&self, times: f64) -> f64 {
+        (self.aims.chunk.as_secs_f64() * times).max(self.cost.fixed() * LEAST_FIXED)
     }
 
     /// The number of draft tokens, up to `most`, with the most output tokens a second, if each is accepted
@@ -267,6 +288,31 @@ mod tests {
         read(&mut pace, 400);
         // 80 ms, of which 20 are fixed.
         assert!((11..=13).contains(&pace.chunk(0)), "{}", pace.chunk(0));
+    }
+
+    #[test]
+    fn what_joins_a_step_depends_on_who_waits_for_it() {
+        let mut pace = pace(0.5);
+        read(&mut pace, 2000);
+        let joins = |pace: &Pace, read: usize, company| {
+            let work = if read == 0 { Work::default() } else { Work::chunk(0, read) };
+            i32::try_from(pace.joins(work, 0, company)).unwrap()
+        };
+        let all = |pace: &Pace, read| {
+            [Company::Nobody, Company::Others, Company::Ending]
+                .map(|company| joins(pace, read, company))
+        };
+        let near = |pace: &Pace, read, expected: [i32; 3]| {
+            let is = all(pace, read);
+            assert!(is.iter().zip(expected).all(|(is, should)| (is - should).abs() <= 1), "{is:?}");
+        };
+        // 500, 250 and 3 * 20 ms, of which 20 are fixed and each token takes 5.
+        pace.measured = 256;
+        near(&pace, 0, [96, 46, 8]);
+        near(&pace, 10, [86, 36, 0]);
+        // The least is four times the fixed part, alone or not.
+        pace.aims.chunk = 10 * MS;
+        near(&pace, 0, [12, 12, 8]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::kv::{Growth, Sizes};
+use crate::kv::Sizes;
 use phi4d_model::fake::FakeRunner;
 
 fn store(folder: &Path) -> Store {
@@ -13,15 +13,7 @@ fn runner() -> FakeRunner {
 }
 
 fn cache() -> Cache<()> {
-    Cache::new(Sizes {
-        rows: 4,
-        max_live: 1,
-        row_tokens: 64,
-        block_tokens: 4,
-        budget_tokens: 256,
-        grid: None,
-        growth: Growth::Own,
-    })
+    Cache::new(Sizes::SMALL)
 }
 
 fn apply(cache: &mut Cache<()>, runner: &mut FakeRunner) {

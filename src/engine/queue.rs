@@ -18,6 +18,10 @@ const AGEING: Duration = Duration::from_secs(10);
 /// that run have ended.
 const OVERTAKEN: u32 = 16;
 
+/// How long the jobs wait to be tried again when none fitted, unless one came or left or memory has become
+/// free: each try compares prompts with what is cached, which beside steps of a millisecond shows.
+const RETRY: Duration = Duration::from_millis(50);
+
 /// What a job is ordered by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ticket {
@@ -42,13 +46,15 @@ struct Waiting<J> {
 pub struct Queue<J> {
     /// Callers that have jobs, in the order of their turns. A caller's jobs are in order of arrival.
     callers: VecDeque<(CallerId, VecDeque<Waiting<J>>)>,
+    /// Until then no job fits, if nothing changes.
+    futile_until: Option<Instant>,
 }
 
 impl<J> Queue<J> {
     /// A queue without jobs.
     #[must_use]
     pub fn new() -> Self {
-        Self { callers: VecDeque::new() }
+        Self { callers: VecDeque::new(), futile_until: None }
     }
 
     /// Whether no job waits.
@@ -65,6 +71,7 @@ impl<J> Queue<J> {
     /// Adds a job behind the others of its caller.
     pub fn push(&mut self, ticket: Ticket, job: J) {
         let waiting = Waiting { ticket, job, overtaken: 0 };
+        self.retry();
         // A new caller comes last, so that none skips the others by leaving and coming back.
         match self.callers.iter_mut().find(|(caller, _)| *caller == ticket.caller) {
             Some((_, jobs)) => jobs.push_back(waiting),
@@ -77,6 +84,7 @@ impl<J> Queue<J> {
     pub fn put_back(&mut self, ticket: Ticket, job: J) {
         // Higher than the priority of any other job of its caller with its ageing.
         let ticket = Ticket { priority: i32::MAX, ..ticket };
+        self.retry();
         let place = self.callers.iter().position(|(caller, _)| *caller == ticket.caller);
         let (caller, mut jobs) = place
             .and_then(|place| self.callers.remove(place))
@@ -90,6 +98,22 @@ impl<J> Queue<J> {
         self.callers
             .iter_mut()
             .flat_map(|(_, jobs)| jobs.iter_mut().map(|waiting| &mut waiting.job))
+    }
+
+    /// Notes that no job fits, so that none is tried for [`RETRY`].
+    pub fn rest(&mut self, now: Instant) {
+        self.futile_until = Some(now + RETRY);
+    }
+
+    /// Has all jobs tried again, since a sequence has ended or has given back memory.
+    pub fn retry(&mut self) {
+        self.futile_until = None;
+    }
+
+    /// Whether no job would fit if it were tried.
+    #[must_use]
+    pub fn is_resting(&self, now: Instant) -> bool {
+        self.futile_until.is_some_and(|until| now < until)
     }
 
     /// Takes the next job that `fits` of the callers that `may` have a turn, and ends its caller's turn. Their
@@ -154,6 +178,10 @@ impl<J> Queue<J> {
             }
         }
         self.callers.retain(|(_, jobs)| !jobs.is_empty());
+        // One that might not be passed may be among them.
+        if !gone.is_empty() {
+            self.retry();
+        }
         gone
     }
 
@@ -248,6 +276,42 @@ mod tests {
         queue.push(ticket(3, 0, now), 500);
         assert_eq!(queue.take(now, |_| true, |&job| job < 1000), None);
         assert_eq!(drain(&mut queue, now), [1000, 500]);
+    }
+
+    #[test]
+    fn jobs_that_do_not_fit_are_tried_again_after_a_while_or_a_change() {
+        let now = Instant::now();
+        let mut queue = Queue::new();
+        queue.push(ticket(1, 0, now), 0);
+        queue.push(ticket(2, 0, now), 1);
+        let tries = |queue: &mut Queue<u32>, now| {
+            let mut tries = 0;
+            while !queue.is_resting(now) {
+                let none = queue.take(
+                    now,
+                    |_| true,
+                    |_| {
+                        tries += 1;
+                        false
+                    },
+                );
+                assert_eq!(none, None);
+                queue.rest(now);
+            }
+            tries
+        };
+        assert_eq!(tries(&mut queue, now), 2);
+        assert_eq!(tries(&mut queue, now), 0);
+        assert_eq!(tries(&mut queue, now + RETRY), 2);
+        queue.push(ticket(3, 0, now), 2);
+        assert_eq!(tries(&mut queue, now), 3);
+        assert_eq!(queue.remove(|&job| job == 1), [1]);
+        assert_eq!(tries(&mut queue, now), 2);
+        queue.put_back(ticket(3, 0, now), 1);
+        assert_eq!(tries(&mut queue, now), 3);
+        queue.retry();
+        assert!(!queue.is_resting(now));
+        assert_eq!(queue.take(now, |_| true, |_| true), Some(1));
     }
 
     proptest! {

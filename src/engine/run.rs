@@ -120,7 +120,7 @@ impl Core {
         let Self { scheduler, pace, limits, fixed_widths, .. } = self;
         let grid = limits.max_prefill_tokens;
         let chunk = |past| if *fixed_widths { grid } else { pace.chunk(past) };
-        let joins = |work, past| pace.joins(work, past);
+        let joins = |work, past, company| pace.joins(work, past, company);
         let budget = Budget {
             prefill_waits: pace.prefill_waits(),
             chunk: &chunk,
@@ -253,6 +253,7 @@ impl Core {
             if rotary == Rotary::Long {
                 let scope = sequence.cache_scope(rotary);
                 self.cache.restart(slot, scope);
+                self.waiting.retry();
                 self.do_actions();
             }
         }
@@ -272,6 +273,7 @@ impl Core {
         // Such a sequence has a cache scope of its own: its tokens could never be found again.
         let keep = keep && !self.cache.sequence(slot)?.reports_prompt();
         let sequence = self.cache.retire(slot, keep)?;
+        self.waiting.retry();
         self.do_actions();
         self.publish();
         self.shared.door.end_running(end);
@@ -321,7 +323,7 @@ impl Core {
     /// Gives slots to waiting sequences, in the queue's order, as long as any fits. Callers that have no slot
     /// come first, and do not wait for the ends of others' sequences: those that have several give one up.
     pub(super) fn admit(&mut self, now: Instant) {
-        while !self.waiting.is_empty() {
+        while !self.waiting.is_empty() && !self.waiting.is_resting(now) {
             let held: Vec<CallerId> =
                 self.ranks().iter().map(|(ticket, _)| ticket.caller).collect();
             if self.admit_next(now, |caller| !held.contains(&caller)) {
@@ -339,7 +341,7 @@ impl Core {
                 job.ask();
             }
             if !self.admit_next(now, |_| true) {
-                return;
+                self.waiting.rest(now);
             }
         }
     }

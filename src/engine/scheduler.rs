@@ -9,6 +9,7 @@
 
 use super::candidate::Candidate;
 use super::cost::Work;
+use super::pace::Company;
 use super::turns::Turns;
 use phi4d_model::Rotary;
 
@@ -33,9 +34,12 @@ pub struct Budget<'a> {
     /// The size of a chunk behind a number of cached tokens.
     pub chunk: &'a dyn Fn(usize) -> usize,
     /// For runners that mix: how many tokens behind a number of cached ones join a step that does this
-    /// work already.
-    pub joins: Option<&'a dyn Fn(Work, usize) -> usize>,
+    /// work already and that others wait for.
+    pub joins: Option<&'a Joins<'a>>,
 }
+
+/// See [`Budget::joins`].
+pub type Joins<'a> = dyn Fn(Work, usize, Company) -> usize + 'a;
 
 /// The scheduler's state between steps.
 #[derive(Debug, Default)]
@@ -77,7 +81,7 @@ impl Scheduler {
 
     /// Plans one token for each sequence that is ready to decode, and chunks of prompts in what they leave of
     /// the step. All have one rotary table; where there are two, they take turns.
-    fn mixed(&mut self, live: &[Candidate], joins: &dyn Fn(Work, usize) -> usize) -> StepPlan {
+    fn mixed(&mut self, live: &[Candidate], joins: &Joins<'_>) -> StepPlan {
         let ready = || live.iter().filter(|candidate| candidate.ready);
         let other = ready().find(|candidate| Some(candidate.rotary) != self.rotary);
         let Some(first) = other.or_else(|| ready().next()) else { return Vec::new() };
@@ -85,31 +89,60 @@ impl Scheduler {
         self.rotary = Some(rotary);
         let of_table = || ready().filter(|candidate| candidate.rotary == rotary);
         let decoding: Vec<&Candidate> = of_table().filter(|candidate| candidate.decodes).collect();
-        let mut prompts: Vec<&Candidate> =
-            of_table().filter(|candidate| !candidate.decodes).collect();
         let past: Vec<usize> = decoding.iter().map(|candidate| candidate.past).collect();
-        let mut work = Work::decode(&past);
         let mut plan: StepPlan = decoding
             .iter()
             .map(|candidate| Span { slot: candidate.slot, tokens: 1, decodes: true })
             .collect();
-        // Asked before a prompt gets its turn, which counts as had.
-        while joins(work, 0) > 0
-            && let Some(next) = self.turns.next(&prompts, joins(work, 0))
-        {
-            let tokens = next.pending.min(joins(work, next.past).max(1));
-            work = work.and(Work::chunk(next.past, tokens));
-            plan.push(Span { slot: next.slot, tokens, decodes: false });
-            prompts.retain(|prompt| prompt.slot != next.slot);
-        }
+        let prompts = of_table().filter(|candidate| !candidate.decodes).collect();
+        // Also one that is not ready now, as by the next step it may be.
+        let company = if live.len() == 1 { Company::Nobody } else { Company::Others };
+        plan.extend(self.join_prompts(Work::decode(&past), prompts, company, joins));
         plan
+    }
+
+    /// The chunks of `prompts` that join a step that does `work`.
+    fn join_prompts(
+        &mut self,
+        mut work: Work,
+        mut prompts: Vec<&Candidate>,
+        company: Company,
+        joins: &Joins<'_>,
+    ) -> Vec<Span> {
+        let mut chunks = Vec::new();
+        let usual = joins(work, 0, company);
+        let mut ends = false;
+        while let Some(next) = self.turns.next(&prompts, usual) {
+            let none_yet = work.prefill_tokens == 0;
+            let mut tokens = joins(work, next.past, company).max(usize::from(none_yet));
+            // A prompt that ends here waits for others that end, too, but not for parts of longer ones.
+            if ends && tokens < next.pending {
+                tokens = joins(work, next.past, Company::Ending).min(tokens);
+            }
+            let tokens = tokens.min(next.pending);
+            if tokens == 0 {
+                break;
+            }
+            ends |= tokens == next.pending;
+            self.turns.read(&prompts, next, tokens, if none_yet { usual / 4 } else { 0 });
+            work = work.and(Work::chunk(next.past, tokens));
+            chunks.push(Span { slot: next.slot, tokens, decodes: false });
+            prompts.retain(|prompt| prompt.slot != next.slot);
+            if prompts.is_empty() {
+                // Asked without prompts, the turns would take it that nobody waits, and forget who had what.
+                break;
+            }
+        }
+        chunks
     }
 
     fn prefill(&mut self, live: &[Candidate], budget: &Budget<'_>) -> Option<StepPlan> {
         let prompts: Vec<&Candidate> =
             live.iter().filter(|candidate| candidate.ready && !candidate.decodes).collect();
-        let next = self.turns.next(&prompts, (budget.chunk)(0))?;
+        let usual = (budget.chunk)(0);
+        let next = self.turns.next(&prompts, usual)?;
         let tokens = next.pending.min((budget.chunk)(next.past).max(1));
+        self.turns.read(&prompts, next, tokens, usual / 4);
         Some(vec![Span { slot: next.slot, tokens, decodes: false }])
     }
 
@@ -231,6 +264,22 @@ mod tests {
         let paused = Candidate { ready: false, ..decoding(0) };
         assert!(Scheduler::default().plan(&[paused], &budget(false)).is_empty());
         assert!(Scheduler::default().plan(&[], &budget(false)).is_empty());
+    }
+
+    #[test]
+    fn callers_get_equal_parts_of_steps_that_have_chunks_of_both() {
+        let mut scheduler = Scheduler::default();
+        let joins = |work: Work, _, _| 8 - work.prefill_tokens;
+        let budget = Budget { prefill_waits: false, chunk: &|_| 8, joins: Some(&joins) };
+        let long = prefilling(0, 1000);
+        let mut had = 0;
+        for arrival in 1..100 {
+            // Another caller always has a new prompt, which leaves a quarter of the step.
+            let short = Candidate { caller: CallerId(1), arrival, ..prefilling(1, 6) };
+            let plan = scheduler.plan(&[long, short], &budget);
+            had += plan.iter().find(|span| span.slot == 0).map_or(0, |span| span.tokens);
+        }
+        assert!((350..450).contains(&had), "{had} of {}", 99 * 8);
     }
 
     /// Applies a step to the live sequences, and checks that it was allowed.

@@ -2,17 +2,16 @@
 //!
 //! Callers get equal parts of prefill: the next chunk goes to the caller that has had least, so that a
 //! newcomer does not wait for what others have sent. Within a caller the highest priority is next, then
-//! the shortest remaining prompt, so that a short one does not wait for a long one; every [`AGED`]th of a
-//! caller's chunks goes to its oldest prompt, so that none starves. Pure: it counts tokens and chunks.
+//! the shortest remaining prompt, so that a short one does not wait for a long one; its oldest prompt gets
+//! one of [`AGED`] chunks, so that none starves. Pure: it counts tokens.
 
 use phi4d_door::CallerId;
 
 use super::candidate::Candidate;
 
 /// Of a caller's chunks, one in this many goes to the oldest of its prompts. A long prompt so keeps a
-/// quarter of its caller's prefill under a flood of short ones, and a short one waits for a single
-/// chunk of another.
-const AGED: u64 = 4;
+/// quarter of its caller's prefill under a flood of short ones.
+const AGED: usize = 4;
 
 /// The most callers to remember that have had more than those whose prompts wait. Further ones are
 /// forgotten, those that had least first: a newcomer's place is the worst that this costs the others.
@@ -22,10 +21,11 @@ const REMEMBERED: usize = 64;
 #[derive(Debug, Clone, Copy)]
 struct Served {
     caller: CallerId,
-    /// In tokens, chunks below a quarter of the usual size counting as that: a step takes part of its
-    /// time whatever is in it.
+    /// In tokens, as [`Turns::read`] counts them.
     tokens: usize,
-    chunks: u64,
+    /// Tokens for which the oldest prompt was passed over, less what it has had since in the ratio of [`AGED`].
+    /// Nothing while it reads alone, so that a newcomer beside it is next.
+    passed: usize,
 }
 
 /// The turns of callers and prompts.
@@ -35,8 +35,8 @@ pub struct Turns {
 }
 
 impl Turns {
-    /// Chooses among `prompts`, which are ready to be read, and counts the choice as a chunk of `chunk`
-    /// tokens, or of what remains of the prompt.
+    /// Chooses among `prompts`, which are ready to be read, the one that gets the next chunk of `chunk`
+    /// tokens, or of what remains of it.
     pub fn next<'a>(&mut self, prompts: &[&'a Candidate], chunk: usize) -> Option<&'a Candidate> {
         self.join(prompts);
         let shortest = |caller: CallerId| {
@@ -47,19 +47,30 @@ impl Turns {
         // behind by more than a chunk for it.
         let (_, _, served, first) = self
             .served
-            .iter_mut()
+            .iter()
             .filter_map(|served| {
                 let first = shortest(served.caller)?;
                 let after = served.tokens + first.pending.min(chunk);
                 Some((after, first.arrival, served, first))
             })
             .min_by_key(|&(after, arrival, ..)| (after, arrival))?;
-        served.chunks += 1;
-        let own = prompts.iter().filter(|prompt| prompt.caller == served.caller);
-        let oldest = own.min_by_key(|prompt| prompt.arrival)?;
-        let next = if served.chunks.is_multiple_of(AGED) { oldest } else { first };
-        served.tokens += next.pending.min(chunk).max(chunk / 4);
-        Some(next)
+        let due = served.passed >= chunk.saturating_mul(AGED - 1);
+        if due { oldest(prompts, served.caller) } else { Some(first) }
+    }
+
+    /// Counts `tokens` tokens of `read`, one of `prompts`, as read, and no less than `least`: a step takes part
+    /// of its time whatever is in it.
+    pub fn read(&mut self, prompts: &[&Candidate], read: &Candidate, tokens: usize, least: usize) {
+        let of_caller = |served: &&mut Served| served.caller == read.caller;
+        let Some(served) = self.served.iter_mut().find(of_caller) else { return };
+        let tokens = tokens.max(least);
+        served.tokens += tokens;
+        let is_oldest =
+            oldest(prompts, read.caller).is_some_and(|oldest| oldest.arrival == read.arrival);
+        served.passed = match is_oldest {
+            true => served.passed.saturating_sub(tokens * (AGED - 1)),
+            false => served.passed + tokens,
+        };
     }
 
     /// Brings the callers of `prompts` in. One that comes, or comes back, begins with what the least
@@ -89,10 +100,16 @@ impl Turns {
     fn add(&mut self, prompts: &[&Candidate], tokens: usize) {
         for &&Candidate { caller, .. } in prompts {
             if !self.served.iter().any(|served| served.caller == caller) {
-                self.served.push(Served { caller, tokens, chunks: 0 });
+                self.served.push(Served { caller, tokens, passed: 0 });
             }
         }
     }
+}
+
+/// The oldest of a caller's prompts.
+fn oldest<'a>(prompts: &[&'a Candidate], caller: CallerId) -> Option<&'a Candidate> {
+    let own = prompts.iter().filter(|prompt| prompt.caller == caller);
+    own.min_by_key(|prompt| prompt.arrival).copied()
 }
 
 #[cfg(test)]
@@ -116,6 +133,14 @@ mod tests {
         }
     }
 
+    /// Reads a chunk of `chunk` tokens of one of `prompts`; returns the arrival of that one.
+    fn turn(turns: &mut Turns, prompts: &[Candidate], chunk: usize) -> u64 {
+        let prompts: Vec<&Candidate> = prompts.iter().collect();
+        let next = turns.next(&prompts, chunk).unwrap();
+        turns.read(&prompts, next, next.pending.min(chunk), chunk / 4);
+        next.arrival
+    }
+
     /// Reads chunks of `chunk` tokens of `prompts` until all are read; returns the arrivals chosen.
     fn read(
         turns: &mut Turns,
@@ -125,7 +150,7 @@ mod tests {
     ) -> Vec<u64> {
         let mut order = Vec::new();
         while order.len() < chunks && !prompts.is_empty() {
-            let next = turns.next(&prompts.iter().collect::<Vec<_>>(), chunk).unwrap().arrival;
+            let next = turn(turns, prompts, chunk);
             let place = prompts.iter().position(|prompt| prompt.arrival == next).unwrap();
             prompts[place].pending = prompts[place].pending.saturating_sub(chunk);
             if prompts[place].pending == 0 {
@@ -138,14 +163,13 @@ mod tests {
 
     #[test]
     fn a_short_prompt_waits_for_no_long_one_of_its_caller_or_of_another() {
-        for caller in [1, 2] {
+        for (caller, before) in (1..3).flat_map(|caller| (1..9).map(move |chunks| (caller, chunks)))
+        {
             let mut turns = Turns::default();
             let mut prompts = vec![prompt(1, 0, 4000)];
-            assert_eq!(read(&mut turns, &mut prompts, 256, 3), [0, 0, 0]);
+            read(&mut turns, &mut prompts, 256, before);
             prompts.push(prompt(caller, 1, 10));
-            let order = read(&mut turns, &mut prompts, 256, 2);
-            // One chunk of the older prompt of its own caller may be in between.
-            assert!(order.contains(&1), "{order:?}");
+            assert_eq!(read(&mut turns, &mut prompts, 256, 1), [1]);
         }
     }
 
@@ -168,7 +192,7 @@ mod tests {
             if !prompts.iter().any(|prompt| prompt.caller == CallerId(2)) {
                 prompts.push(prompt(2, arrival, 200));
             }
-            let next = turns.next(&prompts.iter().collect::<Vec<_>>(), 100).unwrap().arrival;
+            let next = turn(&mut turns, &prompts, 100);
             let place = prompts.iter().position(|prompt| prompt.arrival == next).unwrap();
             *had.entry(prompts[place].caller.0).or_default() += 1;
             prompts[place].pending -= 100;
@@ -183,7 +207,7 @@ mod tests {
         let long = prompt(0, 0, 100_000);
         for caller in 1..1000 {
             let short = prompt(caller, caller, 100);
-            turns.next(&[&long, &short], 100).unwrap();
+            turn(&mut turns, &[long, short], 100);
         }
         assert!(turns.served.len() <= REMEMBERED + 2);
     }
@@ -212,7 +236,7 @@ mod tests {
                 .collect();
             prompts.push(prompt(caller, 1000, length));
             let mut chunks = 0;
-            while turns.next(&prompts.iter().collect::<Vec<_>>(), 100).unwrap().arrival != 1000 {
+            while turn(&mut turns, &prompts, 100) != 1000 {
                 chunks += 1;
                 prop_assert!(chunks <= 2 * others.len() + 1, "{chunks} with {} others", others.len());
             }

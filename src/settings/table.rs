@@ -229,10 +229,13 @@ define_settings! {
     /// allows; where reproducible has an effect, always this many.
     prefill_chunk_tokens: usize = "256", whole::<usize>(1, 65_536), "tokens";
 
-    /// Time that one step of reading a prompt may take, by the times of earlier steps. New
-    /// requests, cancellations and deadlines wait for the step in progress. It is raised to four
-    /// times what a step takes with any number of tokens: smaller steps would read the weights
-    /// more often than they compute. Larger values read long prompts a little faster.
+    /// Time that one step of reading a prompt may take, by the times of earlier steps. It is
+    /// raised to four times what a step takes with any number of tokens: smaller steps would read
+    /// the weights more often than they compute. A prompt that is alone gets steps of up to twice
+    /// the time that is set. New requests, cancellations and deadlines wait for the step in
+    /// progress. Beside one long prompt, one that fits a step has its first token within three
+    /// times this time: it waits for the step in progress and is read in the next. Larger values
+    /// read long prompts a little faster.
     prefill_chunk_ms: u64 = "250", whole::<u64>(1, 60_000), "milliseconds";
 
     /// Share of the time, from 0.05 to 0.95, that goes to reading prompts while answers are

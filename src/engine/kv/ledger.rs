@@ -23,6 +23,20 @@ pub struct Sizes {
     pub growth: Growth,
 }
 
+#[cfg(any(test, all(unix, feature = "testing")))]
+impl Sizes {
+    /// Four slots of 64 tokens in blocks of 4, of which one runs at a time.
+    pub const SMALL: Self = Self {
+        rows: 4,
+        max_live: 1,
+        row_tokens: 64,
+        block_tokens: 4,
+        budget_tokens: 256,
+        grid: None,
+        growth: Growth::Own,
+    };
+}
+
 /// How slots take memory for their tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Growth {

@@ -133,7 +133,7 @@ impl World {
             self.running.sort_by_key(|sequence| sequence.past < sequence.request.prompt);
             let candidates = self.candidates();
             let pace = &self.pace;
-            let joins = |work, past| pace.joins(work, past);
+            let joins = |work, past, company| pace.joins(work, past, company);
             let budget = Budget {
                 prefill_waits: pace.prefill_waits(),
                 chunk: &|past| pace.chunk(past),
@@ -175,30 +175,81 @@ impl World {
     fn target(&self) -> f64 {
         f64::max(250.0, 4.0 * self.machine.fixed)
     }
+
+    /// The longest that a chunk of a prompt is meant to take that is alone.
+    fn alone(&self) -> f64 {
+        if self.mixes { f64::max(500.0, 4.0 * self.machine.fixed) } else { self.target() }
+    }
+
+    /// The longest that a step is meant to take with which a prompt of ten tokens ends.
+    fn short(&self) -> f64 {
+        let Machine { fixed, token, attended } = self.machine;
+        let own = fixed + 10.0 * token + attended;
+        if self.mixes { own.max(3.0 * fixed + token) } else { own }
+    }
 }
+
+/// Phi-4 on two cores with slow memory.
+const LARGE: Machine = Machine { fixed: 285.0, token: 48.0, attended: 0.5 };
 
 fn machine() -> impl Strategy<Value = Machine> {
     // From a small model on a large machine to Phi-4 on two cores. Ten tokens fit a chunk on any of them.
-    (0.2f64..400.0, 0.02f64..0.25, 0.0f64..0.02).prop_map(|(fixed, token, attended)| Machine {
-        fixed,
-        token: fixed * token,
-        attended: fixed * token * attended,
-    })
+    let any = (0.2f64..400.0, 0.02f64..0.25, 0.0f64..0.02).prop_map(|(fixed, token, attended)| {
+        Machine { fixed, token: fixed * token, attended: fixed * token * attended }
+    });
+    prop_oneof![3 => any, 1 => Just(LARGE)]
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn a_short_prompt_beside_a_long_one_waits_for_three_chunks_at_most(
+    fn a_short_prompt_beside_a_long_one_waits_for_the_step_in_progress_and_its_own(
         machine in machine(), mixes in any::<bool>(), after in 0.0f64..3000.0, caller in 0u64..2,
     ) {
         let mut world = World::new(machine, mixes, 0.5);
         let long = Request { arrives: 0.0, caller: 0, prompt: 4000, output: 1 };
         let short = Request { arrives: after, caller, prompt: 10, output: 1 };
         let seen = world.run(&[long, short]);
-        let limit = 3.0 * world.target();
+        let limit = 1.05 * (world.alone() + world.short());
         prop_assert!(seen[1].first < limit, "{} of {limit} ms", seen[1].first);
+        prop_assert!(seen[1].first < 3.0 * world.target(), "{}", seen[1].first);
+    }
+
+    #[test]
+    fn short_prompts_one_after_another_hardly_delay_a_long_one_nor_it_them(
+        machine in machine(), mixes in any::<bool>(), count in 2usize..12, caller in 0u64..2,
+    ) {
+        let mut world = World::new(machine, mixes, 0.5);
+        let long = Request { arrives: 0.0, caller: 0, prompt: 4000, output: 1 };
+        let alone = world.run(&[long])[0].first;
+        let limit = 1.05 * (world.alone().max(world.target() * 2.0) + world.short());
+        let shorts = (1..=count).map(|number| Request {
+            arrives: number as f64 * 1.1 * limit,
+            caller,
+            prompt: 10,
+            output: 1,
+        });
+        let requests: Vec<Request> = [long].into_iter().chain(shorts).collect();
+        let seen = world.run(&requests);
+        for short in &seen[1..] {
+            prop_assert!(short.first < limit, "{} of {limit} ms", short.first);
+        }
+        let most = 1.05 * (alone + count as f64 * (world.short() + machine.fixed));
+        prop_assert!(seen[0].first < most, "{} of {most} ms, {alone} alone", seen[0].first);
+    }
+
+    #[test]
+    fn a_prompt_alone_reads_the_weights_as_seldom_as_its_steps_may_be_long(machine in machine()) {
+        let mut world = World::new(machine, true, 0.5);
+        let (tokens, most) = (4000.0, 256.0);
+        let prompt = Request { arrives: 0.0, caller: 0, prompt: 4000, output: 1 };
+        let took = world.run(&[prompt])[0].first;
+        let work = tokens * machine.token + machine.attended * tokens * tokens / 2e3;
+        let steps = f64::max(work / (world.alone() - machine.fixed), tokens / most);
+        // One for what remains, and one for rounding each step down to whole tokens.
+        let limit = 1.02 * (work + machine.fixed * (steps + 2.0));
+        prop_assert!(took < limit, "{took} of {limit} ms");
     }
 
     #[test]

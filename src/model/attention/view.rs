@@ -67,6 +67,9 @@ impl<'a, T: Stored> View<'a, T> {
     }
 }
 
+/// Numbers in a cache line.
+const LINE: usize = 16;
+
 /// A tile of keys and values in single precision, which many rows share.
 #[derive(Debug, Default)]
 pub(crate) struct Unpacked(Vec<f32>);
@@ -76,17 +79,24 @@ impl Unpacked {
     #[inline(always)]
     pub(crate) fn fill<I: Lanes, T: Stored>(&mut self, isa: I, view: &View<'_, T>) {
         let keys = view.keys.as_flattened();
-        let size = 16 * keys.len();
-        self.0.resize(2 * size, 0.0);
-        for (out, stored) in self.0.as_chunks_mut().0.iter_mut().zip(keys.iter().chain(view.values))
-        {
+        let size = 2 * 16 * keys.len();
+        self.0.resize(size + LINE, 0.0);
+        let first = self.first();
+        let (vectors, _) = self.0[first..][..size].as_chunks_mut();
+        for (out, stored) in vectors.iter_mut().zip(keys.iter().chain(view.values)) {
             isa.store(T::load(isa, stored), out);
         }
     }
 
+    /// Where the first number is that begins a cache line: a vector across two takes two loads.
+    fn first(&self) -> usize {
+        self.0.as_ptr().align_offset(LINE * size_of::<f32>())
+    }
+
     /// What [`Unpacked::fill`] made of `view`.
     pub(crate) fn view<'a, T>(&'a self, view: &View<'a, T>) -> View<'a, f32> {
-        let (keys, values) = self.0.split_at(self.0.len() / 2);
+        let size = self.0.len() - LINE;
+        let (keys, values) = self.0[self.first()..][..size].split_at(size / 2);
         View {
             keys: keys.as_chunks().0.as_chunks().0,
             values: values.as_chunks().0,
