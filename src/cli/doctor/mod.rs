@@ -74,6 +74,25 @@ impl Subject {
         self.service().is_some() && os::effective_uid() != 0
     }
 
+    /// Notes that a model's folder can't be used. Where only the caller may not read it, that is no fault.
+    fn unusable(
+        &self,
+        check: &'static str,
+        error: &LoadError,
+        mend: &str,
+        findings: &mut Findings,
+    ) {
+        match error {
+            LoadError::Read { path, source }
+                if source.kind() == std::io::ErrorKind::PermissionDenied && self.is_strangers() =>
+            {
+                let text = format!("this user may not read {}", path.display());
+                findings.note(check, text, "sudo phi4d doctor");
+            }
+            _ => findings.fault(check, error.to_string(), mend),
+        }
+    }
+
     /// Bytes that the daemon can have: what is free, what it has already, and at most its limit.
     fn memory(&self) -> usize {
         let spare = os::spare_memory();
@@ -265,16 +284,9 @@ fn model(settings: &Settings, subject: &Subject, findings: &mut Findings) -> Opt
     let memory = start::memory_settings_of(settings, subject.memory(), lookup);
     let model = match ModelReport::gather(settings, folder, &memory) {
         Ok(model) => model,
-        Err(LoadError::Read { path, source })
-            if source.kind() == std::io::ErrorKind::PermissionDenied && subject.is_strangers() =>
-        {
-            let text = format!("this user may not read {}", path.display());
-            findings.note(CHECK, text, "sudo phi4d doctor");
-            return None;
-        }
         Err(error) => {
             let mend = "phi4d pull fetches models, with --replace over a damaged one";
-            findings.fault(CHECK, error.to_string(), mend);
+            subject.unusable(CHECK, &error, mend, findings);
             return None;
         }
     };
@@ -310,17 +322,10 @@ fn embedding_model(settings: &Settings, subject: &Subject, findings: &mut Findin
     let Some(folder) = &settings.embedding_model else { return };
     match EmbeddingFolder::read(folder, settings.embedding_max_tokens) {
         Ok(found) => findings.good(CHECK, embedding::summary(&found)),
-        Err(LoadError::Read { path, source })
-            if source.kind() == std::io::ErrorKind::PermissionDenied && subject.is_strangers() =>
-        {
-            let text = format!("this user may not read {}", path.display());
-            findings.note(CHECK, text, "sudo phi4d doctor");
+        Err(error) => {
+            let mend = "set embedding_model to the folder of an ONNX export, or to nothing";
+            subject.unusable(CHECK, &error, mend, findings);
         }
-        Err(error) => findings.fault(
-            CHECK,
-            error.to_string(),
-            "set embedding_model to the folder of an ONNX export, or to nothing",
-        ),
     }
 }
 
