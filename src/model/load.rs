@@ -7,16 +7,17 @@ use ort::session::Session;
 use ort::session::builder::SessionBuilder;
 use phi4d_attention::KvType;
 use phi4d_isa::{Choice, VARIABLE};
+use phi4d_settings::Provider;
 
 use super::error::LoadError;
 use super::genai_config::GenaiConfig;
 use super::gqa::{self, Own};
-use super::load_options::LoadOptions;
 use super::matmul;
 use super::onnx::OnnxRunner;
 use super::paged::{self, PagedRunner};
+use super::plan::LoadOptions;
 use super::prepare;
-use super::provider::{Chosen, Placement, Provider};
+use super::provider::{Chosen, Placement};
 use super::runner::{Interrupt, Runner};
 use super::session;
 use super::source::Source;
@@ -32,8 +33,6 @@ pub struct Loaded {
     pub config: GenaiConfig,
     /// Where it runs, by the provider's name in the settings.
     pub provider: Provider,
-    /// Why it runs there.
-    pub reason: String,
     /// Which of its nodes run where.
     pub placement: Placement,
     /// Bytes of its weights, as [`super::Export::weight_bytes`].
@@ -97,7 +96,6 @@ fn load_unless_cancelled(options: &LoadOptions, cancel: &LoadCancel) -> Result<L
         runner,
         config: source.config,
         provider: chosen.provider(),
-        reason: chosen.reason().to_owned(),
         placement,
         weight_bytes: source.weight_bytes,
         batch_invariant,
@@ -172,12 +170,13 @@ fn session(
         let own = gqa::own(&graph, source, options)?;
         let graph = own.as_ref().map_or(&graph, |own| &own.graph);
         let builder = with_own(session::exported(source, options)?, own.as_ref())?;
-        let session = matmul::open(builder, source, graph, prepared, cancel)?;
+        let builder = matmul::with_operator(builder, &Arc::new(prepared.unwrap_or_default()))?;
+        let session = session::commit(builder, source, graph, chosen.name(), cancel)?;
         return Ok((session, invariant, own));
     }
     if let Some(own) = gqa::own(&source.graph, source, options)? {
         let builder = with_own(session::exported(source, options)?, Some(&own))?;
-        let session = commit(builder, source, &own.graph, chosen, cancel)?;
+        let session = session::commit(builder, source, &own.graph, chosen.name(), cancel)?;
         return Ok((session, false, Some(own)));
     }
     let session = match prepare::load(source, options, cancel)? {
@@ -235,22 +234,7 @@ fn open(
     // The operator of `models/longrope/paged.onnx`, which ONNX Runtime has for devices only.
     #[cfg(any(test, feature = "testing"))]
     let builder = paged::stand_in::register(builder)?;
-    commit(builder, source, &source.graph, chosen, cancel)
-}
-
-fn commit(
-    mut builder: SessionBuilder,
-    source: &Source,
-    graph: &[u8],
-    chosen: &Chosen,
-    cancel: &LoadCancel,
-) -> Result<Session, LoadError> {
-    // In this order: a cancel after the check reaches the session.
-    cancel.reach(builder.canceler());
-    if cancel.is_cancelled() {
-        return Err(LoadError::Cancelled);
-    }
-    builder.commit_from_memory(graph).map_err(|error| source.invalid(&error, chosen.name()))
+    session::commit(builder, source, &source.graph, chosen.name(), cancel)
 }
 
 /// Runs one token: some sizes, such as a head's, are open in the graph and checked by its operators

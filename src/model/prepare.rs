@@ -15,13 +15,14 @@ use ort::session::builder::SessionBuilder;
 
 use super::error::LoadError;
 use super::facts::processor_kind;
-use super::load_options::{LoadOptions, WeightsMemory};
 use super::matmul;
 use super::matmul::store::Store;
+use super::plan::LoadOptions;
 use super::provider::CPU_NAME;
 use super::session;
 use super::source::Source;
 use super::stop::LoadCancel;
+use phi4d_settings::WeightsMemory;
 
 /// The folder's name in a model's folder.
 pub const PREPARED_FOLDER: &str = "prepared";
@@ -75,9 +76,8 @@ fn write_into(folder: &Path, source: &Source, options: &LoadOptions) -> Result<(
         matmul::lay_out(folder, source, &graph, options)?;
         return write_stamp(folder, &stamp(source, &graph, matmul::LAYOUT));
     }
-    let mut builder = with_output(session::exported(source, options)?, folder)?;
-    let session = builder.commit_from_memory(&source.graph);
-    drop(session.map_err(|error| source.invalid(&error, CPU_NAME))?);
+    let builder = with_output(session::exported(source, options)?, folder)?;
+    drop(session::commit(builder, source, &source.graph, CPU_NAME, &LoadCancel::default())?);
     write_stamp(folder, &stamp(source, &source.graph, &runtime_layout()))
 }
 
@@ -111,10 +111,7 @@ pub(super) fn load(
         warn_of_another(&folder);
         return Ok(None);
     }
-    cancel.reach(builder.canceler());
-    if cancel.is_cancelled() {
-        return Err(LoadError::Cancelled);
-    }
+    cancel.reach(builder.canceler())?;
     match builder.commit_from_file(folder.join(GRAPH)) {
         Ok(session) => Ok(Some(session)),
         Err(error) => {

@@ -190,6 +190,18 @@ pub(super) fn edited<E: From<Damaged>>(
     Ok(edited)
 }
 
+/// The fields of `message` that `stays` keeps, byte for byte.
+pub(super) fn kept(message: &[u8], stays: impl Fn(&Field<'_>) -> bool) -> Result<Vec<u8>, Damaged> {
+    let mut kept = Vec::with_capacity(message.len());
+    for field in Fields::new(message) {
+        let field = field?;
+        if stays(&field) {
+            kept.extend_from_slice(field.raw);
+        }
+    }
+    Ok(kept)
+}
+
 fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     loop {
         let byte = value.to_le_bytes()[0];

@@ -6,10 +6,11 @@ use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
 use super::error::LoadError;
-use super::load_options::LoadOptions;
+use super::plan::LoadOptions;
 use super::provider::{self, Chosen, RECORD};
 use super::runtime;
 use super::source::Source;
+use super::stop::LoadCancel;
 
 /// Session option that says where a graph loaded from memory has its weights
 /// (`kOrtSessionOptionsModelExternalInitializersFileFolderPath`).
@@ -64,6 +65,22 @@ pub(super) fn embedding(
 ) -> Result<SessionBuilder, LoadError> {
     let builder = builder(threads, library, GraphOptimizationLevel::All, Some(weights))?;
     builder.with_config_entry(SPINNING, "0").map_err(LoadError::from)
+}
+
+/// The session of `graph`, which is `source`'s or an edit of it, on the provider that ONNX Runtime calls
+/// `provider`.
+///
+/// # Errors
+/// If ONNX Runtime can't load it, or `cancel` was used.
+pub(super) fn commit(
+    mut builder: SessionBuilder,
+    source: &Source,
+    graph: &[u8],
+    provider: &str,
+    cancel: &LoadCancel,
+) -> Result<Session, LoadError> {
+    cancel.reach(builder.canceler())?;
+    builder.commit_from_memory(graph).map_err(|error| source.invalid(&error, provider))
 }
 
 fn build(

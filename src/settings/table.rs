@@ -48,14 +48,7 @@ define_settings! {
     /// Where the model runs. auto: the first of cuda, directml and webgpu that works, for a
     /// model exported for GPUs, else cpu. plugin: the provider in provider_library. A named
     /// provider that can't be used is an error.
-    provider: Provider = "auto", choice("PROVIDER", &[
-        ("auto", Provider::Auto),
-        ("cpu", Provider::Cpu),
-        ("cuda", Provider::Cuda),
-        ("directml", Provider::DirectMl),
-        ("webgpu", Provider::WebGpu),
-        ("plugin", Provider::Plugin),
-    ]);
+    provider: Provider = "auto", choice("PROVIDER", &Provider::NAMED);
 
     /// Library of an execution provider that ONNX Runtime can load. Empty: the provider's own
     /// library in ONNX Runtime's folder.

@@ -10,6 +10,7 @@ use crate::binding::{Bindings, Set};
 use crate::device::{DeviceAllocator, DeviceBlock};
 use crate::error::{LoadError, RunError};
 use crate::memory::Mapping;
+use crate::plan::{LoadOptions, ModelLimits};
 use crate::tensors::Shape;
 
 /// Keys and values of all layers in device memory, arranged by [`Layout`].
@@ -57,19 +58,25 @@ fn failed(error: &ort::Error) -> RunError {
 }
 
 impl DeviceCache {
-    /// An empty cache, which takes memory when it is used.
+    /// An empty cache, which takes memory when it is used, within `kv_cache_bytes` of `options`; `limits`
+    /// become those of such a cache.
     pub(crate) fn new(
         allocator: DeviceAllocator,
         new_session: NewSession<'_>,
         shape: &Shape,
-        budget_bytes: usize,
+        limits: &mut ModelLimits,
+        options: &LoadOptions,
     ) -> Result<Self, LoadError> {
+        let budget_bytes = limits.on_device(options.kv_cache_bytes);
+        log::info!(
+            memory = allocator.name(), kv_cache_bytes = budget_bytes;
+            "the KV cache is in device memory"
+        );
         // The budget is counted in positions of one row, over all tensors.
-        let row_bytes = shape.cache_tensors() * shape.heads * shape.position_bytes();
         let bounds = Bounds {
             slots: shape.slots,
             context: shape.context,
-            budget: budget_bytes / row_bytes.max(1),
+            budget: budget_bytes / limits.kv_bytes_per_token.max(1),
         };
         let store = Store {
             allocator: Arc::new(allocator),
@@ -83,11 +90,6 @@ impl DeviceCache {
             laid: 0,
         };
         Ok(Self { layout: Layout::new(bounds), store })
-    }
-
-    /// What ONNX Runtime calls the memory.
-    pub(crate) fn memory_name(&self) -> &str {
-        self.store.allocator.name()
     }
 
     /// Other memory of the device, of so many bytes.

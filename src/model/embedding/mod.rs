@@ -81,10 +81,7 @@ impl EmbeddingModel {
         let batches = !depends.map_err(|damage| invalid(damage.to_string()))?;
         let library = options.runtime_library.as_deref();
         let mut builder = session::embedding(options.threads, library, &weights)?;
-        cancel.reach(builder.canceler());
-        if cancel.is_cancelled() {
-            return Err(LoadError::Cancelled);
-        }
+        cancel.reach(builder.canceler())?;
         let session = builder.commit_from_memory(&graph).map_err(|error| {
             let reason = error.to_string();
             match (cancel.is_cancelled(), lacks_threads(&reason)) {

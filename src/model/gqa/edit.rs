@@ -14,8 +14,8 @@ use crate::protobuf::{
     self, ATTRIBUTE_FLOAT, ATTRIBUTE_GRAPH, Damaged, Fields, GRAPH_INITIALIZER, GRAPH_INPUT,
     GRAPH_NODE, GRAPH_OUTPUT, INT64, MODEL_GRAPH, MODEL_OPSET, NODE_ATTRIBUTE, NODE_DOMAIN,
     NODE_INPUT, NODE_NAME, NODE_OPERATOR, NODE_OUTPUT, Node, Size, TENSOR_NAME, VALUE_NAME, Value,
-    attribute, content, contents, edited, message, message_of_number, put_attribute, put_bytes,
-    value_info,
+    attribute, content, contents, edited, kept, message, message_of_number, put_attribute,
+    put_bytes, value_info,
 };
 use crate::rotary_edit::LONG_INPUT;
 
@@ -272,13 +272,7 @@ fn attention<'a>(bytes: &'a [u8], node: &Node<'a>, layer: usize) -> Result<New<'
     let mut inputs: Vec<&[u8]> = node.inputs.iter().copied().take(3).collect();
     inputs.extend(TABLES.map(|place| node.inputs[place]));
     let outputs = vec![node.outputs.first().copied().unwrap_or_default()];
-    let mut new = Vec::with_capacity(bytes.len());
-    for field in Fields::new(bytes) {
-        let field = field?;
-        if [NODE_NAME, NODE_ATTRIBUTE].contains(&field.number) {
-            new.extend_from_slice(field.raw);
-        }
-    }
+    let mut new = kept(bytes, |field| [NODE_NAME, NODE_ATTRIBUTE].contains(&field.number))?;
     for input in &inputs {
         put_bytes(&mut new, NODE_INPUT, input);
     }

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use serde::Serialize;
 
 use crate::genai_config::GenaiConfig;
-use crate::load_options::Int8Activations;
 use crate::matmul::{edit, quantised};
 use crate::protobuf::{
     Damaged, Fields, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_NODE, GRAPH_OUTPUT, MODEL_GRAPH,
@@ -13,6 +12,7 @@ use crate::protobuf::{
     contents,
 };
 use crate::provider::ANY_GPU;
+use phi4d_settings::Int8Activations;
 
 /// Operators of attention.
 const ATTENTION: [&str; 5] =

@@ -12,9 +12,8 @@ use serde::Serialize;
 use super::error::LoadError;
 use super::genai_config::GenaiConfig;
 use super::gqa::edit;
-use super::load_options::LoadOptions;
 use super::memory::page_bytes;
-use super::plan::{KvGrowth, ModelLimits};
+use super::plan::{KvGrowth, LoadOptions, ModelLimits};
 use super::{rotary_joined, source};
 
 pub use graph::{Attention, Quantised, TensorInfo};
@@ -117,7 +116,6 @@ impl Export {
     /// memory. Only [`ModelLimits::many_rows`] is the session's to say.
     #[must_use]
     pub fn limits(&self, options: &LoadOptions, on_device: bool) -> ModelLimits {
-        let context_tokens = options.context(self.usable_context);
         // Bytes of one head's key at one position: in the host's memory a slot's heads are committed page
         // by page, so a block is the positions in a page.
         let tensors = self.model.layers.saturating_mul(2).saturating_mul(self.model.kv_heads);
@@ -135,18 +133,12 @@ impl Export {
             (kv_bytes_per_token, block_tokens) = (layout.token_bytes(), BLOCK);
             kv_growth = KvGrowth::Shared;
         }
+        let switch = self.rotary.as_ref().map(|choice| choice.short_tokens);
         let mut limits = ModelLimits {
-            vocab_size: self.model.vocabulary,
-            context_tokens,
-            slots: options.slots.max(1),
-            max_prefill_tokens: options.max_prefill_tokens.clamp(1, context_tokens.max(1)),
-            many_rows: true,
             kv_bytes_per_token,
             kv_block_tokens: self.blocks.map_or(block_tokens, |blocks| blocks.tokens),
-            rotary_switch: self.rotary.as_ref().map(|choice| choice.short_tokens),
             kv_growth,
-            width_invariant: false,
-            mixed_steps: false,
+            ..options.limits(self.model.vocabulary, self.usable_context, switch)
         };
         match (on_device, self.blocks) {
             (false, _) => {}

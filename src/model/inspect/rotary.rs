@@ -53,6 +53,7 @@ fn tables(model: &[u8]) -> Result<Option<RotaryTables>, Damaged> {
     for graph in contents(model, MODEL_GRAPH) {
         for node in contents(graph?, GRAPH_NODE) {
             let node = Node::read(node?)?;
+            // A choice of tables gives two: of cosines and of sines.
             let is_choice = node.operator == b"If" && node.outputs.len() == 2;
             if is_choice && let (Some(long), Some(short)) = branches(&node)? {
                 let pairs = short.angles.iter().zip(&long.angles);

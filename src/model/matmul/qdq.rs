@@ -8,12 +8,12 @@ use std::collections::{HashMap, HashSet};
 
 use super::quantised::{DOMAIN, OPERATOR, Quantised};
 use super::tensors::{Constant, Tensors};
-use crate::load_options::Int8Activations;
 use crate::protobuf::{
-    Damaged, FLOAT, Fields, GRAPH_NODE, INT4, INT8, NODE_DOMAIN, Node, TENSOR_DIMENSION,
-    TENSOR_TYPE, Tensor, UINT4, UINT8, VALUE_NAME, attribute, attribute_list, content, contents,
-    node, put_attribute, put_bytes, put_number,
+    Damaged, FLOAT, GRAPH_NODE, INT4, INT8, NODE_DOMAIN, Node, TENSOR_DIMENSION, TENSOR_TYPE,
+    Tensor, UINT4, UINT8, VALUE_NAME, attribute, attribute_list, content, contents, kept, node,
+    put_attribute, put_bytes, put_number,
 };
+use phi4d_settings::Int8Activations;
 
 /// Attributes of the own operator by which it reads weights of this form ([`super::grid::Grid`]).
 pub(super) const SOURCE_BLOCK: &str = "source_block";
@@ -234,13 +234,8 @@ impl<'a> Folded<'a> {
     /// are, two levels of 4 bits in each.
     pub(crate) fn tensor(&self, bytes: &[u8]) -> Result<Option<Vec<u8>>, Damaged> {
         let Some(length) = self.bytes.get(Tensor::read(bytes)?.name) else { return Ok(None) };
-        let mut tensor = Vec::with_capacity(bytes.len());
-        for field in Fields::new(bytes) {
-            let field = field?;
-            if ![TENSOR_DIMENSION, TENSOR_TYPE].contains(&field.number) {
-                tensor.extend_from_slice(field.raw);
-            }
-        }
+        let mut tensor =
+            kept(bytes, |field| ![TENSOR_DIMENSION, TENSOR_TYPE].contains(&field.number))?;
         put_number(&mut tensor, TENSOR_DIMENSION, *length);
         put_number(&mut tensor, TENSOR_TYPE, UINT8);
         Ok(Some(tensor))

@@ -1,9 +1,9 @@
 //! What a graph says of matmuls with quantised weights, and which of them the own kernel does.
 
 use super::tensors::Tensors;
-use crate::load_options::Int8Activations;
 use crate::protobuf::{Damaged, FLOAT, Node, UINT8, attribute};
 use phi4d_matmul::Form;
+use phi4d_settings::Int8Activations;
 
 /// The operator's domain and name. Both are in the edited graph, and so in the stamps of folders that
 /// `phi4d prepare` made: other names would make all of them unusable.

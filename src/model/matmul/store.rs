@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
-use crate::load_options::WeightsMemory;
 use crate::memory::{Arena, FileMapping, forget_file, has_huge_pages, read_file};
 use crate::operator::lock;
 use phi4d_matmul::{self as kernel, Activations, Line};
 use phi4d_os as os;
+use phi4d_settings::WeightsMemory;
 
 /// Alignment of the weights in the file.
 const ALIGNMENT: usize = 4096;

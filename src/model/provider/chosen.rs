@@ -5,7 +5,7 @@ use ort::environment::Environment;
 use ort::ep::{ArbitrarilyConfigurableExecutionProvider as _, CUDA, DirectML};
 use ort::session::builder::SessionBuilder;
 
-use super::{Provider, ProviderSettings, Way, cuda, directml, options, plugin};
+use super::{Provider, ProviderSettings, Way, cuda, directml, options, plugin, refused};
 use crate::error::LoadError;
 use crate::runtime;
 
@@ -32,7 +32,7 @@ impl Chosen {
         // The settings hold options as names and values only; which of them exist is checked here.
         let options = options::parse(settings).map_err(|faults| {
             let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
-            settings.provider.refused(faults.join("; "))
+            refused(settings.provider, faults.join("; "))
         })?;
         let library = settings.library.as_deref();
         let way = match provider {
@@ -145,7 +145,7 @@ impl Chosen {
     }
 
     fn refused(&self, reason: &str) -> LoadError {
-        self.provider.refused(reason)
+        refused(self.provider, reason)
     }
 }
 

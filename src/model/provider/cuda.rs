@@ -8,7 +8,7 @@ use ort::environment::Environment;
 use ort::ep::{CUDA, ExecutionProvider as _};
 
 use super::options::Options;
-use super::{Provider, Way, plugin, version};
+use super::{Provider, Way, plugin, refused, version};
 use crate::error::LoadError;
 use crate::runtime;
 
@@ -35,11 +35,11 @@ pub(super) fn way(
     let library = match library {
         Some(library) => library.to_path_buf(),
         None => {
-            runtime::beside(LIBRARY).ok_or_else(|| Provider::Cuda.refused(missing_library()))?
+            runtime::beside(LIBRARY).ok_or_else(|| refused(Provider::Cuda, missing_library()))?
         }
     };
     let fits = of_this_version(&library);
-    fits.and_then(|()| driver()).map_err(|why| Provider::Cuda.refused(why))?;
+    fits.and_then(|()| driver()).map_err(|why| refused(Provider::Cuda, why))?;
     match plugin::open(Provider::Cuda, &library, &options, passed(&options), environment) {
         // Plugins find devices on the PCI bus, which containers may hide; the built-in one asks the driver.
         Err(error) if CUDA::is_available().unwrap_or(false) && !plugin::found_devices(&library) => {
