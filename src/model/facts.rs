@@ -72,6 +72,7 @@ pub fn own_kernel() -> Option<&'static str> {
 /// weights.
 #[must_use]
 pub fn processor_features() -> Vec<&'static str> {
+    // The order is part of the stamp of prepared folders: another one would make them unusable.
     let mut features = Vec::new();
     #[cfg(target_arch = "x86_64")]
     for (name, there) in [

@@ -76,6 +76,7 @@ fn load_unless_cancelled(options: &LoadOptions, cancel: &LoadCancel) -> Result<L
     log_attention(options, &chosen, own.is_some());
     let mut fingerprint = source.fingerprint;
     let (mut runner, interrupt): (Box<dyn Runner>, _) = if let Some(own) = own {
+        // Prefixes on disk are in this runner's form, which others can't read.
         fingerprint = own.fingerprint(fingerprint);
         let runner = own.runner(session, &source, batch_invariant)?;
         let interrupt = runner.interrupt();
@@ -122,6 +123,7 @@ pub(super) fn opened(
     let chosen = session::choose(source, options)?;
     let (session, batch_invariant, own) = session(source, options, &chosen, cancel)?;
     let placement = Placement::of(&session);
+    // Before the runner is made: where nodes run may explain why that fails.
     placement.log(&chosen);
     Ok(Opened { session, chosen, placement, batch_invariant, own })
 }
@@ -157,6 +159,7 @@ fn session(
     chosen: &Chosen,
     cancel: &LoadCancel,
 ) -> Result<(Session, bool, Option<Own>), LoadError> {
+    // Own operators are the CPU's, and what is prepared is laid out for its kernels.
     if !chosen.is_cpu() {
         return Ok((open(source, options, chosen, cancel)?, false, None));
     }
@@ -179,6 +182,7 @@ fn session(
         let session = session::commit(builder, source, &own.graph, chosen.name(), cancel)?;
         return Ok((session, false, Some(own)));
     }
+    // None of our kernels runs: what ONNX Runtime laid out ahead is still faster to load.
     let session = match prepare::load(source, options, cancel)? {
         Some(session) => session,
         None => open(source, options, chosen, cancel)?,
@@ -244,6 +248,7 @@ fn try_out(runner: &mut dyn Runner, path: &Path) -> Result<(), LoadError> {
         path: path.into(),
         differences: vec![difference],
     };
+    // Token 0 is in every vocabulary, whatever it means there.
     match runner.prefill(0, 0, &[0], 1) {
         Ok(logits) if logits.row(0).iter().any(|logit| logit.is_finite()) => {}
         Ok(_) => return Err(contract("a trial step gave no finite logit".into())),

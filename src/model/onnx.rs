@@ -111,6 +111,7 @@ impl OnnxRunner {
     /// device.
     pub(super) fn recording(mut self, wanted: bool) -> Result<Self, LoadError> {
         if let (true, Cache::Device(cache)) = (wanted, &self.cache) {
+            // One row for each slot: only decode steps are recorded.
             let bytes = self.shape.slots * self.shape.vocab * self.shape.logits_bytes;
             let logits = cache.allocate(bytes);
             let logits = logits?;
@@ -237,6 +238,7 @@ impl OnnxRunner {
         let terminator = Arc::clone(&self.terminator);
         let options = terminator.options()?;
         let Step { sequence, total, .. } = step;
+        // Exports take ids of 64 bits, whatever the vocabulary needs.
         let ids = tokens.iter().map(|&token| i64::from(token));
         // Tokens of one slot stand together, and so do its positions of the mask.
         let position = |index: usize| (past[index / sequence] + index % sequence) as i64;

@@ -67,6 +67,7 @@ impl LoadOptions {
             vocab_size,
             context_tokens,
             slots: self.slots.max(1),
+            // A damaged folder may have a context of 0; `inspect` still has to print something.
             max_prefill_tokens: self.max_prefill_tokens.clamp(1, context_tokens.max(1)),
             many_rows: true,
             kv_bytes_per_token: 0,
@@ -354,6 +355,7 @@ impl ModelLimits {
     /// As [`Self::on_device`], for a cache of blocks.
     pub(super) fn in_device_blocks(&mut self, bytes: usize) -> usize {
         let block = self.kv_block_tokens.max(1);
+        // Whole blocks: the last one of a context takes memory to its end.
         let context = self.context_tokens.div_ceil(block).saturating_mul(block);
         let budget_bytes = self.device_budget(bytes, context);
         self.kv_growth = KvGrowth::Blocks { budget_bytes };

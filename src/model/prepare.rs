@@ -74,6 +74,7 @@ pub fn prepare(options: &LoadOptions) -> Result<PathBuf, LoadError> {
 fn write_into(folder: &Path, source: &Source, options: &LoadOptions) -> Result<(), LoadError> {
     if let Some(graph) = matmul::graph(source, options)? {
         matmul::lay_out(folder, source, &graph, options)?;
+        // The stamp comes last: without it a folder is not used.
         return write_stamp(folder, &stamp(source, &graph, matmul::LAYOUT));
     }
     let builder = with_output(session::exported(source, options)?, folder)?;
@@ -91,6 +92,7 @@ fn with_output(builder: SessionBuilder, folder: &Path) -> ort::Result<SessionBui
     let builder = builder
         .with_optimized_model_path(folder.join(GRAPH))?
         .with_config_entry(WEIGHTS_FILE, WEIGHTS)?
+        // The file is for weights: small constants stay in the graph, beside the nodes that read them.
         .with_config_entry(WEIGHTS_LEAST, "1024")?
         .with_config_entry(SAVE_PREPACKED, "1")?;
     Ok(builder)
@@ -104,6 +106,7 @@ pub(super) fn load(
     cancel: &LoadCancel,
 ) -> Result<Option<Session>, LoadError> {
     let folder = source.folder.join(PREPARED_FOLDER);
+    // Most folders have nothing prepared, which is worth no line in the log.
     let Ok(stamp) = fs::read_to_string(folder.join(STAMP)) else { return Ok(None) };
     // Loads ONNX Runtime, whose build the stamp names.
     let mut builder = session::prepared(options)?;
@@ -155,6 +158,7 @@ fn runtime_layout() -> String {
 fn stamp(source: &Source, graph: &[u8], layout: &str) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&source.fingerprint);
+    // The graph itself is hashed, as an edit of a newer release may differ for the same file.
     hasher.update(graph);
     hasher.update(layout.as_bytes());
     hasher.finalize().to_string()

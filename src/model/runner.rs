@@ -168,6 +168,7 @@ pub trait Runner: Send {
                     span.slot == *slot && (span.tokens.len(), span.rows) == (1, 1)
                 })
                 .count();
+            // One step for neighbours that decode, since the weights are read once for all of them.
             let (now, later) = rest.split_at(decoding.max(1));
             let logits = if decoding > 1 {
                 let tokens: Vec<u32> = now.iter().map(|span| span.tokens[0]).collect();
@@ -177,6 +178,7 @@ pub trait Runner: Send {
                 self.prefill(first.slot, first.past, first.tokens, first.rows.max(1))?
             };
             let wanted: usize = now.iter().map(|span| span.rows).sum();
+            // Copied out, as the next step of the loop writes over them.
             for row in logits.rows() - wanted..logits.rows() {
                 buffer.extend_from_slice(logits.row(row));
             }

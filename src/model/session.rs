@@ -64,6 +64,7 @@ pub(super) fn embedding(
     weights: &Path,
 ) -> Result<SessionBuilder, LoadError> {
     let builder = builder(threads, library, GraphOptimizationLevel::All, Some(weights))?;
+    // Set for this session alone: steps of answers begin many times a second, and theirs spin.
     builder.with_config_entry(SPINNING, "0").map_err(LoadError::from)
 }
 
@@ -100,6 +101,7 @@ fn builder(
 ) -> Result<SessionBuilder, LoadError> {
     let environment = runtime::load(library)?;
     let threads = match threads {
+        // As many as this process may use: its affinity and its cgroup's quota count.
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         threads => threads,
     };
@@ -111,6 +113,8 @@ fn builder(
             let builder = builder
                 .with_optimization_level(level)?
                 .with_intra_threads(threads)?
+                // A decoder's nodes run one after another: threads that run several would only
+                // wait.
                 .with_inter_threads(1)?
                 // Every step has other shapes: a pattern of memory for each would only pile up.
                 .with_memory_pattern(false)?;

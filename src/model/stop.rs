@@ -26,6 +26,7 @@ impl LoadCancel {
     pub fn cancel(&self) {
         let mut state = self.lock();
         state.cancelled = true;
+        // Before a session is being made there is nothing to cancel; `reach` sees the flag.
         if let Some(session) = &state.session
             && let Err(error) = session.cancel()
         {
@@ -45,6 +46,7 @@ impl LoadCancel {
     pub(super) fn reach(&self, session: LoadCanceler) -> Result<(), LoadError> {
         let mut state = self.lock();
         state.session = Some(session);
+        // Both under one lock: a cancel that comes after this look finds the session.
         if state.cancelled { Err(LoadError::Cancelled) } else { Ok(()) }
     }
 

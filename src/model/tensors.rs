@@ -137,6 +137,7 @@ impl Input {
         let Some(name) = name else { return Ok(Self { element, memory, device: None }) };
         // A provider may want one input on the device and another in the host's memory.
         let allocator = DeviceAllocator::for_input(session, name);
+        // Once for the largest step: an allocation in each would wait for the device.
         let device = allocator.and_then(|allocator| {
             allocator.map(|allocator| Arc::new(allocator).allocate(bytes)).transpose()
         });
@@ -199,6 +200,7 @@ impl Buffers {
         Ok(Self {
             ids: input(Some(&names.input_ids), tokens)?,
             positions: input(names.position_ids.as_deref(), tokens)?,
+            // A decode step may attend to the whole context of every slot.
             mask: input(Some(&names.attention_mask), shape.slots * shape.context)?,
             tail: input(contract.takes_tail.then_some(TAIL_INPUT), 1)?,
             long_rotary: Input::new(session, long_rotary, TensorElementType::Bool, 1)?,

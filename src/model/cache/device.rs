@@ -247,6 +247,8 @@ impl Store {
         if from.is_empty() {
             return Ok((None, new_bench));
         }
+        // Never in place: rows change their order, and one that is overwritten may be the origin of
+        // the next.
         let block = allocate(from.len())?;
         let to = Whole { place: Place::Device(&block), rows: from.len(), positions: capacity };
         // A row without an origin gets a copy of row 0, which was written and holds no NaN.
@@ -288,6 +290,7 @@ impl Mover for Moving<'_> {
     type Error = RunError;
 
     fn lay(&mut self, from: &[Option<usize>], capacity: usize) -> Result<(), RunError> {
+        // They hold shares of the old memory, which would stay beside the new.
         self.bindings.clear();
         self.store.lay_all(from, capacity).map_err(|error| {
             // Some tensors are of the new layout and some of the old: none can be used together.
@@ -300,6 +303,7 @@ impl Mover for Moving<'_> {
 
     fn load(&mut self, row: usize) -> Result<(), RunError> {
         let store = &self.store;
+        // All layers, or a sequence would attend to another's keys in some of them.
         for (rows, bench) in store.rows.iter().zip(&store.bench) {
             let taken = store.movers.take(store.rows(rows), &[row], store.bench(bench));
             taken.map_err(|error| failed(&error))?;

@@ -133,6 +133,7 @@ impl Own {
         // A change of the layout changes the fingerprint, so a prefix store of an older release is
         // ignored and not misread.
         hasher.update(FORMAT);
+        // A cache of another type has other bytes for the same tokens.
         hasher.update(self.cache.pool.arena.layout.kind.name().as_bytes());
         *hasher.finalize().as_bytes()
     }

@@ -153,6 +153,7 @@ impl BlockRunner {
             Some(bound) => bound,
             None => {
                 let mut binding = Binding::new(&self.session)?;
+                // It never changes its size, so that no step binds it again.
                 if self.names.takes_rotary {
                     self.buffers.long_rotary.bind(&mut binding, &self.info, LONG_INPUT, &[])?;
                 }

@@ -183,6 +183,7 @@ pub fn inspect(folder: &Path) -> Result<Export, LoadError> {
         .iter()
         .any(|pattern| is_layer_of(name, pattern))
     };
+    // By their names: without a session nothing else tells a cache from other inputs.
     let (cached, inputs): (Vec<_>, Vec<_>) =
         graph.inputs.into_iter().partition(|input| cache_names(&input.name));
     let outputs = graph.outputs.into_iter().filter(|output| !cache_names(&output.name)).collect();
@@ -193,6 +194,8 @@ pub fn inspect(folder: &Path) -> Result<Export, LoadError> {
     // As `paged::is_paged` decides it on a session.
     let is_paged = inputs.iter().any(|input| input.name == decoder.inputs.paged.block_table);
     let blocks = is_paged.then(|| blocks(&config, kv_bytes_per_token));
+    // Attention is judged on the graph as loading edits it, since those edits add inputs that it
+    // counts on.
     let own_attention = source::edited(bytes.clone(), &config)
         .is_ok_and(|(graph, _)| edit::fits(&graph, &config.model.decoder));
     let rotary = rotary::read(&bytes, decoder.inputs.position_ids.as_deref());
@@ -295,6 +298,7 @@ fn weight_files(folder: &Path, ends: BTreeMap<String, u64>) -> Vec<WeightFile> {
 /// Bytes that one token takes in a tensor of the cache: its heads' last dimension, by the graph where
 /// that fixes it (quantised caches pack two values into a byte), else by the configuration.
 fn bytes_per_token(cache: &TensorInfo, heads: usize, head_size: usize) -> u64 {
+    // Names of open dimensions do not parse, and leave it to the configuration.
     let last = cache.shape.last().and_then(|size| size.parse().ok());
     let last = last.unwrap_or(head_size as u64);
     (heads as u64).saturating_mul(last).saturating_mul(cache.element_bytes())

@@ -92,6 +92,7 @@ fn table(graph: &[u8]) -> Result<Option<RotaryTable>, Damaged> {
             }
         }
     }
+    // A branch of any other form is none that is known: `inspect` then shows the length only.
     let [cosines, sines] = constants.as_slice() else { return Ok(None) };
     let (Some(first), Some(cosines_1), Some(sines_1)) =
         (row(cosines, 0), row(cosines, 1), row(sines, 1))

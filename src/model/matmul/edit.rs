@@ -56,6 +56,7 @@ fn edit_graph(
     replaced: &mut usize,
 ) -> Result<Vec<u8>, Damaged> {
     let tensors = Tensors::of(graph)?;
+    // Found before anything is written: whether a node goes depends on all that read its result.
     let folded = Folded::of(graph, &tensors, rule)?;
     let tied = Tied::of(graph, &tensors, rule)?;
     let mut edited = Vec::with_capacity(graph.len() + 1024);
@@ -86,6 +87,8 @@ fn edit_graph(
                 }
             }
             (GRAPH_INITIALIZER, Value::Bytes(bytes)) => {
+                // No tensor is both: one form of weights is of `DequantizeLinear`, the other of
+                // `MatMulNBits`.
                 match folded.tensor(bytes)?.or(tied.tensor(bytes)?) {
                     Some(new) => put_bytes(&mut edited, GRAPH_INITIALIZER, &new),
                     None => edited.extend_from_slice(field.raw),

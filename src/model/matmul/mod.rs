@@ -100,6 +100,7 @@ pub(super) fn lay_out(
     graph: &[u8],
     options: &LoadOptions,
 ) -> Result<(), LoadError> {
+    // Empty: what is prepared already would be written again, and may be of another graph.
     let store = Arc::default();
     let builder = with_operator(session::exported(source, options)?, &store)?;
     // Kernels pack their weights while the session is made; the session itself is not needed.
@@ -171,11 +172,13 @@ impl PackedMatMul {
             block: size("block_size")?,
             zero_points: inputs.len() > 3 || stored.is_some_and(|stored| !stored.signed),
         };
+        // The edit has checked the form; this holds for graphs that others wrote with our operator.
         let kernel = Kernels::chosen().filter(|_| form.fits());
         let kernel =
             kernel.ok_or_else(|| ort::Error::new(format!("{OPERATOR} takes no {form:?}")))?;
         // The weights' tensor names them in the store and in the prepared file.
         let name = inputs.get(1).map_or("", |input| input.name());
+        // Inputs that are left out are not in the edited node at all.
         let has_zeros = inputs.len() > 3;
         let pack = || pack(context, name, &form, stored, has_zeros);
         let weights = self.store.weights(name, form.lines(), pack)?;

@@ -34,6 +34,7 @@ impl<'a> Tied<'a> {
         let (mut heads, mut lookups) = (HashSet::new(), Vec::new());
         for node in contents(graph, GRAPH_NODE) {
             let node = Node::read(node?)?;
+            // Which head is which is known at the end only: the lookup comes first in the graph.
             match (node.operator, &node.inputs[..]) {
                 (b"MatMulNBits", [_, levels, ..])
                     if Quantised::of(&node, tensors)?.form(rule).is_ok() =>
@@ -51,6 +52,8 @@ impl<'a> Tied<'a> {
             let (b"Reshape", [levels, _]) = (reshape.operator, &reshape.inputs[..]) else {
                 continue;
             };
+            // Only the lookup may read the flat table, and only it and the head the levels: another
+            // reader would see a shape that it does not expect.
             let alone = tensors.is_read_once(table) && tensors.uses(levels) == 2;
             if !alone || !heads.contains(levels) || !is_by_rows(&lookup)? {
                 continue;

@@ -56,6 +56,7 @@ impl Blocks {
         Self {
             tokens: tokens.max(1),
             slots: vec![Vec::new(); slots],
+            // A count and not a list: who holds a block is never asked, only whether it is shared.
             holders: vec![0; blocks],
             free: (0..blocks).rev().collect(),
         }
@@ -133,6 +134,7 @@ impl Blocks {
         let held = &self.slots[slot];
         let there = held.iter().take(count).skip(first);
         let shared = there.filter(|&&block| self.holders[block] > 1).count();
+        // A shared block is replaced by one of its own, and what is missing is added.
         shared + count.saturating_sub(held.len())
     }
 

@@ -152,6 +152,7 @@ impl PagedRunner {
         let width = most.unwrap_or(1).next_power_of_two();
         // Graphs without the input for it give logits of all tokens; the wanted ones are the last.
         let given = if self.contract.rows.is_some() { rows } else { tokens.len() };
+        // All of it decides what is bound, so equal steps bind nothing.
         let step = Step { sequences: past.len(), tokens: tokens.len(), rows: given, width };
         let long = self.rotary == Rotary::Long;
         let most = self.most_positions(width);
@@ -170,6 +171,8 @@ impl PagedRunner {
     /// Positions that a sequence with `blocks` blocks has at most, by its blocks, the context and the
     /// rows of the rotary table.
     fn most_positions(&self, blocks: usize) -> usize {
+        // The kernel reads a row of the table for each position that it is told of, so the bound
+        // must not exceed them.
         let short = self.limits.rotary_switch.filter(|_| self.rotary == Rotary::Short);
         let table = short.unwrap_or(usize::MAX).min(self.limits.context_tokens);
         (blocks * self.limits.kv_block_tokens).min(table)
@@ -184,6 +187,7 @@ impl PagedRunner {
         };
         if bound.step != Some(step) {
             self.binds += 1;
+            // Nothing is said to be bound until all is: an error half-way then drops the binding.
             let before = bound.step.take();
             self.buffers.bind_sizes(&mut bound.binding, &self.info, before, step)?;
             bound.step = Some(step);

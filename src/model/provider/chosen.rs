@@ -137,6 +137,8 @@ impl Chosen {
         let Way::Plugin { name, index, .. } = &self.way else {
             return Err(self.refused("its device is not listed"));
         };
+        // Looked up again: a device is bound to the environment and can't be kept in options that
+        // are compared.
         let environment = runtime::load(None)?;
         plugin::devices(environment, name)
             .into_iter()

@@ -24,6 +24,7 @@ pub(super) fn way(
     if let Some(library) = library {
         return plugin::open(Provider::DirectMl, library, &options, Vec::new(), environment);
     }
+    // ONNX Runtime has these functions only where it is built with DirectML.
     if ort::ep::directml::api().is_none() {
         return Err(refused(
             Provider::DirectMl,

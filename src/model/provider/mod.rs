@@ -111,6 +111,7 @@ fn choose_auto(
         let reason = "provider_library names a library";
         return Ok(Chosen::of(settings, Provider::Plugin, environment)?.because(reason));
     }
+    // Exports name the providers that they were built for; one without names is for the CPU.
     let for_devices =
         made_for.iter().any(|name| name == ANY_GPU || ORDER.iter().any(|(_, known)| known == name));
     if !for_devices {
@@ -128,6 +129,7 @@ fn choose_auto(
             Err(error) => refusals.push(error.to_string()),
         }
     }
+    // Each refusal says what is missing, which is what the administrator came to read.
     let reason = format!("no other can be used: {}", refusals.join("; "));
     Ok(Chosen::cpu(reason))
 }

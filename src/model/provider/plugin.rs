@@ -113,6 +113,8 @@ fn register(
     // The system's loader would search a relative path in folders that are not meant.
     let path = std::path::absolute(library).map_err(|error| refused(&error))?;
     std::fs::File::open(&path).map_err(|error| refused(&error))?;
+    // Held through the call: of two sessions that are made at the same time, one must see the
+    // other's library.
     let mut registered = REGISTERED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(names) = registered.get(&path) {
         return Ok(names.clone());
@@ -130,6 +132,7 @@ fn register(
         }
     }
     log::info!(library:% = path.display(), providers = names.join(" "); "loaded a provider library");
+    // Kept even if it found no device: ONNX Runtime refuses to load the library again.
     registered.insert(path, names.clone());
     Ok(names)
 }

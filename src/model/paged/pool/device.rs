@@ -110,6 +110,8 @@ impl DevicePool {
 
     /// Those of a slot's `blocks` that hold its first `tokens` positions, if there are any.
     fn holding<'a>(&self, blocks: &'a [usize], tokens: usize) -> Option<&'a [usize]> {
+        // Blocks behind the wanted positions may be of draft tokens, and are neither written out
+        // nor read back.
         let count = tokens.div_ceil(self.sizes.tokens).min(blocks.len());
         (count > 0).then(|| &blocks[..count])
     }

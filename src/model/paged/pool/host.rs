@@ -38,6 +38,8 @@ impl HostPool {
     fn parts(&self, blocks: &[usize], tokens: usize) -> Vec<(usize, usize)> {
         let starts = (0..tokens).step_by(self.sizes.tokens);
         let part = |(&block, start): (&usize, usize)| {
+            // Of the last block only what is held, so that equal prompts are written as equal
+            // bytes.
             let count = (tokens - start).min(self.sizes.tokens);
             (block * self.sizes.block_bytes(), count * self.sizes.position_bytes())
         };
