@@ -9,9 +9,11 @@ use config::ValueKind;
 use super::socket::SocketSetting;
 use super::value::{ListenAddress, host_and_port};
 
+type Read<T> = dyn Fn(&ValueKind) -> Option<T>;
+
 /// Reads one kind of value.
 pub(super) struct Kind<T> {
-    read: Box<dyn Fn(&ValueKind) -> Option<T>>,
+    read: Box<Read<T>>,
     /// What is accepted, to follow the word "expected".
     pub(super) accepted: String,
     /// What the value is called in a flag's help.
