@@ -2,20 +2,16 @@
 //! the settings' table.
 
 mod chat;
+mod settings;
 mod setup;
 
-use std::collections::BTreeMap;
 use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use clap::{Arg, ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
-use super::exit::Fatal;
-use super::places;
 pub(super) use chat::{ChatArgs, ClientArgs, RunArgs};
-use phi4d_settings::{
-    DEFAULT_FILE, DEFINITIONS, DROP_INS, Definition, Inputs, Resolved, default_file, resolve,
-};
+pub(super) use settings::{SettingsArgs, ambient_inputs};
 pub(super) use setup::{DesktopArgs, LanArgs, SetupCommand, Steps, UsersArgs};
 
 /// Serves Microsoft Phi-4 through ONNX Runtime, with an OpenAI-compatible API.
@@ -325,127 +321,11 @@ pub(super) struct BenchArgs {
     pub(super) json: bool,
 }
 
-/// Settings from the command line: every key of the table has its flag.
-#[derive(Debug, Clone, Default)]
-pub(super) struct SettingsArgs {
-    config: Option<PathBuf>,
-    values: Vec<(String, String)>,
-}
-
-impl SettingsArgs {
-    /// Layers these flags over environment and file. `required` keys must be set.
-    pub(super) fn resolve(&self, required: &[&'static str]) -> Result<Resolved, Fatal> {
-        self.resolve_in(&BTreeMap::new(), required)
-    }
-
-    /// As [`Self::resolve`], for a process that has the variables `added` in its environment, too.
-    pub(super) fn resolve_in(
-        &self,
-        added: &BTreeMap<String, String>,
-        required: &[&'static str],
-    ) -> Result<Resolved, Fatal> {
-        let mut inputs = ambient_inputs(self.config.clone());
-        for (name, value) in added {
-            inputs.environment.entry(name.clone()).or_insert_with(|| value.clone());
-        }
-        let flags = self.values.clone();
-        let mut resolved = resolve(&Inputs { flags, required: required.to_vec(), ..inputs })?;
-        if let Some(model) = &mut resolved.settings.model {
-            *model = places::folder_of(model);
-        }
-        Ok(resolved)
-    }
-
-    /// The same with `model` set to `folder`.
-    pub(super) fn with_model(&self, folder: &Path) -> Self {
-        let mut with = self.clone();
-        with.values.push(("model".to_owned(), folder.display().to_string()));
-        with
-    }
-
-    /// The settings file that is read, if it exists.
-    pub(super) fn file(&self) -> PathBuf {
-        self.config.clone().unwrap_or_else(default_file)
-    }
-}
-
-/// Settings from this process's environment and the named or default file.
-pub(super) fn ambient_inputs(file: Option<PathBuf>) -> Inputs {
-    let text = |value: std::ffi::OsString| value.to_string_lossy().into_owned();
-    Inputs {
-        file,
-        default_file: Some(default_file()),
-        environment: std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect(),
-        ..Inputs::default()
-    }
-}
-
-impl Args for SettingsArgs {
-    fn augment_args(command: clap::Command) -> clap::Command {
-        let config = Arg::new("config")
-            .long("config")
-            .value_name("FILE")
-            .env("PHI4D_CONFIG")
-            .value_parser(clap::value_parser!(PathBuf))
-            .value_hint(ValueHint::FilePath)
-            .help(format!(
-                "Settings file, which must exist; {DROP_INS}/*.toml beside phi4d.toml, or NAME.{DROP_INS}/*.toml \
-                 beside NAME.toml, are read after it. \
-                 Default: {DEFAULT_FILE} if it exists"
-            ));
-        command.arg(config).args(DEFINITIONS.iter().map(flag))
-    }
-
-    fn augment_args_for_update(command: clap::Command) -> clap::Command {
-        Self::augment_args(command)
-    }
-}
-
-fn flag(definition: &'static Definition) -> Arg {
-    let default = match definition.default {
-        "" => String::new(),
-        default => format!(" [default: {default}]"),
-    };
-    let unit = definition.unit.map_or_else(String::new, |unit| format!(" Unit: {unit}."));
-    let summary = definition.summary();
-    let first = summary.split_once(". ").map_or(summary.as_str(), |(first, _)| first);
-    Arg::new(definition.key)
-        .long(definition.flag.as_str())
-        .value_name(definition.placeholder)
-        .value_hint(match definition.placeholder {
-            "DIR" => ValueHint::DirPath,
-            "FILE" | "PATH" => ValueHint::AnyPath,
-            _ => ValueHint::Other,
-        })
-        .allow_hyphen_values(true)
-        .help(format!("{}{default}", first.trim_end_matches('.')))
-        .long_help(format!("{summary}{unit} Takes {}.{default}", definition.accepted))
-}
-
-impl FromArgMatches for SettingsArgs {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let mut settings = Self::default();
-        settings.update_from_arg_matches(matches)?;
-        Ok(settings)
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        self.config = matches.get_one::<PathBuf>("config").cloned();
-        self.values = DEFINITIONS
-            .iter()
-            .filter_map(|definition| {
-                let value = matches.get_one::<String>(definition.key)?;
-                Some((definition.key.to_owned(), value.clone()))
-            })
-            .collect();
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::CommandFactory as _;
+    use phi4d_settings::DEFINITIONS;
 
     #[test]
     fn the_definition_is_consistent() {

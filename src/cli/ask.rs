@@ -71,6 +71,7 @@ mod private {
     use crate::args::ClientArgs;
     use crate::client;
     use crate::exit::Fatal;
+    use crate::threads::own_runtime;
 
     /// How long another daemon may take to say what it serves. One that loads its model takes longer,
     /// and is not waited for.
@@ -81,8 +82,7 @@ mod private {
     /// Whether the daemon that a client finds by itself serves `name`.
     pub(super) fn is_served(name: &str, arguments: &ClientArgs) -> bool {
         let Ok(daemon) = client::Daemon::choose(arguments) else { return false };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let Ok(runtime) = runtime else { return false };
+        let Ok(runtime) = own_runtime() else { return false };
         let ask = async {
             let response = daemon.get("/v1/models").await.ok()?;
             let body = response.into_body().collect().await.ok()?.to_bytes();

@@ -5,7 +5,7 @@ use super::doctor::files_of;
 use super::exit::Fatal;
 use super::output::print;
 use super::report::{self, bytes, memory_lines};
-use super::service::sandbox::{Access, Denied, denied};
+use super::service::sandbox::must_read;
 use super::service::{SERVICE, Unit};
 use super::start::{self, Started};
 use phi4d_os as os;
@@ -37,15 +37,7 @@ fn seen_by_service(settings: &Settings) -> Result<(), Fatal> {
     let folder = start::model_folder(settings)?;
     let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let files = files.map(|entry| entry.path()).filter(|path| path.is_file());
-    let wanted = files_of(settings, None).into_iter().chain(files);
-    let wanted: Vec<_> = wanted.map(|path| (path, Access::Read)).collect();
-    match denied(&unit, &wanted).into_iter().next() {
-        Some(Denied { path, reason, fix }) => Err(Fatal::File {
-            path,
-            reason: format!("the service can't read it: {reason}; to fix that: {fix}"),
-        }),
-        None => Ok(()),
-    }
+    must_read(&unit, files_of(settings, None).into_iter().chain(files))
 }
 
 fn text(settings: &Settings, started: &Started) -> Result<String, Fatal> {

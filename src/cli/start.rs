@@ -114,38 +114,20 @@ pub(super) fn load_options(settings: &Settings, folder: &Path) -> model::LoadOpt
         max_prefill_tokens: settings.prefill_chunk_tokens,
         kv_cache_bytes: settings.kv_cache_bytes,
         own_kernels: settings.own_kernels,
-        int8_activations: int8_activations(settings),
+        int8_activations: settings.int8_activations,
         kv_cache_type: match settings.kv_cache_type {
             settings::KvCacheType::F16 => model::KvType::F16,
             settings::KvCacheType::Int8 => model::KvType::Int8,
             settings::KvCacheType::F32 => model::KvType::F32,
         },
-        weights_memory: match settings.weights_memory {
-            settings::WeightsMemory::Auto => model::WeightsMemory::Auto,
-            settings::WeightsMemory::Mapped => model::WeightsMemory::Mapped,
-            settings::WeightsMemory::Copied => model::WeightsMemory::Copied,
-        },
+        weights_memory: settings.weights_memory,
         runtime_library: settings.runtime_library.clone(),
-    }
-}
-
-pub(super) fn int8_activations(settings: &Settings) -> model::Int8Activations {
-    match settings.int8_activations {
-        settings::Int8Activations::Export => model::Int8Activations::Export,
-        settings::Int8Activations::Always => model::Int8Activations::Always,
     }
 }
 
 pub(super) fn provider_settings(settings: &Settings) -> model::ProviderSettings {
     model::ProviderSettings {
-        provider: match settings.provider {
-            settings::Provider::Auto => model::Provider::Auto,
-            settings::Provider::Cpu => model::Provider::Cpu,
-            settings::Provider::Cuda => model::Provider::Cuda,
-            settings::Provider::DirectMl => model::Provider::DirectMl,
-            settings::Provider::WebGpu => model::Provider::WebGpu,
-            settings::Provider::Plugin => model::Provider::Plugin,
-        },
+        provider: settings.provider,
         library: settings.provider_library.clone(),
         options: settings.provider_options.clone(),
     }

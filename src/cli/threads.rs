@@ -4,7 +4,7 @@
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
@@ -26,6 +26,12 @@ const KEEP: Duration = Duration::from_secs(365 * 24 * 3600);
 /// A runtime with at most `workers` threads, created on demand.
 pub(super) fn runtime(workers: usize) -> Result<Runtime, Fatal> {
     build(workers).map_err(fatal)
+}
+
+/// A runtime on the calling thread, for commands that send a few requests.
+pub(super) fn own_runtime() -> Result<Runtime, Fatal> {
+    let made = Builder::new_current_thread().enable_all().build();
+    made.map_err(|source| Fatal::System { action: "start the network", source })
 }
 
 /// A runtime with `workers` threads and the threads for blocking work, all running.
@@ -76,58 +82,28 @@ fn build(workers: usize) -> io::Result<Runtime> {
 
 /// Makes the runtime create its threads for blocking work.
 fn warm(runtime: &Runtime) -> io::Result<()> {
-    let gate = Arc::new(Gate::default());
+    // Each task holds its thread until all have started.
+    let gate = Arc::new(Mutex::new(()));
+    let closed = gate.lock().unwrap_or_else(PoisonError::into_inner);
+    let (here, arrived) = sync_channel(BLOCKING);
     for _ in 0..BLOCKING {
-        let held = Arc::clone(&gate);
-        // Each task holds its thread until all have started.
-        catch_panic(|| drop(runtime.spawn_blocking(move || held.wait_for_release())))
-            .map_err(io::Error::other)?;
+        let (here, gate) = (here.clone(), Arc::clone(&gate));
+        let hold = move || {
+            // After the time limit nobody receives this.
+            let _ = here.send(());
+            drop(gate.lock());
+        };
+        catch_panic(|| drop(runtime.spawn_blocking(hold))).map_err(io::Error::other)?;
     }
-    let all = gate.wait_for(BLOCKING);
-    gate.release();
+    let deadline = Instant::now() + PATIENCE;
+    let left = || deadline.saturating_duration_since(Instant::now());
+    let all = (0..BLOCKING).all(|_| arrived.recv_timeout(left()).is_ok());
+    drop(closed);
     if all { Ok(()) } else { Err(none_left()) }
 }
 
 fn none_left() -> io::Error {
     io::Error::new(io::ErrorKind::WouldBlock, "the system has no thread left")
-}
-
-/// Holds threads until all are there.
-#[derive(Debug, Default)]
-struct Gate {
-    state: Mutex<(usize, bool)>,
-    changed: Condvar,
-}
-
-impl Gate {
-    fn wait_for_release(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.0 += 1;
-        self.changed.notify_all();
-        while !state.1 {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    fn release(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).1 = true;
-        self.changed.notify_all();
-    }
-
-    /// Whether `count` threads arrive within the time limit.
-    fn wait_for(&self, count: usize) -> bool {
-        let deadline = Instant::now() + PATIENCE;
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        while state.0 < count {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            let waited = self.changed.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        true
-    }
 }
 
 #[cfg(test)]

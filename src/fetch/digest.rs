@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::error::FetchError;
 use super::names::is_plain;
 use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
 
@@ -12,13 +13,15 @@ pub(super) enum Expected {
     Sha256(String),
     /// Git's name of the content: SHA-1 of `blob SIZE`, a zero byte and the content.
     GitBlob(String),
+    /// Nothing says what it is.
+    Any,
 }
 
 impl Expected {
     /// Begins to read a content of `size` bytes.
     pub(super) fn begin(&self, size: u64) -> Context {
         match self {
-            Self::Sha256(_) => Context::new(&SHA256),
+            Self::Sha256(_) | Self::Any => Context::new(&SHA256),
             Self::GitBlob(_) => {
                 let mut context = Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
                 context.update(format!("blob {size}\0").as_bytes());
@@ -27,26 +30,31 @@ impl Expected {
         }
     }
 
-    pub(super) fn kind(&self) -> &'static str {
-        match self {
-            Self::Sha256(_) => "SHA-256",
-            Self::GitBlob(_) => "git hash",
+    /// Compares the content of `file`, read into `context`, with what is expected.
+    ///
+    /// # Errors
+    /// If it is another.
+    pub(super) fn check(&self, file: &str, context: Context) -> Result<(), FetchError> {
+        let (kind, expected) = match self {
+            Self::Sha256(hex) => ("SHA-256", hex),
+            Self::GitBlob(hex) => ("git hash", hex),
+            Self::Any => return Ok(()),
+        };
+        let (file, found, expected) = (file.to_owned(), hex(context), expected.clone());
+        if found == expected {
+            return Ok(());
         }
-    }
-
-    pub(super) fn hex(&self) -> &str {
-        match self {
-            Self::Sha256(hex) | Self::GitBlob(hex) => hex,
-        }
+        Err(FetchError::WrongBytes { file, kind, found, expected })
     }
 
     /// Whether this can be a hash of its kind.
     pub(super) fn is_sane(&self) -> bool {
-        let digits = match self {
-            Self::Sha256(_) => 64,
-            Self::GitBlob(_) => 40,
+        let (hex, digits) = match self {
+            Self::Sha256(hex) => (hex, 64),
+            Self::GitBlob(hex) => (hex, 40),
+            Self::Any => return true,
         };
-        self.hex().len() == digits && self.hex().bytes().all(|byte| byte.is_ascii_hexdigit())
+        hex.len() == digits && hex.bytes().all(|byte| byte.is_ascii_hexdigit())
     }
 }
 
@@ -92,7 +100,9 @@ mod tests {
             context.update(b"hel");
             context.update(b"lo\n");
             assert!(expected.is_sane());
-            assert_eq!(hex(context), expected.hex());
+            assert!(expected.check("a", context).is_ok());
+            let other = expected.check("a", expected.begin(6)).unwrap_err();
+            assert!(other.to_string().starts_with("a is damaged"), "{other}");
         };
         // From `printf 'hello\n' | git hash-object --stdin` and `| sha256sum`.
         of(Expected::GitBlob("ce013625030ba8dba906f756967f9e9ca394464a".to_owned()));
@@ -109,7 +119,7 @@ mod tests {
         let read = read_sums(&text).unwrap();
         let names: Vec<&str> = read.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["a.onnx", "b/c.json", "d"]);
-        assert!(read.iter().all(|(_, expected)| expected.hex() == hash));
+        assert!(read.iter().all(|(_, expected)| *expected == Expected::Sha256(hash.clone())));
         for wrong in ["<html>", "ce01  a", &format!("{hash}  ../a"), &format!("{hash}  /etc/a")] {
             assert_eq!(read_sums(wrong), None, "{wrong}");
         }

@@ -13,9 +13,9 @@ use ring::digest::Context;
 use tokio::time::{sleep, timeout};
 
 use super::client::{Client, SILENCE};
-use super::digest::hex;
 use super::error::FetchError;
-use super::hub::RemoteFile;
+use super::layout::ModelFile;
+use super::url::Url;
 
 /// Attempts in a row without progress before the download fails.
 const MAX_FRUITLESS_ATTEMPTS: u32 = 6;
@@ -34,16 +34,17 @@ pub(super) enum Step<'a> {
     Again(&'a FetchError),
 }
 
-/// Fetches `file` to `path`. A file that is already at `path` counts as its beginning.
+/// Fetches `file`, which is at `url`, to `path`. A file that is already at `path` counts as its beginning.
 pub(super) async fn fetch(
     client: &Client,
-    file: &RemoteFile,
+    url: &Url,
+    file: &ModelFile,
     path: &Path,
     watch: &mut dyn FnMut(Step<'_>),
 ) -> Result<(), FetchError> {
     let mut fruitless = 0;
     let mut was_wrong = false;
-    let mut part = Part::open(file, path)?;
+    let mut part = Part::open(url, file, path)?;
     watch(Step::Gained(part.length));
     loop {
         let before = part.length;
@@ -87,7 +88,8 @@ fn is_passing(error: &FetchError) -> bool {
 
 /// The part of a file that is on the disk.
 struct Part<'a> {
-    of: &'a RemoteFile,
+    url: &'a Url,
+    of: &'a ModelFile,
     path: &'a Path,
     file: File,
     length: u64,
@@ -95,7 +97,7 @@ struct Part<'a> {
 }
 
 impl<'a> Part<'a> {
-    fn open(of: &'a RemoteFile, path: &'a Path) -> Result<Self, FetchError> {
+    fn open(url: &'a Url, of: &'a ModelFile, path: &'a Path) -> Result<Self, FetchError> {
         let failed = || FetchError::file("open", path);
         let file = File::options()
             .read(true)
@@ -105,7 +107,7 @@ impl<'a> Part<'a> {
             .open(path)
             .map_err(failed())?;
         let length = file.metadata().map_err(failed())?.len();
-        let mut part = Self { of, path, hash: of.expected.begin(of.size), length: 0, file };
+        let mut part = Self { url, of, path, hash: of.expected.begin(of.size), length: 0, file };
         if length > of.size {
             part.restart()?;
             return Ok(part);
@@ -140,16 +142,16 @@ impl<'a> Part<'a> {
         }
         let range = format!("bytes={}-", self.length);
         let headers: &[(&str, &str)] = if self.length > 0 { &[("range", &range)] } else { &[] };
-        let response = client.get(&self.of.url, headers).await?;
+        let response = client.get(self.url, headers).await?;
         match response.status().as_u16() {
             206 if begins_at(&response, self.length) => {}
             // The whole file, from an endpoint that ignores ranges.
             200 => watch(Step::Lost(self.restart()?)),
             206 | 416 => {
                 watch(Step::Lost(self.restart()?));
-                return Err(FetchError::Status { url: self.of.url.to_string(), status: 416 });
+                return Err(FetchError::Status { url: self.url.to_string(), status: 416 });
             }
-            status => return Err(FetchError::Status { url: self.of.url.to_string(), status }),
+            status => return Err(FetchError::Status { url: self.url.to_string(), status }),
         }
         self.read(response.into_body(), watch).await
     }
@@ -159,7 +161,7 @@ impl<'a> Part<'a> {
         mut body: Incoming,
         watch: &mut dyn FnMut(Step<'_>),
     ) -> Result<(), FetchError> {
-        let cut = |reason: String| FetchError::broken(self.of.url.origin(), reason);
+        let cut = |reason: String| FetchError::broken(self.url.origin(), reason);
         loop {
             let frame = timeout(SILENCE, body.frame()).await;
             let frame = frame.map_err(|_| cut("the download stopped".to_owned()))?;
@@ -187,15 +189,7 @@ impl<'a> Part<'a> {
 
     /// Compares the content with the listed hash, and flushes it to the disk.
     fn check(&mut self) -> Result<(), FetchError> {
-        let found = hex(self.hash.clone());
-        if found != self.of.expected.hex() {
-            return Err(FetchError::WrongBytes {
-                file: self.of.name.clone(),
-                kind: self.of.expected.kind(),
-                found,
-                expected: self.of.expected.hex().to_owned(),
-            });
-        }
+        self.of.expected.check(&self.of.name, self.hash.clone())?;
         self.file.sync_all().map_err(FetchError::file("write", self.path))
     }
 }

@@ -4,6 +4,7 @@ use std::path::{Component, Path};
 
 use super::digest::read_sums;
 use super::hub::{Entry, listed, next_page};
+use super::layout::FilePlace;
 use super::names::{Place, Source, Variant, is_name};
 use super::url::Url;
 
@@ -53,9 +54,10 @@ pub fn pull(data: &[u8]) {
         for file in files {
             assert!(is_name(&file.name) || file.name.len() > 100, "{file:?}");
             assert!(stays_below(&file.name) && !file.name.contains('/'), "{file:?}");
-            assert!(file.url.is_same_origin(&repository.endpoint), "{file:?}");
+            let FilePlace::Remote(url) = &file.place else { unreachable!("{file:?} of a hub") };
+            assert!(url.is_same_origin(&repository.endpoint), "{file:?}");
             assert!(file.expected.is_sane());
-            check_url(&file.url);
+            check_url(url);
         }
     }
 }

@@ -5,25 +5,11 @@ use serde::Deserialize;
 use super::client::Client;
 use super::digest::Expected;
 use super::error::FetchError;
-use super::layout::{choose, is_wanted};
+use super::layout::{FilePlace, ModelFile, choose, is_wanted};
 use super::names::{Repository, Variant};
-use super::url::Url;
 
 /// Most pages of a listing.
 const MAX_PAGES: usize = 100;
-
-/// A file to fetch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct RemoteFile {
-    /// Its name in the model's folder.
-    pub(super) name: String,
-    /// Where its content is.
-    pub(super) url: Url,
-    /// Bytes.
-    pub(super) size: u64,
-    /// What its content is.
-    pub(super) expected: Expected,
-}
 
 #[derive(Debug, Deserialize)]
 struct Revision {
@@ -66,7 +52,7 @@ pub(super) async fn files(
     repository: &Repository,
     commit: &str,
     variant: Variant,
-) -> Result<(String, Vec<RemoteFile>), FetchError> {
+) -> Result<(String, Vec<ModelFile>), FetchError> {
     listed(&tree(client, repository, commit).await?, repository, commit, variant)
 }
 
@@ -76,7 +62,7 @@ pub(super) fn listed(
     repository: &Repository,
     commit: &str,
     variant: Variant,
-) -> Result<(String, Vec<RemoteFile>), FetchError> {
+) -> Result<(String, Vec<ModelFile>), FetchError> {
     let folder = folder_of(repository, entries, variant)?;
     let resolve = format!("{}/resolve/{commit}", repository.name);
     let mut files = Vec::new();
@@ -90,7 +76,8 @@ pub(super) fn listed(
         if !expected.is_sane() {
             return Err(FetchError::Answer { url: url.to_string(), expected: "file with a hash" });
         }
-        files.push(RemoteFile { name: name.to_owned(), url, size, expected });
+        let place = FilePlace::Remote(url);
+        files.push(ModelFile { name: name.to_owned(), place, size, expected });
     }
     // What is wrong with the small ones shows before hours are spent on the large one.
     files.sort_by_key(|file| file.size);

@@ -1,7 +1,11 @@
 //! Which of many files are a model's, by their paths.
 
+use std::path::PathBuf;
+
+use super::digest::Expected;
 use super::error::FetchError;
 use super::names::{FASTER, Variant, is_plain};
+use super::url::Url;
 
 /// The file that makes a folder a model's.
 pub(super) const CONFIG: &str = "genai_config.json";
@@ -11,6 +15,25 @@ pub(super) const ORIGIN: &str = "phi4d-source.json";
 
 /// A list of the folder's files and their hashes, as `sha256sum` writes it.
 pub(super) const SUMS: &str = "SHA256SUMS";
+
+/// A file of a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ModelFile {
+    /// Its name in the model's folder.
+    pub(super) name: String,
+    pub(super) place: FilePlace,
+    /// Bytes.
+    pub(super) size: u64,
+    /// What its content is.
+    pub(super) expected: Expected,
+}
+
+/// Where a file's content is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum FilePlace {
+    Remote(Url),
+    Local(PathBuf),
+}
 
 /// The file's name in the model's `folder`, if `path` is one to fetch. Folders below are another
 /// model's; code is not run, so not fetched; what phi4d wrote there is of another machine.

@@ -2,12 +2,12 @@
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::UNIX_EPOCH;
 
-use super::digest::{Expected, hex, read_sums, sha256};
+use super::digest::{Expected, read_sums, sha256};
 use super::error::FetchError;
-use super::layout::{CONFIG, SUMS, choose, is_wanted};
+use super::layout::{CONFIG, FilePlace, ModelFile, SUMS, choose, is_wanted};
 use super::models::Origin;
 use super::names::Variant;
 
@@ -17,23 +17,11 @@ const MAX_DEPTH: usize = 5;
 /// Most entries that are looked at, so that a home folder fails soon.
 const MAX_ENTRIES: usize = 20_000;
 
-/// A file to copy.
-#[derive(Debug)]
-pub(super) struct LocalFile {
-    /// Its name in the model's folder.
-    pub(super) name: String,
-    pub(super) path: PathBuf,
-    /// Bytes.
-    pub(super) size: u64,
-    /// What its content is, if a list of hashes is beside it.
-    expected: Option<Expected>,
-}
-
 /// The model's files in `folder` or in one folder below it, the largest last.
 pub(super) fn files(
     folder: &Path,
     variant: Variant,
-) -> Result<(Origin, Vec<LocalFile>), FetchError> {
+) -> Result<(Origin, Vec<ModelFile>), FetchError> {
     let mut paths = Vec::new();
     find(folder, "", &mut MAX_ENTRIES.clone(), &mut paths)?;
     // A folder that is itself a model is meant, whatever is below it.
@@ -50,11 +38,11 @@ pub(super) fn files(
         let made = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
         versions.push_str(&format!("{name} {} {made:?}\n", metadata.len()));
         let expected = sums.iter().find(|(listed, _)| listed == name);
-        files.push(LocalFile {
+        files.push(ModelFile {
             name: name.to_owned(),
-            path: full,
+            place: FilePlace::Local(full),
             size: metadata.len(),
-            expected: expected.map(|(_, expected)| expected.clone()),
+            expected: expected.map_or(Expected::Any, |(_, expected)| expected.clone()),
         });
     }
     files.sort_by_key(|file| file.size);
@@ -101,41 +89,39 @@ fn sums(folder: &Path, chosen: &str) -> Result<Vec<(String, Expected)>, FetchErr
     })
 }
 
-/// Copies `file` to `path` and checks it; `gained` gets the bytes of each piece.
+/// Copies `file`, which is `source`, to `path` and checks it; `gained` gets the bytes of each piece.
 pub(super) fn copy(
-    file: &LocalFile,
+    file: &ModelFile,
+    source: &Path,
     path: &Path,
     gained: &mut dyn FnMut(u64),
 ) -> Result<(), FetchError> {
-    let mut from = File::open(&file.path).map_err(FetchError::file("open", &file.path))?;
+    let mut from = File::open(source).map_err(FetchError::file("open", source))?;
     let mut to = File::create(path).map_err(FetchError::file("create", path))?;
-    let mut hash = file.expected.as_ref().map(|expected| expected.begin(file.size));
+    let mut hash = file.expected.begin(file.size);
     let mut buffer = vec![0; 1 << 20];
     let mut copied = 0;
     loop {
-        let count = from.read(&mut buffer).map_err(FetchError::file("read", &file.path))?;
+        let count = from.read(&mut buffer).map_err(FetchError::file("read", source))?;
         if count == 0 {
             break;
         }
         to.write_all(&buffer[..count]).map_err(FetchError::file("write", path))?;
-        if let Some(hash) = &mut hash {
+        // For nothing to compare with, gigabytes are not hashed.
+        if file.expected != Expected::Any {
             hash.update(&buffer[..count]);
         }
         copied += count as u64;
         gained(count as u64);
     }
     to.sync_all().map_err(FetchError::file("write", path))?;
-    let wrong = |kind, found: String, expected: String| {
-        Err(FetchError::WrongBytes { file: file.name.clone(), kind, found, expected })
-    };
     if copied != file.size {
-        return wrong("size", copied.to_string(), file.size.to_string());
+        return Err(FetchError::WrongBytes {
+            file: file.name.clone(),
+            kind: "size",
+            found: copied.to_string(),
+            expected: file.size.to_string(),
+        });
     }
-    match hash.zip(file.expected.as_ref()) {
-        Some((hash, expected)) => match hex(hash) {
-            found if found == expected.hex() => Ok(()),
-            found => wrong(expected.kind(), found, expected.hex().to_owned()),
-        },
-        None => Ok(()),
-    }
+    file.expected.check(&file.name, hash)
 }

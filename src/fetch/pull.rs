@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use super::client::Client;
 use super::download::{self, Step};
 use super::error::FetchError;
-use super::hub::{self, RemoteFile};
-use super::local::{self, LocalFile};
+use super::hub;
+use super::layout::{FilePlace, ModelFile};
+use super::local;
 use super::models::{Models, Origin, Staging};
 use super::names::{Place, Repository, Source, Variant};
 use super::web;
@@ -37,7 +38,7 @@ pub struct Pull<'a> {
 pub struct Plan<'a> {
     client: &'a Client,
     staging: Staging,
-    files: Vec<Wanted>,
+    files: Vec<ModelFile>,
     /// `REPOSITORY/FOLDER`.
     pub from: String,
     /// Bytes of all files.
@@ -46,29 +47,6 @@ pub struct Plan<'a> {
     pub missing: u64,
     /// Bytes that are free where they go.
     pub free: u64,
-}
-
-/// A file of the model.
-#[derive(Debug)]
-enum Wanted {
-    Remote(RemoteFile),
-    Local(LocalFile),
-}
-
-impl Wanted {
-    fn name(&self) -> &str {
-        match self {
-            Self::Remote(file) => &file.name,
-            Self::Local(file) => &file.name,
-        }
-    }
-
-    fn size(&self) -> u64 {
-        match self {
-            Self::Remote(file) => file.size,
-            Self::Local(file) => file.size,
-        }
-    }
 }
 
 /// A pull's progress.
@@ -94,16 +72,13 @@ impl<'a> Pull<'a> {
             return Err(FetchError::Exists { folder });
         }
         let (origin, files) = match &source.place {
-            Place::Hub(repository) => remote(hub_or_web(client, repository, variant).await?),
-            Place::Web(url) => remote(web::files(client, url, variant).await?),
-            Place::Folder(folder) => {
-                let (origin, files) = local::files(folder, variant)?;
-                (origin, files.into_iter().map(Wanted::Local).collect())
-            }
+            Place::Hub(repository) => hub_or_web(client, repository, variant).await?,
+            Place::Web(url) => web::files(client, url, variant).await?,
+            Place::Folder(folder) => local::files(folder, variant)?,
         };
         let from = origin.place();
         let staging = models.stage(&source.name, &origin)?;
-        let total = files.iter().map(Wanted::size).sum();
+        let total = files.iter().map(|file| file.size).sum();
         let here: u64 = files.iter().map(|file| bytes_here(&staging.folder, file)).sum();
         let missing = u64::saturating_sub(total, here);
         let free = models.check_space(missing.saturating_add(SPARE_BYTES))?;
@@ -111,16 +86,12 @@ impl<'a> Pull<'a> {
     }
 }
 
-fn remote((origin, files): (Origin, Vec<RemoteFile>)) -> (Origin, Vec<Wanted>) {
-    (origin, files.into_iter().map(Wanted::Remote).collect())
-}
-
 /// The model's files in `repository`, or in the folder of a web server whose URL looks like one's.
 async fn hub_or_web(
     client: &Client,
     repository: &Repository,
     variant: Variant,
-) -> Result<(Origin, Vec<RemoteFile>), FetchError> {
+) -> Result<(Origin, Vec<ModelFile>), FetchError> {
     let commit = match (hub::commit(client, repository).await, &repository.url) {
         (Ok(commit), _) => commit,
         (Err(FetchError::Status { status: 404, .. } | FetchError::Answer { .. }), Some(url)) => {
@@ -154,7 +125,7 @@ impl Plan<'_> {
         name: &str,
         watch: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Option<Vec<u8>>, FetchError> {
-        let Some(file) = self.files.iter().find(|file| file.name() == name) else {
+        let Some(file) = self.files.iter().find(|file| file.name == name) else {
             return Ok(None);
         };
         let path = self.staging.folder.join(name);
@@ -166,7 +137,7 @@ impl Plan<'_> {
 
     /// Names and sizes of all files, the largest last.
     pub fn files(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.files.iter().map(|file| (file.name(), file.size()))
+        self.files.iter().map(|file| (file.name.as_str(), file.size))
     }
 
     /// Fetches all files and gives the model's folder.
@@ -176,14 +147,14 @@ impl Plan<'_> {
     pub async fn run(self, watch: &mut dyn FnMut(Progress<'_>)) -> Result<PathBuf, FetchError> {
         let mut done = 0;
         for file in &self.files {
-            let path = self.staging.folder.join(file.name());
+            let path = self.staging.folder.join(&file.name);
             if path.exists() {
                 // Checked when it got its name.
-                done += file.size();
+                done += file.size;
                 watch(Progress::Done(done));
                 continue;
             }
-            watch(Progress::File(file.name()));
+            watch(Progress::File(&file.name));
             self.fetch(file, &path, &mut done, watch).await?;
         }
         self.staging.finish()
@@ -192,14 +163,14 @@ impl Plan<'_> {
     /// Fetches `file` to `path`, which it gets when it is complete and checked.
     async fn fetch(
         &self,
-        file: &Wanted,
+        file: &ModelFile,
         path: &Path,
         done: &mut u64,
         watch: &mut dyn FnMut(Progress<'_>),
     ) -> Result<(), FetchError> {
         let part = part_of(&self.staging.folder, file);
-        match file {
-            Wanted::Remote(file) => {
+        match &file.place {
+            FilePlace::Remote(url) => {
                 let mut step = |step: Step<'_>| match step {
                     Step::Gained(bytes) => {
                         *done += bytes;
@@ -211,9 +182,9 @@ impl Plan<'_> {
                     }
                     Step::Again(error) => watch(Progress::Again(error)),
                 };
-                download::fetch(self.client, file, &part, &mut step).await?;
+                download::fetch(self.client, url, file, &part, &mut step).await?;
             }
-            Wanted::Local(file) => local::copy(file, &part, &mut |bytes| {
+            FilePlace::Local(source) => local::copy(file, source, &part, &mut |bytes| {
                 *done += bytes;
                 watch(Progress::Done(*done));
             })?,
@@ -222,11 +193,11 @@ impl Plan<'_> {
     }
 }
 
-fn part_of(folder: &Path, file: &Wanted) -> PathBuf {
-    folder.join(format!("{}{PART}", file.name()))
+fn part_of(folder: &Path, file: &ModelFile) -> PathBuf {
+    folder.join(format!("{}{PART}", file.name))
 }
 
-fn bytes_here(folder: &Path, file: &Wanted) -> u64 {
+fn bytes_here(folder: &Path, file: &ModelFile) -> u64 {
     let size = |path: PathBuf| std::fs::metadata(path).ok().map(|metadata| metadata.len());
-    size(folder.join(file.name())).or_else(|| size(part_of(folder, file))).unwrap_or(0)
+    size(folder.join(&file.name)).or_else(|| size(part_of(folder, file))).unwrap_or(0)
 }

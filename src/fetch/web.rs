@@ -4,8 +4,7 @@
 use super::client::Client;
 use super::digest::{read_sums, sha256};
 use super::error::FetchError;
-use super::hub::RemoteFile;
-use super::layout::{SUMS, choose, is_wanted};
+use super::layout::{FilePlace, ModelFile, SUMS, choose, is_wanted};
 use super::models::Origin;
 use super::names::Variant;
 use super::url::Url;
@@ -15,7 +14,7 @@ pub(super) async fn files(
     client: &Client,
     url: &Url,
     variant: Variant,
-) -> Result<(Origin, Vec<RemoteFile>), FetchError> {
+) -> Result<(Origin, Vec<ModelFile>), FetchError> {
     let list = url.below(SUMS);
     let (body, _) = client.get_whole(&list, "link").await?;
     let text = String::from_utf8_lossy(&body);
@@ -29,7 +28,7 @@ pub(super) async fn files(
         let Some(name) = is_wanted(&path, &folder) else { continue };
         let (name, url) = (name.to_owned(), url.below(&path));
         let size = client.size(&url).await?;
-        files.push(RemoteFile { name, url, size, expected });
+        files.push(ModelFile { name, place: FilePlace::Remote(url), size, expected });
     }
     files.sort_by_key(|file| file.size);
     let origin = Origin {

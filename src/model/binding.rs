@@ -279,6 +279,8 @@ unsafe fn copy_all<'a>(pairs: impl Iterator<Item = (&'a Tensor, &'a Tensor)>) ->
     if from.is_empty() {
         return Ok(());
     }
+    // Copies between memories belong to the environment, as a provider's library registers them
+    // there.
     let environment = runtime::loaded().ok_or_else(|| ort::Error::new("nothing is loaded"))?;
     // SAFETY: all values are live, and both arrays of the same length; by the caller's word nobody
     // else uses the memory.

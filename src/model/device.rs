@@ -32,6 +32,8 @@ impl DeviceAllocator {
     /// The allocator for the memory in which `session` wants its input `name`; `None` where that is
     /// the host's.
     pub(super) fn for_input(session: &Arc<Session>, name: &str) -> ort::Result<Option<Self>> {
+        // The session owns this description, which lives as long as the allocator: that holds a
+        // share of the session.
         let Some(info) = input_memory(session, name)? else { return Ok(None) };
         let mut allocator = null_mut();
         // SAFETY: both pointers are live, and the session owns the second.
@@ -105,6 +107,7 @@ impl Drop for DeviceBlock {
         let allocator = self.allocator.allocator.as_ptr();
         // SAFETY: made by this allocator, freed once; tensors over it hold a share of it.
         let status = unsafe { (ort::api().AllocatorFree)(allocator, self.handle.as_ptr()) };
+        // Nobody can act on it where the block is dropped, and what is lost is memory only.
         if let Err(error) = check(status) {
             log::warn!("memory of the device could not be given back: {error}");
         }
@@ -134,6 +137,8 @@ fn input_memory(
     let mut device = ort::sys::OrtMemoryInfoDeviceType::OrtMemoryInfoDeviceType_CPU;
     // SAFETY: the session owns what it has just given.
     unsafe { (ort::api().MemoryInfoGetDeviceType)(info.as_ptr(), &raw mut device) };
+    // A provider for a device may want small inputs in the host's memory. Which memory it is
+    // decides, not which provider.
     let host = device == ort::sys::OrtMemoryInfoDeviceType::OrtMemoryInfoDeviceType_CPU;
     Ok((!host).then_some(info))
 }

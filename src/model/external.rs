@@ -23,11 +23,13 @@ const LOCATION: &[u8] = b"location";
 pub(super) fn follow(bytes: &[u8], folder: &Path) -> Result<Option<(Vec<u8>, PathBuf)>, String> {
     let damaged = |damage: Damaged| damage.to_string();
     let mut real = BTreeMap::new();
+    // A folder that is missing is reported by whoever reads its files.
     let Ok(home) = folder.canonicalize() else { return Ok(None) };
     for name in locations(bytes).map_err(damaged)? {
         let Ok(text) = std::str::from_utf8(name) else { return Ok(None) };
         // Missing files, and files of other folders, are errors of whoever reads them.
         let Ok(path) = folder.join(text).canonicalize() else { return Ok(None) };
+        // A name with a folder in it leads elsewhere: ONNX Runtime is to refuse that itself.
         if Path::new(text).file_name().is_none_or(|file| file != text) {
             return Ok(None);
         }
@@ -74,6 +76,7 @@ fn locations(bytes: &[u8]) -> Result<Vec<&[u8]>, Damaged> {
 fn renamed(bytes: &[u8], real: &BTreeMap<Vec<u8>, PathBuf>) -> Result<Vec<u8>, Damaged> {
     let entry = |external: &[u8]| {
         let (key, name) = entry(external)?;
+        // Only the name changes. Where a tensor lies in the file stays, as the file is the same.
         let file = real.get(name).filter(|_| key == LOCATION).and_then(|path| path.file_name());
         Ok::<_, Damaged>(file.map(|file| {
             let mut edited = Vec::new();

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::error::LoadError;
-use super::provider::{self, Provider, ProviderSettings};
+use super::provider::{self, ProviderSettings};
 use super::runtime;
+use phi4d_settings::Provider;
 
 /// ONNX Runtime as it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,18 +47,8 @@ pub fn runtime_facts(library: Option<&Path>) -> Result<RuntimeFacts, LoadError> 
     Ok(RuntimeFacts { library: runtime::library(), version: runtime::version(), devices })
 }
 
-/// The provider that a model would run on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProviderFacts {
-    /// Which; never [`Provider::Auto`].
-    pub provider: Provider,
-    /// Its name within ONNX Runtime.
-    pub name: String,
-    /// Why it would be taken.
-    pub reason: String,
-}
-
-/// The provider that a model whose export names the providers in `made_for` would run on.
+/// The provider that a model whose export names the providers in `made_for` would run on, never
+/// [`Provider::Auto`], and why.
 ///
 /// # Errors
 /// As loading a model: if the one asked for can't be used.
@@ -65,13 +56,9 @@ pub fn provider_facts(
     settings: &ProviderSettings,
     made_for: &[String],
     library: Option<&Path>,
-) -> Result<ProviderFacts, LoadError> {
+) -> Result<(Provider, String), LoadError> {
     let chosen = provider::choose(settings, made_for, library)?;
-    Ok(ProviderFacts {
-        provider: chosen.provider(),
-        name: chosen.name().to_owned(),
-        reason: chosen.reason().to_owned(),
-    })
+    Ok((chosen.provider(), chosen.reason().to_owned()))
 }
 
 /// The instruction set that phi4d's own kernel uses here, such as `avx2`; `None` if this processor has
@@ -85,6 +72,7 @@ pub fn own_kernel() -> Option<&'static str> {
 /// weights.
 #[must_use]
 pub fn processor_features() -> Vec<&'static str> {
+    // The order is part of the stamp of prepared folders: another one would make them unusable.
     let mut features = Vec::new();
     #[cfg(target_arch = "x86_64")]
     for (name, there) in [
@@ -126,8 +114,8 @@ mod tests {
         assert!(facts.version.starts_with("1."), "{facts:?}");
         assert!(facts.devices.iter().any(|device| device.kind == "CPU"), "{facts:?}");
         let auto = ProviderSettings::from(Provider::Auto);
-        let chosen = provider_facts(&auto, &[], None).unwrap();
-        assert_eq!(chosen.provider, Provider::Cpu);
-        assert!(chosen.reason.contains("exported for the CPU"));
+        let (chosen, reason) = provider_facts(&auto, &[], None).unwrap();
+        assert_eq!(chosen, Provider::Cpu);
+        assert!(reason.contains("exported for the CPU"));
     }
 }

@@ -8,7 +8,6 @@ use super::external;
 use super::genai_config::{GenaiConfig, layer_name};
 use super::gqa;
 use super::graph_edit::{self, Wanted};
-use super::load_options::Int8Activations;
 use super::matmul;
 use super::protobuf::{
     Damaged, Fields, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_NODE, GRAPH_OUTPUT, MODEL_GRAPH, Node,
@@ -16,6 +15,7 @@ use super::protobuf::{
 };
 use super::rotary_edit;
 use super::source;
+use phi4d_settings::Int8Activations;
 
 /// `genai_config.json`: what is taken names a file of the folder, counts that memory can be planned
 /// by, and tokens of the vocabulary.

@@ -95,6 +95,7 @@ impl DecoderSection {
     /// Past and present name of each cache tensor: keys, then values, of one layer after another.
     pub(super) fn cache_names(&self) -> Vec<(String, String)> {
         let (inputs, outputs) = (&self.inputs, &self.outputs);
+        // The order of the cache's tensors everywhere, and of what is written to the prefix store.
         let keys = (&inputs.past_key_names, &outputs.present_key_names);
         let values = (&inputs.past_value_names, &outputs.present_value_names);
         (0..self.num_hidden_layers)
@@ -273,6 +274,7 @@ impl GenaiConfig {
                 return Err(format!("{name} is {value}; expected 1 to {limit}"));
             }
         }
+        // A token outside the vocabulary would index logits that are not there.
         let tokens = model.eos_token_id.to_vec().into_iter().chain(model.bos_token_id);
         for token in tokens {
             if token as usize >= model.vocab_size {

@@ -110,18 +110,8 @@ fn hidden_states<'a>(node: &'a [u8], logits: &str) -> Result<Option<&'a [u8]>, D
 /// `node` with `name` in place of its first input.
 fn with_first_input(node: &[u8], name: &str) -> Result<Vec<u8>, Damaged> {
     // Other inputs, the weights among them, keep their places.
-    let mut edited = Vec::with_capacity(node.len() + name.len());
-    let mut replaced = false;
-    for field in Fields::new(node) {
-        let field = field?;
-        if field.number == NODE_INPUT && !replaced {
-            put_bytes(&mut edited, NODE_INPUT, name.as_bytes());
-            replaced = true;
-        } else {
-            edited.extend_from_slice(field.raw);
-        }
-    }
-    Ok(edited)
+    let mut is_first = true;
+    edited(node, NODE_INPUT, |_| Ok(std::mem::take(&mut is_first).then(|| name.into())))
 }
 
 fn choosing_node(hidden: &[u8], wanted: Wanted) -> Vec<u8> {

@@ -63,8 +63,6 @@ mod graph_edit;
 mod inspect;
 mod kv_format;
 mod load;
-mod load_options;
-mod logits;
 mod lost_file;
 mod matmul;
 mod memory;
@@ -96,8 +94,7 @@ pub use embedding::{
 };
 pub use error::{LoadError, RunError};
 pub use facts::{
-    DeviceFacts, ProviderFacts, RuntimeFacts, own_kernel, processor_features, provider_facts,
-    runtime_facts,
+    DeviceFacts, RuntimeFacts, own_kernel, processor_features, provider_facts, runtime_facts,
 };
 pub use genai_config::{
     DecoderSection, GenaiConfig, InputNames, ModelSection, OneOrMany, OutputNames, SearchSection,
@@ -107,15 +104,16 @@ pub use inspect::{
     Shape as ExportShape, TensorInfo, WeightFile, inspect,
 };
 pub use load::{Loaded, load, load_cancellable};
-pub use load_options::{Int8Activations, LoadOptions, WeightsMemory};
 pub use lost_file::{end_on_lost_file, is_file_lost};
 pub use memory::has_huge_pages;
 pub use phi4d_attention::KvType;
+pub use phi4d_settings::{Int8Activations, Provider, WeightsMemory};
 pub use plan::{
-    KvGrowth, KvSizes, KvTooSmall, MemoryPlan, MemorySettings, ModelLimits, Rotary, alike_positions,
+    KvGrowth, KvSizes, KvTooSmall, LoadOptions, MemoryPlan, MemorySettings, ModelLimits, Rotary,
+    alike_positions,
 };
 pub use prepare::{PREPARED_FOLDER, prepare};
-pub use provider::{OptionFault, Placement, Provider, ProviderSettings, UnknownProvider};
+pub use provider::{OptionFault, Placement, ProviderSettings};
 pub use runner::{Interrupt, Logits, Runner, Span};
 pub use runtime::{LIBRARY_NAME, disable_telemetry, search_path as library_search_path};
 pub use stop::LoadCancel;

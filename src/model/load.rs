@@ -7,16 +7,17 @@ use ort::session::Session;
 use ort::session::builder::SessionBuilder;
 use phi4d_attention::KvType;
 use phi4d_isa::{Choice, VARIABLE};
+use phi4d_settings::Provider;
 
 use super::error::LoadError;
 use super::genai_config::GenaiConfig;
 use super::gqa::{self, Own};
-use super::load_options::LoadOptions;
 use super::matmul;
 use super::onnx::OnnxRunner;
 use super::paged::{self, PagedRunner};
+use super::plan::LoadOptions;
 use super::prepare;
-use super::provider::{Chosen, Placement, Provider};
+use super::provider::{Chosen, Placement};
 use super::runner::{Interrupt, Runner};
 use super::session;
 use super::source::Source;
@@ -32,8 +33,6 @@ pub struct Loaded {
     pub config: GenaiConfig,
     /// Where it runs, by the provider's name in the settings.
     pub provider: Provider,
-    /// Why it runs there.
-    pub reason: String,
     /// Which of its nodes run where.
     pub placement: Placement,
     /// Bytes of its weights, as [`super::Export::weight_bytes`].
@@ -77,6 +76,7 @@ fn load_unless_cancelled(options: &LoadOptions, cancel: &LoadCancel) -> Result<L
     log_attention(options, &chosen, own.is_some());
     let mut fingerprint = source.fingerprint;
     let (mut runner, interrupt): (Box<dyn Runner>, _) = if let Some(own) = own {
+        // Prefixes on disk are in this runner's form, which others can't read.
         fingerprint = own.fingerprint(fingerprint);
         let runner = own.runner(session, &source, batch_invariant)?;
         let interrupt = runner.interrupt();
@@ -97,7 +97,6 @@ fn load_unless_cancelled(options: &LoadOptions, cancel: &LoadCancel) -> Result<L
         runner,
         config: source.config,
         provider: chosen.provider(),
-        reason: chosen.reason().to_owned(),
         placement,
         weight_bytes: source.weight_bytes,
         batch_invariant,
@@ -124,6 +123,7 @@ pub(super) fn opened(
     let chosen = session::choose(source, options)?;
     let (session, batch_invariant, own) = session(source, options, &chosen, cancel)?;
     let placement = Placement::of(&session);
+    // Before the runner is made: where nodes run may explain why that fails.
     placement.log(&chosen);
     Ok(Opened { session, chosen, placement, batch_invariant, own })
 }
@@ -159,6 +159,7 @@ fn session(
     chosen: &Chosen,
     cancel: &LoadCancel,
 ) -> Result<(Session, bool, Option<Own>), LoadError> {
+    // Own operators are the CPU's, and what is prepared is laid out for its kernels.
     if !chosen.is_cpu() {
         return Ok((open(source, options, chosen, cancel)?, false, None));
     }
@@ -172,14 +173,16 @@ fn session(
         let own = gqa::own(&graph, source, options)?;
         let graph = own.as_ref().map_or(&graph, |own| &own.graph);
         let builder = with_own(session::exported(source, options)?, own.as_ref())?;
-        let session = matmul::open(builder, source, graph, prepared, cancel)?;
+        let builder = matmul::with_operator(builder, &Arc::new(prepared.unwrap_or_default()))?;
+        let session = session::commit(builder, source, graph, chosen.name(), cancel)?;
         return Ok((session, invariant, own));
     }
     if let Some(own) = gqa::own(&source.graph, source, options)? {
         let builder = with_own(session::exported(source, options)?, Some(&own))?;
-        let session = commit(builder, source, &own.graph, chosen, cancel)?;
+        let session = session::commit(builder, source, &own.graph, chosen.name(), cancel)?;
         return Ok((session, false, Some(own)));
     }
+    // None of our kernels runs: what ONNX Runtime laid out ahead is still faster to load.
     let session = match prepare::load(source, options, cancel)? {
         Some(session) => session,
         None => open(source, options, chosen, cancel)?,
@@ -235,22 +238,7 @@ fn open(
     // The operator of `models/longrope/paged.onnx`, which ONNX Runtime has for devices only.
     #[cfg(any(test, feature = "testing"))]
     let builder = paged::stand_in::register(builder)?;
-    commit(builder, source, &source.graph, chosen, cancel)
-}
-
-fn commit(
-    mut builder: SessionBuilder,
-    source: &Source,
-    graph: &[u8],
-    chosen: &Chosen,
-    cancel: &LoadCancel,
-) -> Result<Session, LoadError> {
-    // In this order: a cancel after the check reaches the session.
-    cancel.reach(builder.canceler());
-    if cancel.is_cancelled() {
-        return Err(LoadError::Cancelled);
-    }
-    builder.commit_from_memory(graph).map_err(|error| source.invalid(&error, chosen.name()))
+    session::commit(builder, source, &source.graph, chosen.name(), cancel)
 }
 
 /// Runs one token: some sizes, such as a head's, are open in the graph and checked by its operators
@@ -260,6 +248,7 @@ fn try_out(runner: &mut dyn Runner, path: &Path) -> Result<(), LoadError> {
         path: path.into(),
         differences: vec![difference],
     };
+    // Token 0 is in every vocabulary, whatever it means there.
     match runner.prefill(0, 0, &[0], 1) {
         Ok(logits) if logits.row(0).iter().any(|logit| logit.is_finite()) => {}
         Ok(_) => return Err(contract("a trial step gave no finite logit".into())),

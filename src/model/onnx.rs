@@ -13,12 +13,10 @@ use super::contract::{self, Contract, Positions};
 use super::device::{DeviceAllocator, DeviceBlock, host_memory};
 use super::error::{LoadError, RunError};
 use super::graph_edit::TAIL_INPUT;
-use super::load_options::LoadOptions;
-use super::logits;
-use super::plan::{ModelLimits, Rotary};
+use super::plan::{LoadOptions, ModelLimits, Rotary};
 use super::provider::{Graphs, UNRECORDED, name_graph};
 use super::rotary_edit::LONG_INPUT;
-use super::runner::{Interrupt, Logits, Runner};
+use super::runner::{Interrupt, Logits, Runner, logit_rows};
 use super::source::Source;
 use super::stop::Terminator;
 use super::tensors::{Buffers, Names, Shape};
@@ -78,29 +76,23 @@ impl OnnxRunner {
         new_session: NewSession<'_>,
     ) -> Result<Self, LoadError> {
         let contract = contract::check(&session, &source.config, &source.path)?;
-        let shape = Shape::new(source, &contract, options);
+        let (shape, mut limits) = Shape::new(source, &contract, options);
         let session = Arc::new(session);
         let names = Names::new(&source.config, &contract);
         // Keys and values are kept where the session wants them: a copy of a long cache for each step
         // would take longer than the step.
         let (past, _) = &names.cache[0];
-        let mut limits = shape.limits();
         let cache = match DeviceAllocator::for_input(&session, past)? {
             None => Cache::Host(HostCache::reserve(&shape)?),
             Some(allocator) => {
-                let budget = limits.on_device(options.kv_cache_bytes);
-                let cache = DeviceCache::new(allocator, new_session, &shape, budget)?;
-                log::info!(
-                    memory = cache.memory_name(), kv_cache_bytes = budget;
-                    "the KV cache is in device memory"
-                );
+                let cache = DeviceCache::new(allocator, new_session, &shape, &mut limits, options)?;
                 Cache::Device(Box::new(cache))
             }
         };
         Ok(Self {
             bindings: Bindings::default(),
             info: host_memory()?,
-            buffers: Buffers::new(&shape, &names, &contract, &session)?,
+            buffers: Buffers::new(&shape, &limits, &names, &contract, &session)?,
             session,
             names,
             cache,
@@ -119,6 +111,7 @@ impl OnnxRunner {
     /// device.
     pub(super) fn recording(mut self, wanted: bool) -> Result<Self, LoadError> {
         if let (true, Cache::Device(cache)) = (wanted, &self.cache) {
+            // One row for each slot: only decode steps are recorded.
             let bytes = self.shape.slots * self.shape.vocab * self.shape.logits_bytes;
             let logits = cache.allocate(bytes);
             let logits = logits?;
@@ -232,7 +225,7 @@ impl OnnxRunner {
 
     /// Positions of each row that the model gives logits for.
     fn logit_positions(&self, step: Step) -> usize {
-        match self.shape.positions {
+        match self.contract.positions {
             Positions::All => step.sequence,
             Positions::Last => 1,
             Positions::Tail => step.tail,
@@ -245,6 +238,7 @@ impl OnnxRunner {
         let terminator = Arc::clone(&self.terminator);
         let options = terminator.options()?;
         let Step { sequence, total, .. } = step;
+        // Exports take ids of 64 bits, whatever the vocabulary needs.
         let ids = tokens.iter().map(|&token| i64::from(token));
         // Tokens of one slot stand together, and so do its positions of the mask.
         let position = |index: usize| (past[index / sequence] + index % sequence) as i64;
@@ -285,7 +279,7 @@ impl OnnxRunner {
         let place = [skipped, step.range.rows * positions - skipped, self.shape.vocab];
         let (memory, element) = (&self.buffers.logits, self.contract.logits);
         // SAFETY: the run is over, and the next can't begin while the result borrows `self`.
-        unsafe { logits::rows(memory, element, place, &mut self.converted) }
+        unsafe { logit_rows(memory, element, place, &mut self.converted) }
     }
 }
 
@@ -361,7 +355,7 @@ impl OnnxRunner {
     /// Width of the widest mask. The short rotary table has a row for each token up to the switch, and
     /// the attention kernel refuses a mask that is wider than its table is long.
     fn widest(&self) -> usize {
-        let short = self.shape.rotary_switch.filter(|_| self.rotary == Rotary::Short);
+        let short = self.limits.rotary_switch.filter(|_| self.rotary == Rotary::Short);
         short.unwrap_or(usize::MAX).min(self.shape.context)
     }
 }

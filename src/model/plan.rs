@@ -1,11 +1,84 @@
-//! The memory plan: how much memory a model, its KV cache and the requests to it may take; and the
-//! limits of a runner's slots, from which it follows.
+//! How a model is loaded, the limits of a runner's slots, which follow from that, and the memory plan: how
+//! much memory a model, its KV cache and the requests to it may take.
 //!
 //! The plan follows from three things: the settings, what the model's slots hold ([`ModelLimits`]), and
 //! what the machine has to spare before the model is loaded. The daemon, `check`, `doctor` and
 //! `inspect` all print this plan, and the engine runs by it.
 
+use std::path::PathBuf;
+
+use phi4d_attention::KvType;
+use phi4d_isa::InstructionSet;
+use phi4d_settings::{Int8Activations, WeightsMemory};
 use serde::Serialize;
+
+use super::provider::ProviderSettings;
+
+/// A model folder and how its model is to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// The model folder.
+    pub folder: PathBuf,
+    /// Where to run it.
+    pub provider: ProviderSettings,
+    /// Threads of a step; 0 takes as many as the process may use.
+    pub threads: usize,
+    /// Sequences that can be live at once.
+    pub slots: usize,
+    /// Tokens that a slot holds; 0 takes the model's context, which is also the most.
+    pub context_tokens: usize,
+    /// The most tokens of one prefill step.
+    pub max_prefill_tokens: usize,
+    /// The setting `kv_cache_bytes` ([`MemoryPlan::new`] defines 0). It limits the runner's own
+    /// memory on a device only; in the host's memory the engine keeps to the plan.
+    pub kv_cache_bytes: usize,
+    /// Whether phi4d's own kernels may run matmuls and attention, where model and processor fit them.
+    pub own_kernels: bool,
+    /// Which exports may have their activations rounded to int8, which the own kernel for matmuls does.
+    pub int8_activations: Int8Activations,
+    /// How keys and values are stored where phi4d's own attention runs; other exports say it themselves.
+    pub kv_cache_type: KvType,
+    /// Where weights that were prepared for the own kernel are.
+    pub weights_memory: WeightsMemory,
+    /// ONNX Runtime's shared library; `None` looks for it (see [`super::library_search_path`]).
+    pub runtime_library: Option<PathBuf>,
+}
+
+impl LoadOptions {
+    /// The instruction set that own attention is to use on the CPU; `None` if it is not to run.
+    pub(super) fn own_attention(&self) -> Option<InstructionSet> {
+        phi4d_attention::chosen().filter(|_| self.own_kernels)
+    }
+
+    /// What follows from these options for a runner of a model of `vocab_size` tokens, a context of
+    /// `model_context` and this [`ModelLimits::rotary_switch`]. The sizes of its cache are the runner's to
+    /// say: until then each slot has memory of its own, token by token.
+    pub(super) fn limits(
+        &self,
+        vocab_size: usize,
+        model_context: usize,
+        rotary_switch: Option<usize>,
+    ) -> ModelLimits {
+        let context_tokens = match self.context_tokens {
+            0 => model_context,
+            tokens => tokens.min(model_context),
+        };
+        ModelLimits {
+            vocab_size,
+            context_tokens,
+            slots: self.slots.max(1),
+            // A damaged folder may have a context of 0; `inspect` still has to print something.
+            max_prefill_tokens: self.max_prefill_tokens.clamp(1, context_tokens.max(1)),
+            many_rows: true,
+            kv_bytes_per_token: 0,
+            kv_block_tokens: 1,
+            rotary_switch,
+            kv_growth: KvGrowth::Own,
+            width_invariant: false,
+            mixed_steps: false,
+        }
+    }
+}
 
 /// What a loaded model can do. Fixed for the life of the process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -282,6 +355,7 @@ impl ModelLimits {
     /// As [`Self::on_device`], for a cache of blocks.
     pub(super) fn in_device_blocks(&mut self, bytes: usize) -> usize {
         let block = self.kv_block_tokens.max(1);
+        // Whole blocks: the last one of a context takes memory to its end.
         let context = self.context_tokens.div_ceil(block).saturating_mul(block);
         let budget_bytes = self.device_budget(bytes, context);
         self.kv_growth = KvGrowth::Blocks { budget_bytes };

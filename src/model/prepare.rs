@@ -15,13 +15,14 @@ use ort::session::builder::SessionBuilder;
 
 use super::error::LoadError;
 use super::facts::processor_kind;
-use super::load_options::{LoadOptions, WeightsMemory};
 use super::matmul;
 use super::matmul::store::Store;
+use super::plan::LoadOptions;
 use super::provider::CPU_NAME;
 use super::session;
 use super::source::Source;
 use super::stop::LoadCancel;
+use phi4d_settings::WeightsMemory;
 
 /// The folder's name in a model's folder.
 pub const PREPARED_FOLDER: &str = "prepared";
@@ -73,11 +74,11 @@ pub fn prepare(options: &LoadOptions) -> Result<PathBuf, LoadError> {
 fn write_into(folder: &Path, source: &Source, options: &LoadOptions) -> Result<(), LoadError> {
     if let Some(graph) = matmul::graph(source, options)? {
         matmul::lay_out(folder, source, &graph, options)?;
+        // The stamp comes last: without it a folder is not used.
         return write_stamp(folder, &stamp(source, &graph, matmul::LAYOUT));
     }
-    let mut builder = with_output(session::exported(source, options)?, folder)?;
-    let session = builder.commit_from_memory(&source.graph);
-    drop(session.map_err(|error| source.invalid(&error, CPU_NAME))?);
+    let builder = with_output(session::exported(source, options)?, folder)?;
+    drop(session::commit(builder, source, &source.graph, CPU_NAME, &LoadCancel::default())?);
     write_stamp(folder, &stamp(source, &source.graph, &runtime_layout()))
 }
 
@@ -91,6 +92,7 @@ fn with_output(builder: SessionBuilder, folder: &Path) -> ort::Result<SessionBui
     let builder = builder
         .with_optimized_model_path(folder.join(GRAPH))?
         .with_config_entry(WEIGHTS_FILE, WEIGHTS)?
+        // The file is for weights: small constants stay in the graph, beside the nodes that read them.
         .with_config_entry(WEIGHTS_LEAST, "1024")?
         .with_config_entry(SAVE_PREPACKED, "1")?;
     Ok(builder)
@@ -104,6 +106,7 @@ pub(super) fn load(
     cancel: &LoadCancel,
 ) -> Result<Option<Session>, LoadError> {
     let folder = source.folder.join(PREPARED_FOLDER);
+    // Most folders have nothing prepared, which is worth no line in the log.
     let Ok(stamp) = fs::read_to_string(folder.join(STAMP)) else { return Ok(None) };
     // Loads ONNX Runtime, whose build the stamp names.
     let mut builder = session::prepared(options)?;
@@ -111,10 +114,7 @@ pub(super) fn load(
         warn_of_another(&folder);
         return Ok(None);
     }
-    cancel.reach(builder.canceler());
-    if cancel.is_cancelled() {
-        return Err(LoadError::Cancelled);
-    }
+    cancel.reach(builder.canceler())?;
     match builder.commit_from_file(folder.join(GRAPH)) {
         Ok(session) => Ok(Some(session)),
         Err(error) => {
@@ -158,6 +158,7 @@ fn runtime_layout() -> String {
 fn stamp(source: &Source, graph: &[u8], layout: &str) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&source.fingerprint);
+    // The graph itself is hashed, as an edit of a newer release may differ for the same file.
     hasher.update(graph);
     hasher.update(layout.as_bytes());
     hasher.finalize().to_string()

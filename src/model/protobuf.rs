@@ -88,6 +88,7 @@ impl<'a> Fields<'a> {
 
     fn varint(&mut self) -> Option<u64> {
         let mut value = 0;
+        // Seven bits in each byte, the lowest first. What goes on past 64 bits is no number.
         for shift in (0..64).step_by(7) {
             let byte = *self.message.get(self.at)?;
             self.at += 1;
@@ -113,6 +114,7 @@ impl<'a> Fields<'a> {
         // The low three bits are the wire type. Groups (3 and 4) are obsolete and not in ONNX.
         let value = match tag & 7 {
             0 => self.varint().map(Value::Number)?,
+            // Fixed-size values are floating-point numbers here: edits only copy them.
             1 => self.skip(8).map(|_| Value::Other)?,
             2 => {
                 let length = self.varint()?;
@@ -148,6 +150,7 @@ pub(super) fn contents(
     number: u64,
 ) -> impl Iterator<Item = Result<&[u8], Damaged>> {
     Fields::new(message).filter_map(move |field| match field {
+        // A field of this number with another wire type is none that the schema knows.
         Ok(Field { number: found, value: Value::Bytes(bytes), .. }) if found == number => {
             Some(Ok(bytes))
         }
@@ -188,6 +191,18 @@ pub(super) fn edited<E: From<Damaged>>(
         }
     }
     Ok(edited)
+}
+
+/// The fields of `message` that `stays` keeps, byte for byte.
+pub(super) fn kept(message: &[u8], stays: impl Fn(&Field<'_>) -> bool) -> Result<Vec<u8>, Damaged> {
+    let mut kept = Vec::with_capacity(message.len());
+    for field in Fields::new(message) {
+        let field = field?;
+        if stays(&field) {
+            kept.extend_from_slice(field.raw);
+        }
+    }
+    Ok(kept)
 }
 
 fn put_varint(out: &mut Vec<u8>, mut value: u64) {
@@ -258,6 +273,7 @@ impl<'a> Node<'a> {
 
 /// The name and the whole number of an `AttributeProto`. A number that is 0 may be left out.
 pub(super) fn attribute(bytes: &[u8]) -> Result<(&[u8], Option<u64>), Damaged> {
+    // Where a field comes twice, the last one counts, as in every reader of this format.
     let (mut name, mut number): (&[u8], _) = (b"", None);
     for field in Fields::new(bytes) {
         let field = field?;
@@ -319,6 +335,8 @@ impl<'a> Tensor<'a> {
                 (TENSOR_RAW, Value::Bytes(raw)) => tensor.raw = Some(raw),
                 (TENSOR_EXTERNAL, Value::Bytes(bytes)) => {
                     let (key, value) = entry(bytes)?;
+                    // Numbers are written as text here. What is none counts as 0, and ONNX Runtime
+                    // refuses the tensor when it reads it.
                     let value = std::str::from_utf8(value).unwrap_or_default();
                     match key {
                         b"location" => tensor.file = Some(value),
@@ -366,6 +384,7 @@ pub(super) fn put_attribute(node: &mut Vec<u8>, name: &str, value: u64) {
     const INT: u64 = 2;
     let mut attribute = message(ATTRIBUTE_NAME, name.as_bytes());
     put_number(&mut attribute, ATTRIBUTE_INT, value);
+    // ONNX Runtime refuses an attribute that does not say which of its fields is meant.
     put_number(&mut attribute, ATTRIBUTE_TYPE, INT);
     put_bytes(node, NODE_ATTRIBUTE, &attribute);
 }
@@ -376,6 +395,7 @@ pub(super) fn int64_constant(name: &str, value: i64) -> Vec<u8> {
     put_number(&mut tensor, TENSOR_DIMENSION, 1);
     put_number(&mut tensor, TENSOR_TYPE, INT64);
     put_bytes(&mut tensor, TENSOR_NAME, name.as_bytes());
+    // Raw values are little-endian on every machine, by the format.
     put_bytes(&mut tensor, TENSOR_RAW, &value.to_le_bytes());
     tensor
 }

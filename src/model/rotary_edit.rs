@@ -96,6 +96,7 @@ impl<'a> Choice<'a> {
                 let node = Node::read(bytes)?;
                 let (first, output) = (node.inputs.first(), node.outputs.first());
                 match (node.operator, first, output) {
+                    // Builders write the threshold as an initializer or as a node of its own.
                     (b"Constant", _, Some(&output)) => {
                         for attribute in &node.attributes {
                             let tensor = content(attribute, ATTRIBUTE_TENSOR)?;
@@ -112,6 +113,7 @@ impl<'a> Choice<'a> {
                     (b"ReduceMax", Some(first), Some(&output)) if positions.contains(first) => {
                         highest.insert(output);
                     }
+                    // Whether it decides is known at the end only: its reader comes later.
                     (b"Greater" | b"GreaterOrEqual", ..) => compared.push(node),
                     _ => {}
                 }

@@ -34,6 +34,8 @@ pub(super) fn first_rows(
     let (Ok(rows), Ok(columns)) = (usize::try_from(rows), usize::try_from(columns)) else {
         return Ok(None);
     };
+    // A single table has a row for each position of the context. Without more rows there is no
+    // second one, and the weights need not be read.
     if rows <= context || columns == 0 {
         return Ok(None);
     }
@@ -42,6 +44,7 @@ pub(super) fn first_rows(
     };
     let content = values(&table, folder, length);
     let content = content.map_err(|error| format!("its table of sines: {error}"))?;
+    // Row 0 begins the first table, so the search begins behind it.
     let mut rows = content.chunks_exact(columns * size);
     Ok(rows.by_ref().skip(1).position(|row| row.iter().all(|&byte| byte == 0)).map(|row| row + 1))
 }

@@ -1,10 +1,14 @@
 //! The interface between the engine and the model: one step of work, in token ids and logits.
+#![expect(unsafe_code, reason = "reads logits in memory that is bound to the session")]
 
 use std::io::{self, Read, Write};
 
 use super::error::RunError;
+use super::memory::Mapping;
 use super::plan::{ModelLimits, Rotary};
+use half::{bf16, f16};
 use ndarray::ArrayView2;
+use ort::value::TensorElementType;
 
 /// Logit rows, `[rows, vocab]`: one for each sequence of a decode step, or for each of the last tokens
 /// of a prefill.
@@ -45,6 +49,45 @@ impl<'a> Logits<'a> {
             .to_slice()
             .expect("runners build logits in standard layout")
     }
+}
+
+/// Rows `skip..skip + rows` of the logits in `memory`, `vocab` values of type `element` each.
+/// `converted` holds them if they are not in single precision already.
+///
+/// # Safety
+/// Nobody may write to the memory while the result lives.
+pub(super) unsafe fn logit_rows<'a>(
+    memory: &'a Mapping,
+    element: TensorElementType,
+    [skip, rows, vocab]: [usize; 3],
+    converted: &'a mut Vec<f32>,
+) -> Result<Logits<'a>, RunError> {
+    let count = (skip + rows) * vocab;
+    match element {
+        TensorElementType::Float16 => {
+            // SAFETY: by the caller's word nobody writes while this copies.
+            let values = unsafe { memory.read::<f16>(count) };
+            convert(&values[skip * vocab..], converted);
+            Logits::from_rows(converted, vocab)
+        }
+        TensorElementType::Bfloat16 => {
+            // SAFETY: as above.
+            let values = unsafe { memory.read::<bf16>(count) };
+            convert(&values[skip * vocab..], converted);
+            Logits::from_rows(converted, vocab)
+        }
+        _ => {
+            // SAFETY: by the caller's word nobody writes while the result lives.
+            let values = unsafe { memory.read::<f32>(count) };
+            Logits::from_rows(&values[skip * vocab..], vocab)
+        }
+    }
+}
+
+/// Fills `converted` with `values` in single precision.
+fn convert<T: Copy + Into<f32>>(values: &[T], converted: &mut Vec<f32>) {
+    converted.clear();
+    converted.extend(values.iter().map(|&value| value.into()));
 }
 
 /// Tokens of one sequence in a step.
@@ -125,6 +168,7 @@ pub trait Runner: Send {
                     span.slot == *slot && (span.tokens.len(), span.rows) == (1, 1)
                 })
                 .count();
+            // One step for neighbours that decode, since the weights are read once for all of them.
             let (now, later) = rest.split_at(decoding.max(1));
             let logits = if decoding > 1 {
                 let tokens: Vec<u32> = now.iter().map(|span| span.tokens[0]).collect();
@@ -134,6 +178,7 @@ pub trait Runner: Send {
                 self.prefill(first.slot, first.past, first.tokens, first.rows.max(1))?
             };
             let wanted: usize = now.iter().map(|span| span.rows).sum();
+            // Copied out, as the next step of the loop writes over them.
             for row in logits.rows() - wanted..logits.rows() {
                 buffer.extend_from_slice(logits.row(row));
             }

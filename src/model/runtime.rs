@@ -40,6 +40,8 @@ const TELEMETRY: &str = "ORT_DISABLE_TELEMETRY";
 /// Disables the library's telemetry. To be called first thing in the program: if other threads
 /// run already it does nothing, and loading the library is refused unless the environment has it.
 pub fn disable_telemetry() {
+    // The environment is shared memory without a lock of its own: changing it beside a reader is
+    // unsound.
     let alone = || std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1);
     if cfg!(windows) || alone() {
         // SAFETY: this is the process's only thread, so that no other reads the environment
@@ -91,6 +93,7 @@ pub(super) fn load(explicit: Option<&Path>) -> Result<&'static Environment, Load
     let environment = ort::init_from(&path)
         .map_err(|error| runtime(error.to_string()))?
         .with_name("phi4d")
+        // Beside the variable, for builds of the library that do not know it.
         .with_telemetry(false)
         .with_logger(Arc::new(forward_log))
         .build()

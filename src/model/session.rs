@@ -6,10 +6,11 @@ use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
 use super::error::LoadError;
-use super::load_options::LoadOptions;
+use super::plan::LoadOptions;
 use super::provider::{self, Chosen, RECORD};
 use super::runtime;
 use super::source::Source;
+use super::stop::LoadCancel;
 
 /// Session option that says where a graph loaded from memory has its weights
 /// (`kOrtSessionOptionsModelExternalInitializersFileFolderPath`).
@@ -63,7 +64,24 @@ pub(super) fn embedding(
     weights: &Path,
 ) -> Result<SessionBuilder, LoadError> {
     let builder = builder(threads, library, GraphOptimizationLevel::All, Some(weights))?;
+    // Set for this session alone: steps of answers begin many times a second, and theirs spin.
     builder.with_config_entry(SPINNING, "0").map_err(LoadError::from)
+}
+
+/// The session of `graph`, which is `source`'s or an edit of it, on the provider that ONNX Runtime calls
+/// `provider`.
+///
+/// # Errors
+/// If ONNX Runtime can't load it, or `cancel` was used.
+pub(super) fn commit(
+    mut builder: SessionBuilder,
+    source: &Source,
+    graph: &[u8],
+    provider: &str,
+    cancel: &LoadCancel,
+) -> Result<Session, LoadError> {
+    cancel.reach(builder.canceler())?;
+    builder.commit_from_memory(graph).map_err(|error| source.invalid(&error, provider))
 }
 
 fn build(
@@ -83,6 +101,7 @@ fn builder(
 ) -> Result<SessionBuilder, LoadError> {
     let environment = runtime::load(library)?;
     let threads = match threads {
+        // As many as this process may use: its affinity and its cgroup's quota count.
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         threads => threads,
     };
@@ -94,6 +113,8 @@ fn builder(
             let builder = builder
                 .with_optimization_level(level)?
                 .with_intra_threads(threads)?
+                // A decoder's nodes run one after another: threads that run several would only
+                // wait.
                 .with_inter_threads(1)?
                 // Every step has other shapes: a pattern of memory for each would only pile up.
                 .with_memory_pattern(false)?;

@@ -73,6 +73,7 @@ impl Source {
     /// The error that ONNX Runtime does not load the model's file on its provider `provider`.
     pub(super) fn invalid(&self, error: &ort::Error, provider: &str) -> LoadError {
         let error = error.to_string();
+        // ONNX Runtime reports the system's refusals as faults of the model.
         if lacks_threads(&error) {
             return LoadError::Threads { reason: error };
         }
@@ -125,6 +126,7 @@ pub(super) fn edited(
     let logits = &config.model.decoder.outputs.logits;
     let damaged = |damage: Damaged| damage.to_string();
     let has = |name: &str| graph_edit::has_input(&graph, name).map_err(damaged);
+    // Such an export takes the wanted tokens itself.
     let chosen = if has(&inputs.paged.logits_indices)? {
         None
     } else if has(&inputs.paged.block_table)? {
@@ -174,6 +176,7 @@ fn fingerprint(graph: &[u8], path: &Path) -> [u8; 32] {
         && let Ok(metadata) = weights.metadata()
     {
         hasher.update(&metadata.len().to_le_bytes());
+        // The time tells a file that was replaced by one of the same size.
         let changed = metadata.modified().ok();
         let changed = changed.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
         hasher.update(&changed.map_or(0, |time| time.as_nanos()).to_le_bytes());

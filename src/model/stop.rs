@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ort::session::builder::LoadCanceler;
 use ort::session::{NoSelectedOutputs, RunOptions};
 
-use super::error::RunError;
+use super::error::{LoadError, RunError};
 use super::runner::Interrupt;
 
 /// Cancels a load from another thread; see [`super::load_cancellable`]. Cheap to clone.
@@ -26,6 +26,7 @@ impl LoadCancel {
     pub fn cancel(&self) {
         let mut state = self.lock();
         state.cancelled = true;
+        // Before a session is being made there is nothing to cancel; `reach` sees the flag.
         if let Some(session) = &state.session
             && let Err(error) = session.cancel()
         {
@@ -39,9 +40,14 @@ impl LoadCancel {
     }
 
     /// Lets this cancel the session that is about to be made.
-    pub(super) fn reach(&self, session: LoadCanceler) {
+    ///
+    /// # Errors
+    /// [`LoadError::Cancelled`] if it was used before.
+    pub(super) fn reach(&self, session: LoadCanceler) -> Result<(), LoadError> {
         let mut state = self.lock();
         state.session = Some(session);
+        // Both under one lock: a cancel that comes after this look finds the session.
+        if state.cancelled { Err(LoadError::Cancelled) } else { Ok(()) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -13,9 +13,8 @@ use super::error::LoadError;
 use super::genai_config::GenaiConfig;
 use super::graph_edit::TAIL_INPUT;
 use super::kv_format;
-use super::load_options::LoadOptions;
 use super::memory::{Mapping, page_bytes};
-use super::plan::{KvGrowth, ModelLimits};
+use super::plan::{LoadOptions, ModelLimits};
 use super::rotary_edit::LONG_INPUT;
 use super::source::Source;
 
@@ -27,7 +26,6 @@ pub(super) struct Shape {
     pub(super) context: usize,
     /// Tokens that a slot has address space for: whole pages in each head.
     pub(super) capacity: usize,
-    pub(super) prefill: usize,
     pub(super) layers: usize,
     pub(super) heads: usize,
     /// Elements that a head's key or value is stored in.
@@ -35,33 +33,39 @@ pub(super) struct Shape {
     pub(super) vocab: usize,
     pub(super) kv_bytes: usize,
     pub(super) logits_bytes: usize,
-    pub(super) positions: Positions,
-    /// As [`ModelLimits::rotary_switch`].
-    pub(super) rotary_switch: Option<usize>,
 }
 
 impl Shape {
-    pub(super) fn new(source: &Source, contract: &Contract, options: &LoadOptions) -> Self {
+    /// The sizes for `contract`, and the limits of a runner whose cache is in the host's memory.
+    pub(super) fn new(
+        source: &Source,
+        contract: &Contract,
+        options: &LoadOptions,
+    ) -> (Self, ModelLimits) {
         let model = &source.config.model;
-        let context = options.context(model.context_length);
+        let limits = options.limits(model.vocab_size, model.context_length, source.rotary_switch);
         let head_size = kv_format::elements(contract.kv, model.decoder.head_size);
         let kv_bytes = kv_format::bytes(contract.kv);
         // Pages are committed and freed whole, so a head's positions begin at a page.
         let block = page_bytes().div_ceil(head_size * kv_bytes);
-        Self {
-            slots: options.slots.max(1),
-            context,
-            capacity: context.next_multiple_of(block),
-            prefill: options.max_prefill_tokens.clamp(1, context),
+        let shape = Self {
+            slots: limits.slots,
+            context: limits.context_tokens,
+            capacity: limits.context_tokens.next_multiple_of(block),
             layers: model.decoder.num_hidden_layers,
             heads: model.decoder.num_key_value_heads,
             head_size,
             vocab: model.vocab_size,
             kv_bytes,
             logits_bytes: kv_format::bytes(contract.logits),
-            positions: contract.positions,
-            rotary_switch: source.rotary_switch,
-        }
+        };
+        let limits = ModelLimits {
+            many_rows: contract.positions != Positions::Last,
+            kv_bytes_per_token: shape.cache_tensors() * shape.heads * shape.position_bytes(),
+            kv_block_tokens: block,
+            ..limits
+        };
+        (shape, limits)
     }
 
     /// Tensors that the cache consists of.
@@ -82,22 +86,6 @@ impl Shape {
     /// Bytes of one position in one head.
     pub(super) fn position_bytes(&self) -> usize {
         self.head_size * self.kv_bytes
-    }
-
-    pub(super) fn limits(&self) -> ModelLimits {
-        ModelLimits {
-            vocab_size: self.vocab,
-            context_tokens: self.context,
-            slots: self.slots,
-            max_prefill_tokens: self.prefill,
-            many_rows: self.positions != Positions::Last,
-            kv_bytes_per_token: 2 * self.layers * self.heads * self.position_bytes(),
-            kv_block_tokens: page_bytes().div_ceil(self.position_bytes()),
-            rotary_switch: self.rotary_switch,
-            kv_growth: KvGrowth::Own,
-            width_invariant: false,
-            mixed_steps: false,
-        }
     }
 }
 
@@ -149,6 +137,7 @@ impl Input {
         let Some(name) = name else { return Ok(Self { element, memory, device: None }) };
         // A provider may want one input on the device and another in the host's memory.
         let allocator = DeviceAllocator::for_input(session, name);
+        // Once for the largest step: an allocation in each would wait for the device.
         let device = allocator.and_then(|allocator| {
             allocator.map(|allocator| Arc::new(allocator).allocate(bytes)).transpose()
         });
@@ -199,17 +188,19 @@ pub(super) struct Buffers {
 impl Buffers {
     pub(super) fn new(
         shape: &Shape,
+        limits: &ModelLimits,
         names: &Names,
         contract: &Contract,
         session: &Arc<Session>,
     ) -> Result<Self, LoadError> {
         // The largest step is a full prefill chunk or one token of every slot.
-        let tokens = shape.prefill.max(shape.slots);
+        let tokens = limits.max_prefill_tokens.max(shape.slots);
         let input = |name, count| Input::new(session, name, TensorElementType::Int64, count);
         let long_rotary = contract.takes_rotary.then_some(LONG_INPUT);
         Ok(Self {
             ids: input(Some(&names.input_ids), tokens)?,
             positions: input(names.position_ids.as_deref(), tokens)?,
+            // A decode step may attend to the whole context of every slot.
             mask: input(Some(&names.attention_mask), shape.slots * shape.context)?,
             tail: input(contract.takes_tail.then_some(TAIL_INPUT), 1)?,
             long_rotary: Input::new(session, long_rotary, TensorElementType::Bool, 1)?,

@@ -1,7 +1,7 @@
 //! Whether the system can create threads.
 
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Their stack: they only wait.
 const STACK: usize = 64 << 10;
@@ -12,19 +12,15 @@ const STACK: usize = 64 << 10;
 /// # Errors
 /// If the system has fewer.
 pub fn probe_threads(count: usize) -> io::Result<()> {
-    let gate = Arc::new((Mutex::new(false), Condvar::new()));
+    let gate = Arc::new(Mutex::new(()));
+    // Held until all are there, as each waits for it.
+    let closed = gate.lock().unwrap_or_else(PoisonError::into_inner);
     let mut threads = Vec::new();
     let mut made = Ok(());
     for _ in 0..count {
-        let held = Arc::clone(&gate);
-        let wait = move || {
-            let mut open = held.0.lock().unwrap_or_else(PoisonError::into_inner);
-            while !*open {
-                open = held.1.wait(open).unwrap_or_else(PoisonError::into_inner);
-            }
-        };
+        let gate = Arc::clone(&gate);
         let thread = std::thread::Builder::new().name("phi4d-probe".into()).stack_size(STACK);
-        match thread.spawn(wait) {
+        match thread.spawn(move || drop(gate.lock())) {
             Ok(thread) => threads.push(thread),
             Err(error) => {
                 made = Err(error);
@@ -32,8 +28,7 @@ pub fn probe_threads(count: usize) -> io::Result<()> {
             }
         }
     }
-    *gate.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
-    gate.1.notify_all();
+    drop(closed);
     for thread in threads {
         // They do nothing that could panic.
         let _ = thread.join();

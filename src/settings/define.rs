@@ -63,7 +63,7 @@ pub(super) struct Reader<'a> {
 
 impl Reader<'_> {
     /// The checked value of `key`; `None` after noting a fault.
-    pub(super) fn read<K: Kind>(&mut self, key: &'static str, kind: &K) -> Option<K::Value> {
+    pub(super) fn read<T>(&mut self, key: &'static str, kind: &Kind<T>) -> Option<T> {
         let value = self.values.get(key);
         let raw = value.map_or(&ValueKind::Nil, |value| &value.kind);
         let read = kind.read(raw);
@@ -72,7 +72,7 @@ impl Reader<'_> {
                 key,
                 value: as_shown(raw).unwrap_or_else(|| raw.to_string()),
                 origin: origin_of(self.values, key),
-                accepted: kind.accepted(),
+                accepted: kind.accepted.clone(),
             });
         }
         read
@@ -102,9 +102,9 @@ macro_rules! define_settings {
                     doc: concat!($($doc, "\n"),+),
                     default: $default,
                     unit: define_settings!(@unit $($unit)?),
-                    accepted: kind.accepted(),
-                    placeholder: kind.placeholder(),
-                    is_text: kind.is_text(),
+                    accepted: kind.accepted,
+                    placeholder: kind.placeholder,
+                    is_text: kind.is_text,
                 }
             } ),+
         ]);

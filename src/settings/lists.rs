@@ -7,15 +7,9 @@ use config::ValueKind;
 use super::kind::{Kind, as_typed};
 
 /// Words without white space or commas: a list, or a text with commas between them.
-pub(super) struct Words {
-    pub(super) placeholder: &'static str,
-    pub(super) accepted: &'static str,
-}
-
-impl Kind for Words {
-    type Value = Vec<String>;
-
-    fn read(&self, raw: &ValueKind) -> Option<Vec<String>> {
+pub(super) fn words(placeholder: &'static str, accepted: &str) -> Kind<Vec<String>> {
+    let accepted = format!("a list of {accepted}, or a text with commas between them");
+    Kind::text(placeholder, accepted, |raw| {
         let words: Vec<String> = match raw {
             ValueKind::String(text) => text
                 .split(',')
@@ -32,56 +26,26 @@ impl Kind for Words {
                 && !word.chars().any(|c| c.is_whitespace() || c.is_control() || c == ',')
         };
         words.iter().all(plain).then_some(words)
-    }
-
-    fn accepted(&self) -> String {
-        format!("a list of {}, or a text with commas between them", self.accepted)
-    }
-
-    fn placeholder(&self) -> &'static str {
-        self.placeholder
-    }
+    })
 }
 
 /// Origins of web pages: a scheme and a host, as browsers send them, or `*`.
-pub(super) struct Origins;
-
-const ORIGINS: Words = Words {
-    placeholder: "ORIGINS",
-    accepted: "origins like https://host or http://host:port, or *",
-};
-
-impl Kind for Origins {
-    type Value = Vec<String>;
-
-    fn read(&self, raw: &ValueKind) -> Option<Vec<String>> {
-        let is_origin = |word: &String| {
-            // Not `https://host/`: no browser sends a path, so that it would allow nothing.
-            let host = word.split_once("://").map(|(_, host)| host);
-            word == "*" || host.is_some_and(|host| !host.is_empty() && !host.contains('/'))
-        };
-        ORIGINS.read(raw).filter(|words| words.iter().all(is_origin))
-    }
-
-    fn accepted(&self) -> String {
-        ORIGINS.accepted()
-    }
-
-    fn placeholder(&self) -> &'static str {
-        ORIGINS.placeholder()
-    }
+pub(super) fn origins() -> Kind<Vec<String>> {
+    let kind = words("ORIGINS", "origins like https://host or http://host:port, or *");
+    let is_origin = |word: &String| {
+        // Not `https://host/`: no browser sends a path, so that it would allow nothing.
+        let host = word.split_once("://").map(|(_, host)| host);
+        word == "*" || host.is_some_and(|host| !host.is_empty() && !host.contains('/'))
+    };
+    Kind::text(kind.placeholder, kind.accepted.clone(), move |raw| {
+        kind.read(raw).filter(|words| words.iter().all(is_origin))
+    })
 }
 
 /// Names with values: a table, or a text `name=value, name=value`.
-pub(super) struct Pairs {
-    pub(super) placeholder: &'static str,
-    pub(super) accepted: &'static str,
-}
-
-impl Kind for Pairs {
-    type Value = Vec<(String, String)>;
-
-    fn read(&self, raw: &ValueKind) -> Option<Vec<(String, String)>> {
+pub(super) fn pairs(placeholder: &'static str, accepted: &str) -> Kind<Vec<(String, String)>> {
+    let accepted = format!("a table of {accepted}, or a text NAME=VALUE with commas between them");
+    Kind::text(placeholder, accepted, |raw| {
         // In the order of the names, so that both ways to write them are the same.
         let pairs: BTreeMap<String, String> = match raw {
             ValueKind::String(text) => {
@@ -102,15 +66,7 @@ impl Kind for Pairs {
             is_plain(name) && !name.is_empty() && is_plain(value) && !name.contains('=')
         };
         pairs.iter().all(plain).then(|| pairs.into_iter().collect())
-    }
-
-    fn accepted(&self) -> String {
-        format!("a table of {}, or a text NAME=VALUE with commas between them", self.accepted)
-    }
-
-    fn placeholder(&self) -> &'static str {
-        self.placeholder
-    }
+    })
 }
 
 fn pair(part: &str) -> Option<(String, String)> {
@@ -150,15 +106,13 @@ mod tests {
         ValueKind::String(text.to_owned())
     }
 
-    const WORDS: Words = Words { placeholder: "NAMES", accepted: "names" };
-
     fn list(words: &[&str]) -> ValueKind {
         ValueKind::Array(words.iter().map(|word| config::Value::from(*word)).collect())
     }
 
     #[test]
     fn origins_have_a_scheme_and_no_path() {
-        let read = |text: &str| Origins.read(&ValueKind::String(text.to_owned()));
+        let read = |text: &str| origins().read(&ValueKind::String(text.to_owned()));
         for taken in ["", "*", "https://a.example", "http://[::1]:3000, app://obsidian.md"] {
             assert!(read(taken).is_some(), "{taken}");
         }
@@ -170,17 +124,15 @@ mod tests {
     #[test]
     fn lists_and_texts_are_the_same() {
         for raw in [list(&["a", "b-c"]), text("a, b-c"), text(" a,b-c ,"), text("a,,b-c")] {
-            assert_eq!(WORDS.read(&raw).unwrap(), ["a", "b-c"], "{raw}");
+            assert_eq!(words("NAMES", "names").read(&raw).unwrap(), ["a", "b-c"], "{raw}");
         }
         assert_eq!(as_shown(&list(&["a", "b-c"])).unwrap(), "a, b-c");
-        assert_eq!(WORDS.read(&text("")).unwrap(), Vec::<String>::new());
-        assert_eq!(WORDS.read(&list(&[])).unwrap(), Vec::<String>::new());
+        assert_eq!(words("NAMES", "names").read(&text("")).unwrap(), Vec::<String>::new());
+        assert_eq!(words("NAMES", "names").read(&list(&[])).unwrap(), Vec::<String>::new());
         for raw in [text("a b"), list(&["a b"]), list(&[""]), list(&["a,b"]), ValueKind::I64(3)] {
-            assert_eq!(WORDS.read(&raw), None, "{raw}");
+            assert_eq!(words("NAMES", "names").read(&raw), None, "{raw}");
         }
     }
-
-    const PAIRS: Pairs = Pairs { placeholder: "OPTIONS", accepted: "options" };
 
     fn table(pairs: &[(&str, ValueKind)]) -> ValueKind {
         let pairs = pairs
@@ -192,15 +144,15 @@ mod tests {
     #[test]
     fn tables_and_texts_are_the_same() {
         let made = table(&[("tf32", ValueKind::Boolean(false)), ("device", ValueKind::I64(1))]);
-        let pairs =
+        let expected =
             [("device".to_owned(), "1".to_owned()), ("tf32".to_owned(), "false".to_owned())];
         for raw in [made.clone(), text("tf32=false,device=1"), text(" device = 1 , tf32=false,")] {
-            assert_eq!(PAIRS.read(&raw).unwrap(), pairs, "{raw}");
+            assert_eq!(pairs("OPTIONS", "options").read(&raw).unwrap(), expected, "{raw}");
         }
         assert_eq!(as_shown(&made).unwrap(), "device=1, tf32=false");
-        assert_eq!(PAIRS.read(&text("")).unwrap(), []);
+        assert_eq!(pairs("OPTIONS", "options").read(&text("")).unwrap(), []);
         assert_eq!(
-            PAIRS.read(&text("path=/a=b")).unwrap(),
+            pairs("OPTIONS", "options").read(&text("path=/a=b")).unwrap(),
             [("path".to_owned(), "/a=b".to_owned())]
         );
     }
@@ -216,7 +168,7 @@ mod tests {
             table(&[("a", ValueKind::Array(Vec::new()))]),
             ValueKind::I64(1),
         ] {
-            assert_eq!(PAIRS.read(&raw), None, "{raw}");
+            assert_eq!(pairs("OPTIONS", "options").read(&raw), None, "{raw}");
         }
     }
 }

@@ -8,10 +8,10 @@ use log::LevelFilter;
 
 use super::define::{Definition, Reader, define_settings, flag_name};
 use super::kind::{
-    Choice, Kind, Listen, Mode, Number, OptionalName, OptionalPath, OptionalUrl, OrModel, Seconds,
-    SecondsOrNever, SecondsOrNone, Socket, Switch, whole,
+    choice, listen, mode, name, number, or_model, path, positive, seconds, seconds_or_never,
+    seconds_or_none, socket, switch, url, whole,
 };
-use super::lists::{Origins, Pairs, Words};
+use super::lists::{origins, pairs, words};
 use super::socket::SocketSetting;
 use super::value::{
     Int8Activations, KvCacheType, ListenAddress, LogFormat, MetricsAccess, Provider, Sandbox,
@@ -20,23 +20,22 @@ use super::value::{
 
 define_settings! {
     /// The model folder: an ONNX export with genai_config.json, model.onnx and tokenizer.json.
-    model: Option<PathBuf> = "", OptionalPath { placeholder: "DIR", accepted: "a folder's path" };
+    model: Option<PathBuf> = "", path("DIR", "a folder's path");
 
     /// The model's name in the API. Empty: the folder's name.
-    model_name: Option<String> = "", OptionalName;
+    model_name: Option<String> = "", name();
 
     /// Further names that requests may give the model; answers repeat the name that was given.
     /// *: any name.
-    model_aliases: Vec<String> = "", Words { placeholder: "NAMES", accepted: "models' names" };
+    model_aliases: Vec<String> = "", words("NAMES", "models' names");
 
     /// The folder of an embedding model for /v1/embeddings and Ollama's /api/embed: an ONNX export of
     /// a sentence-transformers model with tokenizer.json. It runs on the CPU, beside the model.
     /// Empty: none.
-    embedding_model: Option<PathBuf> = "",
-        OptionalPath { placeholder: "DIR", accepted: "a folder's path, or empty" };
+    embedding_model: Option<PathBuf> = "", path("DIR", "a folder's path, or empty");
 
     /// The embedding model's name in the API. Empty: the folder's name.
-    embedding_model_name: Option<String> = "", OptionalName;
+    embedding_model_name: Option<String> = "", name();
 
     /// Threads that run the embedding model. They take time from answers in progress. 0: a quarter of
     /// threads, at least one.
@@ -49,29 +48,16 @@ define_settings! {
     /// Where the model runs. auto: the first of cuda, directml and webgpu that works, for a
     /// model exported for GPUs, else cpu. plugin: the provider in provider_library. A named
     /// provider that can't be used is an error.
-    provider: Provider = "auto", Choice {
-        placeholder: "PROVIDER",
-        options: &[
-            ("auto", Provider::Auto),
-            ("cpu", Provider::Cpu),
-            ("cuda", Provider::Cuda),
-            ("directml", Provider::DirectMl),
-            ("webgpu", Provider::WebGpu),
-            ("plugin", Provider::Plugin),
-        ],
-    };
+    provider: Provider = "auto", choice("PROVIDER", &Provider::NAMED);
 
     /// Library of an execution provider that ONNX Runtime can load. Empty: the provider's own
     /// library in ONNX Runtime's folder.
-    provider_library: Option<PathBuf> = "",
-        OptionalPath { placeholder: "FILE", accepted: "a file's path, or empty" };
+    provider_library: Option<PathBuf> = "", path("FILE", "a file's path, or empty");
 
     /// Options of the provider: device (its number) for all but cpu; for cuda also
     /// memory_limit_bytes, arena (next_power_of_two, same_as_requested), tf32 and graphs (true,
     /// false); for webgpu and plugin any option of the provider.
-    provider_options: Vec<(String, String)> = "", Pairs {
-        placeholder: "OPTIONS", accepted: "options",
-    };
+    provider_options: Vec<(String, String)> = "", pairs("OPTIONS", "options");
 
     /// Threads that run the model. 0: the number of physical cores that this process may use,
     /// without slow ones (E cores, LITTLE cores) if the fast ones have most of the speed.
@@ -81,111 +67,97 @@ define_settings! {
     /// int8 weights (see int8_activations), and attention. They need AVX2 (faster: AVX-VNNI,
     /// AVX-512 VNNI) or arm64 (faster: dotprod, i8mm). Off: ONNX Runtime's kernels, with the same
     /// results except for rounding, and a KV cache of the export's type.
-    own_kernels: bool = "true", Switch;
+    own_kernels: bool = "true", switch();
 
     /// Which exports phi4d's matmul kernel, which rounds activations to 8-bit integers, may run.
     /// export: those that allow it, by accuracy level 4 or as QDQ. always: exports of other
     /// accuracy levels as well, which are faster then and less accurate than they were made to be.
-    int8_activations: Int8Activations = "export", Choice {
-        placeholder: "WHICH",
-        options: &[("export", Int8Activations::Export), ("always", Int8Activations::Always)],
-    };
+    int8_activations: Int8Activations = "export", choice("WHICH", &[
+        ("export", Int8Activations::Export),
+        ("always", Int8Activations::Always),
+    ]);
 
     /// Where weights that `phi4d prepare` made are. copied: read into memory of the daemon's own,
     /// in huge pages, which answers faster. mapped: mapped from the file, which starts faster, and
     /// several daemons share the memory. auto: copied if the system has huge pages and enough
     /// free memory.
-    weights_memory: WeightsMemory = "auto", Choice {
-        placeholder: "WHERE",
-        options: &[
-            ("auto", WeightsMemory::Auto),
-            ("mapped", WeightsMemory::Mapped),
-            ("copied", WeightsMemory::Copied),
-        ],
-    };
+    weights_memory: WeightsMemory = "auto", choice("WHERE", &[
+        ("auto", WeightsMemory::Auto),
+        ("mapped", WeightsMemory::Mapped),
+        ("copied", WeightsMemory::Copied),
+    ]);
 
     /// ONNX Runtime's shared library. Empty: looked for in ../lib/phi4d/ beside the program, in
     /// /usr/lib/phi4d/, in .runtime/ under the current folder and the folders above the
     /// program, then by the system's loader.
-    runtime_library: Option<PathBuf> = "",
-        OptionalPath { placeholder: "FILE", accepted: "a file's path, or empty" };
+    runtime_library: Option<PathBuf> = "", path("FILE", "a file's path, or empty");
 
     /// TCP address of the API; port 0 picks a free port. off: no TCP. An address that other
     /// machines can reach is refused unless there are API keys or allow_unauthenticated_lan is
     /// on.
-    listen: Option<ListenAddress> = "127.0.0.1:8484", Listen;
+    listen: Option<ListenAddress> = "127.0.0.1:8484", listen();
 
     /// Serve other machines without API keys: anyone who can reach the TCP address may use the
     /// API.
-    allow_unauthenticated_lan: bool = "false", Switch;
+    allow_unauthenticated_lan: bool = "false", switch();
 
     /// File of API keys, one per line, as `phi4d key add` writes it; with it, TCP clients need
     /// a key. Empty: the systemd credential api-keys if there is one, else no keys.
-    api_keys_file: Option<PathBuf> = "",
-        OptionalPath { placeholder: "FILE", accepted: "a file's path, or empty" };
+    api_keys_file: Option<PathBuf> = "", path("FILE", "a file's path, or empty");
 
     /// Who may read /metrics. open: anyone who reaches a socket; use: anyone who may use the
     /// API; admin: keys with that scope and, over the Unix socket, root and the daemon's user.
-    metrics_access: MetricsAccess = "use", Choice {
-        placeholder: "CLASS",
-        options: &[
-            ("open", MetricsAccess::Open),
-            ("use", MetricsAccess::Use),
-            ("admin", MetricsAccess::Admin),
-        ],
-    };
+    metrics_access: MetricsAccess = "use", choice("CLASS", &[
+        ("open", MetricsAccess::Open),
+        ("use", MetricsAccess::Use),
+        ("admin", MetricsAccess::Admin),
+    ]);
 
     /// Certificate chain for the TCP address, in PEM format; with it and its key, TCP is HTTPS.
     /// Empty: plain HTTP.
-    tls_cert_file: Option<PathBuf> = "",
-        OptionalPath { placeholder: "FILE", accepted: "a file's path, or empty" };
+    tls_cert_file: Option<PathBuf> = "", path("FILE", "a file's path, or empty");
 
     /// Private key of the certificate, in PEM format.
-    tls_key_file: Option<PathBuf> = "",
-        OptionalPath { placeholder: "FILE", accepted: "a file's path, or empty" };
+    tls_key_file: Option<PathBuf> = "", path("FILE", "a file's path, or empty");
 
     /// CA certificates for client certificates, in PEM format. If set, TCP clients need a
     /// certificate signed by one of them.
-    tls_client_ca_file: Option<PathBuf> = "",
-        OptionalPath { placeholder: "FILE", accepted: "a file's path, or empty" };
+    tls_client_ca_file: Option<PathBuf> = "", path("FILE", "a file's path, or empty");
 
     /// Further Host names accepted on the TCP address, beside localhost, IP addresses, the
     /// machine's name and the name in listen; * accepts any. With API keys any name is
     /// accepted.
-    allowed_hosts: Vec<String> = "", Words { placeholder: "NAMES", accepted: "hosts' names" };
+    allowed_hosts: Vec<String> = "", words("NAMES", "hosts' names");
 
     /// Origins of web pages that may use the API from a browser, such as
     /// `https://chat.example.org`; * allows any. Empty: none.
-    cors_origins: Vec<String> = "", Origins;
+    cors_origins: Vec<String> = "", origins();
 
     /// Who gets the chat page at /. auto: browsers on this machine, and on other machines if
     /// there are API keys. on: everyone who reaches the API. off: nobody.
-    web_page: WebPage = "auto", Choice {
-        placeholder: "WHEN",
-        options: &[("auto", WebPage::Auto), ("on", WebPage::On), ("off", WebPage::Off)],
-    };
+    web_page: WebPage = "auto", choice("WHEN", &[
+        ("auto", WebPage::Auto),
+        ("on", WebPage::On),
+        ("off", WebPage::Off),
+    ]);
 
     /// Path of the API's Unix socket. off: none. default: phi4d.sock in $RUNTIME_DIRECTORY
     /// (under systemd), else in $XDG_RUNTIME_DIR, else /run/phi4d/phi4d.sock for root and
     /// /tmp/phi4d-UID/phi4d.sock for other users.
-    socket: SocketSetting = "default", Socket;
+    socket: SocketSetting = "default", socket();
 
     /// Octal file mode of the Unix socket: who may connect.
-    socket_mode: u32 = "0660", Mode;
+    socket_mode: u32 = "0660", mode();
 
     /// Users who may use the Unix socket, by name or number, beside root and the daemon's user.
     /// If this and socket_allow_groups are empty: everyone whom the file mode allows.
-    socket_allow_users: Vec<String> = "", Words {
-        placeholder: "USERS", accepted: "users' names or numbers",
-    };
+    socket_allow_users: Vec<String> = "", words("USERS", "users' names or numbers");
 
     /// Groups whose members may use the Unix socket, by name or number.
-    socket_allow_groups: Vec<String> = "", Words {
-        placeholder: "GROUPS", accepted: "groups' names or numbers",
-    };
+    socket_allow_groups: Vec<String> = "", words("GROUPS", "groups' names or numbers");
 
     /// Require an API key on the Unix socket too, if there are keys.
-    socket_require_key: bool = "false", Switch;
+    socket_require_key: bool = "false", switch();
 
     /// Requests that are answered at the same time. Memory for each one's context is allocated
     /// as it is used.
@@ -204,20 +176,16 @@ define_settings! {
     /// precision (Phi-4: 200 KiB a token), 8-bit integers with a scale for each token and head
     /// (103 KiB) or single precision (400 KiB). Other exports, devices and own_kernels = false
     /// store them as the export says; a log line says so.
-    kv_cache_type: KvCacheType = "f16", Choice {
-        placeholder: "TYPE",
-        options: &[
-            ("f16", KvCacheType::F16),
-            ("int8", KvCacheType::Int8),
-            ("f32", KvCacheType::F32),
-        ],
-    };
+    kv_cache_type: KvCacheType = "f16", choice("TYPE", &[
+        ("f16", KvCacheType::F16),
+        ("int8", KvCacheType::Int8),
+        ("f32", KvCacheType::F32),
+    ]);
 
     /// Folder that keeps cached prompts over restarts: written at shutdown, read at the next
     /// start with the same model. Empty: prefixes in $STATE_DIRECTORY, which systemd sets;
     /// without it nothing is kept.
-    prefix_store: Option<PathBuf> = "",
-        OptionalPath { placeholder: "DIR", accepted: "a folder's path, or empty" };
+    prefix_store: Option<PathBuf> = "", path("DIR", "a folder's path, or empty");
 
     /// Size limit of the prefix store. 0: nothing is kept.
     prefix_store_bytes: u64 = "2147483648", whole::<u64>(0, 1 << 50), "bytes";
@@ -242,7 +210,7 @@ define_settings! {
     /// being generated. The next token of an answer then takes at most prefill_chunk_ms plus the
     /// time of a step of answers divided by 1 - prefill_share, and a prompt is read at this share
     /// of the speed that it has alone.
-    prefill_share: f64 = "0.5", Number { min: 0.05, min_included: true, max: 0.95 };
+    prefill_share: f64 = "0.5", number(0.05..=0.95);
 
     /// Most draft tokens per step of speculative decoding. Draft tokens come from the text so
     /// far, for an answer that runs alone, and only as many are drafted as pay off. Answers stay
@@ -259,7 +227,7 @@ define_settings! {
     /// fall differently; with this on, prompts are read and reused in whole chunks of
     /// prefill_chunk_tokens, without speculative decoding, and where ONNX Runtime does some of
     /// the matmuls, answers are decoded one at a time.
-    reproducible: bool = "false", Switch;
+    reproducible: bool = "false", switch();
 
     /// Requests that may wait for a slot. Further ones get status 503.
     queue: usize = "128", whole::<usize>(1, 1_000_000), "requests";
@@ -299,92 +267,87 @@ define_settings! {
     /// Time limit for a connection's first request head, TLS handshake included, and for a
     /// later head from its first byte on. At most 2 seconds while nearly all connections are
     /// taken.
-    first_head_timeout_s: Duration = "10", Seconds { min: 1, max: 3600 }, "seconds";
+    first_head_timeout_s: Duration = "10", seconds(1, 3600), "seconds";
 
     /// Time limit for a request head to arrive, and how long an idle connection stays open for
     /// the next request.
-    header_timeout_s: Duration = "60", Seconds { min: 1, max: 3600 }, "seconds";
+    header_timeout_s: Duration = "60", seconds(1, 3600), "seconds";
 
     /// Time limit for a request body to arrive.
-    body_timeout_s: Duration = "60", Seconds { min: 1, max: 3600 }, "seconds";
+    body_timeout_s: Duration = "60", seconds(1, 3600), "seconds";
 
     /// Time limit of a request, from its arrival to the end of its answer. 0: none.
-    request_timeout_s: Option<Duration> = "600", SecondsOrNone { max: 604_800 }, "seconds";
+    request_timeout_s: Option<Duration> = "600", seconds_or_none(604_800), "seconds";
 
     /// How long a client may leave its answer unread before the request is cancelled.
-    slow_client_timeout_s: Duration = "60", Seconds { min: 1, max: 86_400 }, "seconds";
+    slow_client_timeout_s: Duration = "60", seconds(1, 86_400), "seconds";
 
     /// How long running answers may continue after the daemon was asked to stop.
-    drain_timeout_s: Duration = "30", Seconds { min: 0, max: 86_400 }, "seconds";
+    drain_timeout_s: Duration = "30", seconds(0, 86_400), "seconds";
 
     /// End the daemon, so that it takes no memory, after so long without a request; the next
     /// connection starts it again. 0: never. Only for sockets that systemd holds (phi4d.socket,
     /// phi4d-http.socket); with listen or a socket of the daemon's own it is refused. /health,
     /// /ready, /metrics and /slots do not count as requests. The packaged unit allows 15 starts a
     /// minute, so less than 5 seconds needs a larger StartLimitBurst.
-    idle_exit: Option<Duration> = "0", SecondsOrNever { min: 0.01, max: 604_800.0 }, "seconds";
+    idle_exit: Option<Duration> = "0", seconds_or_never(0.01..=604_800.0), "seconds";
 
     /// Drop what the daemon does not need once it has its model and sockets: running programs,
     /// other users' rights, new listeners and more (seccomp and no_new_privs). auto: if the
     /// kernel supports it. on: refuse to start without it. With a provider other than cpu, only
     /// what no part of the daemon needs is dropped.
-    sandbox: Sandbox = "auto", Choice {
-        placeholder: "WHEN",
-        options: &[("auto", Sandbox::Auto), ("on", Sandbox::On), ("off", Sandbox::Off)],
-    };
+    sandbox: Sandbox = "auto", choice("WHEN", &[
+        ("auto", Sandbox::Auto),
+        ("on", Sandbox::On),
+        ("off", Sandbox::Off),
+    ]);
 
     /// Temperature for requests that set none; 0 always takes the most likely token. model: what
     /// the model folder's genai_config.json says (search; 0 where do_sample is false), else 1.
     default_temperature: Option<f64> = "model",
-        OrModel(Number { min: 0.0, min_included: true, max: 2.0 });
+        or_model(number(0.0..=2.0));
 
     /// top_p for requests that set none. model: what the model folder says, else 1.
     default_top_p: Option<f64> = "model",
-        OrModel(Number { min: 0.0, min_included: false, max: 1.0 });
+        or_model(positive(1.0));
 
     /// top_k for requests that set none; 0 keeps all tokens. model: what the model folder says,
     /// else 0.
-    default_top_k: Option<usize> = "model", OrModel(whole::<usize>(0, 1_000_000));
+    default_top_k: Option<usize> = "model", or_model(whole::<usize>(0, 1_000_000));
 
     /// min_p for requests that set none. model: what the model folder says, else 0.
     default_min_p: Option<f64> = "model",
-        OrModel(Number { min: 0.0, min_included: true, max: 1.0 });
+        or_model(number(0.0..=1.0));
 
     /// Whether objects in structured output and forced tool calls have only the properties that the
     /// schema lists, where it does not say what other properties may be. JSON Schema would allow any.
-    close_objects: bool = "true", Switch;
+    close_objects: bool = "true", switch();
 
     /// Base URL of an OpenTelemetry collector that takes OTLP as JSON over HTTP at /v1/traces.
     /// Empty: no traces. Prompts and answers are not in them.
-    otlp_endpoint: Option<String> = "", OptionalUrl;
+    otlp_endpoint: Option<String> = "", url();
 
     /// Share of requests that are traced, unless the request's traceparent header decides.
-    otlp_sample_ratio: f64 = "1.0", Number { min: 0.0, min_included: true, max: 1.0 };
+    otlp_sample_ratio: f64 = "1.0", number(0.0..=1.0);
 
     /// The least severe messages that are logged.
-    log_level: LevelFilter = "info", Choice {
-        placeholder: "LEVEL",
-        options: &[
-            ("off", LevelFilter::Off),
-            ("error", LevelFilter::Error),
-            ("warn", LevelFilter::Warn),
-            ("info", LevelFilter::Info),
-            ("debug", LevelFilter::Debug),
-            ("trace", LevelFilter::Trace),
-        ],
-    };
+    log_level: LevelFilter = "info", choice("LEVEL", &[
+        ("off", LevelFilter::Off),
+        ("error", LevelFilter::Error),
+        ("warn", LevelFilter::Warn),
+        ("info", LevelFilter::Info),
+        ("debug", LevelFilter::Debug),
+        ("trace", LevelFilter::Trace),
+    ]);
 
     /// Where the log goes: text or json lines to standard error, or entries with fields to the
     /// journal. auto: the journal if standard error is connected to it, else text.
-    log_format: LogFormat = "auto", Choice {
-        placeholder: "FORMAT",
-        options: &[
-            ("auto", LogFormat::Auto),
-            ("text", LogFormat::Text),
-            ("json", LogFormat::Json),
-            ("journal", LogFormat::Journal),
-        ],
-    };
+    log_format: LogFormat = "auto", choice("FORMAT", &[
+        ("auto", LogFormat::Auto),
+        ("text", LogFormat::Text),
+        ("json", LogFormat::Json),
+        ("journal", LogFormat::Journal),
+    ]);
 }
 
 impl Settings {

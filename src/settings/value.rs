@@ -6,28 +6,54 @@ use std::net::{IpAddr, Ipv6Addr};
 use http::uri::Authority;
 
 /// Where the model's steps run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Provider {
-    /// What this machine has and the model was exported for.
+    /// The first that this machine has and the model was exported for, the CPU at the least.
     Auto,
-    /// ONNX Runtime's CPU kernels.
+    /// The processor.
+    #[default]
     Cpu,
-    /// NVIDIA GPUs.
+    /// An NVIDIA GPU.
     Cuda,
-    /// Windows GPUs.
+    /// A GPU on Windows.
     DirectMl,
-    /// GPUs by WebGPU.
+    /// Any GPU with a Vulkan, Direct3D or Metal driver, by the WebGPU provider library.
     WebGpu,
-    /// What a provider library brings.
+    /// The provider of the library that the settings name.
     Plugin,
 }
 
+impl Provider {
+    /// Each with its name in the settings.
+    pub(super) const NAMED: [(&'static str, Self); 6] = [
+        ("auto", Self::Auto),
+        ("cpu", Self::Cpu),
+        ("cuda", Self::Cuda),
+        ("directml", Self::DirectMl),
+        ("webgpu", Self::WebGpu),
+        ("plugin", Self::Plugin),
+    ];
+
+    /// The name in the settings.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        Self::NAMED.iter().find(|(_, known)| *known == self).map_or("", |(name, _)| name)
+    }
+}
+
+impl fmt::Display for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// Which exports may have their activations rounded to int8.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Int8Activations {
-    /// Those whose accuracy level allows it.
+    /// Those that allow it: `MatMulNBits` of accuracy level 4, and `DequantizeLinear` before a `MatMul`.
+    #[default]
     Export,
-    /// All.
+    /// All: the accuracy level is not looked at.
     Always,
 }
 
@@ -78,13 +104,14 @@ pub enum WebPage {
 }
 
 /// Where weights that were prepared for phi4d's own kernel are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum WeightsMemory {
-    /// As the system and its memory allow.
+    /// Copied if the system has huge pages and enough memory, else mapped.
+    #[default]
     Auto,
-    /// Mapped from their file.
+    /// Mapped from the file, in small pages that processes share.
     Mapped,
-    /// Copied into memory of the daemon's own.
+    /// Copied into this process's own memory, in huge pages if the system has them.
     Copied,
 }
 
@@ -162,6 +189,12 @@ pub(super) fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn providers_are_called_by_their_names() {
+        let names = Provider::NAMED.map(|(_, provider)| provider.to_string());
+        assert_eq!(names, ["auto", "cpu", "cuda", "directml", "webgpu", "plugin"]);
+    }
 
     #[test]
     fn reads_names_and_both_address_families() {

@@ -28,7 +28,7 @@ mod transient;
 pub use disruptive::{escaped, is_disruptive, is_joiner};
 pub use line::timestamp;
 pub use log::{
-    Format, Target, catch_panic, flush, has_terminal, init, is_started, lost_lines, show_transient,
+    Format, catch_panic, flush, has_terminal, init, is_started, lost_lines, show_transient,
     write_line,
 };
 pub use metrics::{Ending, Metrics, OpenConnection, Operation, RequestTimer, Sample, Value};

@@ -32,17 +32,6 @@ pub enum Format {
     Journal,
 }
 
-/// Where messages go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Target {
-    /// Text on standard error.
-    Text,
-    /// JSON on standard error.
-    Json,
-    /// The journal's own socket, key-values as fields.
-    Journal,
-}
-
 /// What waits to be written.
 static QUEUE: Queue = Queue::new();
 
@@ -53,9 +42,8 @@ static WITHOUT_THREAD: OnceLock<Mutex<(Writing, Stderr<io::Stderr>)>> = OnceLock
 static STARTED: AtomicBool = AtomicBool::new(false);
 static AS_TEXT: AtomicBool = AtomicBool::new(false);
 
-/// Sets the logger of this process, which logs messages of `level` and above, and returns where
-/// they go. Key-values of a message become fields in the journal and in JSON, and `key=value` in
-/// text.
+/// Sets the logger of this process, which logs messages of `level` and above. Key-values of a message become
+/// fields in the journal and in JSON, and `key=value` in text.
 ///
 /// A thread of its own writes them, to `stderr` if they don't go to the journal; that may block.
 /// The process's standard error itself should not block: it is used where there is no such thread.
@@ -66,27 +54,24 @@ pub fn init(
     format: Format,
     level: LevelFilter,
     stderr: impl Write + Send + 'static,
-) -> io::Result<Target> {
-    let target = match format {
-        Format::Text => Target::Text,
-        Format::Json => Target::Json,
-        Format::Journal => Target::Journal,
-        Format::Auto if connected_to_journal() => Target::Journal,
-        Format::Auto => Target::Text,
+) -> io::Result<()> {
+    let format = match format {
+        Format::Auto if connected_to_journal() => Format::Journal,
+        Format::Auto => Format::Text,
+        asked => asked,
     };
-    let format = if target == Target::Json { line::json } else { line::text };
-    let lines = Stderr { out: Patient(stderr), format };
-    let started = match target {
-        Target::Journal => start(Journal::open()?),
-        Target::Text | Target::Json => start(lines),
+    let line = if format == Format::Json { line::json } else { line::text };
+    let started = match format {
+        Format::Journal => start(Journal::open()?),
+        _ => start(Stderr { out: Patient(stderr), format: line }),
     };
     if started.is_err() {
-        let direct = Stderr { out: io::stderr(), format };
+        let direct = Stderr { out: io::stderr(), format: line };
         let _ = WITHOUT_THREAD.set(Mutex::new((Writing::default(), direct)));
     }
     set_boxed_logger(Box::new(Filter { level })).map_err(io::Error::other)?;
     set_max_level(level);
-    AS_TEXT.store(target == Target::Text, Ordering::Relaxed);
+    AS_TEXT.store(format == Format::Text, Ordering::Relaxed);
     STARTED.store(true, Ordering::Release);
     std::panic::set_hook(Box::new(log_panic));
     if let Err(error) = started {
@@ -94,7 +79,7 @@ pub fn init(
             "no thread for the log ({error}); lines that can't be written at once are lost"
         );
     }
-    Ok(target)
+    Ok(())
 }
 
 fn start(sink: impl Sink + 'static) -> io::Result<()> {

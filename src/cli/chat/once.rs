@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::super::args::RunArgs;
 use super::super::exit::Fatal;
 use super::super::output::print;
+use super::super::threads::own_runtime;
 use super::answer::Answer;
 use super::client::Client;
 use super::conversation::Conversation;
@@ -24,10 +25,7 @@ pub(super) fn run(arguments: &RunArgs) -> Result<(), Fatal> {
         put.map_err(Fatal::Internal)?;
     }
     conversation.ask(&question);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|source| Fatal::System { action: "start the network", source })?;
+    let runtime = own_runtime()?;
     let mut screen = if arguments.json { Screen::silent() } else { Screen::open() };
     let answer = runtime.block_on(async {
         until_ready(&client, Patience::new(arguments.client.wait), &mut screen).await?;

@@ -4,6 +4,9 @@
 //! answer unchanged and nothing else.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use super::super::exit::Fatal;
 use super::super::output::print;
@@ -152,6 +155,24 @@ impl Screen {
             note(&format!("{text}\n"));
         }
         self.is_waiting = true;
+    }
+
+    /// Waits for `what`. If it takes longer than `quiet`, a line is shown, and updated each `tick`.
+    pub(super) async fn during<T>(
+        &mut self,
+        what: impl Future<Output = T>,
+        [quiet, tick]: [Duration; 2],
+        line: impl Fn() -> String,
+    ) -> T {
+        tokio::pin!(what);
+        let mut next = quiet;
+        loop {
+            if let Ok(done) = timeout(next, &mut what).await {
+                return done;
+            }
+            self.waiting(&line());
+            next = tick;
+        }
     }
 
     /// Removes the line.

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tokio::time::timeout;
 
 use super::screen::Screen;
 
@@ -49,15 +48,8 @@ impl Spinner {
         if self.is_over || !screen.lines_can_go() {
             return what.await;
         }
-        tokio::pin!(what);
-        let mut next = QUIET.saturating_sub(self.began.elapsed()).max(TICK);
-        loop {
-            if let Ok(done) = timeout(next, &mut what).await {
-                return done;
-            }
-            screen.waiting(&self.line());
-            next = TICK;
-        }
+        let quiet = QUIET.saturating_sub(self.began.elapsed()).max(TICK);
+        screen.during(what, [quiet, TICK], || self.line()).await
     }
 
     fn line(&self) -> String {

@@ -99,17 +99,12 @@ async fn showing<T>(
     screen: &mut Screen,
     what: impl Future<Output = T>,
 ) -> T {
-    tokio::pin!(what);
     let quiet = if screen.lines_can_go() { QUIET } else { QUIET_FOR_GOOD };
-    let mut next = quiet.saturating_sub(began.elapsed());
-    loop {
-        if let Ok(done) = timeout(next, &mut what).await {
-            return done;
-        }
+    let line = || {
         let seconds = began.elapsed().as_secs();
-        screen.waiting(&format!("waiting for the daemon at {}: {seconds} s", client.server()));
-        next = TICK;
-    }
+        format!("waiting for the daemon at {}: {seconds} s", client.server())
+    };
+    screen.during(what, [quiet.saturating_sub(began.elapsed()), TICK], line).await
 }
 
 fn not_ready(client: &Client, reason: &str) -> Fatal {

@@ -6,8 +6,8 @@ use serde_json::json;
 
 use super::findings::Findings;
 use crate::report::machine::{Machine, READ_BYTES, SHARE_OF_BANDWIDTH, address_space, read_rate};
-use crate::report::{ModelReport, bytes};
-use phi4d_model::{self as model, Provider};
+use crate::report::{ModelReport, bytes, memory_lines};
+use phi4d_model::{self as model, MemoryPlan, Provider};
 use phi4d_os as os;
 use phi4d_settings::Settings;
 
@@ -119,6 +119,56 @@ fn judge_memory(limit: Option<u64>, findings: &mut Findings) {
             "take the limit away (LimitAS=infinity, ulimit -v unlimited); MemoryMax= is the one to use",
         ),
         None => findings.good("limits", "the address space is not limited"),
+    }
+}
+
+/// What the memory plan is, and whether the machine has the memory for it.
+pub(super) fn memory(plan: &MemoryPlan, findings: &mut Findings) {
+    judge_plan(plan, findings);
+    for (name, text) in memory_lines(plan) {
+        findings.good("memory", format!("{name}: {text}"));
+    }
+    findings.figure("memory", json!(plan));
+}
+
+/// Whether the model fits the memory, with its cache.
+pub(super) fn judge_plan(plan: &MemoryPlan, findings: &mut Findings) {
+    const CHECK: &str = "memory";
+    let spare = plan.spare_bytes as u64;
+    // A cache in a device's memory takes none of the host's.
+    let cache = if plan.kv_on_device { 0 } else { plan.kv_budget_bytes as u64 };
+    let wanted = plan.weight_bytes.saturating_add(cache);
+    if plan.weight_bytes > spare {
+        findings.fault(
+            CHECK,
+            format!(
+                "the weights take {} and {} can be had",
+                bytes(plan.weight_bytes),
+                bytes(spare)
+            ),
+            "stop other programs, raise the cgroup's limit (MemoryMax=), or take a smaller model",
+        );
+    } else if wanted > spare {
+        findings.fault(
+            CHECK,
+            format!(
+                "weights and kv_cache_bytes take {} and {} can be had",
+                bytes(wanted),
+                bytes(spare)
+            ),
+            "lower kv_cache_bytes, or set it to 0 for half of what is left",
+        );
+    } else if let Some(fault) = plan.too_small {
+        findings.fault(CHECK, fault.to_string(), "raise kv_cache_bytes, or free memory");
+    } else if plan.slot_tokens < plan.context_tokens {
+        findings.note(
+            CHECK,
+            format!(
+                "the cache holds {} tokens, less than one context of {}",
+                plan.kv_budget_tokens, plan.context_tokens
+            ),
+            "lower context_tokens, so that requests that can't fit are refused at once",
+        );
     }
 }
 

@@ -16,11 +16,11 @@ use super::args::{DoctorArgs, SettingsArgs};
 use super::embedding;
 use super::exit::Fatal;
 use super::output::{note, print};
-use super::report::{self, FormKernel, ModelReport, bytes, memory_lines};
+use super::report::{self, FormKernel, ModelReport, bytes};
 use super::service::{Unit, run as run_program};
 use super::start;
 use findings::Findings;
-use phi4d_model::{self as model, EmbeddingFolder, LoadError, MemoryPlan};
+use phi4d_model::{self as model, EmbeddingFolder, LoadError};
 use phi4d_os as os;
 use phi4d_server::{AccessFault, certificate_fault};
 use phi4d_settings::{ListenAddress, Settings};
@@ -74,6 +74,25 @@ impl Subject {
         self.service().is_some() && os::effective_uid() != 0
     }
 
+    /// Notes that a model's folder can't be used. Where only the caller may not read it, that is no fault.
+    fn unusable(
+        &self,
+        check: &'static str,
+        error: &LoadError,
+        mend: &str,
+        findings: &mut Findings,
+    ) {
+        match error {
+            LoadError::Read { path, source }
+                if source.kind() == std::io::ErrorKind::PermissionDenied && self.is_strangers() =>
+            {
+                let text = format!("this user may not read {}", path.display());
+                findings.note(check, text, "sudo phi4d doctor");
+            }
+            _ => findings.fault(check, error.to_string(), mend),
+        }
+    }
+
     /// Bytes that the daemon can have: what is free, what it has already, and at most its limit.
     fn memory(&self) -> usize {
         let spare = os::spare_memory();
@@ -98,7 +117,7 @@ fn examine(arguments: &DoctorArgs) -> Result<Findings, Fatal> {
         embedding_model(&settings, &subject, &mut findings);
         if let Some(model) = &model {
             service::prepared(model, &mut findings);
-            memory(&model.plan, &mut findings);
+            machine::memory(&model.plan, &mut findings);
             if !arguments.no_speed {
                 machine::speed(&settings, model, &mut findings);
             }
@@ -265,16 +284,9 @@ fn model(settings: &Settings, subject: &Subject, findings: &mut Findings) -> Opt
     let memory = start::memory_settings_of(settings, subject.memory(), lookup);
     let model = match ModelReport::gather(settings, folder, &memory) {
         Ok(model) => model,
-        Err(LoadError::Read { path, source })
-            if source.kind() == std::io::ErrorKind::PermissionDenied && subject.is_strangers() =>
-        {
-            let text = format!("this user may not read {}", path.display());
-            findings.note(CHECK, text, "sudo phi4d doctor");
-            return None;
-        }
         Err(error) => {
             let mend = "phi4d pull fetches models, with --replace over a damaged one";
-            findings.fault(CHECK, error.to_string(), mend);
+            subject.unusable(CHECK, &error, mend, findings);
             return None;
         }
     };
@@ -310,17 +322,10 @@ fn embedding_model(settings: &Settings, subject: &Subject, findings: &mut Findin
     let Some(folder) = &settings.embedding_model else { return };
     match EmbeddingFolder::read(folder, settings.embedding_max_tokens) {
         Ok(found) => findings.good(CHECK, embedding::summary(&found)),
-        Err(LoadError::Read { path, source })
-            if source.kind() == std::io::ErrorKind::PermissionDenied && subject.is_strangers() =>
-        {
-            let text = format!("this user may not read {}", path.display());
-            findings.note(CHECK, text, "sudo phi4d doctor");
+        Err(error) => {
+            let mend = "set embedding_model to the folder of an ONNX export, or to nothing";
+            subject.unusable(CHECK, &error, mend, findings);
         }
-        Err(error) => findings.fault(
-            CHECK,
-            error.to_string(),
-            "set embedding_model to the folder of an ONNX export, or to nothing",
-        ),
     }
 }
 
@@ -363,55 +368,6 @@ fn kernels(settings: &Settings, forms: &[FormKernel], findings: &mut Findings) {
             None => findings.good(CHECK, form.text()),
             Some(_) => findings.note(CHECK, form.with_cost(), mend),
         }
-    }
-}
-
-fn memory(plan: &MemoryPlan, findings: &mut Findings) {
-    judge_memory(plan, findings);
-    for (name, text) in memory_lines(plan) {
-        findings.good("memory", format!("{name}: {text}"));
-    }
-    findings.figure("memory", json!(plan));
-}
-
-/// Whether the model fits the memory, with its cache.
-fn judge_memory(plan: &MemoryPlan, findings: &mut Findings) {
-    const CHECK: &str = "memory";
-    let spare = plan.spare_bytes as u64;
-    // A cache in a device's memory takes none of the host's.
-    let cache = if plan.kv_on_device { 0 } else { plan.kv_budget_bytes as u64 };
-    let wanted = plan.weight_bytes.saturating_add(cache);
-    if plan.weight_bytes > spare {
-        findings.fault(
-            CHECK,
-            format!(
-                "the weights take {} and {} can be had",
-                bytes(plan.weight_bytes),
-                bytes(spare)
-            ),
-            "stop other programs, raise the cgroup's limit (MemoryMax=), or take a smaller model",
-        );
-    } else if wanted > spare {
-        findings.fault(
-            CHECK,
-            format!(
-                "weights and kv_cache_bytes take {} and {} can be had",
-                bytes(wanted),
-                bytes(spare)
-            ),
-            "lower kv_cache_bytes, or set it to 0 for half of what is left",
-        );
-    } else if let Some(fault) = plan.too_small {
-        findings.fault(CHECK, fault.to_string(), "raise kv_cache_bytes, or free memory");
-    } else if plan.slot_tokens < plan.context_tokens {
-        findings.note(
-            CHECK,
-            format!(
-                "the cache holds {} tokens, less than one context of {}",
-                plan.kv_budget_tokens, plan.context_tokens
-            ),
-            "lower context_tokens, so that requests that can't fit are refused at once",
-        );
     }
 }
 

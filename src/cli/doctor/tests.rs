@@ -1,4 +1,5 @@
 use super::*;
+use phi4d_model::MemoryPlan;
 
 fn judged(weights: u64, budget: usize, spare: usize) -> String {
     let plan = MemoryPlan {
@@ -15,7 +16,7 @@ fn judged(weights: u64, budget: usize, spare: usize) -> String {
         ..MemoryPlan::default()
     };
     let mut findings = Findings::default();
-    judge_memory(&plan, &mut findings);
+    machine::judge_plan(&plan, &mut findings);
     findings.text()
 }
 

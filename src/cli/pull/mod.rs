@@ -11,6 +11,7 @@ use super::args::{ModelsArgs, PullArgs, RemoveArgs, VariantChoice, ambient_input
 use super::exit::Fatal;
 use super::output::{aside, note, print};
 use super::places;
+use super::threads::own_runtime;
 use bar::{Bar, bytes};
 use phi4d_fetch::{Client, Place, Proxies, Pull, Source, Trust, Variant};
 use phi4d_settings::{Provider, Settings, resolve};
@@ -48,10 +49,7 @@ fn fetch(arguments: &PullArgs) -> Result<PathBuf, Fatal> {
     let source = source(arguments, variant)?;
     let client = client(arguments)?;
     let models = places::models(arguments.models.models.as_deref());
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|source| Fatal::System { action: "start the network", source })?;
+    let runtime = own_runtime()?;
     let replace = arguments.replace;
     runtime.block_on(async {
         let pull = Pull { client: &client, source, models: &models, variant, replace };

@@ -108,8 +108,7 @@ impl Runs {
         let asked = start::provider_settings(settings);
         let library = settings.runtime_library.as_deref();
         let found = model::provider_facts(&asked, &export.made_for, library);
-        let provider =
-            found.map(|facts| (facts.provider, facts.reason)).map_err(|error| error.to_string());
+        let provider = found.map_err(|error| error.to_string());
         let mut warnings = Vec::new();
         let mut forms = Vec::new();
         let kernels = match &provider {
@@ -148,7 +147,7 @@ impl Runs {
 /// What runs each kind of matmuls with quantised weights on the CPU, where `own` is the instruction set of
 /// phi4d's kernel.
 fn cpu_forms(settings: &Settings, export: &Export, own: Option<&str>) -> Vec<FormKernel> {
-    let rule = start::int8_activations(settings);
+    let rule = settings.int8_activations;
     let of_kind = |kind: &model::Quantised| {
         let reason = match own {
             None => Some("this processor has no instruction set that phi4d's own uses".to_owned()),
@@ -176,7 +175,7 @@ fn cpu_forms(settings: &Settings, export: &Export, own: Option<&str>) -> Vec<For
 /// What does the matmuls with quantised weights on the CPU, in one line.
 fn cpu_kernels(settings: &Settings, export: &Export) -> String {
     let matmuls: usize = export.quantised.iter().map(|kind| kind.nodes).sum();
-    let rule = start::int8_activations(settings);
+    let rule = settings.int8_activations;
     let own = export.quantised.iter().filter(|kind| kind.fallback_by(rule).is_none());
     let own: usize = own.map(|kind| kind.nodes).sum();
     match model::own_kernel() {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::{Unit, run};
+use crate::exit::Fatal;
 use phi4d_os as os;
 
 /// Properties that decide which files the daemon sees, copied to the transient unit. Without
@@ -75,6 +76,21 @@ pub(crate) fn denied(unit: &Unit, wanted: &[(PathBuf, Access)]) -> Vec<Denied> {
         }
     }
     found
+}
+
+/// Checks that the daemon of `unit` can read all of `paths`.
+///
+/// # Errors
+/// With the first that it can't, why, and what to do.
+pub(crate) fn must_read(
+    unit: &Unit,
+    paths: impl IntoIterator<Item = PathBuf>,
+) -> Result<(), Fatal> {
+    let wanted: Vec<_> = paths.into_iter().map(|path| (path, Access::Read)).collect();
+    denied(unit, &wanted).into_iter().next().map_or(Ok(()), |Denied { path, reason, fix }| {
+        let reason = format!("the service can't read it: {reason}; to fix that: {fix}");
+        Err(Fatal::File { path, reason })
+    })
 }
 
 /// Why the daemon can't use `path`, by the unit's properties and the modes of files.

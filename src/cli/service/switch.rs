@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::sandbox::{Access, denied};
+use super::sandbox::must_read;
 use super::{SERVICE, UNIX_SOCKET, Unit, run as run_program, systemctl};
 use crate::args::{SettingsArgs, UseArgs};
 use crate::client::Daemon;
@@ -15,6 +15,7 @@ use crate::exit::Fatal;
 use crate::output::{note, print};
 use crate::places::SYSTEM_MODELS;
 use crate::pull;
+use crate::threads::own_runtime;
 use phi4d_fetch::Server;
 use phi4d_os::{self as os, replace_file};
 
@@ -81,23 +82,16 @@ fn file(path: impl Into<PathBuf>, error: &dyn std::fmt::Display) -> Fatal {
 fn open_to(unit: &Unit, folder: &Path) -> Result<(), Fatal> {
     let files = fs::read_dir(folder).map_err(|error| file(folder, &error))?;
     let files = files.flatten().map(|entry| entry.path()).filter(|path| path.is_file());
-    let wanted: Vec<_> =
-        [folder.to_owned()].into_iter().chain(files).map(|path| (path, Access::Read)).collect();
-    let refused = denied(unit, &wanted);
-    if !refused.is_empty() && folder.starts_with(SYSTEM_MODELS) {
+    let wanted: Vec<PathBuf> = [folder.to_owned()].into_iter().chain(files).collect();
+    let refused = must_read(unit, wanted.clone()).is_err();
+    if refused && folder.starts_with(SYSTEM_MODELS) {
         let shown = folder.display().to_string();
         note(&format!("letting the group {} read {shown}", unit.get("Group")));
         let changed = run_program("chgrp", &["--recursive", unit.get("Group"), &shown])
             .and_then(|_| run_program("chmod", &["--recursive", "g+rX", &shown]));
         changed.map_err(Fatal::Refused)?;
     }
-    match denied(unit, &wanted).into_iter().next() {
-        Some(denied) => {
-            let reason = format!("the service can't read it: {}; {}", denied.reason, denied.fix);
-            Err(file(denied.path, &reason))
-        }
-        None => Ok(()),
-    }
+    must_read(unit, wanted)
 }
 
 /// Checks that the drop-in decides, and not a later one or the unit's environment.
@@ -135,10 +129,7 @@ fn first_answer() -> Result<(), Fatal> {
         return Ok(());
     };
     let begun = Instant::now();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|source| Fatal::System { action: "start the network", source })?;
+    let runtime = own_runtime()?;
     let answer = runtime.block_on(ask(&Daemon::at(Server::Unix(socket))));
     match answer {
         Ok(text) => {

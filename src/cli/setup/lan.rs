@@ -1,14 +1,14 @@
 //! `phi4d setup lan`: a daemon for other machines, with an API key and TLS.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::steps::{MARK, Step, carry_out};
 use crate::args::LanArgs;
 use crate::exit::Fatal;
 use crate::output::print;
-use crate::service::sandbox::{Access, denied};
+use crate::service::sandbox::must_read;
 use crate::service::switch::installed;
-use crate::service::{SERVICE, TCP_SOCKET, Unit};
+use crate::service::{SERVICE, TCP_SOCKET};
 use phi4d_os::host_name;
 use phi4d_settings::ListenAddress;
 
@@ -38,24 +38,15 @@ pub(super) fn run(arguments: &LanArgs) -> Result<(), Fatal> {
         Fatal::Usage(format!("--listen = {given:?} is not accepted; expected HOST:PORT"))
     })?;
     for path in [&arguments.cert, &arguments.key].into_iter().flatten() {
-        readable(&unit, path)?;
+        std::fs::metadata(path)
+            .map_err(|error| Fatal::File { path: path.clone(), reason: error.to_string() })?;
+        must_read(&unit, [path.clone()])?;
     }
     let names = names(arguments, &address);
     if !carry_out(&steps(arguments, &names)?, &arguments.steps)? {
         return Ok(());
     }
     print(&closing(arguments, &names, &address))
-}
-
-fn readable(unit: &Unit, path: &Path) -> Result<(), Fatal> {
-    let file = |reason| Fatal::File { path: path.to_owned(), reason };
-    std::fs::metadata(path).map_err(|error| file(error.to_string()))?;
-    match denied(unit, &[(path.to_owned(), Access::Read)]).into_iter().next() {
-        Some(denied) => {
-            Err(file(format!("the service can't read it: {}; {}", denied.reason, denied.fix)))
-        }
-        None => Ok(()),
-    }
 }
 
 /// By which names clients reach this machine, the best first.

@@ -10,6 +10,7 @@ use crate::binding::{Bindings, Set};
 use crate::device::{DeviceAllocator, DeviceBlock};
 use crate::error::{LoadError, RunError};
 use crate::memory::Mapping;
+use crate::plan::{LoadOptions, ModelLimits};
 use crate::tensors::Shape;
 
 /// Keys and values of all layers in device memory, arranged by [`Layout`].
@@ -57,19 +58,25 @@ fn failed(error: &ort::Error) -> RunError {
 }
 
 impl DeviceCache {
-    /// An empty cache, which takes memory when it is used.
+    /// An empty cache, which takes memory when it is used, within `kv_cache_bytes` of `options`; `limits`
+    /// become those of such a cache.
     pub(crate) fn new(
         allocator: DeviceAllocator,
         new_session: NewSession<'_>,
         shape: &Shape,
-        budget_bytes: usize,
+        limits: &mut ModelLimits,
+        options: &LoadOptions,
     ) -> Result<Self, LoadError> {
+        let budget_bytes = limits.on_device(options.kv_cache_bytes);
+        log::info!(
+            memory = allocator.name(), kv_cache_bytes = budget_bytes;
+            "the KV cache is in device memory"
+        );
         // The budget is counted in positions of one row, over all tensors.
-        let row_bytes = shape.cache_tensors() * shape.heads * shape.position_bytes();
         let bounds = Bounds {
             slots: shape.slots,
             context: shape.context,
-            budget: budget_bytes / row_bytes.max(1),
+            budget: budget_bytes / limits.kv_bytes_per_token.max(1),
         };
         let store = Store {
             allocator: Arc::new(allocator),
@@ -83,11 +90,6 @@ impl DeviceCache {
             laid: 0,
         };
         Ok(Self { layout: Layout::new(bounds), store })
-    }
-
-    /// What ONNX Runtime calls the memory.
-    pub(crate) fn memory_name(&self) -> &str {
-        self.store.allocator.name()
     }
 
     /// Other memory of the device, of so many bytes.
@@ -245,6 +247,8 @@ impl Store {
         if from.is_empty() {
             return Ok((None, new_bench));
         }
+        // Never in place: rows change their order, and one that is overwritten may be the origin of
+        // the next.
         let block = allocate(from.len())?;
         let to = Whole { place: Place::Device(&block), rows: from.len(), positions: capacity };
         // A row without an origin gets a copy of row 0, which was written and holds no NaN.
@@ -286,6 +290,7 @@ impl Mover for Moving<'_> {
     type Error = RunError;
 
     fn lay(&mut self, from: &[Option<usize>], capacity: usize) -> Result<(), RunError> {
+        // They hold shares of the old memory, which would stay beside the new.
         self.bindings.clear();
         self.store.lay_all(from, capacity).map_err(|error| {
             // Some tensors are of the new layout and some of the old: none can be used together.
@@ -298,6 +303,7 @@ impl Mover for Moving<'_> {
 
     fn load(&mut self, row: usize) -> Result<(), RunError> {
         let store = &self.store;
+        // All layers, or a sequence would attend to another's keys in some of them.
         for (rows, bench) in store.rows.iter().zip(&store.bench) {
             let taken = store.movers.take(store.rows(rows), &[row], store.bench(bench));
             taken.map_err(|error| failed(&error))?;

@@ -59,6 +59,7 @@ impl HostCache {
 
     /// Copies the first `tokens` positions of slot `from` to slot `to`.
     pub(crate) fn copy(&mut self, from: usize, to: usize, tokens: usize) {
+        // What `to` held behind these positions stays there: no step attends past its own length.
         let target = to * self.shape.slot_bytes();
         for (memory, head, used) in self.heads(tokens) {
             let source = from * self.shape.slot_bytes();
@@ -110,6 +111,7 @@ impl HostCache {
     pub(crate) fn release(&mut self, slot: usize, keep: usize) {
         let head_bytes = self.shape.head_bytes();
         let start = slot * self.shape.slot_bytes();
+        // Each head has its own pages, so what is behind `keep` is a range in each of them.
         let kept = keep * self.shape.position_bytes();
         for memory in &self.memory {
             // A slot's heads lie together, so that one call gives all of them back.

@@ -103,6 +103,7 @@ impl Movers {
         let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
         let mut binding = Binding::new(&self.put)?;
         binding.input(graph::FROM, self.tensor(from)?)?;
+        // ScatterND wants each index as a list of its own, here of one axis.
         binding.input(graph::ROWS, self.numbers(&rows, &[rows.len(), 1])?)?;
         // In place: the other rows stay as they are.
         binding.input(graph::TO, self.tensor(to)?)?;
@@ -158,10 +159,12 @@ mod graph {
     /// `result = Pad(from[rows][:, :, ..end], padding)`.
     pub(super) fn take(element: TensorElementType) -> Vec<u8> {
         let nodes = [
+            // Gather works on axis 0, the rows, where nothing else is said.
             named("Gather", &[FROM, ROWS], "gathered"),
             named("Slice", &["gathered", "start", END, "axis"], "cut"),
             named("Pad", &["cut", PADDING], RESULT),
         ];
+        // Axis 2 is that of the positions.
         let constants = [int64_constant("start", 0), int64_constant("axis", 2)];
         let inputs = [
             cache(FROM, element, "rows"),

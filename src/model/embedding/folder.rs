@@ -73,6 +73,8 @@ impl EmbeddingFolder {
         let max_tokens = max_tokens(folder, &config, most)?;
         let run_tokens = RUN_TOKENS.max(max_tokens);
         let number = |name: &str, default: u64| config[name].as_u64().unwrap_or(default);
+        // Where the file does not say: those of a large BERT, so that the plan is too high rather
+        // than too low.
         let (heads, hidden) = (number("num_attention_heads", 16), number("hidden_size", 1024));
         let tokens = run_tokens as u64;
         // Scores and their softmax, and some intermediate results of each token, in single precision.
@@ -136,6 +138,7 @@ fn bytes_beside(graph: &Path) -> u64 {
 /// The JSON in a file; `None` if the file is not there.
 fn json(path: &Path) -> Result<Option<Value>, LoadError> {
     match std::fs::read(path) {
+        // Folders differ in which of these files they have.
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(source) => Err(LoadError::Read { path: path.into(), source }),
         Ok(bytes) => serde_json::from_slice(&bytes)
@@ -185,6 +188,8 @@ impl Modules {
                     modules.pooling = Pooling::read(&path)?.ok_or_else(missing)?;
                 }
                 "Normalize" => modules.normalised = true,
+                // Not refused yet: a graph with the output `sentence_embedding` has all modules in
+                // it.
                 other => modules.unsupported = Some(other.to_owned()),
             }
         }
@@ -207,9 +212,12 @@ fn max_tokens(folder: &Path, config: &Value, most: usize) -> Result<usize, LoadE
         0
     };
     let positions = number(&config["max_position_embeddings"]).map(|n| n.saturating_sub(offset));
+    // Sentence-transformers takes its own file's length before the tokenizer's; positions that the
+    // model has no vector for end both.
     let own =
         [sentence.or(tokenizer), positions].into_iter().flatten().min().filter(|own| *own > 0);
     match (own, most) {
+        // Models of long contexts exist, and a run of one full text would take gigabytes.
         (Some(own), 0) => Ok(own.min(USUAL_MOST)),
         (Some(own), most) => Ok(own.min(most)),
         (None, 0) => Err(LoadError::Invalid {

@@ -77,14 +77,12 @@ impl EmbeddingModel {
         let (graph, weights) = external::follow(&graph, home)
             .map_err(invalid)?
             .unwrap_or_else(|| (graph, home.to_path_buf()));
+        // Such a scale is that of the largest value in the batch, padding and other texts included.
         let depends = inspect::graph::has_operator(&graph, OF_THE_BATCH);
         let batches = !depends.map_err(|damage| invalid(damage.to_string()))?;
         let library = options.runtime_library.as_deref();
         let mut builder = session::embedding(options.threads, library, &weights)?;
-        cancel.reach(builder.canceler());
-        if cancel.is_cancelled() {
-            return Err(LoadError::Cancelled);
-        }
+        cancel.reach(builder.canceler())?;
         let session = builder.commit_from_memory(&graph).map_err(|error| {
             let reason = error.to_string();
             match (cancel.is_cancelled(), lacks_threads(&reason)) {
@@ -117,6 +115,7 @@ impl EmbeddingModel {
     fn try_out(&mut self) -> Result<(), LoadError> {
         let path = self.folder.graph.clone();
         let invalid = |reason| LoadError::Invalid { path: path.clone(), reason };
+        // Token 0 is in every vocabulary.
         let texts: &[&[u32]] = &[&[0, 0, 0], &[0]];
         let vectors = match self.run(texts) {
             Ok(vectors) => vectors,
@@ -174,6 +173,7 @@ impl EmbeddingModel {
         let width = texts.iter().map(|text| text.len()).max().unwrap_or(0);
         let mut inputs = Vec::with_capacity(names.len());
         for name in &*names {
+            // As wide as the longest of this run: attention over padding would be work for nothing.
             let numbers = folder.padded(name, texts, width);
             let tensor = Tensor::from_array(([texts.len(), width], numbers)).map_err(failed)?;
             inputs.push((*name, SessionInputValue::from(tensor)));
@@ -201,6 +201,7 @@ impl EmbeddingFolder {
             [count, size] if count == texts.len() => {
                 numbers.chunks_exact(size).map(<[f32]>::to_vec).collect()
             }
+            // Rows behind a text's own tokens are those of padding, and count in no vector.
             [count, width, size] if count == texts.len() && width == longest => {
                 let rows = numbers.chunks_exact(width * size).zip(texts);
                 rows.map(|(rows, text)| self.pooling.pooled(&rows[..text.len() * size], size))

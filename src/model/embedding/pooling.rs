@@ -61,6 +61,7 @@ impl Pooling {
         let fields = config.as_object().into_iter().flatten();
         let chosen =
             fields.filter(|(key, value)| key.starts_with("pooling_mode_") && **value == true);
+        // Older files may ask for several, whose vectors are joined: none of the supported kinds.
         let chosen: Vec<&str> = chosen.map(|(key, _)| key.as_str()).collect();
         let kind = KINDS.iter().find(|(.., key)| chosen == [*key]);
         kind.map(|kind| kind.0).ok_or(match chosen.as_slice() {
@@ -76,6 +77,7 @@ impl Pooling {
             Self::Cls => rows().next().unwrap_or_default().to_vec(),
             Self::LastToken => rows().next_back().unwrap_or_default().to_vec(),
             Self::Max => {
+                // Below any number, so that a text of negative values only keeps them.
                 let mut most = vec![f32::NEG_INFINITY; size];
                 for row in rows() {
                     most.iter_mut().zip(row).for_each(|(most, value)| *most = most.max(*value));

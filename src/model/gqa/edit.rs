@@ -14,8 +14,8 @@ use crate::protobuf::{
     self, ATTRIBUTE_FLOAT, ATTRIBUTE_GRAPH, Damaged, Fields, GRAPH_INITIALIZER, GRAPH_INPUT,
     GRAPH_NODE, GRAPH_OUTPUT, INT64, MODEL_GRAPH, MODEL_OPSET, NODE_ATTRIBUTE, NODE_DOMAIN,
     NODE_INPUT, NODE_NAME, NODE_OPERATOR, NODE_OUTPUT, Node, Size, TENSOR_NAME, VALUE_NAME, Value,
-    attribute, content, contents, edited, message, message_of_number, put_attribute, put_bytes,
-    value_info,
+    attribute, content, contents, edited, kept, message, message_of_number, put_attribute,
+    put_bytes, value_info,
 };
 use crate::rotary_edit::LONG_INPUT;
 
@@ -105,6 +105,8 @@ impl<'a> Graph<'a> {
                     let layer = cache.chunks(2).position(|names| {
                         names.iter().zip(pasts).all(|((past, _), found)| past.as_bytes() == found)
                     });
+                    // Two nodes on one layer's cache, or a node on none, are a graph that the pool
+                    // has no place for.
                     let Some(layer) = layer.filter(|layer| layers.insert(*layer)) else {
                         return Ok(None);
                     };
@@ -122,6 +124,8 @@ impl<'a> Graph<'a> {
             };
             nodes.push(new);
         }
+        // For all nodes or for none: half a cache in blocks and half in tensors would need both
+        // runners.
         let all = layers.len() == decoder.num_hidden_layers && all_heads.len() == 1;
         let heads = all_heads.into_iter().next().filter(|_| all);
         Ok(heads.map(|heads| Self { graph, decoder, heads, nodes }))
@@ -165,6 +169,8 @@ impl<'a> Graph<'a> {
                     let ids = self.decoder.inputs.input_ids.as_bytes();
                     if name == ids || name == LONG_INPUT.as_bytes() {
                         out.extend_from_slice(field.raw);
+                    // An input that is still read, such as positions, would have to be filled for
+                    // each token.
                     } else if needed.contains(name) {
                         return None;
                     }
@@ -182,6 +188,7 @@ impl<'a> Graph<'a> {
 /// and logits of all positions.
 fn tensors_fit(graph: &[u8], decoder: &DecoderSection) -> Result<bool, Damaged> {
     let size = decoder.head_size;
+    // The kernels read a head in whole vectors, of 16 numbers at most.
     if size == 0 || !size.is_multiple_of(16) || size > phi4d_attention::LONGEST {
         return Ok(false);
     }
@@ -261,6 +268,7 @@ fn is_zero(bytes: &[u8]) -> Result<bool, Damaged> {
     for field in Fields::new(bytes) {
         let field = field?;
         if field.number == ATTRIBUTE_FLOAT {
+            // Four zero bytes are 0.0; -0.0, which no exporter writes, is taken for another number.
             return Ok(field.raw.ends_with(&[0; 4]));
         }
     }
@@ -272,13 +280,7 @@ fn attention<'a>(bytes: &'a [u8], node: &Node<'a>, layer: usize) -> Result<New<'
     let mut inputs: Vec<&[u8]> = node.inputs.iter().copied().take(3).collect();
     inputs.extend(TABLES.map(|place| node.inputs[place]));
     let outputs = vec![node.outputs.first().copied().unwrap_or_default()];
-    let mut new = Vec::with_capacity(bytes.len());
-    for field in Fields::new(bytes) {
-        let field = field?;
-        if [NODE_NAME, NODE_ATTRIBUTE].contains(&field.number) {
-            new.extend_from_slice(field.raw);
-        }
-    }
+    let mut new = kept(bytes, |field| [NODE_NAME, NODE_ATTRIBUTE].contains(&field.number))?;
     for input in &inputs {
         put_bytes(&mut new, NODE_INPUT, input);
     }
@@ -302,6 +304,8 @@ fn gather<'a>(node: &Node<'a>) -> New<'a> {
 fn inner_names<'a>(node: &Node<'a>) -> Result<Vec<&'a [u8]>, Damaged> {
     let mut names = Vec::new();
     let mut attributes = node.attributes.clone();
+    // A subgraph reads names of the graph around it without listing them as inputs. A stack of our
+    // own, as a damaged file may nest them deeper than the stack is.
     while let Some(attribute) = attributes.pop() {
         for graph in contents(attribute, ATTRIBUTE_GRAPH) {
             for inner in contents(graph?, GRAPH_NODE) {

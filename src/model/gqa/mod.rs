@@ -7,30 +7,67 @@ pub(super) mod edit;
 mod operator;
 mod pool;
 mod runner;
-mod step;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, RwLock};
 
 use ort::session::Session;
 use ort::session::builder::SessionBuilder;
+use ort::value::TensorElementType;
 use phi4d_attention::{BLOCK, Layout};
 
 pub(super) use self::runner::BlockRunner;
 
 use self::edit::Edited;
-use self::operator::Shared;
 use self::pool::Pool;
-use self::runner::OwnCache;
+use self::runner::Shared;
+use super::contract::{Check, Dimension, FLOATS, INTS, Side};
 use super::error::LoadError;
-use super::load_options::LoadOptions;
-use super::plan::{KvGrowth, ModelLimits};
+use super::graph_edit::ROWS_INPUT;
+use super::kv_format;
+use super::memory::Mapping;
+use super::plan::{KvGrowth, LoadOptions, ModelLimits};
+use super::rotary_edit::LONG_INPUT;
 use super::source::Source;
 use super::stop::Terminator;
+use super::tensors::Input;
 
 /// Name and version of the form that [`super::Runner::export`] writes.
 const FORMAT: &[u8] = b"blocks 1";
+
+/// What the operators of a session and its runner share.
+#[derive(Debug)]
+struct OwnCache {
+    /// Query heads of each layer.
+    heads: usize,
+    pool: Pool,
+    shared: Arc<Shared>,
+}
+
+/// Names of the graph's tensors.
+#[derive(Debug)]
+struct Names {
+    ids: String,
+    logits: String,
+    /// Whether the rotary table is an input.
+    takes_rotary: bool,
+    /// Element type of logits.
+    element: TensorElementType,
+}
+
+/// What a step reads and writes, apart from the pool.
+#[derive(Debug)]
+struct Buffers {
+    /// `[1, tokens]`, i64.
+    ids: Input,
+    /// `[rows]`, i64: the tokens whose logits are wanted.
+    rows: Input,
+    /// One boolean.
+    long_rotary: Input,
+    /// `[1, rows, vocab]`.
+    logits: Arc<Mapping>,
+}
 
 /// A model whose attention is own.
 #[derive(Debug)]
@@ -62,31 +99,25 @@ pub(super) fn own(
         head_size: decoder.head_size,
         kind: options.kv_cache_type,
     };
-    let limits = limits(source, &layout, options);
-    // Address space for every slot at full length: it costs nothing until it is written to, and a
-    // block then never moves. The engine's budget bounds what is used.
-    let blocks = limits.slots * limits.context_tokens.div_ceil(BLOCK);
-    let pool = Pool::new(layout, blocks)?;
-    let shared = Shared::new(Arc::clone(&pool.arena), Arc::new(Terminator::new()?), set);
-    Ok(Some(Own { graph, limits, cache: OwnCache { heads, pool, shared: Arc::new(shared) } }))
-}
-
-fn limits(source: &Source, layout: &Layout, options: &LoadOptions) -> ModelLimits {
     let model = &source.config.model;
-    let context = options.context(model.context_length);
-    ModelLimits {
-        vocab_size: model.vocab_size,
-        context_tokens: context,
-        slots: options.slots.max(1),
-        max_prefill_tokens: options.max_prefill_tokens.clamp(1, context),
-        many_rows: true,
+    let limits = ModelLimits {
         kv_bytes_per_token: layout.token_bytes(),
         kv_block_tokens: BLOCK,
-        rotary_switch: source.rotary_switch,
         kv_growth: KvGrowth::Shared,
-        width_invariant: false,
         mixed_steps: true,
-    }
+        ..options.limits(model.vocab_size, model.context_length, source.rotary_switch)
+    };
+    // Address space for every slot at full length: it costs nothing until it is written to, and a
+    // block then never moves. The engine's budget bounds what is used.
+    let pool = Pool::new(layout, limits.slots * limits.context_tokens.div_ceil(BLOCK))?;
+    let shared = Shared {
+        arena: Arc::clone(&pool.arena),
+        step: RwLock::default(),
+        terminator: Arc::new(Terminator::new()?),
+        parts: Mutex::default(),
+        set,
+    };
+    Ok(Some(Own { graph, limits, cache: OwnCache { heads, pool, shared: Arc::new(shared) } }))
 }
 
 impl Own {
@@ -102,6 +133,7 @@ impl Own {
         // A change of the layout changes the fingerprint, so a prefix store of an older release is
         // ignored and not misread.
         hasher.update(FORMAT);
+        // A cache of another type has other bytes for the same tokens.
         hasher.update(self.cache.pool.arena.layout.kind.name().as_bytes());
         *hasher.finalize().as_bytes()
     }
@@ -119,5 +151,47 @@ impl Own {
     ) -> Result<BlockRunner, LoadError> {
         let limits = ModelLimits { width_invariant, ..self.limits };
         BlockRunner::new(session, source, limits, self.cache)
+    }
+}
+
+impl Names {
+    fn check(session: &Session, source: &Source) -> Result<Self, LoadError> {
+        use Dimension::{Fixed, Open};
+        let config = &source.config;
+        let ids = &config.model.decoder.inputs.input_ids;
+        let logits = &config.model.decoder.outputs.logits;
+        let mut check = Check::default();
+        let (ins, outs) = (Side::inputs(session), Side::outputs(session));
+        check.tensor(ins, ids, &INTS, &[Open("batch"), Open("sequence")]);
+        check.tensor(ins, ROWS_INPUT, &INTS, &[Open("rows")]);
+        let takes_rotary = ins.has(LONG_INPUT);
+        check.unknown(ins, &[ids.clone(), ROWS_INPUT.into(), LONG_INPUT.into()]);
+        let shape = [Open("batch"), Open("sequence"), Fixed("vocab_size", config.model.vocab_size)];
+        let element = check.tensor(outs, logits, &FLOATS, &shape);
+        let (ids, logits) = (ids.clone(), logits.clone());
+        let names = element.map(|element| Self { ids, logits, takes_rotary, element });
+        check.end(names, &source.path)
+    }
+}
+
+/// Tokens of the widest step: a prompt chunk and a token of every slot.
+fn widest(limits: &ModelLimits) -> usize {
+    limits.max_prefill_tokens + limits.slots
+}
+
+impl Buffers {
+    fn new(session: &Arc<Session>, names: &Names, limits: &ModelLimits) -> Result<Self, LoadError> {
+        let tokens = widest(limits);
+        let input = |name: &str, element, count| Input::new(session, Some(name), element, count);
+        let (int, flag) = (TensorElementType::Int64, TensorElementType::Bool);
+        let bytes = tokens * limits.vocab_size * kv_format::bytes(names.element);
+        let logits =
+            Mapping::reserve(bytes).map_err(|source| LoadError::Memory { bytes, source })?;
+        Ok(Self {
+            ids: input(&names.ids, int, tokens)?,
+            rows: input(ROWS_INPUT, int, tokens)?,
+            long_rotary: Input::new(session, names.takes_rotary.then_some(LONG_INPUT), flag, 1)?,
+            logits: Arc::new(logits),
+        })
     }
 }

@@ -3,39 +3,18 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, RwLock};
 
 use ort::operator::{
     ComputeContext, Kernel, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput,
 };
 use ort::value::TensorElementType;
 use phi4d_attention::{BLOCK, Band, SPLIT, rotate};
-use phi4d_isa::InstructionSet;
 
 use super::edit::{DOMAIN, LAYER, OPERATOR};
-use super::pool::Arena;
-use super::step::{Placed, Step, Task};
+use super::runner::{Placed, Shared, Step, Task};
 use crate::operator::{caught, lock, on_all};
-use crate::stop::Terminator;
-
-/// What the runner and the operators of all layers share.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) arena: Arc<Arena>,
-    /// The step that runs: written by the runner before it, read by each layer.
-    pub(super) step: RwLock<Step>,
-    pub(super) terminator: Arc<Terminator>,
-    /// Results of splits. Layers run one after another, so one buffer serves all.
-    parts: Mutex<Vec<f32>>,
-    set: InstructionSet,
-}
-
-impl Shared {
-    pub(super) fn new(arena: Arc<Arena>, terminator: Arc<Terminator>, set: InstructionSet) -> Self {
-        Self { arena, step: RwLock::default(), terminator, parts: Mutex::default(), set }
-    }
-}
 
 /// The operator's domain, for a session whose keys and values are `shared`'s.
 pub(super) fn domain(shared: &Arc<Shared>) -> ort::Result<OperatorDomain> {

@@ -1,40 +1,32 @@
-//! The runner over own attention: sequences have blocks of a pool, and a step runs tokens of any of them.
+//! The runner over own attention: sequences have blocks of a pool, and a step runs tokens of any of them. Its
+//! work is cut into tasks, which the operators of all layers do.
 #![expect(unsafe_code, reason = "runs over memory that is bound to the session")]
 
 use std::io::{self, Read, Write};
-use std::sync::{Arc, PoisonError};
+use std::ops::Range;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use ort::memory::MemoryInfo;
 use ort::session::Session;
-use ort::value::TensorElementType;
-use phi4d_attention::BLOCK;
+use phi4d_attention::{BLOCK, Band, Layout, NARROW, SPLIT};
+use phi4d_isa::InstructionSet;
 
-use super::operator::Shared;
-use super::pool::Pool;
-use super::step::{Placed, Step};
+use super::pool::{Arena, Pool};
+use super::{Buffers, Names, OwnCache, widest};
 use crate::binding::{Binding, Tensor};
-use crate::contract::{Check, Dimension, FLOATS, INTS, Side};
 use crate::device::host_memory;
 use crate::error::{LoadError, RunError};
 use crate::graph_edit::ROWS_INPUT;
-use crate::kv_format;
-use crate::logits;
-use crate::memory::Mapping;
 use crate::paged::blocks::Blocks;
 use crate::plan::{ModelLimits, Rotary};
 use crate::rotary_edit::LONG_INPUT;
-use crate::runner::{Interrupt, Logits, Runner, Span};
+use crate::runner::{Interrupt, Logits, Runner, Span, logit_rows};
 use crate::source::Source;
-use crate::tensors::Input;
+use crate::stop::Terminator;
 
-/// What the operators of a session and its runner share.
-#[derive(Debug)]
-pub(super) struct OwnCache {
-    /// Query heads of each layer.
-    pub(super) heads: usize,
-    pub(super) pool: Pool,
-    pub(super) shared: Arc<Shared>,
-}
+/// Query rows of a task, roughly: a block that was converted to single precision serves so many.
+const ROWS: usize = 128;
 
 /// A runner over own attention.
 #[derive(Debug)]
@@ -52,30 +44,6 @@ pub(crate) struct BlockRunner {
     shared: Arc<Shared>,
     rotary: Rotary,
     converted: Vec<f32>,
-}
-
-/// Names of the graph's tensors.
-#[derive(Debug)]
-struct Names {
-    ids: String,
-    logits: String,
-    /// Whether the rotary table is an input.
-    takes_rotary: bool,
-    /// Element type of logits.
-    element: TensorElementType,
-}
-
-/// What a step reads and writes, apart from the pool.
-#[derive(Debug)]
-struct Buffers {
-    /// `[1, tokens]`, i64.
-    ids: Input,
-    /// `[rows]`, i64: the tokens whose logits are wanted.
-    rows: Input,
-    /// One boolean.
-    long_rotary: Input,
-    /// `[1, rows, vocab]`.
-    logits: Arc<Mapping>,
 }
 
 /// A binding, and the sizes that it is for.
@@ -100,19 +68,7 @@ impl BlockRunner {
         let OwnCache { heads, pool, shared } = cache;
         let names = Names::check(&session, source)?;
         let session = Arc::new(session);
-        // The widest step has a prompt chunk and a token of every slot.
-        let tokens = limits.max_prefill_tokens + limits.slots;
-        let input = |name: &str, element, count| Input::new(&session, Some(name), element, count);
-        let (int, flag) = (TensorElementType::Int64, TensorElementType::Bool);
-        let bytes = tokens * limits.vocab_size * kv_format::bytes(names.element);
-        let logits =
-            Mapping::reserve(bytes).map_err(|source| LoadError::Memory { bytes, source })?;
-        let buffers = Buffers {
-            ids: input(&names.ids, int, tokens)?,
-            rows: input(ROWS_INPUT, int, tokens)?,
-            long_rotary: Input::new(&session, names.takes_rotary.then_some(LONG_INPUT), flag, 1)?,
-            logits: Arc::new(logits),
-        };
+        let buffers = Buffers::new(&session, &names, &limits)?;
         Ok(Self {
             bound: None,
             session,
@@ -133,18 +89,13 @@ impl BlockRunner {
         Arc::clone(&self.shared.terminator) as _
     }
 
-    /// Tokens of the widest step: a prompt chunk and a token of every slot.
-    fn most_tokens(&self) -> usize {
-        self.limits.max_prefill_tokens + self.limits.slots
-    }
-
     fn run(&mut self, spans: &[Span<'_>]) -> Result<Logits<'_>, RunError> {
         // A clone, since the options borrow it while `self` is changed below.
         let terminator = Arc::clone(&self.shared.terminator);
         let options = terminator.options()?;
         let mut placed = Vec::with_capacity(spans.len());
         let (mut tokens, mut wanted) = (0, Vec::new());
-        let most = self.most_tokens();
+        let most = widest(&self.limits);
         let all: usize = spans.iter().map(|span| span.tokens.len()).sum();
         if all == 0 || all > most {
             return Err(RunError::Runtime(format!("a step has 1 to {most} tokens, not {all}")));
@@ -192,9 +143,7 @@ impl BlockRunner {
         ran.map_err(|error| terminator.reason(&error))?;
         let place = [0, rows, self.limits.vocab_size];
         // SAFETY: the run is over, and the next can't begin while the result borrows `self`.
-        unsafe {
-            logits::rows(&self.buffers.logits, self.names.element, place, &mut self.converted)
-        }
+        unsafe { logit_rows(&self.buffers.logits, self.names.element, place, &mut self.converted) }
     }
 
     /// Binds what has another size than in the step before.
@@ -202,7 +151,14 @@ impl BlockRunner {
         // Taken out first: if binding fails half-way, the next step starts with a fresh binding.
         let mut bound = match self.bound.take() {
             Some(bound) => bound,
-            None => Bound { binding: self.bind_values()?, tokens: 0, rows: 0 },
+            None => {
+                let mut binding = Binding::new(&self.session)?;
+                // It never changes its size, so that no step binds it again.
+                if self.names.takes_rotary {
+                    self.buffers.long_rotary.bind(&mut binding, &self.info, LONG_INPUT, &[])?;
+                }
+                Bound { binding, tokens: 0, rows: 0 }
+            }
         };
         let (binding, info) = (&mut bound.binding, &self.info);
         // Decode steps mostly have the size of the one before, and then bind nothing: each binding
@@ -221,35 +177,6 @@ impl BlockRunner {
             bound.rows = rows;
         }
         Ok(&mut self.bound.insert(bound).binding)
-    }
-
-    /// A binding with the inputs that never change their size.
-    fn bind_values(&self) -> ort::Result<Binding> {
-        let mut binding = Binding::new(&self.session)?;
-        if self.names.takes_rotary {
-            self.buffers.long_rotary.bind(&mut binding, &self.info, LONG_INPUT, &[])?;
-        }
-        Ok(binding)
-    }
-}
-
-impl Names {
-    fn check(session: &Session, source: &Source) -> Result<Self, LoadError> {
-        use Dimension::{Fixed, Open};
-        let config = &source.config;
-        let ids = &config.model.decoder.inputs.input_ids;
-        let logits = &config.model.decoder.outputs.logits;
-        let mut check = Check::default();
-        let (ins, outs) = (Side::inputs(session), Side::outputs(session));
-        check.tensor(ins, ids, &INTS, &[Open("batch"), Open("sequence")]);
-        check.tensor(ins, ROWS_INPUT, &INTS, &[Open("rows")]);
-        let takes_rotary = ins.has(LONG_INPUT);
-        check.unknown(ins, &[ids.clone(), ROWS_INPUT.into(), LONG_INPUT.into()]);
-        let shape = [Open("batch"), Open("sequence"), Fixed("vocab_size", config.model.vocab_size)];
-        let element = check.tensor(outs, logits, &FLOATS, &shape);
-        let (ids, logits) = (ids.clone(), logits.clone());
-        let names = element.map(|element| Self { ids, logits, takes_rotary, element });
-        check.end(names, &source.path)
     }
 }
 
@@ -315,5 +242,148 @@ impl Runner for BlockRunner {
     fn release(&mut self, slot: usize, keep: usize) {
         self.blocks.release(&mut self.pool, slot, keep);
         self.pool.trim(&self.blocks);
+    }
+}
+
+/// What the runner and the operators of all layers share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) arena: Arc<Arena>,
+    /// The step that runs: written by the runner before it, read by each layer.
+    pub(super) step: RwLock<Step>,
+    pub(super) terminator: Arc<Terminator>,
+    /// Results of splits. Layers run one after another, so one buffer serves all.
+    pub(super) parts: Mutex<Vec<f32>>,
+    pub(super) set: InstructionSet,
+}
+
+/// Tokens of one sequence that a step reads.
+#[derive(Debug, Clone)]
+pub(super) struct Placed {
+    /// Its first token among all of the step.
+    pub(super) first: usize,
+    pub(super) count: usize,
+    /// Positions that are cached before the first.
+    pub(super) past: usize,
+    /// The sequence's blocks.
+    pub(super) blocks: Vec<usize>,
+    /// Whether it has so few rows that its tasks store its keys and values themselves.
+    pub(super) narrow: bool,
+}
+
+/// Query rows of one KV head.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Task {
+    /// Which of the step's sequences.
+    pub(super) span: usize,
+    pub(super) head: usize,
+    /// Tokens of the span.
+    pub(super) tokens: Range<usize>,
+    /// Splits of the context.
+    pub(super) splits: Range<usize>,
+    /// Where the result of its one split goes if others have the other splits.
+    pub(super) share: Option<Share>,
+}
+
+/// Some tasks share rows, each with a split of its own. The last to end merges them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Share {
+    /// Number of the rows' counter of tasks that ended.
+    pub(super) counter: usize,
+    /// Where the result of split 0 begins; the others' follow.
+    pub(super) start: usize,
+    /// Numbers of one result.
+    pub(super) len: usize,
+    /// How many tasks there are.
+    pub(super) count: usize,
+}
+
+/// The step that runs.
+#[derive(Debug, Default)]
+pub(super) struct Step {
+    pub(super) spans: Vec<Placed>,
+    /// Tokens of all spans.
+    pub(super) tokens: usize,
+    /// Keys and values to store before tasks run: the span, the head, and tokens of the span that lie in one
+    /// block. Narrow spans are not here: their tasks store their own.
+    pub(super) stores: Vec<(usize, usize, Range<usize>)>,
+    pub(super) tasks: Vec<Task>,
+    pub(super) counters: Vec<AtomicUsize>,
+    /// Numbers of all shared results.
+    pub(super) shared: usize,
+}
+
+impl Step {
+    /// Plans a step for a model with `heads` query heads.
+    pub(super) fn plan(mut spans: Vec<Placed>, layout: &Layout, heads: usize) -> Self {
+        let tokens = spans.iter().map(|span| span.count).sum();
+        let mut step = Self { tokens, ..Self::default() };
+        // Query heads that share a KV head are rows of one task, so that a block's keys are read
+        // once for all of them.
+        let group = heads / layout.kv_heads;
+        for (index, span) in spans.iter_mut().enumerate() {
+            // A decode step has too few rows to keep all threads busy by rows alone; a chunk of a
+            // prompt has enough. Both ways merge the same splits in the same order, so a result
+            // does not depend on which one it is.
+            span.narrow = span.count * group <= NARROW;
+            if span.narrow {
+                step.plan_narrow(index, span, layout, group);
+            } else {
+                step.plan_wide(index, span, layout, group);
+            }
+        }
+        // The longest first, so that all threads end together.
+        step.tasks.sort_by_key(|task| std::cmp::Reverse(task.splits.len() * task.tokens.len()));
+        step.spans = spans;
+        step
+    }
+
+    /// Few rows: each split of the context is a task of its own.
+    fn plan_narrow(&mut self, span: usize, placed: &Placed, layout: &Layout, group: usize) {
+        // Splits begin at fixed positions of the context, not at a share of it: a token's result
+        // must not depend on how long the sequence becomes or how many threads there are.
+        let splits = (placed.past + placed.count).div_ceil(SPLIT);
+        let len = Band::part_len(layout, placed.count * group);
+        for head in 0..layout.kv_heads {
+            // One split alone is finished by its own task, without a counter and without a copy of
+            // its result.
+            let share = (splits > 1).then(|| {
+                self.counters.push(AtomicUsize::new(0));
+                let counter = self.counters.len() - 1;
+                let start = self.shared;
+                self.shared += splits * len;
+                Share { counter, start, len, count: splits }
+            });
+            let tokens = 0..placed.count;
+            self.tasks.extend((0..splits).map(|split| Task {
+                span,
+                head,
+                tokens: tokens.clone(),
+                splits: split..split + 1,
+                share,
+            }));
+        }
+    }
+
+    /// Many rows: bands of them, over the whole context each.
+    fn plan_wide(&mut self, span: usize, placed: &Placed, layout: &Layout, group: usize) {
+        // At least one token: models with more than 128 query heads to a KV head must get on, too.
+        let band = (ROWS / group).max(1);
+        for head in 0..layout.kv_heads {
+            for first in (0..placed.count).step_by(band) {
+                let tokens = first..placed.count.min(first + band);
+                // Causal attention: a band does not look at positions after its last token.
+                let splits = 0..(placed.past + tokens.end).div_ceil(SPLIT);
+                self.tasks.push(Task { span, head, tokens, splits, share: None });
+            }
+            let mut first = 0;
+            while first < placed.count {
+                // Cut where blocks end, so that no two tasks write to one region at the same time.
+                let room = BLOCK - (placed.past + first) % BLOCK;
+                let end = placed.count.min(first + room);
+                self.stores.push((span, head, first..end));
+                first = end;
+            }
+        }
     }
 }

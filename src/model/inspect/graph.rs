@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use serde::Serialize;
 
 use crate::genai_config::GenaiConfig;
-use crate::load_options::Int8Activations;
 use crate::matmul::{edit, quantised};
 use crate::protobuf::{
     Damaged, Fields, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_NODE, GRAPH_OUTPUT, MODEL_GRAPH,
@@ -13,6 +12,7 @@ use crate::protobuf::{
     contents,
 };
 use crate::provider::ANY_GPU;
+use phi4d_settings::Int8Activations;
 
 /// Operators of attention.
 const ATTENTION: [&str; 5] =
@@ -48,6 +48,7 @@ pub struct TensorInfo {
 impl TensorInfo {
     /// Bytes of an element, at least one.
     pub(super) fn element_bytes(&self) -> u64 {
+        // Types of less than a byte count as one: the cache packs none of them.
         let known = ELEMENTS.iter().find(|(_, name, _)| *name == self.element);
         known.map_or(1, |(_, _, bits)| bits.div_ceil(8))
     }
@@ -151,6 +152,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Graph, Damaged> {
 
 impl Graph {
     fn read(&mut self, bytes: &[u8]) -> Result<(), Damaged> {
+        // By the edit's own reading, so that `inspect` and the loaded model never disagree.
         for matmul in edit::matmuls(bytes)? {
             self.quantised_matmul(&matmul);
         }
@@ -231,6 +233,7 @@ impl Graph {
             }
             None => inner,
         };
+        // By name: which of them are tables is known once all nodes were read.
         self.sizes.insert(text(tensor.name), size);
         Ok(())
     }
@@ -281,6 +284,7 @@ pub(crate) fn tensor_info(bytes: &[u8]) -> Result<TensorInfo, Damaged> {
                 // TypeProto.tensor_type: its element is field 1, its shape field 2.
                 for tensor in contents(value, 1) {
                     let tensor = tensor?;
+                    // The last tensor type wins; a value that is no tensor keeps "unknown".
                     info.element = element(tensor)?;
                     for shape in contents(tensor, 2) {
                         info.shape = dimensions(shape?)?;

@@ -12,9 +12,8 @@ use serde::Serialize;
 use super::error::LoadError;
 use super::genai_config::GenaiConfig;
 use super::gqa::edit;
-use super::load_options::LoadOptions;
 use super::memory::page_bytes;
-use super::plan::{KvGrowth, ModelLimits};
+use super::plan::{KvGrowth, LoadOptions, ModelLimits};
 use super::{rotary_joined, source};
 
 pub use graph::{Attention, Quantised, TensorInfo};
@@ -117,7 +116,6 @@ impl Export {
     /// memory. Only [`ModelLimits::many_rows`] is the session's to say.
     #[must_use]
     pub fn limits(&self, options: &LoadOptions, on_device: bool) -> ModelLimits {
-        let context_tokens = options.context(self.usable_context);
         // Bytes of one head's key at one position: in the host's memory a slot's heads are committed page
         // by page, so a block is the positions in a page.
         let tensors = self.model.layers.saturating_mul(2).saturating_mul(self.model.kv_heads);
@@ -135,18 +133,12 @@ impl Export {
             (kv_bytes_per_token, block_tokens) = (layout.token_bytes(), BLOCK);
             kv_growth = KvGrowth::Shared;
         }
+        let switch = self.rotary.as_ref().map(|choice| choice.short_tokens);
         let mut limits = ModelLimits {
-            vocab_size: self.model.vocabulary,
-            context_tokens,
-            slots: options.slots.max(1),
-            max_prefill_tokens: options.max_prefill_tokens.clamp(1, context_tokens.max(1)),
-            many_rows: true,
             kv_bytes_per_token,
             kv_block_tokens: self.blocks.map_or(block_tokens, |blocks| blocks.tokens),
-            rotary_switch: self.rotary.as_ref().map(|choice| choice.short_tokens),
             kv_growth,
-            width_invariant: false,
-            mixed_steps: false,
+            ..options.limits(self.model.vocabulary, self.usable_context, switch)
         };
         match (on_device, self.blocks) {
             (false, _) => {}
@@ -191,6 +183,7 @@ pub fn inspect(folder: &Path) -> Result<Export, LoadError> {
         .iter()
         .any(|pattern| is_layer_of(name, pattern))
     };
+    // By their names: without a session nothing else tells a cache from other inputs.
     let (cached, inputs): (Vec<_>, Vec<_>) =
         graph.inputs.into_iter().partition(|input| cache_names(&input.name));
     let outputs = graph.outputs.into_iter().filter(|output| !cache_names(&output.name)).collect();
@@ -201,6 +194,8 @@ pub fn inspect(folder: &Path) -> Result<Export, LoadError> {
     // As `paged::is_paged` decides it on a session.
     let is_paged = inputs.iter().any(|input| input.name == decoder.inputs.paged.block_table);
     let blocks = is_paged.then(|| blocks(&config, kv_bytes_per_token));
+    // Attention is judged on the graph as loading edits it, since those edits add inputs that it
+    // counts on.
     let own_attention = source::edited(bytes.clone(), &config)
         .is_ok_and(|(graph, _)| edit::fits(&graph, &config.model.decoder));
     let rotary = rotary::read(&bytes, decoder.inputs.position_ids.as_deref());
@@ -303,6 +298,7 @@ fn weight_files(folder: &Path, ends: BTreeMap<String, u64>) -> Vec<WeightFile> {
 /// Bytes that one token takes in a tensor of the cache: its heads' last dimension, by the graph where
 /// that fixes it (quantised caches pack two values into a byte), else by the configuration.
 fn bytes_per_token(cache: &TensorInfo, heads: usize, head_size: usize) -> u64 {
+    // Names of open dimensions do not parse, and leave it to the configuration.
     let last = cache.shape.last().and_then(|size| size.parse().ok());
     let last = last.unwrap_or(head_size as u64);
     (heads as u64).saturating_mul(last).saturating_mul(cache.element_bytes())

@@ -53,6 +53,7 @@ fn tables(model: &[u8]) -> Result<Option<RotaryTables>, Damaged> {
     for graph in contents(model, MODEL_GRAPH) {
         for node in contents(graph?, GRAPH_NODE) {
             let node = Node::read(node?)?;
+            // A choice of tables gives two: of cosines and of sines.
             let is_choice = node.operator == b"If" && node.outputs.len() == 2;
             if is_choice && let (Some(long), Some(short)) = branches(&node)? {
                 let pairs = short.angles.iter().zip(&long.angles);
@@ -91,6 +92,7 @@ fn table(graph: &[u8]) -> Result<Option<RotaryTable>, Damaged> {
             }
         }
     }
+    // A branch of any other form is none that is known: `inspect` then shows the length only.
     let [cosines, sines] = constants.as_slice() else { return Ok(None) };
     let (Some(first), Some(cosines_1), Some(sines_1)) =
         (row(cosines, 0), row(cosines, 1), row(sines, 1))

@@ -6,12 +6,12 @@ use super::qdq::{Fold, Folded};
 use super::quantised::{DOMAIN, OPERATOR, Quantised};
 use super::tensors::Tensors;
 use super::tied::Tied;
-use crate::load_options::Int8Activations;
 use crate::protobuf::{
     Damaged, Fields, GRAPH_INITIALIZER, GRAPH_NODE, GRAPH_VALUE, MODEL_GRAPH, MODEL_OPSET,
-    NODE_DOMAIN, NODE_INPUT, NODE_OPERATOR, Node, Value, contents, edited, message,
+    NODE_DOMAIN, NODE_INPUT, NODE_OPERATOR, Node, Value, contents, edited, kept, message,
     message_of_number, put_bytes,
 };
+use phi4d_settings::Int8Activations;
 
 /// The model `bytes` with the own operator in it, where activations may be rounded to int8 by `rule`;
 /// `None` if it does none of the nodes.
@@ -56,6 +56,7 @@ fn edit_graph(
     replaced: &mut usize,
 ) -> Result<Vec<u8>, Damaged> {
     let tensors = Tensors::of(graph)?;
+    // Found before anything is written: whether a node goes depends on all that read its result.
     let folded = Folded::of(graph, &tensors, rule)?;
     let tied = Tied::of(graph, &tensors, rule)?;
     let mut edited = Vec::with_capacity(graph.len() + 1024);
@@ -86,6 +87,8 @@ fn edit_graph(
                 }
             }
             (GRAPH_INITIALIZER, Value::Bytes(bytes)) => {
+                // No tensor is both: one form of weights is of `DequantizeLinear`, the other of
+                // `MatMulNBits`.
                 match folded.tensor(bytes)?.or(tied.tensor(bytes)?) {
                     Some(new) => put_bytes(&mut edited, GRAPH_INITIALIZER, &new),
                     None => edited.extend_from_slice(field.raw),
@@ -117,15 +120,11 @@ pub(crate) fn matmuls(graph: &[u8]) -> Result<Vec<Quantised>, Damaged> {
 
 /// `node` as the own operator, whose last input is zero points, if there are some.
 fn renamed(node: &[u8]) -> Result<Vec<u8>, Damaged> {
-    let mut edited = Vec::with_capacity(node.len());
-    for field in Fields::new(node) {
-        let field = field?;
+    let mut edited = kept(node, |field| match (field.number, field.value) {
         // Optional inputs that are left out stand there as empty names.
-        let empty = field.number == NODE_INPUT && field.value == Value::Bytes(b"");
-        if ![NODE_OPERATOR, NODE_DOMAIN].contains(&field.number) && !empty {
-            edited.extend_from_slice(field.raw);
-        }
-    }
+        (NODE_INPUT, Value::Bytes(name)) => !name.is_empty(),
+        (number, _) => ![NODE_OPERATOR, NODE_DOMAIN].contains(&number),
+    })?;
     put_bytes(&mut edited, NODE_OPERATOR, OPERATOR.as_bytes());
     put_bytes(&mut edited, NODE_DOMAIN, DOMAIN.as_bytes());
     Ok(edited)

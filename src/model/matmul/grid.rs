@@ -57,6 +57,7 @@ impl Grid<'_> {
     /// Number `at` of levels or zero points, as a number without a sign.
     fn number(&self, numbers: &[u8], bits: usize, at: usize) -> u8 {
         let number = if bits == 4 { numbers[at / 2] >> (at % 2 * 4) & 15 } else { numbers[at] };
+        // Flipping the highest bit adds the middle: a number with a sign becomes one without.
         number ^ self.middle(bits)
     }
 
@@ -70,6 +71,7 @@ impl Grid<'_> {
             Blocks { levels: vec![0; form.n * form.column_bytes()], ..Blocks::default() };
         // There may be gigabytes to turn, so each thread turns columns of its own.
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        // Whole tiles for each thread: two threads then never write to one cache line.
         let share = form.n.div_ceil(threads).next_multiple_of(TILE);
         let parts = blocks.levels.chunks_mut(share * form.column_bytes()).map(Mutex::new);
         let parts: Vec<_> = parts.collect();
@@ -86,6 +88,7 @@ impl Grid<'_> {
         });
         drop(parts);
         for column in 0..form.n {
+            // The kernel's blocks may be parts of longer ones, which then share a scale.
             let place = |block: usize| self.place(form, column, block * form.block / self.block);
             blocks.scales.extend((0..form.blocks()).map(|block| self.scales[place(block)]));
             if form.zero_points {
@@ -95,6 +98,8 @@ impl Grid<'_> {
                 };
                 let zeros: Vec<u8> = (0..form.blocks()).map(zero).collect();
                 match form.bits {
+                    // Two zero points in a byte, each column's on their own bytes: an odd last one
+                    // has no neighbour.
                     4 => blocks
                         .zero_points
                         .extend(zeros.chunks(2).map(|two| two[0] | two.get(1).unwrap_or(&0) << 4)),

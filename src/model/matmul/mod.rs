@@ -21,7 +21,6 @@ use std::sync::{Arc, Mutex};
 use ort::operator::{
     ComputeContext, Kernel, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput,
 };
-use ort::session::Session;
 use ort::session::builder::SessionBuilder;
 use ort::value::{DynTensorValueType, TensorElementType};
 
@@ -31,9 +30,9 @@ use self::quantised::{DOMAIN, OPERATOR};
 use self::store::{Packed, Store, Weights};
 use super::error::LoadError;
 use super::inspect::{self, Quantised};
-use super::load_options::LoadOptions;
 use super::memory::forget_file_pages;
 use super::operator::{caught, lock, on_all};
+use super::plan::LoadOptions;
 use super::provider::CPU_NAME;
 use super::session;
 use super::source::Source;
@@ -94,18 +93,6 @@ pub(super) fn log_kernel(source: &Source, options: &LoadOptions) {
     );
 }
 
-/// Loads `graph`, which has the own operator in it, with the weights that are `prepared`. `builder` has all
-/// else that the graph takes.
-pub(super) fn open(
-    builder: SessionBuilder,
-    source: &Source,
-    graph: &[u8],
-    prepared: Option<Store>,
-    cancel: &LoadCancel,
-) -> Result<Session, LoadError> {
-    commit(builder, source, graph, &Arc::new(prepared.unwrap_or_default()), cancel)
-}
-
 /// Lays out the weights of `graph` and writes them into `folder`.
 pub(super) fn lay_out(
     folder: &Path,
@@ -113,33 +100,22 @@ pub(super) fn lay_out(
     graph: &[u8],
     options: &LoadOptions,
 ) -> Result<(), LoadError> {
-    let builder = session::exported(source, options)?;
+    // Empty: what is prepared already would be written again, and may be of another graph.
     let store = Arc::default();
+    let builder = with_operator(session::exported(source, options)?, &store)?;
     // Kernels pack their weights while the session is made; the session itself is not needed.
-    drop(commit(builder, source, graph, &store, &LoadCancel::default())?);
+    drop(session::commit(builder, source, graph, CPU_NAME, &LoadCancel::default())?);
     let path = folder.join(LAID_OUT);
     store.write(&path).map_err(|source| LoadError::Write { path, source })
 }
 
-fn commit(
+/// Adds the operator to a session whose weights are in `store`.
+pub(super) fn with_operator(
     builder: SessionBuilder,
-    source: &Source,
-    graph: &[u8],
     store: &Arc<Store>,
-    cancel: &LoadCancel,
-) -> Result<Session, LoadError> {
-    let operators = domain(store)?;
-    let mut builder = builder.with_operators(operators)?;
-    cancel.reach(builder.canceler());
-    if cancel.is_cancelled() {
-        return Err(LoadError::Cancelled);
-    }
-    builder.commit_from_memory(graph).map_err(|error| source.invalid(&error, CPU_NAME))
-}
-
-/// The operator's domain, for a session whose weights are in `store`.
-fn domain(store: &Arc<Store>) -> ort::Result<OperatorDomain> {
-    OperatorDomain::new(DOMAIN)?.add(PackedMatMul { store: Arc::clone(store) })
+) -> ort::Result<SessionBuilder> {
+    let operator = PackedMatMul { store: Arc::clone(store) };
+    Ok(builder.with_operators(OperatorDomain::new(DOMAIN)?.add(operator)?)?)
 }
 
 /// Inputs as those of `MatMulNBits`: activations, levels `[n, blocks, block * bits / 8]`, scales
@@ -196,11 +172,13 @@ impl PackedMatMul {
             block: size("block_size")?,
             zero_points: inputs.len() > 3 || stored.is_some_and(|stored| !stored.signed),
         };
+        // The edit has checked the form; this holds for graphs that others wrote with our operator.
         let kernel = Kernels::chosen().filter(|_| form.fits());
         let kernel =
             kernel.ok_or_else(|| ort::Error::new(format!("{OPERATOR} takes no {form:?}")))?;
         // The weights' tensor names them in the store and in the prepared file.
         let name = inputs.get(1).map_or("", |input| input.name());
+        // Inputs that are left out are not in the edited node at all.
         let has_zeros = inputs.len() > 3;
         let pack = || pack(context, name, &form, stored, has_zeros);
         let weights = self.store.weights(name, form.lines(), pack)?;

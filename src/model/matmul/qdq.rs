@@ -8,12 +8,12 @@ use std::collections::{HashMap, HashSet};
 
 use super::quantised::{DOMAIN, OPERATOR, Quantised};
 use super::tensors::{Constant, Tensors};
-use crate::load_options::Int8Activations;
 use crate::protobuf::{
-    Damaged, FLOAT, Fields, GRAPH_NODE, INT4, INT8, NODE_DOMAIN, Node, TENSOR_DIMENSION,
-    TENSOR_TYPE, Tensor, UINT4, UINT8, VALUE_NAME, attribute, attribute_list, content, contents,
-    node, put_attribute, put_bytes, put_number,
+    Damaged, FLOAT, GRAPH_NODE, INT4, INT8, NODE_DOMAIN, Node, TENSOR_DIMENSION, TENSOR_TYPE,
+    Tensor, UINT4, UINT8, VALUE_NAME, attribute, attribute_list, content, contents, kept, node,
+    put_attribute, put_bytes, put_number,
 };
+use phi4d_settings::Int8Activations;
 
 /// Attributes of the own operator by which it reads weights of this form ([`super::grid::Grid`]).
 pub(super) const SOURCE_BLOCK: &str = "source_block";
@@ -46,6 +46,7 @@ impl<'a> Fold<'a> {
         let mut gone = vec![*weights];
         let Some(mut maker) = tensors.maker(weights) else { return Ok(None) };
         let by_column = maker.operator == b"Transpose";
+        // The builder stores weights as PyTorch has them, `[n, k]`, and lets the graph turn them.
         if by_column {
             let [source] = maker.inputs[..] else { return Ok(None) };
             match tensors.maker(source) {
@@ -150,7 +151,9 @@ fn block(
         }
     }
     let &Quantised { k, n, .. } = weights;
+    // ONNX counts negative axes from the end, here of two.
     let axis = if axis < 0 { axis + 2 } else { axis };
+    // K is the first axis of `[k, n]` and the second of `[n, k]`.
     let along_k = axis == i64::from(by_column);
     let Some(scales) = maker.inputs.get(1).and_then(|name| tensors.constant(name)) else {
         return Ok(Err("its scales are not constants in single precision"));
@@ -160,6 +163,7 @@ fn block(
     }
     let zeros = maker.inputs.get(2).filter(|name| !name.is_empty());
     let zeros: Option<Option<&Constant>> = zeros.map(|name| tensors.constant(name));
+    // The kernel reads both by one place, so they must be of the same sizes.
     if zeros.is_some_and(|zeros| zeros.is_none_or(|zeros| zeros.sizes != scales.sizes)) {
         return Ok(Err("its zero points are not constant whole numbers"));
     }
@@ -203,6 +207,8 @@ impl<'a> Folded<'a> {
                 continue;
             }
             folded.gone.extend(&fold.gone);
+            // Scales, the second of the weights, are in single precision already and stay as they
+            // are.
             for name in fold.weights.iter().take(1).chain(fold.weights.iter().skip(2)) {
                 let sizes = tensors.constant(name).into_iter().flat_map(|found| &found.sizes);
                 let numbers = sizes.fold(1, |count, size| u64::saturating_mul(count, *size));
@@ -227,6 +233,8 @@ impl<'a> Folded<'a> {
     /// Whether the tensor that a `ValueInfoProto` describes is one that goes or gets another type.
     pub(crate) fn changes(&self, value: &[u8]) -> Result<bool, Damaged> {
         let name = content(value, VALUE_NAME)?.unwrap_or_default();
+        // ONNX Runtime checks what a graph says of a tensor's type against what it finds, and
+        // refuses a difference.
         Ok(self.gone.contains(name) || self.bytes.contains_key(name))
     }
 
@@ -234,13 +242,8 @@ impl<'a> Folded<'a> {
     /// are, two levels of 4 bits in each.
     pub(crate) fn tensor(&self, bytes: &[u8]) -> Result<Option<Vec<u8>>, Damaged> {
         let Some(length) = self.bytes.get(Tensor::read(bytes)?.name) else { return Ok(None) };
-        let mut tensor = Vec::with_capacity(bytes.len());
-        for field in Fields::new(bytes) {
-            let field = field?;
-            if ![TENSOR_DIMENSION, TENSOR_TYPE].contains(&field.number) {
-                tensor.extend_from_slice(field.raw);
-            }
-        }
+        let mut tensor =
+            kept(bytes, |field| ![TENSOR_DIMENSION, TENSOR_TYPE].contains(&field.number))?;
         put_number(&mut tensor, TENSOR_DIMENSION, *length);
         put_number(&mut tensor, TENSOR_TYPE, UINT8);
         Ok(Some(tensor))

@@ -1,9 +1,9 @@
 //! What a graph says of matmuls with quantised weights, and which of them the own kernel does.
 
 use super::tensors::Tensors;
-use crate::load_options::Int8Activations;
 use crate::protobuf::{Damaged, FLOAT, Node, UINT8, attribute};
 use phi4d_matmul::Form;
+use phi4d_settings::Int8Activations;
 
 /// The operator's domain and name. Both are in the edited graph, and so in the stamps of folders that
 /// `phi4d prepare` made: other names would make all of them unusable.
@@ -54,6 +54,7 @@ impl Quantised {
             })
         };
         let zero_points = input(3).is_some();
+        // One reason is shown, though several may apply: any of them suffices.
         if !is(2, FLOAT) {
             other = Some("its scales are not constants in single precision");
         } else if zero_points && !is(3, UINT8) {
@@ -69,6 +70,7 @@ impl Quantised {
     /// # Errors
     /// Why it does not.
     pub(crate) fn form(&self, rule: Int8Activations) -> Result<Form, &'static str> {
+        // A size that does not fit fails `fits` below, as one that is too large does.
         let size = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
         let form = Form {
             k: size(self.k),
@@ -98,6 +100,8 @@ impl Quantised {
         // Of a whole column any part will do.
         let whole = self.block >= self.k;
         let fits = |block: &u64| whole || self.block.is_multiple_of(*block);
+        // The largest that divides it: each part repeats the scale, and fewer parts repeat it less
+        // often.
         [128, 64, 32, 16].into_iter().find(fits).unwrap_or(self.block)
     }
 }

@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
-use crate::load_options::WeightsMemory;
 use crate::memory::{Arena, FileMapping, forget_file, has_huge_pages, read_file};
 use crate::operator::lock;
 use phi4d_matmul::{self as kernel, Activations, Line};
 use phi4d_os as os;
+use phi4d_settings::WeightsMemory;
 
 /// Alignment of the weights in the file.
 const ALIGNMENT: usize = 4096;
@@ -140,6 +140,7 @@ impl Store {
     pub(crate) fn open(path: &Path, memory: WeightsMemory) -> io::Result<Self> {
         let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the index is damaged");
         let contents = Contents::of(&File::open(path)?, memory)?;
+        // The file may be cut or another program's: all that it says of itself is checked.
         let length: [u8; 8] = contents.bytes().first_chunk().copied().ok_or_else(damaged)?;
         let length = usize::try_from(u64::from_le_bytes(length)).map_err(|_| damaged())?;
         let index = contents.bytes()[8..].get(..length).ok_or_else(damaged)?;
@@ -182,6 +183,7 @@ impl Store {
         file.write_all(&index)?;
         let mut written = 8 + index.len();
         for name in names {
+            // Up to the place that the index names: less than a page.
             file.write_all(&vec![0; entries[name].offset - written])?;
             let bytes = kernel::bytes(made[name].lines());
             file.write_all(bytes)?;
@@ -207,6 +209,8 @@ impl Store {
         if let Some(made) = lock(&self.made).get(name) {
             return Ok(Weights::Made(Arc::clone(made)));
         }
+        // Not under the lock: packing takes long. ONNX Runtime makes the kernels of a session one
+        // after another.
         let made = Arc::new(make()?);
         lock(&self.made).insert(name.to_owned(), Arc::clone(&made));
         Ok(Weights::Made(made))

@@ -37,6 +37,7 @@ impl<'a> Tensors<'a> {
             let (element, sizes) = (tensor.element, tensor.dimensions);
             tensors.constants.insert(tensor.name, Constant { element, sizes, is_bytes });
         }
+        // An output of the graph is read by the caller, so its maker can't go.
         for output in contents(graph, GRAPH_OUTPUT) {
             if let Some(name) = content(output?, VALUE_NAME)? {
                 *tensors.uses.entry(name).or_default() += 1;

@@ -9,11 +9,11 @@ use std::collections::{HashMap, HashSet};
 
 use super::quantised::Quantised;
 use super::tensors::Tensors;
-use crate::load_options::Int8Activations;
 use crate::protobuf::{
-    Damaged, Fields, GRAPH_NODE, NODE_INPUT, Node, TENSOR_DIMENSION, Tensor, UINT8, VALUE_NAME,
-    Value, attribute, content, contents, put_bytes, put_number,
+    Damaged, GRAPH_NODE, NODE_INPUT, Node, TENSOR_DIMENSION, Tensor, UINT8, VALUE_NAME, attribute,
+    content, contents, edited, kept, put_number,
 };
+use phi4d_settings::Int8Activations;
 
 /// The embeddings of a graph that are made flat.
 #[derive(Debug, Default)]
@@ -34,6 +34,7 @@ impl<'a> Tied<'a> {
         let (mut heads, mut lookups) = (HashSet::new(), Vec::new());
         for node in contents(graph, GRAPH_NODE) {
             let node = Node::read(node?)?;
+            // Which head is which is known at the end only: the lookup comes first in the graph.
             match (node.operator, &node.inputs[..]) {
                 (b"MatMulNBits", [_, levels, ..])
                     if Quantised::of(&node, tensors)?.form(rule).is_ok() =>
@@ -51,6 +52,8 @@ impl<'a> Tied<'a> {
             let (b"Reshape", [levels, _]) = (reshape.operator, &reshape.inputs[..]) else {
                 continue;
             };
+            // Only the lookup may read the flat table, and only it and the head the levels: another
+            // reader would see a shape that it does not expect.
             let alone = tensors.is_read_once(table) && tensors.uses(levels) == 2;
             if !alone || !heads.contains(levels) || !is_by_rows(&lookup)? {
                 continue;
@@ -82,16 +85,8 @@ impl<'a> Tied<'a> {
     pub(crate) fn lookup(&self, node: &Node<'_>, bytes: &[u8]) -> Result<Option<Vec<u8>>, Damaged> {
         let Some(table) = node.inputs.first().copied() else { return Ok(None) };
         let Some(levels) = self.levels.get(table) else { return Ok(None) };
-        let mut edited = Vec::with_capacity(bytes.len());
-        for field in Fields::new(bytes) {
-            let field = field?;
-            if (field.number, field.value) == (NODE_INPUT, Value::Bytes(table)) {
-                put_bytes(&mut edited, NODE_INPUT, levels);
-            } else {
-                edited.extend_from_slice(field.raw);
-            }
-        }
-        Ok(Some(edited))
+        let renamed = |input: &[u8]| Ok((input == table).then(|| levels.to_vec()));
+        edited(bytes, NODE_INPUT, renamed).map(Some)
     }
 
     /// Whether the tensor that a `ValueInfoProto` describes is one that goes or gets other sizes.
@@ -103,13 +98,7 @@ impl<'a> Tied<'a> {
     /// A `TensorProto` with its new sizes, if it gets some.
     pub(crate) fn tensor(&self, bytes: &[u8]) -> Result<Option<Vec<u8>>, Damaged> {
         let Some(sizes) = self.sizes.get(Tensor::read(bytes)?.name) else { return Ok(None) };
-        let mut tensor = Vec::with_capacity(bytes.len());
-        for field in Fields::new(bytes) {
-            let field = field?;
-            if field.number != TENSOR_DIMENSION {
-                tensor.extend_from_slice(field.raw);
-            }
-        }
+        let mut tensor = kept(bytes, |field| field.number != TENSOR_DIMENSION)?;
         for size in sizes {
             put_number(&mut tensor, TENSOR_DIMENSION, *size);
         }

@@ -20,6 +20,7 @@ impl Arena {
         count: usize,
         fill: impl FnOnce(&mut [T]) -> Result<(), E>,
     ) -> Result<Self, E> {
+        // A damaged file may name any count, and a product that wraps would be too little memory.
         let bytes = count.checked_mul(size_of::<T>()).ok_or(io::ErrorKind::OutOfMemory);
         let mapping = Mapping::reserve_huge(bytes.map_err(io::Error::from)?)?;
         let start = mapping.address(0, count * size_of::<T>()).cast::<T>();

@@ -63,6 +63,7 @@ impl Mapping {
     /// Reserves `bytes` bytes of address space that begin at a multiple of 2 MiB, and asks for huge
     /// pages: memory that is streamed, such as weights, is read up to 1.5 times as fast from them.
     pub(super) fn reserve_huge(bytes: usize) -> io::Result<Self> {
+        // Whole pages: what is cut off the end of the reservation must begin at one.
         let page = page_bytes();
         let bytes = bytes.max(1).checked_next_multiple_of(page);
         let bytes = bytes.ok_or(io::ErrorKind::OutOfMemory)?;
@@ -200,6 +201,8 @@ impl Mapping {
     /// # Safety
     /// Nobody may hold a reference into the mapping, and no run may be using it.
     pub(super) unsafe fn write<T: Plain>(&self, values: impl ExactSizeIterator<Item = T>) {
+        // By a pointer and not as a slice: no reference may exist beside the session's tensors over
+        // this memory.
         let count = values.len();
         let address = self.address(0, count * size_of::<T>()).as_ptr().cast::<T>();
         for (index, value) in values.take(count).enumerate() {

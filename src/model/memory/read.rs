@@ -33,6 +33,7 @@ pub(crate) fn read_file(file: &File, bytes: &mut [u8]) -> io::Result<()> {
         // If the system has no thread to give, the others read more.
         let spawn = |_| thread::Builder::new().spawn_scoped(scope, read).ok();
         let others: Vec<_> = (1..threads).filter_map(spawn).collect();
+        // This thread reads too, so that the file is read even if no other can be made.
         let first = read();
         others.into_iter().fold(first, |result, other| {
             result.and(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))

@@ -99,6 +99,8 @@ pub(super) unsafe fn move_pages(
     to: NonNull<c_void>,
     bytes: usize,
 ) -> io::Result<()> {
+    // Without DONTUNMAP the first range would be a hole, which another mapping of the process may
+    // fill.
     let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
     // SAFETY: by the caller's word; both ranges stay mapped (DONTUNMAP).
     let moved = unsafe { libc::mremap(from.as_ptr(), bytes, bytes, flags, to.as_ptr()) };
@@ -151,6 +153,8 @@ pub(crate) fn forget_file_pages<T: Plain>(constant: &[T]) {
     let place = constant.as_ptr() as usize;
     let (start, end) = (place.next_multiple_of(page), place + size_of_val(constant));
     let end = end / page * page;
+    // On anonymous memory the advice below would destroy what it holds, and ONNX Runtime may have
+    // copied the constant: only the kernel's own list tells.
     let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };
     if start >= end || !maps.lines().any(|line| is_file(line, start..end)) {
         return;
@@ -170,6 +174,7 @@ fn is_file(line: &str, range: Range<usize>) -> bool {
         hex(from).is_some_and(|from| from <= range.start)
             && hex(to).is_some_and(|to| range.end <= to)
     });
+    // A shared mapping (`s`) may be one that is written to, whose pages are not the file's alone.
     file && within && access.ends_with('p')
 }
 

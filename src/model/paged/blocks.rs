@@ -56,6 +56,7 @@ impl Blocks {
         Self {
             tokens: tokens.max(1),
             slots: vec![Vec::new(); slots],
+            // A count and not a list: who holds a block is never asked, only whether it is shared.
             holders: vec![0; blocks],
             free: (0..blocks).rev().collect(),
         }
@@ -96,7 +97,7 @@ impl Blocks {
     /// # Errors
     /// If no block is left and there is no memory for more, or a shared block can't be copied. What
     /// slots hold before `past` stays as it is.
-    pub fn reach<M: Memory>(
+    pub fn reach<M: Memory + ?Sized>(
         &mut self,
         memory: &mut M,
         slot: usize,
@@ -133,6 +134,7 @@ impl Blocks {
         let held = &self.slots[slot];
         let there = held.iter().take(count).skip(first);
         let shared = there.filter(|&&block| self.holders[block] > 1).count();
+        // A shared block is replaced by one of its own, and what is missing is added.
         shared + count.saturating_sub(held.len())
     }
 
@@ -142,7 +144,13 @@ impl Blocks {
     }
 
     /// Gives slot `to` the first `tokens` positions of slot `from`, in place of its own.
-    pub fn share<M: Memory>(&mut self, memory: &mut M, from: usize, to: usize, tokens: usize) {
+    pub fn share<M: Memory + ?Sized>(
+        &mut self,
+        memory: &mut M,
+        from: usize,
+        to: usize,
+        tokens: usize,
+    ) {
         self.release(memory, to, 0);
         let count = tokens.div_ceil(self.tokens).min(self.slots[from].len());
         // The last block may hold tokens past `tokens`; they are copied or overwritten on the first
@@ -155,7 +163,7 @@ impl Blocks {
     }
 
     /// Gives back the blocks of `slot` that hold nothing before position `keep`.
-    pub fn release<M: Memory>(&mut self, memory: &mut M, slot: usize, keep: usize) {
+    pub fn release<M: Memory + ?Sized>(&mut self, memory: &mut M, slot: usize, keep: usize) {
         let count = keep.div_ceil(self.tokens).min(self.slots[slot].len());
         for block in self.slots[slot].split_off(count) {
             self.holders[block] -= 1;
@@ -167,7 +175,11 @@ impl Blocks {
     }
 
     /// Makes sure that `wanted` blocks are free.
-    fn provide<M: Memory>(&mut self, memory: &mut M, wanted: usize) -> Result<(), M::Error> {
+    fn provide<M: Memory + ?Sized>(
+        &mut self,
+        memory: &mut M,
+        wanted: usize,
+    ) -> Result<(), M::Error> {
         let there = self.holders.len();
         if let Some(missing @ 1..) = wanted.checked_sub(self.free.len()) {
             let blocks = memory.grow(there + missing)?;

@@ -133,6 +133,7 @@ impl Buffers {
     ) {
         let Step { sequences, width, rows, .. } = step;
         let Values { tokens, past, most, long } = values;
+        // A step reads as many tokens of each: a chunk of one sequence or one token of several.
         let each = tokens.len() / sequences;
         let narrow = |value: usize| i32::try_from(value).unwrap_or(i32::MAX);
         let block = |place: usize| {
@@ -193,6 +194,7 @@ impl Buffers {
             self.starts.bind(binding, info, &names.starts, &[sequences + 1])?;
             self.past.bind(binding, info, &names.past, &[sequences])?;
         }
+        // The table's rows are as wide as the longest sequence needs, so two sizes decide.
         if differs(|step| step.sequences) || differs(|step| step.width) {
             self.table.bind(binding, info, &names.table, &[sequences, step.width])?;
         }

@@ -31,12 +31,11 @@ use super::cache::NewSession;
 use super::device::{DeviceAllocator, host_memory};
 use super::error::{LoadError, RunError};
 use super::genai_config::{DecoderSection, layer_name};
-use super::load_options::LoadOptions;
-use super::plan::{KvGrowth, ModelLimits, Rotary};
-use super::runner::{Interrupt, Logits, Runner};
+use super::kv_format;
+use super::plan::{KvGrowth, LoadOptions, ModelLimits, Rotary};
+use super::runner::{Interrupt, Logits, Runner, logit_rows};
 use super::source::Source;
 use super::stop::Terminator;
-use super::{kv_format, logits};
 
 /// A runner over an export with a paged cache.
 #[derive(Debug)]
@@ -50,7 +49,7 @@ pub(super) struct PagedRunner {
     limits: ModelLimits,
     buffers: Buffers,
     blocks: Blocks,
-    pool: Pool,
+    pool: Box<dyn Pool>,
     terminator: Arc<Terminator>,
     rotary: Rotary,
     converted: Vec<f32>,
@@ -81,22 +80,15 @@ impl PagedRunner {
         let decoder = &source.config.model.decoder;
         let contract = contract::check(&session, &source.config, &source.path)?;
         let session = Arc::new(session);
-        let (mut limits, mut sizes) = plan(source, contract.kv, options);
+        let (mut limits, sizes) = plan(source, contract.kv, options);
         // Keys and values are kept where the session wants them: a copy of a long cache for each step
         // would take longer than the step.
         let past = layer_name(&decoder.inputs.past_key_names, 0);
-        let pool = match DeviceAllocator::for_input(&session, &past)? {
-            None => Pool::Host(HostPool::reserve(sizes)?),
+        let pool: Box<dyn Pool> = match DeviceAllocator::for_input(&session, &past)? {
+            None => Box::new(HostPool::reserve(sizes)?),
             Some(allocator) => {
                 let budget = limits.in_device_blocks(options.kv_cache_bytes);
-                let bytes = sizes.tensors * sizes.block_bytes();
-                sizes.most = sizes.most.min(budget / bytes.max(1));
-                let pool = DevicePool::new(allocator, new_session, sizes)?;
-                log::info!(
-                    memory = pool.memory_name(), kv_cache_bytes = budget, blocks = sizes.most;
-                    "the KV cache is in device memory"
-                );
-                Pool::Device(Box::new(pool))
+                Box::new(DevicePool::new(allocator, new_session, sizes, budget)?)
             }
         };
         Ok(Self {
@@ -135,7 +127,7 @@ impl PagedRunner {
 
     /// As [`Blocks::reach`].
     fn reach(&mut self, slot: usize, past: usize, end: usize) -> Result<(), RunError> {
-        let mut memory = Unbinding { pool: &mut self.pool, bound: &mut self.bound };
+        let mut memory = Unbinding { pool: &mut *self.pool, bound: &mut self.bound };
         self.blocks.reach(&mut memory, slot, past, end)
     }
 
@@ -160,6 +152,7 @@ impl PagedRunner {
         let width = most.unwrap_or(1).next_power_of_two();
         // Graphs without the input for it give logits of all tokens; the wanted ones are the last.
         let given = if self.contract.rows.is_some() { rows } else { tokens.len() };
+        // All of it decides what is bound, so equal steps bind nothing.
         let step = Step { sequences: past.len(), tokens: tokens.len(), rows: given, width };
         let long = self.rotary == Rotary::Long;
         let most = self.most_positions(width);
@@ -172,12 +165,14 @@ impl PagedRunner {
         let place = [given - rows, rows, self.limits.vocab_size];
         let (memory, element) = (&self.buffers.logits, self.contract.logits);
         // SAFETY: the run is over, and the next can't begin while the result borrows `self`.
-        unsafe { logits::rows(memory, element, place, &mut self.converted) }
+        unsafe { logit_rows(memory, element, place, &mut self.converted) }
     }
 
     /// Positions that a sequence with `blocks` blocks has at most, by its blocks, the context and the
     /// rows of the rotary table.
     fn most_positions(&self, blocks: usize) -> usize {
+        // The kernel reads a row of the table for each position that it is told of, so the bound
+        // must not exceed them.
         let short = self.limits.rotary_switch.filter(|_| self.rotary == Rotary::Short);
         let table = short.unwrap_or(usize::MAX).min(self.limits.context_tokens);
         (blocks * self.limits.kv_block_tokens).min(table)
@@ -192,6 +187,7 @@ impl PagedRunner {
         };
         if bound.step != Some(step) {
             self.binds += 1;
+            // Nothing is said to be bound until all is: an error half-way then drops the binding.
             let before = bound.step.take();
             self.buffers.bind_sizes(&mut bound.binding, &self.info, before, step)?;
             bound.step = Some(step);
@@ -215,7 +211,7 @@ impl PagedRunner {
 /// The pool, and the binding that holds shares of its memory. Growing drops the binding first, or the
 /// old and the new pool would be in memory together.
 struct Unbinding<'a> {
-    pool: &'a mut Pool,
+    pool: &'a mut dyn Pool,
     bound: &'a mut Option<Bound>,
 }
 
@@ -240,12 +236,12 @@ impl blocks::Memory for Unbinding<'_> {
 fn plan(source: &Source, kv: TensorElementType, options: &LoadOptions) -> (ModelLimits, Sizes) {
     let config = &source.config;
     let (model, decoder) = (&config.model, &config.model.decoder);
-    let context = options.context(model.context_length);
-    let (slots, tokens) = (options.slots.max(1), config.engine.dynamic_batching.block_tokens());
+    let tokens = config.engine.dynamic_batching.block_tokens();
+    let limits = options.limits(model.vocab_size, model.context_length, source.rotary_switch);
     let sizes = Sizes {
         tensors: 2 * decoder.num_hidden_layers,
         // Address space for all that slots can hold; the engine bounds what they do.
-        most: slots * context.div_ceil(tokens),
+        most: limits.slots * limits.context_tokens.div_ceil(tokens),
         tokens,
         heads: decoder.num_key_value_heads,
         head_size: kv_format::elements(kv, decoder.head_size),
@@ -253,17 +249,10 @@ fn plan(source: &Source, kv: TensorElementType, options: &LoadOptions) -> (Model
         element_bytes: kv_format::bytes(kv),
     };
     let limits = ModelLimits {
-        vocab_size: model.vocab_size,
-        context_tokens: context,
-        slots,
-        max_prefill_tokens: options.max_prefill_tokens.clamp(1, context),
-        many_rows: true,
         kv_bytes_per_token: sizes.tensors * sizes.position_bytes(),
         kv_block_tokens: tokens,
-        rotary_switch: source.rotary_switch,
         kv_growth: KvGrowth::Shared,
-        width_invariant: false,
-        mixed_steps: false,
+        ..limits
     };
     (limits, sizes)
 }
@@ -301,7 +290,7 @@ impl Runner for PagedRunner {
     }
 
     fn copy(&mut self, from: usize, to: usize, tokens: usize) {
-        self.blocks.share(&mut self.pool, from, to, tokens);
+        self.blocks.share(&mut *self.pool, from, to, tokens);
     }
 
     fn export(&mut self, slot: usize, tokens: usize, sink: &mut dyn Write) -> io::Result<()> {
@@ -310,12 +299,12 @@ impl Runner for PagedRunner {
 
     fn import(&mut self, slot: usize, tokens: usize, source: &mut dyn Read) -> io::Result<()> {
         // Whatever the slot held is overwritten, and its blocks may be shared.
-        self.blocks.release(&mut self.pool, slot, 0);
+        self.blocks.release(&mut *self.pool, slot, 0);
         self.reach(slot, 0, tokens).map_err(io::Error::other)?;
         self.pool.import(self.blocks.of(slot), tokens, source)
     }
 
     fn release(&mut self, slot: usize, keep: usize) {
-        self.blocks.release(&mut self.pool, slot, keep);
+        self.blocks.release(&mut *self.pool, slot, keep);
     }
 }

@@ -5,7 +5,7 @@ use ort::environment::Environment;
 use ort::ep::{ArbitrarilyConfigurableExecutionProvider as _, CUDA, DirectML};
 use ort::session::builder::SessionBuilder;
 
-use super::{Provider, ProviderSettings, Way, cuda, directml, options, plugin};
+use super::{Provider, ProviderSettings, Way, cuda, directml, options, plugin, refused};
 use crate::error::LoadError;
 use crate::runtime;
 
@@ -32,7 +32,7 @@ impl Chosen {
         // The settings hold options as names and values only; which of them exist is checked here.
         let options = options::parse(settings).map_err(|faults| {
             let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
-            settings.provider.refused(faults.join("; "))
+            refused(settings.provider, faults.join("; "))
         })?;
         let library = settings.library.as_deref();
         let way = match provider {
@@ -137,6 +137,8 @@ impl Chosen {
         let Way::Plugin { name, index, .. } = &self.way else {
             return Err(self.refused("its device is not listed"));
         };
+        // Looked up again: a device is bound to the environment and can't be kept in options that
+        // are compared.
         let environment = runtime::load(None)?;
         plugin::devices(environment, name)
             .into_iter()
@@ -145,7 +147,7 @@ impl Chosen {
     }
 
     fn refused(&self, reason: &str) -> LoadError {
-        self.provider.refused(reason)
+        refused(self.provider, reason)
     }
 }
 

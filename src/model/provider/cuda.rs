@@ -8,7 +8,7 @@ use ort::environment::Environment;
 use ort::ep::{CUDA, ExecutionProvider as _};
 
 use super::options::Options;
-use super::{Provider, Way, plugin, version};
+use super::{Provider, Way, plugin, refused, version};
 use crate::error::LoadError;
 use crate::runtime;
 
@@ -35,11 +35,12 @@ pub(super) fn way(
     let library = match library {
         Some(library) => library.to_path_buf(),
         None => {
-            runtime::beside(LIBRARY).ok_or_else(|| Provider::Cuda.refused(missing_library()))?
+            runtime::beside(LIBRARY).ok_or_else(|| refused(Provider::Cuda, missing_library()))?
         }
     };
+    // Before it is loaded: a library of another version may crash the process and not fail.
     let fits = of_this_version(&library);
-    fits.and_then(|()| driver()).map_err(|why| Provider::Cuda.refused(why))?;
+    fits.and_then(|()| driver()).map_err(|why| refused(Provider::Cuda, why))?;
     match plugin::open(Provider::Cuda, &library, &options, passed(&options), environment) {
         // Plugins find devices on the PCI bus, which containers may hide; the built-in one asks the driver.
         Err(error) if CUDA::is_available().unwrap_or(false) && !plugin::found_devices(&library) => {
@@ -52,6 +53,7 @@ pub(super) fn way(
 
 /// The options of the plugin, whose device is chosen otherwise.
 fn passed(options: &Options) -> Vec<(String, String)> {
+    // The plugin's device is given as one of its list; a number beside it could name another.
     options.for_cuda().into_iter().filter(|(name, _)| name != "device_id").collect()
 }
 
@@ -82,6 +84,7 @@ fn of_this_version(library: &Path) -> Result<(), String> {
 
 /// Whether the driver and a device are there.
 fn driver() -> Result<(), String> {
+    // The provider's own message would not say that the driver is what is missing.
     ort::util::preload_dylib(DRIVER).map_err(|error| {
         let error = error.source().map_or_else(|| error.to_string(), ToString::to_string);
         format!(

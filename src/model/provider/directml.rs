@@ -5,7 +5,7 @@ use std::path::Path;
 use ort::environment::Environment;
 
 use super::options::Options;
-use super::{Provider, Way, plugin};
+use super::{Provider, Way, plugin, refused};
 use crate::error::LoadError;
 
 /// The way to it: in the library that is named, else in ONNX Runtime itself.
@@ -15,16 +15,19 @@ pub(super) fn way(
     environment: &'static Environment,
 ) -> Result<Way, LoadError> {
     if !cfg!(windows) {
-        return Err(Provider::DirectMl.refused(
+        return Err(refused(
+            Provider::DirectMl,
             "it is a part of Windows; on this system set provider to cpu, cuda or webgpu",
         ));
     }
-    device_id(&options).map_err(|why| Provider::DirectMl.refused(why))?;
+    device_id(&options).map_err(|why| refused(Provider::DirectMl, why))?;
     if let Some(library) = library {
         return plugin::open(Provider::DirectMl, library, &options, Vec::new(), environment);
     }
+    // ONNX Runtime has these functions only where it is built with DirectML.
     if ort::ep::directml::api().is_none() {
-        return Err(Provider::DirectMl.refused(
+        return Err(refused(
+            Provider::DirectMl,
             "this ONNX Runtime is built without it; the Python package onnxruntime-directml has an \
              onnxruntime.dll with it: name that by runtime_library",
         ));

@@ -43,6 +43,7 @@ impl Graphs {
         if self.next > MOST {
             return UNRECORDED;
         }
+        // Never given again: ONNX Runtime would replay the old recording on memory that has moved.
         self.next += 1;
         self.next - 1
     }

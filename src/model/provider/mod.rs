@@ -12,12 +12,11 @@ mod placement;
 mod plugin;
 mod version;
 
-use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use ort::environment::Environment;
 use ort::session::Session;
+use phi4d_settings::Provider;
 
 use super::error::LoadError;
 use super::runtime;
@@ -27,67 +26,6 @@ pub(super) use graphs::{Graphs, UNRECORDED, name as name_graph};
 pub use options::OptionFault;
 pub use placement::Placement;
 pub(super) use placement::RECORD;
-
-/// Which provider is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Provider {
-    /// The first that this machine has and the model was exported for, the CPU at the least.
-    Auto,
-    /// The processor.
-    #[default]
-    Cpu,
-    /// An NVIDIA GPU.
-    Cuda,
-    /// A GPU on Windows.
-    DirectMl,
-    /// Any GPU with a Vulkan, Direct3D or Metal driver, by the WebGPU provider library.
-    WebGpu,
-    /// The provider of the library that the settings name.
-    Plugin,
-}
-
-impl Provider {
-    /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Auto, Self::Cpu, Self::Cuda, Self::DirectMl, Self::WebGpu, Self::Plugin];
-
-    /// The name in the settings.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Cpu => "cpu",
-            Self::Cuda => "cuda",
-            Self::DirectMl => "directml",
-            Self::WebGpu => "webgpu",
-            Self::Plugin => "plugin",
-        }
-    }
-
-    /// An error that this provider can't be used.
-    fn refused(self, reason: impl Into<String>) -> LoadError {
-        LoadError::Provider { provider: self.as_str().into(), reason: reason.into() }
-    }
-}
-
-impl fmt::Display for Provider {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// The text names no provider.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected one of auto, cpu, cuda, directml, webgpu, plugin")]
-pub struct UnknownProvider;
-
-impl FromStr for Provider {
-    type Err = UnknownProvider;
-
-    fn from_str(name: &str) -> Result<Self, UnknownProvider> {
-        Self::ALL.into_iter().find(|provider| provider.as_str() == name).ok_or(UnknownProvider)
-    }
-}
 
 /// A provider as it is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -109,6 +47,11 @@ impl ProviderSettings {
     pub fn check(&self) -> Result<(), Vec<OptionFault>> {
         options::check(self)
     }
+}
+
+/// An error that `provider` can't be used.
+fn refused(provider: Provider, reason: impl Into<String>) -> LoadError {
+    LoadError::Provider { provider: provider.as_str().into(), reason: reason.into() }
 }
 
 impl From<Provider> for ProviderSettings {
@@ -142,11 +85,10 @@ pub(super) fn choose(
     runtime_library: Option<&Path>,
 ) -> Result<Chosen, LoadError> {
     let environment = runtime::load(runtime_library)?;
-    let chosen = match settings.provider {
-        Provider::Auto => choose_auto(settings, made_for, environment)?,
-        provider => Chosen::of(settings, provider, environment)?,
-    };
-    Ok(chosen)
+    match settings.provider {
+        Provider::Auto => choose_auto(settings, made_for, environment),
+        provider => Chosen::of(settings, provider, environment),
+    }
 }
 
 /// Providers in the order in which they are tried, and what the model builder calls them. The CPU
@@ -169,6 +111,7 @@ fn choose_auto(
         let reason = "provider_library names a library";
         return Ok(Chosen::of(settings, Provider::Plugin, environment)?.because(reason));
     }
+    // Exports name the providers that they were built for; one without names is for the CPU.
     let for_devices =
         made_for.iter().any(|name| name == ANY_GPU || ORDER.iter().any(|(_, known)| known == name));
     if !for_devices {
@@ -186,19 +129,7 @@ fn choose_auto(
             Err(error) => refusals.push(error.to_string()),
         }
     }
+    // Each refusal says what is missing, which is what the administrator came to read.
     let reason = format!("no other can be used: {}", refusals.join("; "));
     Ok(Chosen::cpu(reason))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_read_back() {
-        for provider in Provider::ALL {
-            assert_eq!(provider.to_string().parse(), Ok(provider));
-        }
-        assert_eq!("tpu".parse::<Provider>(), Err(UnknownProvider));
-    }
 }

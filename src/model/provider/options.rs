@@ -136,6 +136,7 @@ impl Options {
         if let Some(tf32) = self.tf32 {
             push("use_tf32", u8::from(tf32).to_string());
         }
+        // Said either way: what is left out is the provider's default, which may change.
         push("enable_cuda_graph", u8::from(self.graphs).to_string());
         pairs.extend(self.others.iter().cloned());
         pairs

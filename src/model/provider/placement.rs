@@ -62,6 +62,7 @@ impl Placement {
                 unsafe { (api.EpAssignedSubgraph_GetNodes)(part, &raw mut nodes, &raw mut count) };
             check(status)?;
             for node in listed(nodes, count) {
+                // Counted by operator: an export has thousands of nodes and a few dozen kinds.
                 let mut operator = null();
                 // SAFETY: the node is one of the part's.
                 let status =
@@ -91,6 +92,7 @@ impl Placement {
     /// Logs how the nodes are spread, and warns where heavy ones are on the CPU though another
     /// provider was chosen.
     pub(crate) fn log(&self, chosen: &Chosen) {
+        // On the CPU there is nothing to spread.
         if chosen.is_cpu() || self.nodes.is_empty() {
             return;
         }

@@ -8,7 +8,7 @@ use ort::device::Device;
 use ort::environment::Environment;
 
 use super::options::Options;
-use super::{Provider, Way};
+use super::{Provider, Way, refused};
 use crate::error::LoadError;
 use crate::runtime;
 
@@ -32,14 +32,20 @@ pub(super) fn way(
     let library = match (library, provider) {
         (Some(library), _) => library.to_path_buf(),
         (None, Provider::WebGpu) => runtime::beside(WEBGPU).ok_or_else(|| {
-            provider.refused(format!(
-                "its library {WEBGPU} is not beside ONNX Runtime ({}); the Python package \
+            refused(
+                provider,
+                format!(
+                    "its library {WEBGPU} is not beside ONNX Runtime ({}); the Python package \
                  onnxruntime-ep-webgpu has it: put it there, or name it by provider_library",
-                runtime::folder().display()
-            ))
+                    runtime::folder().display()
+                ),
+            )
         })?,
         (None, _) => {
-            return Err(provider.refused("it needs the setting provider_library, a library's path"));
+            return Err(refused(
+                provider,
+                "it needs the setting provider_library, a library's path",
+            ));
         }
     };
     open(provider, &library, options, options.others.clone(), environment)
@@ -55,19 +61,25 @@ pub(super) fn open(
 ) -> Result<Way, LoadError> {
     let names = register(provider, library, environment)?;
     let Some(name) = names.first() else {
-        return Err(provider.refused(format!(
-            "{} found no device that it can use{}",
-            library.display(),
-            no_device_hint(provider)
-        )));
+        return Err(refused(
+            provider,
+            format!(
+                "{} found no device that it can use{}",
+                library.display(),
+                no_device_hint(provider)
+            ),
+        ));
     };
     let index = usize::try_from(options.device).unwrap_or(usize::MAX);
     let count = devices(environment, name).len();
     if index >= count {
-        return Err(provider.refused(format!(
-            "provider_options.device is {index}, and {name} has {count} device{}, counted from 0",
-            if count == 1 { "" } else { "s" }
-        )));
+        return Err(refused(
+            provider,
+            format!(
+                "provider_options.device is {index}, and {name} has {count} device{}, counted from 0",
+                if count == 1 { "" } else { "s" }
+            ),
+        ));
     }
     Ok(Way::Plugin { name: name.clone(), index, options: passed })
 }
@@ -96,11 +108,13 @@ fn register(
     environment: &'static Environment,
 ) -> Result<Vec<String>, LoadError> {
     let refused = |what: &dyn std::fmt::Display| {
-        provider.refused(format!("provider library {}: {what}", library.display()))
+        refused(provider, format!("provider library {}: {what}", library.display()))
     };
     // The system's loader would search a relative path in folders that are not meant.
     let path = std::path::absolute(library).map_err(|error| refused(&error))?;
     std::fs::File::open(&path).map_err(|error| refused(&error))?;
+    // Held through the call: of two sessions that are made at the same time, one must see the
+    // other's library.
     let mut registered = REGISTERED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(names) = registered.get(&path) {
         return Ok(names.clone());
@@ -118,6 +132,7 @@ fn register(
         }
     }
     log::info!(library:% = path.display(), providers = names.join(" "); "loaded a provider library");
+    // Kept even if it found no device: ONNX Runtime refuses to load the library again.
     registered.insert(path, names.clone());
     Ok(names)
 }

@@ -15,6 +15,7 @@ pub(super) fn of_library(path: &Path) -> io::Result<Option<String>> {
 
 /// The first text `1.N.N` that stands alone between null characters.
 fn find(mut data: impl Read) -> io::Result<Option<String>> {
+    // By parts: such a library has hundreds of megabytes.
     let mut buffer = vec![0; 1 << 20];
     let mut held = 0;
     loop {

@@ -8,7 +8,10 @@
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
-use super::Sizes;
+use ort::memory::MemoryInfo;
+
+use super::super::blocks::Memory;
+use super::{Pool, Sizes};
 use crate::binding::Tensor;
 use crate::cache::{Movers, NewSession, Place, Whole};
 use crate::device::{DeviceAllocator, DeviceBlock};
@@ -38,12 +41,19 @@ fn failed(error: &ort::Error) -> RunError {
 }
 
 impl DevicePool {
-    /// An empty pool, which takes memory when it is used.
+    /// An empty pool, which takes memory when it is used, at most `budget_bytes`.
     pub(in super::super) fn new(
         allocator: DeviceAllocator,
         new_session: NewSession<'_>,
-        sizes: Sizes,
+        mut sizes: Sizes,
+        budget_bytes: usize,
     ) -> Result<Self, LoadError> {
+        let bytes = sizes.tensors * sizes.block_bytes();
+        sizes.most = sizes.most.min(budget_bytes / bytes.max(1));
+        log::info!(
+            memory = allocator.name(), kv_cache_bytes = budget_bytes, blocks = sizes.most;
+            "the KV cache is in device memory"
+        );
         Ok(Self {
             allocator: Arc::new(allocator),
             // A block is moved whole, so what its axes mean does not matter.
@@ -54,54 +64,6 @@ impl DevicePool {
             sizes,
             laid: 0,
         })
-    }
-
-    /// What ONNX Runtime calls the memory.
-    pub(in super::super) fn memory_name(&self) -> &str {
-        self.allocator.name()
-    }
-
-    pub(super) fn blocks(&self) -> usize {
-        self.blocks
-    }
-
-    #[cfg(test)]
-    pub(super) fn laid(&self) -> u64 {
-        self.laid
-    }
-
-    pub(super) fn tensor(&self, index: usize) -> ort::Result<Tensor> {
-        let shape = self.sizes.shape(self.blocks);
-        Tensor::on_device(&self.tensors[index], &shape, self.sizes.element)
-    }
-
-    /// As [`super::Memory::grow`]. Nobody else may hold a share of the tensors, or their memory is
-    /// there twice meanwhile.
-    pub(super) fn grow(&mut self, wanted: usize) -> Result<usize, RunError> {
-        if wanted > self.sizes.most {
-            return Err(self.sizes.full().into());
-        }
-        // Doubling: growth copies each block once on average, however long sequences get.
-        let least = LEAST.div_ceil(self.sizes.tokens);
-        let blocks = wanted.next_power_of_two().max(least).min(self.sizes.most);
-        // If one allocation fails, the tensors before it are larger than needed and hold the same, so
-        // the pool works on with its old number of blocks.
-        for index in 0..self.sizes.tensors {
-            let larger = self.laid_out(index, blocks).map_err(|error| failed(&error))?;
-            match self.tensors.get_mut(index) {
-                Some(tensor) => *tensor = larger,
-                None => self.tensors.push(larger),
-            }
-        }
-        self.blocks = blocks;
-        self.laid += 1;
-        log::info!(
-            times = self.laid, blocks, tokens = blocks * self.sizes.tokens,
-            bytes = blocks * self.sizes.block_bytes() * self.sizes.tensors,
-            memory = self.allocator.name();
-            "laid out the KV cache on the device"
-        );
-        Ok(blocks)
     }
 
     /// Tensor `index` with room for `blocks` blocks: what it holds, then anything that was written.
@@ -130,10 +92,6 @@ impl DevicePool {
         Ok(tensor)
     }
 
-    pub(super) fn copy(&mut self, from: usize, to: usize) -> Result<(), RunError> {
-        self.pass(from, to).map_err(|error| failed(&error))
-    }
-
     fn pass(&mut self, from: usize, to: usize) -> ort::Result<()> {
         // A copying graph must not read the tensor that it writes in place: a block goes by a spare.
         let spare = match self.spare.take() {
@@ -150,12 +108,35 @@ impl DevicePool {
         Ok(())
     }
 
-    pub(super) fn export(
-        &self,
-        blocks: &[usize],
-        tokens: usize,
-        sink: &mut dyn Write,
-    ) -> io::Result<()> {
+    /// Those of a slot's `blocks` that hold its first `tokens` positions, if there are any.
+    fn holding<'a>(&self, blocks: &'a [usize], tokens: usize) -> Option<&'a [usize]> {
+        // Blocks behind the wanted positions may be of draft tokens, and are neither written out
+        // nor read back.
+        let count = tokens.div_ceil(self.sizes.tokens).min(blocks.len());
+        (count > 0).then(|| &blocks[..count])
+    }
+
+    fn whole<'a>(&self, place: Place<'a>, blocks: usize) -> Whole<'a> {
+        Whole { place, rows: blocks, positions: self.sizes.heads }
+    }
+}
+
+impl Pool for DevicePool {
+    fn blocks(&self) -> usize {
+        self.blocks
+    }
+
+    #[cfg(test)]
+    fn laid(&self) -> Option<u64> {
+        Some(self.laid)
+    }
+
+    fn tensor(&self, _info: &MemoryInfo<'_>, index: usize) -> ort::Result<Tensor> {
+        let shape = self.sizes.shape(self.blocks);
+        Tensor::on_device(&self.tensors[index], &shape, self.sizes.element)
+    }
+
+    fn export(&self, blocks: &[usize], tokens: usize, sink: &mut dyn Write) -> io::Result<()> {
         let Some(blocks) = self.holding(blocks, tokens) else { return Ok(()) };
         let memory = Arc::new(Mapping::reserve(blocks.len() * self.sizes.block_bytes())?);
         let host = self.whole(Place::Host(&memory), blocks.len());
@@ -168,12 +149,7 @@ impl DevicePool {
         Ok(())
     }
 
-    pub(super) fn import(
-        &mut self,
-        blocks: &[usize],
-        tokens: usize,
-        source: &mut dyn Read,
-    ) -> io::Result<()> {
+    fn import(&mut self, blocks: &[usize], tokens: usize, source: &mut dyn Read) -> io::Result<()> {
         let Some(blocks) = self.holding(blocks, tokens) else { return Ok(()) };
         let memory = Arc::new(Mapping::reserve(blocks.len() * self.sizes.block_bytes())?);
         let host = self.whole(Place::Host(&memory), blocks.len());
@@ -186,14 +162,43 @@ impl DevicePool {
         }
         Ok(())
     }
+}
 
-    /// Those of a slot's `blocks` that hold its first `tokens` positions, if there are any.
-    fn holding<'a>(&self, blocks: &'a [usize], tokens: usize) -> Option<&'a [usize]> {
-        let count = tokens.div_ceil(self.sizes.tokens).min(blocks.len());
-        (count > 0).then(|| &blocks[..count])
+impl Memory for DevicePool {
+    type Error = RunError;
+
+    /// Nobody else may hold a share of the tensors, or their memory is there twice meanwhile.
+    fn grow(&mut self, wanted: usize) -> Result<usize, RunError> {
+        if wanted > self.sizes.most {
+            return Err(self.sizes.full().into());
+        }
+        // Doubling: growth copies each block once on average, however long sequences get.
+        let least = LEAST.div_ceil(self.sizes.tokens);
+        let blocks = wanted.next_power_of_two().max(least).min(self.sizes.most);
+        // If one allocation fails, the tensors before it are larger than needed and hold the same, so
+        // the pool works on with its old number of blocks.
+        for index in 0..self.sizes.tensors {
+            let larger = self.laid_out(index, blocks).map_err(|error| failed(&error))?;
+            match self.tensors.get_mut(index) {
+                Some(tensor) => *tensor = larger,
+                None => self.tensors.push(larger),
+            }
+        }
+        self.blocks = blocks;
+        self.laid += 1;
+        log::info!(
+            times = self.laid, blocks, tokens = blocks * self.sizes.tokens,
+            bytes = blocks * self.sizes.block_bytes() * self.sizes.tensors,
+            memory = self.allocator.name();
+            "laid out the KV cache on the device"
+        );
+        Ok(blocks)
     }
 
-    fn whole<'a>(&self, place: Place<'a>, blocks: usize) -> Whole<'a> {
-        Whole { place, rows: blocks, positions: self.sizes.heads }
+    fn copy(&mut self, from: usize, to: usize) -> Result<(), RunError> {
+        self.pass(from, to).map_err(|error| failed(&error))
     }
+
+    /// A device frees no part of an allocation; the block is the next sequence's.
+    fn release(&mut self, _block: usize) {}
 }

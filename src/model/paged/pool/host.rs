@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use ort::memory::MemoryInfo;
 
-use super::super::blocks::Full;
-use super::Sizes;
+use super::super::blocks::Memory;
+use super::{Pool, Sizes};
 use crate::binding::Tensor;
-use crate::error::LoadError;
+use crate::error::{LoadError, RunError};
 use crate::memory::Mapping;
 
 /// Keys and values of all layers, in the host's memory: address space for all blocks there may be. A
@@ -34,42 +34,30 @@ impl HostPool {
         })
     }
 
-    pub(super) fn blocks(&self) -> usize {
+    /// Where the first `tokens` positions in `blocks` lie in a tensor: offset and bytes of each part.
+    fn parts(&self, blocks: &[usize], tokens: usize) -> Vec<(usize, usize)> {
+        let starts = (0..tokens).step_by(self.sizes.tokens);
+        let part = |(&block, start): (&usize, usize)| {
+            // Of the last block only what is held, so that equal prompts are written as equal
+            // bytes.
+            let count = (tokens - start).min(self.sizes.tokens);
+            (block * self.sizes.block_bytes(), count * self.sizes.position_bytes())
+        };
+        blocks.iter().zip(starts).map(part).collect()
+    }
+}
+
+impl Pool for HostPool {
+    fn blocks(&self) -> usize {
         self.sizes.most
     }
 
-    pub(super) fn full(&self) -> Full {
-        self.sizes.full()
-    }
-
-    pub(super) fn tensor(&self, info: &MemoryInfo<'_>, index: usize) -> ort::Result<Tensor> {
+    fn tensor(&self, info: &MemoryInfo<'_>, index: usize) -> ort::Result<Tensor> {
         let shape = self.sizes.shape(self.sizes.most);
         Tensor::new(info, &self.tensors[index], 0, &shape, self.sizes.element)
     }
 
-    pub(super) fn copy(&mut self, from: usize, to: usize) {
-        let bytes = self.sizes.block_bytes();
-        for memory in &self.tensors {
-            // SAFETY: nothing runs, since steps take the runner by `&mut`, and no reference into
-            // the cache outlives a call.
-            unsafe { memory.copy(from * bytes, to * bytes, bytes) };
-        }
-    }
-
-    pub(super) fn release(&mut self, block: usize) {
-        let bytes = self.sizes.block_bytes();
-        for memory in &self.tensors {
-            // SAFETY: as above.
-            unsafe { memory.release(block * bytes..(block + 1) * bytes) };
-        }
-    }
-
-    pub(super) fn export(
-        &self,
-        blocks: &[usize],
-        tokens: usize,
-        sink: &mut dyn Write,
-    ) -> io::Result<()> {
+    fn export(&self, blocks: &[usize], tokens: usize, sink: &mut dyn Write) -> io::Result<()> {
         for memory in &self.tensors {
             for (start, bytes) in self.parts(blocks, tokens) {
                 // SAFETY: nothing runs, and a run can't begin while this borrows `self`.
@@ -79,12 +67,7 @@ impl HostPool {
         Ok(())
     }
 
-    pub(super) fn import(
-        &mut self,
-        blocks: &[usize],
-        tokens: usize,
-        source: &mut dyn Read,
-    ) -> io::Result<()> {
+    fn import(&mut self, blocks: &[usize], tokens: usize, source: &mut dyn Read) -> io::Result<()> {
         for memory in &self.tensors {
             for (start, bytes) in self.parts(blocks, tokens) {
                 // SAFETY: nothing runs, and no other reference into the cache exists.
@@ -93,14 +76,31 @@ impl HostPool {
         }
         Ok(())
     }
+}
 
-    /// Where the first `tokens` positions in `blocks` lie in a tensor: offset and bytes of each part.
-    fn parts(&self, blocks: &[usize], tokens: usize) -> Vec<(usize, usize)> {
-        let starts = (0..tokens).step_by(self.sizes.tokens);
-        let part = |(&block, start): (&usize, usize)| {
-            let count = (tokens - start).min(self.sizes.tokens);
-            (block * self.sizes.block_bytes(), count * self.sizes.position_bytes())
-        };
-        blocks.iter().zip(starts).map(part).collect()
+impl Memory for HostPool {
+    type Error = RunError;
+
+    fn grow(&mut self, _blocks: usize) -> Result<usize, RunError> {
+        // All blocks have address space from the start, and pages come when they are written.
+        Err(self.sizes.full().into())
+    }
+
+    fn copy(&mut self, from: usize, to: usize) -> Result<(), RunError> {
+        let bytes = self.sizes.block_bytes();
+        for memory in &self.tensors {
+            // SAFETY: nothing runs, since steps take the runner by `&mut`, and no reference into
+            // the cache outlives a call.
+            unsafe { memory.copy(from * bytes, to * bytes, bytes) };
+        }
+        Ok(())
+    }
+
+    fn release(&mut self, block: usize) {
+        let bytes = self.sizes.block_bytes();
+        for memory in &self.tensors {
+            // SAFETY: as above.
+            unsafe { memory.release(block * bytes..(block + 1) * bytes) };
+        }
     }
 }

@@ -56,91 +56,22 @@ impl From<Full> for RunError {
 }
 
 /// Keys and values of all layers.
-#[derive(Debug)]
-pub(super) enum Pool {
-    Host(HostPool),
-    Device(Box<DevicePool>),
-}
-
-impl Pool {
+pub(super) trait Pool: Memory<Error = RunError> + std::fmt::Debug + Send {
     /// Blocks that there is memory for.
-    pub(super) fn blocks(&self) -> usize {
-        match self {
-            Self::Host(pool) => pool.blocks(),
-            Self::Device(pool) => pool.blocks(),
-        }
-    }
+    fn blocks(&self) -> usize;
 
     /// How often memory was allocated on a device; `None` for the host's.
     #[cfg(test)]
-    pub(super) fn laid(&self) -> Option<u64> {
-        match self {
-            Self::Host(_) => None,
-            Self::Device(pool) => Some(pool.laid()),
-        }
+    fn laid(&self) -> Option<u64> {
+        None
     }
 
-    /// Tensor `index` whole.
-    pub(super) fn tensor(&self, info: &MemoryInfo<'_>, index: usize) -> ort::Result<Tensor> {
-        match self {
-            Self::Host(pool) => pool.tensor(info, index),
-            Self::Device(pool) => pool.tensor(index),
-        }
-    }
+    /// Tensor `index` whole; `info` is the host's memory.
+    fn tensor(&self, info: &MemoryInfo<'_>, index: usize) -> ort::Result<Tensor>;
 
     /// Writes the first `tokens` positions that lie in `blocks`, tensor by tensor.
-    pub(super) fn export(
-        &self,
-        blocks: &[usize],
-        tokens: usize,
-        sink: &mut dyn Write,
-    ) -> io::Result<()> {
-        match self {
-            Self::Host(pool) => pool.export(blocks, tokens, sink),
-            Self::Device(pool) => pool.export(blocks, tokens, sink),
-        }
-    }
+    fn export(&self, blocks: &[usize], tokens: usize, sink: &mut dyn Write) -> io::Result<()>;
 
     /// Fills the first `tokens` positions that lie in `blocks` with what [`Pool::export`] wrote.
-    pub(super) fn import(
-        &mut self,
-        blocks: &[usize],
-        tokens: usize,
-        source: &mut dyn Read,
-    ) -> io::Result<()> {
-        match self {
-            Self::Host(pool) => pool.import(blocks, tokens, source),
-            Self::Device(pool) => pool.import(blocks, tokens, source),
-        }
-    }
-}
-
-impl Memory for Pool {
-    type Error = RunError;
-
-    fn grow(&mut self, blocks: usize) -> Result<usize, RunError> {
-        match self {
-            // All blocks have address space from the start, and pages come when they are written.
-            Self::Host(pool) => Err(pool.full().into()),
-            Self::Device(pool) => pool.grow(blocks),
-        }
-    }
-
-    fn copy(&mut self, from: usize, to: usize) -> Result<(), RunError> {
-        match self {
-            Self::Host(pool) => {
-                pool.copy(from, to);
-                Ok(())
-            }
-            Self::Device(pool) => pool.copy(from, to),
-        }
-    }
-
-    fn release(&mut self, block: usize) {
-        match self {
-            Self::Host(pool) => pool.release(block),
-            // A device frees no part of an allocation; the block is the next sequence's.
-            Self::Device(_) => {}
-        }
-    }
+    fn import(&mut self, blocks: &[usize], tokens: usize, source: &mut dyn Read) -> io::Result<()>;
 }
