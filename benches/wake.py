@@ -5,8 +5,8 @@
 
 Needs nothing but Python. Holds a Unix socket as systemd would, and asks when no daemon runs. In turns: the model as
 it was exported, the model with weights that `phi4d prepare` made, and the same with the prompt in the prefix store.
-For comparison, the same request to a daemon that is awake. Also counts the processes that are left asleep. DIR is
-linked, not changed.
+For comparison, the same request to a daemon that is awake. Also adds up the memory of all processes that a daemon
+leaves when it ends, and that it had just before. DIR is linked, not changed.
 """
 
 import argparse
@@ -22,6 +22,21 @@ import time
 PASS = 'export LISTEN_PID=$$ LISTEN_FDS=1; exec "$@" 3<&0 0</dev/null'
 
 
+def resident(session: int) -> int:
+    """Bytes of memory of a session's processes, those that have ended and were not waited for left out."""
+    pages = 0
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{process}/stat", encoding="utf-8") as stat:
+                fields = stat.read().rpartition(")")[2].split()
+        except OSError:
+            continue
+        # What follows the name: state, parent, group, session, and at 21 the resident pages.
+        if int(fields[3]) == session:
+            pages += int(fields[21])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 class Sleeper:
     def __init__(self, phi4d: str, model: str, folder: str, more: list[str]):
         self.path = os.path.join(folder, "phi4d.sock")
@@ -31,6 +46,7 @@ class Sleeper:
         self.command = ["sh", "-c", PASS, "sh", phi4d, "serve", "--model", model, "--listen", "off"]
         self.command += ["--idle-exit", "0.2", "--log-level", "error", *more]
         self.process = None
+        self.held: list[tuple[int, int]] = []
 
     def ask(self, prompt: str) -> float:
         """Seconds to the first token."""
@@ -43,7 +59,7 @@ class Sleeper:
         stream.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
         if self.process is None:
             assert select.select([self.listener], [], [], 5)[0]
-            self.process = subprocess.Popen(self.command, stdin=self.listener)
+            self.process = subprocess.Popen(self.command, stdin=self.listener, start_new_session=True)
         text = b""
         while b"finish_reason\":\"" not in text:
             part = stream.recv(65536)
@@ -55,7 +71,9 @@ class Sleeper:
 
     def sleep(self) -> None:
         """Waits until it has ended by itself."""
+        awake = resident(self.process.pid)
         assert self.process.wait(600) == 0
+        self.held.append((awake, resident(self.process.pid)))
         self.process = None
 
 
@@ -100,7 +118,9 @@ def main() -> None:
                 sleeper.sleep()
     for name, took in times.items():
         print(f"{name}: first token after {statistics.median(took):.2f} s ({min(took):.2f} to {max(took):.2f})")
-    print("asleep: no process, 0 bytes")
+    for name, sleeper in sleepers.items():
+        awake, asleep = map(max, zip(*sleeper.held))
+        print(f"{name}: {awake / 1e6:.0f} MB of memory before it slept, {asleep / 1e6:.0f} MB asleep")
 
 
 main()

@@ -98,3 +98,11 @@ no_settings_for_test() {
     rm -rf /run/systemd/system/phi4d.service.d
     systemctl daemon-reload
 }
+
+timed() { # WORDS COMMAND...: runs it, with what it prints in /tmp/said
+    local words=$1 from=${EPOCHREALTIME/./}
+    shift
+    "$@" >/tmp/said 2>/tmp/errors </dev/null || fail "$*: $(cat /tmp/said /tmp/errors)"
+    [[ $(cat /tmp/said /tmp/errors) == *"$words"* ]] || fail "$* says: $(cat /tmp/said /tmp/errors)"
+    say "$*: $(((${EPOCHREALTIME/./} - from) / 1000)) ms"
+}
