@@ -32,6 +32,7 @@ fn program(name: &str, home: &Path) -> Command {
         .env("HOME", home)
         // Compiled once for all tests, and not into the repository.
         .env("PYTHONPYCACHEPREFIX", place("").join("bytecode"))
+        .env("HAYSTACK_TELEMETRY_ENABLED", "False")
         .stdin(Stdio::null());
     command
 }
@@ -59,6 +60,26 @@ fn the_openai_agents_sdk() {
 #[test]
 fn instructor_in_all_its_modes() {
     framework("framework_instructor.py", (0, 15));
+}
+
+#[test]
+fn haystack() {
+    framework("framework_haystack.py", (4, 4));
+}
+
+#[test]
+fn langchains_packages_for_anthropic_and_ollama() {
+    framework("framework_langchain.py", (4, 4));
+}
+
+#[test]
+fn outlines() {
+    framework("framework_outlines.py", (7, 3));
+}
+
+#[test]
+fn smolagents() {
+    framework("framework_smolagents.py", (2, 1));
 }
 
 #[test]

@@ -38,6 +38,7 @@ mod model_folders;
 mod net_threads;
 mod page;
 mod parity;
+mod peers;
 mod prefix_store;
 mod providers;
 mod pull;

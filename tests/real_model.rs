@@ -13,10 +13,11 @@
 )]
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::common::{Client, Daemon, Setup, golden};
+use crate::common::{Client, Connection, Daemon, Response, Setup, golden};
 
 /// The model's folder; `None` where it could not be made and need not be there.
 fn folder() -> Option<PathBuf> {
@@ -35,8 +36,21 @@ fn numbers(values: &Value) -> Vec<u64> {
     values.as_array().unwrap().iter().map(|value| value.as_u64().unwrap()).collect()
 }
 
+/// How long an answer may take: the prompts are long, there is one thread, and eight requests share it.
+const LONGEST: Duration = Duration::from_secs(1800);
+
+fn request(client: &Client, path: &str, body: &Value) -> Response {
+    let json = [("Content-Type", "application/json")];
+    let mut connection = client.send("POST", path, &json, body.to_string().as_bytes());
+    match &connection {
+        Connection::Unix(stream) => stream.set_read_timeout(Some(LONGEST)).unwrap(),
+        Connection::Tcp(stream) => stream.set_read_timeout(Some(LONGEST)).unwrap(),
+    }
+    Response::read(&mut connection)
+}
+
 fn post(client: &Client, path: &str, body: &Value) -> Value {
-    let response = client.post(path, body);
+    let response = request(client, path, body);
     assert_eq!(response.status, 200, "{path}: {}", response.text());
     response.json()
 }
@@ -360,7 +374,7 @@ fn ask_together(daemon: &Daemon, bodies: &[Value]) -> Vec<Vec<u64>> {
 fn ask_streamed(daemon: &Daemon, body: &Value) -> Vec<u64> {
     let mut body = body.clone();
     body["stream"] = json!(true);
-    let response = daemon.unix().post("/v1/chat/completions", &body);
+    let response = request(&daemon.unix(), "/v1/chat/completions", &body);
     let text = response.text();
     let chunks = text.lines().filter_map(|line| line.strip_prefix("data: {"));
     let chunks = chunks.map(|rest| serde_json::from_str::<Value>(&format!("{{{rest}")).unwrap());

@@ -3,8 +3,8 @@
 usage: judge.py SCHEMAS ANSWERS
 
 SCHEMAS has a schema in each line. ANSWERS has objects with `schema` (the line's number), `end` and `text`; those
-whose end is "stop" are judged. Prints what was seen as JSON; ends with 1 if an answer is not valid, or has an end
-that no answer may have.
+whose end is "stop" are judged, except where an expression matters that Python has nothing like: these are counted as
+skipped. Prints what was seen as JSON; ends with 1 if an answer is not valid, or has an end that no answer may have.
 """
 
 import collections
@@ -14,9 +14,8 @@ import sys
 from decimal import Decimal, getcontext
 
 import jsonschema
+from ecmascript import Untranslatable, translated
 
-# What ECMAScript's expressions mean, which JSON Schema's are, where Python's mean something else.
-ECMASCRIPT = {".": r"[^\n\r\u2028\u2029]", "$": r"\Z", r"\d": "[0-9]", r"\w": "[0-9A-Za-z_]"}
 # Those that docs/api.md says are enforced. Others are annotations.
 FORMATS = ["date", "time", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"]
 # `multipleOf` divides exactly: the quotient of the largest number and the smallest step has some 330 digits.
@@ -32,14 +31,12 @@ def checker():
     return checker
 
 
-def ecmascript(pattern):
-    """The expression in Python's dialect. In brackets a dot is a dot, and ASCII's classes need none of their own."""
-    out, inside = "", False
-    for part in re.findall(r"\\.|.", pattern, re.DOTALL):
-        known = ECMASCRIPT.get(part, part)
-        out += known.strip("[]") if inside and part[0] == "\\" else part if inside else known
-        inside = part == "[" or inside and part != "]"
-    return out
+def readable(pattern):
+    """The expression in Python's dialect. One that Python has nothing like fails where it is used."""
+    try:
+        return translated(pattern)
+    except Untranslatable:
+        return "("
 
 
 def with_patterns(schema):
@@ -53,9 +50,12 @@ def with_patterns(schema):
         if name in ["const", "enum", "default", "examples"]:
             out[name] = value
         elif name == "pattern" and isinstance(value, str):
-            out[name] = ecmascript(value)
+            out[name] = readable(value)
         elif name == "patternProperties" and isinstance(value, dict):
-            out[name] = {ecmascript(key): with_patterns(part) for key, part in value.items()}
+            out[name] = {readable(key): with_patterns(part) for key, part in value.items()}
+        elif name in ["properties", "$defs", "definitions"] and isinstance(value, dict):
+            # Names here are nobody's keywords.
+            out[name] = {key: with_patterns(part) for key, part in value.items()}
         else:
             out[name] = with_patterns(value)
     return out
@@ -66,8 +66,8 @@ def main():
         return json.loads(text, parse_float=Decimal)
 
     with open(sys.argv[1], encoding="utf-8") as file:
-        schemas = [with_patterns(exact(line)) for line in file]
-    formats, ends, wrong = checker(), collections.Counter(), []
+        schemas = [exact(line) for line in file]
+    formats, ends, wrong, skipped = checker(), collections.Counter(), [], 0
     for line in open(sys.argv[2], encoding="utf-8"):
         answer = json.loads(line)
         ends[answer["end"]] += 1
@@ -78,14 +78,17 @@ def main():
             kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
             try:
                 value = exact(answer["text"])
-                fault = next(kind(schema, format_checker=formats).iter_errors(value), None)
+                fault = next(kind(with_patterns(schema), format_checker=formats).iter_errors(value), None)
+            except re.error:
+                skipped += 1
+                continue
             except ValueError as error:
                 fault = error
             if fault:
                 wrong.append((schema, answer, str(fault).splitlines()[0]))
     for schema, answer, fault in wrong[:10]:
         print(f"{json.dumps(schema, default=float)}\n  {answer['text']!r}\n  {fault}", file=sys.stderr)
-    print(json.dumps({**ends, "wrong": len(wrong)}))
+    print(json.dumps({**ends, "skipped": skipped, "wrong": len(wrong)}))
     sys.exit(1 if wrong else 0)
 
 

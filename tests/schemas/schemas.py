@@ -7,6 +7,8 @@ import json
 import random
 import sys
 
+from expressions import draw
+
 # Those that docs/api.md says are enforced. Others are annotations, which no judge checks.
 FORMATS = ["date", "time", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"]
 PATTERNS = [
@@ -28,7 +30,7 @@ def string(rng, _):
         schema["minLength"] = rng.randint(0, 4)
         schema["maxLength"] = schema["minLength"] + rng.randint(0, 6)
     elif kind == 2:
-        schema["pattern"] = rng.choice(PATTERNS)
+        schema["pattern"] = rng.choice(PATTERNS) if rng.random() < 0.6 else draw(rng)[0]
         if rng.random() < 0.5:
             schema["maxLength"] = 20
     elif kind == 3:
@@ -113,7 +115,7 @@ def mapping(rng, depth):
     if rng.random() < 0.4:
         schema["additionalProperties"] = rng.choice([False, True, {"type": "integer", "minimum": 0, "maximum": 9}])
     if rng.random() < 0.2:
-        patterns = rng.choice([["^p[0-9]$"], ["^a", "^b"], ["^."], ["1"], ["^[a-z]+$"], ["z$", "^[^z]*$"], ["^(a|n)"]])
+        patterns = rng.choice([["^p[0-9]$"], ["^a", "^b"], ["^."], ["1"], ["^[a-z]+$"], ["z$", "^[^z]*$"], ["^(a|n)"], [draw(rng)[0]]])
         schema["patternProperties"] = {pattern: schema_of(rng, depth - 1) for pattern in patterns}
     if rng.random() < 0.1:
         schema["unevaluatedProperties"] = rng.choice([False, True])

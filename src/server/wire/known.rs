@@ -64,11 +64,38 @@ impl Ignored {
     }
 }
 
-/// The names of `body`'s fields that are in none of `known` and are not refused elsewhere.
+/// What an endpoint does with a body, which says what it refuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Endpoint {
+    /// It answers a conversation.
+    Chat,
+    /// It continues a text.
+    Text,
+    /// It generates nothing.
+    Tokens,
+}
+
+impl Endpoint {
+    fn refused(self) -> impl Iterator<Item = &'static Unsupported> {
+        let [everywhere, own]: [&[Unsupported]; 2] = match self {
+            Self::Chat => [EVERYWHERE, CHAT],
+            Self::Text => [EVERYWHERE, &[]],
+            Self::Tokens => [&[], &[]],
+        };
+        everywhere.iter().chain(own)
+    }
+}
+
+/// The names of `body`'s fields that are in none of `known` and that `endpoint` does not refuse.
 ///
 /// # Errors
 /// If there are any and the body has `"strict": true`.
-pub(super) fn ignored(body: &Value, known: &[&str]) -> Result<Ignored, ApiError> {
+pub(super) fn ignored(
+    body: &Value,
+    known: &[&str],
+    endpoint: Endpoint,
+) -> Result<Ignored, ApiError> {
+    let is_refused = |name: &str| endpoint.refused().any(|one| one.field == name);
     left_over(body, |name| NOTED.contains(&name) || known.contains(&name) || is_refused(name))
 }
 
@@ -183,6 +210,7 @@ impl<'de> Deserializer<'de> for Names<'_> {
 }
 
 /// A field, and the values that ask for nothing (null always is one).
+#[derive(Debug)]
 struct Unsupported {
     field: &'static str,
     asks_nothing: fn(&Value) -> bool,
@@ -247,25 +275,12 @@ const CHAT: &[Unsupported] = &[
     field("documents", is_empty, "an empty list"),
 ];
 
-const COMPLETIONS: &[Unsupported] = &[];
-
-/// Refuses a chat request that asks for what isn't there.
-pub(super) fn check_chat(body: &Value) -> Result<(), ApiError> {
-    check(body, CHAT)
-}
-
-/// Refuses a completion request that asks for what isn't there.
-pub(super) fn check_completions(body: &Value) -> Result<(), ApiError> {
-    check(body, COMPLETIONS)
-}
-
-/// Whether a field is one of those that some endpoint refuses.
-fn is_refused(name: &str) -> bool {
-    EVERYWHERE.iter().chain(CHAT).any(|known| known.field == name)
-}
-
-fn check(body: &Value, own: &[Unsupported]) -> Result<(), ApiError> {
-    for known in EVERYWHERE.iter().chain(own) {
+/// Refuses a request that asks for what `endpoint` lacks.
+///
+/// # Errors
+/// A 400 that names the field.
+pub(super) fn refuse(body: &Value, endpoint: Endpoint) -> Result<(), ApiError> {
+    for known in endpoint.refused() {
         let Some(value) = body.get(known.field) else {
             continue;
         };
@@ -281,6 +296,8 @@ mod tests {
     use super::*;
     use crate::wire::chat::ChatRequest;
     use crate::wire::completions::CompletionRequest;
+    use crate::wire::llama::LlamaRequest;
+    use crate::wire::tokens::TokenizeRequest;
     use serde_json::json;
 
     #[test]
@@ -306,6 +323,37 @@ mod tests {
         let strict = json!({"prompt": "x", "temperature": 2, "strict": true});
         assert_eq!(CompletionRequest::parse(&strict).unwrap().parsed.ignored, [""; 0]);
     }
+
+    /// A field that one endpoint refuses is unknown to another one, unless that refuses it, too.
+    #[test]
+    fn no_field_of_another_endpoint_goes_unseen() {
+        let body = json!({
+            "prompt": "x", "messages": [{"role": "user", "content": "x"}], "input_prefix": "x",
+            "input_suffix": "x", "functions": [{"name": "f"}], "modalities": ["audio"]
+        });
+        let completion = CompletionRequest::parse(&body).unwrap().parsed.ignored;
+        let llama = LlamaRequest::infill(&body).unwrap().parsed.ignored;
+        for ignored in [completion, llama] {
+            for name in ["functions", "modalities"] {
+                assert!(ignored.iter().any(|one| one == name), "{name}: {ignored:?}");
+            }
+        }
+        for known in EVERYWHERE {
+            let body = json!({
+                "prompt": "x", "input_prefix": "x", "input_suffix": "x", known.field: 2
+            });
+            let [completion, continued, filled] = [
+                CompletionRequest::parse(&body).map(|_| ()),
+                LlamaRequest::completion(&body).map(|_| ()),
+                LlamaRequest::infill(&body).map(|_| ()),
+            ];
+            for result in [completion, continued, filled] {
+                assert_eq!(result.unwrap_err().param.as_deref(), Some(known.field));
+            }
+            let tokens = json!({"prompt": "x", known.field: 2});
+            assert_eq!(TokenizeRequest::parse(tokens).unwrap().ignored, [known.field]);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -323,12 +371,12 @@ mod unsupported_tests {
             (json!({"web_search_options": {"search_context_size": "low"}}), "web_search_options"),
         ];
         for (body, name) in table {
-            let error = check_chat(&body).unwrap_err();
+            let error = refuse(&body, Endpoint::Chat).unwrap_err();
             assert_eq!(error.param.as_deref(), Some(name));
             assert_eq!(error.code, "unsupported_parameter");
             assert!(error.message.starts_with(&format!("{name}: ")), "{}", error.message);
         }
-        let error = check_completions(&json!({"mirostat": 2})).unwrap_err();
+        let error = refuse(&json!({"mirostat": 2}), Endpoint::Text).unwrap_err();
         assert_eq!(error.message, "mirostat: 2 is not supported; accepted: 0");
     }
 
@@ -341,16 +389,16 @@ mod unsupported_tests {
             "verbosity": "low", "service_tier": "flex", "web_search_options": {},
             "prediction": {"type": "content", "content": "x"},
         });
-        check_chat(&body).unwrap();
-        check_completions(&body).unwrap();
+        refuse(&body, Endpoint::Chat).unwrap();
+        refuse(&body, Endpoint::Text).unwrap();
     }
 
     #[test]
     fn null_asks_for_nothing_anywhere() {
-        for known in EVERYWHERE.iter().chain(CHAT).chain(COMPLETIONS) {
+        for known in Endpoint::Chat.refused() {
             let body = json!({ known.field: null });
-            check_chat(&body).unwrap();
-            check_completions(&body).unwrap();
+            refuse(&body, Endpoint::Chat).unwrap();
+            refuse(&body, Endpoint::Text).unwrap();
         }
     }
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::bounds;
 use super::chat::ChatRequest;
 use super::common::{Integer, List, read_fields};
-use super::known::{Groups, ignored, names_of};
+use super::known::{Endpoint, Groups, ignored, names_of};
 use super::parameters::token_ids;
 use crate::error::ApiError;
 use phi4d_generate::Prompt;
@@ -90,7 +90,7 @@ impl TokenizeRequest {
             prompt,
             strings,
             pieces,
-            ignored: ignored(&body, &AllFields::names())?.names,
+            ignored: ignored(&body, &AllFields::names(), Endpoint::Tokens)?.names,
         })
     }
 }
@@ -165,7 +165,7 @@ impl DetokenizeRequest {
         Ok(Self {
             model: fields.model,
             tokens: token_ids("tokens", tokens)?,
-            ignored: ignored(body, names_of::<DetokenizeFields>())?.names,
+            ignored: ignored(body, names_of::<DetokenizeFields>(), Endpoint::Tokens)?.names,
         })
     }
 }

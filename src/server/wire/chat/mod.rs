@@ -19,7 +19,7 @@ use crate::wire::common::{
 };
 use crate::wire::error::Dialect;
 use crate::wire::form::FormFields;
-use crate::wire::known::{Groups, check_chat, ignored};
+use crate::wire::known::{Endpoint, Groups, ignored, refuse};
 use crate::wire::logprobs::{ChatLogprobs, PromptLogprobs, name_by_ids};
 use crate::wire::messages::{WireMessage, conversation};
 use crate::wire::parameters::{SamplingFields, SteeringFields, check_prompt_logprobs, copies};
@@ -91,7 +91,7 @@ impl ChatRequest {
     /// A 400 that names the first field at fault.
     pub(crate) fn parse(body: &Value) -> Result<Self, ApiError> {
         let (sampling, steering, form, fields, tools, reasoning, answer) = AllFields::read(body)?;
-        check_chat(body)?;
+        refuse(body, Endpoint::Chat)?;
         let mut parameters = sampling.parameters()?;
         steering.steer(&mut parameters)?;
         parameters.constraint = form.constraint()?;
@@ -114,7 +114,7 @@ impl ChatRequest {
             parameters,
             ..Request::default()
         };
-        let ignored = ignored(body, &AllFields::names())?.names;
+        let ignored = ignored(body, &AllFields::names(), Endpoint::Chat)?.names;
         Ok(Self {
             parsed: Parsed { model: fields.model, request, delivery, ignored },
             include_reasoning,

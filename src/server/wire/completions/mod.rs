@@ -15,7 +15,7 @@ use crate::wire::common::{
     token_ids_of, too_long,
 };
 use crate::wire::form::FormFields;
-use crate::wire::known::{Groups, check_completions, ignored};
+use crate::wire::known::{Endpoint, Groups, ignored, refuse};
 use crate::wire::logprobs::{CompletionLogprobs, PromptLogprobs};
 use crate::wire::parameters::{
     SamplingFields, SteeringFields, check_prompt_logprobs, copies, token_ids,
@@ -70,7 +70,7 @@ impl CompletionRequest {
     /// A 400 that names the first field at fault.
     pub(crate) fn parse(body: &Value) -> Result<Self, ApiError> {
         let (mut sampling, steering, form, fields, answer) = AllFields::read(body)?;
-        check_completions(body)?;
+        refuse(body, Endpoint::Text)?;
         let echo = fields.echo.unwrap_or(false);
         let prompt_only = echo && sampling.take_zero();
         let asks_for_all = sampling.asks_for_all();
@@ -106,7 +106,7 @@ impl CompletionRequest {
             prompts = prompts.into_iter().map(|p| filled(p, &suffix)).collect::<Result<_, _>>()?;
         }
         let request = Request { prompts, copies, parameters, ..Request::default() };
-        let ignored = ignored(body, &AllFields::names())?.names;
+        let ignored = ignored(body, &AllFields::names(), Endpoint::Text)?.names;
         Ok(Self {
             parsed: Parsed { model: fields.model, request, delivery, ignored },
             echo,

@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::error::ApiError;
 use crate::wire::common::{Delivery, Integer, List, Object, TextOr};
 use crate::wire::form::FormFields;
-use crate::wire::known::{Groups, ignored};
+use crate::wire::known::{Endpoint, Groups, ignored, refuse};
 use crate::wire::parameters::{SamplingFields, SteeringFields, max_tokens, token_ids};
 use crate::wire::{Parsed, bounds};
 use phi4d_generate::{ParameterNames, Prompt, Request};
@@ -103,6 +103,7 @@ impl LlamaRequest {
 
     fn parse(body: &Value, kind: Kind) -> Result<Self, ApiError> {
         let (sampling, steering, form, fields) = AllFields::read(body)?;
+        refuse(body, Endpoint::Text)?;
         let mut parameters = sampling.parameters()?;
         steering.steer(&mut parameters)?;
         if parameters.prompt_logprobs.is_some() {
@@ -133,7 +134,7 @@ impl LlamaRequest {
         };
         let request = Request { prompts: vec![prompt], parameters, ..Request::default() };
         let delivery = Delivery::of(fields.stream == Some(true));
-        let ignored = ignored(body, &AllFields::names())?.names;
+        let ignored = ignored(body, &AllFields::names(), Endpoint::Text)?.names;
         Ok(Self {
             parsed: Parsed { model: fields.model, request, delivery, ignored },
             response_fields: fields.response_fields.map_or_else(Vec::new, |List(names)| names),
