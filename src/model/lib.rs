@@ -112,7 +112,8 @@ pub use lost_file::{end_on_lost_file, is_file_lost};
 pub use memory::has_huge_pages;
 pub use phi4d_attention::KvType;
 pub use plan::{
-    KvGrowth, KvSizes, KvTooSmall, MemoryPlan, MemorySettings, ModelLimits, Rotary, alike_positions,
+    KvGrowth, KvSizes, KvTooSmall, MemoryPlan, MemorySettings, ModelLimits, PROGRAM_BYTES, Rotary,
+    alike_positions,
 };
 pub use prepare::{PREPARED_FOLDER, prepare};
 pub use provider::{OptionFault, Placement, Provider, ProviderSettings, UnknownProvider};
