@@ -176,6 +176,11 @@ impl Manager {
         self.views.subscribe()
     }
 
+    /// Wakes the manager.
+    pub(super) fn wakes(&self) -> Arc<Notify> {
+        Arc::clone(&self.released)
+    }
+
     /// Works until told to stop, or until nobody can ask any more.
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         loop {

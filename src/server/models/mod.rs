@@ -30,6 +30,17 @@ const COMMANDS: usize = 64;
 /// Longest name that an alias of `*` stands for, since answers repeat it.
 const LONGEST_ALIAS: usize = 256;
 
+/// Wakes the manager when a request leaves before it has its model.
+struct WakesWhenDropped<'a>(Option<&'a Notify>);
+
+impl Drop for WakesWhenDropped<'_> {
+    fn drop(&mut self) {
+        if let Some(manager) = self.0 {
+            manager.notify_one();
+        }
+    }
+}
+
 /// The models of a server. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Models(Arc<Inner>);
@@ -42,6 +53,8 @@ struct Inner {
     commands: Option<mpsc::Sender<Command>>,
     /// Whether models come and go.
     changes: bool,
+    /// Wakes the manager when a request has left the line.
+    left: Arc<Notify>,
     request_timeout: Option<Duration>,
     /// Threads for work that grows with requests, of all generators.
     pool: Arc<Pool>,
@@ -52,7 +65,8 @@ impl Models {
     #[must_use]
     pub fn one(entry: ModelEntry, generator: Generator) -> Self {
         let pool = Arc::clone(generator.pool());
-        let resident = Resident::new(generator, Arc::new(Notify::new()));
+        let left = Arc::new(Notify::new());
+        let resident = Resident::new(generator, Arc::clone(&left));
         let phase = ModelPhase::Loaded;
         let view = ModelView { phase, resident: Some(resident), ..ModelView::default() };
         let (_, views) = watch::channel(vec![view]);
@@ -62,6 +76,7 @@ impl Models {
             views,
             commands: None,
             changes: false,
+            left,
             request_timeout,
             pool,
         }))
@@ -81,11 +96,11 @@ impl Models {
         let pool = Arc::clone(first.generator.pool());
         let request_timeout = options.request_timeout;
         let manager = Manager::new(&entries, first, source, facts, options);
-        let views = manager.views();
+        let (views, left) = (manager.views(), manager.wakes());
         let (commands, receiver) = mpsc::channel(COMMANDS);
         tokio::spawn(manager.run(receiver));
         let commands = Some(commands);
-        Self(Arc::new(Inner { entries, views, commands, changes, request_timeout, pool }))
+        Self(Arc::new(Inner { entries, views, commands, changes, left, request_timeout, pool }))
     }
 
     /// Ends all engines, after their running steps were interrupted and their prompts kept, and a load in
@@ -188,10 +203,14 @@ impl Models {
             Some(commands) if self.0.changes => commands,
             _ => return self.view(index).resident.map(|resident| resident.pin()).ok_or_else(gone),
         };
+        // Dropped after the receiver, so that the manager finds the place given up.
+        let mut wakes = WakesWhenDropped(Some(&self.0.left));
         let (reply, pinned) = oneshot::channel();
         let waiter = Waiter { index, caller, keep, reply };
         commands.send(Command::Pin(waiter)).await.map_err(|_| gone())?;
-        pinned.await.map_err(|_| gone())?
+        let pin = pinned.await.map_err(|_| gone())?;
+        wakes.0 = None;
+        pin
     }
 
     /// Has a model unloaded once it has no requests. Nothing happens where models stay.

@@ -499,3 +499,35 @@ impl ShowRequest {
         Ok((model, ignored))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stays_are_read_as_ollama_reads_them() {
+        let stay = |text: &str| duration(text).map(kept);
+        let seconds = |seconds| Some(KeepAlive::For(Duration::from_secs_f64(seconds)));
+        for (text, expected) in [
+            ("5m", seconds(300.0)),
+            ("1h30m", seconds(5400.0)),
+            ("1.5s", seconds(1.5)),
+            ("300ms", seconds(0.3)),
+            ("10", seconds(10.0)),
+            ("0", seconds(0.0)),
+            ("0s", seconds(0.0)),
+            ("-1", Some(KeepAlive::Forever)),
+            ("-1m", Some(KeepAlive::Forever)),
+            ("9999999h", Some(KeepAlive::Forever)),
+            ("", None),
+            ("5", seconds(5.0)),
+            ("5x", None),
+            ("m", None),
+            ("5m3", None),
+            ("soon", None),
+            ("5 m", None),
+        ] {
+            assert_eq!(stay(text), expected, "{text:?}");
+        }
+    }
+}
