@@ -167,7 +167,8 @@ fn every_request_gets_its_models_answer_whatever_comes_and_goes() {
         sizes.push((resident_kib(&daemon), descriptors(&daemon)));
     }
     println!("KiB and descriptors after each round: {sizes:?}");
-    let ((first, files), (last, files_now)) = (sizes[0], sizes[2]);
-    assert_eq!(files, files_now);
+    let ((first, files), (last, _)) = (sizes[0], sizes[2]);
+    // Connections that were just closed may still be on their way.
+    wait_for("all descriptors are given back", || (descriptors(&daemon) <= files).then_some(()));
     assert!(last < first + (8 << 10), "{sizes:?}");
 }
