@@ -35,6 +35,7 @@ mod memory_plan;
 mod metrics;
 mod mixed_load;
 mod model_folders;
+mod models;
 mod net_threads;
 mod page;
 mod parity;

@@ -1,29 +1,51 @@
 //! `phi4d check`: everything that `serve` does before it listens, and what it found.
 
+use std::sync::Arc;
+
 use super::args::SettingsArgs;
 use super::doctor::files_of;
 use super::exit::Fatal;
+use super::fleet::{self, Fleet};
 use super::output::print;
 use super::report::{self, bytes, memory_lines};
 use super::service::sandbox::must_read;
 use super::service::{SERVICE, Unit};
 use super::start::{self, Started};
+use phi4d_generate::ThreadForms;
+use phi4d_model::LoadCancel;
 use phi4d_os as os;
 use phi4d_settings::Settings;
 
 pub(super) fn run(arguments: &SettingsArgs) -> Result<(), Fatal> {
     let resolved = arguments.resolve(&["model"])?;
     start::start_log(&resolved)?;
-    let settings = &resolved.settings;
-    report::access(settings, Vec::new())?;
-    seen_by_service(settings)?;
-    let started = start::start(settings)?;
-    let text = text(settings, &started)?;
-    if let Some(embedder) = &started.embedder {
-        embedder.stop();
+    report::access(&resolved.settings, Vec::new())?;
+    let forms = || Arc::new(ThreadForms::default()) as _;
+    let fleet = Fleet::of(&resolved, (0..=resolved.models.len()).map(|_| forms()).collect());
+    let (mut text, mut needed) = (String::new(), 0);
+    // One after the other: all need not fit at once.
+    for (index, settings) in fleet.settings().iter().enumerate() {
+        seen_by_service(settings)?;
+        let started = fleet.load(index, &LoadCancel::default(), None)?;
+        text.push_str(&lines(settings, &started)?);
+        needed += fleet::bytes(&started.plan);
+        if let Some(embedder) = &started.embedder {
+            embedder.stop();
+        }
+        started.engine.stop()?;
     }
-    started.engine.stop()?;
-    print(&text)
+    let end = match fleet.budget() {
+        None => "the settings and the model are good\n".to_owned(),
+        Some(budget) => {
+            let verdict = if needed <= budget { "all fit at once" } else { "they take turns" };
+            let (needed, budget) = (bytes(needed), bytes(budget));
+            format!(
+                "models     {needed} of {budget} for all: {verdict}\n\
+                     the settings and the models are good\n"
+            )
+        }
+    };
+    print(&(text + &end))
 }
 
 /// Root checks for the service, whose sandbox sees fewer files than root does.
@@ -40,7 +62,7 @@ fn seen_by_service(settings: &Settings) -> Result<(), Fatal> {
     must_read(&unit, files_of(settings, None).into_iter().chain(files))
 }
 
-fn text(settings: &Settings, started: &Started) -> Result<String, Fatal> {
+fn lines(settings: &Settings, started: &Started) -> Result<String, Fatal> {
     let folder = start::model_folder(settings)?;
     let model = &started.config.model;
     let decoder = &model.decoder;
@@ -87,5 +109,5 @@ fn text(settings: &Settings, started: &Started) -> Result<String, Fatal> {
         lines.push(("warning", missing.to_owned()));
     }
     let lines = lines.iter().map(|(name, value)| format!("{name:<11}{value}\n"));
-    Ok(lines.collect::<String>() + "the settings and the model are good\n")
+    Ok(lines.collect())
 }

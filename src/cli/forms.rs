@@ -7,6 +7,7 @@
 //!
 //! `phi4d forms` is for [`start`] alone; it takes its orders from standard input, which is a socket.
 
+use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
@@ -120,16 +121,15 @@ pub(super) fn run() -> ExitCode {
 
 fn serve_orders() -> io::Result<()> {
     let mut control = Control::adopt()?;
-    let mut compiler = None;
+    let mut compiler: Option<Prepared> = None;
     while let Some((order, mut pipe)) = control.order()? {
         match (order, &compiler) {
-            (VOCABULARY, None) => compiler = prepare(&mut pipe),
-            // The first caller left before it received the result.
-            (VOCABULARY, Some(_)) => {
-                let _ = pipe.take();
-                let _ = pipe.send_now(PREPARED);
+            (VOCABULARY, known) => {
+                if let Some(prepared) = prepare(&mut pipe, known.as_ref()) {
+                    compiler = Some(prepared);
+                }
             }
-            (FORM, Some(made)) => match helper::fork() {
+            (FORM, Some(Prepared { compiler: made, .. })) => match helper::fork() {
                 Ok(Forked::Child) => {
                     // The daemon sees the end of the helper by this socket.
                     drop(control);
@@ -175,12 +175,26 @@ impl FormHost for Forks {
     }
 }
 
-fn prepare(pipe: &mut Pipe) -> Option<Arc<FormCompiler>> {
+/// The tables of a vocabulary.
+struct Prepared {
+    /// Of the vocabulary's bytes.
+    hash: u64,
+    compiler: Arc<FormCompiler>,
+}
+
+/// Builds the tables of the vocabulary that `pipe` brings, unless they are the `known` ones: a caller may
+/// have left before it received the result, and a model that is loaded again may have another tokenizer.
+fn prepare(pipe: &mut Pipe, known: Option<&Prepared>) -> Option<Prepared> {
     let (vocabulary, _) = pipe.take().ok()??;
-    let compiler = FormCompiler::new(&vocabulary).ok()?;
+    let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(&vocabulary);
+    if known.is_some_and(|known| known.hash == hash) {
+        let _ = pipe.send_now(PREPARED);
+        return None;
+    }
+    let compiler = Arc::new(FormCompiler::new(&vocabulary).ok()?);
     drop(vocabulary);
     let _ = pipe.send_now(PREPARED);
-    Some(Arc::new(compiler))
+    Some(Prepared { hash, compiler })
 }
 
 /// One form's process. If it can't be limited it serves nothing, which closes the pipe.

@@ -15,6 +15,7 @@ mod doctor;
 mod documents;
 mod embedding;
 mod exit;
+mod fleet;
 #[cfg(unix)]
 mod forms;
 #[cfg(all(unix, any(test, feature = "testing")))]

@@ -7,6 +7,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use tokio::task::AbortHandle;
+
 /// How often the files are checked.
 const INTERVAL: Duration = Duration::from_secs(5);
 
@@ -28,10 +30,10 @@ impl From<&Metadata> for Seen {
     }
 }
 
-/// Watches the files in `folder` from now on, until the process ends.
-pub(super) fn watch(folder: &Path) {
+/// Watches the files in `folder` from now on, until that is aborted.
+pub(super) fn watch(folder: &Path) -> AbortHandle {
     let mut files = files_in(folder);
-    tokio::spawn(async move {
+    let watching = tokio::spawn(async move {
         let mut tick = tokio::time::interval(INTERVAL);
         while !files.is_empty() {
             tick.tick().await;
@@ -43,6 +45,7 @@ pub(super) fn watch(folder: &Path) {
             }
         }
     });
+    watching.abort_handle()
 }
 
 fn files_in(folder: &Path) -> HashMap<PathBuf, Seen> {

@@ -5,7 +5,7 @@ use super::exit::Fatal;
 use super::manager::Manager;
 use phi4d_os::State;
 use phi4d_server::{App, Environment, Rules, rules_of};
-use phi4d_settings::{Entry, Resolved};
+use phi4d_settings::{Entry, NamedModel, Resolved};
 
 /// Settings that take effect at once. The others need a restart.
 const LIVE: &[&str] = &[
@@ -34,6 +34,8 @@ pub(super) struct Reloader {
     name: String,
     /// The settings at the start, still effective for those that need a restart.
     started_with: Vec<Entry>,
+    /// The further models at the start.
+    models: Vec<NamedModel>,
 }
 
 impl Reloader {
@@ -49,6 +51,7 @@ impl Reloader {
             app: app.clone(),
             name: started_with.settings.served_model_name(),
             started_with: started_with.entries.clone(),
+            models: started_with.models.clone(),
         }
     }
 
@@ -89,6 +92,9 @@ impl Reloader {
                 old.value
             );
         }
+        if let Some(names) = changed_models(&self.models, &resolved.models) {
+            log::warn!("reload: changes of the models {names} need a restart");
+        }
         log::info!("reload: settings, keys and certificates were read again");
     }
 }
@@ -106,6 +112,24 @@ fn waiting_for_restart<'a>(
 ) -> impl Iterator<Item = (&'a Entry, &'a Entry)> {
     let pairs = old.iter().zip(new);
     pairs.filter(|(old, new)| old.value != new.value && !LIVE.contains(&new.key))
+}
+
+/// The names of further models that were added, removed or given other settings; `None` without any.
+fn changed_models(old: &[NamedModel], new: &[NamedModel]) -> Option<String> {
+    // A change of the general settings is reported as that.
+    let same = |a: &NamedModel, b: &NamedModel| {
+        let values = |model: &NamedModel| -> Vec<_> {
+            model.entries.iter().map(|entry| (entry.key, entry.value.clone())).collect()
+        };
+        a.name == b.name && a.at_start == b.at_start && values(a) == values(b)
+    };
+    let missing = |from: &[NamedModel], model: &NamedModel| !from.iter().any(|b| same(model, b));
+    let changed = old.iter().filter(|model| missing(new, model));
+    let changed = changed.chain(new.iter().filter(|model| missing(old, model)));
+    let mut names: Vec<&str> = changed.map(|model| model.name.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    (!names.is_empty()).then(|| names.join(", "))
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use super::args::SettingsArgs;
 use super::confinement;
 use super::embedding;
 use super::exit::{Code, Fatal};
+use super::fleet::{Fleet, as_loaded};
 use super::loading::Loading;
 use super::manager::{Manager, feed_watchdog};
 use super::reload::Reloader;
@@ -18,11 +19,10 @@ use super::report::size;
 use super::start::{self, Started, variable};
 use super::threads;
 use super::traces::Exporter;
-use phi4d_engine::Engine;
 use phi4d_generate::{Embedder, FormHost, NoForms};
 use phi4d_model::{self as model, LoadCancel, MemoryPlan, Provider};
 use phi4d_os::{self as os, Listener, Notifier, Signal, Signals, SocketFile, State};
-use phi4d_server::{self as server, App, Ended, Environment, ServerOptions};
+use phi4d_server::{self as server, App, Ended, Environment, Models, ServerOptions};
 use phi4d_settings::{Resolved, Settings, WebPage};
 use phi4d_telemetry::Tracer;
 
@@ -44,16 +44,19 @@ const STOP_MARGIN: Duration = Duration::from_secs(5);
 pub(super) fn run(arguments: &SettingsArgs) -> Result<(), Fatal> {
     let resolved = arguments.resolve(&["model"])?;
     check_address_space()?;
-    // Before any thread, and before seccomp forbids starting programs.
-    let forms = start_forms();
+    // Before any thread, and before seccomp forbids starting programs. Each knows one vocabulary.
+    let forms: Vec<_> = (0..=resolved.models.len()).map(|_| start_forms()).collect();
     start::start_log(&resolved)?;
-    let forms = forms.unwrap_or_else(|error| {
-        log::error!(
-            "cannot start the process that compiles forms ({error}); requests with a form get an \
-             error, all others are served"
-        );
-        Arc::new(NoForms)
-    });
+    let or_none = |forms: std::io::Result<Arc<dyn FormHost>>| {
+        forms.unwrap_or_else(|error| {
+            log::error!(
+                "cannot start the process that compiles forms ({error}); requests with a form get an \
+                 error, all others are served"
+            );
+            Arc::new(NoForms)
+        })
+    };
+    let forms = forms.into_iter().map(or_none).collect();
     let runtime = threads::warm_runtime(CONNECTION_THREADS)?;
     runtime.block_on(serve(arguments, &resolved, forms))
 }
@@ -91,7 +94,7 @@ fn start_forms() -> std::io::Result<Arc<dyn FormHost>> {
 async fn serve(
     arguments: &SettingsArgs,
     resolved: &Resolved,
-    forms: Arc<dyn FormHost>,
+    forms: Vec<Arc<dyn FormHost>>,
 ) -> Result<(), Fatal> {
     let settings = &resolved.settings;
     let system = |action| move |source| Fatal::System { action, source };
@@ -106,10 +109,14 @@ async fn serve(
     environment.bound = bound.listeners.iter().filter_map(Listener::tcp_address).collect();
     let name = settings.served_model_name();
     manager.tell(&[State::Status(format!("loading {name}"))]);
-    let Some(Loaded { started, hung_up }) = load(settings, forms, &manager, &mut signals).await?
+    let fleet = Arc::new(Fleet::of(resolved, forms));
+    let Some(Loaded { mut started, took, hung_up }) =
+        load(settings, &fleet, &manager, &mut signals).await?
     else {
         return Ok(());
     };
+    let (provider, plan) = (started.provider, started.plan);
+    let embedder = started.embedder.take();
     let tracer = settings
         .otlp_endpoint
         .as_ref()
@@ -118,19 +125,20 @@ async fn serve(
     let exporter = exporter.map(|url| Exporter::start(url, tracer.clone())).transpose()?;
     let options = ServerOptions {
         tracer,
-        request_memory_bytes: started.plan.request_memory_bytes,
-        embeddings: started.embedder.clone().map(|embedder| embedding::served(settings, embedder)),
+        request_memory_bytes: plan.request_memory_bytes,
+        embeddings: embedder.clone().map(|embedder| embedding::served(settings, embedder)),
         ..server_options(settings, name.clone())?
     };
-    let app = App::new(started.generator, options);
+    let widest = fleet.provider(provider);
+    let fleet = Arc::into_inner(fleet)
+        .ok_or_else(|| Fatal::Internal("the models' settings are still in use".to_owned()))?;
+    let models = fleet.serve(as_loaded(started, took));
+    let app = App::of_models(models.clone(), options);
     app.enforce(rules);
     cut_on_lost_file(&app);
-    // Where files can be written to that are mapped.
-    #[cfg(unix)]
-    super::model_files::watch(start::model_folder(settings)?);
     let reloader = Reloader::new(arguments, environment, &app, resolved);
     // Everything that is opened once is open now, and no request has been served yet.
-    confinement::confine(settings.sandbox, started.provider)?;
+    confinement::confine(settings.sandbox, widest)?;
     let has_tls = settings.tls_cert_file.is_some();
     let places: Vec<String> =
         bound.listeners.iter().map(|listener| place(listener, has_tls)).collect();
@@ -138,15 +146,14 @@ async fn serve(
     let drain = settings.drain_timeout_s;
     let mut server = tokio::spawn(server::serve(app, bound.listeners, stopped, drain));
     manager.tell(&[State::Ready, State::Status(format!("serving {name}"))]);
-    announce(settings, &name, started.provider, &started.plan, &places);
-    feed_watchdog(&manager, started.engine.handle());
+    announce(settings, &name, provider, &plan, &places);
+    feed_watchdog(&manager, models.clone());
     if hung_up {
         reloader.reload(&manager).await;
     }
     let on_hangup = async || reloader.reload(&manager).await;
 
-    let finished = match wait_for_stop(&started.engine, &mut server, &mut signals, on_hangup).await
-    {
+    let finished = match wait_for_stop(&models, &mut server, &mut signals, on_hangup).await {
         Ok(Stop::Asked) => {
             let limit = State::ExtendTimeout(drain + STOP_MARGIN);
             let status = State::Status("finishing answers in progress".to_owned());
@@ -154,16 +161,16 @@ async fn serve(
             // From here on the socket's path is free for the next daemon.
             drop(bound.files);
             stop.send_replace(true);
-            finish(started.engine, started.embedder, &mut server, &mut signals).await
+            finish(&models, embedder, &mut server, &mut signals).await
         }
         Ok(Stop::Idle) => {
             manager.tell(&[State::Stopping, State::Status("idle".to_owned())]);
             let idle = settings.idle_exit.unwrap_or_default();
-            end_idle(started.engine, started.embedder, idle).await
+            end_idle(&models, embedder, idle).await
         }
         Err(fatal) => {
             // The first failure is the one to report.
-            let _ = stop_models(started.engine, started.embedder).await;
+            let _ = stop_models(&models, embedder).await;
             return Err(fatal);
         }
     };
@@ -270,26 +277,30 @@ fn announce(
 /// A model that is loaded.
 struct Loaded {
     started: Started,
+    took: Duration,
     /// Whether SIGHUP arrived while it loaded.
     hung_up: bool,
 }
 
-/// Loads the model on a thread of its own; `None` if stopped meanwhile.
+/// Loads the first model on a thread of its own; `None` if stopped meanwhile.
 async fn load(
     settings: &Settings,
-    forms: Arc<dyn FormHost>,
+    fleet: &Arc<Fleet>,
     manager: &Manager,
     signals: &mut Signals,
 ) -> Result<Option<Loaded>, Fatal> {
     let mut progress =
         Loading::begin(&settings.served_model_name(), start::model_folder(settings)?);
-    let settings = settings.clone();
+    let fleet = Arc::clone(fleet);
     let mut hung_up = false;
     let begun = std::time::Instant::now();
     let cancel = LoadCancel::default();
     let cancelled = cancel.clone();
-    let mut loading =
-        tokio::task::spawn_blocking(move || start::start_cancellable(&settings, forms, &cancelled));
+    let mut loading = tokio::task::spawn_blocking(move || {
+        let started = fleet.load(0, &cancelled, None);
+        drop(fleet);
+        started
+    });
     let mut tick = tokio::time::interval(LOADING_TICK);
     loop {
         tokio::select! {
@@ -297,9 +308,9 @@ async fn load(
                 // Its transient line must go before another is written.
                 drop(progress);
                 let started = loaded.map_err(|error| Fatal::Internal(error.to_string()))??;
-                let seconds = begun.elapsed().as_secs_f32();
-                log::info!("the model is loaded after {seconds:.2} s");
-                return Ok(Some(Loaded { started, hung_up }));
+                let took = begun.elapsed();
+                log::info!("the model is loaded after {:.2} s", took.as_secs_f32());
+                return Ok(Some(Loaded { started, took, hung_up }));
             }
             () = progress.show() => {}
             _ = tick.tick() => manager.tell(&[State::ExtendTimeout(LOADING_EXTENSION)]),
@@ -313,7 +324,7 @@ async fn load(
                     // The process must not end, and run ONNX Runtime's destructors, while a
                     // thread is inside the library.
                     if let Ok(Ok(started)) = loading.await {
-                        stop_models(started.engine, started.embedder).await?;
+                        stop_started(started).await?;
                     }
                     return Ok(None);
                 }
@@ -388,14 +399,13 @@ enum Stop {
 /// Returns when asked to stop, or when idle.
 ///
 /// # Errors
-/// If the engine or the server ended by itself.
+/// If an engine or the server ended by itself.
 async fn wait_for_stop(
-    engine: &Engine,
+    models: &Models,
     server: &mut JoinHandle<Ended>,
     signals: &mut Signals,
     on_hangup: impl AsyncFn(),
 ) -> Result<Stop, Fatal> {
-    let handle = engine.handle();
     let mut tick = tokio::time::interval(ENGINE_TICK);
     loop {
         tokio::select! {
@@ -407,7 +417,7 @@ async fn wait_for_stop(
                 }
             },
             _ = tick.tick() => {
-                if handle.has_crashed() {
+                if models.have_crashed() {
                     return Err(phi4d_engine::Crashed.into());
                 }
             }
@@ -423,9 +433,9 @@ async fn wait_for_stop(
     }
 }
 
-/// Waits for the server to drain, at most until its limit or a second signal, then ends the engine.
+/// Waits for the server to drain, at most until its limit or a second signal, then ends the models.
 async fn finish(
-    engine: Engine,
+    models: &Models,
     embedder: Option<Embedder>,
     server: &mut JoinHandle<Ended>,
     signals: &mut Signals,
@@ -444,31 +454,46 @@ async fn finish(
             server.abort();
         }
     }
-    stop_models(engine, embedder).await?;
+    stop_models(models, embedder).await?;
     log::info!("stopped");
     Ok(())
 }
 
 /// Ends the models of a daemon whose server has ended, as it had no request for `idle`.
-async fn end_idle(engine: Engine, embedder: Option<Embedder>, idle: Duration) -> Result<(), Fatal> {
+async fn end_idle(
+    models: &Models,
+    embedder: Option<Embedder>,
+    idle: Duration,
+) -> Result<(), Fatal> {
     log::info!(
         "no request for {} s: ending; the next connection starts the daemon",
         idle.as_secs_f64()
     );
-    stop_models(engine, embedder).await?;
+    stop_models(models, embedder).await?;
     log::info!("stopped");
     Ok(())
 }
 
-/// Aborts the running steps and waits for the models' threads, of which the engine's may save cached
+/// Aborts the running steps and waits for the models' threads, of which the engines' may save cached
 /// prompts first.
-async fn stop_models(engine: Engine, embedder: Option<Embedder>) -> Result<(), Fatal> {
-    let stopping = tokio::task::spawn_blocking(move || {
+async fn stop_models(models: &Models, embedder: Option<Embedder>) -> Result<(), Fatal> {
+    stop_embedder(embedder).await?;
+    Ok(models.stop().await?)
+}
+
+async fn stop_embedder(embedder: Option<Embedder>) -> Result<(), Fatal> {
+    let stop = move || {
         if let Some(embedder) = embedder {
             embedder.stop();
         }
-        engine.stop()
-    });
+    };
+    tokio::task::spawn_blocking(stop).await.map_err(|error| Fatal::Internal(error.to_string()))
+}
+
+/// As [`stop_models`], of a model that is not served yet.
+async fn stop_started(started: Started) -> Result<(), Fatal> {
+    stop_embedder(started.embedder).await?;
+    let stopping = tokio::task::spawn_blocking(move || started.engine.stop());
     stopping.await.map_err(|error| Fatal::Internal(error.to_string()))??;
     Ok(())
 }

@@ -10,7 +10,7 @@ use super::exit::Fatal;
 use super::sizes::{bytes, size};
 use phi4d_engine::{self as engine, Engine, StartError};
 use phi4d_generate::{
-    Embedder, FormHost, Generator, GeneratorOptions, SamplingDefaults, ThreadForms,
+    Embedder, FormHost, Generator, GeneratorOptions, Pool, SamplingDefaults, ThreadForms,
 };
 use phi4d_model::{
     self as model, GenaiConfig, LoadCancel, MemoryPlan, MemorySettings, SearchSection,
@@ -57,38 +57,39 @@ pub(super) fn model_folder(settings: &Settings) -> Result<&Path, Fatal> {
     settings.model.as_deref().ok_or_else(missing)
 }
 
-/// Loads the model, starts the engine, and loads the tokenizer and template. Takes as long as
-/// reading the weights does.
-pub(super) fn start(settings: &Settings) -> Result<Started, Fatal> {
-    start_cancellable(settings, Arc::new(ThreadForms::default()), &LoadCancel::default())
-}
-
-/// As [`start`], until `cancel` is used while the model is loading, with forms compiled by `forms`.
-pub(super) fn start_cancellable(
+/// Loads the model, starts the engine, and loads the tokenizer and template; until `cancel` is used while
+/// the model is loading. Takes as long as reading the weights does. Forms are compiled by `forms`, the memory
+/// plan follows from `memory`, and work that grows with requests is done by another model's `pool` if there
+/// is one.
+pub(super) fn start(
     settings: &Settings,
     forms: Arc<dyn FormHost>,
     cancel: &LoadCancel,
+    memory: &MemorySettings,
+    pool: Option<Arc<Pool>>,
 ) -> Result<Started, Fatal> {
     let folder = model_folder(settings)?;
-    // Before the model takes its part: the plan counts its weights itself.
-    let memory = memory_settings(settings, os::spare_memory());
     // The smaller model first: its faults show soon.
     let embeds = embedding::load(settings, cancel)?;
     let loaded = model::load_cancellable(&load_options(settings, folder), cancel)?;
-    let plan = MemoryPlan::new(loaded.runner.limits(), loaded.weight_bytes, &memory);
+    let plan = MemoryPlan::new(loaded.runner.limits(), loaded.weight_bytes, memory);
     log_plan(&plan);
     let options = engine_options(settings, &plan, &loaded)?;
     let engine = engine::start(loaded.runner, loaded.interrupt, options)?;
-    let generator = Generator::load(
-        folder,
-        engine.handle(),
-        GeneratorOptions { forms, ..generator_options(settings, &loaded.config, folder)? },
-    );
+    let text_options = generator_options(settings, &loaded.config, folder);
+    let generator = text_options.and_then(|options| {
+        let (engine, options) = (engine.handle(), GeneratorOptions { forms, ..options });
+        let generator = match pool {
+            Some(pool) => Generator::load_sharing(folder, engine, options, pool),
+            None => Generator::load(folder, engine, options),
+        };
+        Ok(generator?)
+    });
     let embedder = |generator: &Generator| {
         embeds.map(|model| embedding::start(settings, model, generator)).transpose()
     };
-    let text = generator.map_err(Fatal::from);
-    match text.and_then(|generator| embedder(&generator).map(|embedder| (generator, embedder))) {
+    match generator.and_then(|generator| embedder(&generator).map(|embedder| (generator, embedder)))
+    {
         Ok((generator, embedder)) => {
             let (config, provider) = (loaded.config, loaded.provider);
             Ok(Started { engine, generator, embedder, config, provider, plan })

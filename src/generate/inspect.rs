@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::error::TextLoadError;
+use super::prompt::fills_gaps;
 use super::template::ChatTemplate;
 use super::tokenizer::Tokenizer;
 use super::tools::Dialect;
@@ -16,6 +17,10 @@ pub struct TextFacts {
     pub added: usize,
     /// Of these, control tokens.
     pub special: Vec<String>,
+    /// The chat template, if the folder has one.
+    pub template: Option<String>,
+    /// Whether the tokenizer has the tokens that fill gaps.
+    pub fills_gaps: bool,
     /// Bytes of the chat template; `None` where the folder has none.
     pub template_bytes: Option<usize>,
     /// Whether the template places tools, that is, the model was trained for them.
@@ -37,6 +42,7 @@ pub fn inspect_text(folder: &Path) -> Result<TextFacts, TextLoadError> {
     let template = ChatTemplate::load(folder)?;
     let added = tokenizer.added();
     let dialect = Dialect::of(template.as_ref(), added);
+    let fills_gaps = fills_gaps(added);
     Ok(TextFacts {
         tokens: tokenizer.vocabulary().len(),
         added: added.iter().count(),
@@ -45,6 +51,8 @@ pub fn inspect_text(folder: &Path) -> Result<TextFacts, TextLoadError> {
             .filter(|token| token.special)
             .map(|token| token.content.clone())
             .collect(),
+        template: template.as_ref().map(|template| template.source().to_owned()),
+        fills_gaps,
         template_bytes: template.as_ref().map(|template| template.source().len()),
         places_functions: dialect.places_tools(),
         call_marks: dialect.marks(),

@@ -113,12 +113,13 @@ impl Preparer {
         self: &Arc<Self>,
         mut request: Request,
     ) -> Result<Arc<Plan>, GenerateError> {
-        let arrived = std::time::Instant::now();
+        let now = std::time::Instant::now();
+        let arrived = now.checked_sub(request.waited).unwrap_or(now);
         // Finding sequence breakers is a pass over the whole vocabulary, however short they are.
         let large = is_large(request.weight) || request.parameters.dry.multiplier.is_some();
         let given = request.parameters.timeout.filter(|timeout| !timeout.is_zero());
         let given = given.or(self.options.request_timeout);
-        let until = given.and_then(|timeout| Instant::now().checked_add(timeout));
+        let until = given.and_then(|timeout| Instant::from_std(arrived).checked_add(timeout));
         let place = Place { pool: &self.pool, caller: request.caller, deadline: until, large };
         let preparer = Arc::clone(self);
         let mut parameters = Some(std::mem::take(&mut request.parameters));

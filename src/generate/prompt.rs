@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value as Json};
 
+use super::added::AddedTokens;
 use super::encoding::{Encoding, Part};
 use super::error::{GenerateError, TextLoadError, invalid};
 use super::request::{Chat, Parameters, Prompt};
@@ -80,6 +81,12 @@ pub(super) enum Tokenizing {
     },
 }
 
+/// Whether these are the added tokens of a model that fills gaps.
+pub(super) fn fills_gaps(added: &AddedTokens) -> bool {
+    let has = |name: &&str| added.iter().any(|token| token.content == **name);
+    GAP_TOKENS.iter().all(has)
+}
+
 impl PromptReader {
     /// Loads the tokenizer and chat template of a model folder.
     pub(super) fn load(folder: &Path, bos_token_id: u32) -> Result<Self, TextLoadError> {
@@ -119,8 +126,7 @@ impl PromptReader {
 
     /// Whether the tokenizer has the tokens of [`Prompt::Fill`].
     pub(super) fn fills_gaps(&self) -> bool {
-        let has = |name: &&str| self.tokenizer.added().iter().any(|token| token.content == **name);
-        GAP_TOKENS.iter().all(has)
+        fills_gaps(self.tokenizer.added())
     }
 
     /// Tokens that contain the default sequence breakers.

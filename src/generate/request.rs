@@ -25,6 +25,8 @@ pub struct Request {
     /// Bytes of the request as it came in. Small ones are handled where they come in, others on
     /// threads of their own.
     pub weight: usize,
+    /// For how long it waited already, for its model. It counts as the request's time.
+    pub waited: Duration,
 }
 
 /// How many answers a request wants for each of its prompts.

@@ -36,6 +36,20 @@ impl Generator {
         engine: engine::Handle,
         options: GeneratorOptions,
     ) -> Result<Self, TextLoadError> {
+        let pool = Arc::new(Pool::start().map_err(TextLoadError::Threads)?);
+        Self::load_sharing(folder, engine, options, pool)
+    }
+
+    /// As [`Self::load`], with the threads of another generator.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_sharing(
+        folder: &Path,
+        engine: engine::Handle,
+        options: GeneratorOptions,
+        pool: Arc<Pool>,
+    ) -> Result<Self, TextLoadError> {
         let reader = PromptReader::load(folder, options.bos_token_id)?;
         let vocab_size = engine.limits().vocab_size;
         let known = reader.tokenizer().vocabulary().len();
@@ -62,12 +76,8 @@ impl Generator {
         let tokenizer = Arc::clone(reader.tokenizer());
         let ends = options.eos_token_ids.clone();
         let grammars = Arc::new(Grammars::new(tokenizer, ends, Arc::clone(&options.forms)));
-        let preparer = Preparer {
-            reader: Arc::new(reader),
-            options,
-            limits: engine.limits().clone(),
-            pool: Arc::new(Pool::start().map_err(TextLoadError::Threads)?),
-        };
+        let preparer =
+            Preparer { reader: Arc::new(reader), options, limits: engine.limits().clone(), pool };
         Ok(Self { engine, preparer: Arc::new(preparer), grammars, metrics: None, trace: None })
     }
 
@@ -200,6 +210,12 @@ impl Generator {
     #[must_use]
     pub fn stats(&self) -> engine::Stats {
         self.engine.stats()
+    }
+
+    /// Whether the engine's thread panicked.
+    #[must_use]
+    pub fn has_crashed(&self) -> bool {
+        self.engine.has_crashed()
     }
 
     /// Whether requests are taken: the engine lives and does not drain.

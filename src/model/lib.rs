@@ -109,8 +109,8 @@ pub use memory::has_huge_pages;
 pub use phi4d_attention::KvType;
 pub use phi4d_settings::{Int8Activations, Provider, WeightsMemory};
 pub use plan::{
-    KvGrowth, KvSizes, KvTooSmall, LoadOptions, MemoryPlan, MemorySettings, ModelLimits, Rotary,
-    alike_positions,
+    KvGrowth, KvSizes, KvTooSmall, LoadOptions, MemoryPlan, MemorySettings, ModelLimits,
+    PROGRAM_BYTES, Rotary, alike_positions,
 };
 pub use prepare::{PREPARED_FOLDER, prepare};
 pub use provider::{OptionFault, Placement, ProviderSettings};

@@ -173,8 +173,8 @@ pub fn alike_positions(tokens: usize, context: usize) -> usize {
     tokens.max(LEAST).next_power_of_two().min(context.max(1))
 }
 
-/// Memory of the program itself: ONNX Runtime, the tokenizer, threads and buffers of steps.
-const PROGRAM_BYTES: usize = 64 << 20;
+/// Memory that a plan leaves the program itself: ONNX Runtime, the tokenizer, threads and buffers of steps.
+pub const PROGRAM_BYTES: usize = 64 << 20;
 
 /// The settings that share memory out, and the memory that there is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

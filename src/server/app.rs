@@ -6,10 +6,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::auth::{QUOTA_MINUTE, Rules};
+use super::error::ApiError;
 use super::idle::Demand;
 use super::memory::RequestMemory;
+use super::models::{ModelEntry, Models};
 use super::store::Store;
-use phi4d_generate::{Embedder, Generator};
+use phi4d_generate::{Embedder, Generator, Pool};
 use phi4d_telemetry::{Metrics, Tracer};
 
 /// Longest name of any that is repeated in answers.
@@ -114,7 +116,7 @@ pub struct App {
 
 #[derive(Debug)]
 struct Inner {
-    generator: Generator,
+    models: Models,
     options: ServerOptions,
     phase: watch::Sender<Phase>,
     /// Connections without a request yet.
@@ -132,12 +134,25 @@ impl App {
     /// A server for `generator` that anyone may use; [`super::serve`] runs it.
     #[must_use]
     pub fn new(generator: Generator, options: ServerOptions) -> Self {
-        let context_tokens = generator.limits().context_tokens;
-        let metrics = Metrics::new(&options.model_name, context_tokens, options.tracer.clone());
-        let generator = generator.timed_by(metrics.clone());
+        let entry = ModelEntry {
+            name: options.model_name.clone(),
+            aliases: options.model_aliases.clone(),
+            created: options.created,
+            at_start: true,
+        };
+        Self::of_models(Models::one(entry, generator), options)
+    }
+
+    /// As [`Self::new`], for the server of `models`. The first one's name is the options', too.
+    #[must_use]
+    pub fn of_models(models: Models, options: ServerOptions) -> Self {
+        let contexts = models.views().into_iter().map(|view| view.sizes().0);
+        let names = models.entries().iter().map(|entry| entry.name.as_str());
+        let named: Vec<(&str, usize)> = names.zip(contexts).collect();
+        let metrics = Metrics::of_models(&named, options.tracer.clone());
         Self {
             inner: Arc::new(Inner {
-                generator,
+                models,
                 metrics,
                 request_memory: RequestMemory::new(options.request_memory_bytes),
                 responses: Store::new(options.response_store_bytes),
@@ -182,12 +197,17 @@ impl App {
         self.embedding_model(name).is_some() || any() && name.len() <= LONGEST_ALIAS
     }
 
-    /// Whether requests may call the model so.
-    pub(super) fn answers_to(&self, name: &str) -> bool {
-        let ServerOptions { model_name, model_aliases, .. } = self.options();
-        let is_alias =
-            |alias: &String| alias == name || alias == "*" && name.len() <= LONGEST_ALIAS;
-        name == model_name || model_aliases.iter().any(is_alias)
+    /// The model that a request means; no name means the first one.
+    ///
+    /// # Errors
+    /// If there is none of that name.
+    pub(super) fn model_of(&self, asked: Option<&str>) -> Result<usize, ApiError> {
+        let Some(name) = asked else { return Ok(0) };
+        let models = &self.inner.models;
+        models.find(name).ok_or_else(|| {
+            let names: Vec<&str> = models.entries().iter().map(|e| e.name.as_str()).collect();
+            ApiError::model_not_found(name, &names)
+        })
     }
 
     /// What an answer calls the model of a request for `asked`: as the request did.
@@ -195,12 +215,14 @@ impl App {
         asked.unwrap_or_else(|| self.options().model_name.clone())
     }
 
-    /// The model's names that can be listed, its own first.
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        let ServerOptions { model_name, model_aliases, .. } = self.options();
-        let aliases =
-            model_aliases.iter().filter(move |alias| *alias != "*" && *alias != model_name);
-        std::iter::once(model_name).chain(aliases).map(String::as_str)
+    /// The models.
+    pub(super) fn models(&self) -> &Models {
+        &self.inner.models
+    }
+
+    /// Threads for work that grows with requests.
+    pub(super) fn pool(&self) -> &Arc<Pool> {
+        self.inner.models.pool()
     }
 
     /// The finished responses that are kept.
@@ -208,8 +230,12 @@ impl App {
         &self.inner.responses
     }
 
-    pub(super) fn generator(&self) -> &Generator {
-        &self.inner.generator
+    /// The first model, which tests have loaded.
+    #[cfg(all(unix, any(test, feature = "testing")))]
+    #[allow(clippy::expect_used, reason = "tests load it before the server")]
+    pub(super) fn generator(&self) -> Generator {
+        let resident = self.inner.models.view(0).resident.expect("tests load the first model");
+        resident.generator().clone()
     }
 
     pub(super) fn options(&self) -> &ServerOptions {

@@ -246,7 +246,7 @@ pub(super) async fn done<T: Send + 'static>(
     }
     let here = app.clone();
     let work = move || work(&here);
-    let done = app.generator().pool().run(exchange.caller().id(), None, work).await;
+    let done = app.pool().run(exchange.caller().id(), None, work).await;
     done.map_err(|undone| GenerateError::from(undone).into())
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hyper::{Method, StatusCode};
 
+use super::models::PinError;
 use phi4d_engine::{JobError, SubmitError};
 use phi4d_generate::GenerateError;
 
@@ -129,16 +130,28 @@ impl ApiError {
         Self::bad_request(code, format!("{field}: {value} {verdict}")).with_param(field)
     }
 
-    pub(super) fn model_not_found(asked: &str, served: &str) -> Self {
+    pub(super) fn model_not_found(asked: &str, served: &[&str]) -> Self {
+        let served: Vec<String> = served.iter().map(|name| format!("{name:?}")).collect();
+        let served = served.join(", ");
         Self::new(
             StatusCode::NOT_FOUND,
             "model_not_found",
-            format!(
-                "model: {:?} does not exist here; this server has {served:?}",
-                shortened(asked)
-            ),
+            format!("model: {:?} does not exist here; this server has {served}", shortened(asked)),
         )
         .with_param("model")
+    }
+
+    /// The model `name` can't be had now.
+    pub(super) fn no_model(name: &str, error: &PinError) -> Self {
+        match error {
+            PinError::Submit(error) => (*error).into(),
+            PinError::Failed(_) | PinError::TooLarge { .. } => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "model_unavailable",
+                format!("model: {name:?}: {error}"),
+            )
+            .with_param("model"),
+        }
     }
 
     /// There is no embedding model.

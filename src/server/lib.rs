@@ -26,12 +26,14 @@ mod guard;
 mod handlers;
 mod idle;
 mod memory;
+mod models;
 #[cfg(test)]
 mod openapi;
 mod page;
 mod places;
 mod reply;
 mod route;
+mod served;
 mod store;
 #[cfg(test)]
 #[cfg(unix)]
@@ -44,3 +46,4 @@ pub use auth::{
     AccessError, AccessFault, Environment, Key, KeyLine, KeysFile, KeysFileError, Limits, Rules,
     Scope, certificate_fault, rules_of,
 };
+pub use models::{LoadedModel, ModelEntry, ModelFacts, ModelSource, Models, ModelsOptions};

@@ -139,13 +139,13 @@ routes! {
     Get "/api/version" Use serving (_c => Ok(ollama::version())) operations::ollama_version;
     Post "/completion" Metered serving (llama::completion) operations::llama_completion;
     Post "/infill" Metered serving (llama::infill) operations::llama_infill;
-    Get "/props" Use serving (c => Ok(llama::props(c.app))) operations::llama_props;
+    Get "/props" Use serving (c => llama::props(c.app, c.exchange).await) operations::llama_props;
     Post "/v1/chat/completions/render" Metered serving (tokens::render) operations::render;
     Post "/apply-template" Metered serving (tokens::render) operations::render;
     Post "/tokenize" Metered serving (tokens::tokenize) operations::tokenize;
     Post "/detokenize" Metered serving (tokens::detokenize) operations::detokenize;
     Get "/tokenizer_info" Use serving
-        (c => Ok(tokens::tokenizer_info(c.app))) operations::tokenizer_info;
+        (c => tokens::tokenizer_info(c.app, c.exchange).await) operations::tokenizer_info;
     Get "/version" Use serving (_c => Ok(status::version())) operations::version;
     Get "/v1/models" Use serving (c => Ok(status::models(c.app))) operations::models;
     Get "/v1/models/{id}" Use serving

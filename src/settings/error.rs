@@ -45,6 +45,16 @@ pub enum Fault {
         /// The setting whose name is nearest, if one is near.
         nearest: Option<&'static str>,
     },
+    /// A table of a further model is not one.
+    #[error("{table} (from {origin}): {reason}")]
+    Model {
+        /// The table, or its key at fault.
+        table: String,
+        /// Where it was written.
+        origin: String,
+        /// What is wrong, and what is expected.
+        reason: String,
+    },
     /// The file can't be read or is not TOML.
     #[error("{}: {reason}", path.display())]
     File {

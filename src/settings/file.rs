@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use config::{File, FileFormat, Map, Source as _, Value};
+use config::{File, FileFormat, Map, Source as _, Value, ValueKind};
+use toml::Spanned;
+use toml::de::DeValue;
 
 use super::error::Fault;
+use super::models::TABLE;
 use super::table::DEFINITIONS;
 
 /// The folder beside `phi4d.toml` whose `*.toml` files are read after it, by name. Another file's is
@@ -107,7 +110,9 @@ fn known_values(
     let mut known = Map::new();
     let mut unknown = Vec::new();
     for (key, value) in values {
-        if DEFINITIONS.iter().any(|definition| definition.key == key) {
+        if key == TABLE {
+            known.insert(key, with_origins(TABLE, MODEL_DEPTH, value, &origin));
+        } else if DEFINITIONS.iter().any(|definition| definition.key == key) {
             let origin = origin(&key);
             known.insert(key, Value::new(Some(&origin), value.kind));
         } else {
@@ -123,15 +128,55 @@ fn known_values(
     known
 }
 
-/// The line of each top-level key, counted from 1. The `config` crate keeps no places, so the text
-/// is read once more for them.
-fn key_lines(text: &str) -> BTreeMap<String, usize> {
-    let Ok(table) = toml::de::DeTable::parse(text) else {
-        return BTreeMap::new();
+/// How deep the keys of one model are in the table of all.
+const MODEL_DEPTH: usize = 2;
+
+/// The value of `path` with the origin of each key that is up to `depth` below it.
+fn with_origins(path: &str, depth: usize, value: Value, origin: &impl Fn(&str) -> String) -> Value {
+    let kind = match value.kind {
+        ValueKind::Table(table) if depth > 0 => {
+            let inner = table.into_iter().map(|(key, value)| {
+                let value = with_origins(&format!("{path}.{key}"), depth - 1, value, origin);
+                (key, value)
+            });
+            ValueKind::Table(inner.collect())
+        }
+        other => other,
     };
-    let line = |at: usize| text[..at].matches('\n').count() + 1;
-    let keys = table.get_ref().keys();
-    keys.map(|key| (key.get_ref().to_string(), line(key.span().start))).collect()
+    Value::new(Some(&origin(path)), kind)
+}
+
+/// The line of each top-level key and of each model's keys, counted from 1. The `config` crate keeps no
+/// places, so the text is read once more for them.
+fn key_lines(text: &str) -> BTreeMap<String, usize> {
+    let mut lines = BTreeMap::new();
+    if let Ok(table) = toml::de::DeTable::parse(text) {
+        let line = |at: usize| text[..at].matches('\n').count() + 1;
+        for (key, value) in table.get_ref() {
+            let name = key.get_ref().to_string();
+            if name == TABLE {
+                add_lines(value, &name, MODEL_DEPTH, &line, &mut lines);
+            }
+            lines.insert(name, line(key.span().start));
+        }
+    }
+    lines
+}
+
+/// Adds the lines of the keys up to `depth` below `path`.
+fn add_lines(
+    value: &Spanned<DeValue<'_>>,
+    path: &str,
+    depth: usize,
+    line: &impl Fn(usize) -> usize,
+    lines: &mut BTreeMap<String, usize>,
+) {
+    let DeValue::Table(table) = value.get_ref() else { return };
+    for (key, value) in table.iter().filter(|_| depth > 0) {
+        let name = format!("{path}.{}", key.get_ref());
+        add_lines(value, &name, depth - 1, line, lines);
+        lines.insert(name, line(key.span().start));
+    }
 }
 
 /// The setting whose name is nearest to `key`, if it is near enough to be a slip.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use super::table::DEFINITIONS;
-use super::{Inputs, render_resolved, resolve};
+use super::{Inputs, Resolved, render_resolved, resolve};
 
 /// Stands between the parts of an input that has several.
 const SEPARATOR: char = '\u{1e}';
@@ -46,7 +46,14 @@ pub fn settings(data: &[u8]) {
             assert!(std::fs::write(FILE.as_path(), &shown).is_ok());
             let again = resolve(&Inputs { file: Some(FILE.clone()), ..Inputs::default() });
             match again {
-                Ok(again) => assert_eq!(again.settings, resolved.settings, "{shown}"),
+                Ok(again) => {
+                    assert_eq!(again.settings, resolved.settings, "{shown}");
+                    let models = |of: &Resolved| -> Vec<_> {
+                        let named = of.models.iter();
+                        named.map(|m| (m.name.clone(), m.at_start, m.settings.clone())).collect()
+                    };
+                    assert_eq!(models(&again), models(&resolved), "{shown}");
+                }
                 Err(error) => assert!(error.faults.is_empty(), "{error} in {shown}"),
             }
         }

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use super::define::Definition;
-use super::resolve::Resolved;
+use super::models::{KEYS, TABLE};
+use super::resolve::{Entry, Resolved};
 use super::table::DEFINITIONS;
 
 const HEAD: &str = "\
@@ -15,6 +16,20 @@ const HEAD: &str = "\
 # and the key in capitals) override all files, and flags (-- and the key with
 # dashes) override those. `phi4d config show` prints every effective setting
 # with its source.
+";
+
+const MODELS: &str = "
+# Further models, each in a table of its own at the end of this file. The daemon
+# loads one at the first request for its name and keeps those loaded that fit
+# models_memory_bytes. For example:
+#
+#   [models.phi-4-mini]
+#   model = \"/var/lib/phi4d/models/phi-4-mini\"
+#   load = \"start\"
+#   slots = 2
+#
+# model is a folder or a pulled model's name. load is request (the default) or
+# start. A table may also have
 ";
 
 /// `config/phi4d.toml`: every key with its text, unit, range and default.
@@ -34,18 +49,36 @@ pub fn render_file() -> String {
         let _ =
             writeln!(text, "#{} = {}", definition.key, toml_value(definition, definition.default));
     }
+    text.push_str(MODELS);
+    let mut line = String::from("#");
+    for (index, key) in KEYS.iter().skip(1).enumerate() {
+        let end = if index + 2 < KEYS.len() { "," } else { "; others are as above." };
+        if line.len() + key.len() + end.len() > 78 {
+            let _ = writeln!(text, "{line}");
+            line = String::from("#");
+        }
+        let _ = write!(line, " {key}{end}");
+    }
+    let _ = writeln!(text, "{line}");
     text
 }
 
 /// The settings in force as TOML, each with its origin.
 #[must_use]
 pub fn render_resolved(resolved: &Resolved) -> String {
-    let lines = resolved.entries.iter().zip(DEFINITIONS.iter());
-    let lines = lines.map(|(entry, definition)| {
-        let setting = format!("{} = {}", entry.key, toml_value(definition, &entry.value));
+    let line = |entry: &Entry| {
+        let definition = DEFINITIONS.iter().find(|definition| definition.key == entry.key);
+        let value = definition.map_or_else(String::new, |known| toml_value(known, &entry.value));
+        let setting = format!("{} = {value}", entry.key);
         format!("{setting:<48} # {}\n", entry.origin)
-    });
-    lines.collect()
+    };
+    let mut text: String = resolved.entries.iter().map(line).collect();
+    for model in &resolved.models {
+        let when = if model.at_start { "start" } else { "request" };
+        let _ = writeln!(text, "\n[{TABLE}.\"{}\"]\nload = \"{when}\"", model.name);
+        text.extend(model.entries.iter().map(line));
+    }
+    text
 }
 
 fn toml_value(definition: &Definition, value: &str) -> String {
@@ -114,6 +147,20 @@ mod tests {
         let resolved = load("model = 'a\"b\\c'\nslots = 3\nlisten = \"off\"\n");
         let again = load(&render_resolved(&resolved));
         assert_eq!(again.settings, resolved.settings);
+    }
+
+    #[test]
+    fn what_show_prints_of_further_models_loads_again() {
+        let text = "model = 'a'\nslots = 3\n[models.b]\nmodel = '/b'\nslots = 2\nload = 'start'\n\
+                    [models.'C.1']\nmodel = 'c'\nmodel_aliases = ['d', 'e']\n";
+        let resolved = load(text);
+        let again = load(&render_resolved(&resolved));
+        let named = |resolved: &Resolved| {
+            let models = resolved.models.iter();
+            models.map(|m| (m.name.clone(), m.at_start, m.settings.clone())).collect::<Vec<_>>()
+        };
+        assert_eq!(resolved.models.len(), 2);
+        assert_eq!(named(&again), named(&resolved));
     }
 
     #[test]

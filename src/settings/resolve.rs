@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use config::{Config, ConfigError, Map, Source, Value};
 
 use super::absent;
-use super::define::{Reader, environment_name, flag_name, origin_of};
+use super::define::{Definition, Reader, environment_name, flag_name, origin_of};
 use super::error::{Fault, SettingsError};
 use super::file;
 use super::kind::as_in_toml;
 use super::lists::as_shown;
+use super::models::{self, NamedModel};
 use super::table::{DEFINITIONS, Settings};
 
 /// The file that is read if it exists and no other is named.
@@ -54,6 +55,8 @@ pub struct Resolved {
     pub settings: Settings,
     /// Every key in the table's order.
     pub entries: Vec<Entry>,
+    /// The further models, in the order of their names.
+    pub models: Vec<NamedModel>,
     /// Things that the administrator should know and that are no faults.
     pub warnings: Vec<String>,
 }
@@ -127,9 +130,10 @@ pub fn resolve(inputs: &Inputs) -> Result<Resolved, SettingsError> {
             faults.push(Fault::Missing { key, variable, flag });
         }
     }
+    let models = models::read(&values, settings.as_ref(), &mut faults);
     match settings {
         Some(settings) if faults.is_empty() => {
-            Ok(Resolved { settings, entries: entries(&values), warnings })
+            Ok(Resolved { settings, entries: entries(&values), models, warnings })
         }
         _ => Err(SettingsError { faults }),
     }
@@ -178,18 +182,18 @@ fn is_empty(values: &Map<String, Value>, key: &str) -> bool {
 }
 
 fn entries(values: &Map<String, Value>) -> Vec<Entry> {
-    DEFINITIONS
-        .iter()
-        .map(|definition| {
-            let value = values.get(definition.key).and_then(|value| as_shown(&value.kind));
-            let value = value.unwrap_or_default();
-            Entry {
-                key: definition.key,
-                value: if definition.is_text { value } else { as_in_toml(value) },
-                origin: origin_of(values, definition.key),
-            }
-        })
-        .collect()
+    DEFINITIONS.iter().map(|definition| entry(definition, values)).collect()
+}
+
+/// What `values` say of one key.
+pub(super) fn entry(definition: &Definition, values: &Map<String, Value>) -> Entry {
+    let value = values.get(definition.key).and_then(|value| as_shown(&value.kind));
+    let value = value.unwrap_or_default();
+    Entry {
+        key: definition.key,
+        value: if definition.is_text { value } else { as_in_toml(value) },
+        origin: origin_of(values, definition.key),
+    }
 }
 
 #[cfg(test)]

@@ -292,6 +292,16 @@ define_settings! {
     /// minute, so less than 5 seconds needs a larger StartLimitBurst.
     idle_exit: Option<Duration> = "0", seconds_or_never(0.01..=604_800.0), "seconds";
 
+    /// With further models ([models.NAME]): memory for the weights and KV caches of all that are
+    /// loaded. When another is asked for, the least recently used ones make room. 0: what the
+    /// machine or the process's cgroup has left at the start, less the embedding model and an eighth
+    /// for requests.
+    models_memory_bytes: u64 = "0", whole::<u64>(0, 1 << 50), "bytes";
+
+    /// Unload a model after so long without a request for it; the next request loads it again.
+    /// 0: never. Ollama's keep_alive in a request overrides it until the next request for the model.
+    idle_unload: Option<Duration> = "0", SecondsOrNever { min: 0.01, max: 31_536_000.0 }, "seconds";
+
     /// Drop what the daemon does not need once it has its model and sockets: running programs,
     /// other users' rights, new listeners and more (seccomp and no_new_privs). auto: if the
     /// kernel supports it. on: refuse to start without it. With a provider other than cpu, only

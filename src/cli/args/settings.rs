@@ -36,8 +36,11 @@ impl SettingsArgs {
         }
         let flags = self.values.clone();
         let mut resolved = resolve(&Inputs { flags, required: required.to_vec(), ..inputs })?;
-        if let Some(model) = &mut resolved.settings.model {
-            *model = places::folder_of(model);
+        let named = resolved.models.iter_mut().map(|model| &mut model.settings);
+        for settings in std::iter::once(&mut resolved.settings).chain(named) {
+            if let Some(model) = &mut settings.model {
+                *model = places::folder_of(model);
+            }
         }
         Ok(resolved)
     }

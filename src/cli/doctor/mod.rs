@@ -23,7 +23,7 @@ use findings::Findings;
 use phi4d_model::{self as model, EmbeddingFolder, LoadError};
 use phi4d_os as os;
 use phi4d_server::{AccessFault, certificate_fault};
-use phi4d_settings::{ListenAddress, Settings};
+use phi4d_settings::{ListenAddress, Resolved, Settings};
 pub(super) use service::files_of;
 use units::Units;
 
@@ -109,25 +109,35 @@ fn examine(arguments: &DoctorArgs) -> Result<Findings, Fatal> {
     let subject = Subject::find();
     machine::hardware(&mut findings);
     machine::kernel(Path::new("/proc/sys/vm"), &mut findings);
-    if let Some(settings) = settings(&arguments.settings, &subject, &mut findings)? {
+    if let Some(Resolved { settings, models, .. }) =
+        settings(&arguments.settings, &subject, &mut findings)?
+    {
         access(&settings, &subject, &mut findings);
         runtime(&settings, &mut findings);
-        let model = model(&settings, &subject, &mut findings);
-        provider(&settings, model.as_ref(), &mut findings);
+        let found = model(&settings, &subject, &mut findings);
+        provider(&settings, found.as_ref(), &mut findings);
         embedding_model(&settings, &subject, &mut findings);
-        if let Some(model) = &model {
+        if let Some(model) = &found {
             service::prepared(model, &mut findings);
             machine::memory(&model.plan, &mut findings);
             if !arguments.no_speed {
                 machine::speed(&settings, model, &mut findings);
             }
         }
+        let further: Vec<PathBuf> = models
+            .iter()
+            .flat_map(|further| {
+                let found = model(&further.settings, &subject, &mut findings);
+                service::files_of(&further.settings, found.as_ref())
+            })
+            .collect();
         let lookup = |name: &str| subject.variable(name);
         service::state(&settings, subject.service(), lookup, &mut findings);
         sockets::sockets(&settings, &subject.units, lookup, &mut findings);
         if let Some(unit) = subject.service() {
             let files = settings_files(&arguments.settings);
-            service::readable(unit, &settings, model.as_ref(), &files, &mut findings);
+            let read: Vec<PathBuf> = files.iter().cloned().chain(further).collect();
+            service::readable(unit, &settings, found.as_ref(), &read, &mut findings);
             units::settings_in_use(unit, &files, &mut findings);
             if os::effective_uid() != 0 {
                 let hint = "sudo phi4d doctor looks at files as the service does";
@@ -161,7 +171,7 @@ fn settings(
     arguments: &SettingsArgs,
     subject: &Subject,
     findings: &mut Findings,
-) -> Result<Option<Settings>, Fatal> {
+) -> Result<Option<Resolved>, Fatal> {
     const CHECK: &str = "settings";
     let resolved = match arguments.resolve_in(&subject.environment, &[]) {
         Ok(resolved) => resolved,
@@ -176,8 +186,7 @@ fn settings(
     for warning in &resolved.warnings {
         findings.note(CHECK, warning, "");
     }
-    let settings = resolved.settings;
-    let options = start::provider_settings(&settings).check();
+    let options = start::provider_settings(&resolved.settings).check();
     match options {
         Err(faults) => {
             for fault in faults {
@@ -189,7 +198,7 @@ fn settings(
             findings.good(CHECK, format!("read, with {set} that are not the default"));
         }
     }
-    Ok(Some(settings))
+    Ok(Some(resolved))
 }
 
 fn access(settings: &Settings, subject: &Subject, findings: &mut Findings) {

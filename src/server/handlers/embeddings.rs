@@ -58,7 +58,7 @@ async fn answer(
         let asked = parse(&body)?;
         match asked.model.as_deref() {
             Some(name) if !app.embeds_as(name) => {
-                Err(ApiError::model_not_found(name, &served(app)?.name))
+                Err(ApiError::model_not_found(name, &[served(app)?.name.as_str()]))
             }
             _ => Ok(asked),
         }

@@ -15,6 +15,7 @@ use crate::memory::NoRoom;
 use crate::reply::{
     EventStream, Events, Format, Reply, event, events, json, named_event, telling_ignored,
 };
+use crate::served::{Asks, Served};
 use crate::wire::Parsed;
 use crate::wire::common::{Delivery, Envelope, SYSTEM_FINGERPRINT};
 use crate::wire::error::Dialect;
@@ -32,7 +33,7 @@ pub(crate) trait Renderer: Send + 'static {
     /// Whose error objects its streams end with.
     const DIALECT: Dialect;
     /// Called once, before there is any text.
-    fn begin(&mut self, _app: &App, _choices: &Choices) {}
+    fn begin(&mut self, _served: &Served, _choices: &Choices) {}
     /// Called when the prompt is in the KV cache, for requests with one answer.
     fn prompt_read(&mut self) {}
     /// The response's body for a request without a stream.
@@ -74,30 +75,33 @@ pub(crate) fn end_of_events(usage: Option<&str>) -> String {
     usage.map_or_else(String::new, event) + &event("[DONE]")
 }
 
-/// A request's body, read by `parse`, if it names the model that is served.
+/// A request's body, read by `parse`, and the model that it names, which is loaded then.
 pub(crate) async fn parsed<T: Send + 'static>(
     app: &App,
     request: hyper::Request<Incoming>,
     exchange: &Exchange,
     parse: fn(&Value) -> Result<T, ApiError>,
-    model: fn(&T) -> Option<&str>,
-) -> Result<T, ApiError> {
-    let parse = move |app: &App, body: Value| {
-        let parsed = parse(&body)?;
-        check_model(app, model(&parsed))?;
-        Ok(parsed)
-    };
-    read(request, app, exchange, parse).await
+    asks: fn(&T) -> Asks<'_>,
+) -> Result<(Served, T), ApiError> {
+    taken(app, request, exchange, move |body| parse(&body), asks).await
 }
 
-/// Refuses a model that isn't served. No name means the one there is.
-pub(crate) fn check_model(app: &App, asked: Option<&str>) -> Result<(), ApiError> {
-    match asked {
-        Some(name) if !app.answers_to(name) => {
-            Err(ApiError::model_not_found(name, &app.options().model_name))
-        }
-        _ => Ok(()),
-    }
+/// As [`parsed`], with a `parse` that takes the body apart.
+pub(crate) async fn taken<T: Send + 'static>(
+    app: &App,
+    request: hyper::Request<Incoming>,
+    exchange: &Exchange,
+    parse: impl FnOnce(Value) -> Result<T, ApiError> + Send + 'static,
+    asks: fn(&T) -> Asks<'_>,
+) -> Result<(Served, T), ApiError> {
+    let parse = move |app: &App, body: Value| {
+        let parsed = parse(body)?;
+        let index = app.model_of(asks(&parsed).model)?;
+        Ok((index, parsed))
+    };
+    let (index, parsed) = read(request, app, exchange, parse).await?;
+    let served = Served::with(app, exchange, index, &asks(&parsed)).await?;
+    Ok((served, parsed))
 }
 
 /// What all answers and chunks to one request for the model `asked` begin with.
@@ -119,20 +123,20 @@ pub(crate) fn envelope(
 
 /// Generates what was asked for and answers in `renderer`'s JSON.
 pub(crate) async fn answer<R: Renderer>(
-    app: &App,
+    app: &Served,
     parsed: Parsed,
     exchange: &Arc<Exchange>,
     renderer: R,
 ) -> Result<Reply, ApiError> {
     let Parsed { mut request, delivery, ignored, .. } = parsed;
     let (weight, caller) = (exchange.weight(), exchange.caller().id());
-    (request.weight, request.caller) = (weight, caller);
+    (request.weight, request.caller, request.waited) = (weight, caller, app.waited());
     request.parameters.progress &= delivery != Delivery::Whole;
     // It may repeat much of the request.
-    let mut renderer = Elsewhere::new(app.generator().pool(), caller, is_large(weight), renderer);
+    let mut renderer = Elsewhere::new(app.pool(), caller, is_large(weight), renderer);
     let known = request.parameters.prompt_logprobs.map(|top| usize::try_from(top).unwrap_or(0) + 1);
     let answers = request.copies.made;
-    exchange.asks(&app.options().model_name);
+    exchange.asks(&app.entry().name);
     // A prompt has no more tokens than bytes, or than fit.
     let prompts = request.prompts.len().saturating_mul(app.generator().limits().context_tokens);
     let expected = Took { prompt_tokens: weight.min(prompts), answers, known: None };
@@ -143,8 +147,8 @@ pub(crate) async fn answer<R: Renderer>(
     let prompt_tokens = running.choices.prompt_tokens();
     keep(app, exchange, Took { prompt_tokens, answers, known }.bytes())?;
     let large = is_large(weight.max(prompt_tokens * size_of::<u32>()));
-    let begin = move |app: &App| {
-        renderer.begin(app, &running.choices);
+    let begin = move |_: &App| {
+        renderer.begin(&running.app, &running.choices);
         (renderer, running)
     };
     let (mut renderer, running) = done(app, exchange, large, begin).await?;
@@ -173,13 +177,14 @@ pub(crate) async fn answer<R: Renderer>(
 /// The answers that are asked for, ready to begin: the request is checked, its prompts are tokenised,
 /// and the key's quota is reserved.
 async fn admitted(
-    app: &App,
+    app: &Served,
     request: Request,
     exchange: &Arc<Exchange>,
 ) -> Result<Choices, ApiError> {
     let answers = request.copies.answers(request.prompts.len())?;
     exchange.admission().hold(answers)?;
-    let generator = app.generator().within(exchange.trace());
+    let metrics = app.metrics().of(app.index());
+    let generator = app.generator().clone().timed_by(metrics).within(exchange.trace());
     // What is known before the tokenizer's work: a request that does not fit costs nothing. Adding up
     // many texts takes time itself.
     let count = move |_: &App| (request.parameters.least_cost(&request.prompts), request);
@@ -287,9 +292,9 @@ async fn stream<R: Renderer>(
 
 /// Running answers, which fail when the daemon's drain limit has passed.
 struct Running {
-    app: App,
-    exchange: Arc<Exchange>,
     choices: Choices,
+    exchange: Arc<Exchange>,
+    app: Served,
 }
 
 impl Drop for Running {

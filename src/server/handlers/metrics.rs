@@ -1,8 +1,9 @@
 //! `GET /metrics`.
 
 use crate::app::App;
+use crate::models::{ModelPhase, ModelView, Turnover};
 use crate::reply::{Reply, text};
-use phi4d_engine::{ModelLimits, Stats};
+use phi4d_engine::Stats;
 use phi4d_generate::EmbeddingStats;
 use phi4d_telemetry::{self as telemetry, Sample, Value};
 
@@ -11,9 +12,15 @@ const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// All metrics; those of the engine are its counters at this moment.
 pub(crate) fn get(app: &App) -> Reply {
-    let generator = app.generator();
-    let stats = generator.stats();
-    let mut samples = own(&stats);
+    let views: Vec<ModelView> = app.models().views();
+    let mut samples = Vec::new();
+    for (index, view) in views.iter().enumerate() {
+        let of_model = |sample| Sample { model: Some(index), ..sample };
+        samples.extend(own(&view.stats()).into_iter().map(of_model));
+        if app.models().change() {
+            samples.extend(turnover(view).into_iter().map(of_model));
+        }
+    }
     samples.push(Sample {
         labels: vec![("version", env!("CARGO_PKG_VERSION").to_owned())],
         ..number("phi4d_build_info", "The program's version", 1)
@@ -35,12 +42,16 @@ pub(crate) fn get(app: &App) -> Reply {
     let lost = telemetry::lost_lines();
     samples.push(count("phi4d_log_lines_lost", "Log lines that could not be written", lost));
     samples.extend(app.embeddings().into_iter().flat_map(|e| embedded(&e.embedder.stats())));
-    samples.extend(aliases(&stats, generator.limits()));
+    for (index, view) in views.iter().enumerate() {
+        let block = view.resident.as_ref().map(|there| there.generator().limits().kv_block_tokens);
+        let aliases = aliases(&view.stats(), block.unwrap_or(1)).into_iter();
+        samples.extend(aliases.map(|sample| Sample { model: Some(index), ..sample }));
+    }
     text(CONTENT_TYPE, app.metrics().page(samples))
 }
 
 fn sample(name: &'static str, help: &'static str, value: Value) -> Sample {
-    Sample { name, help, value, labels: Vec::new() }
+    Sample { name, help, value, model: None, labels: Vec::new() }
 }
 
 fn count(name: &'static str, help: &'static str, count: u64) -> Sample {
@@ -112,6 +123,29 @@ fn own(stats: &Stats) -> Vec<Sample> {
     ]
 }
 
+/// Those of a model that comes and goes.
+fn turnover(view: &ModelView) -> [Sample; 7] {
+    let Turnover { loads, failures, unloads, load_time } = view.turnover;
+    let is_loaded = usize::from(view.phase == ModelPhase::Loaded);
+    [
+        number("phi4d_model_loaded", "Whether the model is in memory", is_loaded),
+        sample(
+            "phi4d_model_memory_bytes",
+            "Memory that the model's weights and KV cache may take now",
+            Value::Number(view.bytes),
+        ),
+        number("phi4d_model_requests_waiting", "Requests waiting for the model", view.waiting),
+        count("phi4d_model_loads", "Times the model was loaded", loads),
+        count("phi4d_model_load_failures", "Times the model could not be loaded", failures),
+        count("phi4d_model_unloads", "Times the model was unloaded", unloads),
+        sample(
+            "phi4d_model_load_seconds",
+            "Time that the model's last load took",
+            Value::Share(load_time.as_secs_f64()),
+        ),
+    ]
+}
+
 /// Those of the embedding model.
 fn embedded(stats: &EmbeddingStats) -> [Sample; 5] {
     [
@@ -128,8 +162,8 @@ fn embedded(stats: &EmbeddingStats) -> [Sample; 5] {
 }
 
 /// The names that vLLM gives them, which gateways look for.
-fn aliases(stats: &Stats, limits: &ModelLimits) -> Vec<Sample> {
-    let block = limits.kv_block_tokens.max(1);
+fn aliases(stats: &Stats, block: usize) -> Vec<Sample> {
+    let block = block.max(1);
     vec![
         number("vllm:num_requests_running", "Requests being answered", stats.running),
         number("vllm:num_requests_waiting", "Requests waiting for a slot", stats.waiting),

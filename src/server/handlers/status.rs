@@ -5,10 +5,10 @@ use hyper::StatusCode;
 
 use crate::app::{App, Embeddings, Phase};
 use crate::error::ApiError;
-use crate::handlers::generation::check_model;
+use crate::models::{ModelEntry, ModelView, sum};
 use crate::reply::{Reply, file, json};
 use crate::wire::common::to_json;
-use crate::wire::models::{Health, Model, ModelList, Readiness, Version};
+use crate::wire::models::{Health, HealthModel, Model, ModelList, Readiness, Version};
 use crate::wire::slots as wire;
 use phi4d_engine::SubmitError;
 
@@ -21,9 +21,16 @@ pub(crate) fn health(app: &App) -> Reply {
         Phase::Serving => "ok",
         Phase::Draining | Phase::Cutting => "draining",
     };
-    let stats = app.generator().stats();
+    let views = app.models().views();
     let options = app.options();
-    let health = Health::new(status, &options.model_name, options.idle_exit.is_some(), &stats);
+    let stats = views.iter().map(ModelView::stats).reduce(|all, one| sum(&all, &one));
+    let stats = stats.unwrap_or_default();
+    let sleeps = options.idle_exit.is_some();
+    let mut health = Health::new(status, &options.model_name, sleeps, &stats);
+    if app.models().change() {
+        let named = app.models().entries().iter().zip(&views);
+        health.models = named.map(|(entry, view)| in_short(entry, view)).collect();
+    }
     json(StatusCode::OK, to_json(&health))
 }
 
@@ -32,10 +39,20 @@ pub(crate) fn version() -> Reply {
     json(StatusCode::OK, to_json(&Version { version: env!("CARGO_PKG_VERSION") }))
 }
 
+fn in_short<'a>(entry: &'a ModelEntry, view: &ModelView) -> HealthModel<'a> {
+    let stats = view.stats();
+    HealthModel {
+        model: &entry.name,
+        state: view.phase.as_str(),
+        running: stats.running,
+        waiting: stats.waiting + view.waiting,
+    }
+}
+
 /// Whether requests are taken: 200, or 503 while draining or when the engine has ended.
 pub(crate) fn ready(app: &App) -> Reply {
     let (code, status) = match app.phase() {
-        Phase::Serving if app.generator().is_ready() => (StatusCode::OK, "ready"),
+        Phase::Serving if app.models().are_ready() => (StatusCode::OK, "ready"),
         Phase::Serving => (StatusCode::SERVICE_UNAVAILABLE, "not ready"),
         Phase::Draining | Phase::Cutting => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
     };
@@ -44,7 +61,8 @@ pub(crate) fn ready(app: &App) -> Reply {
 
 /// The list of models: the generating one by each of its names, and the embedding one.
 pub(crate) fn models(app: &App) -> Reply {
-    let generating = app.names().map(|name| served(app, name));
+    let views = app.models().views();
+    let generating = app.models().names().map(|(index, name)| served(app, &views, index, name));
     let models = ModelList::new(generating.chain(app.embeddings().map(embedding)).collect());
     json(StatusCode::OK, to_json(&models))
 }
@@ -54,13 +72,15 @@ pub(crate) fn model(app: &App, id: &str) -> Result<Reply, ApiError> {
     if let Some(embeddings) = app.embedding_model(id) {
         return Ok(json(StatusCode::OK, to_json(&embedding(embeddings))));
     }
-    check_model(app, Some(id))?;
-    Ok(json(StatusCode::OK, to_json(&served(app, id))))
+    let index = app.model_of(Some(id))?;
+    Ok(json(StatusCode::OK, to_json(&served(app, &app.models().views(), index, id))))
 }
 
-fn served<'a>(app: &App, id: &'a str) -> Model<'a> {
-    let limits = app.generator().limits();
-    Model::new(id, app.options().created, limits.context_tokens, limits.vocab_size)
+fn served<'a>(app: &App, views: &[ModelView], index: usize, id: &'a str) -> Model<'a> {
+    let (context, vocabulary) = views[index].sizes();
+    let created = app.models().entries()[index].created;
+    let state = app.models().change().then(|| views[index].phase.as_str());
+    Model::new(id, created, context, vocabulary).in_state(state)
 }
 
 fn embedding(embeddings: &Embeddings) -> Model<'_> {
@@ -69,15 +89,25 @@ fn embedding(embeddings: &Embeddings) -> Model<'_> {
     Model::embedding(name, *created, most, vocabulary, embedder.dimensions())
 }
 
-/// What is in each slot, and what waits for one.
+/// What is in each slot of the loaded models, and what waits for one.
 pub(crate) async fn slots(app: &App) -> Result<Reply, ApiError> {
-    let generator = app.generator();
-    let Some(live) = generator.look().await else {
-        return Err(SubmitError::Stopped.into());
-    };
-    let rules = app.rules();
-    let (slots, context) = (generator.stats().slots, generator.limits().context_tokens);
-    let all = wire::slots(live, slots, context, |id| rules.name_of(id));
+    let mut all = Vec::new();
+    let changes = app.models().change();
+    for (entry, view) in app.models().entries().iter().zip(app.models().views()) {
+        let Some(resident) = view.resident else { continue };
+        let generator = resident.generator();
+        let Some(live) = generator.look().await else {
+            // It was unloaded meanwhile.
+            if changes {
+                continue;
+            }
+            return Err(SubmitError::Stopped.into());
+        };
+        let rules = app.rules();
+        let (slots, context) = (generator.stats().slots, generator.limits().context_tokens);
+        let name = changes.then_some(entry.name.as_str());
+        all.extend(wire::slots(live, slots, context, name, |id| rules.name_of(id)));
+    }
     Ok(json(StatusCode::OK, to_json(&all)))
 }
 

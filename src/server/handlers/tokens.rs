@@ -6,12 +6,13 @@ use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
 use serde_json::Value;
 
-use super::generation::{check_model, parsed};
+use super::generation::{parsed, taken};
 use crate::access::Exchange;
 use crate::app::App;
-use crate::body::{built, done, read};
+use crate::body::{built, done};
 use crate::error::ApiError;
 use crate::reply::{Reply, json, telling_ignored};
+use crate::served::{Asks, Served};
 use crate::wire::Parsed;
 use crate::wire::chat::ChatRequest;
 use crate::wire::common::to_json;
@@ -27,7 +28,7 @@ const TEXT_COPIES: usize = 6;
 /// The tokens that `prompt` is read as. The tokenizer's work counts against the key's limits: what
 /// it reads before it begins, and the tokens before they are given out.
 pub(crate) async fn tokens_of(
-    app: &App,
+    app: &Served,
     prompt: Prompt,
     exchange: &Arc<Exchange>,
 ) -> Result<Vec<u32>, ApiError> {
@@ -54,18 +55,14 @@ pub(crate) async fn tokenize(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let parse = |app: &App, body| {
-        let asked = TokenizeRequest::parse(body)?;
-        check_model(app, asked.model.as_deref())?;
-        Ok(asked)
-    };
-    let TokenizeRequest { prompt, strings, pieces, ignored, .. } =
-        read(request, app, exchange, parse).await?;
-    let ids = tokens_of(app, prompt, exchange).await?;
+    let parse = TokenizeRequest::parse;
+    let (served, asked) = taken(app, request, exchange, parse, TokenizeRequest::asks).await?;
+    let TokenizeRequest { prompt, strings, pieces, ignored, .. } = asked;
+    let ids = tokens_of(&served, prompt, exchange).await?;
     // Each as a number and in the answer, and its text where that is wanted.
     let each = if strings || pieces { 200 } else { 24 };
-    let build = move |app: &App| {
-        let generator = app.generator();
+    let build = move |_: &App| {
+        let generator = served.generator();
         let token_strs = strings.then(|| ids.iter().map(|&id| generator.spell(&[id])).collect());
         let token = |&id: &u32| match pieces {
             true => WireToken::Piece { id, piece: Piece::new(generator.piece(id)) },
@@ -89,27 +86,26 @@ pub(crate) async fn detokenize(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let parse = |app: &App, body| {
-        let asked = DetokenizeRequest::parse(&body)?;
-        check_model(app, asked.model.as_deref())?;
-        let bytes = app.generator().spelt_bytes(&asked.tokens)?;
-        Ok((asked, bytes))
-    };
-    let (DetokenizeRequest { tokens, ignored, .. }, bytes) =
-        read(request, app, exchange, parse).await?;
+    let (parse, asks) = (DetokenizeRequest::parse, DetokenizeRequest::asks);
+    let (served, asked) = parsed(app, request, exchange, parse, asks).await?;
+    let DetokenizeRequest { tokens, ignored, .. } = asked;
+    let (known, large) = (served.clone(), is_large(exchange.weight()));
+    let spell = move |_: &App| known.generator().spelt_bytes(&tokens).map(|bytes| (bytes, tokens));
+    let (bytes, tokens) = done(app, exchange, large, spell).await??;
     exchange.admission().pay(tokens.len())?;
     exchange.read_prompt(tokens.len());
-    let build = move |app: &App| {
-        let text = app.generator().spell(&tokens);
+    let build = move |_: &App| {
+        let text = served.generator().spell(&tokens);
         to_json(&Detokenized { prompt: text.clone(), content: text })
     };
     let body = built(app, exchange, TEXT_COPIES * bytes, build).await?;
     Ok(telling_ignored(json(StatusCode::OK, body), &ignored))
 }
 
-/// What the tokenizer is, as vLLM has it.
-pub(crate) fn tokenizer_info(app: &App) -> Reply {
-    let generator = app.generator();
+/// What the first model's tokenizer is, as vLLM has it.
+pub(crate) async fn tokenizer_info(app: &App, exchange: &Exchange) -> Result<Reply, ApiError> {
+    let served = Served::with(app, exchange, 0, &Asks::default()).await?;
+    let generator = served.generator();
     let spelled = |id: u32| generator.spell(&[id]);
     let ends = generator.end_tokens();
     let info = TokenizerInfo {
@@ -121,7 +117,7 @@ pub(crate) fn tokenizer_info(app: &App) -> Reply {
         vocab_size: generator.limits().vocab_size,
         chat_template: generator.template(),
     };
-    json(StatusCode::OK, to_json(&info))
+    Ok(json(StatusCode::OK, to_json(&info)))
 }
 
 /// What a chat request would make the model read.
@@ -131,12 +127,12 @@ pub(crate) async fn render(
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
     let parse = |body: &Value| ChatRequest::parse(body).map(|chat| chat.parsed);
-    let mut chat = parsed(app, request, exchange, parse, Parsed::model).await?;
+    let (served, mut chat) = parsed(app, request, exchange, parse, Parsed::asks).await?;
     let ignored = std::mem::take(&mut chat.ignored);
-    let token_ids = tokens_of(app, chat.into_prompt(), exchange).await?;
+    let token_ids = tokens_of(&served, chat.into_prompt(), exchange).await?;
     let bytes = TEXT_COPIES * exchange.weight() + 24 * token_ids.len();
-    let build = move |app: &App| {
-        let generator = app.generator();
+    let build = move |_: &App| {
+        let generator = served.generator();
         let body = Rendered {
             prompt: generator.spell(&token_ids),
             count: token_ids.len(),

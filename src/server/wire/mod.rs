@@ -29,6 +29,7 @@ pub(super) mod tokens;
 mod tools;
 
 use self::common::Delivery;
+use super::served::Asks;
 use phi4d_generate::{Prompt, Request};
 
 /// A request of a generating endpoint: what is to be generated, and how the answer is sent.
@@ -43,8 +44,10 @@ pub(super) struct Parsed {
 }
 
 impl Parsed {
-    pub(super) fn model(&self) -> Option<&str> {
-        self.model.as_deref()
+    /// What it says of its model.
+    pub(super) fn asks(&self) -> Asks<'_> {
+        let (model, timeout) = (self.model.as_deref(), self.request.parameters.timeout);
+        Asks { model, timeout, ..Asks::default() }
     }
 
     /// The prompt alone, of a surface whose requests have one.

@@ -29,6 +29,9 @@ pub(crate) struct Model<'a> {
     /// those of a text.
     max_model_len: usize,
     meta: Meta,
+    /// Where models come and go: `unloaded`, `loading`, `loaded` or `unloading`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<&'static str>,
 }
 
 /// llama.cpp's facts about a model.
@@ -56,7 +59,13 @@ impl<'a> Model<'a> {
             created_at: timestamp(UNIX_EPOCH + Duration::from_secs(created)),
             max_model_len: context,
             meta: Meta { n_vocab: vocabulary, n_ctx: context, n_ctx_train: context, n_embd: None },
+            state: None,
         }
+    }
+
+    /// The same, of a model that comes and goes.
+    pub(crate) fn in_state(self, state: Option<&'static str>) -> Self {
+        Self { state, ..self }
     }
 
     /// An embedding model, whose vectors have `dimensions` numbers.
@@ -134,6 +143,21 @@ pub(crate) struct Health<'a> {
     kv_budget_tokens: usize,
     /// Whether the daemon ends when it is idle (`idle_exit`), so that the next question starts it again.
     sleeps_when_idle: bool,
+    /// Where models come and go, each of them; the numbers above are of all together.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) models: Vec<HealthModel<'a>>,
+}
+
+/// A model that comes and goes.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct HealthModel<'a> {
+    pub(crate) model: &'a str,
+    /// `unloaded`, `loading`, `loaded` or `unloading`.
+    pub(crate) state: &'static str,
+    pub(crate) running: usize,
+    /// Requests that wait for the model or for a slot.
+    pub(crate) waiting: usize,
 }
 
 impl<'a> Health<'a> {
@@ -165,6 +189,7 @@ impl<'a> Health<'a> {
             kv_cached_tokens: stats.kv_cached_tokens,
             kv_budget_tokens: stats.kv_budget_tokens,
             sleeps_when_idle,
+            models: Vec::new(),
         }
     }
 }

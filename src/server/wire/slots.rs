@@ -17,6 +17,9 @@ pub(crate) struct Slot {
     state: &'static str,
     /// Tokens that one slot holds.
     n_ctx: usize,
+    /// Its model, where there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<String>,
     #[serde(flatten)]
     request: Option<SlotRequest>,
 }
@@ -33,11 +36,12 @@ struct SlotRequest {
     n_cached: usize,
 }
 
-/// All slots, then what waits.
+/// All slots of a model, then what waits.
 pub(crate) fn slots(
     live: Vec<Live>,
     slots: usize,
     context_tokens: usize,
+    model: Option<&str>,
     caller: impl Fn(CallerId) -> String,
 ) -> Vec<Slot> {
     let mut all = Vec::with_capacity(live.len().max(slots));
@@ -48,6 +52,7 @@ pub(crate) fn slots(
         is_processing: id.is_some(),
         state: name(live.state),
         n_ctx: context_tokens,
+        model: model.map(str::to_owned),
         request: Some(SlotRequest::new(&live, caller(live.caller))),
     };
     all.extend(running.into_iter().enumerate().map(|(id, live)| slot(Some(id), live)));
@@ -56,6 +61,7 @@ pub(crate) fn slots(
         is_processing: false,
         state: "idle",
         n_ctx: context_tokens,
+        model: model.map(str::to_owned),
         request: None,
     }));
     all.extend(waiting.into_iter().map(|live| slot(None, live)));

@@ -10,6 +10,7 @@ use super::common::{Integer, List, read_fields};
 use super::known::{Endpoint, Groups, ignored, names_of};
 use super::parameters::token_ids;
 use crate::error::ApiError;
+use crate::served::Asks;
 use phi4d_generate::Prompt;
 
 /// Text to tokens.
@@ -50,6 +51,10 @@ struct OutputFields {
 type AllFields = (OutputFields, TextFields);
 
 impl TokenizeRequest {
+    pub(crate) fn asks(&self) -> Asks<'_> {
+        Asks { model: self.model.as_deref(), ..Asks::default() }
+    }
+
     /// Reads a request's JSON: a conversation if it has `messages`, else a text.
     ///
     /// # Errors
@@ -153,6 +158,10 @@ pub(crate) struct DetokenizeFields {
 }
 
 impl DetokenizeRequest {
+    pub(crate) fn asks(&self) -> Asks<'_> {
+        Asks { model: self.model.as_deref(), ..Asks::default() }
+    }
+
     /// Reads a request's JSON.
     ///
     /// # Errors

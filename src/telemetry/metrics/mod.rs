@@ -27,18 +27,31 @@ pub use timer::{Operation, RequestTimer};
 
 /// The registry and what feeds it. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Metrics(Arc<Inner>);
+pub struct Metrics {
+    inner: Arc<Inner>,
+    /// The model whose answers are timed.
+    model: usize,
+}
+
+/// A model as labels have it.
+#[derive(Debug)]
+struct Model {
+    /// Labels of phi4d's names: none where there is one model.
+    own: Vec<(&'static str, String)>,
+    /// Labels of vLLM's names.
+    aliased: Vec<(&'static str, String)>,
+    answers: Arc<Answers>,
+}
 
 #[derive(Debug)]
 struct Inner {
     registry: Registry,
-    /// Labels of vLLM's names.
-    aliased: Vec<(&'static str, String)>,
+    models: Vec<Model>,
+    tracer: Tracer,
     http: Family<HttpLabels, Counter<u64, AtomicU64>>,
     http_seconds: Family<RouteLabel, Histogram, fn() -> Histogram>,
     connections: Family<TransportLabel, Gauge<i64, AtomicI64>>,
     shed: Family<ReasonLabel, Counter<u64, AtomicU64>>,
-    answers: Arc<Answers>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -68,55 +81,82 @@ impl Metrics {
     /// also recorded by `tracer`.
     #[must_use]
     pub fn new(model: &str, context_tokens: usize, tracer: Tracer) -> Self {
+        Self::of_models(&[(model, context_tokens)], tracer)
+    }
+
+    /// As [`Self::new`], for a server of several models. Where there is more than one, what is one model's
+    /// has a label `model`. Times are the first one's until [`Self::of`] says otherwise.
+    #[must_use]
+    pub fn of_models(models: &[(&str, usize)], tracer: Tracer) -> Self {
+        let is_one = models.len() == 1;
+        let model = |&(name, context): &(&str, usize)| Model {
+            own: if is_one { Vec::new() } else { vec![("model", page::escaped(name))] },
+            aliased: vec![("model_name", page::escaped(name)), ("engine", "0".to_owned())],
+            answers: Arc::new(Answers::new(name, context, tracer.clone())),
+        };
         let mut inner = Inner {
             registry: Registry::default(),
-            aliased: vec![("model_name", page::escaped(model)), ("engine", "0".to_owned())],
+            models: models.iter().map(model).collect(),
+            tracer,
             http: Family::default(),
             http_seconds: Family::new_with_constructor(|| Histogram::new(buckets::HTTP)),
             connections: Family::default(),
             shed: Family::default(),
-            answers: Arc::new(Answers::new(model, context_tokens, tracer)),
         };
         inner.register_http();
-        inner.register_answers();
-        Self(Arc::new(inner))
+        for model in 0..models.len() {
+            inner.register_answers(model);
+        }
+        Self { inner: Arc::new(inner), model: 0 }
+    }
+
+    /// The same, for the answers of the model `index`.
+    #[must_use]
+    pub fn of(&self, index: usize) -> Self {
+        Self { inner: Arc::clone(&self.inner), model: index }
     }
 
     /// Times the answer to a request that arrived at `arrived` with a prompt of `prompt_tokens`.
     #[must_use]
     pub fn request(&self, arrived: Instant, prompt_tokens: usize) -> RequestTimer {
-        RequestTimer::new(Arc::clone(&self.0.answers), arrived, prompt_tokens)
+        let answers = &self.inner.models[self.model].answers;
+        RequestTimer::new(Arc::clone(answers), arrived, prompt_tokens)
     }
 
     /// Counts an answered request. `route` and `method` are from a fixed set.
     pub fn http(&self, route: &'static str, method: &'static str, status: u16, took: Duration) {
-        self.0.http.get_or_create(&HttpLabels { route, method, status }).inc();
-        self.0.http_seconds.get_or_create(&RouteLabel { route }).observe(took.as_secs_f64());
+        self.inner.http.get_or_create(&HttpLabels { route, method, status }).inc();
+        self.inner.http_seconds.get_or_create(&RouteLabel { route }).observe(took.as_secs_f64());
     }
 
     /// Where spans go.
     #[must_use]
     pub fn tracer(&self) -> &Tracer {
-        &self.0.answers.tracer
+        &self.inner.tracer
     }
 
     /// Counts a connection, open as long as the guard lives.
     #[must_use]
     pub fn connection(&self, transport: &'static str) -> OpenConnection {
-        let open = self.0.connections.get_or_create_owned(&TransportLabel { transport });
+        let open = self.inner.connections.get_or_create_owned(&TransportLabel { transport });
         open.inc();
         OpenConnection(open)
     }
 
     /// Counts a connection that was closed although its client wanted it. `reason` is from a fixed set.
     pub fn shed(&self, reason: &'static str) {
-        self.0.shed.get_or_create(&ReasonLabel { reason }).inc();
+        self.inner.shed.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     /// The page in Prometheus's text format, with `samples` taken now.
     #[must_use]
     pub fn page(&self, samples: Vec<Sample>) -> String {
-        page::render(&self.0.registry, samples, &self.0.aliased)
+        page::render(&self.inner.registry, samples, |sample| {
+            let Some(model) = sample.model.and_then(|index| self.inner.models.get(index)) else {
+                return &[];
+            };
+            if sample.name.starts_with("vllm:") { &model.aliased } else { &model.own }
+        })
     }
 }
 
@@ -147,19 +187,28 @@ impl Inner {
         );
     }
 
-    fn register_answers(&mut self) {
-        let histograms = self.answers.named();
+    /// Registers what is measured of one model's answers. Families of several models have one name; the
+    /// page puts them together.
+    fn register_answers(&mut self, index: usize) {
+        let Model { own, aliased, answers } = &self.models[index];
         let requests = "Answers by how they ended";
-        for (name, help, histogram) in histograms {
-            self.registry.register(format!("phi4d_{name}"), help, histogram.clone());
+        let labels = |labels: &[(&'static str, String)]| {
+            let labels = labels.iter();
+            labels.map(|(name, value)| ((*name).into(), value.clone().into())).collect::<Vec<_>>()
+        };
+        for (prefix, labels) in [("phi4d_", labels(own)), ("vllm:", labels(aliased))] {
+            let registry = match labels.is_empty() {
+                true => &mut self.registry,
+                false => self.registry.sub_registry_with_labels(labels.into_iter()),
+            };
+            for (name, help, histogram) in answers.named() {
+                registry.register(format!("{prefix}{name}"), help, histogram.clone());
+            }
+            registry.register(
+                format!("{prefix}request_success"),
+                requests,
+                answers.endings.clone(),
+            );
         }
-        self.registry.register("phi4d_request_success", requests, self.answers.endings.clone());
-        let labels =
-            self.aliased.iter().map(|(name, value)| ((*name).into(), value.clone().into()));
-        let aliased = self.registry.sub_registry_with_labels(labels);
-        for (name, help, histogram) in histograms {
-            aliased.register(format!("vllm:{name}"), help, histogram.clone());
-        }
-        aliased.register("vllm:request_success", requests, self.answers.endings.clone());
     }
 }

@@ -1,5 +1,6 @@
 //! The page: the registry and values taken at the moment, in Prometheus's text format.
 
+use std::collections::HashMap;
 use std::fmt::{Error, Write as _};
 
 use prometheus_client::collector::Collector;
@@ -13,13 +14,14 @@ use prometheus_client::registry::Registry;
 /// A value taken when the page is made.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
-    /// Its name; a counter's without the `_total` that the page adds. Names that begin with
-    /// `vllm:` get vLLM's labels.
+    /// Its name; a counter's without the `_total` that the page adds.
     pub name: &'static str,
     /// Its help text.
     pub help: &'static str,
     /// The value.
     pub value: Value,
+    /// The model that it is of, which gives it labels; `None` for what is the whole server's.
+    pub model: Option<usize>,
     /// Labels of its own.
     pub labels: Vec<(&'static str, String)>,
 }
@@ -31,21 +33,20 @@ pub enum Value {
     Count(u64),
     /// A number of things now.
     Number(u64),
-    /// A part of a whole, 0 to 1.
+    /// A number with digits behind the point: a part of a whole, or seconds.
     Share(f64),
 }
 
-/// The page. Labels `aliased` go to vLLM's names.
-pub(super) fn render(
+/// The page. `labels` are what a sample's model adds to its own.
+pub(super) fn render<'a>(
     registry: &Registry,
     samples: Vec<Sample>,
-    aliased: &[(&'static str, String)],
+    labels: impl Fn(&Sample) -> &'a [(&'static str, String)],
 ) -> String {
     let mut now = Registry::default();
     for mut sample in samples {
-        if sample.name.starts_with("vllm:") {
-            sample.labels.splice(0..0, aliased.iter().cloned());
-        }
+        let of_model = labels(&sample);
+        sample.labels.splice(0..0, of_model.iter().cloned());
         now.register_collector(Box::new(sample));
     }
     let mut text = String::new();
@@ -79,9 +80,11 @@ pub(super) fn escaped(value: &str) -> String {
 }
 
 /// OpenMetrics text as the older format that every scraper reads, which differs in this: a
-/// counter's family has the name of its samples.
+/// counter's family has the name of its samples. Families of one name become one, as both formats want.
 fn classic(open_metrics: &str) -> String {
-    let mut text = String::with_capacity(open_metrics.len());
+    let mut families: Vec<String> = Vec::new();
+    let mut known: HashMap<&str, usize> = HashMap::new();
+    let mut current = 0;
     let mut help: Option<&str> = None;
     for line in open_metrics.lines() {
         if line.starts_with("# HELP ") {
@@ -90,17 +93,27 @@ fn classic(open_metrics: &str) -> String {
         }
         let family = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' '));
         let Some((name, kind)) = family else {
-            text.push_str(line);
-            text.push('\n');
+            if let Some(text) = families.get_mut(current) {
+                text.push_str(line);
+                text.push('\n');
+            }
             continue;
         };
+        let described = help.take().and_then(|help| help[7..].split_once(' '));
+        current = *known.entry(name).or_insert(families.len());
+        if current < families.len() {
+            continue;
+        }
         let suffix = if kind == "counter" { "_total" } else { "" };
-        if let Some((_, words)) = help.take().and_then(|help| help[7..].split_once(' ')) {
+        let mut text = String::new();
+        // Writing to a String can't fail.
+        if let Some((_, words)) = described {
             let _ = writeln!(text, "# HELP {name}{suffix} {words}");
         }
         let _ = writeln!(text, "# TYPE {name}{suffix} {kind}");
+        families.push(text);
     }
-    text
+    families.concat()
 }
 
 #[cfg(test)]
@@ -109,7 +122,8 @@ mod tests {
 
     #[test]
     fn samples_have_their_kind_and_labels() {
-        let sample = |name, value, labels| Sample { name, help: "Helps", value, labels };
+        let model = Some(0);
+        let sample = |name, value, labels| Sample { name, help: "Helps", value, model, labels };
         let samples = vec![
             sample("phi4d_steps", Value::Count(3), Vec::new()),
             sample("vllm:num_requests_running", Value::Number(2), Vec::new()),
@@ -117,7 +131,11 @@ mod tests {
             sample("phi4d_kv_cache_usage_ratio", Value::Share(0.5), Vec::new()),
         ];
         let labels = [("model_name", escaped("a\"b"))];
-        let text = render(&Registry::default(), samples, &labels);
+        let aliased = |sample: &Sample| match sample.name.starts_with("vllm:") {
+            true => labels.as_slice(),
+            false => &[],
+        };
+        let text = render(&Registry::default(), samples, aliased);
         assert_eq!(
             text,
             "# HELP phi4d_steps_total Helps.\n\
@@ -132,6 +150,25 @@ mod tests {
              # HELP phi4d_kv_cache_usage_ratio Helps.\n\
              # TYPE phi4d_kv_cache_usage_ratio gauge\n\
              phi4d_kv_cache_usage_ratio 0.5\n"
+        );
+    }
+
+    #[test]
+    fn families_of_several_models_are_one() {
+        let sample = |name: &str| Sample {
+            name: "phi4d_steps",
+            help: "Helps",
+            value: Value::Count(3),
+            model: None,
+            labels: vec![("model", name.to_owned())],
+        };
+        let text = render(&Registry::default(), vec![sample("a"), sample("b")], |_| &[]);
+        assert_eq!(
+            text,
+            "# HELP phi4d_steps_total Helps.\n\
+             # TYPE phi4d_steps_total counter\n\
+             phi4d_steps_total{model=\"a\"} 3\n\
+             phi4d_steps_total{model=\"b\"} 3\n"
         );
     }
 }

@@ -25,7 +25,8 @@ pub(crate) async fn create(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let parsed = parsed(app, request, exchange, MessagesRequest::parse, Parsed::model).await?;
+    let (app, parsed) =
+        parsed(app, request, exchange, MessagesRequest::parse, Parsed::asks).await?;
     let renderer = MessageRenderer {
         id: format!("msg_{}", random_hex()),
         model: app.name_for(parsed.model.clone()),
@@ -33,7 +34,7 @@ pub(crate) async fn create(
         open: None,
         stops: parsed.request.parameters.stop.clone(),
     };
-    answer(app, parsed, exchange, renderer).await
+    answer(&app, parsed, exchange, renderer).await
 }
 
 /// `POST /v1/messages/count_tokens`.
@@ -42,9 +43,10 @@ pub(crate) async fn count_tokens(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let mut parsed = parsed(app, request, exchange, CountRequest::parse, Parsed::model).await?;
+    let (app, mut parsed) =
+        parsed(app, request, exchange, CountRequest::parse, Parsed::asks).await?;
     let ignored = std::mem::take(&mut parsed.ignored);
-    let ids = tokens_of(app, parsed.into_prompt(), exchange).await?;
+    let ids = tokens_of(&app, parsed.into_prompt(), exchange).await?;
     let body = Counted { input_tokens: ids.len() };
     Ok(telling_ignored(json(StatusCode::OK, to_json(&body)), &ignored))
 }

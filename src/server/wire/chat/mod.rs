@@ -11,6 +11,7 @@ use crate::app::App;
 use crate::error::ApiError;
 use crate::handlers::generation::{Renderer, answer, end_of_events, envelope, parsed};
 use crate::reply::{Format, Reply, event};
+use crate::served::Served;
 use crate::wire::Parsed;
 use crate::wire::bounds;
 use crate::wire::common::{
@@ -37,19 +38,19 @@ pub(crate) async fn create(
     request: hyper::Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let chat =
-        parsed(app, request, exchange, ChatRequest::parse, |chat| chat.parsed.model()).await?;
+    let (app, chat) =
+        parsed(app, request, exchange, ChatRequest::parse, |chat| chat.parsed.asks()).await?;
     let object = match chat.parsed.delivery {
         Delivery::Whole => ChatCompletion::OBJECT,
         Delivery::Stream { .. } => ChatChunk::OBJECT,
     };
     let renderer = ChatRenderer {
-        envelope: envelope(app, chat.parsed.model.clone(), "chatcmpl", object),
+        envelope: envelope(&app, chat.parsed.model.clone(), "chatcmpl", object),
         extras: chat.extras,
         reasoning: chat.include_reasoning,
         prompt: None,
     };
-    answer(app, chat.parsed, exchange, renderer).await
+    answer(&app, chat.parsed, exchange, renderer).await
 }
 
 /// A checked chat request, ready for `generate`.
@@ -320,7 +321,7 @@ impl Renderer for ChatRenderer {
     const FORMAT: Format = Format::Events;
     const DIALECT: Dialect = Dialect::OpenAi;
 
-    fn begin(&mut self, _app: &App, choices: &Choices) {
+    fn begin(&mut self, _served: &Served, choices: &Choices) {
         if self.extras.token_ids {
             self.prompt = choices.prompts().next().map(<[u32]>::to_vec);
         }

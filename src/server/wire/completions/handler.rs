@@ -11,6 +11,7 @@ use crate::app::App;
 use crate::error::ApiError;
 use crate::handlers::generation::{Renderer, answer, end_of_events, envelope, parsed};
 use crate::reply::{Format, Reply, event};
+use crate::served::Served;
 use crate::wire::common::{Envelope, Extras, to_json};
 use crate::wire::error::Dialect;
 use crate::wire::logprobs::{PromptLogprobs, name_by_ids};
@@ -23,12 +24,11 @@ pub(crate) async fn create(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let completion = parsed(app, request, exchange, CompletionRequest::parse, |completion| {
-        completion.parsed.model()
-    })
-    .await?;
+    let parse = CompletionRequest::parse;
+    let (app, completion) =
+        parsed(app, request, exchange, parse, |completion| completion.parsed.asks()).await?;
     let renderer = CompletionRenderer {
-        envelope: envelope(app, completion.parsed.model.clone(), "cmpl", Completion::OBJECT),
+        envelope: envelope(&app, completion.parsed.model.clone(), "cmpl", Completion::OBJECT),
         extras: completion.extras,
         echo: completion.echo,
         prompt_only: completion.prompt_only,
@@ -38,7 +38,7 @@ pub(crate) async fn create(
         echoes: Vec::new(),
         characters: Vec::new(),
     };
-    answer(app, completion.parsed, exchange, renderer).await
+    answer(&app, completion.parsed, exchange, renderer).await
 }
 
 struct CompletionRenderer {
@@ -85,12 +85,12 @@ impl Renderer for CompletionRenderer {
     const FORMAT: Format = Format::Events;
     const DIALECT: Dialect = Dialect::OpenAi;
 
-    fn begin(&mut self, app: &App, choices: &Choices) {
+    fn begin(&mut self, served: &Served, choices: &Choices) {
         if self.extras.token_ids {
             self.prompts = choices.prompts().map(<[u32]>::to_vec).collect();
         }
         if self.echo {
-            self.echoes = choices.prompts().map(|ids| app.generator().spell(ids)).collect();
+            self.echoes = choices.prompts().map(|ids| served.generator().spell(ids)).collect();
         }
         self.characters = vec![0; choices.count()];
     }

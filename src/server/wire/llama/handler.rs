@@ -12,6 +12,7 @@ use crate::app::App;
 use crate::error::ApiError;
 use crate::handlers::generation::{Renderer, answer, parsed};
 use crate::reply::{Format, Reply, event, json};
+use crate::served::{Asks, Served};
 use crate::wire::common::{to_json, token_ids_of};
 use crate::wire::error::Dialect;
 use crate::wire::timings::{progressed, timed};
@@ -41,7 +42,7 @@ async fn create(
     exchange: &Arc<Exchange>,
     parse: fn(&Value) -> Result<LlamaRequest, ApiError>,
 ) -> Result<Reply, ApiError> {
-    let asked = parsed(app, request, exchange, parse, |asked| asked.parsed.model()).await?;
+    let (app, asked) = parsed(app, request, exchange, parse, |asked| asked.parsed.asks()).await?;
     let renderer = TextRenderer {
         model: app.name_for(asked.parsed.model.clone()),
         context: app.generator().limits().context_tokens,
@@ -49,19 +50,20 @@ async fn create(
         fields: asked.response_fields,
         prompt_only: asked.prompt_only,
     };
-    answer(app, asked.parsed, exchange, renderer).await
+    answer(&app, asked.parsed, exchange, renderer).await
 }
 
-/// `GET /props`.
-pub(crate) fn props(app: &App) -> Reply {
-    let generator = app.generator();
+/// `GET /props`: of the first model.
+pub(crate) async fn props(app: &App, exchange: &Exchange) -> Result<Reply, ApiError> {
+    let served = Served::with(app, exchange, 0, &Asks::default()).await?;
+    let generator = served.generator();
     let props = Props::new(PropsFacts {
         model: &app.options().model_name,
         template: generator.template(),
         context: generator.limits().context_tokens,
         slots: generator.stats().slots,
     });
-    json(StatusCode::OK, to_json(&props))
+    Ok(json(StatusCode::OK, to_json(&props)))
 }
 
 struct TextRenderer {

@@ -82,16 +82,16 @@ pub(crate) struct Figures {
 }
 
 impl Figures {
-    /// `reading` until the first token, `total` in all.
-    pub(crate) fn new(usage: Usage, reading: Duration, total: Duration) -> Self {
+    /// `load` until the model was there, then `reading` until the first token, `total` in all.
+    pub(crate) fn new(usage: Usage, load: Duration, reading: Duration, total: Duration) -> Self {
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         Self {
             total_duration: nanos(total),
-            load_duration: 0,
+            load_duration: nanos(load),
             prompt_eval_count: usage.prompt_tokens,
             prompt_eval_duration: nanos(reading),
             eval_count: usage.completion_tokens,
-            eval_duration: nanos(total.saturating_sub(reading)),
+            eval_duration: nanos(total.saturating_sub(load + reading)),
         }
     }
 }
@@ -166,7 +166,7 @@ pub(crate) struct TaggedModel<'a> {
     pub(crate) name: &'a str,
     pub(crate) model: &'a str,
     pub(crate) modified_at: String,
-    /// Not known.
+    /// 0 where it is not known. In `/api/ps`, where models come and go: the memory that it may take.
     pub(crate) size: u64,
     pub(crate) digest: String,
     pub(crate) details: Details,
@@ -178,7 +178,7 @@ pub(crate) struct TaggedModel<'a> {
 pub(crate) struct LoadedModel<'a> {
     #[serde(flatten)]
     pub(crate) model: TaggedModel<'a>,
-    pub(crate) expires_at: &'static str,
+    pub(crate) expires_at: String,
     pub(crate) size_vram: u64,
     pub(crate) context_length: usize,
 }

@@ -1,7 +1,7 @@
 //! Handlers of Ollama's API.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
@@ -16,8 +16,10 @@ use crate::access::Exchange;
 use crate::app::{App, Embeddings};
 use crate::body::read;
 use crate::error::ApiError;
-use crate::handlers::generation::{Renderer, answer, check_model};
+use crate::handlers::generation::{Renderer, answer};
+use crate::models::KeepAlive;
 use crate::reply::{Format, Reply, json, telling_ignored};
+use crate::served::{Asks, Served};
 use crate::wire::common::to_json;
 use crate::wire::error::Dialect;
 use phi4d_generate::{Answer, Finished, TextDelta, Usage};
@@ -26,7 +28,7 @@ use phi4d_telemetry::timestamp;
 /// The version of Ollama's API that is spoken; clients look at it to know what there is.
 const API_VERSION: &str = "0.12.0";
 
-/// The model is never unloaded.
+/// When a model is unloaded that never is.
 const NEVER: &str = "2999-12-31T23:59:59Z";
 
 /// `POST /api/chat`.
@@ -56,14 +58,20 @@ async fn create(
 ) -> Result<Reply, ApiError> {
     let parse = move |app: &App, body| {
         let asked = parse(&body)?;
-        check(app, asked.model.as_deref())?;
-        Ok(asked)
+        Ok((model_of(app, asked.model.as_deref())?, asked))
     };
-    let asked = read(request, app, exchange, parse).await?;
-    let renderer = OllamaRenderer::new(app.name_for(asked.model), kind);
+    let (index, asked) = read(request, app, exchange, parse).await?;
+    let name = app.name_for(asked.model);
+    if asked.parsed.is_none() && asked.keep == KeepAlive::For(Duration::ZERO) {
+        app.models().unload(index).await;
+        return Ok(OllamaRenderer::new(name, kind, Duration::ZERO).loaded("unload"));
+    }
+    let asks = Asks { keep: asked.keep, ..Asks::default() };
+    let served = Served::with(app, exchange, index, &asks).await?;
+    let renderer = OllamaRenderer::new(name, kind, served.waited());
     match asked.parsed {
-        None => Ok(renderer.loaded(asked.unloads)),
-        Some(parsed) => answer(app, parsed, exchange, renderer).await,
+        None => Ok(renderer.loaded("load")),
+        Some(parsed) => answer(&served, parsed, exchange, renderer).await,
     }
 }
 
@@ -75,23 +83,29 @@ pub(crate) fn version() -> Reply {
 
 /// `GET /api/tags`.
 pub(crate) fn tags(app: &App) -> Reply {
-    let generating = app.names().map(|name| tagged(app, name));
+    let generating = app.models().names().map(|(index, name)| tagged(app, index, name));
     let models = generating.chain(app.embeddings().map(tagged_embedding)).collect();
     json(StatusCode::OK, to_json(&Models { models }))
 }
 
-/// `GET /api/ps`: the models are always loaded.
+/// `GET /api/ps`: the models in memory. The embedding model always is.
 pub(crate) fn ps(app: &App) -> Reply {
-    let loaded = |model, context_length| LoadedModel {
+    let loaded = |model, expires_at: Option<SystemTime>, context_length| LoadedModel {
         model,
-        expires_at: NEVER,
+        expires_at: expires_at.map_or_else(|| NEVER.to_owned(), timestamp),
         size_vram: 0,
         context_length,
     };
-    let context = app.generator().limits().context_tokens;
-    let mut models = vec![loaded(tagged(app, &app.options().model_name), context)];
+    let views = app.models().views();
+    let there = views.iter().enumerate().filter(|(_, view)| view.resident.is_some());
+    let generating = there.map(|(index, view)| {
+        let tagged = tagged(app, index, &app.models().entries()[index].name);
+        let model = TaggedModel { size: view.bytes, ..tagged };
+        loaded(model, view.expires(), view.sizes().0)
+    });
+    let mut models: Vec<_> = generating.collect();
     let embedding = app.embeddings();
-    models.extend(embedding.map(|e| loaded(tagged_embedding(e), e.embedder.max_tokens())));
+    models.extend(embedding.map(|e| loaded(tagged_embedding(e), None, e.embedder.max_tokens())));
     json(StatusCode::OK, to_json(&Models { models }))
 }
 
@@ -107,13 +121,19 @@ pub(crate) async fn show(
         let shown = Shown::embedding(time_of(*created), context, dimensions);
         return Ok(telling_ignored(json(StatusCode::OK, to_json(&shown)), &ignored));
     }
-    let limits = app.generator().limits();
-    let facts = ShowFacts {
-        context_tokens: limits.context_tokens,
-        vocabulary: limits.vocab_size,
-        inserts: app.generator().fills_gaps(),
+    let index = model_of(app, Some(&model))?;
+    let view = app.models().view(index);
+    let (context_tokens, vocabulary) = view.sizes();
+    // A model that is not in memory is not loaded to be shown.
+    let (template, inserts) = match (&view.resident, &view.facts) {
+        (Some(there), _) => {
+            (there.generator().template().to_owned(), there.generator().fills_gaps())
+        }
+        (None, Some(facts)) => (facts.template.clone(), facts.inserts),
+        (None, None) => Default::default(),
     };
-    let shown = Shown::new(made_at(app), app.generator().template().to_owned(), facts);
+    let facts = ShowFacts { context_tokens, vocabulary, inserts };
+    let shown = Shown::new(time_of(app.models().entries()[index].created), template, facts);
     Ok(telling_ignored(json(StatusCode::OK, to_json(&shown)), &ignored))
 }
 
@@ -127,7 +147,7 @@ async fn named(
     let parse = |app: &App, body: Value| {
         let (model, ignored) = ShowRequest::parse(&body)?;
         if app.embedding_model(&model).is_none() {
-            check(app, Some(&model))?;
+            model_of(app, Some(&model))?;
         }
         Ok((model, ignored))
     };
@@ -135,21 +155,19 @@ async fn named(
 }
 
 /// Models' names may have a tag, of which there is only the usual one.
-fn check(app: &App, model: Option<&str>) -> Result<(), ApiError> {
-    let plain = |name: &str| name.strip_suffix(":latest").is_some_and(|name| app.answers_to(name));
-    match model {
-        Some(name) if plain(name) => Ok(()),
-        other => check_model(app, other),
-    }
+fn model_of(app: &App, model: Option<&str>) -> Result<usize, ApiError> {
+    let plain = model.and_then(|name| app.models().find(name.strip_suffix(":latest")?));
+    plain.map_or_else(|| app.model_of(model), Ok)
 }
 
-fn tagged<'a>(app: &App, name: &'a str) -> TaggedModel<'a> {
+fn tagged<'a>(app: &App, index: usize, name: &'a str) -> TaggedModel<'a> {
+    let entry = &app.models().entries()[index];
     TaggedModel {
         name,
         model: name,
-        modified_at: made_at(app),
+        modified_at: time_of(entry.created),
         size: 0,
-        digest: digest(&app.options().model_name, app.options().created),
+        digest: digest(&entry.name, entry.created),
         details: Details::default(),
     }
 }
@@ -183,10 +201,6 @@ pub(crate) async fn pull(
     Ok(telling_ignored(done, &ignored))
 }
 
-fn made_at(app: &App) -> String {
-    time_of(app.options().created)
-}
-
 fn time_of(seconds: u64) -> String {
     timestamp(UNIX_EPOCH + Duration::from_secs(seconds))
 }
@@ -197,11 +211,14 @@ struct OllamaRenderer {
     begun: Instant,
     read: Option<Instant>,
     calls: CallCollector,
+    /// How long the model was waited for.
+    load: Duration,
 }
 
 impl OllamaRenderer {
-    fn new(model: String, kind: Kind) -> Self {
-        Self { kind, model, begun: Instant::now(), read: None, calls: CallCollector::default() }
+    fn new(model: String, kind: Kind, load: Duration) -> Self {
+        let (begun, calls) = (Instant::now(), CallCollector::default());
+        Self { kind, model, begun, read: None, calls, load }
     }
 
     fn line(&self, text: String, thinking: String) -> Line<'_> {
@@ -209,8 +226,7 @@ impl OllamaRenderer {
     }
 
     /// The answer to a request that only loads or unloads the model.
-    fn loaded(&self, unloads: bool) -> Reply {
-        let reason = if unloads { "unload" } else { "load" };
+    fn loaded(&self, reason: &'static str) -> Reply {
         let line = self.line(String::new(), String::new()).ended(reason, None);
         json(StatusCode::OK, to_json(&line))
     }
@@ -218,7 +234,7 @@ impl OllamaRenderer {
     fn figures(&self, usage: Usage) -> Figures {
         let now = Instant::now();
         let reading = self.read.unwrap_or(now).duration_since(self.begun);
-        Figures::new(usage, reading, now.duration_since(self.begun))
+        Figures::new(usage, self.load, reading, self.load + now.duration_since(self.begun))
     }
 }
 

@@ -1,10 +1,13 @@
 //! Requests of Ollama's API.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use super::open_calls::OpenCalls;
 use crate::error::ApiError;
+use crate::models::KeepAlive;
 use crate::wire::common::{
     Delivery, Entries, Integer, List, Number, Object, TextOr, read_at, read_fields, shown,
 };
@@ -161,7 +164,7 @@ pub(crate) struct OllamaRequest {
     pub(crate) model: Option<String>,
     /// `None` if the request only loads or unloads the model.
     pub(crate) parsed: Option<Parsed>,
-    pub(crate) unloads: bool,
+    pub(crate) keep: KeepAlive,
 }
 
 /// `POST /api/chat`.
@@ -307,7 +310,7 @@ struct Shared {
     constraint: Option<Constraint>,
     effort: Option<String>,
     options: Value,
-    unloads: bool,
+    keep: KeepAlive,
     ignored: Vec<String>,
 }
 
@@ -337,17 +340,16 @@ impl SharedFields {
             let accepted = "false; /v1/chat/completions has them";
             return Err(ApiError::unsupported("logprobs", true, accepted));
         }
-        let unloads = match self.keep_alive {
-            None | Some(Value::Null) => false,
-            Some(Value::Number(seconds)) => seconds.as_f64() == Some(0.0),
-            // A duration in any of Go's units: none if its digits are zeros.
-            Some(Value::String(text)) => {
-                text.contains('0') && !text.contains(|c: char| ('1'..='9').contains(&c))
-            }
-            Some(other) => {
-                let accepted = "a number of seconds, or a string like \"5m\"";
-                return Err(ApiError::invalid_value("keep_alive", shown(&other), accepted));
-            }
+        let keep = match &self.keep_alive {
+            None | Some(Value::Null) => Some(KeepAlive::Default),
+            Some(Value::Number(seconds)) => seconds.as_f64().map(kept),
+            Some(Value::String(text)) => duration(text).map(kept),
+            Some(_) => None,
+        };
+        let Some(keep) = keep else {
+            let accepted = "a number of seconds, or a string like \"5m\"; negative: for ever";
+            let given = self.keep_alive.unwrap_or_default();
+            return Err(ApiError::invalid_value("keep_alive", shown(&given), accepted));
         };
         let options = self.options.map(Entries::into_map).unwrap_or_default();
         let read = names_of::<Options>();
@@ -362,15 +364,58 @@ impl SharedFields {
             constraint,
             effort,
             options: options.into(),
-            unloads,
+            keep,
             ignored: ignored.names,
         })
     }
 }
 
+/// A model's stay after a request, of a number of seconds.
+fn kept(seconds: f64) -> KeepAlive {
+    /// No different from for ever, and instants can be that far ahead.
+    const CENTURY: f64 = 100.0 * 365.0 * 86_400.0;
+    if (0.0..CENTURY).contains(&seconds) {
+        KeepAlive::For(Duration::from_secs_f64(seconds))
+    } else {
+        KeepAlive::Forever
+    }
+}
+
+/// The seconds of a duration in Go's notation, such as `1h30m` or `-1m`; without a unit they are seconds.
+fn duration(text: &str) -> Option<f64> {
+    /// Longer ones first: `m` begins `ms`.
+    const UNITS: [(&str, f64); 8] = [
+        ("ns", 1e-9),
+        ("us", 1e-6),
+        ("\u{b5}s", 1e-6),
+        ("\u{3bc}s", 1e-6),
+        ("ms", 1e-3),
+        ("s", 1.0),
+        ("m", 60.0),
+        ("h", 3600.0),
+    ];
+    let (sign, mut rest) = match text.trim().strip_prefix('-') {
+        Some(rest) => (-1.0, rest),
+        None => (1.0, text.trim().trim_start_matches('+')),
+    };
+    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    if is_number(rest) {
+        return rest.parse::<f64>().ok().map(|seconds| sign * seconds);
+    }
+    let mut seconds = 0.0;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !(c.is_ascii_digit() || c == '.'))?;
+        let (number, after) = rest.split_at(end);
+        let (unit, factor) = UNITS.iter().find(|(unit, _)| after.starts_with(unit))?;
+        seconds += number.parse::<f64>().ok()? * factor;
+        rest = &after[unit.len()..];
+    }
+    Some(sign * seconds)
+}
+
 impl Shared {
     fn load(self) -> OllamaRequest {
-        OllamaRequest { model: self.model, parsed: None, unloads: self.unloads }
+        OllamaRequest { model: self.model, parsed: None, keep: self.keep }
     }
 
     fn chat(self, conversation: Conversation, tools: Tools) -> Result<OllamaRequest, ApiError> {
@@ -385,12 +430,12 @@ impl Shared {
     }
 
     fn generate(self, prompt: Prompt) -> Result<OllamaRequest, ApiError> {
-        let Self { model, delivery, constraint, options, unloads, ignored, .. } = self;
+        let Self { model, delivery, constraint, options, keep, ignored, .. } = self;
         let options: Options = read_at(&options, "options")?;
         let parameters = Parameters { constraint, ..options.parameters()? };
         let request = Request { prompts: vec![prompt], parameters, ..Request::default() };
         let parsed = Parsed { model: model.clone(), request, delivery, ignored };
-        Ok(OllamaRequest { model, parsed: Some(parsed), unloads })
+        Ok(OllamaRequest { model, parsed: Some(parsed), keep })
     }
 }
 
@@ -452,5 +497,37 @@ impl ShowRequest {
         let model = fields.model.or(fields.name);
         let model = model.ok_or_else(|| ApiError::missing("model", "the model's name"))?;
         Ok((model, ignored))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stays_are_read_as_ollama_reads_them() {
+        let stay = |text: &str| duration(text).map(kept);
+        let seconds = |seconds| Some(KeepAlive::For(Duration::from_secs_f64(seconds)));
+        for (text, expected) in [
+            ("5m", seconds(300.0)),
+            ("1h30m", seconds(5400.0)),
+            ("1.5s", seconds(1.5)),
+            ("300ms", seconds(0.3)),
+            ("10", seconds(10.0)),
+            ("0", seconds(0.0)),
+            ("0s", seconds(0.0)),
+            ("-1", Some(KeepAlive::Forever)),
+            ("-1m", Some(KeepAlive::Forever)),
+            ("9999999h", Some(KeepAlive::Forever)),
+            ("", None),
+            ("5", seconds(5.0)),
+            ("5x", None),
+            ("m", None),
+            ("5m3", None),
+            ("soon", None),
+            ("5 m", None),
+        ] {
+            assert_eq!(stay(text), expected, "{text:?}");
+        }
     }
 }

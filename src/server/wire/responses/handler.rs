@@ -16,6 +16,7 @@ use crate::handlers::generation::{answer, envelope, parsed};
 use crate::handlers::tokens::tokens_of;
 use crate::memory::NoRoom;
 use crate::reply::{Reply, json, telling_ignored};
+use crate::served::Served;
 use crate::store::Stored;
 use crate::wire::common::to_json;
 use phi4d_generate::is_large;
@@ -32,19 +33,19 @@ pub(crate) async fn create(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let asked = asked(app, request, exchange).await?;
+    let (app, asked) = asked(app, request, exchange).await?;
     let ResponsesRequest { parsed, echo, shapes, previous, input } = asked;
-    let envelope = envelope(app, parsed.model.clone(), "resp", "response");
+    let envelope = envelope(&app, parsed.model.clone(), "resp", "response");
     let id = envelope.id.replacen('-', "_", 1);
     let keeping = input.filter(|_| app.responses().is_on()).map(|input| Keeping {
-        app: app.clone(),
+        app: App::clone(&app),
         owner: exchange.caller().id(),
         input,
     });
     let renderer = ResponseRenderer::new(id, envelope.created, envelope.model)
         .answering(echo, shapes, previous)
         .keeping(keeping);
-    answer(app, parsed, exchange, renderer).await
+    answer(&app, parsed, exchange, renderer).await
 }
 
 /// `POST /v1/responses/input_tokens`.
@@ -53,20 +54,21 @@ pub(crate) async fn input_tokens(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let mut parsed = asked(app, request, exchange).await?.parsed;
+    let (app, asked) = asked(app, request, exchange).await?;
+    let mut parsed = asked.parsed;
     let ignored = std::mem::take(&mut parsed.ignored);
-    let input_tokens = tokens_of(app, parsed.into_prompt(), exchange).await?.len();
+    let input_tokens = tokens_of(&app, parsed.into_prompt(), exchange).await?.len();
     let body = InputTokens { object: "response.input_tokens", input_tokens };
     Ok(telling_ignored(json(StatusCode::OK, to_json(&body)), &ignored))
 }
 
-/// The request, with what it refers to.
+/// The request, with what it refers to, and its model.
 async fn asked(
     app: &App,
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
-) -> Result<ResponsesRequest, ApiError> {
-    let asked = parsed(app, request, exchange, Asked::read, Asked::model).await?;
+) -> Result<(Served, ResponsesRequest), ApiError> {
+    let (served, asked) = parsed(app, request, exchange, Asked::read, Asked::asks).await?;
     let earlier = earlier(app, &asked, exchange)?;
     let stored = || earlier.chain.iter().chain(&earlier.named);
     let text: usize = stored().map(|stored| stored.text_bytes()).sum();
@@ -81,7 +83,8 @@ async fn asked(
         exchange.weighs(exchange.weight().saturating_add(text));
     }
     let large = is_large(exchange.weight());
-    done(app, exchange, large, move |_| asked.after(&earlier)).await?
+    let asked = done(app, exchange, large, move |_| asked.after(&earlier)).await??;
+    Ok((served, asked))
 }
 
 /// What `asked` refers to, if the caller has it.

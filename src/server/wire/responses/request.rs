@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::input;
 use super::tools::{Shapes, WireTool, tools_of};
 use crate::error::ApiError;
+use crate::served::Asks;
 use crate::store::Stored;
 use crate::wire::common::{
     Delivery, Entries, Integer, List, Number, Object, TextOr, shown, to_json, too_long,
@@ -166,8 +167,8 @@ impl Asked {
         Ok(Self { fields, ignored, echo: echo(body) })
     }
 
-    pub(super) fn model(&self) -> Option<&str> {
-        self.fields.model.as_deref()
+    pub(super) fn asks(&self) -> Asks<'_> {
+        Asks { model: self.fields.model.as_deref(), ..Asks::default() }
     }
 
     /// The response that it goes on from.
