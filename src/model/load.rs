@@ -6,7 +6,8 @@ use std::sync::Arc;
 use ort::session::Session;
 use ort::session::builder::SessionBuilder;
 use phi4d_attention::KvType;
-use phi4d_isa::{Choice, VARIABLE};
+use phi4d_isa::{Choice, InstructionSet, VARIABLE};
+use phi4d_matmul::Kernel;
 use phi4d_settings::Provider;
 
 use super::error::LoadError;
@@ -197,6 +198,16 @@ fn log_instruction_set(options: &LoadOptions) {
     }
     if let Some(set) = options.own_attention() {
         log::info!("phi4d's kernels use the instruction set {}", set.name());
+        if let Some(withheld) = InstructionSet::withheld() {
+            log::info!(
+                "the system does not let this process use {}, which is faster",
+                withheld.name()
+            );
+        }
+        if let Some(wrong) = Kernel::rejected() {
+            let kernel = Kernel::chosen().map_or("ONNX Runtime's", Kernel::name);
+            log::warn!(kernel; "the matmul kernel of {wrong} fails its self-check, so another is used");
+        }
     }
 }
 

@@ -3,6 +3,9 @@
 //! Every kernel gives the same bits with every set, so the choice is a matter of speed only. A kernel that has
 //! no code of its own for a set takes the one below that it has.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
+
 #[cfg(target_arch = "aarch64")]
 use std::arch::is_aarch64_feature_detected;
 use std::sync::OnceLock;
@@ -27,6 +30,10 @@ pub enum InstructionSet {
     /// [`Avx512`](Self::Avx512), and AVX-512 VNNI for dot products of bytes.
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
+    /// [`Avx512Vnni`](Self::Avx512Vnni), and AMX for products of matrices of bytes, which the system lets this
+    /// process use.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
     /// NEON, which every 64-bit Arm processor has.
     #[cfg(target_arch = "aarch64")]
     Neon,
@@ -43,6 +50,8 @@ impl InstructionSet {
     #[must_use]
     pub fn available() -> Vec<Self> {
         let all = [
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx,
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni,
             #[cfg(target_arch = "x86_64")]
@@ -87,6 +96,8 @@ impl InstructionSet {
             Self::Avx512Vnni => {
                 Self::Avx512.is_available() && is_x86_feature_detected!("avx512vnni")
             }
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => Self::Avx512Vnni.is_available() && amx::is_permitted(),
             #[cfg(target_arch = "aarch64")]
             Self::Neon => is_aarch64_feature_detected!("neon"),
             #[cfg(target_arch = "aarch64")]
@@ -94,6 +105,26 @@ impl InstructionSet {
             #[cfg(target_arch = "aarch64")]
             Self::NeonI8mm => Self::NeonDot.is_available() && is_aarch64_feature_detected!("i8mm"),
         }
+    }
+
+    /// The set, or the one below it if it multiplies by a matrix unit.
+    #[must_use]
+    pub fn of_vectors(self) -> Self {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => Self::Avx512Vnni,
+            set => set,
+        }
+    }
+
+    /// A set that this processor has, and that the system does not let this process use.
+    #[must_use]
+    pub fn withheld() -> Option<Self> {
+        #[cfg(target_arch = "x86_64")]
+        if Self::Avx512Vnni.is_available() && amx::is_there() && !amx::is_permitted() {
+            return Some(Self::Amx);
+        }
+        None
     }
 
     /// Its name in [`VARIABLE`] and in the log.
@@ -109,6 +140,8 @@ impl InstructionSet {
             Self::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => "avx512vnni",
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => "amx",
             #[cfg(target_arch = "aarch64")]
             Self::Neon => "neon",
             #[cfg(target_arch = "aarch64")]

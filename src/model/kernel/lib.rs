@@ -11,6 +11,7 @@
 #![expect(unsafe_code, reason = "vector loads and stores, and calls that need processor features")]
 
 mod activations;
+mod check;
 mod form;
 mod isa;
 mod multiply;

@@ -4,9 +4,9 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::activations::{Activations, block_words, tile_words};
+use crate::activations::Activations;
 use crate::form::{COLUMNS, Form, Line};
-use crate::isa::{Kernel, Tiles};
+use crate::isa::{Isa, Kernel, Tiles};
 use crate::tile::{Packed, Work};
 
 /// Values along K of a panel of unpacked weights. With three vectors of columns the panel takes 27 KB,
@@ -76,9 +76,9 @@ pub fn multiply(
     let rows = activations.rows();
     assert!(form.fits() && lines.len() == form.lines() && results.n == form.n);
     assert!(results.length == rows * form.n && groups.end <= form.groups());
-    let (height, tiles) = (kernel.height(rows), rows.div_ceil(activations.height().max(1)));
-    assert_eq!(activations.height(), height, "rounded for another kernel");
-    assert_eq!(activations.words().len(), tiles * tile_words(form, height));
+    let shape = kernel.shape(form, rows);
+    assert_eq!(activations.shape(), shape, "rounded for another kernel");
+    assert!(activations.words().len() >= rows.div_ceil(shape.height) * shape.tile_words(form));
     for group in groups.clone() {
         assert!(!results.taken[group].swap(true, Ordering::Relaxed), "group {group} is done twice");
     }
@@ -116,11 +116,12 @@ impl Job<'_> {
 
     /// The work of tile `index` with the columns from `column` on, without its panel.
     fn work(&self, index: usize, blocks: Range<usize>, column: usize) -> Work {
-        let (form, height) = (self.form, self.activations.height());
-        let words = &self.activations.words()[index * tile_words(form, height)..];
+        let (form, shape) = (self.form, self.activations.shape());
+        let height = shape.height;
+        let words = &self.activations.words()[index * shape.tile_words(form)..];
         Work {
             panel: std::ptr::null(),
-            activations: words[blocks.start * block_words(form, height)..].as_ptr(),
+            activations: words[blocks.start * shape.block_words(form)..].as_ptr(),
             blocks: blocks.len(),
             runs: (form.block / 32).max(1),
             results: self.results.wrapping_add(index * height * form.n + column),
@@ -136,7 +137,7 @@ impl Job<'_> {
 /// # Safety
 /// The processor has `I`'s features, and the groups' results are this call's alone.
 pub(crate) unsafe fn narrow<I: Tiles>(job: &Job<'_>, groups: Range<usize>) {
-    let height = job.activations.height();
+    let height = job.activations.shape().height;
     for group in groups {
         for index in 0..job.activations.rows().div_ceil(height) {
             let work = job.work(index, 0..job.form.blocks(), group * COLUMNS);
@@ -151,13 +152,15 @@ pub(crate) unsafe fn narrow<I: Tiles>(job: &Job<'_>, groups: Range<usize>) {
 /// # Safety
 /// As [`narrow`].
 pub(crate) unsafe fn wide<I: Tiles>(job: &Job<'_>, groups: Range<usize>) {
-    let (form, height) = (job.form, job.activations.height());
-    let tiles = job.activations.rows().div_ceil(height);
+    let (form, shape) = (job.form, job.activations.shape());
+    let tiles = job.activations.rows().div_ceil(shape.height);
     let of_depth = |depth: usize| (depth / form.block).max(1);
     let (deep, shallow) = (of_depth(BAND_DEPTH), of_depth(PANEL_DEPTH));
-    let band_bytes = deep.min(form.blocks()) * block_words(form, height) * 4;
+    let band_bytes = deep.min(form.blocks()) * shape.block_words(form) * 4;
     let band = (BAND_BYTES / band_bytes).max(1);
     let mut panel = Panel::new::<I>(form, shallow);
+    // SAFETY: the caller's promise.
+    let _ready = unsafe { I::set_up(form) };
     for first in (0..tiles).step_by(band) {
         let tiles = first..tiles.min(first + band);
         for depth in (0..form.blocks()).step_by(deep) {
@@ -203,16 +206,16 @@ impl Panel {
     /// # Safety
     /// As [`narrow`]; there is room for the blocks.
     unsafe fn fill<I: Tiles>(&mut self, job: &Job<'_>, groups: Range<usize>, blocks: Range<usize>) {
-        let vector = I::LANES * 4;
-        let per_group = COLUMNS / I::LANES;
+        let vector = I::Isa::LANES * 4;
+        let per_group = COLUMNS / I::Isa::LANES;
         let vectors = groups.len() * per_group;
         let start = self.lines.as_mut_ptr().cast::<u8>();
         for (index, group) in groups.enumerate() {
             let Packed { scales, zeros, levels } = job.packed(group, blocks.start);
             for part in 0..per_group {
                 let packed = Packed {
-                    scales: scales.wrapping_add(part * I::LANES * 2),
-                    zeros: zeros.wrapping_add(part * I::LANES),
+                    scales: scales.wrapping_add(part * I::Isa::LANES * 2),
+                    zeros: zeros.wrapping_add(part * I::Isa::LANES),
                     levels: levels.wrapping_add(part * vector),
                 };
                 let to = start.wrapping_add((index * per_group + part) * vector);

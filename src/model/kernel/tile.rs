@@ -211,6 +211,41 @@ pub(crate) unsafe fn direct<
     }
 }
 
+/// What a run's dot products are added to, for sums that begin with `sums`.
+///
+/// # Safety
+/// As [`Isa`].
+#[inline(always)]
+unsafe fn begin<I: Dots, const R: usize, const V: usize, const BITS: usize>(
+    sums: &[[I::Int; V]; R],
+) -> [[I::Int; V]; R] {
+    let mut parts = *sums;
+    for row in 0..R {
+        for v in 0..V {
+            // SAFETY: by the caller's promise.
+            parts[row][v] = unsafe { I::begin::<BITS>(sums[row][v]) };
+        }
+    }
+    parts
+}
+
+/// Adds what a run's dot products came to.
+///
+/// # Safety
+/// As [`Isa`].
+#[inline(always)]
+unsafe fn end<I: Dots, const R: usize, const V: usize, const BITS: usize>(
+    sums: &mut [[I::Int; V]; R],
+    parts: &[[I::Int; V]; R],
+) {
+    for row in 0..R {
+        for v in 0..V {
+            // SAFETY: by the caller's promise.
+            sums[row][v] = unsafe { I::end::<BITS>(parts[row][v], sums[row][v]) };
+        }
+    }
+}
+
 /// [`Isa::add_panel`] by dot products.
 ///
 /// # Safety
@@ -230,12 +265,7 @@ pub(crate) unsafe fn add_panel<
     // SAFETY: by the caller's promise.
     unsafe {
         let vector = I::LANES * 4;
-        let mut parts = *sums;
-        for row in 0..R {
-            for v in 0..V {
-                parts[row][v] = I::begin::<BITS>(sums[row][v]);
-            }
-        }
+        let mut parts = begin::<I, R, V, BITS>(sums);
         // The loop that all time is spent in: for each vector of weights and each broadcast of
         // four activations there are R and V dot products, so that neither loads nor broadcasts
         // keep them waiting.
@@ -251,11 +281,7 @@ pub(crate) unsafe fn add_panel<
                 }
             }
         }
-        for row in 0..R {
-            for v in 0..V {
-                sums[row][v] = I::end::<BITS>(parts[row][v], sums[row][v]);
-            }
-        }
+        end::<I, R, V, BITS>(sums, &parts);
     }
 }
 
@@ -278,12 +304,7 @@ pub(crate) unsafe fn add_packed<
     // SAFETY: by the caller's promise.
     unsafe {
         let vector = I::LANES * 4;
-        let mut parts = *sums;
-        for row in 0..R {
-            for v in 0..V {
-                parts[row][v] = I::begin::<BITS>(sums[row][v]);
-            }
-        }
+        let mut parts = begin::<I, R, V, BITS>(sums);
         for line in 0..QUARTERS * BITS / 8 {
             I::prefetch(levels.add(line * 64).wrapping_add(AHEAD));
             for v in 0..V {
@@ -304,11 +325,7 @@ pub(crate) unsafe fn add_packed<
                 }
             }
         }
-        for row in 0..R {
-            for v in 0..V {
-                sums[row][v] = I::end::<BITS>(parts[row][v], sums[row][v]);
-            }
-        }
+        end::<I, R, V, BITS>(sums, &parts);
     }
 }
 

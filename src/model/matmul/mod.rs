@@ -273,7 +273,7 @@ impl MatMulKernel {
         // Threads share columns, not rows: each then streams weights of its own through its cache, and
         // a decode step, which has few rows, still keeps all threads busy.
         let groups = self.form.groups();
-        let share = groups.div_ceil(SHARES).next_multiple_of(self.kernel.panel_groups());
+        let share = groups.div_ceil(SHARES).next_multiple_of(self.kernel.panel_groups(&self.form));
         let shares = groups.div_ceil(share);
         on_all(context, OPERATOR, shares, |index| {
             let first = index * share;

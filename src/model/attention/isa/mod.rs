@@ -25,7 +25,9 @@ pub(crate) fn is_direct(set: InstructionSet) -> bool {
         #[cfg(target_arch = "x86_64")]
         InstructionSet::Avx2 | InstructionSet::AvxVnni => x86::Avx2::DIRECT,
         #[cfg(target_arch = "x86_64")]
-        InstructionSet::Avx512 | InstructionSet::Avx512Vnni => x86::Avx512::DIRECT,
+        InstructionSet::Avx512 | InstructionSet::Avx512Vnni | InstructionSet::Amx => {
+            x86::Avx512::DIRECT
+        }
         #[cfg(target_arch = "aarch64")]
         InstructionSet::Neon | InstructionSet::NeonDot | InstructionSet::NeonI8mm => {
             arm::Neon::DIRECT
@@ -43,7 +45,9 @@ pub(crate) fn run<W: Work>(set: InstructionSet, work: W) {
         #[cfg(target_arch = "x86_64")]
         InstructionSet::Avx2 | InstructionSet::AvxVnni => x86::run_avx2(work),
         #[cfg(target_arch = "x86_64")]
-        InstructionSet::Avx512 | InstructionSet::Avx512Vnni => x86::run_avx512(work),
+        InstructionSet::Avx512 | InstructionSet::Avx512Vnni | InstructionSet::Amx => {
+            x86::run_avx512(work);
+        }
         #[cfg(target_arch = "aarch64")]
         InstructionSet::Neon | InstructionSet::NeonDot | InstructionSet::NeonI8mm => {
             work.run(arm::Neon);

@@ -1,10 +1,13 @@
 //! The kernel of each instruction set.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use phi4d_isa::{Choice, InstructionSet};
 
-use super::Isa as _;
+use super::Isa;
+#[cfg(target_arch = "x86_64")]
+use super::amx::Amx;
 #[cfg(target_arch = "x86_64")]
 use super::avx2::{Avx2, AvxVnni};
 #[cfg(target_arch = "x86_64")]
@@ -13,7 +16,7 @@ use super::avx512::Avx512;
 use super::neon::{Neon, NeonDot, NeonI8mm};
 use super::scalar::Scalar;
 use super::tiles::Tiles;
-use crate::activations::{Start, TileRows};
+use crate::activations::{Shape, Start, TileRows};
 use crate::form::Form;
 use crate::multiply::{Job, narrow, wide};
 
@@ -45,6 +48,11 @@ macro_rules! by_set {
                 type $isa = Avx512;
                 $call
             }
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Amx => {
+                type $isa = Amx;
+                $call
+            }
             #[cfg(target_arch = "aarch64")]
             InstructionSet::Neon => {
                 type $isa = Neon;
@@ -71,10 +79,31 @@ impl Kernel {
         InstructionSet::available().into_iter().map(Self).collect()
     }
 
-    /// The one that this process uses; `None` if ONNX Runtime's is faster ([`Choice::fast`]).
+    /// The one that this process uses; `None` if ONNX Runtime's is faster ([`Choice::fast`]). It has given the
+    /// bits of plain Rust in a small matmul.
     #[must_use]
     pub fn chosen() -> Option<Self> {
-        Choice::of_process().fast().map(Self)
+        static CHOSEN: OnceLock<Option<Kernel>> = OnceLock::new();
+        *CHOSEN.get_or_init(|| {
+            let set = Choice::of_process().fast()?;
+            if set == InstructionSet::Scalar {
+                return Some(Self(set));
+            }
+            Self::first(&Self::all(), Self(set), Self::is_right)
+        })
+    }
+
+    /// The first of `kernels` from `kernel` on that is right, but for plain Rust, which is the last.
+    fn first(kernels: &[Self], kernel: Self, is_right: impl Fn(Self) -> bool) -> Option<Self> {
+        let (_plain, fast) = kernels.split_last()?;
+        fast.iter().copied().skip_while(|other| *other != kernel).find(|other| is_right(*other))
+    }
+
+    /// The name of the set that this process would use if its kernel gave the right bits.
+    #[must_use]
+    pub fn rejected() -> Option<&'static str> {
+        let set = Choice::of_process().fast()?;
+        (Self::chosen() != Some(Self(set))).then_some(set.name())
     }
 
     /// The name of its set.
@@ -83,22 +112,29 @@ impl Kernel {
         self.0.name()
     }
 
-    /// Groups of columns that are multiplied together; shares of the work are best whole multiples.
-    #[must_use]
-    pub fn panel_groups(self) -> usize {
-        by_set!(self.0, I => I::WIDE)
+    /// The set that multiplies weights of `form`.
+    fn set(self, form: &Form) -> InstructionSet {
+        // So short a block's sums take longer to leave the matrix unit than vectors take for the block.
+        if form.block < 32 { self.0.of_vectors() } else { self.0 }
     }
 
-    /// Rows of a tile of `rows` rows of activations.
-    pub(crate) fn height(self, rows: usize) -> usize {
-        by_set!(self.0, I => {
-            if rows > I::DIRECT_ROWS {
-                return I::HEIGHT;
+    /// Groups of columns that are multiplied together; shares of the work are best whole multiples.
+    #[must_use]
+    pub fn panel_groups(self, form: &Form) -> usize {
+        by_set!(self.set(form), I => I::WIDE)
+    }
+
+    /// The tiles of `rows` rows of activations.
+    pub(crate) fn shape(self, form: &Form, rows: usize) -> Shape {
+        by_set!(self.set(form), I => {
+            if rows > I::direct_rows(form) {
+                return Shape { height: I::HEIGHT, by_row: I::BY_ROW };
             }
             // As few tiles as there can be, of as few rows each.
             let tallest = I::DIRECT.last().copied().unwrap_or(1);
             let rows = rows.div_ceil(rows.div_ceil(tallest).max(1));
-            I::DIRECT.iter().find(|height| **height >= rows).copied().unwrap_or(tallest)
+            let height = I::DIRECT.iter().find(|height| **height >= rows).copied();
+            Shape { height: height.unwrap_or(tallest), by_row: false }
         })
     }
 
@@ -109,8 +145,8 @@ impl Kernel {
         activations: &[f32],
         tile: &mut TileRows<'_>,
     ) {
-        by_set!(self.0, I => {
-            let offset = if form.bits == 8 { I::OFFSET8 } else { 0 };
+        by_set!(self.set(form), I => {
+            let offset = if form.bits == 8 { <I as Tiles>::Isa::OFFSET8 } else { 0 };
             let start = if form.zero_points {
                 Start::Factor
             } else {
@@ -123,8 +159,8 @@ impl Kernel {
 
     /// Multiplies; `groups` are the caller's alone.
     pub(crate) fn multiply(self, job: &Job<'_>, groups: Range<usize>) {
-        by_set!(self.0, I => {
-            if job.rows() > I::DIRECT_ROWS {
+        by_set!(self.set(job.form), I => {
+            if job.rows() > I::direct_rows(job.form) {
                 // SAFETY: the processor has the features, and sizes were checked for the job.
                 unsafe { wide::<I>(job, groups) }
             } else {
@@ -132,5 +168,21 @@ impl Kernel {
                 unsafe { narrow::<I>(job, groups) }
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_is_wrong_gives_way_to_the_next() {
+        let all = Kernel::all();
+        for (index, kernel) in all[..all.len() - 1].iter().enumerate() {
+            assert!(kernel.is_right(), "{}", kernel.name());
+            assert_eq!(Kernel::first(&all, *kernel, |_| true), Some(*kernel));
+            let next = Kernel::first(&all, *kernel, |other| other != *kernel);
+            assert_eq!(next, all[..all.len() - 1].get(index + 1).copied());
+        }
     }
 }

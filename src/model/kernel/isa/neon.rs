@@ -55,7 +55,11 @@ trait Steps: Isa<Int = int32x4_t, Float = float32x4_t> {
         starts: &[[int32x4_t; V]; R],
     ) -> [[Self::Sum; V]; R];
     /// The activations of two quarters.
-    unsafe fn activations<const R: usize>(activations: *const i32) -> Words;
+    #[inline(always)]
+    unsafe fn activations<const R: usize>(activations: *const i32) -> Words {
+        // SAFETY: the caller's promise.
+        unsafe { in_order::<R>(activations) }
+    }
     /// Adds the products of two quarters of vector `v`.
     unsafe fn step<const R: usize, const V: usize, const BITS: usize>(
         parts: &mut [[Self::Sum; V]; R],
@@ -380,12 +384,6 @@ impl Steps for Neon {
     }
 
     #[inline(always)]
-    unsafe fn activations<const R: usize>(activations: *const i32) -> Words {
-        // SAFETY: the caller's promise.
-        unsafe { in_order::<R>(activations) }
-    }
-
-    #[inline(always)]
     unsafe fn step<const R: usize, const V: usize, const BITS: usize>(
         parts: &mut [[Self::Sum; V]; R],
         v: usize,
@@ -496,12 +494,6 @@ impl Steps for NeonDot {
         starts: &[[int32x4_t; V]; R],
     ) -> [[Self::Sum; V]; R] {
         *starts
-    }
-
-    #[inline(always)]
-    unsafe fn activations<const R: usize>(activations: *const i32) -> Words {
-        // SAFETY: the caller's promise.
-        unsafe { in_order::<R>(activations) }
     }
 
     #[inline(always)]

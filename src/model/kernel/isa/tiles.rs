@@ -16,16 +16,24 @@ use crate::tile::{self, Packed, Work};
 ///
 /// # Safety
 /// All functions need the processor's features, and memory as those of [`tile`] say.
-pub(crate) trait Tiles: Isa {
+pub(crate) trait Tiles {
+    /// The vectors that it is built from.
+    type Isa: Isa;
+    /// What [`tile`](Self::tile) needs of its thread, and what undoes it.
+    type Setup;
     /// Rows of a tile that reads a panel.
     const HEIGHT: usize;
+    /// Whether such a tile takes activations by row ([`Shape`](crate::activations::Shape)).
+    const BY_ROW: bool;
     /// Groups of columns of the widest panel.
     const WIDE: usize;
     /// Rows of tiles that read packed weights, from the fewest to the most.
     const DIRECT: &[usize];
     /// The most rows of activations that are multiplied by such tiles: with more, unpacking pays.
-    const DIRECT_ROWS: usize;
+    fn direct_rows(form: &Form) -> usize;
 
+    /// Prepares this thread for tiles of `form` that read a panel.
+    unsafe fn set_up(form: &Form) -> Self::Setup;
     /// A tile with `groups` groups of columns, [`WIDE`](Self::WIDE) or 1.
     unsafe fn tile(form: &Form, groups: usize, work: &Work);
     /// A tile of `rows` rows, of [`DIRECT`](Self::DIRECT).
@@ -75,10 +83,18 @@ macro_rules! tiles {
         direct [$($rows:literal),*] to $direct_rows:literal
     ) => {
         impl Tiles for $isa {
+            type Isa = Self;
+            type Setup = ();
+            const BY_ROW: bool = false;
             const HEIGHT: usize = $height;
             const WIDE: usize = $wide;
             const DIRECT: &[usize] = &[$($rows),*];
-            const DIRECT_ROWS: usize = $direct_rows;
+
+            fn direct_rows(_form: &Form) -> usize {
+                $direct_rows
+            }
+
+            unsafe fn set_up(_form: &Form) {}
 
             unsafe fn tile(form: &Form, groups: usize, work: &Work) {
                 $(#[$features])?
