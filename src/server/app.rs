@@ -232,7 +232,7 @@ impl App {
 
     /// The first model, which tests have loaded.
     #[cfg(all(unix, any(test, feature = "testing")))]
-    #[allow(clippy::expect_used, reason = "tests load it before the server")]
+    #[expect(clippy::expect_used, reason = "tests load it before the server")]
     pub(super) fn generator(&self) -> Generator {
         let resident = self.inner.models.view(0).resident.expect("tests load the first model");
         resident.generator().clone()

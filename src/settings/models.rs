@@ -7,7 +7,7 @@ use config::{Map, Value, ValueKind};
 
 use super::define::{Reader, origin_of};
 use super::error::Fault;
-use super::kind::{Choice, Kind as _};
+use super::kind::choice;
 use super::lists::as_shown;
 use super::resolve::{Entry, entry};
 use super::table::{DEFINITIONS, Settings};
@@ -18,8 +18,8 @@ pub(super) const TABLE: &str = "models";
 /// When a model is loaded: a key of its table alone.
 const LOAD: &str = "load";
 
-const WHEN: Choice<bool> =
-    Choice { placeholder: "WHEN", options: &[("request", false), ("start", true)] };
+/// Whether it is loaded at the start, by what its table says.
+const WHEN: &[(&str, bool)] = &[("request", false), ("start", true)];
 
 /// Settings that a table may have. All others are the daemon's as a whole.
 pub(super) const KEYS: &[&str] = &[
@@ -73,11 +73,6 @@ pub(super) fn read(
     faults: &mut Vec<Fault>,
 ) -> Vec<NamedModel> {
     let Some(value) = values.get(TABLE) else { return Vec::new() };
-    let wrong = |table: &str, value: &Value, reason: String| Fault::Model {
-        table: table.to_owned(),
-        origin: value.origin().unwrap_or_default().to_owned(),
-        reason,
-    };
     let ValueKind::Table(tables) = &value.kind else {
         let reason = "expected tables [models.NAME]".to_owned();
         faults.push(wrong(TABLE, value, reason));
@@ -101,28 +96,31 @@ pub(super) fn read(
             let reason = "the first model has that name; expected another".to_owned();
             faults.push(wrong(&path, table, reason));
         }
-        match &table.kind {
-            ValueKind::Table(keys) => {
-                let model = one(name, &path, table, keys, values, faults);
-                // Faults of the general settings would be repeated.
-                if settings.is_some() && faults.len() == found {
-                    models.extend(model);
-                }
-            }
-            _ => faults.push(wrong(&path, table, format!("expected a table [{path}]"))),
+        let model = one(name, &path, table, values, faults);
+        // Faults of the general settings would be repeated.
+        if settings.is_some() && faults.len() == found {
+            models.extend(model);
         }
     }
     models
+}
+
+fn wrong(table: &str, value: &Value, reason: String) -> Fault {
+    let origin = value.origin().unwrap_or_default().to_owned();
+    Fault::Model { table: table.to_owned(), origin, reason }
 }
 
 fn one(
     name: &str,
     path: &str,
     table: &Value,
-    keys: &Map<String, Value>,
     values: &Map<String, Value>,
     faults: &mut Vec<Fault>,
 ) -> Option<NamedModel> {
+    let ValueKind::Table(keys) = &table.kind else {
+        faults.push(wrong(path, table, format!("expected a table [{path}]")));
+        return None;
+    };
     let mut own = values.clone();
     own.remove(TABLE);
     for definition in DEFINITIONS.iter().filter(|found| NOT_SHARED.contains(&found.key)) {
@@ -139,9 +137,10 @@ fn one(
             reason,
         };
         if key == LOAD {
-            match WHEN.read(&value.kind) {
+            let when = choice("WHEN", WHEN);
+            match when.read(&value.kind) {
                 Some(when) => at_start = when,
-                None => faults.push(fault(format!("expected {}", WHEN.accepted()))),
+                None => faults.push(fault(format!("expected {}", when.accepted))),
             }
         } else if KEYS.contains(&key.as_str()) {
             own.insert(key.clone(), value.clone());
@@ -152,11 +151,8 @@ fn one(
     }
     let is_given = |value: &Value| as_shown(&value.kind).is_some_and(|text| !text.is_empty());
     if !keys.get("model").is_some_and(is_given) {
-        faults.push(Fault::Model {
-            table: path.to_owned(),
-            origin: table.origin().unwrap_or_default().to_owned(),
-            reason: "model is not set; expected a folder or the name of a pulled model".to_owned(),
-        });
+        let reason = "model is not set; expected a folder or the name of a pulled model";
+        faults.push(wrong(path, table, reason.to_owned()));
     }
     // A value of another key is the general settings', which are read by themselves.
     let mut reader = Reader { values: &own, faults: Vec::new() };
@@ -181,7 +177,6 @@ mod tests {
     use std::path::Path;
 
     use super::super::resolve::{Inputs, Resolved, resolve};
-    use super::*;
 
     fn load(text: &str) -> Result<Resolved, Vec<String>> {
         let file = tempfile::NamedTempFile::new().unwrap();

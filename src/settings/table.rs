@@ -300,7 +300,7 @@ define_settings! {
 
     /// Unload a model after so long without a request for it; the next request loads it again.
     /// 0: never. Ollama's keep_alive in a request overrides it until the next request for the model.
-    idle_unload: Option<Duration> = "0", SecondsOrNever { min: 0.01, max: 31_536_000.0 }, "seconds";
+    idle_unload: Option<Duration> = "0", seconds_or_never(0.01..=31_536_000.0), "seconds";
 
     /// Drop what the daemon does not need once it has its model and sockets: running programs,
     /// other users' rights, new listeners and more (seccomp and no_new_privs). auto: if the

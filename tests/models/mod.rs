@@ -151,7 +151,7 @@ fn metric(daemon: &Daemon, name: &str, model: &str) -> f64 {
     let page = daemon.unix().get("/metrics").text();
     let begin = format!("{name}{{model=\"{model}\"}} ");
     let line = page.lines().find_map(|line| line.strip_prefix(&begin));
-    line.unwrap_or_else(|| panic!("{begin} in {page}")).parse().unwrap()
+    line.unwrap().parse().unwrap()
 }
 
 fn resident_kib(daemon: &Daemon) -> u64 {

@@ -339,7 +339,7 @@ impl Manager {
             let held = |(at, _): &&(Instant, Arc<str>)| at.elapsed() < FAILURE_HOLDS;
             let reason = slot.failed.as_ref().filter(held).map(|(_, reason)| Arc::clone(reason));
             if let Some(reason) = reason {
-                self.fail(index, PinError::Failed(reason));
+                self.fail(index, &PinError::Failed(reason));
                 continue;
             }
             let Some(facts) = &slot.facts else {
@@ -353,7 +353,7 @@ impl Manager {
                 return (place, None);
             }
             if needed > memory {
-                self.fail(index, PinError::TooLarge { needed, memory });
+                self.fail(index, &PinError::TooLarge { needed, memory });
             } else if place == self.waiters.len() {
                 log::warn!("{} is not loaded at the start: no memory is left", self.names[index]);
                 self.preload.pop_front();
@@ -506,11 +506,11 @@ impl Manager {
         if self.stopping.is_none() {
             log::error!("cannot load {}: {reason}", self.names[index]);
         }
-        self.fail(index, PinError::Failed(reason));
+        self.fail(index, &PinError::Failed(reason));
     }
 
     /// Refuses all that wait for a model.
-    fn fail(&mut self, index: usize, error: PinError) {
+    fn fail(&mut self, index: usize, error: &PinError) {
         self.preload.retain(|other| *other != index);
         for waiter in std::mem::take(&mut self.waiters) {
             if waiter.index == index {

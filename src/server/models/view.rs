@@ -102,7 +102,7 @@ pub(super) fn ended(past: &Stats, last: &Stats) -> Stats {
         kv_cached_tokens: 0,
         kv_budget_tokens: 0,
         // What it had accepted and not ended was cut by its end.
-        failed: all.accepted - all.finished - all.cancelled,
+        failed: all.accepted.saturating_sub(all.finished + all.cancelled),
         ..all
     }
 }
