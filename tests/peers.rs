@@ -11,7 +11,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::common::{Client, Setup, merge};
+use crate::common::{Client, Setup, demo_folder, merge};
 
 /// What is expected of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,7 +197,13 @@ fn models_and_tools() -> Vec<Row> {
                 post("/v1/audio/transcriptions", json!({}), Missing),
             ],
         ),
-        ("several models", vec![chat(&json!({ "model": "other" }), Missing)]),
+        (
+            "several models",
+            vec![
+                chat(&json!({ "model": "second" }), Served),
+                chat(&json!({ "model": "other" }), Missing),
+            ],
+        ),
         ("aliases of the model", vec![chat(&json!({ "model": "alias" }), Served)]),
         (
             "custom tools, namespaces (Codex)",
@@ -343,8 +349,13 @@ fn check_stored(client: &Client) {
 #[test]
 fn the_table_says_of_phi4d_what_requests_show() {
     let embedding = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo-embedding");
-    let arguments = ["--embedding-model", embedding.to_str().unwrap(), "--model-aliases", "alias"];
-    let daemon = Setup::new().with(&arguments).start();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("several.toml");
+    let second = demo_folder();
+    std::fs::write(&file, format!("[models.second]\nmodel = {second:?}\n")).unwrap();
+    let arguments = ["--config", file.to_str().unwrap(), "--model-aliases", "alias"];
+    let embedding = ["--embedding-model", embedding.to_str().unwrap()];
+    let daemon = Setup::new().with(&arguments).with(&embedding).start();
     // The daemon's own user on this socket may see the slots.
     let client = daemon.unix();
     let rows = [endpoints(), ollamas_endpoints(), models_and_tools(), parameters()].concat();

@@ -156,9 +156,14 @@ impl Handle {
         }
         // Boxed, so that a channel of many places costs a pointer for each.
         let caller = job.caller;
+        let has_waited = job.has_waited;
         let command = Command::Run(Box::new(job));
         // The channel has room for every job that may be queued, so if it refuses, the engine has ended.
-        self.shared.door.enter(caller, || self.commands.try_send(command).is_ok())
+        let hand_over = || self.commands.try_send(command).is_ok();
+        match has_waited {
+            false => self.shared.door.enter(caller, hand_over),
+            true => self.shared.door.enter_after_waiting(caller, hand_over),
+        }
     }
 
     /// The model's limits, with `context_tokens` lowered to what one sequence may have in the KV

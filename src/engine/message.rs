@@ -16,6 +16,8 @@ pub struct Job {
     pub caller: CallerId,
     /// Among one caller's waiting jobs, higher priorities start first; 0 is usual.
     pub priority: i32,
+    /// Whether it had a place in a queue before this one, so that its caller's other jobs do not matter.
+    pub has_waited: bool,
     /// Cached prefixes are shared only between jobs of equal scope; 0 is the common one.
     pub cache_scope: u64,
     /// Prompt token ids, at least one, all below the vocabulary's size.

@@ -45,6 +45,7 @@ fn job(prompt: &[u32], max_tokens: usize, room: usize) -> (Job, mpsc::Receiver<E
     let job = Job {
         caller: CallerId::default(),
         priority: 0,
+        has_waited: false,
         cache_scope: 0,
         prompt: prompt.to_vec(),
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },

@@ -82,6 +82,7 @@ impl Generator {
         self.engine.submit(Job {
             caller: plan.caller,
             priority: parameters.priority.saturating_neg(),
+            has_waited: plan.has_waited && index == 0,
             cache_scope: parameters.cache_salt.as_deref().map_or(0, cache_scope),
             prompt: prompt.to_vec(),
             sampling,

@@ -36,6 +36,8 @@ pub(super) struct Preparer {
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) arrived: std::time::Instant,
+    /// Whether it waited for its model.
+    pub(super) has_waited: bool,
     pub(super) deadline: Option<Instant>,
     pub(super) caller: CallerId,
     /// Without the constraint, which is in [`Ready::grammar`].
@@ -134,8 +136,18 @@ impl Preparer {
         let caller = request.caller;
         let tokenizer = Arc::clone(self.reader.tokenizer());
         let text = TextStream::new(tokenizer, &parameters, checked.sampling.min_tokens);
-        let plan = Plan { arrived, deadline, caller, parameters, checked, text, constraint, large };
-        Ok(Arc::new(plan))
+        let has_waited = !request.waited.is_zero();
+        Ok(Arc::new(Plan {
+            arrived,
+            has_waited,
+            deadline,
+            caller,
+            parameters,
+            checked,
+            text,
+            constraint,
+            large,
+        }))
     }
 
     fn checked(&self, parameters: &Parameters) -> Result<Checked, GenerateError> {

@@ -25,7 +25,8 @@ pub struct Request {
     /// Bytes of the request as it came in. Small ones are handled where they come in, others on
     /// threads of their own.
     pub weight: usize,
-    /// For how long it waited already, for its model. It counts as the request's time.
+    /// For how long it had a place in the line for its model; zero if the model was there. It counts as the
+    /// request's time.
     pub waited: Duration,
 }
 

@@ -72,8 +72,7 @@ impl Served {
             () = app.reached(Phase::Cutting) => return Err(JobError::ShuttingDown.into()),
             () = late => return Err(JobError::DeadlineExceeded.into()),
         };
-        // What does not come and go was not waited for.
-        let waited = if models.change() { begun.elapsed() } else { Duration::ZERO };
+        let waited = if pin.has_waited() { begun.elapsed() } else { Duration::ZERO };
         Ok(Self { app: app.clone(), index, pin: Arc::new(pin), waited })
     }
 

@@ -3,7 +3,7 @@
 use config::{Map, Value, ValueKind};
 
 use super::error::Fault;
-use super::kind::Kind;
+use super::kind::{Kind, as_in_toml};
 use super::lists::as_shown;
 
 /// What the table says about one key.
@@ -53,6 +53,28 @@ pub(super) fn environment_name(key: &str) -> String {
 /// Where the value of `key` came from.
 pub(super) fn origin_of(values: &Map<String, Value>, key: &str) -> String {
     values.get(key).and_then(Value::origin).unwrap_or("default").to_owned()
+}
+
+/// One key's value and its source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The key.
+    pub key: &'static str,
+    /// The value as it would be typed; numbers as TOML has them.
+    pub value: String,
+    /// Where it came from.
+    pub origin: String,
+}
+
+/// What `values` say of one key.
+pub(super) fn entry(definition: &Definition, values: &Map<String, Value>) -> Entry {
+    let value = values.get(definition.key).and_then(|value| as_shown(&value.kind));
+    let value = value.unwrap_or_default();
+    Entry {
+        key: definition.key,
+        value: if definition.is_text { value } else { as_in_toml(value) },
+        origin: origin_of(values, definition.key),
+    }
 }
 
 /// Reads values out of the layered map and gathers what is wrong.

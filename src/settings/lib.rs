@@ -22,12 +22,12 @@ mod socket;
 mod table;
 mod value;
 
-pub use define::Definition;
+pub use define::{Definition, Entry};
 pub use error::{Fault, SettingsError};
 pub use file::{DROP_INS, drop_in_folder};
 pub use models::NamedModel;
 pub use render::{render_file, render_resolved};
-pub use resolve::{DEFAULT_FILE, Entry, Inputs, Resolved, default_file, resolve};
+pub use resolve::{DEFAULT_FILE, Inputs, Resolved, default_file, resolve};
 pub use socket::{SocketSetting, client_socket_candidates};
 pub use table::{DEFINITIONS, Settings};
 pub use value::{

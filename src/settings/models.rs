@@ -5,11 +5,10 @@
 
 use config::{Map, Value, ValueKind};
 
-use super::define::{Reader, origin_of};
+use super::define::{Entry, Reader, entry, origin_of};
 use super::error::Fault;
 use super::kind::choice;
 use super::lists::as_shown;
-use super::resolve::{Entry, entry};
 use super::table::{DEFINITIONS, Settings};
 
 /// The key of the tables.
@@ -105,9 +104,18 @@ pub(super) fn read(
     models
 }
 
+/// A fault of a whole table. Merging leaves tables without an origin, but not their keys.
 fn wrong(table: &str, value: &Value, reason: String) -> Fault {
-    let origin = value.origin().unwrap_or_default().to_owned();
-    Fault::Model { table: table.to_owned(), origin, reason }
+    let origin = value.origin().map(str::to_owned);
+    let origin = origin.or_else(|| match &value.kind {
+        ValueKind::Table(keys) => keys.values().find_map(|key| key.origin()).map(str::to_owned),
+        _ => None,
+    });
+    Fault::Model {
+        table: table.to_owned(),
+        origin: origin.unwrap_or("the settings files".to_owned()),
+        reason,
+    }
 }
 
 fn one(
@@ -214,7 +222,7 @@ mod tests {
         for (text, part) in [
             ("models = 3", "models (from FILE:1): expected tables"),
             ("[models]\nb = 3", "models.b (from FILE:2): expected a table"),
-            ("[models.b]\nslots = 2", "models.b (from FILE:1): model is not set"),
+            ("[models.b]\nslots = 2", "models.b (from FILE:2): model is not set"),
             ("[models.b]\nmodel = '/b'\nslots = 0", "slots = \"0\" (from FILE:3) is not accepted"),
             (
                 "[models.b]\nmodel = '/b'\nqueue = 1",

@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::define::Definition;
+use super::define::{Definition, Entry};
 use super::models::{KEYS, TABLE};
-use super::resolve::{Entry, Resolved};
+use super::resolve::Resolved;
 use super::table::DEFINITIONS;
 
 const HEAD: &str = "\

@@ -6,10 +6,9 @@ use std::path::PathBuf;
 use config::{Config, ConfigError, Map, Source, Value};
 
 use super::absent;
-use super::define::{Definition, Reader, environment_name, flag_name, origin_of};
+use super::define::{Entry, Reader, entry, environment_name, flag_name};
 use super::error::{Fault, SettingsError};
 use super::file;
-use super::kind::as_in_toml;
 use super::lists::as_shown;
 use super::models::{self, NamedModel};
 use super::table::{DEFINITIONS, Settings};
@@ -59,17 +58,6 @@ pub struct Resolved {
     pub models: Vec<NamedModel>,
     /// Things that the administrator should know and that are no faults.
     pub warnings: Vec<String>,
-}
-
-/// One key's value and its source.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// The key.
-    pub key: &'static str,
-    /// The value as it would be typed; numbers as TOML has them.
-    pub value: String,
-    /// Where it came from.
-    pub origin: String,
 }
 
 /// One source's values, each with its origin.
@@ -183,17 +171,6 @@ fn is_empty(values: &Map<String, Value>, key: &str) -> bool {
 
 fn entries(values: &Map<String, Value>) -> Vec<Entry> {
     DEFINITIONS.iter().map(|definition| entry(definition, values)).collect()
-}
-
-/// What `values` say of one key.
-pub(super) fn entry(definition: &Definition, values: &Map<String, Value>) -> Entry {
-    let value = values.get(definition.key).and_then(|value| as_shown(&value.kind));
-    let value = value.unwrap_or_default();
-    Entry {
-        key: definition.key,
-        value: if definition.is_text { value } else { as_in_toml(value) },
-        origin: origin_of(values, definition.key),
-    }
 }
 
 #[cfg(test)]

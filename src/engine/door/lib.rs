@@ -157,6 +157,28 @@ impl Door {
         caller: CallerId,
         hand_over: impl FnOnce() -> bool,
     ) -> Result<(), SubmitError> {
+        self.place(caller, Some(self.bounds.per_caller), hand_over)
+    }
+
+    /// As [`Self::enter`], for a job that had its place in another queue with the same rule for callers:
+    /// many leave that queue at once, in any order, and none of them is refused for its caller's others.
+    ///
+    /// # Errors
+    /// As [`Self::enter`].
+    pub fn enter_after_waiting(
+        &self,
+        caller: CallerId,
+        hand_over: impl FnOnce() -> bool,
+    ) -> Result<(), SubmitError> {
+        self.place(caller, None, hand_over)
+    }
+
+    fn place(
+        &self,
+        caller: CallerId,
+        most: Option<usize>,
+        hand_over: impl FnOnce() -> bool,
+    ) -> Result<(), SubmitError> {
         let mut inside = self.lock();
         if let Some(refused) = inside.closed {
             return Err(refused);
@@ -167,7 +189,7 @@ impl Door {
         }
         let own = inside.callers.get(&caller).copied().unwrap_or(0);
         // With this job the caller has `own + 1` places and leaves `free - 1`.
-        if own > 0 && (own >= self.bounds.per_caller || own + 1 > free - 1) {
+        if most.is_some_and(|most| own > 0 && (own >= most || own + 1 > free - 1)) {
             return Err(SubmitError::CallerFull { limit: own });
         }
         if !hand_over() {

@@ -47,6 +47,17 @@ fn both_bounds_hold_and_leaving_makes_room() {
 }
 
 #[test]
+fn jobs_that_have_waited_are_not_refused_for_their_callers_others() {
+    let door = door(4, 1);
+    for caller in [1, 2, 3] {
+        assert_eq!(enter(&door, caller), Ok(()));
+    }
+    assert_eq!(enter(&door, 1), Err(SubmitError::CallerFull { limit: 1 }));
+    let again = || door.enter_after_waiting(CallerId(1), || true);
+    assert_eq!((again(), again()), (Ok(()), Err(SubmitError::Full { limit: 4 })));
+}
+
+#[test]
 fn a_job_that_was_put_back_takes_no_place() {
     let door = door(1, 1);
     for caller in [1, 2, 3] {

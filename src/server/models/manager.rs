@@ -246,7 +246,7 @@ impl Manager {
         if !self.leaving.contains(&waiter.index)
             && matches!(self.slots[waiter.index].state, State::Loaded { .. })
         {
-            return self.grant(waiter);
+            return self.grant(waiter, false);
         }
         self.waiters.retain(|waiter| !waiter.reply.is_closed());
         let total = self.options.queue;
@@ -262,7 +262,7 @@ impl Manager {
         self.waiters.push_back(waiter);
     }
 
-    fn grant(&mut self, waiter: Waiter) {
+    fn grant(&mut self, waiter: Waiter, has_waited: bool) {
         let slot = &mut self.slots[waiter.index];
         let State::Loaded { resident, .. } = &slot.state else { return };
         slot.busy = true;
@@ -272,7 +272,7 @@ impl Manager {
             KeepAlive::Forever => None,
         };
         // If the client has left, the pin is dropped with the reply.
-        let _ = waiter.reply.send(Ok(resident.pin()));
+        let _ = waiter.reply.send(Ok(resident.pin(has_waited)));
     }
 
     /// Does everything that can be done now.
@@ -291,7 +291,7 @@ impl Manager {
         for (position, waiter) in std::mem::take(&mut self.waiters).into_iter().enumerate() {
             let is_loaded = matches!(self.slots[waiter.index].state, State::Loaded { .. });
             if is_loaded && (position < place || !self.leaving.contains(&waiter.index)) {
-                self.grant(waiter);
+                self.grant(waiter, true);
             } else {
                 waiting.push_back(waiter);
             }

@@ -201,7 +201,13 @@ impl Models {
         let gone = || PinError::from(SubmitError::ShuttingDown);
         let commands = match &self.0.commands {
             Some(commands) if self.0.changes => commands,
-            _ => return self.view(index).resident.map(|resident| resident.pin()).ok_or_else(gone),
+            _ => {
+                return self
+                    .view(index)
+                    .resident
+                    .map(|resident| resident.pin(false))
+                    .ok_or_else(gone);
+            }
         };
         // Dropped after the receiver, so that the manager finds the place given up.
         let mut wakes = WakesWhenDropped(Some(&self.0.left));

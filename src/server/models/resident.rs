@@ -28,9 +28,9 @@ impl Resident {
     }
 
     /// Holds it in memory until the pin is dropped.
-    pub(super) fn pin(self: &Arc<Self>) -> Pin {
+    pub(super) fn pin(self: &Arc<Self>, has_waited: bool) -> Pin {
         self.pins.fetch_add(1, Ordering::Relaxed);
-        Pin(Arc::clone(self))
+        Pin { resident: Arc::clone(self), has_waited }
     }
 
     pub(super) fn is_pinned(&self) -> bool {
@@ -40,18 +40,26 @@ impl Resident {
 
 /// A request's hold on a model: it is not unloaded meanwhile.
 #[derive(Debug)]
-pub(crate) struct Pin(Arc<Resident>);
+pub(crate) struct Pin {
+    resident: Arc<Resident>,
+    has_waited: bool,
+}
 
 impl Pin {
     pub(crate) fn generator(&self) -> &Generator {
-        self.0.generator()
+        self.resident.generator()
+    }
+
+    /// Whether the request had a place in the line for its model.
+    pub(crate) fn has_waited(&self) -> bool {
+        self.has_waited
     }
 }
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        if self.0.pins.fetch_sub(1, Ordering::Release) == 1 {
-            self.0.released.notify_one();
+        if self.resident.pins.fetch_sub(1, Ordering::Release) == 1 {
+            self.resident.released.notify_one();
         }
     }
 }
