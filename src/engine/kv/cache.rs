@@ -248,7 +248,12 @@ impl<S> Cache<S> {
             Reuse::Take { slot: from, tokens } | Reuse::Copy { slot: from, tokens }
                 if tokens >= held + prefix::MIN_MATCH =>
             {
-                let room = self.ledger.room(slot);
+                // A sequence that was restarted has given its room back.
+                let room = self.ledger.room(slot).max(tokens);
+                let grown = More::Slot { tokens, copied: tokens };
+                if room > self.ledger.room(slot) && !self.evict_for(grown, Some(from)) {
+                    return held;
+                }
                 self.clear(slot);
                 self.copy(from, slot, tokens);
                 self.ledger.reserve(slot, tokens, room);
