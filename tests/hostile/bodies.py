@@ -94,7 +94,8 @@ def amplified(choose: random.Random, most: int = LARGEST) -> tuple[str, bytes, t
     text = choose.choice(PLACES) % filler(choose, count)
     path = path_for(choose, text)
     data = text.encode("utf-8", "surrogatepass")
-    spoilt = choose.randrange(12)
+    # A filler of nothing leaves nothing to spoil.
+    spoilt = choose.randrange(12) if data else None
     if spoilt == 0:
         data = data[: choose.randrange(1, len(data) + 1)]
     elif spoilt == 1:
