@@ -214,6 +214,16 @@ const CLAIMS: &[(&str, &str, &str)] = &[
         "src/engine/door/tests.rs::a_caller_alone_has_half_of_the_queue_and_at_least_one_place",
     ),
     (
+        "docs/security.md",
+        "An answer gets each token after at most `n` times the time of a step of its caller's own answers alone",
+        "src/engine/tests/pacing.rs::callers_with_few_and_with_many_answers_have_their_parts",
+    ),
+    (
+        "docs/security.md",
+        "a prompt takes no more than three times as long as alone",
+        "src/engine/tests/pacing.rs::one_caller_with_answers_and_prompts_takes_no_more_than_two_thirds",
+    ),
+    (
         "README.md",
         "a prefix cache that survives restarts",
         "tests/prefix_store.rs::prompts_outlive_a_restart_and_give_the_same",

@@ -65,6 +65,7 @@ mod run;
 mod sampler;
 mod scheduler;
 mod sequence;
+mod shares;
 mod start;
 mod step;
 #[cfg(test)]

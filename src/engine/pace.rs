@@ -46,6 +46,17 @@ impl Average {
     }
 }
 
+/// Callers that wait for a step of sequences that decode.
+#[derive(Debug)]
+pub struct Crowd {
+    /// How many they are, those included that wait for a prompt only.
+    pub callers: usize,
+    /// What a step of each one's own sequences would do.
+    pub own: Vec<Work>,
+    /// Whether prompts wait.
+    pub prompts: bool,
+}
+
 /// Who waits for a step without decoding sequences, and so how long prompts may make it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Company {
@@ -177,6 +188,19 @@ impl Pace {
         let most = self.aims.most_tokens.min(self.measured.saturating_mul(STRETCH));
         let tokens = tokens.min(most);
         if tokens < GRAIN_FROM { tokens } else { tokens / GRAIN * GRAIN }
+    }
+
+    /// Whether sequences that decode may do `work` in one step, so that each of `crowd` has its part: with `n`
+    /// callers a step takes no more than `n` times what it would take for one of them alone. Where prompts wait,
+    /// which lengthen the step by their share, it is that much less that others' sequences may add.
+    #[must_use]
+    pub fn fits(&self, work: Work, crowd: &Crowd) -> bool {
+        #[expect(clippy::cast_precision_loss, reason = "callers are no more than slots")]
+        let others = crowd.callers.saturating_sub(1) as f64;
+        let left = if crowd.prompts { 1.0 - self.aims.share } else { 1.0 };
+        // Of one caller it is the same work, whose sum may differ in its last digits.
+        let most = (1.0 + others * left) * (1.0 + 1e-9);
+        crowd.own.iter().all(|own| self.cost.seconds(work) <= self.cost.seconds(*own) * most)
     }
 
     /// How many tokens of a prompt, behind `past` cached ones, join a step that does `work` and that `company`

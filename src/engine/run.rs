@@ -120,11 +120,10 @@ impl Core {
         let Self { scheduler, pace, limits, fixed_widths, .. } = self;
         let grid = limits.max_prefill_tokens;
         let chunk = |past| if *fixed_widths { grid } else { pace.chunk(past) };
-        let joins = |work, past, company| pace.joins(work, past, company);
         let budget = Budget {
             prefill_waits: pace.prefill_waits(),
             chunk: &chunk,
-            joins: (limits.mixed_steps && !*fixed_widths).then_some(&joins),
+            mixes: (limits.mixed_steps && !*fixed_widths).then_some(&*pace),
         };
         let plan = scheduler.plan(&candidates, &budget);
         match plan.as_slice() {

@@ -1,16 +1,21 @@
 //! Plans the next step. Pure: it sees counts, but no tensors and no clock.
 //!
-//! A step is a list of [`Span`]s. Runners that mix take any of them: all ready sequences advance by a token,
-//! and prompts share the rest of the step ([`Scheduler::mixed`]). Others take the chunk of one prompt, or one
+//! A step is a list of [`Span`]s. Runners that mix take any of them: ready sequences advance by a token, all or
+//! as many of each caller as [`super::shares`] says, and prompts share the rest of the step
+//! ([`Scheduler::mixed`]). Others take the chunk of one prompt, or one
 //! token for each of neighbouring slots, so a plan is one of these. Decode rounds, which advance every ready sequence by one
 //! token, and prefill chunks take turns: a chunk runs between two rounds when [`super::pace`] does not
 //! let it wait. The cache keeps decoding sequences in neighbouring slots, so a round is one step unless
 //! sequences are paused or their rotary tables differ. [`super::turns`] chooses the prompt.
 
+use std::collections::BTreeMap;
+
 use super::candidate::Candidate;
 use super::cost::Work;
-use super::pace::Company;
+use super::pace::{Company, Crowd, Pace};
+use super::shares::Shares;
 use super::turns::Turns;
+use phi4d_door::CallerId;
 use phi4d_model::Rotary;
 
 /// The part of a step that one sequence has.
@@ -33,13 +38,9 @@ pub struct Budget<'a> {
     pub prefill_waits: bool,
     /// The size of a chunk behind a number of cached tokens.
     pub chunk: &'a dyn Fn(usize) -> usize,
-    /// For runners that mix: how many tokens behind a number of cached ones join a step that does this
-    /// work already and that others wait for.
-    pub joins: Option<&'a Joins<'a>>,
+    /// For runners that mix: says what a step may hold.
+    pub mixes: Option<&'a Pace>,
 }
-
-/// See [`Budget::joins`].
-pub type Joins<'a> = dyn Fn(Work, usize, Company) -> usize + 'a;
 
 /// The scheduler's state between steps.
 #[derive(Debug, Default)]
@@ -51,6 +52,7 @@ pub struct Scheduler {
     /// The rotary table of the last mixed step.
     rotary: Option<Rotary>,
     turns: Turns,
+    shares: Shares,
 }
 
 impl Scheduler {
@@ -61,8 +63,8 @@ impl Scheduler {
 
     /// Plans the next step over `live` sequences, in ascending order of slots.
     pub fn plan(&mut self, live: &[Candidate], budget: &Budget<'_>) -> StepPlan {
-        if let Some(joins) = budget.joins {
-            return self.mixed(live, joins);
+        if let Some(pace) = budget.mixes {
+            return self.mixed(live, pace);
         }
         // The rest of a round that has begun goes first, so that all decode equally often.
         if let Some(from) = self.decode_from.take()
@@ -79,60 +81,66 @@ impl Scheduler {
         plan.unwrap_or_default()
     }
 
-    /// Plans one token for each sequence that is ready to decode, and chunks of prompts in what they leave of
-    /// the step. All have one rotary table; where there are two, they take turns.
-    fn mixed(&mut self, live: &[Candidate], joins: &Joins<'_>) -> StepPlan {
+    /// Plans one token for each of the sequences that are ready to decode and have a turn, and chunks of prompts
+    /// in what they leave of the step. All have one rotary table; where there are two, they take turns.
+    fn mixed(&mut self, live: &[Candidate], pace: &Pace) -> StepPlan {
         let ready = || live.iter().filter(|candidate| candidate.ready);
         let other = ready().find(|candidate| Some(candidate.rotary) != self.rotary);
         let Some(first) = other.or_else(|| ready().next()) else { return Vec::new() };
         let rotary = first.rotary;
         self.rotary = Some(rotary);
-        let of_table = || ready().filter(|candidate| candidate.rotary == rotary);
-        let decoding: Vec<&Candidate> = of_table().filter(|candidate| candidate.decodes).collect();
-        let past: Vec<usize> = decoding.iter().map(|candidate| candidate.past).collect();
-        let mut plan: StepPlan = decoding
+        let of_table = ready().filter(|candidate| candidate.rotary == rotary);
+        let (decoding, prompts): (Vec<_>, Vec<_>) = of_table.partition(|one| one.decodes);
+        // Also one that is not ready now, as by the next step it may be.
+        let company = if live.len() == 1 { Company::Nobody } else { Company::Others };
+        let crowd = crowd(&decoding, &prompts);
+        let chosen = match pace.fits(work(&decoding), &crowd) {
+            true => decoding,
+            false => self.shares.choose(&decoding, |chosen| pace.fits(work(chosen), &crowd)),
+        };
+        let mut plan: StepPlan = chosen
             .iter()
             .map(|candidate| Span { slot: candidate.slot, tokens: 1, decodes: true })
             .collect();
-        let prompts = of_table().filter(|candidate| !candidate.decodes).collect();
-        // Also one that is not ready now, as by the next step it may be.
-        let company = if live.len() == 1 { Company::Nobody } else { Company::Others };
-        plan.extend(self.join_prompts(Work::decode(&past), prompts, company, joins));
+        plan.extend(self.join_prompts(&chosen, prompts, company, pace));
         plan
     }
 
-    /// The chunks of `prompts` that join a step that does `work`.
+    /// The chunks of `prompts` that join a step of the sequences that are `decoding`.
     fn join_prompts(
         &mut self,
-        mut work: Work,
-        mut prompts: Vec<&Candidate>,
+        decoding: &[&Candidate],
+        prompts: Vec<&Candidate>,
         company: Company,
-        joins: &Joins<'_>,
+        pace: &Pace,
     ) -> Vec<Span> {
+        let mut work = work(decoding);
+        let mut left = prompts.clone();
         let mut chunks = Vec::new();
-        let usual = joins(work, 0, company);
+        let usual = pace.joins(work, 0, company);
         let mut ends = false;
-        while let Some(next) = self.turns.next(&prompts, usual) {
+        while let Some(next) = self.turns.next(&left, usual) {
             let none_yet = work.prefill_tokens == 0;
-            let mut tokens = joins(work, next.past, company).max(usize::from(none_yet));
+            let mut tokens = pace.joins(work, next.past, company).max(usize::from(none_yet));
             // A prompt that ends here waits for others that end, too, but not for parts of longer ones.
             if ends && tokens < next.pending {
-                tokens = joins(work, next.past, Company::Ending).min(tokens);
+                tokens = pace.joins(work, next.past, Company::Ending).min(tokens);
             }
             let tokens = tokens.min(next.pending);
             if tokens == 0 {
                 break;
             }
             ends |= tokens == next.pending;
-            self.turns.read(&prompts, next, tokens, if none_yet { usual / 4 } else { 0 });
+            self.turns.read(&left, next, tokens, if none_yet { usual / 4 } else { 0 });
             work = work.and(Work::chunk(next.past, tokens));
             chunks.push(Span { slot: next.slot, tokens, decodes: false });
-            prompts.retain(|prompt| prompt.slot != next.slot);
-            if prompts.is_empty() {
+            left.retain(|prompt| prompt.slot != next.slot);
+            if left.is_empty() {
                 // Asked without prompts, the turns would take it that nobody waits, and forget who had what.
                 break;
             }
         }
+        self.turns.decode(&prompts, decoding, work.prefill_tokens);
         chunks
     }
 
@@ -167,12 +175,36 @@ impl Scheduler {
     }
 }
 
+/// A token of each of the sequences that are `decoding`.
+fn work(decoding: &[&Candidate]) -> Work {
+    let past: Vec<usize> = decoding.iter().map(|one| one.past).collect();
+    Work::decode(&past)
+}
+
+/// The callers of the sequences that are `decoding`, and of `prompts`.
+fn crowd(decoding: &[&Candidate], prompts: &[&Candidate]) -> Crowd {
+    let mut callers: BTreeMap<CallerId, Vec<&Candidate>> = BTreeMap::new();
+    for one in prompts {
+        callers.entry(one.caller).or_default();
+    }
+    for one in decoding {
+        callers.entry(one.caller).or_default().push(one);
+    }
+    let decode = callers.values().filter(|own| !own.is_empty());
+    let own = decode.map(|own| work(own)).collect();
+    Crowd { callers: callers.len(), own, prompts: !prompts.is_empty() }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
+    use std::time::Duration;
+
     use super::*;
-    use phi4d_door::CallerId;
+    use crate::pace::Aims;
+
+    const MS: Duration = Duration::from_millis(1);
 
     fn decoding(slot: usize) -> Candidate {
         Candidate {
@@ -194,7 +226,7 @@ mod tests {
 
     /// Chunks of four tokens that wait or not.
     fn budget(prefill_waits: bool) -> Budget<'static> {
-        Budget { prefill_waits, chunk: &|_| 4, joins: None }
+        Budget { prefill_waits, chunk: &|_| 4, mixes: None }
     }
 
     fn decode(slots: std::ops::Range<usize>) -> StepPlan {
@@ -269,17 +301,25 @@ mod tests {
     #[test]
     fn callers_get_equal_parts_of_steps_that_have_chunks_of_both() {
         let mut scheduler = Scheduler::default();
-        let joins = |work: Work, _, _| 8 - work.prefill_tokens;
-        let budget = Budget { prefill_waits: false, chunk: &|_| 8, joins: Some(&joins) };
-        let long = prefilling(0, 1000);
-        let mut had = 0;
-        for arrival in 1..100 {
-            // Another caller always has a new prompt, which leaves a quarter of the step.
-            let short = Candidate { caller: CallerId(1), arrival, ..prefilling(1, 6) };
-            let plan = scheduler.plan(&[long, short], &budget);
-            had += plan.iter().find(|span| span.slot == 0).map_or(0, |span| span.tokens);
+        let aims = Aims { share: 0.5, chunk: MS, most_tokens: 256, draft_tokens: 0 };
+        let mut pace = Pace::new(aims);
+        for tokens in (2..20).cycle().take(100) {
+            pace.prefilled(0, tokens, (3 + u32::try_from(tokens).unwrap()) * MS, false);
         }
-        assert!((350..450).contains(&had), "{had} of {}", 99 * 8);
+        let budget = Budget { prefill_waits: false, chunk: &|_| 9, mixes: Some(&pace) };
+        let long = prefilling(0, 1000);
+        let (mut had, mut others, mut both) = (0, 0, 0);
+        for arrival in 1..100 {
+            // Another caller always has a new prompt, which leaves some of the step.
+            let short = Candidate { caller: CallerId(1), arrival, ..prefilling(1, 4) };
+            let plan = scheduler.plan(&[long, short], &budget);
+            let of =
+                |slot| plan.iter().find(|span| span.slot == slot).map_or(0, |span| span.tokens);
+            had += of(0);
+            others += of(1);
+            both += usize::from(plan.len() == 2);
+        }
+        assert!(had.abs_diff(others) * 8 < had && both > 20, "{had}, {others}, {both} of 99");
     }
 
     /// Applies a step to the live sequences, and checks that it was allowed.
@@ -319,7 +359,7 @@ mod tests {
             let mut advanced = std::collections::BTreeSet::new();
             let mut waits = false;
             for _ in 0..2 * (work + 1) * (live.len() + 1) {
-                let budget = Budget { prefill_waits: waits, chunk: &|_| chunk, joins: None };
+                let budget = Budget { prefill_waits: waits, chunk: &|_| chunk, mixes: None };
                 let step = scheduler.plan(&live, &budget);
                 prop_assert_eq!(step.is_empty(), !live.iter().any(|candidate| candidate.ready));
                 // As the pace does it: decoding is owed a step after each chunk.

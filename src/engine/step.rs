@@ -164,10 +164,8 @@ impl Core {
                     }
                     outcomes.push(outcome);
                 }
-                // The others wait for a report, too.
-                let reports = parts.iter().any(|part| part.reports);
-                let took = if reports { began.elapsed() } else { took };
-                self.note_time(&parts, took, candidates);
+                // The others wait for its samples and reports, too, which some requests make costly.
+                self.note_time(&parts, began.elapsed(), candidates);
             }
         }
         self.finish_parts(&parts, outcomes, rotary);

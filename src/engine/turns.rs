@@ -1,7 +1,7 @@
 //! Which prompt is read next.
 //!
 //! Callers get equal parts of prefill: the next chunk goes to the caller that has had least, so that a
-//! newcomer does not wait for what others have sent. Within a caller the highest priority is next, then
+//! newcomer does not wait for what others have sent. Of a caller that decodes beside, that counts, too. Within a caller the highest priority is next, then
 //! the shortest remaining prompt, so that a short one does not wait for a long one; its oldest prompt gets
 //! one of [`AGED`] chunks, so that none starves. Pure: it counts tokens.
 
@@ -71,6 +71,18 @@ impl Turns {
             true => served.passed.saturating_sub(tokens * (AGED - 1)),
             false => served.passed + tokens,
         };
+    }
+
+    /// Counts a step with `tokens` tokens of `prompts` for callers that have sequences `decoding` in it, too: these
+    /// are counted as a caller's equal part of the tokens. So a prompt beside a caller that has both gets more than
+    /// half of what prompts get, which is half of the step.
+    pub fn decode(&mut self, prompts: &[&Candidate], decoding: &[&Candidate], tokens: usize) {
+        let waits = |served: &&mut Served| prompts.iter().any(|one| one.caller == served.caller);
+        let callers = self.served.iter_mut().filter(waits).count();
+        for served in self.served.iter_mut().filter(waits) {
+            let own = decoding.iter().filter(|one| one.caller == served.caller).count();
+            served.tokens += tokens * own / (decoding.len() * callers).max(1);
+        }
     }
 
     /// Brings the callers of `prompts` in. One that comes, or comes back, begins with what the least

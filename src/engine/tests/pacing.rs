@@ -39,6 +39,12 @@ struct Seen {
     gaps: Vec<f64>,
 }
 
+impl Seen {
+    fn mean_gap(&self) -> f64 {
+        self.gaps.iter().sum::<f64>() / self.gaps.len() as f64
+    }
+}
+
 struct Running {
     request: Request,
     arrival: usize,
@@ -133,11 +139,10 @@ impl World {
             self.running.sort_by_key(|sequence| sequence.past < sequence.request.prompt);
             let candidates = self.candidates();
             let pace = &self.pace;
-            let joins = |work, past, company| pace.joins(work, past, company);
             let budget = Budget {
                 prefill_waits: pace.prefill_waits(),
                 chunk: &|past| pace.chunk(past),
-                joins: self.mixes.then_some(&joins),
+                mixes: self.mixes.then_some(pace),
             };
             let plan = self.scheduler.plan(&candidates, &budget);
             let endless = |running: &Running| running.request.output == usize::MAX;
@@ -289,5 +294,60 @@ proptest! {
         let own = machine.fixed + machine.token * 10.0 + machine.attended;
         let limit = 1.05 * (2.0 * step + own);
         prop_assert!(seen[1].first <= limit, "{} of {limit}", seen[1].first);
+    }
+
+    /// Each of `n` callers has an `n`th of its speed alone at least, whatever the others have.
+    #[test]
+    fn callers_with_few_and_with_many_answers_have_their_parts(
+        machine in machine(), counts in prop::collection::vec(1usize..16, 1..4), few in 1usize..3,
+    ) {
+        let mut world = World::new(machine, true, 0.5);
+        let own = |caller: u64, count: usize, output| {
+            let one = Request { arrives: 0.0, caller, prompt: 20, output };
+            std::iter::repeat_n(one, count)
+        };
+        let alone = world.run(&own(0, few, 200).collect::<Vec<_>>())[0].mean_gap();
+        let others = (1..).zip(&counts).flat_map(|(caller, &count)| own(caller, count, usize::MAX));
+        let all: Vec<Request> = own(0, few, 200).chain(others).collect();
+        let seen = world.run(&all);
+        let callers = (counts.len() + 1) as f64;
+        let beside = seen[0].mean_gap();
+        prop_assert!(beside < callers * alone * 1.1, "{beside} beside {callers}, {alone} alone");
+        let mut first = few;
+        for &count in &counts {
+            // One that has less than its part in this while has it in the next.
+            let tokens: usize = seen[first..first + count].iter().map(|one| one.gaps.len()).sum();
+            let past = count as f64 * 120.0;
+            let step = machine.fixed + count as f64 * machine.token + machine.attended * past / 1e3;
+            let possible = seen[0].gaps.iter().sum::<f64>() / step * count as f64 / callers;
+            prop_assert!(tokens as f64 > possible * 0.85, "{tokens} of {possible} tokens of {count}");
+            // Its answers take turns.
+            let least = seen[first..first + count].iter().map(|one| one.gaps.len()).min().unwrap();
+            prop_assert!((least + 4) * count * 2 > tokens, "{least} of {tokens} of {count}");
+            first += count;
+        }
+    }
+
+    /// Beside one caller with answers and prompts at once, an answer or a prompt takes three times its time alone.
+    #[test]
+    fn one_caller_with_answers_and_prompts_takes_no_more_than_two_thirds(
+        machine in machine(), answers in 1usize..16, asks in any::<bool>(),
+    ) {
+        let mut world = World::new(machine, true, 0.5);
+        let own = match asks {
+            true => Request { arrives: 0.0, caller: 0, prompt: 20, output: 100 },
+            false => Request { arrives: 300.0 * machine.fixed, caller: 0, prompt: 2000, output: 1 },
+        };
+        let alone = world.run(&[own])[0].clone();
+        let answer = Request { arrives: 0.0, caller: 1, prompt: 20, output: usize::MAX };
+        let prompt = Request { arrives: 0.0, caller: 1, prompt: 30_000, output: 1 };
+        let others = std::iter::repeat_n(answer, answers);
+        let all: Vec<Request> = [own].into_iter().chain(others).chain([prompt]).collect();
+        let seen = world.run(&all);
+        let (beside, alone) = match asks {
+            true => (seen[0].mean_gap(), alone.mean_gap()),
+            false => (seen[0].first, alone.first),
+        };
+        prop_assert!(beside < 3.0 * alone * 1.1, "{beside} beside, {alone} alone");
     }
 }
