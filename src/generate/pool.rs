@@ -216,9 +216,11 @@ impl Pool {
         done.unwrap_or_else(|_| Err(Undone::Failed("its threads have ended".to_owned())))
     }
 
-    /// Drops `value` on one of the threads, or here if the queue is full.
+    /// Drops `value` on one of the threads, as the caller's next work. Never refused: each value was made by work
+    /// that had its turn.
     fn drop_there<T: Send + 'static>(&self, caller: CallerId, value: T) {
-        drop(self.0.add(caller, Box::new(Leftover(Some(value)))));
+        self.0.lock().waiting.put_back(caller, Box::new(Leftover(Some(value))));
+        self.0.changed.notify_one();
     }
 }
 
@@ -236,16 +238,17 @@ impl Shared {
     }
 
     fn add(&self, caller: CallerId, work: Box<dyn Work>) -> Result<(), Box<dyn Work>> {
-        let mut unwanted = Vec::new();
-        let added = {
-            let mut state = self.lock();
-            state.waiting.push(caller, work).or_else(|work| {
-                // Work whose client has disconnected makes room.
-                unwanted = state.waiting.remove_unless(|work| work.is_wanted());
-                state.waiting.push(caller, work)
-            })
-        };
-        drop(unwanted);
+        let mut state = self.lock();
+        let added = state.waiting.push(caller, work).or_else(|work| {
+            // Work whose client has disconnected makes room. What it holds may be large, so it is not dropped here.
+            let unwanted = state.waiting.remove_unless(|work| work.is_wanted());
+            let added = state.waiting.push(caller, work);
+            if !unwanted.is_empty() {
+                state.waiting.put_back(caller, Box::new(Leftover(Some(unwanted))));
+            }
+            added
+        });
+        drop(state);
         self.changed.notify_one();
         added
     }

@@ -152,3 +152,44 @@ async fn what_does_not_fit_is_refused_and_clients_that_left_make_room() {
     drop(busy);
     assert_eq!(again.await.unwrap(), Ok(7));
 }
+
+/// Tells on which thread it is dropped.
+struct Drops(mpsc::Sender<String>);
+
+impl Drop for Drops {
+    fn drop(&mut self) {
+        let _ = self.0.send(std::thread::current().name().unwrap_or_default().to_owned());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_are_dropped_by_the_pool_however_full_their_caller_s_queue_is() {
+    let pool = Arc::new(Pool::start().unwrap());
+    let busy = occupy(&pool);
+    let (tell, dropped) = mpsc::channel();
+    let large = Elsewhere::new(&pool, A, true, Drops(tell.clone()));
+    let mut waiting = Vec::new();
+    for _ in 0..=MOST_OF_CALLER {
+        let (held, pool) = (Drops(tell.clone()), Arc::clone(&pool));
+        waiting.push(tokio::spawn(async move { pool.run(A, None, move || drop(held)).await }));
+    }
+    // The one that was refused was dropped here.
+    assert!(!dropped.recv().unwrap().starts_with("phi4d-text"));
+    drop(large);
+    // Their clients leave, which the next request makes room by.
+    for one in waiting {
+        one.abort();
+        let _ = one.await;
+    }
+    let next = tokio::spawn({
+        let pool = Arc::clone(&pool);
+        async move { pool.run(A, None, || 7).await }
+    });
+    tokio::task::yield_now().await;
+    assert!(dropped.try_recv().is_err());
+    drop((busy, tell));
+    assert_eq!(next.await.unwrap(), Ok(7));
+    let names: Vec<String> = dropped.iter().collect();
+    assert_eq!(names.len(), MOST_OF_CALLER + 1);
+    assert!(names.iter().all(|name| name.starts_with("phi4d-text")), "{names:?}");
+}

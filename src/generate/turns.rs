@@ -21,16 +21,16 @@ impl<T> Turns<T> {
         Self { callers: VecDeque::new(), count: 0, most, most_of_caller }
     }
 
-    /// Adds an item after the others of its caller.
+    /// Adds an item after the others of its caller. As in the engine's queue, a caller gets no more places than
+    /// it leaves free, and its first item gets any free place.
     ///
     /// # Errors
     /// The item, if the queue or the caller's part of it is full.
     pub(super) fn push(&mut self, caller: CallerId, item: T) -> Result<(), T> {
-        if self.count >= self.most {
-            return Err(item);
-        }
+        let Some(left) = self.most.checked_sub(self.count + 1) else { return Err(item) };
+        let most = self.most_of_caller.min(left);
         match self.callers.iter_mut().find(|(known, _)| *known == caller) {
-            Some((_, items)) if items.len() >= self.most_of_caller => return Err(item),
+            Some((_, items)) if items.len() + 1 > most => return Err(item),
             Some((_, items)) => items.push_back(item),
             None => self.callers.push_back((caller, VecDeque::from([item]))),
         }
@@ -81,6 +81,12 @@ impl<T> Turns<T> {
         self.callers.front().and_then(|(_, items)| items.front())
     }
 
+    /// How many items of a caller wait.
+    pub(super) fn len_of(&self, caller: CallerId) -> usize {
+        let own = self.callers.iter().find(|(known, _)| *known == caller);
+        own.map_or(0, |(_, items)| items.len())
+    }
+
     /// How many items wait.
     pub(super) fn len(&self) -> usize {
         self.count
@@ -108,17 +114,35 @@ mod tests {
 
     #[test]
     fn a_full_queue_gives_the_item_back() {
-        let mut turns = Turns::new(3, 2);
+        let mut turns = Turns::new(4, 2);
         assert_eq!(turns.push(CallerId(1), 'a'), Ok(()));
         assert_eq!(turns.push(CallerId(1), 'b'), Ok(()));
         assert_eq!(turns.push(CallerId(1), 'c'), Err('c'));
         assert_eq!(turns.push(CallerId(2), 'd'), Ok(()));
-        assert_eq!(turns.push(CallerId(3), 'e'), Err('e'));
+        // It would leave none free.
+        assert_eq!(turns.push(CallerId(2), 'e'), Err('e'));
+        assert_eq!(turns.push(CallerId(3), 'f'), Ok(()));
+        assert_eq!(turns.push(CallerId(4), 'g'), Err('g'));
+        assert_eq!((turns.len(), turns.len_of(CallerId(1)), turns.len_of(CallerId(4))), (4, 2, 0));
         assert_eq!(turns.take(), Some((CallerId(1), 'a')));
-        assert_eq!(turns.push(CallerId(3), 'e'), Ok(()));
-        assert_eq!(turns.remove_unless(|item| *item == 'e'), ['d', 'b']);
-        assert_eq!(turns.take(), Some((CallerId(3), 'e')));
+        assert_eq!(turns.push(CallerId(4), 'g'), Ok(()));
+        assert_eq!(turns.remove_unless(|item| *item == 'g'), ['d', 'f', 'b']);
+        assert_eq!(turns.take(), Some((CallerId(4), 'g')));
         assert_eq!(turns.take(), None);
+    }
+
+    #[test]
+    fn it_takes_many_callers_to_fill_the_queue() {
+        for most in [8, 128, 256, 512] {
+            let mut turns = Turns::new(most, most);
+            let mut callers = 0;
+            while turns.push(CallerId(callers), ()).is_ok() {
+                while turns.push(CallerId(callers), ()).is_ok() {}
+                callers += 1;
+            }
+            assert_eq!(turns.len(), most);
+            assert!(callers > u64::from(most.ilog2()), "{callers} fill {most} places");
+        }
     }
 
     #[test]
@@ -164,7 +188,8 @@ mod tests {
             let mut expected = Vec::new();
             for (index, &caller) in pushed.iter().enumerate() {
                 let before = expected.iter().filter(|(known, _)| *known == caller).count();
-                let fits = expected.len() < 60 && before < 20;
+                let left = 60_usize.checked_sub(expected.len() + 1);
+                let fits = left.is_some_and(|left| before == 0 || before < left.min(20));
                 prop_assert_eq!(turns.push(CallerId(caller), index).is_ok(), fits);
                 if fits {
                     expected.push((caller, index));

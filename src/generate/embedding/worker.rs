@@ -139,13 +139,13 @@ impl Queue {
             drop(state.waiting.remove_unless(Job::is_wanted));
             state.waiting.push(caller, job)
         });
-        let Limits { queue, queue_per_caller, .. } = self.limits;
-        let is_full = state.waiting.len() >= queue;
+        let limit = self.limits.queue;
+        let (is_full, own) = (state.waiting.len() >= limit, state.waiting.len_of(caller));
         drop(state);
         self.changed.notify_one();
         added.map_err(|_| match is_full {
-            true => SubmitError::Full { limit: queue },
-            false => SubmitError::CallerFull { limit: queue_per_caller },
+            true => SubmitError::Full { limit },
+            false => SubmitError::CallerFull { limit: own },
         })
     }
 
