@@ -59,7 +59,7 @@ impl GrammarMask {
     fn read(&mut self, limit: Duration, enough: fn(&State) -> bool) {
         if self.share.is_overdrawn() {
             self.state = State::Over(failed(
-                "all forms in use take more memory than they may together, and this one takes most",
+                "all forms in use take more memory than they may together, and your forms take most",
             ));
         }
         let until = Instant::now() + limit;

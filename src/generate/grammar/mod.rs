@@ -138,7 +138,7 @@ impl Grammars {
         let key: Key = blake3::hash(&frame).into();
         if let Some(mut copy) = self.kept.copy(&key) {
             if copy.link.receive().await == Ok(Answer::Ready.encode()) {
-                return Ok(self.follow(copy));
+                return Ok(self.follow(caller, copy));
             }
             // The system killed the cached process, or refuses another fork.
             self.kept.forget(&key);
@@ -148,22 +148,28 @@ impl Grammars {
         let mut compiled = self.compile(&frame, &field).await?;
         drop(turn);
         let weight = compiled.first.weight;
-        self.kept.make_room(|| self.ledger.has_room(0));
-        if !self.ledger.has_room(0) {
-            return Err(too_costly(&field, "more memory than all forms in use may take together"));
+        if !self.ledger.could_hold(weight) {
+            return Err(too_costly(&field, "more memory than a caller's forms may take"));
+        }
+        if self.ledger.may_have_room(caller, &compiled.account) {
+            self.kept.make_room(|| self.ledger.has_room(caller, &compiled.account));
+        }
+        if !self.ledger.has_room(caller, &compiled.account) {
+            self.ledger.reclaim(caller, &compiled.account);
+            return Err(GenerateError::GrammarsBusy);
         }
         log::debug!(weight; "compiled a form");
         if let Some(mut copy) = compiled.copy()
             && copy.link.receive().await == Ok(Answer::Ready.encode())
         {
             self.kept.put(key, compiled);
-            return Ok(self.follow(copy));
+            return Ok(self.follow(caller, copy));
         }
-        Ok(self.follow(compiled))
+        Ok(self.follow(caller, compiled))
     }
 
-    fn follow(&self, form: Form) -> GrammarMask {
-        let share = self.ledger.output(form.account);
+    fn follow(&self, caller: CallerId, form: Form) -> GrammarMask {
+        let share = self.ledger.output(caller, form.account);
         GrammarMask::new(form.link, form.first, share, Arc::clone(&self.tokenizer))
     }
 
