@@ -5,7 +5,8 @@ use std::io::Read as _;
 use serde_json::{Value, json};
 
 use super::{
-    Stock, ask, completion, metric, resident_kib, send, short, start_long, tokens, wait_state,
+    Stock, ask, completion, metric, post_from, resident_kib, send, short, start_long, tokens,
+    wait_state,
 };
 use crate::common::{Response, wait_for};
 
@@ -87,6 +88,35 @@ fn a_model_with_a_request_stays_and_the_next_in_line_gets_the_room() {
     drop(running);
     tokens(&Response::read(&mut next));
     daemon.ends();
+}
+
+#[test]
+fn nobody_waits_for_all_the_loads_that_another_asks_for() {
+    let stock = Stock::new();
+    let daemon =
+        stock.start(&[stock.table("long", "long", "")], &["--models-memory-bytes", "22000000"]);
+    // Until all are in line no room is made for any of them.
+    let mut running = start_long(&daemon, "demo");
+    let from =
+        |last, model| post_from(last, daemon.address(), &completion(model, &[1, 2, 3], &json!({})));
+    let waits = |count: u64| {
+        let waiting = |model| short(&daemon, model)["waiting"].as_u64().unwrap();
+        wait_for("they wait", || (waiting("long") + waiting("demo") == count).then_some(()));
+    };
+    let mut greedy = Vec::new();
+    for number in 0..10 {
+        greedy.push(from(2, if number % 2 == 0 { "long" } else { "demo" }));
+        waits(number + 1);
+    }
+    let mut other = from(3, "demo");
+    waits(11);
+    running.read_to_end(&mut Vec::new()).unwrap();
+    tokens(&Response::read(&mut other));
+    let ended = daemon.health()["finished"].as_u64().unwrap();
+    assert!(ended < 7, "{ended} of 12 answers came first");
+    greedy.iter_mut().for_each(|connection| {
+        tokens(&Response::read(connection));
+    });
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! The one owner of the models' states: a task that takes requests for models, loads and unloads them,
 //! and hands out pins.
 //!
-//! Requests wait in one line. The first whose model is not loaded decides what happens next: its model is
+//! Requests wait in one line, in round-robin turns between callers. The first whose model is not loaded decides what happens next: its model is
 //! loaded, one at a time, once it fits the memory. For that the least recently used models are unloaded,
 //! first those without requests. If others must go, their requests end first, and new ones for them wait
 //! behind the one that needs the room, so that no model keeps another out for ever.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -259,7 +259,8 @@ impl Manager {
         if own > 0 && own + 1 > self.options.queue_per_caller.min(left) {
             return refuse(waiter, SubmitError::CallerFull { limit: own }.into());
         }
-        self.waiters.push_back(waiter);
+        let place = place_of(self.waiters.iter().map(|waiter| waiter.caller), waiter.caller);
+        self.waiters.insert(place, waiter);
     }
 
     fn grant(&mut self, waiter: Waiter, has_waited: bool) {
@@ -547,6 +548,20 @@ impl Manager {
     }
 }
 
+/// The place in the line of a further request of `caller`: behind as many of each other caller as it has itself,
+/// so that nobody waits for all of another's, each of which may take two loads.
+fn place_of(line: impl ExactSizeIterator<Item = CallerId> + Clone, caller: CallerId) -> usize {
+    let own = line.clone().filter(|other| *other == caller).count();
+    let mut before = HashMap::<CallerId, usize>::new();
+    line.clone()
+        .position(|other| {
+            let before = before.entry(other).or_default();
+            *before += 1;
+            *before > own + 1
+        })
+        .unwrap_or(line.len())
+}
+
 fn refuse(waiter: Waiter, error: PinError) {
     let _ = waiter.reply.send(Err(error));
 }
@@ -555,4 +570,20 @@ fn refuse(waiter: Waiter, error: PinError) {
 fn expiry(slot: &Slot) -> Option<Instant> {
     let is_idle = matches!(slot.state, State::Loaded { .. }) && !slot.busy;
     slot.used.checked_add(slot.keep.filter(|_| is_idle)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callers_take_round_robin_turns_in_the_line() {
+        let mut line: Vec<(u64, usize)> = Vec::new();
+        for (number, caller) in [1, 1, 1, 1, 2, 3, 2, 1, 3].into_iter().enumerate() {
+            let callers: Vec<CallerId> = line.iter().map(|(caller, _)| CallerId(*caller)).collect();
+            line.insert(place_of(callers.iter().copied(), CallerId(caller)), (caller, number));
+        }
+        let expected = [(1, 0), (2, 4), (3, 5), (1, 1), (2, 6), (3, 8), (1, 2), (1, 3), (1, 7)];
+        assert_eq!(line, expected);
+    }
 }
