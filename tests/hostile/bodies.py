@@ -85,6 +85,7 @@ PLACES = (
     '{"model":"demo","stream":false,"prompt":"a","options":%s}',
     '{"model":"demo","stream":false,"prompt":"a","context":%s}',
     '{"tokens":%s}',
+    '{"encoding_format":"base64","input":%s}',
     "%s",
 )
 
@@ -108,6 +109,8 @@ def amplified(choose: random.Random, most: int = LARGEST) -> tuple[str, bytes, t
 def path_for(choose: random.Random, text: str) -> str:
     if choose.random() < 0.2:
         return choose.choice(POSTS)
+    if text.startswith('{"encoding_format"'):
+        return choose.choice(["/v1/embeddings", "/api/embed"])
     if text.startswith('{"tokens"'):
         return "/detokenize"
     if '"n_predict"' in text:

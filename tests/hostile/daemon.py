@@ -91,13 +91,14 @@ class Group:
 
     def __init__(self, mib: int):
         self.folders: list[str] = []
-        self.clock = None
+        self.clock = self.events = None
         name = f"phi4d-hostile-{os.getpid()}-{time.monotonic_ns()}"
         limit = str(mib << 20)
         if new := self.made("/sys/fs/cgroup", name, "memory.max", limit):
-            self.clock = os.path.join(new, "cpu.stat")
+            self.clock, self.events = os.path.join(new, "cpu.stat"), os.path.join(new, "memory.events")
         else:
-            self.made("/sys/fs/cgroup/memory", name, "memory.limit_in_bytes", limit)
+            if old := self.made("/sys/fs/cgroup/memory", name, "memory.limit_in_bytes", limit):
+                self.events = os.path.join(old, "memory.oom_control")
             if old := self.made("/sys/fs/cgroup/cpuacct", name, "cpuacct.usage", "0"):
                 self.clock = os.path.join(old, "cpuacct.usage")
 
@@ -131,6 +132,14 @@ class Group:
         except OSError:
             return None
         return int(words[0]) / 1e9 if len(words) == 1 else int(words[words.index("usage_usec") + 1]) / 1e6
+
+    def kills(self) -> int:
+        """Processes that the kernel has killed for want of memory: the daemon outlives that of a constraint."""
+        try:
+            with open(self.events or "", encoding="ascii") as events:
+                return sum(int(line.split()[1]) for line in events if line.startswith("oom_kill "))
+        except OSError:
+            return 0
 
     def remove(self) -> None:
         for _ in range(100):
@@ -212,6 +221,9 @@ class Daemon:
         command += ["--kv-cache-bytes", str(options.kv_mib << 20), "--drain-timeout-s", str(DRAIN)]
         if self.log_kind == "file":
             command += ["--log-level", "warn"]
+        # Beside the demo model there is one for embeddings.
+        embedding = os.path.join(os.path.dirname(os.path.abspath(options.model)), "demo-embedding")
+        command += ["--embedding-model", embedding] if os.path.isdir(embedding) else []
         command += self.more
         self.group = Group(options.guard_mib)
         self.log = os.path.join(self.folder, "log")
@@ -316,6 +328,8 @@ class Daemon:
         ends = health["finished"] + health["cancelled"] + health["failed"]
         if health["accepted"] != ends:
             faults.append(f"counters do not add up: {health['accepted']} accepted, {ends} ended")
+        if killed := self.group.kills() if self.group else 0:
+            faults.append(f"{killed} processes were killed for want of memory")
         until = time.monotonic() + REST
         while True:
             now = self.held()

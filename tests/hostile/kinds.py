@@ -88,6 +88,7 @@ KINDS = [
     Kind("lists", requests(bodies.list_request), share=1.5),
     Kind("fields", requests(shapes.field_request), callers=1),
     Kind("llama", requests(shapes.llama_request), callers=1),
+    Kind("embeddings", requests(shapes.embedding_request), callers=1),
     Kind("responses", kept, callers=1),
     Kind("answers", held, callers=1, alone=12, hasty=24, answers=False),
     Kind("tokenizer", requests(bodies.tokenizer), pause=0.2),

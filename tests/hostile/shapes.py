@@ -60,6 +60,10 @@ REQUESTS = (
     ("/v1/messages/count_tokens", IN_MESSAGES),
     ("/api/chat", {**IN_OLLAMA, "messages": [*QUESTION, {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {"p": 1}}}]}, {"role": "tool", "tool_name": "f", "content": "r"}], "tools": [FUNCTION]}),
     ("/api/generate", {**IN_OLLAMA, "prompt": "a", "suffix": "b", "system": "s", "template": "", "context": [1, 2], "raw": False}),
+    ("/v1/embeddings", {"model": "demo-embedding", "input": ["a b", "c"], "encoding_format": "base64", "user": "u"}),
+    ("/v1/embeddings", {"input": [[1, 2, 3], [4]], "encoding_format": "float", "dimensions": 8}),
+    ("/api/embed", {"model": "demo-embedding", "input": ["a b", "c"], "truncate": True, "options": {"num_ctx": 8}, "keep_alive": "5m"}),
+    ("/api/embeddings", {"model": "demo-embedding", "prompt": "a b", "keep_alive": 0}),
     ("/api/show", {"model": "demo", "verbose": True}),
     ("/api/pull", {"model": "demo", "stream": False}),
 )
@@ -203,6 +207,30 @@ def llama_request(choose: random.Random) -> tuple[str, dict]:
     if kind == 1:
         return CHAT, {**form, "messages": QUESTION, "max_tokens": 4}
     return "/completion", {**body, "prompt": choose.choice(["a", [1, 2, 3], [], ""]), "stream": choose.random() < 0.3}
+
+
+# --- embeddings
+
+def embedding_request(choose: random.Random) -> tuple[str, dict]:
+    """Many texts, long ones, odd ones, and token ids; more of them than a request may have."""
+    count = choose.choice([1, 2, size(choose, 2048), 2048, 2049])
+    kind = choose.randrange(6)
+    length = weight(choose, 7_000_000 // count)
+    if kind == 0:
+        given: object = [choose.choice(["a", "", " ", "a b ", "\u4e00", "e\u0301", "\u0000", "[SEP]", "##a"]) * choose.choice([1, 20, length]) for _ in range(count)]
+    elif kind == 1:
+        given = choose.choice(["a b ", "a", "\u0301", "\u4e00", "<s>"]) * min(length, 1_000_000)
+    elif kind == 2:
+        given = [[choose.choice([0, 1, 7, 2**31, -1]) if choose.random() < 0.01 else 1] * choose.choice([1, 48, 49, min(length, 2000)]) for _ in range(count)]
+    elif kind == 3:
+        given = [choose.randrange(40) for _ in range(min(length, 300_000))]
+    elif kind == 4:
+        given = ["a"] * (count - 1) + [odd(choose)]
+    else:
+        given = odd(choose)
+    if choose.random() < 0.5:
+        return "/v1/embeddings", {"input": given, "encoding_format": choose.choice(["float", "base64"])}
+    return "/api/embed", {"model": "demo-embedding", "input": given, "truncate": choose.random() < 0.7, "keep_alive": choose.choice([0, "1s", -1, "9" * size(choose, 1000)])}
 
 
 # --- responses that are kept
