@@ -119,7 +119,7 @@ impl Scheduler {
         let mut chunks = Vec::new();
         let usual = pace.joins(work, 0, company);
         let mut ends = false;
-        while let Some(next) = self.turns.next(&left, usual) {
+        while let Some(next) = self.turns.next(&prompts, &left, usual) {
             let none_yet = work.prefill_tokens == 0;
             let mut tokens = pace.joins(work, next.past, company).max(usize::from(none_yet));
             // A prompt that ends here waits for others that end, too, but not for parts of longer ones.
@@ -135,10 +135,6 @@ impl Scheduler {
             work = work.and(Work::chunk(next.past, tokens));
             chunks.push(Span { slot: next.slot, tokens, decodes: false });
             left.retain(|prompt| prompt.slot != next.slot);
-            if left.is_empty() {
-                // Asked without prompts, the turns would take it that nobody waits, and forget who had what.
-                break;
-            }
         }
         self.turns.decode(&prompts, decoding, work.prefill_tokens);
         chunks
@@ -148,7 +144,7 @@ impl Scheduler {
         let prompts: Vec<&Candidate> =
             live.iter().filter(|candidate| candidate.ready && !candidate.decodes).collect();
         let usual = (budget.chunk)(0);
-        let next = self.turns.next(&prompts, usual)?;
+        let next = self.turns.next(&prompts, &prompts, usual)?;
         let tokens = next.pending.min((budget.chunk)(next.past).max(1));
         self.turns.read(&prompts, next, tokens, usual / 4);
         Some(vec![Span { slot: next.slot, tokens, decodes: false }])

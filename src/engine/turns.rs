@@ -35,12 +35,18 @@ pub struct Turns {
 }
 
 impl Turns {
-    /// Chooses among `prompts`, which are ready to be read, the one that gets the next chunk of `chunk`
-    /// tokens, or of what remains of it.
-    pub fn next<'a>(&mut self, prompts: &[&'a Candidate], chunk: usize) -> Option<&'a Candidate> {
+    /// Chooses among `left` the one that gets the next chunk of `chunk` tokens, or of what remains of it: of the
+    /// `prompts` that are ready to be read those that have none in this step yet.
+    pub fn next<'a>(
+        &mut self,
+        prompts: &[&Candidate],
+        left: &[&'a Candidate],
+        chunk: usize,
+    ) -> Option<&'a Candidate> {
+        // By all of them: a caller whose prompts are all in the step waits as before, and keeps its place.
         self.join(prompts);
         let shortest = |caller: CallerId| {
-            let own = prompts.iter().filter(|prompt| prompt.caller == caller);
+            let own = left.iter().filter(|prompt| prompt.caller == caller);
             own.min_by_key(|prompt| (-i64::from(prompt.priority), prompt.pending, prompt.arrival))
         };
         // By what it will have had after the chunk. Whoever needs less goes first, but nobody is
@@ -55,7 +61,7 @@ impl Turns {
             })
             .min_by_key(|&(after, arrival, ..)| (after, arrival))?;
         let due = served.passed >= chunk.saturating_mul(AGED - 1);
-        if due { oldest(prompts, served.caller) } else { Some(first) }
+        if due { oldest(left, served.caller) } else { Some(first) }
     }
 
     /// Counts `tokens` tokens of `read`, one of `prompts`, as read, and no less than `least`: a step takes part
@@ -148,7 +154,7 @@ mod tests {
     /// Reads a chunk of `chunk` tokens of one of `prompts`; returns the arrival of that one.
     fn turn(turns: &mut Turns, prompts: &[Candidate], chunk: usize) -> u64 {
         let prompts: Vec<&Candidate> = prompts.iter().collect();
-        let next = turns.next(&prompts, chunk).unwrap();
+        let next = turns.next(&prompts, &prompts, chunk).unwrap();
         turns.read(&prompts, next, next.pending.min(chunk), chunk / 4);
         next.arrival
     }

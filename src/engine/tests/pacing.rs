@@ -328,10 +328,11 @@ proptest! {
         }
     }
 
-    /// Beside one caller with answers and prompts at once, an answer or a prompt takes three times its time alone.
+    /// Beside one caller with answers and prompts at once, an answer or a prompt takes three times its time alone,
+    /// also the next ones of the same caller.
     #[test]
     fn one_caller_with_answers_and_prompts_takes_no_more_than_two_thirds(
-        machine in machine(), answers in 1usize..16, asks in any::<bool>(),
+        machine in machine(), answers in 1usize..16, length in 100usize..8000, asks in any::<bool>(),
     ) {
         let mut world = World::new(machine, true, 0.5);
         let own = match asks {
@@ -339,15 +340,24 @@ proptest! {
             false => Request { arrives: 300.0 * machine.fixed, caller: 0, prompt: 2000, output: 1 },
         };
         let alone = world.run(&[own])[0].clone();
+        // One after another, with all the time that each may take.
+        let apart = 4.0 * alone.first;
+        let own: Vec<Request> = (0..if asks { 1 } else { 4 })
+            .map(|number| Request { arrives: own.arrives + f64::from(number) * apart, ..own })
+            .collect();
         let answer = Request { arrives: 0.0, caller: 1, prompt: 20, output: usize::MAX };
-        let prompt = Request { arrives: 0.0, caller: 1, prompt: 30_000, output: 1 };
+        let prompt = Request { arrives: 0.0, caller: 1, prompt: length, output: 1 };
         let others = std::iter::repeat_n(answer, answers);
-        let all: Vec<Request> = [own].into_iter().chain(others).chain([prompt]).collect();
+        let prompts = std::iter::repeat_n(prompt, 40_000 / length);
+        let first = answers + 40_000 / length;
+        let all: Vec<Request> = others.chain(prompts).chain(own).collect();
         let seen = world.run(&all);
-        let (beside, alone) = match asks {
-            true => (seen[0].mean_gap(), alone.mean_gap()),
-            false => (seen[0].first, alone.first),
-        };
-        prop_assert!(beside < 3.0 * alone * 1.1, "{beside} beside, {alone} alone");
+        for seen in &seen[first..] {
+            let (beside, alone) = match asks {
+                true => (seen.mean_gap(), alone.mean_gap()),
+                false => (seen.first, alone.first),
+            };
+            prop_assert!(beside < 3.0 * alone * 1.1, "{beside} beside, {alone} alone");
+        }
     }
 }
