@@ -10,12 +10,14 @@
 
 mod draws;
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::common::{Client, Daemon, PATIENCE, Setup, merge, send_signal, wait_for};
+use crate::common::{Client, Daemon, PATIENCE, Setup, connect_from, merge, send_signal, wait_for};
 
 /// A daemon in a process group of its own, which distinguishes its processes from others'.
 fn start(arguments: &[&str]) -> Daemon {
@@ -286,4 +288,37 @@ fn attack(client: &Client, seed: u64, until: Instant) -> [u32; 3] {
         assert!(began.elapsed() < PATIENCE / 2, "{:?}: {}", began.elapsed(), what());
     }
     counts
+}
+
+/// A long answer held to multiples of `number`, whose constraint takes some 25 MB, that 127.0.0.LAST asks for and
+/// nobody reads; its status.
+fn hold(daemon: &Daemon, last: u8, number: u32) -> (u16, TcpStream) {
+    let item = json!({"type": "integer", "multipleOf": number});
+    let mut request =
+        body(&json!({"guided_json": {"type": "array", "items": item, "minItems": 900}}));
+    merge(&mut request, &json!({"stream": true, "max_tokens": 4000}));
+    let text = request.to_string();
+    let mut stream = connect_from([127, 0, 0, last].into(), daemon.address());
+    let head = format!(
+        "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{text}",
+        text.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut line = [0; 12];
+    stream.read_exact(&mut line).unwrap();
+    (std::str::from_utf8(&line[9..]).unwrap().parse().unwrap(), stream)
+}
+
+#[test]
+fn one_caller_s_constraints_leave_room_for_another_s() {
+    let daemon = start(&[]);
+    let held: Vec<_> = (0..6).map(|number| hold(&daemon, 2, 49_000 + 2 * number + 1)).collect();
+    let statuses: Vec<u16> = held.iter().map(|(status, _)| *status).collect();
+    assert!(statuses.contains(&200) && statuses.contains(&503), "{statuses:?}");
+    assert!(statuses.iter().all(|status| [200, 503].contains(status)), "{statuses:?}");
+    let (status, other) = hold(&daemon, 3, 48_001);
+    assert_eq!(status, 200, "beside {statuses:?}");
+    drop((held, other));
+    stop(daemon);
 }
