@@ -102,7 +102,7 @@ impl Scheduler {
             .iter()
             .map(|candidate| Span { slot: candidate.slot, tokens: 1, decodes: true })
             .collect();
-        plan.extend(self.join_prompts(&chosen, prompts, company, pace));
+        plan.extend(self.join_prompts(&chosen, &prompts, company, pace));
         plan
     }
 
@@ -110,16 +110,16 @@ impl Scheduler {
     fn join_prompts(
         &mut self,
         decoding: &[&Candidate],
-        prompts: Vec<&Candidate>,
+        prompts: &[&Candidate],
         company: Company,
         pace: &Pace,
     ) -> Vec<Span> {
         let mut work = work(decoding);
-        let mut left = prompts.clone();
+        let mut left = prompts.to_vec();
         let mut chunks = Vec::new();
         let usual = pace.joins(work, 0, company);
         let mut ends = false;
-        while let Some(next) = self.turns.next(&prompts, &left, usual) {
+        while let Some(next) = self.turns.next(prompts, &left, usual) {
             let none_yet = work.prefill_tokens == 0;
             let mut tokens = pace.joins(work, next.past, company).max(usize::from(none_yet));
             // A prompt that ends here waits for others that end, too, but not for parts of longer ones.
@@ -136,7 +136,7 @@ impl Scheduler {
             chunks.push(Span { slot: next.slot, tokens, decodes: false });
             left.retain(|prompt| prompt.slot != next.slot);
         }
-        self.turns.decode(&prompts, decoding, work.prefill_tokens);
+        self.turns.decode(prompts, decoding, work.prefill_tokens);
         chunks
     }
 

@@ -154,7 +154,7 @@ async fn what_does_not_fit_is_refused_and_clients_that_left_make_room() {
 }
 
 /// Tells on which thread it is dropped.
-struct Drops(mpsc::Sender<String>);
+struct Drops(mpsc::SyncSender<String>);
 
 impl Drop for Drops {
     fn drop(&mut self) {
@@ -166,7 +166,7 @@ impl Drop for Drops {
 async fn values_are_dropped_by_the_pool_however_full_their_caller_s_queue_is() {
     let pool = Arc::new(Pool::start().unwrap());
     let busy = occupy(&pool);
-    let (tell, dropped) = mpsc::channel();
+    let (tell, dropped) = mpsc::sync_channel(2 * MOST_OF_CALLER);
     let large = Elsewhere::new(&pool, A, true, Drops(tell.clone()));
     let mut waiting = Vec::new();
     for _ in 0..=MOST_OF_CALLER {

@@ -552,14 +552,16 @@ impl Manager {
 /// so that nobody waits for all of another's, each of which may take two loads.
 fn place_of(line: impl ExactSizeIterator<Item = CallerId> + Clone, caller: CallerId) -> usize {
     let own = line.clone().filter(|other| *other == caller).count();
+    let end = line.len();
     let mut before = HashMap::<CallerId, usize>::new();
-    line.clone()
-        .position(|other| {
-            let before = before.entry(other).or_default();
-            *before += 1;
-            *before > own + 1
-        })
-        .unwrap_or(line.len())
+    for (place, other) in line.enumerate() {
+        let before = before.entry(other).or_default();
+        *before += 1;
+        if *before > own + 1 {
+            return place;
+        }
+    }
+    end
 }
 
 fn refuse(waiter: Waiter, error: PinError) {
