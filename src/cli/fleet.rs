@@ -133,7 +133,7 @@ impl Fleet {
     }
 
     /// The memory settings of a model's plan.
-    fn memory_settings(&self, index: usize) -> MemorySettings {
+    pub(super) fn memory_settings(&self, index: usize) -> MemorySettings {
         start::memory_settings(&self.settings[index], self.memory.spare_for(index))
     }
 
