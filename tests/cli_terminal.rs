@@ -292,8 +292,12 @@ fn stand_in(chunks: &'static [&'static str]) -> (String, std::thread::JoinHandle
 }
 
 #[test]
-fn answers_are_laid_out_and_the_prompt_reading_is_shown() {
+fn answers_are_laid_out_and_what_is_done_before_is_shown() {
     let (url, asked) = stand_in(&[
+        r#"{"model":"stand-in","choices":[],"load_progress":{"state":"waiting","place":2,"time_ms":1}}"#,
+        "",
+        r#"{"model":"stand-in","choices":[],"load_progress":{"state":"loading","stage":"weights","value":0.429,"time_ms":2}}"#,
+        "",
         r#"{"choices":[],"prompt_progress":{"total":2000,"cache":0,"processed":500,"time_ms":1}}"#,
         "",
         r##"{"model":"stand-in","choices":[{"delta":{"content":"# Title\n\n**Bold** and `co"}}]}"##,
@@ -307,6 +311,8 @@ fn answers_are_laid_out_and_the_prompt_reading_is_shown() {
     let greeting = terminal.wait_prompt();
     assert!(greeting.contains("Talking to stand-in at "), "{greeting}");
     let screen = terminal.enter_raw(&format!("Go on.{ENTER}"));
+    assert!(screen.contains("waiting for stand-in: place 2 in the line, 0 s"), "{screen:?}");
+    assert!(screen.contains("loading stand-in: 42%, "), "{screen:?}");
     assert!(screen.contains("reading the prompt: 500 of 2000 tokens (25%)"), "{screen:?}");
     let answer = screen.rsplit("\r\x1b[K").next().unwrap();
     assert_eq!(

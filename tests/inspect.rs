@@ -78,6 +78,42 @@ fn a_provider_that_is_not_there_is_reported_and_no_error() {
 }
 
 #[test]
+fn without_a_folder_all_models_of_the_settings_are_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("phi4d.toml");
+    let text = "model = 'models/demo'\nmodels_memory_bytes = 80000000\n\
+                [models.long]\nmodel = 'models/longrope'\nslots = 2\nload = 'start'\n\
+                [models.gone]\nmodel = '/nowhere'\n";
+    std::fs::write(&file, text).unwrap();
+    let config = ["--config", file.to_str().unwrap()];
+    let output = inspect(&config);
+    // What can't be read is the end's error, and does not hide the others.
+    assert_eq!(output.status.code(), Some(66));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let parts: Vec<&str> = text.split("\n\n").collect();
+    assert_eq!(parts.len(), 3, "{text}");
+    for (part, wanted) in parts.iter().zip([
+        ["name       demo\n", "loaded     at the start\n", "phi3: 4 layers", "runs on    cpu"],
+        ["name       gone", "at the first request", "model = /nowhere", "fault      cannot read"],
+        ["name       long", "loaded     at the start\n", "slots = 2", "runs on    cpu"],
+    ]) {
+        assert!(wanted.iter().all(|wanted| part.contains(wanted)), "{wanted:?}: {part}");
+    }
+    assert!(!parts[0].contains("settings "), "{text}");
+    let output = inspect(&[&config[..], &["--json"]].concat());
+    let value: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let models = value["models"].as_array().unwrap();
+    assert_eq!(models[2]["found"]["memory"]["slots"], 2, "{value}");
+    // Each has its weights and a part of what all of them leave, of which its cache is half.
+    let caches =
+        [0, 2].map(|model: usize| models[model]["found"]["memory"]["kv_budget_bytes"].as_u64());
+    assert!(caches.iter().all(|bytes| bytes.unwrap() < 20_000_000), "{caches:?}");
+    assert!(models[1]["fault"].as_str().unwrap().contains("/nowhere"), "{value}");
+    // With a folder it is that one alone.
+    assert_eq!(json(&[&config[..], &["models/demo"]].concat())["runs"]["provider"], "cpu");
+}
+
+#[test]
 fn both_rotary_tables_and_what_each_is_for_are_reported() {
     let output = inspect(&["models/longrope"]);
     let text = String::from_utf8(output.stdout).unwrap();

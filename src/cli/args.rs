@@ -250,7 +250,7 @@ pub(super) struct KeyFileArgs {
 /// The folder to inspect, and how.
 #[derive(Debug, Args)]
 pub(super) struct InspectArgs {
-    /// The model folder. Default: the model in the settings
+    /// The model folder. Default: the models in the settings
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(super) folder: Option<PathBuf>,
     /// Also load the model, and show how many of its nodes each provider runs

@@ -12,7 +12,7 @@ use super::report::ModelReport;
 use super::sizes::size;
 use super::start::{self, Started, variable};
 use phi4d_generate::{FormHost, Pool};
-use phi4d_model::{LoadCancel, MemoryPlan, MemorySettings, PROGRAM_BYTES, Provider};
+use phi4d_model::{LoadCancel, LoadProgress, MemoryPlan, MemorySettings, PROGRAM_BYTES, Provider};
 use phi4d_os as os;
 use phi4d_server::{LoadedModel, ModelEntry, ModelFacts, ModelSource, Models, ModelsOptions};
 use phi4d_settings::{Resolved, Settings};
@@ -133,7 +133,7 @@ impl Fleet {
     }
 
     /// The memory settings of a model's plan.
-    fn memory_settings(&self, index: usize) -> MemorySettings {
+    pub(super) fn memory_settings(&self, index: usize) -> MemorySettings {
         start::memory_settings(&self.settings[index], self.memory.spare_for(index))
     }
 
@@ -264,9 +264,10 @@ impl ModelSource for Source {
         known.map(|known| known.facts).map_err(|fatal| fatal.lines().join("; "))
     }
 
-    fn load(&self, index: usize) -> Result<LoadedModel, String> {
+    fn load(&self, index: usize, progress: &LoadProgress) -> Result<LoadedModel, String> {
         let begun = Instant::now();
-        let started = self.fleet.load(index, &self.fleet.cancel, Some(Arc::clone(&self.pool)));
+        let cancel = self.fleet.cancel.reporting_to(progress);
+        let started = self.fleet.load(index, &cancel, Some(Arc::clone(&self.pool)));
         let started = started.map_err(|fatal| fatal.lines().join("; "))?;
         self.watch(index);
         Ok(as_loaded(started, begun.elapsed()))

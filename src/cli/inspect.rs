@@ -1,21 +1,31 @@
 //! `phi4d inspect`: what the export in a folder is, and what would run it, for people and for
 //! programs.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::args::InspectArgs;
 use super::embedding;
 use super::exit::Fatal;
+use super::fleet::Fleet;
 use super::output::print;
 use super::report::{FormKernel, ModelReport, bytes, memory_lines};
 use super::start;
-use phi4d_generate::TextFacts;
-use phi4d_model::{self as model, Export, Placement, Provider, RotaryChoice, TensorInfo};
+use phi4d_generate::{NoForms, TextFacts};
+use phi4d_model::{
+    self as model, Export, MemorySettings, Placement, Provider, RotaryChoice, TensorInfo,
+};
 use phi4d_os as os;
+use phi4d_settings::{Resolved, Settings};
 
 pub(super) fn run(arguments: &InspectArgs) -> Result<(), Fatal> {
     let required: &[_] = if arguments.folder.is_some() { &[] } else { &["model"] };
-    let mut settings = arguments.settings.resolve(required)?.settings;
+    let resolved = arguments.settings.resolve(required)?;
+    if arguments.folder.is_none() && !resolved.models.is_empty() {
+        return all(arguments, &resolved);
+    }
+    let mut settings = resolved.settings;
     if let Some(folder) = &arguments.folder {
         settings.model = Some(folder.clone());
     }
@@ -24,19 +34,72 @@ pub(super) fn run(arguments: &InspectArgs) -> Result<(), Fatal> {
         return print(&embedding::inspected(folder, &settings, arguments.json)?);
     }
     let memory = start::memory_settings(&settings, os::spare_memory());
-    let found = ModelReport::gather(&settings, folder, &memory)?;
-    let placement = if arguments.nodes {
-        let options = model::LoadOptions { slots: 1, ..start::load_options(&settings, folder) };
-        Some(model::load(&options)?.placement)
-    } else {
-        None
-    };
+    let (found, placement) = gathered(arguments, &settings, &memory)?;
     let placement = placement.as_ref();
-    print(&if arguments.json { json(&found, placement) } else { text(&found, placement) })
+    print(&if arguments.json {
+        format!("{:#}\n", json(&found, placement))
+    } else {
+        shown_lines(&lines(&found, placement))
+    })
+}
+
+/// Every model of the settings, with its part of the memory. One that can't be read does not hide the others.
+fn all(arguments: &InspectArgs, resolved: &Resolved) -> Result<(), Fatal> {
+    // Nothing is loaded that could compile a form.
+    let forms = || Arc::new(NoForms) as _;
+    let fleet = Fleet::of(resolved, (0..=resolved.models.len()).map(|_| forms()).collect());
+    let (mut text, mut list, mut fault) = (String::new(), Vec::new(), None);
+    for (index, settings) in fleet.settings().iter().enumerate() {
+        let table = index.checked_sub(1).map(|further| &resolved.models[further]);
+        let name = settings.served_model_name();
+        let own = table.iter().flat_map(|table| &table.entries);
+        let own: Vec<String> = own.map(|own| format!("{} = {}", own.key, own.value)).collect();
+        let (load, when) = match table {
+            Some(table) if !table.at_start => ("request", "at the first request for it"),
+            _ => ("start", "at the start"),
+        };
+        let mut head = vec![("name", name.clone()), ("loaded", when.to_owned())];
+        head.extend((!own.is_empty()).then(|| ("settings", own.join(", "))));
+        let mut value = json!({ "name": name, "load": load, "settings": own });
+        match gathered(arguments, settings, &fleet.memory_settings(index)) {
+            Ok((found, placement)) => {
+                head.extend(lines(&found, placement.as_ref()));
+                value["found"] = json(&found, placement.as_ref());
+            }
+            Err(error) => {
+                head.push(("fault", error.to_string()));
+                value["fault"] = error.to_string().into();
+                fault.get_or_insert(error);
+            }
+        }
+        text.push_str(if text.is_empty() { "" } else { "\n" });
+        text.push_str(&shown_lines(&head));
+        list.push(value);
+    }
+    print(&if arguments.json { format!("{:#}\n", json!({ "models": list })) } else { text })?;
+    fault.map_or(Ok(()), Err)
+}
+
+/// What is known of a model, and where its nodes run if that is wanted.
+fn gathered(
+    arguments: &InspectArgs,
+    settings: &Settings,
+    memory: &MemorySettings,
+) -> Result<(ModelReport, Option<Placement>), Fatal> {
+    let folder = start::model_folder(settings)?;
+    let found = ModelReport::gather(settings, folder, memory)?;
+    let options = model::LoadOptions { slots: 1, ..start::load_options(settings, folder) };
+    let loaded = arguments.nodes.then(|| model::load(&options)).transpose()?;
+    Ok((found, loaded.map(|loaded| loaded.placement)))
+}
+
+/// A line for each name and its value.
+fn shown_lines(lines: &[(&str, String)]) -> String {
+    lines.iter().map(|(name, value)| format!("{name:<11}{value}\n")).collect()
 }
 
 /// The report as lines of a name and its value.
-fn text(found: &ModelReport, placement: Option<&Placement>) -> String {
+fn lines(found: &ModelReport, placement: Option<&Placement>) -> Vec<(&'static str, String)> {
     let export = &found.export;
     let mut lines = vec![("folder", found.folder.display().to_string())];
     lines.extend(model_lines(export));
@@ -58,7 +121,7 @@ fn text(found: &ModelReport, placement: Option<&Placement>) -> String {
     }
     let warnings = warnings(found, placement).into_iter().map(|warning| ("warning", warning));
     lines.extend(warnings);
-    lines.iter().map(|(name, value)| format!("{name:<11}{value}\n")).collect()
+    lines
 }
 
 fn model_lines(export: &Export) -> Vec<(&'static str, String)> {
@@ -189,7 +252,7 @@ fn form(form: &FormKernel) -> Value {
     json!({ "form": form.form, "kernel": form.kernel, "fallback": form.fallback })
 }
 
-fn json(found: &ModelReport, placement: Option<&Placement>) -> String {
+fn json(found: &ModelReport, placement: Option<&Placement>) -> Value {
     let text = match &found.text {
         Ok(facts) => json!({
             "tokens": facts.tokens,
@@ -208,7 +271,7 @@ fn json(found: &ModelReport, placement: Option<&Placement>) -> String {
         Err(fault) => json!({ "fault": fault }),
     };
     let nodes = placement.map_or(Value::Null, |placement| json!(placement.nodes));
-    let value = json!({
+    json!({
         "folder": found.folder,
         "export": found.export,
         "weight_bytes": found.export.weight_bytes(),
@@ -219,6 +282,5 @@ fn json(found: &ModelReport, placement: Option<&Placement>) -> String {
         "memory": found.plan,
         "nodes": nodes,
         "warnings": warnings(found, placement),
-    });
-    format!("{value:#}\n")
+    })
 }

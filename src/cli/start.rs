@@ -13,7 +13,7 @@ use phi4d_generate::{
     Embedder, FormHost, Generator, GeneratorOptions, Pool, SamplingDefaults, ThreadForms,
 };
 use phi4d_model::{
-    self as model, GenaiConfig, LoadCancel, MemoryPlan, MemorySettings, SearchSection,
+    self as model, GenaiConfig, LoadCancel, LoadStage, MemoryPlan, MemorySettings, SearchSection,
 };
 use phi4d_os as os;
 use phi4d_settings::{self as settings, LogFormat, Resolved, Settings};
@@ -76,6 +76,7 @@ pub(super) fn start(
     log_plan(&plan);
     let options = engine_options(settings, &plan, &loaded)?;
     let engine = engine::start(loaded.runner, loaded.interrupt, options)?;
+    cancel.progress().enter(LoadStage::Tokenizer);
     let text_options = generator_options(settings, &loaded.config, folder);
     let generator = text_options.and_then(|options| {
         let (engine, options) = (engine.handle(), GeneratorOptions { forms, ..options });

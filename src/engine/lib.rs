@@ -81,6 +81,6 @@ pub use message::{
 pub use options::Options;
 pub use persist::Store;
 pub use phi4d_door::{CallerId, SubmitError};
-pub use phi4d_model::ModelLimits;
+pub use phi4d_model::{LoadProgress, LoadStage, ModelLimits};
 pub use start::{Crashed, Engine, StartError, start};
 pub use token_set::TokenSet;

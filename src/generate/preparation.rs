@@ -6,8 +6,8 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::error::{GenerateError, invalid};
-use super::grammar::{Closing, MessageGrammar};
-use super::options::GeneratorOptions;
+use super::grammar::{Closing, MessageGrammar, NoForms};
+use super::options::{GeneratorOptions, SamplingDefaults};
 use super::pool::{Elsewhere, Pool, Undone};
 use super::prompt::{PromptReader, Tokenizing};
 use super::reading::Reading;
@@ -106,6 +106,30 @@ impl From<Undone> for GenerateError {
             Undone::Late => Self::Job(JobError::DeadlineExceeded),
             Undone::Failed(reason) => Self::Tokenizer(reason),
         }
+    }
+}
+
+impl Request {
+    /// Checks what can be checked without the model, which has `vocab_size` token ids.
+    ///
+    /// # Errors
+    /// The first fault, as [`Generator::prepare_all`](super::Generator::prepare_all) reports it.
+    pub fn check(&self, vocab_size: usize) -> Result<(), GenerateError> {
+        self.copies.answers(self.prompts.len())?;
+        // What a model adds has no faults, so that of any model will do.
+        let options = GeneratorOptions {
+            eos_token_ids: Vec::new(),
+            bos_token_id: 0,
+            defaults: SamplingDefaults::default(),
+            request_timeout: None,
+            close_objects: false,
+            forms: Arc::new(NoForms),
+        };
+        validate::parameters(&self.parameters, &options, vocab_size)?;
+        self.prompts.iter().try_for_each(|prompt| {
+            validate::prompt(prompt, vocab_size)?;
+            Reading::of(prompt).check_compatible(&self.parameters)
+        })
     }
 }
 

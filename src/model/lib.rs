@@ -71,6 +71,7 @@ mod operator;
 mod paged;
 mod plan;
 mod prepare;
+mod progress;
 mod protobuf;
 mod provider;
 mod rotary_edit;
@@ -113,6 +114,7 @@ pub use plan::{
     PROGRAM_BYTES, Rotary, alike_positions,
 };
 pub use prepare::{PREPARED_FOLDER, prepare};
+pub use progress::{LoadProgress, LoadStage};
 pub use provider::{OptionFault, Placement, ProviderSettings};
 pub use runner::{Interrupt, Logits, Runner, Span};
 pub use runtime::{LIBRARY_NAME, disable_telemetry, search_path as library_search_path};

@@ -13,11 +13,12 @@ use phi4d_settings::Provider;
 use super::error::LoadError;
 use super::genai_config::GenaiConfig;
 use super::gqa::{self, Own};
-use super::matmul;
+use super::matmul::{self, store::Store};
 use super::onnx::OnnxRunner;
 use super::paged::{self, PagedRunner};
 use super::plan::LoadOptions;
 use super::prepare;
+use super::progress::LoadStage;
 use super::provider::{Chosen, Placement};
 use super::runner::{Interrupt, Runner};
 use super::session;
@@ -72,6 +73,7 @@ pub fn load_cancellable(options: &LoadOptions, cancel: &LoadCancel) -> Result<Lo
 
 fn load_unless_cancelled(options: &LoadOptions, cancel: &LoadCancel) -> Result<Loaded, LoadError> {
     let source = Source::read(&options.folder)?;
+    cancel.progress().enter(LoadStage::Weights);
     let Opened { session, chosen, placement, batch_invariant, own } =
         opened(&source, options, cancel)?;
     log_attention(options, &chosen, own.is_some());
@@ -91,6 +93,7 @@ fn load_unless_cancelled(options: &LoadOptions, cancel: &LoadCancel) -> Result<L
         let interrupt = runner.interrupt();
         (Box::new(runner), interrupt)
     };
+    cancel.progress().enter(LoadStage::Trial);
     // Faults of the export show now and not at the first request.
     try_out(runner.as_mut(), &source.path)?;
     Ok(Loaded {
@@ -168,13 +171,15 @@ fn session(
     matmul::log_kernel(source, options);
     if let Some(graph) = matmul::graph(source, options)? {
         // ONNX Runtime is loaded since the provider was chosen; the stamp names its build.
-        let prepared = prepare::laid_out(source, &graph, options.weights_memory);
+        let progress = cancel.progress();
+        let prepared = prepare::laid_out(source, &graph, options.weights_memory, progress);
+        let store = Arc::new(prepared.unwrap_or_else(|| Store::laying_out(&graph, progress)));
         let invariant = matmul::edit::is_whole(&graph).is_ok_and(|whole| whole);
         // After the stamp: weights that are laid out do not depend on the attention.
         let own = gqa::own(&graph, source, options)?;
         let graph = own.as_ref().map_or(&graph, |own| &own.graph);
         let builder = with_own(session::exported(source, options)?, own.as_ref())?;
-        let builder = matmul::with_operator(builder, &Arc::new(prepared.unwrap_or_default()))?;
+        let builder = matmul::with_operator(builder, &store)?;
         let session = session::commit(builder, source, graph, chosen.name(), cancel)?;
         return Ok((session, invariant, own));
     }

@@ -18,6 +18,7 @@ use super::facts::processor_kind;
 use super::matmul;
 use super::matmul::store::Store;
 use super::plan::LoadOptions;
+use super::progress::LoadProgress;
 use super::provider::CPU_NAME;
 use super::session;
 use super::source::Source;
@@ -126,14 +127,19 @@ pub(super) fn load(
 
 /// The weights that [`prepare`] laid out for the own operator in `graph`, if they fit the model and this
 /// machine. `None` if they do not or are damaged, which is logged.
-pub(super) fn laid_out(source: &Source, graph: &[u8], memory: WeightsMemory) -> Option<Store> {
+pub(super) fn laid_out(
+    source: &Source,
+    graph: &[u8],
+    memory: WeightsMemory,
+    progress: &LoadProgress,
+) -> Option<Store> {
     let folder = source.folder.join(PREPARED_FOLDER);
     let stamp = fs::read_to_string(folder.join(STAMP)).ok()?;
     if stamp != self::stamp(source, graph, matmul::LAYOUT) {
         warn_of_another(&folder);
         return None;
     }
-    let store = Store::open(&folder.join(matmul::LAID_OUT), memory);
+    let store = Store::open(&folder.join(matmul::LAID_OUT), memory, progress);
     store
         .inspect_err(|error| {
             log::warn!(folder:% = folder.display(); "what was prepared can't be loaded: {error}");

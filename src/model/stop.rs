@@ -8,11 +8,15 @@ use ort::session::builder::LoadCanceler;
 use ort::session::{NoSelectedOutputs, RunOptions};
 
 use super::error::{LoadError, RunError};
+use super::progress::LoadProgress;
 use super::runner::Interrupt;
 
-/// Cancels a load from another thread; see [`super::load_cancellable`]. Cheap to clone.
+/// Cancels a load from another thread, and says how far it is; see [`super::load_cancellable`]. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct LoadCancel(Arc<Mutex<State>>);
+pub struct LoadCancel {
+    state: Arc<Mutex<State>>,
+    progress: LoadProgress,
+}
 
 #[derive(Default)]
 struct State {
@@ -21,6 +25,18 @@ struct State {
 }
 
 impl LoadCancel {
+    /// The same, for a load that reports to `progress`.
+    #[must_use]
+    pub fn reporting_to(&self, progress: &LoadProgress) -> Self {
+        Self { state: Arc::clone(&self.state), progress: progress.clone() }
+    }
+
+    /// How far the load is.
+    #[must_use]
+    pub fn progress(&self) -> &LoadProgress {
+        &self.progress
+    }
+
     /// Makes the load fail with [`super::LoadError::Cancelled`] as soon as ONNX Runtime sees it,
     /// which it does between reading one weight and the next.
     pub fn cancel(&self) {
@@ -52,7 +68,7 @@ impl LoadCancel {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // Each change is one assignment, so that a panic leaves nothing half done.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

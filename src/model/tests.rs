@@ -398,6 +398,27 @@ fn a_load_that_was_cancelled_says_so() {
 }
 
 #[test]
+fn a_load_says_how_much_of_the_weights_it_has_laid_out() {
+    let of = |options: &LoadOptions| {
+        let progress = LoadProgress::default();
+        assert_eq!((progress.stage(), progress.weights()), (LoadStage::Graph, None));
+        load_cancellable(options, &LoadCancel::default().reporting_to(&progress)).unwrap();
+        assert_eq!(progress.stage(), LoadStage::Trial);
+        progress.weights()
+    };
+    let all = own_kernel().map(|_| 1.0);
+    assert_eq!(of(&options(1)), all);
+    // Only ONNX Runtime knows.
+    assert_eq!(of(&LoadOptions { own_kernels: false, ..options(1) }), None);
+    let folder = copy_of_demo();
+    let options = LoadOptions { folder: folder.path().into(), ..options(1) };
+    prepare(&options).unwrap();
+    let prepared = |weights_memory| of(&LoadOptions { weights_memory, ..options.clone() });
+    assert_eq!(prepared(WeightsMemory::Copied), all);
+    assert_eq!(prepared(WeightsMemory::Mapped), None);
+}
+
+#[test]
 fn a_session_tells_where_its_nodes_run() {
     let loaded = load(&LoadOptions { own_kernels: false, ..options(1) }).unwrap();
     assert_eq!(loaded.provider, Provider::Cpu);

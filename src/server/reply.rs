@@ -229,7 +229,7 @@ pub(super) fn named_event(name: &str, data: &str) -> String {
 }
 
 /// The sending end of a stream. Sending waits until the connection has taken the event before.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Events(mpsc::Sender<Bytes>);
 
 impl Events {
@@ -238,6 +238,13 @@ impl Events {
         if !events.is_empty() {
             // Can't fail: the receiver is dropped only together with the future that sends.
             let _ = self.0.send(Bytes::from(events)).await;
+        }
+    }
+
+    /// Sends events that may be missed: they are dropped if the connection has not taken the event before.
+    pub(super) fn offer(&self, events: String) {
+        if !events.is_empty() {
+            let _ = self.0.try_send(Bytes::from(events));
         }
     }
 }

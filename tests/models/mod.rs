@@ -5,6 +5,7 @@
 
 mod ends;
 mod memory;
+mod progress;
 
 use std::fs::OpenOptions;
 use std::io::{Read as _, Write as _};

@@ -98,7 +98,7 @@ await run({
     assert.equal(await main.jsonValue(), "loaded", "the font of KaTeX's letters");
   },
 
-  async "how much of the prompt has been read is shown until the answer begins"(page) {
+  async "the model's load and how much of the prompt has been read are shown until the answer begins"(page) {
     await page.addInitScript(() => {
       const { fetch } = globalThis;
       globalThis.fetch = (path, options) => {
@@ -113,6 +113,17 @@ await run({
     await page.fill("#question", "Long?");
     await page.press("#question", "Enter");
     await page.waitForFunction(() => globalThis.comes);
+    for (const [load_progress, text, position] of [
+      [{ state: "waiting", place: 2, time_ms: 1 }, "Waiting for phi: place 2 in the line", -1],
+      [{ state: "loading", stage: "weights", value: 0.429, time_ms: 2 }, "Loading phi: 42%", 0.429],
+      [{ state: "loading", stage: "tokenizer", time_ms: 3 }, "Loading phi", -1],
+    ]) {
+      await page.evaluate((load_progress) => globalThis.comes({ model: "phi", choices: [], load_progress }), load_progress);
+      await page.waitForSelector(`.reading >> text="${text}"`);
+      assert.equal(await page.$eval(".reading progress", (bar) => bar.position), position);
+    }
+    await page.evaluate(() => globalThis.comes({ model: "phi", choices: [{ delta: { role: "assistant", content: "" } }] }));
+    await page.waitForSelector(".reading", { state: "detached" });
     for (const processed of [500, 1500]) {
       await page.evaluate((processed) => globalThis.comes({ choices: [], prompt_progress: { total: 2000, cache: 0, processed, time_ms: 9 } }), processed);
       await page.waitForSelector(`text=Reading the prompt: ${processed.toLocaleString("en-US")} of 2,000 tokens`);

@@ -86,7 +86,12 @@ impl Answer {
                     answer.reasoning.push_str(&text);
                 }
                 Ok(Piece::Finish(reason)) => answer.finish_reason = Some(reason),
-                Ok(Piece::Model(name)) => answer.model = Some(name),
+                Ok(Piece::Model(name)) => {
+                    // Of a chunk without progress: the model is there, and the request waits for a slot.
+                    spinner.progress = None;
+                    spinner.model = Some(name.clone());
+                    answer.model = Some(name);
+                }
                 Ok(Piece::Progress(progress)) => spinner.progress = Some(progress),
                 Ok(Piece::Usage(usage)) => answer.usage = usage,
                 Ok(Piece::End) => break,

@@ -113,7 +113,7 @@ pub(crate) enum Piece {
     Finish(String),
     /// The served model's name.
     Model(String),
-    /// How much of the prompt has been read.
+    /// What is done before the answer begins.
     Progress(Progress),
     /// The counts of tokens.
     Usage(Value),
@@ -166,7 +166,7 @@ pub(crate) fn read_event(data: &str) -> Result<Vec<Piece>, Fatal> {
     let usage = &chunk["usage"];
     let pieces = [
         text(&chunk["model"]).map(Piece::Model),
-        Progress::read(&chunk["prompt_progress"]).map(Piece::Progress),
+        Progress::read(&chunk).map(Piece::Progress),
         text(&delta["reasoning_content"]).map(Piece::Thought),
         text(&delta["content"]).map(Piece::Text),
         text(&choice["finish_reason"]).map(Piece::Finish),

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::super::args::ClientArgs;
 use super::parameters::Parameters;
 
-/// The field that asks for `prompt_progress` in the stream. A daemon that does not know it ignores it.
+/// The field that asks for `load_progress` and `prompt_progress` in the stream. A daemon that does not know it ignores it.
 pub(super) const PROGRESS: &str = "return_progress";
 
 /// Who said something.

@@ -2,15 +2,16 @@
 //! 16 to 256, with zero points or without, activations rounded to int8. An export has them as `MatMulNBits`
 //! of accuracy level 4, or as `DequantizeLinear` and `MatMul` ([`super::qdq`]).
 
-use super::qdq::{Fold, Folded};
+use super::qdq::{Fold, Folded, SIGNED};
 use super::quantised::{DOMAIN, OPERATOR, Quantised};
 use super::tensors::Tensors;
 use super::tied::Tied;
 use crate::protobuf::{
     Damaged, Fields, GRAPH_INITIALIZER, GRAPH_NODE, GRAPH_VALUE, MODEL_GRAPH, MODEL_OPSET,
-    NODE_DOMAIN, NODE_INPUT, NODE_OPERATOR, Node, Value, contents, edited, kept, message,
-    message_of_number, put_bytes,
+    NODE_DOMAIN, NODE_INPUT, NODE_OPERATOR, Node, Value, attribute, contents, edited, kept,
+    message, message_of_number, put_bytes,
 };
+use phi4d_matmul::{Form, Line};
 use phi4d_settings::Int8Activations;
 
 /// The model `bytes` with the own operator in it, where activations may be rounded to int8 by `rule`;
@@ -32,6 +33,35 @@ pub(crate) fn count(bytes: &[u8], rule: Int8Activations) -> Result<usize, Damage
         edit_graph(graph?, rule, &mut replaced)?;
     }
     Ok(replaced)
+}
+
+/// Bytes of laid-out weights that the own operator's nodes of the model `bytes` have together; those that several
+/// share count for each.
+pub(super) fn packed_bytes(bytes: &[u8]) -> Result<u64, Damaged> {
+    let mut lines = 0;
+    for graph in contents(bytes, MODEL_GRAPH) {
+        for node in contents(graph?, GRAPH_NODE) {
+            let node = Node::read(node?)?;
+            if node.operator == OPERATOR.as_bytes() {
+                lines += form(&node)?.map_or(0, |form| form.lines());
+            }
+        }
+    }
+    Ok((lines * size_of::<Line>()) as u64)
+}
+
+/// The form of the weights that a node of the own operator has.
+fn form(node: &Node<'_>) -> Result<Option<Form>, Damaged> {
+    let mut numbers = [("K", 0), ("N", 0), ("bits", 0), ("block_size", 0), (SIGNED, 1)];
+    for bytes in &node.attributes {
+        let (name, value) = attribute(bytes)?;
+        if let Some(number) = numbers.iter_mut().find(|(known, _)| known.as_bytes() == name) {
+            number.1 = value.and_then(|value| usize::try_from(value).ok()).unwrap_or(0);
+        }
+    }
+    let [k, n, bits, block, signed] = numbers.map(|(_, value)| value);
+    let form = Form { k, n, bits, block, zero_points: node.inputs.len() > 3 || signed == 0 };
+    Ok(form.fits().then_some(form))
 }
 
 /// Whether the model `bytes` has no matmul of weights but the own operator's, which computes each row

@@ -10,7 +10,7 @@ use super::edit;
 use crate::Int8Activations::{Always, Export};
 use crate::protobuf::{GRAPH_NODE, MODEL_GRAPH, Node, contents};
 use crate::tests::{options, prompt};
-use crate::{LoadOptions, load, prepare};
+use crate::{LoadCancel, LoadOptions, LoadProgress, load, load_cancellable, prepare};
 
 /// A folder that `models/make_forms.py` made; `None` where it could not be made and need not be there.
 fn folder(form: &str) -> Option<PathBuf> {
@@ -51,7 +51,10 @@ fn agrees(form: &str) {
         return;
     }
     let exported = LoadOptions { folder: folder.clone(), int8_activations: level, ..options(1) };
-    assert!(load(&exported).unwrap().batch_invariant, "{form}");
+    let progress = LoadProgress::default();
+    let cancel = LoadCancel::default().reporting_to(&progress);
+    assert!(load_cancellable(&exported, &cancel).unwrap().batch_invariant, "{form}");
+    assert_eq!(progress.weights(), Some(1.0), "{form}");
     let own = logits(&exported);
     let runtimes = logits(&LoadOptions { own_kernels: false, ..exported.clone() });
     let most = runtimes.iter().fold(0.0_f32, |most, logit| most.max(logit.abs()));

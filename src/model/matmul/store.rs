@@ -8,8 +8,10 @@ use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
+use super::edit;
 use crate::memory::{Arena, FileMapping, forget_file, has_huge_pages, read_file};
 use crate::operator::lock;
+use crate::progress::LoadProgress;
 use phi4d_matmul::{self as kernel, Activations, Line};
 use phi4d_os as os;
 use phi4d_settings::WeightsMemory;
@@ -24,6 +26,8 @@ pub(crate) struct Store {
     file: Option<Laid>,
     /// Laid out by this process.
     made: Mutex<HashMap<String, Arc<Packed>>>,
+    /// Learns how many bytes of weights are there.
+    progress: LoadProgress,
     /// Rounded activations of the matmul that runs: matmuls run one after another.
     pub(crate) rounded: Mutex<Activations>,
 }
@@ -70,7 +74,7 @@ pub(crate) enum Contents {
 }
 
 impl Contents {
-    fn of(file: &File, memory: WeightsMemory) -> io::Result<Self> {
+    fn of(file: &File, memory: WeightsMemory, progress: &LoadProgress) -> io::Result<Self> {
         let bytes = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
         let copy = match memory {
             WeightsMemory::Mapped => false,
@@ -81,7 +85,9 @@ impl Contents {
         if !copy {
             return Ok(Self::Mapped(FileMapping::new(file)?));
         }
-        let memory = Arena::filled(bytes, |bytes: &mut [u8]| read_file(file, bytes))?;
+        progress.expect(bytes as u64);
+        let read = |more| progress.add(more as u64);
+        let memory = Arena::filled(bytes, |bytes: &mut [u8]| read_file(file, bytes, read))?;
         forget_file(file);
         Ok(Self::Copied { memory, bytes })
     }
@@ -133,13 +139,25 @@ impl Weights {
 }
 
 impl Store {
-    /// With the weights that [`Store::write`] wrote.
+    /// Without weights: the nodes of `graph` lay them out, as `progress` learns.
+    pub(crate) fn laying_out(graph: &[u8], progress: &LoadProgress) -> Self {
+        // A damaged graph is reported by whoever loads it.
+        progress.expect(edit::packed_bytes(graph).unwrap_or(0));
+        Self { progress: progress.clone(), ..Self::default() }
+    }
+
+    /// With the weights that [`Store::write`] wrote. If they are copied, `progress` learns how many; mapped ones
+    /// are read by the steps that use them.
     ///
     /// # Errors
     /// If the file can't be read, or is not one of these.
-    pub(crate) fn open(path: &Path, memory: WeightsMemory) -> io::Result<Self> {
+    pub(crate) fn open(
+        path: &Path,
+        memory: WeightsMemory,
+        progress: &LoadProgress,
+    ) -> io::Result<Self> {
         let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the index is damaged");
-        let contents = Contents::of(&File::open(path)?, memory)?;
+        let contents = Contents::of(&File::open(path)?, memory, progress)?;
         // The file may be cut or another program's: all that it says of itself is checked.
         let length: [u8; 8] = contents.bytes().first_chunk().copied().ok_or_else(damaged)?;
         let length = usize::try_from(u64::from_le_bytes(length)).map_err(|_| damaged())?;
@@ -205,13 +223,16 @@ impl Store {
         {
             return Ok(Weights::Laid { file: Arc::clone(&laid.file), entry });
         }
+        let done = || self.progress.add((lines * size_of::<Line>()) as u64);
         // Nodes that share a weight tensor share its packed copy.
         if let Some(made) = lock(&self.made).get(name) {
+            done();
             return Ok(Weights::Made(Arc::clone(made)));
         }
         // Not under the lock: packing takes long. ONNX Runtime makes the kernels of a session one
         // after another.
         let made = Arc::new(make()?);
+        done();
         lock(&self.made).insert(name.to_owned(), Arc::clone(&made));
         Ok(Weights::Made(made))
     }

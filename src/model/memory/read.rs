@@ -17,15 +17,22 @@ const THREADS: usize = 8;
 /// Fills `bytes` with the beginning of `file`, by several threads: one alone copies all that it reads, and the
 /// system clears the pages that it first writes to, so that it can't keep up with a fast disk.
 ///
+/// `done` learns of each piece's bytes.
+///
 /// # Errors
 /// If the file can't be read, or is shorter.
-pub(crate) fn read_file(file: &File, bytes: &mut [u8]) -> io::Result<()> {
+pub(crate) fn read_file(
+    file: &File,
+    bytes: &mut [u8],
+    done: impl Fn(usize) + Sync,
+) -> io::Result<()> {
     let pieces = Mutex::new(bytes.chunks_mut(PIECE).zip((0..).step_by(PIECE)));
     let read = || {
         loop {
             let next = pieces.lock().unwrap_or_else(PoisonError::into_inner).next();
             let Some((piece, offset)) = next else { return Ok(()) };
             read_at(file, piece, offset)?;
+            done(piece.len());
         }
     };
     let threads = thread::available_parallelism().map_or(1, NonZero::get).min(THREADS);
@@ -43,6 +50,8 @@ pub(crate) fn read_file(file: &File, bytes: &mut [u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     #[test]
@@ -57,13 +66,18 @@ mod tests {
             io::Write::write_all(&mut file, &[u8::try_from(at % 251 + 1).unwrap()]).unwrap();
         }
         let mut read = vec![0; bytes];
-        read_file(&file, &mut read).unwrap();
+        let counted = AtomicUsize::new(0);
+        let count = |more| {
+            counted.fetch_add(more, Ordering::Relaxed);
+        };
+        read_file(&file, &mut read, count).unwrap();
+        assert_eq!(counted.into_inner(), bytes);
         for (at, byte) in read.iter().enumerate().filter(|(_, byte)| **byte != 0) {
             assert_eq!(usize::from(*byte), at % 251 + 1);
         }
         assert_eq!(read.iter().filter(|byte| **byte != 0).count(), 6);
         read.push(0);
-        let error = read_file(&file, &mut read).unwrap_err();
+        let error = read_file(&file, &mut read, |_| ()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
 }

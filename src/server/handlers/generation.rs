@@ -1,7 +1,8 @@
 //! What the generating endpoints share: start the work, then send one answer or a stream.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::StatusCode;
 use hyper::body::Incoming;
@@ -15,7 +16,7 @@ use crate::memory::NoRoom;
 use crate::reply::{
     EventStream, Events, Format, Reply, event, events, json, named_event, telling_ignored,
 };
-use crate::served::{Asks, Served};
+use crate::served::{Asks, Served, Wait, Waiting};
 use crate::wire::Parsed;
 use crate::wire::common::{Delivery, Envelope, SYSTEM_FINGERPRINT};
 use crate::wire::error::Dialect;
@@ -32,6 +33,10 @@ pub(crate) trait Renderer: Send + 'static {
     const FORMAT: Format;
     /// Whose error objects its streams end with.
     const DIALECT: Dialect;
+    /// The model is not there yet; only for requests that ask for progress. `time` has passed.
+    fn waiting(&mut self, _wait: Wait, _time: Duration) -> String {
+        String::new()
+    }
     /// Called once, before there is any text.
     fn begin(&mut self, _served: &Served, _choices: &Choices) {}
     /// Called when the prompt is in the KV cache, for requests with one answer.
@@ -75,6 +80,22 @@ pub(crate) fn end_of_events(usage: Option<&str>) -> String {
     usage.map_or_else(String::new, event) + &event("[DONE]")
 }
 
+/// A request's body, read by `parse`, and the place of the model that it names.
+pub(crate) async fn asked<T: Send + 'static>(
+    app: &App,
+    request: hyper::Request<Incoming>,
+    exchange: &Exchange,
+    parse: impl FnOnce(Value) -> Result<T, ApiError> + Send + 'static,
+    asks: fn(&T) -> Asks<'_>,
+) -> Result<(usize, T), ApiError> {
+    let parse = move |app: &App, body: Value| {
+        let parsed = parse(body)?;
+        let index = app.model_of(asks(&parsed).model)?;
+        Ok((index, parsed))
+    };
+    read(request, app, exchange, parse).await
+}
+
 /// A request's body, read by `parse`, and the model that it names, which is loaded then.
 pub(crate) async fn parsed<T: Send + 'static>(
     app: &App,
@@ -94,12 +115,7 @@ pub(crate) async fn taken<T: Send + 'static>(
     parse: impl FnOnce(Value) -> Result<T, ApiError> + Send + 'static,
     asks: fn(&T) -> Asks<'_>,
 ) -> Result<(Served, T), ApiError> {
-    let parse = move |app: &App, body: Value| {
-        let parsed = parse(body)?;
-        let index = app.model_of(asks(&parsed).model)?;
-        Ok((index, parsed))
-    };
-    let (index, parsed) = read(request, app, exchange, parse).await?;
+    let (index, parsed) = self::asked(app, request, exchange, parse, asks).await?;
     let served = Served::with(app, exchange, index, &asks(&parsed)).await?;
     Ok((served, parsed))
 }
@@ -121,6 +137,54 @@ pub(crate) fn envelope(
     }
 }
 
+/// Generates what was asked of the model at `index` and answers in `renderer`'s JSON. If the request has to wait for
+/// the model and asks for progress, the stream begins at once and says what it waits for.
+pub(crate) async fn answer_by<R: Renderer>(
+    app: &App,
+    index: usize,
+    parsed: Parsed,
+    exchange: &Arc<Exchange>,
+    renderer: R,
+) -> Result<Reply, ApiError> {
+    let mut waiting = Waiting::begin(app, exchange, index, &parsed.asks());
+    let there = match parsed.delivery {
+        // What is refused at once gets its status.
+        Delivery::Stream { .. } if parsed.request.parameters.progress => waiting.placed().await?,
+        _ => Some(waiting.served().await?),
+    };
+    if let Some(served) = there {
+        return answer(&served, parsed, exchange, renderer).await;
+    }
+    let Parsed { request, ignored, .. } = checked(app, index, parsed, exchange).await?;
+    let mut renderer = elsewhere(app, exchange, renderer);
+    let work = Arc::clone(exchange);
+    let stream = event_stream::<R, _>(app, exchange, |out| async move {
+        let served = loop {
+            match waiting.next().await? {
+                ControlFlow::Break(served) => break served,
+                ControlFlow::Continue(wait) => out.offer(renderer.waiting(wait, waiting.time())),
+            }
+        };
+        begun(&served, request, &work, renderer).await?.stream(&out, &work).await
+    });
+    Ok(telling_ignored(stream, &ignored))
+}
+
+/// The request, whose faults are found as far as they can be without its model.
+async fn checked(
+    app: &App,
+    index: usize,
+    parsed: Parsed,
+    exchange: &Exchange,
+) -> Result<Parsed, ApiError> {
+    let request = &parsed.request;
+    exchange.admission().hold(request.copies.answers(request.prompts.len())?)?;
+    // The folder says how many tokens there are; where it can't be read, that is the load's fault to report.
+    let tokens = app.models().view(index).facts.map_or(usize::MAX, |facts| facts.vocab_size);
+    let check = move |_: &App| parsed.request.check(tokens).map(|()| parsed);
+    Ok(done(app, exchange, is_large(exchange.weight()), check).await??)
+}
+
 /// Generates what was asked for and answers in `renderer`'s JSON.
 pub(crate) async fn answer<R: Renderer>(
     app: &Served,
@@ -129,11 +193,59 @@ pub(crate) async fn answer<R: Renderer>(
     renderer: R,
 ) -> Result<Reply, ApiError> {
     let Parsed { mut request, delivery, ignored, .. } = parsed;
+    request.parameters.progress &= delivery != Delivery::Whole;
+    let renderer = elsewhere(app, exchange, renderer);
+    let begun = begun(app, request, exchange, renderer).await?;
+    let reply = match delivery {
+        Delivery::Whole => begun.whole(exchange).await?,
+        Delivery::Stream { .. } => begun.streamed(exchange),
+    };
+    Ok(telling_ignored(reply, &ignored))
+}
+
+/// A renderer may repeat much of the request; then the pool drops it.
+fn elsewhere<R: Renderer>(app: &App, exchange: &Exchange, renderer: R) -> Elsewhere<R> {
+    let (large, caller) = (is_large(exchange.weight()), exchange.caller().id());
+    Elsewhere::new(app.pool(), caller, large, renderer)
+}
+
+/// A stream in `R`'s format of what `produce` sends, ended by its error.
+fn event_stream<R: Renderer, F>(
+    app: &App,
+    exchange: &Arc<Exchange>,
+    produce: impl FnOnce(Events) -> F + Send + 'static,
+) -> Reply
+where
+    F: Future<Output = Result<(), ApiError>> + Send + 'static,
+{
+    let exchange = Arc::clone(exchange);
+    let on_panic = || framed_fault(R::FORMAT, R::DIALECT, &ApiError::internal());
+    let interval = app.options().stream_keep_alive;
+    events(EventStream::new(R::FORMAT, interval, on_panic, |out| async move {
+        if let Err(error) = produce(out.clone()).await {
+            exchange.ended(error.code);
+            out.send(framed_fault(R::FORMAT, R::DIALECT, &error)).await;
+        }
+    }))
+}
+
+/// Answers that were begun, and what renders them.
+struct Begun<R: Renderer> {
+    running: Running,
+    renderer: Elsewhere<R>,
+    /// Whether parts that may grow with the request are the pool's work.
+    large: bool,
+}
+
+/// Checks and queues the answers to a request.
+async fn begun<R: Renderer>(
+    app: &Served,
+    mut request: Request,
+    exchange: &Arc<Exchange>,
+    mut renderer: Elsewhere<R>,
+) -> Result<Begun<R>, ApiError> {
     let (weight, caller) = (exchange.weight(), exchange.caller().id());
     (request.weight, request.caller, request.waited) = (weight, caller, app.waited());
-    request.parameters.progress &= delivery != Delivery::Whole;
-    // It may repeat much of the request.
-    let mut renderer = Elsewhere::new(app.pool(), caller, is_large(weight), renderer);
     let known = request.parameters.prompt_logprobs.map(|top| usize::try_from(top).unwrap_or(0) + 1);
     let answers = request.copies.made;
     exchange.asks(&app.entry().name);
@@ -151,27 +263,75 @@ pub(crate) async fn answer<R: Renderer>(
         renderer.begin(&running.app, &running.choices);
         (renderer, running)
     };
-    let (mut renderer, running) = done(app, exchange, large, begin).await?;
-    if delivery == Delivery::Whole {
+    let (renderer, running) = done(app, exchange, large, begin).await?;
+    Ok(Begun { running, renderer, large })
+}
+
+impl<R: Renderer> Begun<R> {
+    /// All of it, once it is done.
+    async fn whole(self, exchange: &Arc<Exchange>) -> Result<Reply, ApiError> {
+        let Self { running, mut renderer, large } = self;
+        let app = running.app.clone();
         let (gathered, bytes) = running.collect(|| renderer.prompt_read()).await?;
         let whole = move |_: &App| {
             let (answers, usage) = gathered.into_answers();
             renderer.complete(answers, usage)
         };
-        let reply =
-            json(StatusCode::OK, done(app, exchange, large || is_large(bytes), whole).await?);
-        return Ok(telling_ignored(reply, &ignored));
+        let large = large || is_large(bytes);
+        Ok(json(StatusCode::OK, done(&app, exchange, large, whole).await?))
     }
-    let exchange = Arc::clone(exchange);
-    let on_panic = || framed_fault(R::FORMAT, R::DIALECT, &ApiError::internal());
-    let interval = app.options().stream_keep_alive;
-    let stream = EventStream::new(R::FORMAT, interval, on_panic, |out| async move {
-        if let Err(error) = stream(running, renderer, large, &out, &exchange).await {
-            exchange.ended(error.code);
-            out.send(framed_fault(R::FORMAT, R::DIALECT, &error)).await;
+
+    /// Piece by piece.
+    fn streamed(self, exchange: &Arc<Exchange>) -> Reply {
+        let (app, work) = (self.running.app.clone(), Arc::clone(exchange));
+        event_stream::<R, _>(&app, exchange, |out| async move { self.stream(&out, &work).await })
+    }
+
+    async fn stream(self, out: &Events, exchange: &Arc<Exchange>) -> Result<(), ApiError> {
+        let Self { mut running, mut renderer, large } = self;
+        let app = running.app.clone();
+        let mut text;
+        for index in 0..running.choices.count() {
+            let usage = running.choices.usage();
+            let start = move |renderer: &mut R| renderer.start(index, usage);
+            (renderer, text) = rendered(&app, exchange, large, renderer, start).await?;
+            out.send(text).await;
         }
-    });
-    Ok(telling_ignored(events(stream), &ignored))
+        let mut read = false;
+        while let Some((index, delta)) = running.next().await {
+            if !read && !matches!(delta, Ok(Delta::Progress(_))) {
+                read = true;
+                renderer.prompt_read();
+            }
+            let usage = running.choices.usage();
+            match delta {
+                Ok(Delta::Progress(progress)) => {
+                    out.send(renderer.progress(index, progress, usage)).await;
+                }
+                Ok(Delta::Text(delta)) => {
+                    out.send(renderer.piece(index, delta, usage)).await;
+                }
+                Ok(Delta::Finished(finished)) => {
+                    out.send(renderer.end(index, finished, usage)).await;
+                }
+                Err(error) => {
+                    let error = ApiError::from(error);
+                    let code = error.code;
+                    let fault = move |renderer: &mut R| renderer.fault(&error);
+                    let (_, text) = rendered(&app, exchange, large, renderer, fault).await?;
+                    out.send(text).await;
+                    exchange.ended(code);
+                    return Ok(());
+                }
+            }
+        }
+        let usage = running.choices.usage();
+        let close = move |renderer: &mut R| renderer.close(usage);
+        let (_, text) = rendered(&app, exchange, large, renderer, close).await?;
+        out.send(text).await;
+        exchange.ended("complete");
+        Ok(())
+    }
 }
 
 /// The answers that are asked for, ready to begin: the request is checked, its prompts are tokenised,
@@ -237,57 +397,6 @@ async fn rendered<R: Renderer>(
         (renderer, text)
     };
     done(app, exchange, large, work).await
-}
-
-async fn stream<R: Renderer>(
-    mut running: Running,
-    mut renderer: Elsewhere<R>,
-    large: bool,
-    out: &Events,
-    exchange: &Arc<Exchange>,
-) -> Result<(), ApiError> {
-    let app = running.app.clone();
-    let mut text;
-    for index in 0..running.choices.count() {
-        let usage = running.choices.usage();
-        let start = move |renderer: &mut R| renderer.start(index, usage);
-        (renderer, text) = rendered(&app, exchange, large, renderer, start).await?;
-        out.send(text).await;
-    }
-    let mut read = false;
-    while let Some((index, delta)) = running.next().await {
-        if !read && !matches!(delta, Ok(Delta::Progress(_))) {
-            read = true;
-            renderer.prompt_read();
-        }
-        let usage = running.choices.usage();
-        match delta {
-            Ok(Delta::Progress(progress)) => {
-                out.send(renderer.progress(index, progress, usage)).await;
-            }
-            Ok(Delta::Text(delta)) => {
-                out.send(renderer.piece(index, delta, usage)).await;
-            }
-            Ok(Delta::Finished(finished)) => {
-                out.send(renderer.end(index, finished, usage)).await;
-            }
-            Err(error) => {
-                let error = ApiError::from(error);
-                let code = error.code;
-                let fault = move |renderer: &mut R| renderer.fault(&error);
-                let (_, text) = rendered(&app, exchange, large, renderer, fault).await?;
-                out.send(text).await;
-                exchange.ended(code);
-                return Ok(());
-            }
-        }
-    }
-    let usage = running.choices.usage();
-    let close = move |renderer: &mut R| renderer.close(usage);
-    let (_, text) = rendered(&app, exchange, large, renderer, close).await?;
-    out.send(text).await;
-    exchange.ended("complete");
-    Ok(())
 }
 
 /// Running answers, which fail when the daemon's drain limit has passed.

@@ -124,7 +124,7 @@ fn own(stats: &Stats) -> Vec<Sample> {
 }
 
 /// Those of a model that comes and goes.
-fn turnover(view: &ModelView) -> [Sample; 7] {
+fn turnover(view: &ModelView) -> [Sample; 8] {
     let Turnover { loads, failures, unloads, load_time } = view.turnover;
     let is_loaded = usize::from(view.phase == ModelPhase::Loaded);
     [
@@ -133,6 +133,11 @@ fn turnover(view: &ModelView) -> [Sample; 7] {
             "phi4d_model_memory_bytes",
             "Memory that the model's weights and KV cache may take now",
             Value::Number(view.bytes),
+        ),
+        sample(
+            "phi4d_model_load_progress_ratio",
+            "Part of the weights that the model's load in progress has laid out, 0 to 1",
+            Value::Share(view.load().and_then(|(_, weights)| weights).unwrap_or(0.0)),
         ),
         number("phi4d_model_requests_waiting", "Requests waiting for the model", view.waiting),
         count("phi4d_model_loads", "Times the model was loaded", loads),

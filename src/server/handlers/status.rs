@@ -8,6 +8,7 @@ use crate::error::ApiError;
 use crate::models::{ModelEntry, ModelView, sum};
 use crate::reply::{Reply, file, json};
 use crate::wire::common::to_json;
+use crate::wire::loading::Loading;
 use crate::wire::models::{Health, HealthModel, Model, ModelList, Readiness, Version};
 use crate::wire::slots as wire;
 use phi4d_engine::SubmitError;
@@ -44,6 +45,7 @@ fn in_short<'a>(entry: &'a ModelEntry, view: &ModelView) -> HealthModel<'a> {
     HealthModel {
         model: &entry.name,
         state: view.phase.as_str(),
+        load_progress: Loading::of(view),
         running: stats.running,
         waiting: stats.waiting + view.waiting,
     }
@@ -79,8 +81,8 @@ pub(crate) fn model(app: &App, id: &str) -> Result<Reply, ApiError> {
 fn served<'a>(app: &App, views: &[ModelView], index: usize, id: &'a str) -> Model<'a> {
     let (context, vocabulary) = views[index].sizes();
     let created = app.models().entries()[index].created;
-    let state = app.models().change().then(|| views[index].phase.as_str());
-    Model::new(id, created, context, vocabulary).in_state(state)
+    let model = Model::new(id, created, context, vocabulary);
+    if app.models().change() { model.seen(&views[index]) } else { model }
 }
 
 fn embedding(embeddings: &Embeddings) -> Model<'_> {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use phi4d_engine::Engine;
+use phi4d_engine::{Engine, LoadProgress};
 use phi4d_generate::Generator;
 
 /// A model of the daemon, loaded or not.
@@ -55,11 +55,11 @@ pub trait ModelSource: fmt::Debug + Send + Sync + 'static {
     /// Why its folder can't be used.
     fn facts(&self, index: usize) -> Result<ModelFacts, String>;
 
-    /// Loads it. One at a time.
+    /// Loads it, and reports to `progress`. One at a time.
     ///
     /// # Errors
     /// Why it can't be loaded.
-    fn load(&self, index: usize) -> Result<LoadedModel, String>;
+    fn load(&self, index: usize, progress: &LoadProgress) -> Result<LoadedModel, String>;
 
     /// Learns that it is not in memory any more.
     fn unloaded(&self, index: usize);

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until};
 use super::entry::{LoadedModel, ModelEntry, ModelFacts, ModelSource, ModelsOptions};
 use super::resident::{Pin, Resident};
 use super::view::{ModelPhase, ModelView, Turnover, ended};
-use phi4d_engine::{CallerId, Crashed, Engine, Stats, SubmitError};
+use phi4d_engine::{CallerId, Crashed, Engine, LoadProgress, Stats, SubmitError};
 use phi4d_telemetry::catch_panic;
 
 /// How long a failed load answers further requests, too: each reads files and may take long.
@@ -60,6 +60,8 @@ pub(super) struct Waiter {
     pub(super) index: usize,
     pub(super) caller: CallerId,
     pub(super) keep: KeepAlive,
+    /// Learns its place in the line, from 1.
+    pub(super) place: watch::Sender<usize>,
     pub(super) reply: oneshot::Sender<Result<Pin, PinError>>,
 }
 
@@ -77,7 +79,7 @@ pub(super) enum Command {
 #[derive(Debug)]
 enum State {
     Unloaded,
-    Loading { bytes: u64 },
+    Loading { bytes: u64, progress: LoadProgress },
     Loaded { resident: Arc<Resident>, engine: Engine, bytes: u64 },
     Unloading { bytes: u64 },
 }
@@ -372,9 +374,9 @@ impl Manager {
     fn held_bytes(&self) -> u64 {
         let bytes = self.slots.iter().map(|slot| match slot.state {
             State::Unloaded => 0,
-            State::Loading { bytes } | State::Loaded { bytes, .. } | State::Unloading { bytes } => {
-                bytes
-            }
+            State::Loading { bytes, .. }
+            | State::Loaded { bytes, .. }
+            | State::Unloading { bytes } => bytes,
         });
         bytes.sum()
     }
@@ -409,9 +411,10 @@ impl Manager {
         log::info!("loading {}", self.names[index]);
         let source = Arc::clone(&self.source);
         self.working = true;
-        self.slots[index].state = State::Loading { bytes };
+        let progress = LoadProgress::default();
+        self.slots[index].state = State::Loading { bytes, progress: progress.clone() };
         self.jobs.spawn_blocking(move || {
-            let loaded = catch_panic(|| source.load(index)).unwrap_or_else(Err);
+            let loaded = catch_panic(|| source.load(index, &progress)).unwrap_or_else(Err);
             Done::Loaded(index, loaded)
         });
     }
@@ -526,15 +529,20 @@ impl Manager {
         let view = |(index, slot): (usize, &Slot)| {
             let (phase, bytes, resident) = match &slot.state {
                 State::Unloaded => (ModelPhase::Unloaded, 0, None),
-                State::Loading { bytes } => (ModelPhase::Loading, *bytes, None),
+                State::Loading { bytes, .. } => (ModelPhase::Loading, *bytes, None),
                 State::Loaded { resident, bytes, .. } => {
                     (ModelPhase::Loaded, *bytes, Some(Arc::clone(resident)))
                 }
                 State::Unloading { bytes } => (ModelPhase::Unloading, *bytes, None),
             };
+            let loading = match &slot.state {
+                State::Loading { progress, .. } => Some(progress.clone()),
+                _ => None,
+            };
             ModelView {
                 phase,
                 resident,
+                loading,
                 facts: slot.facts.clone(),
                 bytes,
                 waiting: self.waiters.iter().filter(|waiter| waiter.index == index).count(),
@@ -545,6 +553,11 @@ impl Manager {
             }
         };
         self.views.send_replace(self.slots.iter().enumerate().map(view).collect());
+        for (before, waiter) in self.waiters.iter().enumerate() {
+            waiter
+                .place
+                .send_if_modified(|place| std::mem::replace(place, before + 1) != before + 1);
+        }
     }
 }
 

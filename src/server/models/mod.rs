@@ -187,8 +187,8 @@ impl Models {
         })
     }
 
-    /// A hold on a model, which is loaded for it if it has to be. Dropping the future gives up the place
-    /// in the line.
+    /// A hold on a model, which is loaded for it if it has to be. Meanwhile `place` learns its place in the line,
+    /// from 1. Dropping the future gives up the place.
     ///
     /// # Errors
     /// If too many wait, the model can't be loaded, or the daemon stops.
@@ -197,6 +197,7 @@ impl Models {
         index: usize,
         caller: CallerId,
         keep: KeepAlive,
+        place: watch::Sender<usize>,
     ) -> Result<Pin, PinError> {
         let gone = || PinError::from(SubmitError::ShuttingDown);
         let commands = match &self.0.commands {
@@ -212,7 +213,7 @@ impl Models {
         // Dropped after the receiver, so that the manager finds the place given up.
         let mut wakes = WakesWhenDropped(Some(&self.0.left));
         let (reply, pinned) = oneshot::channel();
-        let waiter = Waiter { index, caller, keep, reply };
+        let waiter = Waiter { index, caller, keep, place, reply };
         commands.send(Command::Pin(waiter)).await.map_err(|_| gone())?;
         let pin = pinned.await.map_err(|_| gone())?;
         wakes.0 = None;

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::entry::ModelFacts;
 use super::resident::Resident;
-use phi4d_engine::Stats;
+use phi4d_engine::{LoadProgress, LoadStage, Stats};
 
 /// Where a model is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -50,6 +50,8 @@ pub(crate) struct ModelView {
     pub(crate) phase: ModelPhase,
     /// Set while it is loaded.
     pub(crate) resident: Option<Arc<Resident>>,
+    /// Set while it is loading.
+    pub(crate) loading: Option<LoadProgress>,
     /// What its folder said when it was read last, if it could be read.
     pub(crate) facts: Option<Arc<ModelFacts>>,
     /// Memory that it takes now.
@@ -76,6 +78,12 @@ impl ModelView {
             (None, Some(facts)) => (facts.context_tokens, facts.vocab_size),
             (None, None) => (0, 0),
         }
+    }
+
+    /// How far it is while it is loading: the stage, and the part of the weights that is there, if that is known.
+    pub(crate) fn load(&self) -> Option<(LoadStage, Option<f64>)> {
+        let progress = self.loading.as_ref()?;
+        Some((progress.stage(), progress.weights()))
     }
 
     /// Its engine's counters, with those of the times when it was loaded before.

@@ -12,6 +12,7 @@ mod form;
 pub(super) mod gbnf;
 mod known;
 pub(super) mod llama;
+pub(super) mod loading;
 pub(super) mod logprobs;
 mod messages;
 pub(super) mod models;

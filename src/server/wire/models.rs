@@ -4,6 +4,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use super::loading::Loading;
+use crate::models::ModelView;
 use phi4d_engine::Stats;
 use phi4d_telemetry::timestamp;
 
@@ -32,6 +34,9 @@ pub(crate) struct Model<'a> {
     /// Where models come and go: `unloaded`, `loading`, `loaded` or `unloading`.
     #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<&'static str>,
+    /// While it is loading.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    load_progress: Option<Loading>,
 }
 
 /// llama.cpp's facts about a model.
@@ -60,12 +65,13 @@ impl<'a> Model<'a> {
             max_model_len: context,
             meta: Meta { n_vocab: vocabulary, n_ctx: context, n_ctx_train: context, n_embd: None },
             state: None,
+            load_progress: None,
         }
     }
 
     /// The same, of a model that comes and goes.
-    pub(crate) fn in_state(self, state: Option<&'static str>) -> Self {
-        Self { state, ..self }
+    pub(crate) fn seen(self, view: &ModelView) -> Self {
+        Self { state: Some(view.phase.as_str()), load_progress: Loading::of(view), ..self }
     }
 
     /// An embedding model, whose vectors have `dimensions` numbers.
@@ -155,6 +161,9 @@ pub(crate) struct HealthModel<'a> {
     pub(crate) model: &'a str,
     /// `unloaded`, `loading`, `loaded` or `unloading`.
     pub(crate) state: &'static str,
+    /// While it is loading.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) load_progress: Option<Loading>,
     pub(crate) running: usize,
     /// Requests that wait for the model or for a slot.
     pub(crate) waiting: usize,

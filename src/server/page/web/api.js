@@ -49,7 +49,7 @@ export class Api {
     return answer.count;
   }
 
-  /** Asks for an answer and yields its pieces as they come: `{content, thought, finish, usage, model, progress}`. */
+  /** Asks for an answer and yields its pieces as they come: `{content, thought, finish, usage, model, load, progress}`. */
   async *chat(body, signal) {
     const model = this.model ? { model: this.model } : {};
     const response = await this.#post("v1/chat/completions", {
@@ -66,6 +66,8 @@ export class Api {
         finish: choice?.finish_reason ?? null,
         usage: chunk.usage ?? null,
         model: chunk.model ?? null,
+        // What the model's load waits for, or how far it is: `{state, place, stage, value, time_ms}`.
+        load: chunk.load_progress ?? null,
         // How much of the prompt has been read: `{total, cache, processed, time_ms}`.
         progress: chunk.prompt_progress ?? null,
       };

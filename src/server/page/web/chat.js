@@ -193,6 +193,7 @@ export class Chat extends EventTarget {
           if (piece.content && message.thought) thoughtEnd ??= now;
           message.content += piece.content;
         }
+        message.load = piece.load;
         if (piece.progress) message.progress = piece.progress;
         if (piece.model) message.model = piece.model;
         if (piece.finish) message.finish = piece.finish;
@@ -204,6 +205,7 @@ export class Chat extends EventTarget {
       if (signal.aborted) message.stopped = true;
       else Object.assign(message, { error: error.message, status: error.status ?? 0, retryAfter: error.retryAfter ?? null });
     }
+    delete message.load;
     delete message.progress;
     if (first === null) return;
     const ended = performance.now();

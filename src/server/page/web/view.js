@@ -103,17 +103,28 @@ export class View {
     this.#body.show(message.content);
   }
 
-  /** How much of the prompt has been read, until the answer begins. */
+  /** How far the model's load is, then how much of the prompt has been read, until the answer begins. */
   #drawProgress() {
-    const { progress, state } = this.message;
-    if (!progress || state !== "waiting") {
-      if (state === "running") this.notes.replaceChildren();
+    const { load, progress, state = "done" } = this.message;
+    if (state === "done") return;
+    if (state !== "waiting" || !(load || progress)) {
+      this.notes.replaceChildren();
       return;
     }
-    const text = `Reading the prompt: ${progress.processed.toLocaleString()} of ${progress.total.toLocaleString()} tokens`;
-    this.notes.replaceChildren(el("div", { class: "reading" },
-      el("progress", { max: Math.max(1, progress.total), value: progress.processed, "aria-label": "The prompt that has been read" }),
-      el("p", { class: "note" }, text)));
+    const [bar, text] = load ? this.#load() : [
+      { max: Math.max(1, progress.total), value: progress.processed, "aria-label": "The prompt that has been read" },
+      `Reading the prompt: ${progress.processed.toLocaleString()} of ${progress.total.toLocaleString()} tokens`];
+    this.notes.replaceChildren(el("div", { class: "reading" }, el("progress", bar), el("p", { class: "note" }, text)));
+  }
+
+  /** The bar and the words for the model's load; without a value the bar only moves. */
+  #load() {
+    const { load, model } = this.message;
+    const name = model ?? "the model";
+    if (load.state === "waiting") return [{ "aria-label": "Waiting for the model" }, `Waiting for ${name}: place ${load.place} in the line`];
+    const label = { "aria-label": "The model's weights that are loaded" };
+    if (load.value === undefined) return [label, `Loading ${name}`];
+    return [{ ...label, max: 1, value: load.value }, `Loading ${name}: ${Math.floor(load.value * 100)}%`];
   }
 
   #drawThought() {

@@ -1,6 +1,7 @@
 //! `POST /v1/chat/completions`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
@@ -9,9 +10,9 @@ use serde_json::Value;
 use crate::access::Exchange;
 use crate::app::App;
 use crate::error::ApiError;
-use crate::handlers::generation::{Renderer, answer, end_of_events, envelope, parsed};
+use crate::handlers::generation::{Renderer, answer_by, asked, end_of_events, envelope};
 use crate::reply::{Format, Reply, event};
-use crate::served::Served;
+use crate::served::{Served, Wait};
 use crate::wire::Parsed;
 use crate::wire::bounds;
 use crate::wire::common::{
@@ -21,6 +22,7 @@ use crate::wire::common::{
 use crate::wire::error::Dialect;
 use crate::wire::form::FormFields;
 use crate::wire::known::{Endpoint, Groups, ignored, refuse};
+use crate::wire::loading::waiting;
 use crate::wire::logprobs::{ChatLogprobs, PromptLogprobs, name_by_ids};
 use crate::wire::messages::{WireMessage, conversation};
 use crate::wire::parameters::{SamplingFields, SteeringFields, check_prompt_logprobs, copies};
@@ -38,19 +40,19 @@ pub(crate) async fn create(
     request: hyper::Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let (app, chat) =
-        parsed(app, request, exchange, ChatRequest::parse, |chat| chat.parsed.asks()).await?;
+    let parse = |body: Value| ChatRequest::parse(&body);
+    let (index, chat) = asked(app, request, exchange, parse, |chat| chat.parsed.asks()).await?;
     let object = match chat.parsed.delivery {
         Delivery::Whole => ChatCompletion::OBJECT,
         Delivery::Stream { .. } => ChatChunk::OBJECT,
     };
     let renderer = ChatRenderer {
-        envelope: envelope(&app, chat.parsed.model.clone(), "chatcmpl", object),
+        envelope: envelope(app, chat.parsed.model.clone(), "chatcmpl", object),
         extras: chat.extras,
         reasoning: chat.include_reasoning,
         prompt: None,
     };
-    answer(&app, chat.parsed, exchange, renderer).await
+    answer_by(app, index, chat.parsed, exchange, renderer).await
 }
 
 /// A checked chat request, ready for `generate`.
@@ -320,6 +322,10 @@ impl ChatRenderer {
 impl Renderer for ChatRenderer {
     const FORMAT: Format = Format::Events;
     const DIALECT: Dialect = Dialect::OpenAi;
+
+    fn waiting(&mut self, wait: Wait, time: Duration) -> String {
+        event(&waiting(&self.chunk(ChunkChoice::default(), Usage::default()), wait, time))
+    }
 
     fn begin(&mut self, _served: &Served, choices: &Choices) {
         if self.extras.token_ids {

@@ -1,19 +1,22 @@
 //! The handler of `POST /v1/completions`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::Request;
 use hyper::body::Incoming;
+use serde_json::Value;
 
 use super::{Completion, CompletionRequest, Piece};
 use crate::access::Exchange;
 use crate::app::App;
 use crate::error::ApiError;
-use crate::handlers::generation::{Renderer, answer, end_of_events, envelope, parsed};
+use crate::handlers::generation::{Renderer, answer_by, asked, end_of_events, envelope};
 use crate::reply::{Format, Reply, event};
-use crate::served::Served;
+use crate::served::{Served, Wait};
 use crate::wire::common::{Envelope, Extras, to_json};
 use crate::wire::error::Dialect;
+use crate::wire::loading::waiting;
 use crate::wire::logprobs::{PromptLogprobs, name_by_ids};
 use crate::wire::timings::{progressed, timed};
 use phi4d_generate::{Answer, Choices, Finish, Finished, PromptProgress, TextDelta, Usage};
@@ -24,11 +27,11 @@ pub(crate) async fn create(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let parse = CompletionRequest::parse;
-    let (app, completion) =
-        parsed(app, request, exchange, parse, |completion| completion.parsed.asks()).await?;
+    let parse = |body: Value| CompletionRequest::parse(&body);
+    let (index, completion) =
+        asked(app, request, exchange, parse, |completion| completion.parsed.asks()).await?;
     let renderer = CompletionRenderer {
-        envelope: envelope(&app, completion.parsed.model.clone(), "cmpl", Completion::OBJECT),
+        envelope: envelope(app, completion.parsed.model.clone(), "cmpl", Completion::OBJECT),
         extras: completion.extras,
         echo: completion.echo,
         prompt_only: completion.prompt_only,
@@ -38,7 +41,7 @@ pub(crate) async fn create(
         echoes: Vec::new(),
         characters: Vec::new(),
     };
-    answer(&app, completion.parsed, exchange, renderer).await
+    answer_by(app, index, completion.parsed, exchange, renderer).await
 }
 
 struct CompletionRenderer {
@@ -84,6 +87,12 @@ impl CompletionRenderer {
 impl Renderer for CompletionRenderer {
     const FORMAT: Format = Format::Events;
     const DIALECT: Dialect = Dialect::OpenAi;
+
+    fn waiting(&mut self, wait: Wait, time: Duration) -> String {
+        let so_far = self.extras.delivery.chunk_usage(Usage::default());
+        let body = Completion::chunk(&self.envelope, so_far, Piece::default(), None, false);
+        event(&waiting(&body, wait, time))
+    }
 
     fn begin(&mut self, served: &Served, choices: &Choices) {
         if self.extras.token_ids {

@@ -1,6 +1,7 @@
 //! Handlers of llama.cpp's own endpoints.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
@@ -10,13 +11,14 @@ use super::{LlamaRequest, Props, PropsFacts, Text};
 use crate::access::Exchange;
 use crate::app::App;
 use crate::error::ApiError;
-use crate::handlers::generation::{Renderer, answer, parsed};
+use crate::handlers::generation::{Renderer, answer_by, asked};
 use crate::reply::{Format, Reply, event, json};
-use crate::served::{Asks, Served};
+use crate::served::{Asks, Served, Wait};
 use crate::wire::common::{to_json, token_ids_of};
 use crate::wire::error::Dialect;
+use crate::wire::loading::waiting;
 use crate::wire::timings::{progressed, timed};
-use phi4d_generate::{Answer, Finish, Finished, PromptProgress, TextDelta, Usage};
+use phi4d_generate::{Answer, Choices, Finish, Finished, PromptProgress, TextDelta, Usage};
 
 /// `POST /completion`.
 pub(crate) async fn completion(
@@ -42,15 +44,16 @@ async fn create(
     exchange: &Arc<Exchange>,
     parse: fn(&Value) -> Result<LlamaRequest, ApiError>,
 ) -> Result<Reply, ApiError> {
-    let (app, asked) = parsed(app, request, exchange, parse, |asked| asked.parsed.asks()).await?;
+    let parse = move |body: Value| parse(&body);
+    let (index, asked) = asked(app, request, exchange, parse, |asked| asked.parsed.asks()).await?;
     let renderer = TextRenderer {
         model: app.name_for(asked.parsed.model.clone()),
-        context: app.generator().limits().context_tokens,
+        context: 0,
         stops: asked.parsed.request.parameters.stop.clone(),
         fields: asked.response_fields,
         prompt_only: asked.prompt_only,
     };
-    answer(&app, asked.parsed, exchange, renderer).await
+    answer_by(app, index, asked.parsed, exchange, renderer).await
 }
 
 /// `GET /props`: of the first model.
@@ -68,6 +71,7 @@ pub(crate) async fn props(app: &App, exchange: &Exchange) -> Result<Reply, ApiEr
 
 struct TextRenderer {
     model: String,
+    /// Tokens of the model's context, once it is loaded.
     context: usize,
     /// The stop strings that were given.
     stops: Vec<String>,
@@ -112,6 +116,14 @@ impl TextRenderer {
 impl Renderer for TextRenderer {
     const FORMAT: Format = Format::Events;
     const DIALECT: Dialect = Dialect::OpenAi;
+
+    fn waiting(&mut self, wait: Wait, time: Duration) -> String {
+        event(&waiting(&Text::more(String::new(), Vec::new()), wait, time))
+    }
+
+    fn begin(&mut self, served: &Served, _choices: &Choices) {
+        self.context = served.generator().limits().context_tokens;
+    }
 
     fn complete(&mut self, answers: Vec<Answer>, usage: Usage) -> String {
         // Requests of this API have one answer.
