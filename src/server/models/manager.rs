@@ -1,12 +1,13 @@
 //! The one owner of the models' states: a task that takes requests for models, loads and unloads them,
 //! and hands out pins.
 //!
-//! Requests wait in one line, in round-robin turns between callers. The first whose model is not loaded decides what happens next: its model is
-//! loaded, one at a time, once it fits the memory. For that the least recently used models are unloaded,
-//! first those without requests. If others must go, their requests end first, and new ones for them wait
-//! behind the one that needs the room, so that no model keeps another out for ever.
+//! Requests wait in one line, in round-robin turns between callers ([`super::line`]). The first whose model is
+//! not loaded decides what happens next: its model is loaded, one at a time, once it fits the memory. For that
+//! the least recently used models are unloaded, first those without requests. If others must go, their requests
+//! end first, and new ones for them wait behind the one that needs the room, so that no model keeps another out
+//! for ever.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::entry::{LoadedModel, ModelEntry, ModelFacts, ModelSource, ModelsOptions};
+use super::line::place_of;
 use super::resident::{Pin, Resident};
 use super::view::{ModelPhase, ModelView, Turnover, ended};
 use phi4d_engine::{CallerId, Crashed, Engine, LoadProgress, Stats, SubmitError};
@@ -561,22 +563,6 @@ impl Manager {
     }
 }
 
-/// The place in the line of a further request of `caller`: behind as many of each other caller as it has itself,
-/// so that nobody waits for all of another's, each of which may take two loads.
-fn place_of(line: impl ExactSizeIterator<Item = CallerId> + Clone, caller: CallerId) -> usize {
-    let own = line.clone().filter(|other| *other == caller).count();
-    let end = line.len();
-    let mut before = HashMap::<CallerId, usize>::new();
-    for (place, other) in line.enumerate() {
-        let before = before.entry(other).or_default();
-        *before += 1;
-        if *before > own + 1 {
-            return place;
-        }
-    }
-    end
-}
-
 fn refuse(waiter: Waiter, error: PinError) {
     let _ = waiter.reply.send(Err(error));
 }
@@ -585,20 +571,4 @@ fn refuse(waiter: Waiter, error: PinError) {
 fn expiry(slot: &Slot) -> Option<Instant> {
     let is_idle = matches!(slot.state, State::Loaded { .. }) && !slot.busy;
     slot.used.checked_add(slot.keep.filter(|_| is_idle)?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn callers_take_round_robin_turns_in_the_line() {
-        let mut line: Vec<(u64, usize)> = Vec::new();
-        for (number, caller) in [1, 1, 1, 1, 2, 3, 2, 1, 3].into_iter().enumerate() {
-            let callers: Vec<CallerId> = line.iter().map(|(caller, _)| CallerId(*caller)).collect();
-            line.insert(place_of(callers.iter().copied(), CallerId(caller)), (caller, number));
-        }
-        let expected = [(1, 0), (2, 4), (3, 5), (1, 1), (2, 6), (3, 8), (1, 2), (1, 3), (1, 7)];
-        assert_eq!(line, expected);
-    }
 }

@@ -5,6 +5,7 @@
 //! everyone reads copies of the states ([`view`]).
 
 mod entry;
+mod line;
 mod manager;
 mod resident;
 mod view;
