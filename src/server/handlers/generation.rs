@@ -65,7 +65,7 @@ fn framed_fault(format: Format, dialect: Dialect, error: &ApiError) -> String {
     let data = dialect.fault(error);
     match format {
         Format::Events => event(&data),
-        Format::PingedEvents => named_event("error", &data),
+        Format::PingedEvents => named_event(&data),
         Format::Lines => format!("{data}\n"),
     }
 }

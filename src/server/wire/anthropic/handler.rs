@@ -104,7 +104,7 @@ impl MessageRenderer {
 }
 
 fn framed(event: &Event<'_>) -> String {
-    named_event(event.name(), &to_json(event))
+    named_event(&to_json(event))
 }
 
 impl Renderer for MessageRenderer {
