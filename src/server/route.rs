@@ -27,7 +27,10 @@ use super::handlers::{
 use super::openapi::operations::{self, Operation, Schemas};
 use super::page;
 use super::reply::{Reply, failure, permitted, sealed};
+use super::wire::embeddings::EmbedRequest;
 use super::wire::error::Dialect;
+use super::wire::llama::LlamaRequest;
+use super::wire::ollama::OllamaRequest;
 
 /// One endpoint: all that the server knows about a path, in one row of [`ROUTES`].
 pub(super) struct Route {
@@ -85,7 +88,8 @@ type Handler = for<'a> fn(Call<'a>) -> Pin<Box<dyn Future<Output = Handled> + Se
 type Handled = Result<Reply, ApiError>;
 
 /// Makes [`ROUTES`] of rows, so that builds without tests need not know what the document says. A handler
-/// is a function of the app, the request and its record, or an expression of the [`Call`].
+/// is a function of the app, the request and its record, one that gets the request's parser as well, or an
+/// expression of the [`Call`].
 macro_rules! routes {
     ($($methods:ident $path:literal $access:ident $while:ident
        ($($handler:tt)+) $($operation:path)?;)+) => {
@@ -104,6 +108,9 @@ macro_rules! routes {
     (@always) => { true };
     (@handler $call:ident => $answer:expr) => { |$call| Box::pin(async move { $answer }) };
     (@handler $create:path) => { |call| Box::pin($create(call.app, call.request, call.exchange)) };
+    (@handler $create:path, $parse:path) => {
+        |call| Box::pin($create(call.app, call.request, call.exchange, $parse))
+    };
     (@operation) => { None };
     (@operation $operation:path) => { Some($operation) };
 }
@@ -114,7 +121,8 @@ routes! {
     Post "/v1/responses" Metered serving (responses::create) operations::responses;
     Post "/v1/responses/input_tokens" Metered serving
         (responses::input_tokens) operations::input_tokens;
-    Post "/v1/embeddings" Metered serving (embeddings::create) operations::embeddings;
+    Post "/v1/embeddings" Metered serving
+        (embeddings::create, EmbedRequest::openai) operations::embeddings;
     Get "/v1/responses/{id}/input_items" Use serving
         (c => responses::input_items(c.app, c.exchange, c.name, c.request.uri().query()).await)
         operations::input_items;
@@ -127,18 +135,21 @@ routes! {
     Post "/v1/messages" Metered serving (anthropic::create) operations::messages;
     Post "/v1/messages/count_tokens" Metered serving
         (anthropic::count_tokens) operations::count_tokens;
-    Post "/api/chat" Metered serving (ollama::chat) operations::ollama_chat;
-    Post "/api/generate" Metered serving (ollama::generate) operations::ollama_generate;
-    Post "/api/embed" Metered serving (embeddings::ollama) operations::ollama_embed;
+    Post "/api/chat" Metered serving (ollama::create, OllamaRequest::chat) operations::ollama_chat;
+    Post "/api/generate" Metered serving
+        (ollama::create, OllamaRequest::generate) operations::ollama_generate;
+    Post "/api/embed" Metered serving
+        (embeddings::create, EmbedRequest::ollama) operations::ollama_embed;
     Post "/api/embeddings" Metered serving
-        (embeddings::ollama_one) operations::ollama_embeddings;
+        (embeddings::create, EmbedRequest::ollama_one) operations::ollama_embeddings;
     Post "/api/show" Use serving (ollama::show) operations::ollama_show;
     Post "/api/pull" Use serving (ollama::pull) operations::ollama_pull;
     Get "/api/tags" Use serving (c => Ok(ollama::tags(c.app))) operations::ollama_tags;
     Get "/api/ps" Use serving (c => Ok(ollama::ps(c.app))) operations::ollama_ps;
     Get "/api/version" Use serving (_c => Ok(ollama::version())) operations::ollama_version;
-    Post "/completion" Metered serving (llama::completion) operations::llama_completion;
-    Post "/infill" Metered serving (llama::infill) operations::llama_infill;
+    Post "/completion" Metered serving
+        (llama::create, LlamaRequest::completion) operations::llama_completion;
+    Post "/infill" Metered serving (llama::create, LlamaRequest::infill) operations::llama_infill;
     Get "/props" Use serving (c => llama::props(c.app, c.exchange).await) operations::llama_props;
     Post "/v1/chat/completions/render" Metered serving (tokens::render) operations::render;
     Post "/apply-template" Metered serving (tokens::render) operations::render;

@@ -19,34 +19,8 @@ use crate::wire::embeddings::{
 use phi4d_engine::JobError;
 use phi4d_generate::{EmbeddingRequest, GenerateError, is_large};
 
-/// `POST /v1/embeddings`.
+/// Answers with the vectors of the request that `parse` reads.
 pub(crate) async fn create(
-    app: &App,
-    request: Request<Incoming>,
-    exchange: &Arc<Exchange>,
-) -> Result<Reply, ApiError> {
-    answer(app, request, exchange, EmbedRequest::openai).await
-}
-
-/// `POST /api/embed`.
-pub(crate) async fn ollama(
-    app: &App,
-    request: Request<Incoming>,
-    exchange: &Arc<Exchange>,
-) -> Result<Reply, ApiError> {
-    answer(app, request, exchange, EmbedRequest::ollama).await
-}
-
-/// `POST /api/embeddings`.
-pub(crate) async fn ollama_one(
-    app: &App,
-    request: Request<Incoming>,
-    exchange: &Arc<Exchange>,
-) -> Result<Reply, ApiError> {
-    answer(app, request, exchange, EmbedRequest::ollama_one).await
-}
-
-async fn answer(
     app: &App,
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,

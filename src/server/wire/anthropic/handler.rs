@@ -6,7 +6,7 @@ use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
 
 use super::{
-    Block, CountRequest, Counted, Delta, Event, MessagesRequest, Stopped, Whole, stop_reason,
+    Block, Counted, Delta, Event, Stopped, Whole, counted, messages, stop_reason,
 };
 use crate::access::{Exchange, random_hex};
 use crate::app::App;
@@ -25,8 +25,7 @@ pub(crate) async fn create(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let (app, parsed) =
-        parsed(app, request, exchange, MessagesRequest::parse, Parsed::asks).await?;
+    let (app, parsed) = parsed(app, request, exchange, messages, Parsed::asks).await?;
     let renderer = MessageRenderer {
         id: format!("msg_{}", random_hex()),
         model: app.name_for(parsed.model.clone()),
@@ -43,8 +42,7 @@ pub(crate) async fn count_tokens(
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
 ) -> Result<Reply, ApiError> {
-    let (app, mut parsed) =
-        parsed(app, request, exchange, CountRequest::parse, Parsed::asks).await?;
+    let (app, mut parsed) = parsed(app, request, exchange, counted, Parsed::asks).await?;
     let ignored = std::mem::take(&mut parsed.ignored);
     let ids = tokens_of(&app, parsed.into_prompt(), exchange).await?;
     let body = Counted { input_tokens: ids.len() };

@@ -18,25 +18,8 @@ use crate::wire::error::Dialect;
 use crate::wire::timings::{progressed, timed};
 use phi4d_generate::{Answer, Finish, Finished, PromptProgress, TextDelta, Usage};
 
-/// `POST /completion`.
-pub(crate) async fn completion(
-    app: &App,
-    request: Request<Incoming>,
-    exchange: &Arc<Exchange>,
-) -> Result<Reply, ApiError> {
-    create(app, request, exchange, LlamaRequest::completion).await
-}
-
-/// `POST /infill`.
-pub(crate) async fn infill(
-    app: &App,
-    request: Request<Incoming>,
-    exchange: &Arc<Exchange>,
-) -> Result<Reply, ApiError> {
-    create(app, request, exchange, LlamaRequest::infill).await
-}
-
-async fn create(
+/// Continues a text, or fills a gap, as `parse` reads the request.
+pub(crate) async fn create(
     app: &App,
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,

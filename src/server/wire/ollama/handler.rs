@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::calls::CallCollector;
 use super::{
-    Details, Figures, Kind, Line, LoadedModel, Models, OllamaChat, OllamaGenerate, OllamaRequest,
-    Progress, ShowFacts, ShowRequest, Shown, TaggedModel, Version, done_reason,
+    Details, Figures, Kind, Line, LoadedModel, Models, OllamaRequest, Progress, ShowFacts,
+    ShowRequest, Shown, TaggedModel, Version, done_reason,
 };
 use crate::access::Exchange;
 use crate::app::{App, Embeddings};
@@ -31,37 +31,19 @@ const API_VERSION: &str = "0.12.0";
 /// When a model is unloaded that never is.
 const NEVER: &str = "2999-12-31T23:59:59Z";
 
-/// `POST /api/chat`.
-pub(crate) async fn chat(
-    app: &App,
-    request: Request<Incoming>,
-    exchange: &Arc<Exchange>,
-) -> Result<Reply, ApiError> {
-    create(app, request, exchange, OllamaChat::parse, Kind::Chat).await
-}
-
-/// `POST /api/generate`.
-pub(crate) async fn generate(
-    app: &App,
-    request: Request<Incoming>,
-    exchange: &Arc<Exchange>,
-) -> Result<Reply, ApiError> {
-    create(app, request, exchange, OllamaGenerate::parse, Kind::Generate).await
-}
-
-async fn create(
+/// `POST /api/chat` and `/api/generate`, whose requests `parse` reads.
+pub(crate) async fn create(
     app: &App,
     request: Request<Incoming>,
     exchange: &Arc<Exchange>,
     parse: fn(&Value) -> Result<OllamaRequest, ApiError>,
-    kind: Kind,
 ) -> Result<Reply, ApiError> {
     let parse = move |app: &App, body| {
         let asked = parse(&body)?;
         Ok((model_of(app, asked.model.as_deref())?, asked))
     };
     let (index, asked) = read(request, app, exchange, parse).await?;
-    let name = app.name_for(asked.model);
+    let (name, kind) = (app.name_for(asked.model), asked.kind);
     if asked.parsed.is_none() && asked.keep == KeepAlive::For(Duration::ZERO) {
         app.models().unload(index).await;
         return Ok(OllamaRenderer::new(name, kind, Duration::ZERO).loaded("unload"));
