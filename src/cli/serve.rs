@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -127,13 +127,13 @@ async fn serve(
         tracer,
         request_memory_bytes: plan.request_memory_bytes,
         embeddings: embedder.clone().map(|embedder| embedding::served(settings, embedder)),
-        ..server_options(settings, name.clone())?
+        ..server_options(settings)
     };
     let widest = fleet.provider(provider);
     let fleet = Arc::into_inner(fleet)
         .ok_or_else(|| Fatal::Internal("the models' settings are still in use".to_owned()))?;
     let models = fleet.serve(as_loaded(started, took));
-    let app = App::of_models(models.clone(), options);
+    let app = App::new(models.clone(), options);
     app.enforce(rules);
     cut_on_lost_file(&app);
     let reloader = Reloader::new(arguments, environment, &app, resolved);
@@ -366,15 +366,9 @@ fn most_connections(settings: &Settings) -> usize {
     }
 }
 
-fn server_options(settings: &Settings, name: String) -> Result<ServerOptions, Fatal> {
-    let folder = start::model_folder(settings)?;
-    let made = std::fs::metadata(folder.join("genai_config.json"))
-        .and_then(|metadata| metadata.modified())
-        .unwrap_or_else(|_| SystemTime::now());
-    let created = made.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    Ok(ServerOptions {
+fn server_options(settings: &Settings) -> ServerOptions {
+    ServerOptions {
         max_body_bytes: settings.max_body_bytes,
-        model_aliases: settings.model_aliases.clone(),
         response_store_bytes: settings.response_store_bytes,
         max_connections: most_connections(settings),
         connections_per_address: settings.max_connections_per_address,
@@ -384,8 +378,8 @@ fn server_options(settings: &Settings, name: String) -> Result<ServerOptions, Fa
         body_timeout: settings.body_timeout_s,
         write_timeout: settings.slow_client_timeout_s,
         idle_exit: settings.idle_exit,
-        ..ServerOptions::new(name, created)
-    })
+        ..ServerOptions::default()
+    }
 }
 
 /// Why the daemon stops.

@@ -27,7 +27,7 @@ use super::wire::llama::LlamaRequest;
 use super::wire::ollama;
 use super::wire::responses::ResponsesRequest;
 use super::wire::tokens::{DetokenizeRequest, TokenizeRequest};
-use super::{App, ServerOptions, body, serve};
+use super::{App, ModelEntry, Models, ServerOptions, body, serve};
 use phi4d_engine::{self as engine, Engine};
 use phi4d_generate::{Constraint, Generator, GeneratorOptions, Prompt, SamplingDefaults};
 use phi4d_model::ModelLimits;
@@ -166,7 +166,13 @@ impl Daemon {
         };
         let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo");
         let generator = Generator::load(&demo, engine.handle(), options).ok()?;
-        let app = App::new(generator, ServerOptions::new("phi-4-test", 1_700_000_000));
+        let entry = ModelEntry {
+            name: "phi-4-test".to_owned(),
+            aliases: Vec::new(),
+            created: 1_700_000_000,
+            at_start: true,
+        };
+        let app = App::new(Models::one(entry, generator), ServerOptions::default());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
         let socket =
             std::env::temp_dir().join(format!("phi4d-fuzzing-{}.sock", std::process::id()));

@@ -24,10 +24,9 @@ pub(crate) fn health(app: &App) -> Reply {
         Phase::Draining | Phase::Cutting => "draining",
     };
     let views = app.models().views();
-    let options = app.options();
     let stats = views.iter().map(ModelView::stats).fold(Stats::default(), Stats::add);
-    let sleeps = options.idle_exit.is_some();
-    let mut health = Health::new(status, &options.model_name, sleeps, &stats);
+    let sleeps = app.options().idle_exit.is_some();
+    let mut health = Health::new(status, &app.first().name, sleeps, &stats);
     if app.models().change() {
         let named = app.models().entries().iter().zip(&views);
         health.models = named.map(|(entry, view)| in_short(entry, view)).collect();

@@ -41,7 +41,7 @@ pub(crate) async fn props(app: &App, exchange: &Exchange) -> Result<Reply, ApiEr
     let served = Served::with(app, exchange, 0, &Asks::default()).await?;
     let generator = served.generator();
     let props = Props::new(PropsFacts {
-        model: &app.options().model_name,
+        model: &app.first().name,
         template: generator.template(),
         context: generator.limits().context_tokens,
         slots: generator.stats().slots,
