@@ -108,7 +108,7 @@ async fn serve(
     let bound = bind(settings, passed).await?;
     environment.bound = bound.listeners.iter().filter_map(Listener::tcp_address).collect();
     let name = settings.served_model_name();
-    manager.tell(&[State::Status(format!("loading {name}"))]);
+    manager.send(&[State::Status(format!("loading {name}"))]);
     let fleet = Arc::new(Fleet::of(resolved, forms));
     let Some(Loaded { mut started, took, hung_up }) =
         load(settings, &fleet, &manager, &mut signals).await?
@@ -145,7 +145,7 @@ async fn serve(
     let (stop, stopped) = watch::channel(false);
     let drain = settings.drain_timeout_s;
     let mut server = tokio::spawn(server::serve(app, bound.listeners, stopped, drain));
-    manager.tell(&[State::Ready, State::Status(format!("serving {name}"))]);
+    manager.send(&[State::Ready, State::Status(format!("serving {name}"))]);
     announce(settings, &name, provider, &plan, &places);
     feed_watchdog(&manager, models.clone());
     if hung_up {
@@ -157,14 +157,14 @@ async fn serve(
         Ok(Stop::Asked) => {
             let limit = State::ExtendTimeout(drain + STOP_MARGIN);
             let status = State::Status("finishing answers in progress".to_owned());
-            manager.tell(&[State::Stopping, status, limit]);
+            manager.send(&[State::Stopping, status, limit]);
             // From here on the socket's path is free for the next daemon.
             drop(bound.files);
             stop.send_replace(true);
             finish(&models, embedder, &mut server, &mut signals).await
         }
         Ok(Stop::Idle) => {
-            manager.tell(&[State::Stopping, State::Status("idle".to_owned())]);
+            manager.send(&[State::Stopping, State::Status("idle".to_owned())]);
             let idle = settings.idle_exit.unwrap_or_default();
             end_idle(&models, embedder, idle).await
         }
@@ -313,13 +313,13 @@ async fn load(
                 return Ok(Some(Loaded { started, took, hung_up }));
             }
             () = progress.show() => {}
-            _ = tick.tick() => manager.tell(&[State::ExtendTimeout(LOADING_EXTENSION)]),
+            _ = tick.tick() => manager.send(&[State::ExtendTimeout(LOADING_EXTENSION)]),
             signal = signals.next() => match signal {
                 // The settings of the start are in use by now; it is read again once that is over.
                 Signal::Hangup => hung_up = true,
                 stop => {
                     log::info!("{} while the model was loading; stopping", stop.name());
-                    manager.tell(&[State::Stopping]);
+                    manager.send(&[State::Stopping]);
                     cancel.cancel();
                     // The process must not end, and run ONNX Runtime's destructors, while a
                     // thread is inside the library.

@@ -165,7 +165,7 @@ impl PagedRunner {
     /// Positions that a sequence with `blocks` blocks has at most, by its blocks, the context and the
     /// rows of the rotary table.
     fn most_positions(&self, blocks: usize) -> usize {
-        // The kernel reads a row of the table for each position that it is told of, so the bound
+        // The kernel reads a row of the table for each position that it gets, so the bound
         // must not exceed them.
         let short = self.limits.rotary_switch.filter(|_| self.rotary == Rotary::Short);
         let table = short.unwrap_or(usize::MAX).min(self.limits.context_tokens);
