@@ -168,9 +168,9 @@ impl Runner for FakeRunner {
 
     fn step(&mut self, spans: &[Span<'_>]) -> Result<Logits<'_>, RunError> {
         let mixed = self.limits.mixed_steps;
-        let decodes = (spans[0].slot..).zip(spans).all(|(slot, span)| {
-            span.slot == slot && (span.tokens.len(), span.rows) == (1, 1)
-        });
+        let decodes = (spans[0].slot..)
+            .zip(spans)
+            .all(|(slot, span)| span.slot == slot && (span.tokens.len(), span.rows) == (1, 1));
         assert!(mixed || spans.len() == 1 || decodes, "a mixed step: {spans:?}");
         self.run()?;
         let mut rows = Vec::new();

@@ -13,7 +13,7 @@ use hyper::http::uri::{Authority, Scheme};
 use hyper::{Method, Request, Version};
 use percent_encoding::percent_decode_str;
 
-use super::access::{Exchange, REQUEST_ID, TRACEPARENT};
+use super::access::{Call, Exchange, REQUEST_ID, TRACEPARENT};
 use super::app::{App, Phase};
 use super::auth::{Class, Parts, X_API_KEY, admit, preflight};
 use super::body::discard_rest;
@@ -74,22 +74,12 @@ impl Methods {
     }
 }
 
-/// An admitted request on its way to a handler.
-struct Call<'a> {
-    app: &'a App,
-    request: Request<Incoming>,
-    exchange: &'a Arc<Exchange>,
-    /// What the path has in the place of [`NAME`], as it was sent.
-    name: &'a str,
-}
-
 type Handler = for<'a> fn(Call<'a>) -> Pin<Box<dyn Future<Output = Handled> + Send + 'a>>;
 
 type Handled = Result<Reply, ApiError>;
 
 /// Makes [`ROUTES`] of rows, so that builds without tests need not know what the document says. A handler
-/// is a function of the app, the request and its record, one that gets the request's parser as well, or an
-/// expression of the [`Call`].
+/// is a function of the [`Call`], one that gets the request's parser as well, or an expression.
 macro_rules! routes {
     ($($methods:ident $path:literal $access:ident $while:ident
        ($($handler:tt)+) $($operation:path)?;)+) => {
@@ -107,10 +97,8 @@ macro_rules! routes {
     (@serving) => { false };
     (@always) => { true };
     (@handler $call:ident => $answer:expr) => { |$call| Box::pin(async move { $answer }) };
-    (@handler $create:path) => { |call| Box::pin($create(call.app, call.request, call.exchange)) };
-    (@handler $create:path, $parse:path) => {
-        |call| Box::pin($create(call.app, call.request, call.exchange, $parse))
-    };
+    (@handler $create:path) => { |call| Box::pin($create(call)) };
+    (@handler $create:path, $parse:path) => { |call| Box::pin($create(call, $parse)) };
     (@operation) => { None };
     (@operation $operation:path) => { Some($operation) };
 }

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use hyper::body::Incoming;
-use hyper::{Request, StatusCode};
+use hyper::StatusCode;
 use serde_json::Value;
 
-use crate::access::Exchange;
+use crate::access::{Call, Exchange};
 use crate::app::{App, Embeddings, Phase};
 use crate::body::{done, keep, read};
 use crate::error::ApiError;
@@ -21,11 +20,10 @@ use phi4d_generate::{EmbeddingRequest, GenerateError, is_large};
 
 /// Answers with the vectors of the request that `parse` reads.
 pub(crate) async fn create(
-    app: &App,
-    request: Request<Incoming>,
-    exchange: &Arc<Exchange>,
+    call: Call<'_>,
     parse: fn(&Value) -> Result<EmbedRequest, ApiError>,
 ) -> Result<Reply, ApiError> {
+    let Call { app, request, exchange, .. } = call;
     let begun = Instant::now();
     let parse = move |app: &App, body: Value| {
         served(app)?;

@@ -1,13 +1,9 @@
 //! `POST /v1/chat/completions`.
 
-use std::sync::Arc;
-
-use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::access::Exchange;
-use crate::app::App;
+use crate::access::Call;
 use crate::error::ApiError;
 use crate::handlers::generation::{Renderer, answer, end_of_events, envelope, parsed};
 use crate::reply::{Format, Reply, event};
@@ -33,11 +29,8 @@ use phi4d_generate::{
 };
 
 /// Answers a conversation.
-pub(crate) async fn create(
-    app: &App,
-    request: hyper::Request<Incoming>,
-    exchange: &Arc<Exchange>,
-) -> Result<Reply, ApiError> {
+pub(crate) async fn create(call: Call<'_>) -> Result<Reply, ApiError> {
+    let Call { app, request, exchange, .. } = call;
     let (app, chat) =
         parsed(app, request, exchange, ChatRequest::parse, |chat| chat.parsed.asks()).await?;
     let object = match chat.parsed.delivery {

@@ -1,13 +1,7 @@
 //! The handler of `POST /v1/completions`.
 
-use std::sync::Arc;
-
-use hyper::Request;
-use hyper::body::Incoming;
-
 use super::{Completion, CompletionRequest, Piece};
-use crate::access::Exchange;
-use crate::app::App;
+use crate::access::Call;
 use crate::error::ApiError;
 use crate::handlers::generation::{Renderer, answer, end_of_events, envelope, parsed};
 use crate::reply::{Format, Reply, event};
@@ -19,11 +13,8 @@ use crate::wire::timings::{progressed, timed};
 use phi4d_generate::{Answer, Choices, Finish, Finished, PromptProgress, TextDelta, Usage};
 
 /// Continues a text.
-pub(crate) async fn create(
-    app: &App,
-    request: Request<Incoming>,
-    exchange: &Arc<Exchange>,
-) -> Result<Reply, ApiError> {
+pub(crate) async fn create(call: Call<'_>) -> Result<Reply, ApiError> {
+    let Call { app, request, exchange, .. } = call;
     let parse = CompletionRequest::parse;
     let (app, completion) =
         parsed(app, request, exchange, parse, |completion| completion.parsed.asks()).await?;

@@ -1,13 +1,10 @@
 //! Handlers of llama.cpp's own endpoints.
 
-use std::sync::Arc;
-
-use hyper::body::Incoming;
-use hyper::{Request, StatusCode};
+use hyper::StatusCode;
 use serde_json::{Map, Value};
 
 use super::{LlamaRequest, Props, PropsFacts, Text};
-use crate::access::Exchange;
+use crate::access::{Call, Exchange};
 use crate::app::App;
 use crate::error::ApiError;
 use crate::handlers::generation::{Renderer, answer, parsed};
@@ -20,11 +17,10 @@ use phi4d_generate::{Answer, Finish, Finished, PromptProgress, TextDelta, Usage}
 
 /// Continues a text, or fills a gap, as `parse` reads the request.
 pub(crate) async fn create(
-    app: &App,
-    request: Request<Incoming>,
-    exchange: &Arc<Exchange>,
+    call: Call<'_>,
     parse: fn(&Value) -> Result<LlamaRequest, ApiError>,
 ) -> Result<Reply, ApiError> {
+    let Call { app, request, exchange, .. } = call;
     let (app, asked) = parsed(app, request, exchange, parse, |asked| asked.parsed.asks()).await?;
     let renderer = TextRenderer {
         model: app.name_for(asked.parsed.model.clone()),

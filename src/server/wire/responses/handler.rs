@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use hyper::body::Incoming;
-use hyper::{Request, StatusCode};
+use hyper::StatusCode;
 
 use super::renderer::{Keeping, ResponseRenderer};
 use super::request::{Asked, Earlier, ResponsesRequest};
 use super::{Deleted, InputItems, InputTokens};
-use crate::access::Exchange;
+use crate::access::{Call, Exchange};
 use crate::app::App;
 use crate::body::done;
 use crate::error::ApiError;
@@ -28,12 +27,9 @@ const COPIES: usize = 2;
 const MOST_ITEMS: usize = 100;
 
 /// `POST /v1/responses`.
-pub(crate) async fn create(
-    app: &App,
-    request: Request<Incoming>,
-    exchange: &Arc<Exchange>,
-) -> Result<Reply, ApiError> {
-    let (app, asked) = asked(app, request, exchange).await?;
+pub(crate) async fn create(call: Call<'_>) -> Result<Reply, ApiError> {
+    let exchange = call.exchange;
+    let (app, asked) = asked(call).await?;
     let ResponsesRequest { parsed, echo, shapes, previous, input } = asked;
     let envelope = envelope(&app, parsed.model.clone(), "resp", "response");
     let id = envelope.id.replacen('-', "_", 1);
@@ -49,12 +45,9 @@ pub(crate) async fn create(
 }
 
 /// `POST /v1/responses/input_tokens`.
-pub(crate) async fn input_tokens(
-    app: &App,
-    request: Request<Incoming>,
-    exchange: &Arc<Exchange>,
-) -> Result<Reply, ApiError> {
-    let (app, asked) = asked(app, request, exchange).await?;
+pub(crate) async fn input_tokens(call: Call<'_>) -> Result<Reply, ApiError> {
+    let exchange = call.exchange;
+    let (app, asked) = asked(call).await?;
     let mut parsed = asked.parsed;
     let ignored = std::mem::take(&mut parsed.ignored);
     let input_tokens = tokens_of(&app, parsed.into_prompt(), exchange).await?.len();
@@ -63,11 +56,8 @@ pub(crate) async fn input_tokens(
 }
 
 /// The request, with what it refers to, and its model.
-async fn asked(
-    app: &App,
-    request: Request<Incoming>,
-    exchange: &Arc<Exchange>,
-) -> Result<(Served, ResponsesRequest), ApiError> {
+async fn asked(call: Call<'_>) -> Result<(Served, ResponsesRequest), ApiError> {
+    let Call { app, request, exchange, .. } = call;
     let (served, asked) = parsed(app, request, exchange, Asked::read, Asked::asks).await?;
     let earlier = earlier(app, &asked, exchange)?;
     let stored = || earlier.chain.iter().chain(&earlier.named);
