@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::auth::{QUOTA_MINUTE, Rules};
-use super::error::ApiError;
+use super::error::{ApiError, Fault};
 use super::idle::Demand;
 use super::memory::RequestMemory;
 use super::models::{ModelEntry, Models};
@@ -184,7 +184,7 @@ impl App {
         let models = &self.inner.models;
         models.find(name).ok_or_else(|| {
             let names: Vec<&str> = models.entries().iter().map(|e| e.name.as_str()).collect();
-            ApiError::model_not_found(name, &names)
+            Fault::ModelNotFound { asked: name, served: &names }.into()
         })
     }
 

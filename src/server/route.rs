@@ -18,7 +18,7 @@ use super::app::{App, Phase};
 use super::auth::{Class, Parts, X_API_KEY, admit, preflight};
 use super::body::discard_rest;
 use super::caller::Origin;
-use super::error::ApiError;
+use super::error::{ApiError, Fault};
 use super::guard::CatchPanic;
 use super::handlers::{
     anthropic, chat, completions, embeddings, llama, metrics, ollama, responses, status, tokens,
@@ -31,6 +31,7 @@ use super::wire::embeddings::EmbedRequest;
 use super::wire::error::Dialect;
 use super::wire::llama::LlamaRequest;
 use super::wire::ollama::OllamaRequest;
+use phi4d_engine::SubmitError;
 
 /// One endpoint: all that the server knows about a path, in one row of [`ROUTES`].
 pub(super) struct Route {
@@ -230,7 +231,8 @@ fn unknown_url<B>(request: &Request<B>) -> ApiError {
     let known = ROUTES.iter().filter(|route| route.access != Class::Page).map(|route| route.path);
     let mut known: Vec<&str> = known.collect();
     known.dedup();
-    ApiError::unknown_url(request.method(), request.uri().path(), &known.join(", "))
+    let (method, path) = (request.method(), request.uri().path());
+    Fault::UnknownUrl { method, path, known: &known.join(", ") }.into()
 }
 
 fn page_file<B>(request: &Request<B>) -> Handled {
@@ -265,7 +267,7 @@ pub(super) async fn respond(
         Err(panicked) => {
             let id = exchange.id();
             log::error!(request_id = id; "the handler of request {id} panicked: {}", panicked.0);
-            failure(&ApiError::internal(), dialect)
+            failure(&Fault::Internal.into(), dialect)
         }
     };
     reply.headers_mut().extend(permission);
@@ -292,7 +294,8 @@ async fn dispatch(
         return Ok(permitted(preflight(request.headers(), &allow)));
     }
     let Some(route) = routes.into_iter().find(|route| route.methods.has(request.method())) else {
-        return Err(ApiError::method_not_allowed(request.method(), &path, &allow));
+        let method = request.method();
+        return Err(Fault::MethodNotAllowed { method, path: &path, allow: &allow }.into());
     };
     let parts = Parts { uri: request.uri(), headers: request.headers() };
     match admit(&rules, origin, route.access, &parts).await {
@@ -307,7 +310,7 @@ async fn dispatch(
     }
     // After admission: a caller without access learns nothing of the daemon's state.
     if phase != Phase::Serving && !route.always {
-        return Err(ApiError::draining());
+        return Err(SubmitError::ShuttingDown.into());
     }
     (route.handler)(Call { app, request, exchange, name }).await
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::access::{Call, Exchange};
 use crate::app::{App, Embeddings, Phase};
 use crate::body::{done, keep, read};
-use crate::error::ApiError;
+use crate::error::{ApiError, Fault};
 use crate::reply::{Reply, json, telling_ignored};
 use crate::wire::common::to_json;
 use crate::wire::embeddings::{
@@ -30,7 +30,8 @@ pub(crate) async fn create(
         let asked = parse(&body)?;
         match asked.model.as_deref() {
             Some(name) if !app.embeds_as(name) => {
-                Err(ApiError::model_not_found(name, &[served(app)?.name.as_str()]))
+                let served = [served(app)?.name.as_str()];
+                Err(Fault::ModelNotFound { asked: name, served: &served }.into())
             }
             _ => Ok(asked),
         }
@@ -62,7 +63,7 @@ pub(crate) async fn create(
 
 /// The embedding model that is served.
 fn served(app: &App) -> Result<&Embeddings, ApiError> {
-    app.embeddings().ok_or_else(ApiError::no_embedding_model)
+    app.embeddings().ok_or_else(|| Fault::NoEmbeddingModel.into())
 }
 
 /// The vectors of a request's texts and the tokens of these. Accounted for like a prompt: the key's

@@ -10,7 +10,7 @@ use super::{Deleted, InputItems, InputTokens};
 use crate::access::{Call, Exchange};
 use crate::app::App;
 use crate::body::done;
-use crate::error::ApiError;
+use crate::error::{ApiError, Fault};
 use crate::handlers::generation::{answer, envelope, parsed};
 use crate::handlers::tokens::tokens_of;
 use crate::memory::NoRoom;
@@ -67,9 +67,9 @@ async fn asked(call: Call<'_>) -> Result<(Served, ResponsesRequest), ApiError> {
     if text > 0 {
         let most = app.request_memory().most();
         if parsed > most {
-            return Err(ApiError::answer_too_large(parsed, most));
+            return Err(Fault::AnswerTooLarge { bytes: parsed, most }.into());
         }
-        exchange.takes(parsed).map_err(|NoRoom| ApiError::no_memory_for_answer())?;
+        exchange.takes(parsed).map_err(|NoRoom| Fault::NoMemoryForAnswer)?;
         exchange.weighs(exchange.weight().saturating_add(text));
     }
     let large = is_large(exchange.weight());
@@ -100,7 +100,7 @@ fn earlier(app: &App, asked: &Asked, exchange: &Exchange) -> Result<Earlier, Api
 
 fn stored(app: &App, exchange: &Exchange, id: &str) -> Result<Arc<Stored>, ApiError> {
     let found = app.responses().get(exchange.caller().id(), id);
-    found.ok_or_else(|| ApiError::response_not_found(id))
+    found.ok_or_else(|| Fault::ResponseNotFound(id).into())
 }
 
 /// `GET /v1/responses/{id}`.
@@ -111,7 +111,7 @@ pub(crate) fn retrieve(app: &App, exchange: &Exchange, id: &str) -> Result<Reply
 /// `DELETE /v1/responses/{id}`.
 pub(crate) fn delete(app: &App, exchange: &Exchange, id: &str) -> Result<Reply, ApiError> {
     if !app.responses().delete(exchange.caller().id(), id) {
-        return Err(ApiError::response_not_found(id));
+        return Err(Fault::ResponseNotFound(id).into());
     }
     let body = Deleted { id, object: "response", deleted: true };
     Ok(json(StatusCode::OK, to_json(&body)))
@@ -121,7 +121,7 @@ pub(crate) fn delete(app: &App, exchange: &Exchange, id: &str) -> Result<Reply, 
 /// stored has ended.
 pub(crate) fn cancel(app: &App, exchange: &Exchange, id: &str) -> Result<Reply, ApiError> {
     stored(app, exchange, id)?;
-    Err(ApiError::cannot_cancel())
+    Err(Fault::CannotCancel.into())
 }
 
 /// `GET /v1/responses/{id}/input_items`, a page of them as `query` says.
@@ -134,7 +134,7 @@ pub(crate) async fn input_items(
     let stored = stored(app, exchange, id)?;
     let page = Page::of(query)?;
     let large = is_large(stored.text_bytes());
-    exchange.takes(stored.parsed_bytes).map_err(|NoRoom| ApiError::no_memory_for_answer())?;
+    exchange.takes(stored.parsed_bytes).map_err(|NoRoom| Fault::NoMemoryForAnswer)?;
     let body = move |_: &App| to_json(&page.of_items(stored.input()));
     Ok(json(StatusCode::OK, done(app, exchange, large, body).await?))
 }
