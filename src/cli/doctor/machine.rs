@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::findings::{Check, Findings};
+use crate::fleet;
 use crate::report::machine::{Machine, READ_BYTES, SHARE_OF_BANDWIDTH, address_space, read_rate};
 use crate::report::{ModelReport, bytes, memory_lines};
 use phi4d_model::{self as model, MemoryPlan, Provider};
@@ -126,9 +127,7 @@ pub(super) fn memory(plan: &MemoryPlan, findings: &mut Findings) {
 /// Whether the model fits the memory, with its cache.
 pub(super) fn judge_plan(plan: &MemoryPlan, check: &mut Check<'_>) {
     let spare = plan.spare_bytes as u64;
-    // A cache in a device's memory takes none of the host's.
-    let cache = if plan.kv_on_device { 0 } else { plan.kv_budget_bytes as u64 };
-    let wanted = plan.weight_bytes.saturating_add(cache);
+    let wanted = fleet::bytes(plan);
     if plan.weight_bytes > spare {
         check.fault(
             format!(

@@ -294,7 +294,7 @@ fn model(settings: &Settings, subject: &Subject, findings: &mut Findings) -> Opt
         check.fault(fault, "take the tokenizer from the model's own folder");
     }
     match &model.text {
-        Ok(facts) if facts.template_bytes.is_none() => check.note(
+        Ok(facts) if facts.template.is_none() => check.note(
             "the folder has no chat template, so that chats are refused",
             "take tokenizer_config.json or chat_template.jinja from the model's own folder",
         ),
