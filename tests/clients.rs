@@ -149,7 +149,7 @@ pub fn is_sum(report: &Value) -> bool {
     fields.len() == 2 && number("a") && number("b")
 }
 
-/// Runs a script whose client speaks any of the APIs; it tells texts, forced calls and JSON answers.
+/// Runs a script whose client speaks any of the APIs; it prints texts, forced calls and JSON answers.
 fn client(program: &str, name: &str, folder: &Path) -> Value {
     let program = installed(program);
     let daemon = Daemon::start();

@@ -214,6 +214,7 @@ fn settings_of_all(resolved: &Resolved) -> Vec<Settings> {
 
 /// Bytes of the host's memory that a model takes by its plan.
 pub(super) fn bytes(plan: &MemoryPlan) -> u64 {
+    // A cache in a device's memory takes none of the host's.
     let cache = if plan.kv_on_device { 0 } else { plan.kv_budget_bytes as u64 };
     plan.weight_bytes.saturating_add(cache)
 }

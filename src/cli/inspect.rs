@@ -194,10 +194,10 @@ fn tensor(info: &TensorInfo) -> String {
 }
 
 fn text_lines(facts: &TextFacts) -> Vec<(&'static str, String)> {
-    let template = match facts.template_bytes {
+    let template = match &facts.template {
         None => "none: chats are refused".to_owned(),
-        Some(bytes) => {
-            let mut parts = vec![format!("{bytes} bytes")];
+        Some(template) => {
+            let mut parts = vec![format!("{} bytes", template.len())];
             let tools = if facts.places_functions { "placed by it" } else { "described in words" };
             parts.push(format!(
                 "tools {tools}, tool calls between {} and {}",
@@ -258,7 +258,7 @@ fn json(found: &ModelReport, placement: Option<&Placement>) -> Value {
             "tokens": facts.tokens,
             "added_tokens": facts.added,
             "special_tokens": facts.special,
-            "template_bytes": facts.template_bytes,
+            "template_bytes": facts.template.as_ref().map(String::len),
             "template_places_functions": facts.places_functions,
             "template_drops_system": facts.drops_system,
             "template_thinks": facts.thinks,

@@ -21,7 +21,7 @@ pub(super) fn run(command: &KeyCommand) -> Result<(), Fatal> {
         KeyCommand::List(file) => list(file),
         KeyCommand::Remove { name, file } => {
             KeysFile::open(&path(file)?)?.remove(name)?;
-            tell_reload();
+            note_reload();
             Ok(())
         }
     }
@@ -35,7 +35,7 @@ fn add(arguments: &KeyAdd) -> Result<(), Fatal> {
     };
     let key = add_to(&path(&arguments.file)?, &arguments.name, scope, limits)?;
     print(&format!("{key}\n"))?;
-    tell_reload();
+    note_reload();
     Ok(())
 }
 
@@ -88,6 +88,6 @@ fn path(arguments: &KeyFileArgs) -> Result<PathBuf, Fatal> {
     settings.api_keys_file.ok_or_else(unset)
 }
 
-fn tell_reload() {
+fn note_reload() {
     note("the daemon applies the change when it is reloaded: systemctl reload phi4d");
 }

@@ -17,7 +17,7 @@ impl Manager {
         Self(notifier)
     }
 
-    pub(super) fn tell(&self, states: &[State]) {
+    pub(super) fn send(&self, states: &[State]) {
         if let Err(error) = self.0.send(states) {
             log::warn!("cannot notify the service manager: {error}");
         }
@@ -37,7 +37,7 @@ pub(super) fn feed_watchdog(manager: &Arc<Manager>, models: Models) {
         loop {
             tick.tick().await;
             if progress.is_made(&models.running()) {
-                manager.tell(&[State::Watchdog]);
+                manager.send(&[State::Watchdog]);
             } else {
                 log::warn!("an engine has not moved for {:?}", half(interval));
             }

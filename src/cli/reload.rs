@@ -58,7 +58,7 @@ impl Reloader {
     /// Reads everything again and applies it; on any fault everything stays as it is. The service manager
     /// learns of the start and the end in both cases.
     pub(super) async fn reload(&self, manager: &Manager) {
-        manager.tell(&[State::Reloading, State::Status("reading the settings again".to_owned())]);
+        manager.send(&[State::Reloading, State::Status("reading the settings again".to_owned())]);
         let (arguments, environment) = (self.arguments.clone(), self.environment.clone());
         // Reading files and the databases of users and groups may block.
         let read = tokio::task::spawn_blocking(move || read(&arguments, &environment)).await;
@@ -75,7 +75,7 @@ impl Reloader {
                 format!("serving {} by the old settings; the new ones were refused", self.name)
             }
         };
-        manager.tell(&[State::Ready, State::Status(status)]);
+        manager.send(&[State::Ready, State::Status(status)]);
     }
 
     fn apply(&self, resolved: &Resolved, rules: Rules) {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -108,7 +108,7 @@ async fn serve(
     let bound = bind(settings, passed).await?;
     environment.bound = bound.listeners.iter().filter_map(Listener::tcp_address).collect();
     let name = settings.served_model_name();
-    manager.tell(&[State::Status(format!("loading {name}"))]);
+    manager.send(&[State::Status(format!("loading {name}"))]);
     let fleet = Arc::new(Fleet::of(resolved, forms));
     let Some(Loaded { mut started, took, hung_up }) =
         load(settings, &fleet, &manager, &mut signals).await?
@@ -127,13 +127,13 @@ async fn serve(
         tracer,
         request_memory_bytes: plan.request_memory_bytes,
         embeddings: embedder.clone().map(|embedder| embedding::served(settings, embedder)),
-        ..server_options(settings, name.clone())?
+        ..server_options(settings)
     };
     let widest = fleet.provider(provider);
     let fleet = Arc::into_inner(fleet)
         .ok_or_else(|| Fatal::Internal("the models' settings are still in use".to_owned()))?;
     let models = fleet.serve(as_loaded(started, took));
-    let app = App::of_models(models.clone(), options);
+    let app = App::new(models.clone(), options);
     app.enforce(rules);
     cut_on_lost_file(&app);
     let reloader = Reloader::new(arguments, environment, &app, resolved);
@@ -145,7 +145,7 @@ async fn serve(
     let (stop, stopped) = watch::channel(false);
     let drain = settings.drain_timeout_s;
     let mut server = tokio::spawn(server::serve(app, bound.listeners, stopped, drain));
-    manager.tell(&[State::Ready, State::Status(format!("serving {name}"))]);
+    manager.send(&[State::Ready, State::Status(format!("serving {name}"))]);
     announce(settings, &name, provider, &plan, &places);
     feed_watchdog(&manager, models.clone());
     if hung_up {
@@ -157,14 +157,14 @@ async fn serve(
         Ok(Stop::Asked) => {
             let limit = State::ExtendTimeout(drain + STOP_MARGIN);
             let status = State::Status("finishing answers in progress".to_owned());
-            manager.tell(&[State::Stopping, status, limit]);
+            manager.send(&[State::Stopping, status, limit]);
             // From here on the socket's path is free for the next daemon.
             drop(bound.files);
             stop.send_replace(true);
             finish(&models, embedder, &mut server, &mut signals).await
         }
         Ok(Stop::Idle) => {
-            manager.tell(&[State::Stopping, State::Status("idle".to_owned())]);
+            manager.send(&[State::Stopping, State::Status("idle".to_owned())]);
             let idle = settings.idle_exit.unwrap_or_default();
             end_idle(&models, embedder, idle).await
         }
@@ -313,13 +313,13 @@ async fn load(
                 return Ok(Some(Loaded { started, took, hung_up }));
             }
             () = progress.show() => {}
-            _ = tick.tick() => manager.tell(&[State::ExtendTimeout(LOADING_EXTENSION)]),
+            _ = tick.tick() => manager.send(&[State::ExtendTimeout(LOADING_EXTENSION)]),
             signal = signals.next() => match signal {
                 // The settings of the start are in use by now; it is read again once that is over.
                 Signal::Hangup => hung_up = true,
                 stop => {
                     log::info!("{} while the model was loading; stopping", stop.name());
-                    manager.tell(&[State::Stopping]);
+                    manager.send(&[State::Stopping]);
                     cancel.cancel();
                     // The process must not end, and run ONNX Runtime's destructors, while a
                     // thread is inside the library.
@@ -366,15 +366,9 @@ fn most_connections(settings: &Settings) -> usize {
     }
 }
 
-fn server_options(settings: &Settings, name: String) -> Result<ServerOptions, Fatal> {
-    let folder = start::model_folder(settings)?;
-    let made = std::fs::metadata(folder.join("genai_config.json"))
-        .and_then(|metadata| metadata.modified())
-        .unwrap_or_else(|_| SystemTime::now());
-    let created = made.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    Ok(ServerOptions {
+fn server_options(settings: &Settings) -> ServerOptions {
+    ServerOptions {
         max_body_bytes: settings.max_body_bytes,
-        model_aliases: settings.model_aliases.clone(),
         response_store_bytes: settings.response_store_bytes,
         max_connections: most_connections(settings),
         connections_per_address: settings.max_connections_per_address,
@@ -384,8 +378,8 @@ fn server_options(settings: &Settings, name: String) -> Result<ServerOptions, Fa
         body_timeout: settings.body_timeout_s,
         write_timeout: settings.slow_client_timeout_s,
         idle_exit: settings.idle_exit,
-        ..ServerOptions::new(name, created)
-    })
+        ..ServerOptions::default()
+    }
 }
 
 /// Why the daemon stops.

@@ -1,6 +1,7 @@
 //! The engine as other threads see it: submit jobs, read counters, drain and stop.
 
 use std::fmt;
+use std::ops::Add;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
@@ -134,6 +135,51 @@ pub struct Stats {
     pub kv_cached_tokens: usize,
     /// Tokens that the KV cache may hold.
     pub kv_budget_tokens: usize,
+}
+
+impl Stats {
+    /// What stays of an engine that has ended: its totals, and jobs that its end cut as failed ones.
+    #[must_use]
+    pub fn ended(self) -> Self {
+        Self {
+            slots: 0,
+            waiting: 0,
+            running: 0,
+            kv_tokens: 0,
+            kv_cached_tokens: 0,
+            kv_budget_tokens: 0,
+            failed: self.accepted.saturating_sub(self.finished + self.cancelled),
+            ..self
+        }
+    }
+}
+
+/// The counters of two engines, or of one and of those that ended before it.
+impl Add for Stats {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            slots: self.slots + other.slots,
+            waiting: self.waiting + other.waiting,
+            running: self.running + other.running,
+            accepted: self.accepted + other.accepted,
+            finished: self.finished + other.finished,
+            cancelled: self.cancelled + other.cancelled,
+            failed: self.failed + other.failed,
+            preempted: self.preempted + other.preempted,
+            prompt_tokens: self.prompt_tokens + other.prompt_tokens,
+            cached_prompt_tokens: self.cached_prompt_tokens + other.cached_prompt_tokens,
+            generated_tokens: self.generated_tokens + other.generated_tokens,
+            draft_tokens: self.draft_tokens + other.draft_tokens,
+            accepted_draft_tokens: self.accepted_draft_tokens + other.accepted_draft_tokens,
+            steps: self.steps + other.steps,
+            iterations: self.iterations + other.iterations,
+            kv_tokens: self.kv_tokens + other.kv_tokens,
+            kv_cached_tokens: self.kv_cached_tokens + other.kv_cached_tokens,
+            kv_budget_tokens: self.kv_budget_tokens + other.kv_budget_tokens,
+        }
+    }
 }
 
 impl Handle {

@@ -42,8 +42,6 @@ pub(super) struct Core {
     pub(super) waiting: Queue<Sequence>,
     arrivals: u64,
     pub(super) scratch: Scratch,
-    /// Logit rows that a runner gathers.
-    pub(super) rows: Vec<f32>,
     /// How long a step's other sequences wait for late masks, by the newest step's time.
     pub(super) grace: Duration,
 }
@@ -75,7 +73,6 @@ impl Core {
             waiting: Queue::new(),
             arrivals: 0,
             scratch: Scratch::default(),
-            rows: Vec::new(),
             grace: Duration::ZERO,
             runner,
             commands,

@@ -13,7 +13,7 @@ use super::run::Core;
 use super::scheduler::Span;
 use super::sequence::Sequence;
 use phi4d_door::End;
-use phi4d_model::{self as model, Logits, Rotary, RunError, Runner};
+use phi4d_model::{self as model, Rotary, RunError};
 
 /// The most logit rows of a sequence whose prompt tokens are reported. A row has the length of the
 /// vocabulary, so with 200,000 tokens this bounds them at 50 MB.
@@ -127,7 +127,7 @@ impl Core {
             })
             .collect();
         let began = Instant::now();
-        let result = run(self.runner.as_mut(), &spans, &mut self.rows);
+        let result = self.runner.step(&spans);
         let counters = &self.shared.counters;
         Counters::add(&counters.steps, 1);
         let mut outcomes: Vec<Outcome> = Vec::with_capacity(parts.len());
@@ -365,27 +365,6 @@ impl Core {
                 }
                 self.fail(slot, false, error);
             }
-        }
-    }
-}
-
-/// Runs `spans` in one step. Runners that do not mix are asked for what they do without a copy of the logits; a
-/// span that asks for no row may then have one.
-fn run<'a>(
-    runner: &'a mut dyn Runner,
-    spans: &[model::Span<'_>],
-    rows: &'a mut Vec<f32>,
-) -> Result<Logits<'a>, RunError> {
-    match spans {
-        spans if runner.limits().mixed_steps => runner.step(spans, rows),
-        [span] if span.tokens.len() > 1 => {
-            runner.prefill(span.slot, span.past, span.tokens, span.rows.max(1))
-        }
-        spans => {
-            let tokens: Vec<u32> =
-                spans.iter().flat_map(|span| span.tokens.first().copied()).collect();
-            let past: Vec<usize> = spans.iter().map(|span| span.past).collect();
-            runner.decode(spans.first().map_or(0, |span| span.slot), &tokens, &past)
         }
     }
 }

@@ -100,7 +100,7 @@ impl Generator {
         let timer = self.metrics.as_ref().map(timer);
         let answer = reading.reader(tokenizer, prompt);
         let generation = Generation::new(events, Arc::clone(prompt), text, answer, timer);
-        Ok(generation.telling_prompt(prompt_logprobs.is_some()))
+        Ok(generation.reporting_prompt(prompt_logprobs.is_some()))
     }
 }
 
@@ -131,7 +131,7 @@ impl Generation {
 
     /// The same, with the log-probabilities of the prompt's tokens if `wanted`.
     #[must_use]
-    pub(super) fn telling_prompt(self, wanted: bool) -> Self {
+    pub(super) fn reporting_prompt(self, wanted: bool) -> Self {
         Self { prompt_logprobs: wanted.then(Vec::new), ..self }
     }
 

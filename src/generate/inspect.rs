@@ -17,12 +17,10 @@ pub struct TextFacts {
     pub added: usize,
     /// Of these, control tokens.
     pub special: Vec<String>,
-    /// The chat template, if the folder has one.
+    /// The chat template; `None` where the folder has none.
     pub template: Option<String>,
     /// Whether the tokenizer has the tokens that fill gaps.
     pub fills_gaps: bool,
-    /// Bytes of the chat template; `None` where the folder has none.
-    pub template_bytes: Option<usize>,
     /// Whether the template places tools, that is, the model was trained for them.
     pub places_functions: bool,
     /// What is before and after tool calls.
@@ -53,7 +51,6 @@ pub fn inspect_text(folder: &Path) -> Result<TextFacts, TextLoadError> {
             .collect(),
         template: template.as_ref().map(|template| template.source().to_owned()),
         fills_gaps,
-        template_bytes: template.as_ref().map(|template| template.source().len()),
         places_functions: dialect.places_tools(),
         call_marks: dialect.marks(),
         drops_system: dialect.drops_system(),
@@ -71,7 +68,7 @@ mod tests {
         let facts = inspect_text(&folder).unwrap();
         assert!(facts.special.iter().any(|token| token == "<|im_start|>"), "{facts:?}");
         assert!(facts.added >= facts.special.len());
-        assert!(facts.template_bytes.is_some_and(|bytes| bytes > 0));
+        assert!(facts.template.is_some_and(|template| !template.is_empty()));
         assert!(!facts.places_functions && !facts.thinks && !facts.drops_system);
         assert_eq!(facts.call_marks, ["<tool_call>", "</tool_call>"]);
     }

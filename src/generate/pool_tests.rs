@@ -9,11 +9,11 @@ const B: CallerId = CallerId(2);
 fn occupy(pool: &Arc<Pool>) -> Vec<mpsc::SyncSender<()>> {
     let occupied = (0..THREADS).map(|_| {
         let (release, wait) = mpsc::sync_channel::<()>(1);
-        let (tell, begun) = oneshot::channel();
+        let (begin, begun) = oneshot::channel();
         let pool = Arc::clone(pool);
         tokio::spawn(async move {
             let work = move || {
-                let _ = tell.send(());
+                let _ = begin.send(());
                 let _ = wait.recv();
             };
             pool.run(A, None, work).await
@@ -86,10 +86,10 @@ async fn a_client_that_leaves_ends_the_work() {
     let pool = Arc::new(Pool::start().unwrap());
     let alive = Arc::new(());
     let held = Arc::clone(&alive);
-    let (tell, begun) = mpsc::sync_channel(1);
+    let (begin, begun) = mpsc::sync_channel(1);
     let endless = pool.run_steps(A, None, move || {
         let _held = &held;
-        let _ = tell.try_send(());
+        let _ = begin.try_send(());
         None::<()>
     });
     let endless = tokio::time::timeout(Duration::from_millis(50), endless).await;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
 use super::error::{GenerateError, invalid};
@@ -292,7 +293,7 @@ pub struct Parameters {
 }
 
 /// A structured output, and the field that asks for it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Constraint {
     /// What it must be.
     pub form: Form,
@@ -300,22 +301,36 @@ pub struct Constraint {
     pub field: String,
 }
 
-/// What the output can be constrained to.
-#[derive(Debug, Clone, PartialEq)]
+/// What the output can be constrained to. Within the program it travels to another process as JSON.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Form {
     /// Some JSON object.
     JsonObject,
     /// JSON that fits a JSON Schema. Objects whose `properties` are listed have no others unless the
     /// schema says so.
-    JsonSchema(Json),
+    JsonSchema(#[serde(with = "spelt")] Json),
     /// JSON that fits a JSON Schema, by the letter of the standard.
-    LiteralSchema(Json),
+    LiteralSchema(#[serde(with = "spelt")] Json),
     /// Text that a regular expression matches whole.
     Regex(String),
     /// Text by a Lark grammar, in llguidance's dialect.
     Lark(String),
     /// One of these texts.
     Choice(Vec<String>),
+}
+
+/// A schema as a text in JSON: nested in other values it could exceed the parser's depth.
+mod spelt {
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+    use serde_json::Value;
+
+    pub(super) fn serialize<S: Serializer>(schema: &Value, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(schema)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Value, D::Error> {
+        serde_json::from_str(&String::deserialize(from)?).map_err(D::Error::custom)
+    }
 }
 
 /// Don't repeat yourself, under llama.cpp's names less `dry_`.

@@ -166,42 +166,12 @@ impl Runner for FakeRunner {
         self.rotary = rotary;
     }
 
-    fn prefill(
-        &mut self,
-        slot: usize,
-        past: usize,
-        tokens: &[u32],
-        rows: usize,
-    ) -> Result<Logits<'_>, RunError> {
-        assert!((1..=self.limits.max_prefill_tokens).contains(&tokens.len()));
-        assert!((1..=tokens.len()).contains(&rows));
-        self.run()?;
-        self.feed(slot, past, tokens);
-        let end = past + tokens.len();
-        Ok(self.logits((end + 1 - rows..=end).map(|length| (slot, length))))
-    }
-
-    fn decode(
-        &mut self,
-        first: usize,
-        tokens: &[u32],
-        past: &[usize],
-    ) -> Result<Logits<'_>, RunError> {
-        assert!(!tokens.is_empty() && tokens.len() == past.len());
-        self.run()?;
-        for (row, (&token, &past)) in tokens.iter().zip(past).enumerate() {
-            self.feed(first + row, past, &[token]);
-        }
-        let ends = (first..).zip(past).map(|(slot, past)| (slot, past + 1));
-        Ok(self.logits(ends))
-    }
-
-    fn step<'a>(
-        &'a mut self,
-        spans: &[Span<'_>],
-        _buffer: &'a mut Vec<f32>,
-    ) -> Result<Logits<'a>, RunError> {
-        assert!(self.limits.mixed_steps && !spans.is_empty(), "a mixed step: {spans:?}");
+    fn step(&mut self, spans: &[Span<'_>]) -> Result<Logits<'_>, RunError> {
+        let mixed = self.limits.mixed_steps;
+        let decodes = (spans[0].slot..)
+            .zip(spans)
+            .all(|(slot, span)| span.slot == slot && (span.tokens.len(), span.rows) == (1, 1));
+        assert!(mixed || spans.len() == 1 || decodes, "a mixed step: {spans:?}");
         self.run()?;
         let mut rows = Vec::new();
         for span in spans {
@@ -209,7 +179,8 @@ impl Runner for FakeRunner {
             assert!(span.rows <= span.tokens.len());
             self.feed(span.slot, span.past, span.tokens);
             let end = span.past + span.tokens.len();
-            rows.extend((end + 1 - span.rows..=end).map(|length| (span.slot, length)));
+            let wanted = if mixed { span.rows } else { span.rows.max(1) };
+            rows.extend((end + 1 - wanted..=end).map(|length| (span.slot, length)));
         }
         Ok(self.logits(rows.into_iter()))
     }

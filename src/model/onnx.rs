@@ -16,7 +16,7 @@ use super::graph_edit::TAIL_INPUT;
 use super::plan::{LoadOptions, ModelLimits, Rotary};
 use super::provider::{Graphs, UNRECORDED, name_graph};
 use super::rotary_edit::LONG_INPUT;
-use super::runner::{Interrupt, Logits, Runner, logit_rows};
+use super::runner::{Batch, Interrupt, Logits, Runner, Span, logit_rows};
 use super::source::Source;
 use super::stop::Terminator;
 use super::tensors::{Buffers, Names, Shape};
@@ -369,40 +369,26 @@ impl Runner for OnnxRunner {
         self.rotary = rotary;
     }
 
-    fn prefill(
-        &mut self,
-        slot: usize,
-        past: usize,
-        tokens: &[u32],
-        rows: usize,
-    ) -> Result<Logits<'_>, RunError> {
-        let end = past + tokens.len();
-        let range = self.seat_one(slot, past, end)?;
-        // The attention takes a mask as wide as what is attended to for the start of a prompt.
-        let step = Step { range, sequence: tokens.len(), tail: rows, total: end };
-        self.run(step, tokens, &[past])?;
-        self.wrote(slot, &[end]);
-        self.logits(step)
-    }
-
-    fn decode(
-        &mut self,
-        first: usize,
-        tokens: &[u32],
-        past: &[usize],
-    ) -> Result<Logits<'_>, RunError> {
-        if let Cache::Device(_) = self.cache
-            && tokens.len() > 1
-        {
-            return self.decode_seated(first, tokens, past);
-        }
-        let range = match self.cache {
-            Cache::Host(_) => Range { set: Set::Rows, first, rows: tokens.len(), recorded: false },
-            Cache::Device(_) => self.seat_one(first, past[0], past[0] + 1)?,
+    fn step(&mut self, spans: &[Span<'_>]) -> Result<Logits<'_>, RunError> {
+        let Batch { first, tokens, past, rows } = Batch::of(spans);
+        let step = if tokens.len() > past.len() {
+            let end = past[0] + tokens.len();
+            let range = self.seat_one(first, past[0], end)?;
+            // The attention takes a mask as wide as what is attended to for the start of a prompt.
+            Step { range, sequence: tokens.len(), tail: rows, total: end }
+        } else if let (Cache::Device(_), 2..) = (&self.cache, past.len()) {
+            return self.decode_seated(first, &tokens, &past);
+        } else {
+            let range = match self.cache {
+                Cache::Host(_) => {
+                    Range { set: Set::Rows, first, rows: past.len(), recorded: false }
+                }
+                Cache::Device(_) => self.seat_one(first, past[0], past[0] + 1)?,
+            };
+            self.decode_step(range, &past)
         };
-        let step = self.decode_step(range, past);
-        self.run(step, tokens, past)?;
-        self.wrote(first, &[past[0] + 1]);
+        self.run(step, &tokens, &past)?;
+        self.wrote(first, &[past[0] + step.sequence]);
         self.logits(step)
     }
 

@@ -91,7 +91,7 @@ pub struct ModelLimits {
     pub slots: usize,
     /// The most tokens that one [`super::Runner::prefill`] takes.
     pub max_prefill_tokens: usize,
-    /// Whether [`super::Runner::prefill`] can give logit rows of more than the last token.
+    /// Whether a step can give logit rows of more than a slot's last token.
     pub many_rows: bool,
     /// Bytes of KV cache that one token takes, over all layers.
     pub kv_bytes_per_token: usize,
@@ -106,8 +106,7 @@ pub struct ModelLimits {
     /// Whether a token's logits are the same, bit for bit, whatever the width of its step and whatever
     /// else runs in it.
     pub width_invariant: bool,
-    /// Whether one [`super::Runner::step`] runs decoding sequences and prompt chunks together. Otherwise
-    /// its spans run one after another.
+    /// Whether one [`super::Runner::step`] runs decoding sequences and prompt chunks together.
     pub mixed_steps: bool,
 }
 

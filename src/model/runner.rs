@@ -104,6 +104,30 @@ pub struct Span<'a> {
     pub rows: usize,
 }
 
+/// The spans of a step that does not mix, as tensors have them.
+#[derive(Debug)]
+pub(super) struct Batch {
+    /// The first of the consecutive slots.
+    pub(super) first: usize,
+    /// The tokens of all slots: one of each, or several of a single one.
+    pub(super) tokens: Vec<u32>,
+    /// Cached positions of each slot.
+    pub(super) past: Vec<usize>,
+    /// Logit rows of all slots.
+    pub(super) rows: usize,
+}
+
+impl Batch {
+    pub(super) fn of(spans: &[Span<'_>]) -> Self {
+        Self {
+            first: spans.first().map_or(0, |span| span.slot),
+            tokens: spans.iter().flat_map(|span| span.tokens).copied().collect(),
+            past: spans.iter().map(|span| span.past).collect(),
+            rows: spans.iter().map(|span| span.rows.max(1)).sum(),
+        }
+    }
+}
+
 /// Runs steps of the model and owns the KV cache's memory.
 ///
 /// A runner only executes: which sequence holds which slot, and which tokens a slot caches, is the
@@ -117,74 +141,47 @@ pub trait Runner: Send {
     /// [`ModelLimits::rotary_switch`] with the short one.
     fn set_rotary(&mut self, rotary: Rotary);
 
-    /// Runs `tokens` as positions `past..past + tokens.len()` of `slot`, whose first `past`
-    /// positions must already be cached, and returns the logit rows of the last `rows` of them.
+    /// Runs `spans`, each of another slot: decoding sequences with their draft tokens, and chunks of prompts.
+    /// Returns the wanted logit rows, in the order of the spans. Together they hold at most
+    /// `max_prefill_tokens` and one token for each slot. Spans may want several rows where
+    /// [`ModelLimits::many_rows`] is set.
     ///
-    /// `tokens` holds 1 to `max_prefill_tokens` ids, and the sum stays within `context_tokens`.
-    /// `rows` is 1, or up to `tokens.len()` where [`ModelLimits::many_rows`] is set.
+    /// Where [`ModelLimits::mixed_steps`] is not set, a step is one span, or one token for each of several
+    /// consecutive slots; each span then has a row, wanted or not.
     ///
     /// # Errors
-    /// If ONNX Runtime fails or the step was interrupted; positions before `past` stay valid.
+    /// If ONNX Runtime fails or the step was interrupted; positions before each span's `past` stay valid.
+    fn step(&mut self, spans: &[Span<'_>]) -> Result<Logits<'_>, RunError>;
+
+    /// A step of `tokens` as positions `past..past + tokens.len()` of `slot`: the logit rows of the last `rows`.
+    ///
+    /// # Errors
+    /// As [`Runner::step`].
     fn prefill(
         &mut self,
         slot: usize,
         past: usize,
         tokens: &[u32],
         rows: usize,
-    ) -> Result<Logits<'_>, RunError>;
+    ) -> Result<Logits<'_>, RunError> {
+        self.step(&[Span { slot, past, tokens, rows }])
+    }
 
-    /// One token for each of the slots `first..first + tokens.len()`: `tokens[i]` becomes position
-    /// `past[i]` of slot `first + i`. Returns a logit row for each.
+    /// A step of one token for each of the slots `first..first + tokens.len()`: `tokens[i]` becomes position
+    /// `past[i]` of slot `first + i`.
     ///
     /// # Errors
-    /// If ONNX Runtime fails or the step was interrupted; earlier positions stay valid.
+    /// As [`Runner::step`].
     fn decode(
         &mut self,
         first: usize,
         tokens: &[u32],
         past: &[usize],
-    ) -> Result<Logits<'_>, RunError>;
-
-    /// Runs several spans, each of another slot: decoding sequences with their draft tokens, and chunks of
-    /// prompts. Returns the wanted logit rows, in the order of the spans. Together they hold at most
-    /// `max_prefill_tokens` and one token for each slot.
-    ///
-    /// Where [`ModelLimits::mixed_steps`] is not set, the spans run one after another, and `buffer` is where
-    /// their logits are gathered; single tokens of consecutive slots run as one [`Runner::decode`].
-    ///
-    /// # Errors
-    /// If ONNX Runtime fails or the step was interrupted; positions before each span's `past` stay valid.
-    fn step<'a>(
-        &'a mut self,
-        spans: &[Span<'_>],
-        buffer: &'a mut Vec<f32>,
-    ) -> Result<Logits<'a>, RunError> {
-        buffer.clear();
-        let mut rest = spans;
-        while let Some(first) = rest.first() {
-            let decoding = rest.iter().zip(first.slot..);
-            let decoding = decoding
-                .take_while(|(span, slot)| {
-                    span.slot == *slot && (span.tokens.len(), span.rows) == (1, 1)
-                })
-                .count();
-            // One step for neighbours that decode, since the weights are read once for all of them.
-            let (now, later) = rest.split_at(decoding.max(1));
-            let logits = if decoding > 1 {
-                let tokens: Vec<u32> = now.iter().map(|span| span.tokens[0]).collect();
-                let past: Vec<usize> = now.iter().map(|span| span.past).collect();
-                self.decode(first.slot, &tokens, &past)?
-            } else {
-                self.prefill(first.slot, first.past, first.tokens, first.rows.max(1))?
-            };
-            let wanted: usize = now.iter().map(|span| span.rows).sum();
-            // Copied out, as the next step of the loop writes over them.
-            for row in logits.rows() - wanted..logits.rows() {
-                buffer.extend_from_slice(logits.row(row));
-            }
-            rest = later;
-        }
-        Logits::from_rows(buffer, self.limits().vocab_size)
+    ) -> Result<Logits<'_>, RunError> {
+        let spans = (first..).zip(tokens.chunks(1)).zip(past);
+        let spans: Vec<_> =
+            spans.map(|((slot, tokens), &past)| Span { slot, past, tokens, rows: 1 }).collect();
+        self.step(&spans)
     }
 
     /// Exchanges the contents of two slots, which hold `tokens` positions each.

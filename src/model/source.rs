@@ -176,7 +176,7 @@ fn fingerprint(graph: &[u8], path: &Path) -> [u8; 32] {
         && let Ok(metadata) = weights.metadata()
     {
         hasher.update(&metadata.len().to_le_bytes());
-        // The time tells a file that was replaced by one of the same size.
+        // The time distinguishes a file that was replaced by one of the same size.
         let changed = metadata.modified().ok();
         let changed = changed.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
         hasher.update(&changed.map_or(0, |time| time.as_nanos()).to_le_bytes());

@@ -3,13 +3,15 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
+use hyper::body::Incoming;
 use hyper::header::HeaderValue;
-use hyper::{HeaderMap, Method, StatusCode};
+use hyper::{HeaderMap, Method, Request, StatusCode};
 use log::kv::Value;
 
+use super::app::App;
 use super::auth::Admission;
 use super::caller::Caller;
 use super::idle::Wanted;
@@ -39,6 +41,15 @@ const MAX_LOGGED_PATH_BYTES: usize = 200;
 
 /// Status in the log if the client disconnected before an answer; nginx's code for it.
 const CLIENT_GONE: u16 = 499;
+
+/// An admitted request on its way to a handler.
+pub(super) struct Call<'a> {
+    pub(super) app: &'a App,
+    pub(super) request: Request<Incoming>,
+    pub(super) exchange: &'a Arc<Exchange>,
+    /// The name in the path, if its route has one, as it was sent.
+    pub(super) name: &'a str,
+}
 
 /// One request and its answer. Logs itself when the last holder drops it: the handler's future
 /// or, once there is an answer, the answer's body.

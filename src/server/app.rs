@@ -6,12 +6,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::auth::{QUOTA_MINUTE, Rules};
-use super::error::ApiError;
+use super::error::{ApiError, Fault};
 use super::idle::Demand;
 use super::memory::RequestMemory;
 use super::models::{ModelEntry, Models};
 use super::store::Store;
-use phi4d_generate::{Embedder, Generator, Pool};
+use phi4d_generate::{Embedder, Pool};
 use phi4d_telemetry::{Metrics, Tracer};
 
 /// Longest name of any that is repeated in answers.
@@ -31,12 +31,6 @@ pub struct Embeddings {
 /// Fixed choices of the server.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
-    /// The model's name in `/v1/models` and in answers; requests may name this one or none.
-    pub model_name: String,
-    /// Further names that requests may give it; `*` stands for any.
-    pub model_aliases: Vec<String>,
-    /// When the model was made, in seconds since 1970, as `/v1/models` shows it.
-    pub created: u64,
     /// The largest request body; a larger one is refused with 413.
     pub max_body_bytes: usize,
     /// Memory that requests may take, all together: bodies, what they are parsed into, and answers.
@@ -71,14 +65,10 @@ pub struct ServerOptions {
     pub tracer: Tracer,
 }
 
-impl ServerOptions {
-    /// Options with this program's defaults for all limits.
-    #[must_use]
-    pub fn new(model_name: impl Into<String>, created: u64) -> Self {
+impl Default for ServerOptions {
+    /// This program's defaults for all limits.
+    fn default() -> Self {
         Self {
-            model_name: model_name.into(),
-            model_aliases: Vec::new(),
-            created,
             max_body_bytes: 8 << 20,
             request_memory_bytes: 256 << 20,
             max_connections: 512,
@@ -131,25 +121,13 @@ struct Inner {
 }
 
 impl App {
-    /// A server for `generator` that anyone may use; [`super::serve`] runs it.
+    /// A server of `models` that anyone may use; [`super::serve`] runs it.
     #[must_use]
-    pub fn new(generator: Generator, options: ServerOptions) -> Self {
-        let entry = ModelEntry {
-            name: options.model_name.clone(),
-            aliases: options.model_aliases.clone(),
-            created: options.created,
-            at_start: true,
-        };
-        Self::of_models(Models::one(entry, generator), options)
-    }
-
-    /// As [`Self::new`], for the server of `models`. The first one's name is the options', too.
-    #[must_use]
-    pub fn of_models(models: Models, options: ServerOptions) -> Self {
+    pub fn new(models: Models, options: ServerOptions) -> Self {
         let contexts = models.views().into_iter().map(|view| view.sizes().0);
         let names = models.entries().iter().map(|entry| entry.name.as_str());
         let named: Vec<(&str, usize)> = names.zip(contexts).collect();
-        let metrics = Metrics::of_models(&named, options.tracer.clone());
+        let metrics = Metrics::new(&named, options.tracer.clone());
         Self {
             inner: Arc::new(Inner {
                 models,
@@ -193,7 +171,7 @@ impl App {
 
     /// Whether requests may call the embedding model so.
     pub(super) fn embeds_as(&self, name: &str) -> bool {
-        let any = || self.options().model_aliases.iter().any(|alias| alias == "*");
+        let any = || self.first().aliases.iter().any(|alias| alias == "*");
         self.embedding_model(name).is_some() || any() && name.len() <= LONGEST_ALIAS
     }
 
@@ -206,13 +184,18 @@ impl App {
         let models = &self.inner.models;
         models.find(name).ok_or_else(|| {
             let names: Vec<&str> = models.entries().iter().map(|e| e.name.as_str()).collect();
-            ApiError::model_not_found(name, &names)
+            Fault::ModelNotFound { asked: name, served: &names }.into()
         })
     }
 
     /// What an answer calls the model of a request for `asked`: as the request did.
     pub(super) fn name_for(&self, asked: Option<String>) -> String {
-        asked.unwrap_or_else(|| self.options().model_name.clone())
+        asked.unwrap_or_else(|| self.first().name.clone())
+    }
+
+    /// The first model, which requests mean that name none.
+    pub(super) fn first(&self) -> &ModelEntry {
+        &self.models().entries()[0]
     }
 
     /// The models.
@@ -233,7 +216,7 @@ impl App {
     /// The first model, which tests have loaded.
     #[cfg(all(unix, any(test, feature = "testing")))]
     #[expect(clippy::expect_used, reason = "tests load it before the server")]
-    pub(super) fn generator(&self) -> Generator {
+    pub(super) fn generator(&self) -> phi4d_generate::Generator {
         let resident = self.inner.models.view(0).resident.expect("tests load the first model");
         resident.generator().clone()
     }

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::access::Exchange;
 use super::app::App;
-use super::error::{ApiError, shortened};
+use super::error::{ApiError, Fault, shortened};
 use super::memory::{Measured, NoRoom, Share, measure};
 use phi4d_generate::{GenerateError, is_large};
 
@@ -68,9 +68,9 @@ fn parsed<T>(
     let measured = measured.saturating_add(spelt);
     let wanted = bytes.len().saturating_add(measured.saturating_mul(COPIES));
     if wanted > most {
-        return Err(ApiError::too_many_values(values, wanted, most));
+        return Err(Fault::TooManyValues { values, bytes: wanted, most }.into());
     }
-    share.grow_to(wanted).map_err(|NoRoom| ApiError::no_memory_for_body())?;
+    share.grow_to(wanted).map_err(|NoRoom| Fault::NoMemoryForBody)?;
     let length = bytes.len();
     let value = json_of(&bytes)?;
     drop(bytes);
@@ -95,11 +95,11 @@ async fn read_bytes(
         if !head.headers.contains_key(EXPECT) {
             discard(&mut body, limit as u64).await;
         }
-        return Err(ApiError::body_too_large(limit));
+        return Err(Fault::BodyTooLarge(limit).into());
     }
     let reading = read_within(&mut body, limit, share);
     match tokio::time::timeout(options.body_timeout, reading).await {
-        Err(_) => Err(ApiError::body_timeout(options.body_timeout)),
+        Err(_) => Err(Fault::BodyTimeout(options.body_timeout).into()),
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(error)) => {
             share.shrink_to(0);
@@ -119,22 +119,22 @@ async fn read_within(
     let claimed = usize::try_from(body.size_hint().lower()).unwrap_or(limit);
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| ApiError::broken_body(&error))?;
+        let frame = frame.map_err(|error| Fault::BrokenBody(error.to_string()))?;
         let Ok(data) = frame.into_data() else {
             continue;
         };
         if bytes.len() + data.len() > limit {
-            return Err(ApiError::body_too_large(limit));
+            return Err(Fault::BodyTooLarge(limit).into());
         }
         let length = bytes.len() + data.len();
         if length > bytes.capacity() {
             // Doubles, up to the length that the client announced.
             let doubled = bytes.capacity().saturating_mul(2).max(INITIAL_BYTES);
             let capacity = doubled.min(claimed).max(length);
-            share.grow_to(capacity).map_err(|NoRoom| ApiError::no_memory_for_body())?;
+            share.grow_to(capacity).map_err(|NoRoom| Fault::NoMemoryForBody)?;
             // A client chooses this size, so an allocation that fails must not abort the process.
             let more = bytes.try_reserve_exact(capacity - bytes.len());
-            more.map_err(|_| ApiError::no_memory_for_body())?;
+            more.map_err(|_| Fault::NoMemoryForBody)?;
         }
         bytes.extend_from_slice(&data);
     }
@@ -177,21 +177,15 @@ fn check_type(path: &str, headers: &HeaderMap) -> Result<(), ApiError> {
         let is = |kind: &str| essence.eq_ignore_ascii_case(kind);
         let takes_simple = path.starts_with("/api/") && !headers.contains_key(ORIGIN);
         if !(is("application/json") || takes_simple && SIMPLE.into_iter().any(is)) {
-            return Err(ApiError::unsupported_media_type(
-                "content-type",
-                &value,
-                "application/json",
-            ));
+            let (header, accepted) = ("content-type", "application/json");
+            return Err(Fault::MediaType { header, value: &value, accepted }.into());
         }
     }
     if let Some(value) = headers.get(CONTENT_ENCODING) {
         let value = String::from_utf8_lossy(value.as_bytes());
         if !value.trim().eq_ignore_ascii_case("identity") {
-            return Err(ApiError::unsupported_media_type(
-                "content-encoding",
-                &value,
-                "none or identity",
-            ));
+            let (header, accepted) = ("content-encoding", "none or identity");
+            return Err(Fault::MediaType { header, value: &value, accepted }.into());
         }
     }
     Ok(())
@@ -257,10 +251,8 @@ pub(super) async fn done<T: Send + 'static>(
 pub(super) fn keep(app: &App, exchange: &Exchange, bytes: usize) -> Result<(), ApiError> {
     exchange.keeps(bytes).map_err(|NoRoom| {
         let most = app.request_memory().most();
-        if bytes > most {
-            return ApiError::answer_too_large(bytes, most);
-        }
-        ApiError::no_memory_for_answer()
+        let too_large = Fault::AnswerTooLarge { bytes, most };
+        if bytes > most { too_large.into() } else { Fault::NoMemoryForAnswer.into() }
     })
 }
 

@@ -54,6 +54,14 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, code, message)
     }
 
+    fn unavailable(code: &'static str, message: String) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message)
+    }
+
+    fn internal(code: &'static str, message: String) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, code, message)
+    }
+
     fn with_param(mut self, param: impl Into<String>) -> Self {
         self.param = Some(param.into());
         self
@@ -130,35 +138,15 @@ impl ApiError {
         Self::bad_request(code, format!("{field}: {value} {verdict}")).with_param(field)
     }
 
-    pub(super) fn model_not_found(asked: &str, served: &[&str]) -> Self {
-        let served: Vec<String> = served.iter().map(|name| format!("{name:?}")).collect();
-        let served = served.join(", ");
-        Self::new(
-            StatusCode::NOT_FOUND,
-            "model_not_found",
-            format!("model: {:?} does not exist here; this server has {served}", shortened(asked)),
-        )
-        .with_param("model")
-    }
-
     /// The model `name` can't be had now.
     pub(super) fn no_model(name: &str, error: &PinError) -> Self {
         match error {
             PinError::Submit(error) => (*error).into(),
-            PinError::Failed(_) | PinError::TooLarge { .. } => Self::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "model_unavailable",
-                format!("model: {name:?}: {error}"),
-            )
-            .with_param("model"),
+            PinError::Failed(_) | PinError::TooLarge { .. } => {
+                let message = format!("model: {name:?}: {error}");
+                Self::unavailable("model_unavailable", message).with_param("model")
+            }
         }
-    }
-
-    /// There is no embedding model.
-    pub(super) fn no_embedding_model() -> Self {
-        let message = "this server has no embedding model; the setting embedding_model names the \
-                       folder of one";
-        Self::new(StatusCode::NOT_FOUND, "no_embedding_model", message)
     }
 
     /// The caller has nothing stored of the id that a field names.
@@ -168,237 +156,171 @@ impl ApiError {
         error.message += ", which this server may have dropped; send its items as input";
         error
     }
+}
 
-    /// The caller has no stored response of this id.
-    pub(super) fn response_not_found(id: &str) -> Self {
-        let id = shortened(id);
-        let message = format!("the response {id:?} is not stored, or no longer");
-        Self::new(StatusCode::NOT_FOUND, "response_not_found", message)
-    }
-
-    /// A response that is stored has ended.
-    pub(super) fn cannot_cancel() -> Self {
-        let message = "only responses in the background can be cancelled, and there are none here; \
-                       close the connection of a running one";
-        Self::bad_request("not_cancellable", message)
-    }
-
+/// A request that is refused as a whole, or that meets a limit of the server, in the order in which they
+/// are looked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Fault<'a> {
     /// No route has this path; `known` lists those that there are.
-    pub(super) fn unknown_url(method: &Method, path: &str, known: &str) -> Self {
-        let message = format!("unknown URL: {method} {}; known are {known}", shortened(path));
-        Self::new(StatusCode::NOT_FOUND, "unknown_url", message)
-    }
-
-    pub(super) fn method_not_allowed(method: &Method, path: &str, allow: &str) -> Self {
-        let mut error = Self::new(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "method_not_allowed",
-            format!("{method} is not accepted by {path}; expected {allow}"),
-        );
-        error.allow = Some(allow.into());
-        error
-    }
-
-    pub(super) fn unsupported_media_type(
-        header: &'static str,
-        value: &str,
-        accepted: &str,
-    ) -> Self {
-        Self::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "unsupported_media_type",
-            format!("{header}: {:?} is not accepted; expected {accepted}", shortened(value)),
-        )
-        .with_param(header)
-    }
-
-    pub(super) fn body_too_large(limit: usize) -> Self {
-        Self::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "request_too_large",
-            format!("the request's body is too large; accepted are up to {limit} bytes"),
-        )
-        .closing()
-    }
-
-    pub(super) fn body_timeout(limit: Duration) -> Self {
-        Self::new(
-            StatusCode::REQUEST_TIMEOUT,
-            "request_timeout",
-            format!("the request's body did not arrive within {} s", limit.as_secs_f64()),
-        )
-        .closing()
-    }
-
-    /// Parsed, the body would take more memory than any request may.
-    pub(super) fn too_many_values(values: usize, bytes: usize, most: usize) -> Self {
-        Self::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "request_too_large",
-            format!(
-                "the request's body has {values} JSON values, for which up to {bytes} bytes of \
-                 memory are needed; accepted are up to {most}, half of request_memory_bytes"
-            ),
-        )
-    }
-
-    /// The answer would take more memory than any request may.
-    pub(super) fn answer_too_large(bytes: usize, most: usize) -> Self {
-        Self::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "answer_too_large",
-            format!(
-                "the answer needs up to {bytes} bytes of memory; a request may take up to {most}, half \
-                 of request_memory_bytes; ask for fewer tokens, answers or log-probabilities, or \
-                 for a stream"
-            ),
-        )
-    }
-
-    /// There is no memory for the answer now.
-    pub(super) fn no_memory_for_answer() -> Self {
-        let message = GenerateError::OutOfMemory.to_string();
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "out_of_memory", message).with_retry()
-    }
-
-    /// There is no memory for the body, by the budget or by the system.
-    pub(super) fn no_memory_for_body() -> Self {
-        Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "out_of_memory",
-            "there is no memory for the request's body; send a smaller one, or try again later",
-        )
-        .with_retry()
-        .closing()
-    }
-
-    /// The body ended early or its framing is broken.
-    pub(super) fn broken_body(error: &hyper::Error) -> Self {
-        Self::bad_request("invalid_body", format!("the request's body could not be read: {error}"))
-            .closing()
-    }
-
-    /// A key is needed and none was sent.
-    pub(super) fn no_key() -> Self {
-        Self::unauthorized(
-            "an API key is needed; send it as Authorization: Bearer KEY or as x-api-key: KEY",
-        )
-    }
-
-    /// The key that was sent is not one of this server's.
-    pub(super) fn wrong_key() -> Self {
-        Self::unauthorized("the API key is not known here; `phi4d key list` shows those that are")
-    }
-
-    fn unauthorized(message: &str) -> Self {
-        let error = Self::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message);
-        Self { challenge: true, ..error }
-    }
-
-    /// The settings name who may use the Unix socket, and this user is not among them.
-    pub(super) fn user_not_allowed(uid: u32) -> Self {
-        Self::new(
-            StatusCode::FORBIDDEN,
-            "user_not_allowed",
-            format!(
-                "user {uid} may not use this socket; socket_allow_users and socket_allow_groups \
-                 name those that may"
-            ),
-        )
-    }
-
+    #[error("unknown URL: {method} {}; known are {known}", shortened(.path))]
+    UnknownUrl { method: &'a Method, path: &'a str, known: &'a str },
+    #[error("{method} is not accepted by {path}; expected {allow}")]
+    MethodNotAllowed { method: &'a Method, path: &'a str, allow: &'a str },
     /// The request's host name is not one of this server's.
-    pub(super) fn foreign_host(host: &str) -> Self {
-        Self::new(
-            StatusCode::FORBIDDEN,
-            "host_not_allowed",
-            format!("this server is not called {:?}; allowed_hosts adds names", shortened(host)),
-        )
-    }
-
+    #[error("this server is not called {:?}; allowed_hosts adds names", shortened(.0))]
+    ForeignHost(&'a str),
     /// The request comes from a web page that the settings do not allow.
-    pub(super) fn foreign_page(origin: &str) -> Self {
-        Self::new(
-            StatusCode::FORBIDDEN,
-            "origin_not_allowed",
-            format!(
-                "pages from {:?} may not use this server; cors_origins names those that may",
-                shortened(origin)
-            ),
-        )
-    }
-
+    #[error("pages from {:?} may not use this server; cors_origins names those that may", shortened(.0))]
+    ForeignPage(&'a str),
+    /// The settings name who may use the Unix socket, and this user is not among them.
+    #[error(
+        "user {0} may not use this socket; socket_allow_users and socket_allow_groups name those that may"
+    )]
+    UserNotAllowed(u32),
+    /// A key is needed and none was sent.
+    #[error("an API key is needed; send it as Authorization: Bearer KEY or as x-api-key: KEY")]
+    NoKey,
+    /// The key that was sent is not one of this server's.
+    #[error("the API key is not known here; `phi4d key list` shows those that are")]
+    WrongKey,
     /// The route is for administrators, and the caller is none.
-    pub(super) fn not_admin() -> Self {
-        Self::new(
-            StatusCode::FORBIDDEN,
-            "insufficient_scope",
-            "this is for administrators: a key with the scope admin, or root and the daemon's own \
-             user on the Unix socket",
-        )
-    }
-
+    #[error(
+        "this is for administrators: a key with the scope admin, or root and the daemon's own user on the \
+         Unix socket"
+    )]
+    NotAdmin,
+    #[error("{header}: {:?} is not accepted; expected {accepted}", shortened(.value))]
+    MediaType { header: &'static str, value: &'a str, accepted: &'a str },
+    #[error("the request's body is too large; accepted are up to {0} bytes")]
+    BodyTooLarge(usize),
+    #[error("the request's body did not arrive within {} s", .0.as_secs_f64())]
+    BodyTimeout(Duration),
+    /// The body ended early or its framing is broken.
+    #[error("the request's body could not be read: {0}")]
+    BrokenBody(String),
+    /// There is no memory for the body, by the budget or by the system.
+    #[error("there is no memory for the request's body; send a smaller one, or try again later")]
+    NoMemoryForBody,
+    /// Parsed, the body would take more memory than any request may.
+    #[error(
+        "the request's body has {values} JSON values, for which up to {bytes} bytes of memory are needed; \
+         accepted are up to {most}, half of request_memory_bytes"
+    )]
+    TooManyValues { values: usize, bytes: usize, most: usize },
+    #[error("model: {:?} does not exist here; this server has {}", shortened(.asked), quoted(.served))]
+    ModelNotFound { asked: &'a str, served: &'a [&'a str] },
+    #[error(
+        "this server has no embedding model; the setting embedding_model names the folder of one"
+    )]
+    NoEmbeddingModel,
+    /// The caller has no stored response of this id.
+    #[error("the response {:?} is not stored, or no longer", shortened(.0))]
+    ResponseNotFound(&'a str),
+    /// A response that is stored has ended.
+    #[error(
+        "only responses in the background can be cancelled, and there are none here; close the connection \
+         of a running one"
+    )]
+    CannotCancel,
     /// The key's limit of concurrent answers is reached.
-    pub(super) fn key_in_flight(name: &str, most: u32) -> Self {
-        Self::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            "rate_limit_exceeded",
-            format!("the key {name:?} may have {most} answers at the same time (max_in_flight)"),
-        )
-        .with_retry()
-    }
-
+    #[error("the key {name:?} may have {most} answers at the same time (max_in_flight)")]
+    KeyInFlight { name: &'a str, most: u32 },
     /// The request alone asks for more answers than its key may have.
-    pub(super) fn key_never_in_flight(name: &str, asked: u64, most: u32) -> Self {
-        Self::bad_request(
-            "key_limit_exceeded",
-            format!(
-                "the request asks for {asked} answers at the same time, but the key {name:?} may \
-                 have {most} (max_in_flight); ask for fewer by n, best_of or prompt"
-            ),
-        )
-    }
-
+    #[error(
+        "the request asks for {asked} answers at the same time, but the key {name:?} may have {most} \
+         (max_in_flight); ask for fewer by n, best_of or prompt"
+    )]
+    KeyNeverInFlight { name: &'a str, asked: u64, most: u32 },
     /// The key's tokens of this minute are used or reserved; there are some again after `wait`, if
     /// that is known, else when a running request ends.
-    pub(super) fn key_tokens(name: &str, limit: u32, wait: Option<Duration>) -> Self {
-        let mut error = Self::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            "rate_limit_exceeded",
-            format!(
-                "the key {name:?} may use {limit} tokens a minute (tokens_per_minute), and this \
-                 request may take more than are left"
-            ),
-        );
-        error.retry_after =
-            Some(wait.map_or(RETRY_AFTER, |wait| Duration::from_secs(wait.as_secs() + 1)));
+    #[error(
+        "the key {name:?} may use {most} tokens a minute (tokens_per_minute), and this request may take more \
+         than are left"
+    )]
+    KeyTokens { name: &'a str, most: u32, wait: Option<Duration> },
+    /// The request alone may take more tokens than its key has in a minute.
+    #[error(
+        "the request may take {asked} tokens, prompt and answers together, but the key {name:?} may use \
+         {most} a minute (tokens_per_minute); lower max_tokens or n, or shorten the prompt"
+    )]
+    KeyNeverTokens { name: &'a str, asked: u64, most: u32 },
+    /// There is no memory for the answer now.
+    #[error("{}", GenerateError::OutOfMemory)]
+    NoMemoryForAnswer,
+    /// The answer would take more memory than any request may.
+    #[error(
+        "the answer needs up to {bytes} bytes of memory; a request may take up to {most}, half of \
+         request_memory_bytes; ask for fewer tokens, answers or log-probabilities, or for a stream"
+    )]
+    AnswerTooLarge { bytes: usize, most: usize },
+    /// A fault of this program.
+    #[error("the server failed to handle the request; its log says why")]
+    Internal,
+}
+
+impl Fault<'_> {
+    /// The status, and the stable name.
+    fn head(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::UnknownUrl { .. } => (StatusCode::NOT_FOUND, "unknown_url"),
+            Self::MethodNotAllowed { .. } => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::ForeignHost(_) => (StatusCode::FORBIDDEN, "host_not_allowed"),
+            Self::ForeignPage(_) => (StatusCode::FORBIDDEN, "origin_not_allowed"),
+            Self::UserNotAllowed(_) => (StatusCode::FORBIDDEN, "user_not_allowed"),
+            Self::NoKey | Self::WrongKey => (StatusCode::UNAUTHORIZED, "invalid_api_key"),
+            Self::NotAdmin => (StatusCode::FORBIDDEN, "insufficient_scope"),
+            Self::MediaType { .. } => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type")
+            }
+            Self::BodyTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "request_too_large"),
+            Self::BodyTimeout(_) => (StatusCode::REQUEST_TIMEOUT, "request_timeout"),
+            Self::BrokenBody(_) => (StatusCode::BAD_REQUEST, "invalid_body"),
+            Self::NoMemoryForBody => (StatusCode::SERVICE_UNAVAILABLE, "out_of_memory"),
+            Self::TooManyValues { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "request_too_large"),
+            Self::ModelNotFound { .. } => (StatusCode::NOT_FOUND, "model_not_found"),
+            Self::NoEmbeddingModel => (StatusCode::NOT_FOUND, "no_embedding_model"),
+            Self::ResponseNotFound(_) => (StatusCode::NOT_FOUND, "response_not_found"),
+            Self::CannotCancel => (StatusCode::BAD_REQUEST, "not_cancellable"),
+            Self::KeyInFlight { .. } | Self::KeyTokens { .. } => {
+                (StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded")
+            }
+            Self::KeyNeverInFlight { .. } | Self::KeyNeverTokens { .. } => {
+                (StatusCode::BAD_REQUEST, "key_limit_exceeded")
+            }
+            Self::NoMemoryForAnswer => (StatusCode::SERVICE_UNAVAILABLE, "out_of_memory"),
+            Self::AnswerTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "answer_too_large"),
+            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error"),
+        }
+    }
+}
+
+impl From<Fault<'_>> for ApiError {
+    fn from(fault: Fault<'_>) -> Self {
+        let (status, code) = fault.head();
+        let mut error = Self::new(status, code, fault.to_string());
+        match fault {
+            Fault::MethodNotAllowed { allow, .. } => error.allow = Some(allow.into()),
+            Fault::NoKey | Fault::WrongKey => error.challenge = true,
+            Fault::MediaType { header, .. } => error.param = Some(header.to_owned()),
+            Fault::ModelNotFound { .. } => error.param = Some("model".to_owned()),
+            Fault::BodyTooLarge(_) | Fault::BodyTimeout(_) | Fault::BrokenBody(_) => {
+                error.close = true;
+            }
+            Fault::NoMemoryForBody => error = error.with_retry().closing(),
+            Fault::NoMemoryForAnswer | Fault::KeyInFlight { .. } => error = error.with_retry(),
+            Fault::KeyTokens { wait, .. } => {
+                let after = |wait: Duration| Duration::from_secs(wait.as_secs() + 1);
+                error.retry_after = Some(wait.map_or(RETRY_AFTER, after));
+            }
+            _ => {}
+        }
         error
     }
+}
 
-    /// The request alone may take more tokens than its key has in a minute.
-    pub(super) fn key_never_tokens(name: &str, asked: u64, limit: u32) -> Self {
-        Self::bad_request(
-            "key_limit_exceeded",
-            format!(
-                "the request may take {asked} tokens, prompt and answers together, but the key \
-                 {name:?} may use {limit} a minute (tokens_per_minute); lower max_tokens or n, or \
-                 shorten the prompt"
-            ),
-        )
-    }
-
-    pub(super) fn draining() -> Self {
-        SubmitError::ShuttingDown.into()
-    }
-
-    /// A fault of this program.
-    pub(super) fn internal() -> Self {
-        Self::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal_error",
-            "the server failed to handle the request; its log says why",
-        )
-    }
+fn quoted(names: &[&str]) -> String {
+    names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
 }
 
 impl From<GenerateError> for ApiError {
@@ -417,24 +339,14 @@ impl From<GenerateError> for ApiError {
             }
             GenerateError::Submit(error) => error.into(),
             GenerateError::Job(error) => error.into(),
-            GenerateError::EngineGone => {
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "engine_stopped", message)
-            }
-            GenerateError::Tokenizer(_) => {
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "tokenizer_error", message)
-            }
-            GenerateError::Grammar(_) => {
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "grammar_error", message)
-            }
-            GenerateError::FormsUnavailable(_) => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "forms_unavailable", message)
-            }
-            GenerateError::GrammarsBusy => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "grammars_busy", message).with_retry()
-            }
-            GenerateError::OutOfMemory => Self::no_memory_for_answer(),
+            GenerateError::EngineGone => Self::internal("engine_stopped", message),
+            GenerateError::Tokenizer(_) => Self::internal("tokenizer_error", message),
+            GenerateError::Grammar(_) => Self::internal("grammar_error", message),
+            GenerateError::FormsUnavailable(_) => Self::unavailable("forms_unavailable", message),
+            GenerateError::GrammarsBusy => Self::unavailable("grammars_busy", message).with_retry(),
+            GenerateError::OutOfMemory => Fault::NoMemoryForAnswer.into(),
             GenerateError::TokenizerBusy => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "tokenizer_busy", message).with_retry()
+                Self::unavailable("tokenizer_busy", message).with_retry()
             }
         }
     }
@@ -443,9 +355,8 @@ impl From<GenerateError> for ApiError {
 impl From<SubmitError> for ApiError {
     fn from(error: SubmitError) -> Self {
         let message = error.to_string();
-        let unavailable = |code| Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message.clone());
         match error {
-            SubmitError::Full { .. } => unavailable("queue_full").with_retry(),
+            SubmitError::Full { .. } => Self::unavailable("queue_full", message).with_retry(),
             SubmitError::CallerFull { .. } => {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message)
                     .with_retry()
@@ -453,8 +364,10 @@ impl From<SubmitError> for ApiError {
             SubmitError::PromptLength { .. } => {
                 Self::bad_request("context_length_exceeded", message)
             }
-            SubmitError::ShuttingDown => unavailable("shutting_down").with_retry().closing(),
-            SubmitError::Stopped => unavailable("engine_stopped"),
+            SubmitError::ShuttingDown => {
+                Self::unavailable("shutting_down", message).with_retry().closing()
+            }
+            SubmitError::Stopped => Self::unavailable("engine_stopped", message),
         }
     }
 }
@@ -470,14 +383,10 @@ impl From<JobError> for ApiError {
                 Self::new(StatusCode::REQUEST_TIMEOUT, "slow_client", message).closing()
             }
             JobError::ShuttingDown => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", message)
-                    .with_retry()
-                    .closing()
+                Self::unavailable("shutting_down", message).with_retry().closing()
             }
             JobError::Mask(_) => Self::bad_request("grammar_failed", message),
-            JobError::Model(_) => {
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "model_error", message)
-            }
+            JobError::Model(_) => Self::internal("model_error", message),
         }
     }
 }

@@ -17,7 +17,7 @@ use super::conn::Heads;
 use super::error::ApiError;
 use super::memory::{self, Measured, measure};
 use super::wire::Parsed;
-use super::wire::anthropic::{CountRequest, MessagesRequest};
+use super::wire::anthropic::{counted, messages};
 use super::wire::chat::ChatRequest;
 use super::wire::completions::CompletionRequest;
 use super::wire::embeddings::EmbedRequest;
@@ -27,7 +27,7 @@ use super::wire::llama::LlamaRequest;
 use super::wire::ollama;
 use super::wire::responses::ResponsesRequest;
 use super::wire::tokens::{DetokenizeRequest, TokenizeRequest};
-use super::{App, ServerOptions, body, serve};
+use super::{App, ModelEntry, Models, ServerOptions, body, serve};
 use phi4d_engine::{self as engine, Engine};
 use phi4d_generate::{Constraint, Generator, GeneratorOptions, Prompt, SamplingDefaults};
 use phi4d_model::ModelLimits;
@@ -52,12 +52,12 @@ pub fn bodies(data: &[u8]) {
         ChatRequest::parse(&body).err(),
         CompletionRequest::parse(&body).err(),
         ResponsesRequest::parse(&body).err(),
-        MessagesRequest::parse(&body).err(),
-        CountRequest::parse(&body).err(),
+        messages(&body).err(),
+        counted(&body).err(),
         LlamaRequest::completion(&body).err(),
         LlamaRequest::infill(&body).err(),
-        ollama::OllamaChat::parse(&body).err(),
-        ollama::OllamaGenerate::parse(&body).err(),
+        ollama::OllamaRequest::chat(&body).err(),
+        ollama::OllamaRequest::generate(&body).err(),
         ollama::ShowRequest::parse(&body).err(),
         DetokenizeRequest::parse(&body).err(),
         EmbedRequest::openai(&body).err(),
@@ -71,11 +71,11 @@ pub fn bodies(data: &[u8]) {
 /// What a body asks for, by each surface that reads it: its prompt, and what the answer is held to.
 pub fn asked(data: &[u8]) -> Vec<(Prompt, Option<Constraint>)> {
     let Ok(body) = body::json_of(data) else { return Vec::new() };
-    let ollama = [ollama::OllamaChat::parse(&body), ollama::OllamaGenerate::parse(&body)];
+    let ollama = [ollama::OllamaRequest::chat(&body), ollama::OllamaRequest::generate(&body)];
     let works = [
         ChatRequest::parse(&body).map(|request| request.parsed).ok(),
         ResponsesRequest::parse(&body).map(|request| request.parsed).ok(),
-        MessagesRequest::parse(&body).ok(),
+        messages(&body).ok(),
         CompletionRequest::parse(&body).map(|request| request.parsed).ok(),
         LlamaRequest::completion(&body).map(|request| request.parsed).ok(),
         LlamaRequest::infill(&body).map(|request| request.parsed).ok(),
@@ -166,7 +166,13 @@ impl Daemon {
         };
         let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo");
         let generator = Generator::load(&demo, engine.handle(), options).ok()?;
-        let app = App::new(generator, ServerOptions::new("phi-4-test", 1_700_000_000));
+        let entry = ModelEntry {
+            name: "phi-4-test".to_owned(),
+            aliases: Vec::new(),
+            created: 1_700_000_000,
+            at_start: true,
+        };
+        let app = App::new(Models::one(entry, generator), ServerOptions::default());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
         let socket =
             std::env::temp_dir().join(format!("phi4d-fuzzing-{}.sock", std::process::id()));

@@ -223,9 +223,11 @@ pub(super) fn event(data: &str) -> String {
     format!("data: {data}\n\n")
 }
 
-/// An event with a name.
-pub(super) fn named_event(name: &str, data: &str) -> String {
-    format!("event: {name}\n{}", event(data))
+/// An event whose name is the first field of its JSON, `type`.
+pub(super) fn named_event(data: &str) -> String {
+    let name = data.strip_prefix("{\"type\":\"").and_then(|rest| rest.split('"').next());
+    debug_assert!(name.is_some(), "{data} does not begin with its type");
+    format!("event: {}\n{}", name.unwrap_or_default(), event(data))
 }
 
 /// The sending end of a stream. Sending waits until the connection has taken the event before.

@@ -13,12 +13,12 @@ use hyper::http::uri::{Authority, Scheme};
 use hyper::{Method, Request, Version};
 use percent_encoding::percent_decode_str;
 
-use super::access::{Exchange, REQUEST_ID, TRACEPARENT};
+use super::access::{Call, Exchange, REQUEST_ID, TRACEPARENT};
 use super::app::{App, Phase};
 use super::auth::{Class, Parts, X_API_KEY, admit, preflight};
 use super::body::discard_rest;
 use super::caller::Origin;
-use super::error::ApiError;
+use super::error::{ApiError, Fault};
 use super::guard::CatchPanic;
 use super::handlers::{
     anthropic, chat, completions, embeddings, llama, metrics, ollama, responses, status, tokens,
@@ -27,7 +27,11 @@ use super::handlers::{
 use super::openapi::operations::{self, Operation, Schemas};
 use super::page;
 use super::reply::{Reply, failure, permitted, sealed};
+use super::wire::embeddings::EmbedRequest;
 use super::wire::error::Dialect;
+use super::wire::llama::LlamaRequest;
+use super::wire::ollama::OllamaRequest;
+use phi4d_engine::SubmitError;
 
 /// One endpoint: all that the server knows about a path, in one row of [`ROUTES`].
 pub(super) struct Route {
@@ -71,21 +75,12 @@ impl Methods {
     }
 }
 
-/// An admitted request on its way to a handler.
-struct Call<'a> {
-    app: &'a App,
-    request: Request<Incoming>,
-    exchange: &'a Arc<Exchange>,
-    /// What the path has in the place of [`NAME`], as it was sent.
-    name: &'a str,
-}
-
 type Handler = for<'a> fn(Call<'a>) -> Pin<Box<dyn Future<Output = Handled> + Send + 'a>>;
 
 type Handled = Result<Reply, ApiError>;
 
 /// Makes [`ROUTES`] of rows, so that builds without tests need not know what the document says. A handler
-/// is a function of the app, the request and its record, or an expression of the [`Call`].
+/// is a function of the [`Call`], one that gets the request's parser as well, or an expression.
 macro_rules! routes {
     ($($methods:ident $path:literal $access:ident $while:ident
        ($($handler:tt)+) $($operation:path)?;)+) => {
@@ -103,7 +98,8 @@ macro_rules! routes {
     (@serving) => { false };
     (@always) => { true };
     (@handler $call:ident => $answer:expr) => { |$call| Box::pin(async move { $answer }) };
-    (@handler $create:path) => { |call| Box::pin($create(call.app, call.request, call.exchange)) };
+    (@handler $create:path) => { |call| Box::pin($create(call)) };
+    (@handler $create:path, $parse:path) => { |call| Box::pin($create(call, $parse)) };
     (@operation) => { None };
     (@operation $operation:path) => { Some($operation) };
 }
@@ -114,7 +110,8 @@ routes! {
     Post "/v1/responses" Metered serving (responses::create) operations::responses;
     Post "/v1/responses/input_tokens" Metered serving
         (responses::input_tokens) operations::input_tokens;
-    Post "/v1/embeddings" Metered serving (embeddings::create) operations::embeddings;
+    Post "/v1/embeddings" Metered serving
+        (embeddings::create, EmbedRequest::openai) operations::embeddings;
     Get "/v1/responses/{id}/input_items" Use serving
         (c => responses::input_items(c.app, c.exchange, c.name, c.request.uri().query()).await)
         operations::input_items;
@@ -127,18 +124,21 @@ routes! {
     Post "/v1/messages" Metered serving (anthropic::create) operations::messages;
     Post "/v1/messages/count_tokens" Metered serving
         (anthropic::count_tokens) operations::count_tokens;
-    Post "/api/chat" Metered serving (ollama::chat) operations::ollama_chat;
-    Post "/api/generate" Metered serving (ollama::generate) operations::ollama_generate;
-    Post "/api/embed" Metered serving (embeddings::ollama) operations::ollama_embed;
+    Post "/api/chat" Metered serving (ollama::create, OllamaRequest::chat) operations::ollama_chat;
+    Post "/api/generate" Metered serving
+        (ollama::create, OllamaRequest::generate) operations::ollama_generate;
+    Post "/api/embed" Metered serving
+        (embeddings::create, EmbedRequest::ollama) operations::ollama_embed;
     Post "/api/embeddings" Metered serving
-        (embeddings::ollama_one) operations::ollama_embeddings;
+        (embeddings::create, EmbedRequest::ollama_one) operations::ollama_embeddings;
     Post "/api/show" Use serving (ollama::show) operations::ollama_show;
     Post "/api/pull" Use serving (ollama::pull) operations::ollama_pull;
     Get "/api/tags" Use serving (c => Ok(ollama::tags(c.app))) operations::ollama_tags;
     Get "/api/ps" Use serving (c => Ok(ollama::ps(c.app))) operations::ollama_ps;
     Get "/api/version" Use serving (_c => Ok(ollama::version())) operations::ollama_version;
-    Post "/completion" Metered serving (llama::completion) operations::llama_completion;
-    Post "/infill" Metered serving (llama::infill) operations::llama_infill;
+    Post "/completion" Metered serving
+        (llama::create, LlamaRequest::completion) operations::llama_completion;
+    Post "/infill" Metered serving (llama::create, LlamaRequest::infill) operations::llama_infill;
     Get "/props" Use serving (c => llama::props(c.app, c.exchange).await) operations::llama_props;
     Post "/v1/chat/completions/render" Metered serving (tokens::render) operations::render;
     Post "/apply-template" Metered serving (tokens::render) operations::render;
@@ -231,7 +231,8 @@ fn unknown_url<B>(request: &Request<B>) -> ApiError {
     let known = ROUTES.iter().filter(|route| route.access != Class::Page).map(|route| route.path);
     let mut known: Vec<&str> = known.collect();
     known.dedup();
-    ApiError::unknown_url(request.method(), request.uri().path(), &known.join(", "))
+    let (method, path) = (request.method(), request.uri().path());
+    Fault::UnknownUrl { method, path, known: &known.join(", ") }.into()
 }
 
 fn page_file<B>(request: &Request<B>) -> Handled {
@@ -266,7 +267,7 @@ pub(super) async fn respond(
         Err(panicked) => {
             let id = exchange.id();
             log::error!(request_id = id; "the handler of request {id} panicked: {}", panicked.0);
-            failure(&ApiError::internal(), dialect)
+            failure(&Fault::Internal.into(), dialect)
         }
     };
     reply.headers_mut().extend(permission);
@@ -293,7 +294,8 @@ async fn dispatch(
         return Ok(permitted(preflight(request.headers(), &allow)));
     }
     let Some(route) = routes.into_iter().find(|route| route.methods.has(request.method())) else {
-        return Err(ApiError::method_not_allowed(request.method(), &path, &allow));
+        let method = request.method();
+        return Err(Fault::MethodNotAllowed { method, path: &path, allow: &allow }.into());
     };
     let parts = Parts { uri: request.uri(), headers: request.headers() };
     match admit(&rules, origin, route.access, &parts).await {
@@ -308,7 +310,7 @@ async fn dispatch(
     }
     // After admission: a caller without access learns nothing of the daemon's state.
     if phase != Phase::Serving && !route.always {
-        return Err(ApiError::draining());
+        return Err(SubmitError::ShuttingDown.into());
     }
     (route.handler)(Call { app, request, exchange, name }).await
 }

@@ -6,7 +6,7 @@
 import sys
 
 from anthropic import Anthropic, NotFoundError
-from question import FUNCTION, MESSAGES, SCHEMA, parsed, tell
+from question import FUNCTION, MESSAGES, SCHEMA, parsed, report
 
 client = Anthropic(base_url=sys.argv[1], api_key="none", max_retries=0)
 # The SDK has no argument for temperature any more; the API has.
@@ -39,7 +39,7 @@ try:
 except NotFoundError as caught:
     error = caught.body["error"]["type"]
 
-tell(
+report(
     chat=chat.content[0].text,
     stream=streamed,
     call=call.content[-1].name,

@@ -6,7 +6,7 @@
 import sys
 
 import litellm
-from question import FORCED, FORMAT, MESSAGES, TOOLS, parsed, tell
+from question import FORCED, FORMAT, MESSAGES, TOOLS, parsed, report
 
 # What it says about faults would be mixed with the results.
 litellm.suppress_debug_info = True
@@ -37,7 +37,7 @@ try:
 except litellm.NotFoundError as caught:
     error = caught.status_code
 
-tell(
+report(
     chat=whole().content,
     stream="".join(delta.content or "" for delta in streamed()),
     call=call.name,

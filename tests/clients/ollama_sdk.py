@@ -6,7 +6,7 @@
 import sys
 
 from ollama import Client, ResponseError
-from question import MESSAGES, QUESTION, SCHEMA, TOOLS, parsed, tell
+from question import MESSAGES, QUESTION, SCHEMA, TOOLS, parsed, report
 
 client = Client(host=sys.argv[1])
 model = client.list().models[0].model
@@ -32,7 +32,7 @@ try:
 except ResponseError as caught:
     error = caught.status_code
 
-tell(
+report(
     chat=chat.message.content,
     stream=streamed,
     generated=generated.response,

@@ -6,7 +6,7 @@
 import sys
 
 from openai import BadRequestError, OpenAI
-from question import FORCED, FORMAT, FUNCTION, MESSAGES, QUESTION, SCHEMA, TOOLS, parsed, tell
+from question import FORCED, FORMAT, FUNCTION, MESSAGES, QUESTION, SCHEMA, TOOLS, parsed, report
 
 client = OpenAI(base_url=sys.argv[1] + "/v1", api_key="none", max_retries=0)
 asked = {"model": "demo", "messages": MESSAGES, "temperature": 0, "max_tokens": 64}
@@ -33,7 +33,7 @@ try:
 except BadRequestError as caught:
     error = caught.param
 
-tell(
+report(
     chat=response.output_text,
     stream=streamed,
     call=call.name,

@@ -1,4 +1,4 @@
-"""What the Python clients ask, and how they tell what they got."""
+"""What the Python clients ask, and how they report what they got."""
 
 import json
 import sys
@@ -23,5 +23,5 @@ def parsed(arguments):
     return json.loads(arguments) if isinstance(arguments, str) else dict(arguments)
 
 
-def tell(**told):
-    json.dump(told, sys.stdout)
+def report(**found):
+    json.dump(found, sys.stdout)

@@ -8,12 +8,13 @@ import tempfile
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 
 from bodies import CHAT
 from client import Attack, End, post
 from connections import half_head, unread_answers
 from daemon import Daemon
-from honest import SOURCE, Callers, alone, compare, table
+from honest import SOURCE, Callers, Times, alone, compare, table
 from kinds import KINDS, examples
 from surfaces import chat, siblings
 from workers import Hostile
@@ -131,28 +132,34 @@ def quotas(options) -> list[str]:
     return faults
 
 
+def beside(target: Daemon, attack: Attack, clients: int, seconds: float, first: int) -> Times:
+    """What another caller's requests take while `clients` send an attack without pause."""
+    done = threading.Event()
+
+    def loop() -> None:
+        while not done.is_set():
+            # What is sent notes when it was: each takes a copy.
+            target.place.send(replace(attack), "127.0.0.2")
+
+    threads = [threading.Thread(target=loop, daemon=True) for _ in range(clients)]
+    # Its process is forked before this one has threads.
+    with Callers(target.place, first) as callers:
+        for thread in threads:
+            thread.start()
+        time.sleep(seconds)
+    done.set()
+    for thread in threads:
+        thread.join()
+    return callers.times
+
+
 def tokenizer_workers(options) -> list[str]:
     """Six clients that tokenize 7.6 MB without pause; another's long prompt has its turn."""
     with daemon(options) as target:
         before = alone(target.place, 4)
         data = post("/tokenize", {"prompt": "a b " * 1_900_000}, target.place.key("hostile0"))
-        done = threading.Event()
-
-        def loop() -> None:
-            while not done.is_set():
-                target.place.send(Attack(data, leaves_after=1.0, lingers=10), "127.0.0.2")
-
-        threads = [threading.Thread(target=loop, daemon=True) for _ in range(6)]
-        # Its process is forked before this one has threads.
-        with Callers(target.place, 200_000) as callers:
-            for thread in threads:
-                thread.start()
-            time.sleep(8)
-        done.set()
-        faults = compare(before, callers.times, options.factor, options.grace)
-        for thread in threads:
-            thread.join()
-        return faults + target.falls_back()
+        times = beside(target, Attack(data, leaves_after=1.0, lingers=10), 6, 8, 200_000)
+        return compare(before, times, options.factor, options.grace) + target.falls_back()
 
 
 def slots_and_memory(options) -> list[str]:
@@ -163,23 +170,10 @@ def slots_and_memory(options) -> list[str]:
         with daemon(options) as target:
             before = alone(target.place, 2)
             data = post(CHAT, {**ask, "messages": [{"role": "user", "content": "a b " * words}]}, target.place.key("hostile0"))
-            done = threading.Event()
-
-            def loop() -> None:
-                while not done.is_set():
-                    target.place.send(Attack(data, leaves_after=1.0, lingers=4), "127.0.0.2")
-
-            threads = [threading.Thread(target=loop, daemon=True) for _ in range(16)]
-            with Callers(target.place, 400_000) as callers:
-                for thread in threads:
-                    thread.start()
-                time.sleep(5)
-            done.set()
-            faults += [f"{name}: {fault}" for fault in compare(before, callers.times, options.factor, options.grace)]
-            print(f"    {name}:\n{table(before, callers.times)}")
-            for thread in threads:
-                thread.join()
-            faults += [f"{name}: {fault}" for fault in target.falls_back()]
+            times = beside(target, Attack(data, leaves_after=1.0, lingers=4), 16, 5, 400_000)
+            print(f"    {name}:\n{table(before, times)}")
+            wrong = compare(before, times, options.factor, options.grace) + target.falls_back()
+            faults += [f"{name}: {fault}" for fault in wrong]
     return faults
 
 

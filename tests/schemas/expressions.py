@@ -1,4 +1,4 @@
-"""Random regular expressions of ECMAScript, and texts that are likely to tell two readings of them apart."""
+"""Random regular expressions of ECMAScript, and texts that are likely to distinguish two readings of them."""
 
 import random
 

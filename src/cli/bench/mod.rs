@@ -30,7 +30,7 @@ use phi4d_fetch::Server;
 use phi4d_generate::Generator;
 use phi4d_model as model;
 use phi4d_os as os;
-use phi4d_server::{self as server, App, ServerOptions};
+use phi4d_server::{self as server, App, ModelEntry, Models, ServerOptions};
 use phi4d_settings::Settings;
 use report::{Report, ms, quantile};
 use shared::{Inner, Shared};
@@ -129,7 +129,13 @@ impl UnderTest {
         let path = folder.join("phi4d.sock");
         let (listener, file) = os::bind_unix(&path, 0o600)?;
         let (stop, stopped) = watch::channel(false);
-        let app = App::new(generator, ServerOptions::new("bench", 0));
+        let entry = ModelEntry {
+            name: "bench".to_owned(),
+            aliases: Vec::new(),
+            created: 0,
+            at_start: true,
+        };
+        let app = App::new(Models::one(entry, generator), ServerOptions::default());
         let server = tokio::spawn(async move {
             let _file = file;
             server::serve(app, vec![listener], stopped, Duration::from_secs(1)).await

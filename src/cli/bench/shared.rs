@@ -33,22 +33,6 @@ impl Shared {
     pub(super) fn inner(&self) -> Inner {
         Arc::clone(&self.inner)
     }
-
-    /// Runs a step and copies its logits.
-    fn run(
-        &mut self,
-        run: impl FnOnce(&mut dyn Runner, &mut Vec<f32>) -> Result<(), RunError>,
-    ) -> Result<Logits<'_>, RunError> {
-        self.logits.clear();
-        run(lock(&self.inner).as_mut(), &mut self.logits)?;
-        Logits::from_rows(&self.logits, self.limits.vocab_size)
-    }
-}
-
-fn copy(logits: Logits<'_>, into: &mut Vec<f32>) {
-    for row in 0..logits.rows() {
-        into.extend_from_slice(logits.row(row));
-    }
 }
 
 impl Runner for Shared {
@@ -60,33 +44,14 @@ impl Runner for Shared {
         lock(&self.inner).set_rotary(rotary);
     }
 
-    fn prefill(
-        &mut self,
-        slot: usize,
-        past: usize,
-        tokens: &[u32],
-        rows: usize,
-    ) -> Result<Logits<'_>, RunError> {
-        self.run(|runner, into| {
-            runner.prefill(slot, past, tokens, rows).map(|logits| copy(logits, into))
-        })
-    }
-
-    fn decode(
-        &mut self,
-        first: usize,
-        tokens: &[u32],
-        past: &[usize],
-    ) -> Result<Logits<'_>, RunError> {
-        self.run(|runner, into| runner.decode(first, tokens, past).map(|logits| copy(logits, into)))
-    }
-
-    fn step<'a>(
-        &'a mut self,
-        spans: &[Span<'_>],
-        buffer: &'a mut Vec<f32>,
-    ) -> Result<Logits<'a>, RunError> {
-        self.run(|runner, into| runner.step(spans, buffer).map(|logits| copy(logits, into)))
+    fn step(&mut self, spans: &[Span<'_>]) -> Result<Logits<'_>, RunError> {
+        let mut runner = lock(&self.inner);
+        let logits = runner.step(spans)?;
+        self.logits.clear();
+        for row in 0..logits.rows() {
+            self.logits.extend_from_slice(logits.row(row));
+        }
+        Logits::from_rows(&self.logits, self.limits.vocab_size)
     }
 
     fn swap(&mut self, slots: [usize; 2], tokens: [usize; 2]) {

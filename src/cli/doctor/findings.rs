@@ -45,40 +45,9 @@ pub(super) struct Findings {
 }
 
 impl Findings {
-    /// Adds what is as it should be.
-    pub(super) fn good(&mut self, check: &'static str, text: impl Into<String>) {
-        self.add(check, Level::Good, text.into(), String::new());
-    }
-
-    /// Adds what is worth knowing, and what could be done.
-    pub(super) fn note(
-        &mut self,
-        check: &'static str,
-        text: impl Into<String>,
-        mend: impl Into<String>,
-    ) {
-        self.add(check, Level::Note, text.into(), mend.into());
-    }
-
-    /// Adds what is to be mended, and how.
-    pub(super) fn fault(
-        &mut self,
-        check: &'static str,
-        text: impl Into<String>,
-        mend: impl Into<String>,
-    ) {
-        self.add(check, Level::Fault, text.into(), mend.into());
-    }
-
-    /// Adds what is to be mended, by a command that harms nothing.
-    pub(super) fn fix(&mut self, check: &'static str, text: impl Into<String>, command: &[&str]) {
-        self.list.push(Finding {
-            check,
-            level: Level::Fault,
-            text: text.into(),
-            mend: command.join(" "),
-            fix: command.iter().map(|word| (*word).to_owned()).collect(),
-        });
+    /// The check `name`, to add what it finds.
+    pub(super) fn of(&mut self, name: &'static str) -> Check<'_> {
+        Check { name, findings: self }
     }
 
     /// The commands that mend faults and harm nothing, each once.
@@ -90,15 +59,6 @@ impl Findings {
             }
         }
         fixes
-    }
-
-    /// Adds a figure for the JSON output only.
-    pub(super) fn figure(&mut self, name: &str, value: Value) {
-        self.figures.insert(name.to_owned(), value);
-    }
-
-    fn add(&mut self, check: &'static str, level: Level, text: String, mend: String) {
-        self.list.push(Finding { check, level, text, mend, fix: Vec::new() });
     }
 
     pub(super) fn faults(&self) -> usize {
@@ -137,6 +97,44 @@ impl Findings {
     }
 }
 
+/// One check.
+pub(super) struct Check<'f> {
+    name: &'static str,
+    findings: &'f mut Findings,
+}
+
+impl Check<'_> {
+    /// Adds what is as it should be.
+    pub(super) fn good(&mut self, text: impl Into<String>) {
+        self.add(Level::Good, text.into(), String::new(), &[]);
+    }
+
+    /// Adds what is worth knowing, and what could be done.
+    pub(super) fn note(&mut self, text: impl Into<String>, mend: impl Into<String>) {
+        self.add(Level::Note, text.into(), mend.into(), &[]);
+    }
+
+    /// Adds what is to be mended, and how.
+    pub(super) fn fault(&mut self, text: impl Into<String>, mend: impl Into<String>) {
+        self.add(Level::Fault, text.into(), mend.into(), &[]);
+    }
+
+    /// Adds what is to be mended, by a command that harms nothing.
+    pub(super) fn fix(&mut self, text: impl Into<String>, command: &[&str]) {
+        self.add(Level::Fault, text.into(), command.join(" "), command);
+    }
+
+    /// Adds a figure for the JSON output only.
+    pub(super) fn figure(&mut self, name: &str, value: Value) {
+        self.findings.figures.insert(name.to_owned(), value);
+    }
+
+    fn add(&mut self, level: Level, text: String, mend: String, fix: &[&str]) {
+        let fix = fix.iter().map(|word| (*word).to_owned()).collect();
+        self.findings.list.push(Finding { check: self.name, level, text, mend, fix });
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,10 +142,10 @@ mod tests {
     #[test]
     fn faults_are_counted_and_reported_with_what_to_do() {
         let mut findings = Findings::default();
-        findings.good("memory", "enough");
-        findings.fault("state", "not there", "make it");
-        findings.note("speed", "slow", "");
-        findings.figure("cores", json!(2));
+        findings.of("memory").good("enough");
+        findings.of("state").fault("not there", "make it");
+        findings.of("speed").note("slow", "");
+        findings.of("hardware").figure("cores", json!(2));
         assert_eq!(findings.faults(), 1);
         assert!(findings.fixes().is_empty());
         assert_eq!(
@@ -163,8 +161,8 @@ mod tests {
     #[test]
     fn what_harms_nothing_is_done_once() {
         let mut findings = Findings::default();
-        findings.fix("service", "changed", &["systemctl", "daemon-reload"]);
-        findings.fix("service", "changed, too", &["systemctl", "daemon-reload"]);
+        findings.of("service").fix("changed", &["systemctl", "daemon-reload"]);
+        findings.of("service").fix("changed, too", &["systemctl", "daemon-reload"]);
         assert_eq!(findings.faults(), 2);
         assert_eq!(findings.fixes(), [["systemctl", "daemon-reload"]]);
         assert!(findings.text().contains("-> systemctl daemon-reload"));

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::findings::Findings;
+use super::findings::{Check, Findings};
+use crate::fleet;
 use crate::report::machine::{Machine, READ_BYTES, SHARE_OF_BANDWIDTH, address_space, read_rate};
 use crate::report::{ModelReport, bytes, memory_lines};
 use phi4d_model::{self as model, MemoryPlan, Provider};
@@ -12,41 +13,35 @@ use phi4d_os as os;
 use phi4d_settings::Settings;
 
 pub(super) fn hardware(findings: &mut Findings) {
-    const CHECK: &str = "hardware";
+    let mut check = findings.of("hardware");
     let machine = Machine::find();
-    findings.good(
-        CHECK,
-        format!(
-            "{}: {} cores ({} threads) for this process, {}",
-            machine.processor,
-            machine.cores.all,
-            machine.threads,
-            machine.features.join(" ")
-        ),
-    );
-    findings.figure("cores", json!(machine.cores.all));
+    check.good(format!(
+        "{}: {} cores ({} threads) for this process, {}",
+        machine.processor,
+        machine.cores.all,
+        machine.threads,
+        machine.features.join(" ")
+    ));
+    check.figure("cores", json!(machine.cores.all));
     let os::Cores { all, used } = machine.cores;
     if used < all {
-        findings.good(
-            CHECK,
-            format!("threads = 0 takes {used} of the {all} cores: the others are slow and few"),
-        );
+        check.good(format!(
+            "threads = 0 takes {used} of the {all} cores: the others are slow and few"
+        ));
     }
-    findings.figure("features", json!(machine.features));
+    check.figure("features", json!(machine.features));
     if cfg!(target_arch = "x86_64") && !machine.features.contains(&"avx2") {
-        findings.note(CHECK, "without AVX2 answers are very slow", "take another machine");
+        check.note("without AVX2 answers are very slow", "take another machine");
     } else if model::own_kernel().is_none() {
-        findings.note(
-            CHECK,
+        check.note(
             "the processor has no instruction set that phi4d's own matmul uses: ONNX Runtime's runs",
             "",
         );
     }
     if model::has_huge_pages() {
-        findings.good(CHECK, "weights get huge pages");
+        check.good("weights get huge pages");
     } else if cfg!(target_os = "linux") {
-        findings.note(
-            CHECK,
+        check.note(
             "transparent huge pages are off: weights are read up to a third slower",
             "write madvise to /sys/kernel/mm/transparent_hugepage/enabled (kernel parameter \
              transparent_hugepage=madvise)",
@@ -54,30 +49,28 @@ pub(super) fn hardware(findings: &mut Findings) {
     }
     let total = machine.total_memory.map_or_else(|| "unknown".to_owned(), bytes);
     let spare = machine.spare_memory;
-    findings.good(CHECK, format!("memory of {total}, of which {} can be had", bytes(spare)));
-    findings.figure("spare_memory_bytes", json!(spare));
+    check.good(format!("memory of {total}, of which {} can be had", bytes(spare)));
+    check.figure("spare_memory_bytes", json!(spare));
     let gpus = &machine.gpus;
     let text =
         if gpus.is_empty() { "no GPU".to_owned() } else { format!("GPUs: {}", gpus.join(", ")) };
-    findings.good(CHECK, text);
+    check.good(text);
     if let Some(driver) = machine.nvidia_driver {
-        findings.good(CHECK, format!("NVIDIA's driver: {driver}"));
+        check.good(format!("NVIDIA's driver: {driver}"));
     } else if gpus.iter().any(|gpu| gpu.starts_with("NVIDIA")) {
-        findings.note(
-            CHECK,
+        check.note(
             "an NVIDIA GPU without its maker's driver can't run models",
             "install nvidia-driver and load its module",
         );
     }
-    findings.figure("gpus", json!(gpus));
+    check.figure("gpus", json!(gpus));
 }
 
 /// Settings of the kernel, in `folder`, that keep the daemon from running or slow it down.
 pub(super) fn kernel(folder: &Path, findings: &mut Findings) {
     let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
     if read("overcommit_memory").trim() == "2" {
-        findings.fault(
-            "kernel",
+        findings.of("kernel").fault(
             "vm.overcommit_memory is 2: the kernel counts the KV cache's address space as if it were \
              used, and refuses it",
             "sysctl vm.overcommit_memory=0, and the same in /etc/sysctl.d",
@@ -87,19 +80,19 @@ pub(super) fn kernel(folder: &Path, findings: &mut Findings) {
 
 /// Whether the process's limits leave room for what the settings ask for.
 pub(super) fn limits(settings: &Settings, findings: &mut Findings) {
+    let mut check = findings.of("limits");
     if let Ok(room) = os::room_for_connections() {
-        judge_files(room, settings.max_connections, findings);
+        judge_files(room, settings.max_connections, &mut check);
     }
     if let Some(limit) = address_space() {
-        judge_memory(limit, findings);
+        judge_memory(limit, &mut check);
     }
 }
 
 /// `serve` raises the limit as this has done, and takes no more connections than fit it.
-fn judge_files(room: usize, connections: usize, findings: &mut Findings) {
+fn judge_files(room: usize, connections: usize, check: &mut Check<'_>) {
     if room < connections {
-        findings.note(
-            "limits",
+        check.note(
             format!(
                 "the limit of open files has room for {room} connections, and max_connections is \
                  {connections}; a daemon started from here takes {room} at once"
@@ -107,40 +100,36 @@ fn judge_files(room: usize, connections: usize, findings: &mut Findings) {
             "raise LimitNOFILE= of the unit (ulimit -Hn in a shell), or lower max_connections",
         );
     } else {
-        findings.good("limits", format!("open files suffice for {connections} connections"));
+        check.good(format!("open files suffice for {connections} connections"));
     }
 }
 
-fn judge_memory(limit: Option<u64>, findings: &mut Findings) {
+fn judge_memory(limit: Option<u64>, check: &mut Check<'_>) {
     match limit {
-        Some(bytes) => findings.fault(
-            "limits",
+        Some(bytes) => check.fault(
             format!("the address space is limited to {bytes} bytes; the cache reserves more than it uses"),
             "take the limit away (LimitAS=infinity, ulimit -v unlimited); MemoryMax= is the one to use",
         ),
-        None => findings.good("limits", "the address space is not limited"),
+        None => check.good("the address space is not limited"),
     }
 }
 
 /// What the memory plan is, and whether the machine has the memory for it.
 pub(super) fn memory(plan: &MemoryPlan, findings: &mut Findings) {
-    judge_plan(plan, findings);
+    let mut check = findings.of("memory");
+    judge_plan(plan, &mut check);
     for (name, text) in memory_lines(plan) {
-        findings.good("memory", format!("{name}: {text}"));
+        check.good(format!("{name}: {text}"));
     }
-    findings.figure("memory", json!(plan));
+    check.figure("memory", json!(plan));
 }
 
 /// Whether the model fits the memory, with its cache.
-pub(super) fn judge_plan(plan: &MemoryPlan, findings: &mut Findings) {
-    const CHECK: &str = "memory";
+pub(super) fn judge_plan(plan: &MemoryPlan, check: &mut Check<'_>) {
     let spare = plan.spare_bytes as u64;
-    // A cache in a device's memory takes none of the host's.
-    let cache = if plan.kv_on_device { 0 } else { plan.kv_budget_bytes as u64 };
-    let wanted = plan.weight_bytes.saturating_add(cache);
+    let wanted = fleet::bytes(plan);
     if plan.weight_bytes > spare {
-        findings.fault(
-            CHECK,
+        check.fault(
             format!(
                 "the weights take {} and {} can be had",
                 bytes(plan.weight_bytes),
@@ -149,8 +138,7 @@ pub(super) fn judge_plan(plan: &MemoryPlan, findings: &mut Findings) {
             "stop other programs, raise the cgroup's limit (MemoryMax=), or take a smaller model",
         );
     } else if wanted > spare {
-        findings.fault(
-            CHECK,
+        check.fault(
             format!(
                 "weights and kv_cache_bytes take {} and {} can be had",
                 bytes(wanted),
@@ -159,10 +147,9 @@ pub(super) fn judge_plan(plan: &MemoryPlan, findings: &mut Findings) {
             "lower kv_cache_bytes, or set it to 0 for half of what is left",
         );
     } else if let Some(fault) = plan.too_small {
-        findings.fault(CHECK, fault.to_string(), "raise kv_cache_bytes, or free memory");
+        check.fault(fault.to_string(), "raise kv_cache_bytes, or free memory");
     } else if plan.slot_tokens < plan.context_tokens {
-        findings.note(
-            CHECK,
+        check.note(
             format!(
                 "the cache holds {} tokens, less than one context of {}",
                 plan.kv_budget_tokens, plan.context_tokens
@@ -177,7 +164,7 @@ pub(super) fn judge_plan(plan: &MemoryPlan, findings: &mut Findings) {
 /// A decode step reads every weight but the table of embeddings once. The time of a step is hardly
 /// more than that, so tokens a second are at most the bytes read a second by the bytes of a step.
 pub(super) fn speed(settings: &Settings, model: &ModelReport, findings: &mut Findings) {
-    const CHECK: &str = "speed";
+    let mut check = findings.of("speed");
     if !matches!(model.runs.provider, Ok((Provider::Cpu, _))) {
         return;
     }
@@ -186,23 +173,20 @@ pub(super) fn speed(settings: &Settings, model: &ModelReport, findings: &mut Fin
         threads => threads,
     };
     if os::spare_memory() / 4 < threads.saturating_mul(2 * READ_BYTES) {
-        findings.note(CHECK, "not measured: too little memory is free", "");
+        check.note("not measured: too little memory is free", "");
         return;
     }
     let rate = read_rate(threads);
     let step = model.export.step_bytes();
     let most = tokens_per_second(rate, step);
-    findings.good(
-        CHECK,
-        format!(
-            "{threads} threads read {:.1} GB/s; about {:.1} tokens/s for one answer, at most {most:.1}",
-            rate / 1e9,
-            most * SHARE_OF_BANDWIDTH
-        ),
-    );
-    findings.figure("read_bytes_per_second", json!(rate));
-    findings.figure("step_bytes", json!(step));
-    findings.figure("expected_tokens_per_second", json!(most * SHARE_OF_BANDWIDTH));
+    check.good(format!(
+        "{threads} threads read {:.1} GB/s; about {:.1} tokens/s for one answer, at most {most:.1}",
+        rate / 1e9,
+        most * SHARE_OF_BANDWIDTH
+    ));
+    check.figure("read_bytes_per_second", json!(rate));
+    check.figure("step_bytes", json!(step));
+    check.figure("expected_tokens_per_second", json!(most * SHARE_OF_BANDWIDTH));
 }
 
 #[expect(clippy::cast_precision_loss, reason = "sizes far below where that shows")]
@@ -218,7 +202,7 @@ mod tests {
     fn too_many_connections_are_noted_and_a_limited_address_space_is_a_fault() {
         let note_of = |room, connections| {
             let mut findings = Findings::default();
-            judge_files(room, connections, &mut findings);
+            judge_files(room, connections, &mut findings.of("limits"));
             assert_eq!(findings.faults(), 0);
             findings.text()
         };
@@ -229,7 +213,7 @@ mod tests {
         );
         let judged = |limit| {
             let mut findings = Findings::default();
-            judge_memory(limit, &mut findings);
+            judge_memory(limit, &mut findings.of("limits"));
             findings.text()
         };
         assert!(judged(None).starts_with("ok"));

@@ -19,7 +19,7 @@ use super::output::{note, print};
 use super::report::{self, FormKernel, ModelReport, bytes};
 use super::service::{Unit, run as run_program};
 use super::start;
-use findings::Findings;
+use findings::{Check, Findings};
 use phi4d_model::{self as model, EmbeddingFolder, LoadError};
 use phi4d_os as os;
 use phi4d_server::{AccessFault, certificate_fault};
@@ -75,21 +75,15 @@ impl Subject {
     }
 
     /// Notes that a model's folder can't be used. Where only the caller may not read it, that is no fault.
-    fn unusable(
-        &self,
-        check: &'static str,
-        error: &LoadError,
-        mend: &str,
-        findings: &mut Findings,
-    ) {
+    fn unusable(&self, error: &LoadError, mend: &str, check: &mut Check<'_>) {
         match error {
             LoadError::Read { path, source }
                 if source.kind() == std::io::ErrorKind::PermissionDenied && self.is_strangers() =>
             {
                 let text = format!("this user may not read {}", path.display());
-                findings.note(check, text, "sudo phi4d doctor");
+                check.note(text, "sudo phi4d doctor");
             }
-            _ => findings.fault(check, error.to_string(), mend),
+            _ => check.fault(error.to_string(), mend),
         }
     }
 
@@ -138,20 +132,20 @@ fn examine(arguments: &DoctorArgs) -> Result<Findings, Fatal> {
             let files = settings_files(&arguments.settings);
             let read: Vec<PathBuf> = files.iter().cloned().chain(further).collect();
             service::readable(unit, &settings, found.as_ref(), &read, &mut findings);
-            units::settings_in_use(unit, &files, &mut findings);
+            units::settings_in_use(unit, &files, &mut findings.of("service"));
             if os::effective_uid() != 0 {
                 let hint = "sudo phi4d doctor looks at files as the service does";
-                findings.note("service", "this user sees less than the service", hint);
+                findings.of("service").note("this user sees less than the service", hint);
             }
         } else {
             machine::limits(&settings, &mut findings);
         }
-        subject.units.judge(&settings, &mut findings);
+        subject.units.judge(&settings, &mut findings.of("service"));
     } else if let Some(unit) = subject.service() {
-        units::state(unit, &mut findings);
+        units::state(unit, &mut findings.of("service"));
     }
     if subject.service().is_some() {
-        units::instances(&mut findings);
+        units::instances(&mut findings.of("service"));
     }
     Ok(findings)
 }
@@ -172,57 +166,57 @@ fn settings(
     subject: &Subject,
     findings: &mut Findings,
 ) -> Result<Option<Resolved>, Fatal> {
-    const CHECK: &str = "settings";
+    let mut check = findings.of("settings");
     let resolved = match arguments.resolve_in(&subject.environment, &[]) {
         Ok(resolved) => resolved,
         Err(Fatal::Settings(error)) => {
             for fault in error.faults {
-                findings.fault(CHECK, fault.to_string(), "phi4d config render prints every key");
+                check.fault(fault.to_string(), "phi4d config render prints every key");
             }
             return Ok(None);
         }
         Err(fatal) => return Err(fatal),
     };
     for warning in &resolved.warnings {
-        findings.note(CHECK, warning, "");
+        check.note(warning, "");
     }
     let options = start::provider_settings(&resolved.settings).check();
     match options {
         Err(faults) => {
             for fault in faults {
-                findings.fault(CHECK, fault.to_string(), "correct provider_options");
+                check.fault(fault.to_string(), "correct provider_options");
             }
         }
         Ok(()) => {
             let set = resolved.entries.iter().filter(|entry| entry.origin != "default").count();
-            findings.good(CHECK, format!("read, with {set} that are not the default"));
+            check.good(format!("read, with {set} that are not the default"));
         }
     }
     Ok(Some(resolved))
 }
 
 fn access(settings: &Settings, subject: &Subject, findings: &mut Findings) {
-    const CHECK: &str = "access";
+    let mut check = findings.of("access");
     match report::access(settings, subject.units.addresses()) {
         Ok(rules) => {
             let has_tls = settings.tls_cert_file.is_some();
-            judge_access(settings.listen.as_ref(), rules.need_key(), has_tls, findings);
+            judge_access(settings.listen.as_ref(), rules.need_key(), has_tls, &mut check);
         }
         Err(error) => {
             for fault in error.faults {
                 let hidden = matches!(&fault, AccessFault::File { source, .. }
                     if source.kind() == std::io::ErrorKind::PermissionDenied);
                 if hidden && subject.is_strangers() {
-                    findings.note(CHECK, fault.to_string(), "sudo phi4d doctor");
+                    check.note(fault.to_string(), "sudo phi4d doctor");
                 } else {
                     let mend = "man phi4d.toml describes each key";
-                    findings.fault(CHECK, fault.to_string(), mend);
+                    check.fault(fault.to_string(), mend);
                 }
             }
         }
     }
     if let Some(fault) = certificate_fault(settings) {
-        findings.fault(CHECK, fault, "renew it, then systemctl reload phi4d");
+        check.fault(fault, "renew it, then systemctl reload phi4d");
     }
 }
 
@@ -231,15 +225,13 @@ fn judge_access(
     listen: Option<&ListenAddress>,
     need_key: bool,
     has_tls: bool,
-    findings: &mut Findings,
+    check: &mut Check<'_>,
 ) {
-    const CHECK: &str = "access";
     let open = listen.filter(|address| !address.is_loopback());
     match open {
-        _ if need_key => findings.good(CHECK, "TCP needs a key"),
-        None => findings.good(CHECK, "no keys; only this machine gets in"),
-        Some(address) => findings.note(
-            CHECK,
+        _ if need_key => check.good("TCP needs a key"),
+        None => check.good("no keys; only this machine gets in"),
+        Some(address) => check.note(
             format!("everyone who reaches {address} gets in, without a key"),
             "make keys by phi4d key add, and set api_keys_file; or listen on 127.0.0.1",
         ),
@@ -247,8 +239,7 @@ fn judge_access(
     if let Some(address) = open
         && !has_tls
     {
-        findings.note(
-            CHECK,
+        check.note(
             format!("{address} has no TLS: keys, questions and answers can be read on their way"),
             "set tls_cert_file and tls_key_file; or listen on 127.0.0.1 behind a proxy with TLS",
         );
@@ -256,13 +247,10 @@ fn judge_access(
 }
 
 fn runtime(settings: &Settings, findings: &mut Findings) {
-    const CHECK: &str = "runtime";
+    let mut check = findings.of("runtime");
     match model::runtime_facts(settings.runtime_library.as_deref()) {
         Ok(facts) => {
-            findings.good(
-                CHECK,
-                format!("ONNX Runtime {} in {}", facts.version, facts.library.display()),
-            );
+            check.good(format!("ONNX Runtime {} in {}", facts.version, facts.library.display()));
             let devices: Vec<String> = facts
                 .devices
                 .iter()
@@ -270,11 +258,10 @@ fn runtime(settings: &Settings, findings: &mut Findings) {
                     format!("{} of {} by {}", device.kind, device.vendor, device.provider)
                 })
                 .collect();
-            findings.good(CHECK, format!("it knows {}", devices.join(", ")));
-            findings.figure("runtime_version", json!(facts.version));
+            check.good(format!("it knows {}", devices.join(", ")));
+            check.figure("runtime_version", json!(facts.version));
         }
-        Err(error) => findings.fault(
-            CHECK,
+        Err(error) => check.fault(
             error.to_string(),
             "install the package phi4d, which brings it, or set runtime_library",
         ),
@@ -283,10 +270,10 @@ fn runtime(settings: &Settings, findings: &mut Findings) {
 
 /// What is known of the model, if its folder can be read.
 fn model(settings: &Settings, subject: &Subject, findings: &mut Findings) -> Option<ModelReport> {
-    const CHECK: &str = "model";
+    let mut check = findings.of("model");
     const REPLACE: &str = "phi4d pull NAME --replace, or copy the folder again";
     let Some(folder) = &settings.model else {
-        findings.fault(CHECK, "no model is set", "set model to a model's folder; phi4d pull phi-4");
+        check.fault("no model is set", "set model to a model's folder; phi4d pull phi-4");
         return None;
     };
     let lookup = |name: &str| subject.variable(name);
@@ -295,76 +282,74 @@ fn model(settings: &Settings, subject: &Subject, findings: &mut Findings) -> Opt
         Ok(model) => model,
         Err(error) => {
             let mend = "phi4d pull fetches models, with --replace over a damaged one";
-            subject.unusable(CHECK, &error, mend, findings);
+            subject.unusable(&error, mend, &mut check);
             return None;
         }
     };
     let damage = model.export.damage();
     for fault in &damage {
-        findings.fault(CHECK, fault, REPLACE);
+        check.fault(fault, REPLACE);
     }
     if let Some(fault) = model.foreign_tokenizer() {
-        findings.fault(CHECK, fault, "take the tokenizer from the model's own folder");
+        check.fault(fault, "take the tokenizer from the model's own folder");
     }
     match &model.text {
-        Ok(facts) if facts.template_bytes.is_none() => findings.note(
-            CHECK,
+        Ok(facts) if facts.template.is_none() => check.note(
             "the folder has no chat template, so that chats are refused",
             "take tokenizer_config.json or chat_template.jinja from the model's own folder",
         ),
         Ok(_) => {}
-        Err(error) => findings.fault(CHECK, error.to_string(), REPLACE),
+        Err(error) => check.fault(error.to_string(), REPLACE),
     }
     if damage.is_empty() {
         let shape = &model.export.model;
         let weights = bytes(model.export.weight_bytes());
         let (name, layers, folder) = (&shape.architecture, shape.layers, folder.display());
-        findings
-            .good(CHECK, format!("{name} of {layers} layers, {weights} of weights, in {folder}"));
+        check.good(format!("{name} of {layers} layers, {weights} of weights, in {folder}"));
     }
     Some(model)
 }
 
 /// What is known of the embedding model, if the settings name one.
 fn embedding_model(settings: &Settings, subject: &Subject, findings: &mut Findings) {
-    const CHECK: &str = "embedding";
+    let mut check = findings.of("embedding");
     let Some(folder) = &settings.embedding_model else { return };
     match EmbeddingFolder::read(folder, settings.embedding_max_tokens) {
-        Ok(found) => findings.good(CHECK, embedding::summary(&found)),
+        Ok(found) => check.good(embedding::summary(&found)),
         Err(error) => {
             let mend = "set embedding_model to the folder of an ONNX export, or to nothing";
-            subject.unusable(CHECK, &error, mend, findings);
+            subject.unusable(&error, mend, &mut check);
         }
     }
 }
 
 fn provider(settings: &Settings, model: Option<&ModelReport>, findings: &mut Findings) {
-    const CHECK: &str = "provider";
+    let mut check = findings.of("provider");
     const FIX: &str = "correct that, or set provider to auto or cpu";
     let Some(ModelReport { runs, .. }) = model else {
         let asked = start::provider_settings(settings);
         let library = settings.runtime_library.as_deref();
         if let Err(error) = model::provider_facts(&asked, &[], library) {
-            findings.fault(CHECK, error.to_string(), FIX);
+            check.fault(error.to_string(), FIX);
         }
         return;
     };
     match &runs.provider {
         Ok((provider, reason)) => {
-            findings.good(CHECK, format!("{provider}: {reason}; kernels: {}", runs.kernels));
-            findings.figure("provider", json!(provider.as_str()));
+            check.good(format!("{provider}: {reason}; kernels: {}", runs.kernels));
+            check.figure("provider", json!(provider.as_str()));
             kernels(settings, &runs.forms, findings);
         }
-        Err(error) => findings.fault(CHECK, error, FIX),
+        Err(error) => check.fault(error, FIX),
     }
     for warning in &runs.warnings {
-        findings.note(CHECK, warning, "phi4d pull fetches the export for this machine");
+        findings.of("provider").note(warning, "phi4d pull fetches the export for this machine");
     }
 }
 
 /// Which kernel runs each form of weights, and why and at what cost it is not phi4d's.
 fn kernels(settings: &Settings, forms: &[FormKernel], findings: &mut Findings) {
-    const CHECK: &str = "kernels";
+    let mut check = findings.of("kernels");
     let mend = match model::own_kernel() {
         None => "",
         Some(_) if !settings.own_kernels => "set own_kernels to true",
@@ -374,8 +359,8 @@ fn kernels(settings: &Settings, forms: &[FormKernel], findings: &mut Findings) {
     };
     for form in forms {
         match form.fallback {
-            None => findings.good(CHECK, form.text()),
-            Some(_) => findings.note(CHECK, form.with_cost(), mend),
+            None => check.good(form.text()),
+            Some(_) => check.note(form.with_cost(), mend),
         }
     }
 }

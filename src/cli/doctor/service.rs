@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::findings::Findings;
+use super::findings::{Check, Findings};
 use crate::report::{ModelReport, bytes};
 use crate::service::Unit;
 use crate::service::sandbox::{Access, denied};
@@ -23,9 +23,9 @@ pub(super) fn state(
     lookup: impl Fn(&str) -> Option<String>,
     findings: &mut Findings,
 ) {
-    const CHECK: &str = "state";
+    let mut check = findings.of("state");
     let Some(folder) = start::prefix_store(settings, lookup) else {
-        findings.good(CHECK, "cached prompts are not kept over restarts");
+        check.good("cached prompts are not kept over restarts");
         return;
     };
     let shown = folder.display();
@@ -38,9 +38,8 @@ pub(super) fn state(
         }
     };
     match (refused, service) {
-        (Ok(()), _) => findings.good(CHECK, format!("{shown} can be written")),
-        (Err(reason), None) => findings.fault(
-            CHECK,
+        (Ok(()), _) => check.good(format!("{shown} can be written")),
+        (Err(reason), None) => check.fault(
             format!("prefix_store {shown}: {reason}"),
             format!(
                 "give the folder to the user that runs the daemon (here {}), or set prefix_store to \
@@ -50,28 +49,25 @@ pub(super) fn state(
         ),
         (Err(reason), Some(unit)) => {
             let owner = format!("{}:{}", unit.get("User"), unit.get("Group"));
-            findings.fix(
-                CHECK,
+            check.fix(
                 format!("prefix_store {shown}: {reason}"),
                 &["chown", "--recursive", &owner, &shown.to_string()],
             );
         }
     }
-    room(&folder, settings.prefix_store_bytes, findings);
+    room(&folder, settings.prefix_store_bytes, &mut check);
 }
 
-fn room(folder: &Path, wanted: u64, findings: &mut Findings) {
+fn room(folder: &Path, wanted: u64, check: &mut Check<'_>) {
     let Some(free) = os::free_disk(folder) else { return };
     let shown = folder.display();
     if free < FULL_DISK {
-        findings.fault(
-            "state",
+        check.fault(
             format!("the disk of {shown} is full: {} are free", bytes(free)),
             "make room; df shows what is mounted there, du what takes it",
         );
     } else if free < wanted {
-        findings.note(
-            "state",
+        check.note(
             format!(
                 "the disk of {shown} has {} free, less than prefix_store_bytes ({})",
                 bytes(free),
@@ -104,11 +100,10 @@ pub(super) fn readable(
     files: &[PathBuf],
     findings: &mut Findings,
 ) {
-    const CHECK: &str = "service";
+    let mut check = findings.of("service");
     if unit.identity().is_none() {
         let (user, group) = (unit.get("User"), unit.get("Group"));
-        findings.fix(
-            CHECK,
+        check.fix(
             format!("{} runs as {user}:{group}, and there is no such user or group", unit.name()),
             &["systemd-sysusers", "phi4d.conf"],
         );
@@ -120,10 +115,10 @@ pub(super) fn readable(
     let denied = denied(unit, &wanted);
     for denied in &denied {
         let text = format!("the service can't read {}: {}", denied.path.display(), denied.reason);
-        findings.fault(CHECK, text, &denied.fix);
+        check.fault(text, &denied.fix);
     }
     if denied.is_empty() {
-        findings.good(CHECK, format!("{} can read what it needs", unit.name()));
+        check.good(format!("{} can read what it needs", unit.name()));
     }
 }
 
@@ -161,8 +156,7 @@ pub(super) fn prepared(model: &ModelReport, findings: &mut Findings) {
     let weights = model.export.weights.iter().map(|file| &file.path);
     let newer = weights.chain([&model.export.graph]).find(|path| time(path) > Some(made));
     if let Some(newer) = newer {
-        findings.note(
-            "model",
+        findings.of("model").note(
             format!("{} is older than {}, so it is not used", prepared.display(), newer.display()),
             format!("phi4d prepare --model {}", model.folder.display()),
         );

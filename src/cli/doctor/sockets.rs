@@ -5,13 +5,11 @@ use std::net::{TcpListener, TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::time::Duration;
 
-use super::findings::Findings;
+use super::findings::{Check, Findings};
 use super::units::Units;
 use crate::service::Unit;
 use phi4d_os as os;
 use phi4d_settings::{ListenAddress, Settings};
-
-const SOCKETS: &str = "sockets";
 
 /// How long another program on the port may take to show that it is a phi4d.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -23,18 +21,19 @@ pub(super) fn sockets(
     lookup: impl Fn(&str) -> Option<String>,
     findings: &mut Findings,
 ) {
-    only_held(settings, units, &lookup, findings);
+    let mut check = findings.of("sockets");
+    only_held(settings, units, &lookup, &mut check);
     let runs = units.service.as_ref().is_some_and(Unit::is_active);
     match &settings.listen {
         Some(address) if runs => {
-            findings.good(SOCKETS, format!("TCP {address} is the running service's"));
+            check.good(format!("TCP {address} is the running service's"));
         }
-        Some(address) => tcp(address, findings),
-        None => findings.good(SOCKETS, "TCP is off in the settings"),
+        Some(address) => tcp(address, &mut check),
+        None => check.good("TCP is off in the settings"),
     }
     match settings.socket.path(lookup, os::effective_uid()) {
-        Some(path) => unix(&path, units.hold(&path), findings),
-        None => findings.good(SOCKETS, "the Unix socket is off"),
+        Some(path) => unix(&path, units.hold(&path), &mut check),
+        None => check.good("the Unix socket is off"),
     }
 }
 
@@ -43,7 +42,7 @@ fn only_held(
     settings: &Settings,
     units: &Units,
     lookup: impl Fn(&str) -> Option<String>,
-    findings: &mut Findings,
+    check: &mut Check<'_>,
 ) {
     if settings.idle_exit.is_none() || units.service.is_none() {
         return;
@@ -54,30 +53,27 @@ fn only_held(
         ("socket", has_path && !units.pass_unix()),
     ];
     for (setting, _) in unheld.into_iter().filter(|(_, unheld)| *unheld) {
-        findings.fault(
-            SOCKETS,
+        check.fault(
             format!("idle_exit is set, but the socket of {setting} is not held by systemd"),
             format!("set {setting} to off and start phi4d.socket or phi4d-http.socket, or set idle_exit to 0"),
         );
     }
 }
 
-fn tcp(address: &ListenAddress, findings: &mut Findings) {
+fn tcp(address: &ListenAddress, check: &mut Check<'_>) {
     match TcpListener::bind((address.host.as_str(), address.port)) {
-        Ok(_) => findings.good(SOCKETS, format!("TCP {address} is free")),
+        Ok(_) => check.good(format!("TCP {address} is free")),
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
             if answers(address) {
-                findings.good(SOCKETS, format!("a phi4d serves on TCP {address}"));
+                check.good(format!("a phi4d serves on TCP {address}"));
             } else {
-                findings.fault(
-                    SOCKETS,
+                check.fault(
                     format!("TCP {address} is taken by another program"),
                     "ss -ltnp shows by which program; stop it, or set listen to another port",
                 );
             }
         }
-        Err(error) => findings.fault(
-            SOCKETS,
+        Err(error) => check.fault(
             format!("TCP {address}: {error}"),
             "set listen to an address of this machine and a port above 1023, or to off",
         ),
@@ -101,43 +97,41 @@ fn answers(address: &ListenAddress) -> bool {
 }
 
 #[cfg(unix)]
-fn unix(path: &Path, held: bool, findings: &mut Findings) {
+fn unix(path: &Path, held: bool, check: &mut Check<'_>) {
     use std::os::unix::net::UnixStream;
 
     let shown = path.display();
     match UnixStream::connect(path) {
-        Ok(_) if held => findings.good(SOCKETS, format!("systemd listens on {shown}")),
-        Ok(_) => findings.good(SOCKETS, format!("somebody listens on {shown}")),
+        Ok(_) if held => check.good(format!("systemd listens on {shown}")),
+        Ok(_) => check.good(format!("somebody listens on {shown}")),
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-            findings.fault(
-                SOCKETS,
+            check.fault(
                 format!("you may not use {shown}: {error}"),
                 crate::client::socket_hint(path),
             );
         }
         // It is created again if nobody listens on it.
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-            findings.good(SOCKETS, format!("{shown} is left over and will be replaced"));
+            check.good(format!("{shown} is left over and will be replaced"));
         }
-        Err(error) if error.kind() == ErrorKind::NotFound => folder_of(path, findings),
+        Err(error) if error.kind() == ErrorKind::NotFound => folder_of(path, check),
         Err(error) => {
-            findings.fault(SOCKETS, format!("{shown}: {error}"), "remove it, or set socket");
+            check.fault(format!("{shown}: {error}"), "remove it, or set socket");
         }
     }
 }
 
 /// Whether a socket can be made there. A missing folder is made by the daemon or by systemd.
 #[cfg(unix)]
-fn folder_of(path: &Path, findings: &mut Findings) {
+fn folder_of(path: &Path, check: &mut Check<'_>) {
     let folder = path.parent().and_then(|parent| parent.ancestors().find(|up| up.exists()));
     let probe = folder.map(|folder| folder.join(format!(".phi4d-doctor-{}", std::process::id())));
     let made = probe.map_or(Ok(()), |probe| {
         std::fs::File::create_new(&probe).and_then(|_| std::fs::remove_file(&probe))
     });
     match made {
-        Ok(()) => findings.good(SOCKETS, format!("{} is free", path.display())),
-        Err(error) => findings.fault(
-            SOCKETS,
+        Ok(()) => check.good(format!("{} is free", path.display())),
+        Err(error) => check.fault(
             format!("{}: no socket can be made there: {error}", path.display()),
             "set socket to a path in a folder of the daemon's user; systemd makes /run/phi4d",
         ),
@@ -145,8 +139,8 @@ fn folder_of(path: &Path, findings: &mut Findings) {
 }
 
 #[cfg(not(unix))]
-fn unix(path: &Path, _: bool, findings: &mut Findings) {
-    findings.note(SOCKETS, format!("{}: not looked at on this system", path.display()), "");
+fn unix(path: &Path, _: bool, check: &mut Check<'_>) {
+    check.note(format!("{}: not looked at on this system", path.display()), "");
 }
 
 #[cfg(test)]
@@ -167,11 +161,11 @@ mod tests {
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nhello");
         });
         let mut findings = Findings::default();
-        tcp(&taken, &mut findings);
+        tcp(&taken, &mut findings.of("sockets"));
         answer.join().unwrap();
         assert!(findings.text().contains("is taken by another program"), "{}", findings.text());
         let mut findings = Findings::default();
-        tcp(&ListenAddress::parse("127.0.0.1:0").unwrap(), &mut findings);
+        tcp(&ListenAddress::parse("127.0.0.1:0").unwrap(), &mut findings.of("sockets"));
         assert_eq!(findings.faults(), 0);
     }
 
@@ -182,10 +176,10 @@ mod tests {
         let file = folder.path().join("file");
         std::fs::write(&file, "x").unwrap();
         let mut findings = Findings::default();
-        unix(&file.join("phi4d.sock"), false, &mut findings);
+        unix(&file.join("phi4d.sock"), false, &mut findings.of("sockets"));
         assert_eq!(findings.faults(), 1, "{}", findings.text());
         let mut findings = Findings::default();
-        unix(&folder.path().join("phi4d.sock"), false, &mut findings);
+        unix(&folder.path().join("phi4d.sock"), false, &mut findings.of("sockets"));
         assert!(findings.text().contains("is free"), "{}", findings.text());
     }
 }

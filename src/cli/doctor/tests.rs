@@ -16,7 +16,7 @@ fn judged(weights: u64, budget: usize, spare: usize) -> String {
         ..MemoryPlan::default()
     };
     let mut findings = Findings::default();
-    machine::judge_plan(&plan, &mut findings);
+    machine::judge_plan(&plan, &mut findings.of("memory"));
     findings.text()
 }
 
@@ -31,7 +31,7 @@ fn what_does_not_fit_is_a_fault_and_a_small_cache_is_reported() {
 fn notes(listen: &str, need_key: bool, certificate: bool) -> Vec<String> {
     let address = ListenAddress::parse(listen);
     let mut findings = Findings::default();
-    judge_access(address.as_ref(), need_key, certificate, &mut findings);
+    judge_access(address.as_ref(), need_key, certificate, &mut findings.of("access"));
     let text = findings.text();
     text.lines().filter(|line| line.starts_with("note")).map(ToOwned::to_owned).collect()
 }

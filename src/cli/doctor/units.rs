@@ -4,13 +4,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::findings::Findings;
+use super::findings::Check;
 use crate::exit;
 use crate::report::bytes;
 use crate::service::{SERVICE, TCP_SOCKET, UNIX_SOCKET, Unit, systemctl};
 use phi4d_settings::{ListenAddress, Provider, Settings};
-
-const CHECK: &str = "service";
 
 /// The units of the package, as far as they are installed.
 #[derive(Debug, Default)]
@@ -55,41 +53,41 @@ impl Units {
     }
 
     /// Judges the state of each unit, and whether the service has what `settings` ask for.
-    pub(super) fn judge(&self, settings: &Settings, findings: &mut Findings) {
+    pub(super) fn judge(&self, settings: &Settings, check: &mut Check<'_>) {
         let Some(service) = &self.service else {
-            findings.good(CHECK, "no unit is installed");
+            check.good("no unit is installed");
             return;
         };
         if self.sleeps(service, settings) {
             let text = format!("{SERVICE} is idle and takes no memory; a connection starts it");
-            findings.good(CHECK, text);
+            check.good(text);
         } else {
-            state(service, findings);
+            state(service, check);
         }
         for socket in &self.sockets {
-            socket_state(socket, findings);
+            socket_state(socket, check);
         }
         for unit in self.sockets.iter().chain([service]) {
-            reload_needed(unit, findings);
+            reload_needed(unit, check);
         }
-        limits(service, settings, findings);
-        reach(service, settings.listen.as_ref(), findings);
-        devices(service, settings.provider, findings);
+        limits(service, settings, check);
+        reach(service, settings.listen.as_ref(), check);
+        devices(service, settings.provider, check);
     }
 }
 
 /// Whether the service runs, and whether it starts with the machine.
-pub(super) fn state(unit: &Unit, findings: &mut Findings) {
+pub(super) fn state(unit: &Unit, check: &mut Check<'_>) {
     let name = unit.name();
     if unit.get("LoadState") == "masked" {
         let fix = format!("systemctl unmask {name}");
-        findings.fault(CHECK, format!("{name} is masked, so that it can't start"), fix);
+        check.fault(format!("{name} is masked, so that it can't start"), fix);
         return;
     }
     if unit.get("LoadState") != "loaded" {
         let reason = unit.get("LoadState");
         let fix = format!("systemd-analyze verify {name}; systemctl cat {name}");
-        findings.fault(CHECK, format!("systemd can't load {name}: {reason}"), fix);
+        check.fault(format!("systemd can't load {name}: {reason}"), fix);
         return;
     }
     match unit.get("ActiveState") {
@@ -97,21 +95,20 @@ pub(super) fn state(unit: &Unit, findings: &mut Findings) {
             let why = format!("journalctl --unit {name} --lines 20 shows why");
             let text = format!("{name} has failed ({}); clients are refused", ending(unit));
             let then = format!("systemctl reset-failed {name}; systemctl start {name}");
-            findings.fault(CHECK, text, format!("{why}; then {then}"));
+            check.fault(text, format!("{why}; then {then}"));
         }
         "activating" if unit.get("SubState") == "auto-restart" => {
             let text = format!("systemd starts {name} again and again ({})", ending(unit));
-            findings.fault(CHECK, text, format!("journalctl --unit {name} --lines 20 shows why"));
+            check.fault(text, format!("journalctl --unit {name} --lines 20 shows why"));
         }
         "inactive" => {
-            findings.fix(CHECK, format!("{name} is stopped"), &["systemctl", "start", name]);
+            check.fix(format!("{name} is stopped"), &["systemctl", "start", name]);
         }
         other => {
             let restarts = unit.number("NRestarts").unwrap_or(0);
-            findings.good(CHECK, format!("{name} is {other}"));
+            check.good(format!("{name} is {other}"));
             if restarts > 0 {
-                findings.note(
-                    CHECK,
+                check.note(
                     format!("systemd has restarted {name} {restarts} times after failures"),
                     format!("journalctl --unit {name} shows them"),
                 );
@@ -119,8 +116,7 @@ pub(super) fn state(unit: &Unit, findings: &mut Findings) {
         }
     }
     if unit.get("UnitFileState") == "disabled" {
-        findings.note(
-            CHECK,
+        check.note(
             format!("{name} is disabled: it does not start with the machine"),
             format!("systemctl enable {name}"),
         );
@@ -138,7 +134,7 @@ fn ending(unit: &Unit) -> String {
     meaning.unwrap_or_else(|| result.to_owned())
 }
 
-fn socket_state(unit: &Unit, findings: &mut Findings) {
+fn socket_state(unit: &Unit, check: &mut Check<'_>) {
     let name = unit.name();
     let places: Vec<String> =
         unit.listens_on().iter().map(|place| place.display().to_string()).collect();
@@ -146,29 +142,25 @@ fn socket_state(unit: &Unit, findings: &mut Findings) {
     let is_on = unit.get("UnitFileState") != "disabled";
     match unit.get("ActiveState") {
         "active" => {
-            findings.good(CHECK, format!("{name} listens on {places}"));
-            socket_file(unit, findings);
+            check.good(format!("{name} listens on {places}"));
+            socket_file(unit, check);
         }
-        "failed" => findings.fault(
-            CHECK,
+        "failed" => check.fault(
             format!("{name} has failed ({}): nobody listens on {places}", unit.get("Result")),
             format!("systemctl reset-failed {name} phi4d.service; systemctl start {name}"),
         ),
-        _ if unit.get("LoadState") == "masked" => findings.note(
-            CHECK,
+        _ if unit.get("LoadState") == "masked" => check.note(
             format!("{name} is masked: nobody listens on {places}"),
             format!("systemctl unmask {name}"),
         ),
-        _ if is_on => findings.fix(
-            CHECK,
+        _ if is_on => check.fix(
             format!("{name} is stopped: nobody listens on {places}"),
             &["systemctl", "start", name],
         ),
         _ if name == TCP_SOCKET => {
-            findings.good(CHECK, format!("{name} is off ({places})"));
+            check.good(format!("{name} is off ({places})"));
         }
-        _ => findings.note(
-            CHECK,
+        _ => check.note(
             format!("{name} is disabled: nobody listens on {places}"),
             format!("systemctl enable --now {name}"),
         ),
@@ -176,21 +168,19 @@ fn socket_state(unit: &Unit, findings: &mut Findings) {
 }
 
 /// Whether members of the socket's group can connect.
-fn socket_file(unit: &Unit, findings: &mut Findings) {
+fn socket_file(unit: &Unit, check: &mut Check<'_>) {
     let mode = u32::from_str_radix(unit.get("SocketMode"), 8);
     let Some(path) = unit.listens_on().into_iter().find(|place| place.is_absolute()) else {
         return;
     };
     if path.parent().is_some_and(|folder| folder.is_dir()) && !path.exists() {
-        findings.fault(
-            CHECK,
+        check.fault(
             format!("{} listens on {}, which is gone", unit.name(), path.display()),
             format!("systemctl restart {}", unit.name()),
         );
     }
     if mode.is_ok_and(|mode| mode & 0o060 != 0o060) {
-        findings.note(
-            CHECK,
+        check.note(
             format!(
                 "{} has SocketMode={}: no group may connect",
                 unit.name(),
@@ -201,10 +191,9 @@ fn socket_file(unit: &Unit, findings: &mut Findings) {
     }
 }
 
-fn reload_needed(unit: &Unit, findings: &mut Findings) {
+fn reload_needed(unit: &Unit, check: &mut Check<'_>) {
     if unit.get("NeedDaemonReload") == "yes" {
-        findings.fix(
-            CHECK,
+        check.fix(
             format!("the files of {} changed, and systemd has not read them again", unit.name()),
             &["systemctl", "daemon-reload"],
         );
@@ -212,10 +201,9 @@ fn reload_needed(unit: &Unit, findings: &mut Findings) {
 }
 
 /// Whether the unit's limits leave room for what the settings ask for.
-fn limits(unit: &Unit, settings: &Settings, findings: &mut Findings) {
+fn limits(unit: &Unit, settings: &Settings, check: &mut Check<'_>) {
     if let Some(limit) = unit.number("LimitAS") {
-        findings.fault(
-            CHECK,
+        check.fault(
             format!("{} limits the address space to {}", unit.name(), bytes(limit)),
             "remove LimitAS= from its drop-ins: the KV cache reserves more than it uses; MemoryMax= \
              is the limit to set",
@@ -223,8 +211,7 @@ fn limits(unit: &Unit, settings: &Settings, findings: &mut Findings) {
     }
     let files = unit.number("LimitNOFILE").unwrap_or(u64::MAX);
     if files < settings.max_connections as u64 {
-        findings.note(
-            CHECK,
+        check.note(
             format!(
                 "{} may open {files} files, fewer than max_connections ({})",
                 unit.name(),
@@ -236,14 +223,13 @@ fn limits(unit: &Unit, settings: &Settings, findings: &mut Findings) {
 }
 
 /// Whether other machines can reach an address that is meant for them.
-fn reach(unit: &Unit, listen: Option<&ListenAddress>, findings: &mut Findings) {
+fn reach(unit: &Unit, listen: Option<&ListenAddress>, check: &mut Check<'_>) {
     let Some(address) = listen.filter(|address| !address.is_loopback()) else { return };
     // A deny of everything with an allow of localhost only, as the package's unit has it.
     let denied = unit.words("IPAddressDeny").any(|network| network.ends_with("/0"));
     let allowed = unit.words("IPAddressAllow").any(|network| !is_local(network));
     if denied && !allowed {
-        findings.fault(
-            CHECK,
+        check.fault(
             format!("listen is {address}, and {} lets this machine in only", unit.name()),
             "phi4d setup lan; or install the drop-in lan.conf and systemctl daemon-reload",
         );
@@ -254,11 +240,10 @@ fn is_local(network: &str) -> bool {
     network.starts_with("127.") || network.starts_with("::1") || network == "localhost"
 }
 
-fn devices(unit: &Unit, provider: Provider, findings: &mut Findings) {
+fn devices(unit: &Unit, provider: Provider, check: &mut Check<'_>) {
     let on_device = !matches!(provider, Provider::Cpu | Provider::Auto);
     if on_device && unit.get("PrivateDevices") == "yes" {
-        findings.note(
-            CHECK,
+        check.note(
             format!("{} hides devices from the daemon, GPUs too", unit.name()),
             "copy the drop-in /usr/share/doc/phi4d/examples/cuda.conf to \
              /etc/systemd/system/phi4d.service.d/",
@@ -267,13 +252,12 @@ fn devices(unit: &Unit, provider: Provider, findings: &mut Findings) {
 }
 
 /// Notes settings that were changed after the daemon read them.
-pub(super) fn settings_in_use(unit: &Unit, files: &[PathBuf], findings: &mut Findings) {
+pub(super) fn settings_in_use(unit: &Unit, files: &[PathBuf], check: &mut Check<'_>) {
     let Some(read) = unit.changed().filter(|_| unit.is_active()) else { return };
     for file in files {
         let changed = std::fs::metadata(file).and_then(|metadata| metadata.modified());
         if changed.is_ok_and(|time| time > UNIX_EPOCH + Duration::from_secs(read + 1)) {
-            findings.note(
-                CHECK,
+            check.note(
                 format!("{} changed after {} read it", file.display(), unit.name()),
                 format!("systemctl restart {}", unit.name()),
             );
@@ -282,18 +266,17 @@ pub(super) fn settings_in_use(unit: &Unit, files: &[PathBuf], findings: &mut Fin
 }
 
 /// Finds daemons of other instances that have failed.
-pub(super) fn instances(findings: &mut Findings) {
+pub(super) fn instances(check: &mut Check<'_>) {
     let listed = systemctl(&["list-units", "--all", "--plain", "--no-legend", "phi4d@*.service"]);
     for line in listed.unwrap_or_default().lines() {
         let mut words = line.split_whitespace();
         let (Some(name), Some(state)) = (words.next(), words.nth(1)) else { continue };
         match state {
-            "failed" => findings.fault(
-                CHECK,
+            "failed" => check.fault(
                 format!("{name} has failed"),
                 format!("journalctl --unit {name} --lines 20 shows why"),
             ),
-            state => findings.good(CHECK, format!("{name} is {state}")),
+            state => check.good(format!("{name} is {state}")),
         }
     }
 }
@@ -301,12 +284,13 @@ pub(super) fn instances(findings: &mut Findings) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::doctor::findings::Findings;
     use phi4d_settings::{Inputs, resolve};
 
-    fn finding(name: &str, properties: &str, judge: impl Fn(&Unit, &mut Findings)) -> String {
+    fn finding(name: &str, properties: &str, judge: impl Fn(&Unit, &mut Check<'_>)) -> String {
         let unit = Unit::read(name, &format!("LoadState=loaded\n{properties}"));
         let mut findings = Findings::default();
-        judge(&unit, &mut findings);
+        judge(&unit, &mut findings.of("service"));
         findings.text()
     }
 
@@ -335,7 +319,8 @@ mod tests {
             assert!(text.contains(level) && text.contains(word), "{properties}: {text}");
         }
         let mut findings = Findings::default();
-        state(&Unit::read(SERVICE, "LoadState=masked\nActiveState=inactive\n"), &mut findings);
+        let masked = Unit::read(SERVICE, "LoadState=masked\nActiveState=inactive\n");
+        state(&masked, &mut findings.of("service"));
         assert!(findings.text().contains("systemctl unmask"), "{}", findings.text());
     }
 
@@ -352,7 +337,7 @@ mod tests {
                 sockets: vec![unit(UNIX_SOCKET, &format!("ActiveState={socket}"))],
             };
             let mut findings = Findings::default();
-            units.judge(&settings, &mut findings);
+            units.judge(&settings, &mut findings.of("service"));
             findings.text()
         };
         let stopped = "phi4d.service is stopped";
@@ -378,7 +363,7 @@ mod tests {
     fn an_open_address_behind_the_units_filter_is_a_fault() {
         let address = ListenAddress::parse("0.0.0.0:8484");
         let of = |properties: &str, address: Option<&ListenAddress>| {
-            finding(SERVICE, properties, |unit, findings| reach(unit, address, findings))
+            finding(SERVICE, properties, |unit, check| reach(unit, address, check))
         };
         let packaged = "IPAddressDeny=::/0 0.0.0.0/0\nIPAddressAllow=127.0.0.0/8 ::1/128\n";
         assert!(of(packaged, address.as_ref()).contains("lan.conf"));

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::*;
 use phi4d_model::blocks::{self, Blocks, Full};
 use phi4d_model::{
-    KvGrowth, LoadOptions, Loaded, Logits, ModelLimits, Provider, Rotary, RunError, Runner,
+    KvGrowth, LoadOptions, Loaded, Logits, ModelLimits, Provider, Rotary, RunError, Runner, Span,
     WeightsMemory, load,
 };
 
@@ -131,27 +131,11 @@ impl Runner for Strict {
         self.inner.set_rotary(rotary);
     }
 
-    fn prefill(
-        &mut self,
-        slot: usize,
-        past: usize,
-        tokens: &[u32],
-        rows: usize,
-    ) -> Result<Logits<'_>, RunError> {
-        self.write(slot, past, past + tokens.len());
-        self.inner.prefill(slot, past, tokens, rows)
-    }
-
-    fn decode(
-        &mut self,
-        first: usize,
-        tokens: &[u32],
-        past: &[usize],
-    ) -> Result<Logits<'_>, RunError> {
-        for (slot, &past) in (first..).zip(past) {
-            self.write(slot, past, past + 1);
+    fn step(&mut self, spans: &[Span<'_>]) -> Result<Logits<'_>, RunError> {
+        for span in spans {
+            self.write(span.slot, span.past, span.past + span.tokens.len());
         }
-        self.inner.decode(first, tokens, past)
+        self.inner.step(spans)
     }
 
     fn swap(&mut self, slots: [usize; 2], tokens: [usize; 2]) {

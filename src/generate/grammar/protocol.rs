@@ -1,9 +1,12 @@
-//! The messages between the daemon and a form's process, as bytes. Numbers are little-endian.
+//! The messages between the daemon and a form's process: JSON, but for what may follow a token, which is many
+//! bits for each. Numbers outside of JSON are little-endian.
+
+use serde::{Deserialize, Serialize};
 
 use super::super::request::{Constraint, Form};
 
 /// A form to compile.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Order {
     /// The form's field in the request.
     pub(super) field: String,
@@ -13,7 +16,7 @@ pub(super) struct Order {
 }
 
 /// From the daemon.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) enum Ask {
     Compile(Order),
     /// A token was chosen.
@@ -23,13 +26,14 @@ pub(super) enum Ask {
 }
 
 /// From a form's process.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Answer {
     /// The process is ready.
     Ready,
     /// The chosen token was followed; whether nothing may follow it.
     Progress { complete: bool },
     /// What may follow.
+    #[serde(skip)]
     Following(Following),
     /// The form can't be used: the field at fault, its value, and what would be accepted.
     Refused { field: String, value: String, accepted: String },
@@ -48,156 +52,60 @@ pub(super) struct Following {
     pub(super) weight: usize,
 }
 
-const COMPILE: u8 = b'C';
-const TOKEN: u8 = b'T';
-const FORK: u8 = b'F';
-const READY: u8 = b'H';
-const PROGRESS: u8 = b'P';
+/// Begins the frame of a [`Following`], as it begins no JSON.
 const FOLLOWING: u8 = b'M';
-const REFUSED: u8 = b'R';
-const FAILED: u8 = b'E';
 
 impl Ask {
     pub(super) fn encode(&self) -> Vec<u8> {
-        match self {
-            Self::Compile(order) => {
-                let mut out = vec![COMPILE];
-                put(&mut out, order.field.as_bytes());
-                put_form(&mut out, &order.form);
-                put_count(&mut out, order.parts.len());
-                for part in &order.parts {
-                    put(&mut out, part.field.as_bytes());
-                    put_form(&mut out, &part.form);
-                }
-                out
-            }
-            Self::Token(token) => {
-                let mut out = vec![TOKEN];
-                out.extend_from_slice(&token.to_le_bytes());
-                out
-            }
-            Self::Fork => vec![FORK],
-        }
+        json(self)
     }
 
     /// `None` if the bytes are no such message.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        let (kind, rest) = bytes.split_first()?;
-        let mut reader = Reader(rest);
-        let ask = match *kind {
-            COMPILE => {
-                let field = reader.text()?;
-                let form = reader.form()?;
-                let parts = (0..reader.count()?)
-                    .map(|_| Some(Constraint { field: reader.text()?, form: reader.form()? }))
-                    .collect::<Option<_>>()?;
-                Self::Compile(Order { field, form, parts })
-            }
-            TOKEN => Self::Token(reader.number()?),
-            FORK => Self::Fork,
-            _ => return None,
-        };
-        reader.0.is_empty().then_some(ask)
+        serde_json::from_slice(bytes).ok()
     }
 }
 
 impl Answer {
     pub(super) fn encode(&self) -> Vec<u8> {
-        match self {
-            Self::Ready => vec![READY],
-            Self::Progress { complete } => vec![PROGRESS, u8::from(*complete)],
-            Self::Following(following) => {
-                let mut out = Vec::with_capacity(following.allowed.len() * 4 + 64);
-                out.push(FOLLOWING);
-                out.extend_from_slice(&(following.weight as u64).to_le_bytes());
-                put(&mut out, &following.forced);
-                for word in &following.allowed {
-                    out.extend_from_slice(&word.to_le_bytes());
-                }
-                out
-            }
-            Self::Refused { field, value, accepted } => {
-                let mut out = vec![REFUSED];
-                for text in [field, value, accepted] {
-                    put(&mut out, text.as_bytes());
-                }
-                out
-            }
-            Self::Failed(reason) => {
-                let mut out = vec![FAILED];
-                put(&mut out, reason.as_bytes());
-                out
-            }
+        let Self::Following(following) = self else { return json(self) };
+        let mut out = Vec::with_capacity(following.allowed.len() * 4 + 64);
+        out.push(FOLLOWING);
+        out.extend_from_slice(&(following.weight as u64).to_le_bytes());
+        put(&mut out, &following.forced);
+        for word in &following.allowed {
+            out.extend_from_slice(&word.to_le_bytes());
         }
+        out
     }
 
     /// `None` if the bytes are no such message.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        let (kind, rest) = bytes.split_first()?;
-        let mut reader = Reader(rest);
-        let answer = match *kind {
-            READY => Self::Ready,
-            PROGRESS => Self::Progress { complete: reader.take(1)? != [0] },
-            FOLLOWING => {
-                let weight = usize::try_from(reader.long()?).ok()?;
-                let forced = reader.bytes()?.to_vec();
-                let words = reader.take(reader.0.len())?.chunks(4);
-                let word = |word: &[u8]| Some(u32::from_le_bytes(word.try_into().ok()?));
-                let allowed = words.map(word).collect::<Option<_>>()?;
-                Self::Following(Following { allowed, forced, weight })
-            }
-            REFUSED => Self::Refused {
-                field: reader.text()?,
-                value: reader.text()?,
-                accepted: reader.text()?,
-            },
-            FAILED => Self::Failed(reader.text()?),
-            _ => return None,
+        let Some(rest) = bytes.strip_prefix(&[FOLLOWING]) else {
+            return serde_json::from_slice(bytes).ok();
         };
-        reader.0.is_empty().then_some(answer)
+        let mut reader = Reader(rest);
+        let weight = usize::try_from(reader.long()?).ok()?;
+        let forced = reader.bytes()?.to_vec();
+        let word = |word: &[u8]| Some(u32::from_le_bytes(word.try_into().ok()?));
+        let allowed = reader.0.chunks(4).map(word).collect::<Option<_>>()?;
+        Some(Self::Following(Following { allowed, forced, weight }))
     }
 }
 
-fn put_count(out: &mut Vec<u8>, count: usize) {
-    // Longer texts make a frame that is too long, which sending refuses.
-    out.extend_from_slice(&u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes());
+fn json(message: &impl Serialize) -> Vec<u8> {
+    // Can't fail: all names are texts. An empty frame is no message.
+    serde_json::to_vec(message).unwrap_or_default()
 }
 
+/// Writes `bytes` after their number. A text that is too long for that makes a frame that is too long, which
+/// sending refuses.
 pub(super) fn put(out: &mut Vec<u8>, bytes: &[u8]) {
-    put_count(out, bytes.len());
+    out.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
     out.extend_from_slice(bytes);
 }
 
-fn put_form(out: &mut Vec<u8>, form: &Form) {
-    match form {
-        Form::JsonObject => out.push(b'o'),
-        Form::JsonSchema(schema) => {
-            out.push(b's');
-            put(out, schema.to_string().as_bytes());
-        }
-        Form::LiteralSchema(schema) => {
-            out.push(b'S');
-            put(out, schema.to_string().as_bytes());
-        }
-        Form::Regex(pattern) => {
-            out.push(b'r');
-            put(out, pattern.as_bytes());
-        }
-        Form::Lark(grammar) => {
-            out.push(b'l');
-            put(out, grammar.as_bytes());
-        }
-        Form::Choice(texts) => {
-            out.push(b'c');
-            put_count(out, texts.len());
-            for text in texts {
-                put(out, text.as_bytes());
-            }
-        }
-    }
-}
-
-/// Reads what [`put`] and the like have written.
+/// Reads what [`put`] has written, and numbers.
 pub(super) struct Reader<'b>(pub(super) &'b [u8]);
 
 impl<'b> Reader<'b> {
@@ -222,25 +130,6 @@ impl<'b> Reader<'b> {
     pub(super) fn bytes(&mut self) -> Option<&'b [u8]> {
         let count = self.count()?;
         self.take(count)
-    }
-
-    fn text(&mut self) -> Option<String> {
-        String::from_utf8(self.bytes()?.to_vec()).ok()
-    }
-
-    fn form(&mut self) -> Option<Form> {
-        Some(match self.take(1)? {
-            b"o" => Form::JsonObject,
-            b"s" => Form::JsonSchema(serde_json::from_slice(self.bytes()?).ok()?),
-            b"S" => Form::LiteralSchema(serde_json::from_slice(self.bytes()?).ok()?),
-            b"r" => Form::Regex(self.text()?),
-            b"l" => Form::Lark(self.text()?),
-            b"c" => {
-                let count = self.count()?;
-                Form::Choice((0..count).map(|_| self.text()).collect::<Option<_>>()?)
-            }
-            _ => return None,
-        })
     }
 }
 

@@ -189,34 +189,7 @@ impl Runner for BlockRunner {
         self.rotary = rotary;
     }
 
-    fn prefill(
-        &mut self,
-        slot: usize,
-        past: usize,
-        tokens: &[u32],
-        rows: usize,
-    ) -> Result<Logits<'_>, RunError> {
-        self.run(&[Span { slot, past, tokens, rows }])
-    }
-
-    fn decode(
-        &mut self,
-        first: usize,
-        tokens: &[u32],
-        past: &[usize],
-    ) -> Result<Logits<'_>, RunError> {
-        let slots = first..first + tokens.len();
-        let spans = slots.zip(tokens.chunks(1)).zip(past);
-        let spans: Vec<_> =
-            spans.map(|((slot, tokens), &past)| Span { slot, past, tokens, rows: 1 }).collect();
-        self.run(&spans)
-    }
-
-    fn step<'a>(
-        &'a mut self,
-        spans: &[Span<'_>],
-        _buffer: &'a mut Vec<f32>,
-    ) -> Result<Logits<'a>, RunError> {
+    fn step(&mut self, spans: &[Span<'_>]) -> Result<Logits<'_>, RunError> {
         self.run(spans)
     }
 

@@ -161,7 +161,6 @@ proptest! {
                 .collect();
             Sequence { tokens, expected, read: 0 }
         }).collect();
-        let mut buffer = Vec::new();
         for plan in widths.chunks(3) {
             let mut spans: Vec<Span<'_>> = Vec::new();
             for &(slot, width) in plan {
@@ -177,7 +176,7 @@ proptest! {
             if spans.is_empty() {
                 continue;
             }
-            let logits = runner.step(&spans, &mut buffer).unwrap();
+            let logits = runner.step(&spans).unwrap();
             let mut row = 0;
             for span in &spans {
                 let end = span.past + span.tokens.len();

@@ -183,7 +183,7 @@ pub fn inspect(folder: &Path) -> Result<Export, LoadError> {
         .iter()
         .any(|pattern| is_layer_of(name, pattern))
     };
-    // By their names: without a session nothing else tells a cache from other inputs.
+    // By their names: without a session nothing else distinguishes a cache from other inputs.
     let (cached, inputs): (Vec<_>, Vec<_>) =
         graph.inputs.into_iter().partition(|input| cache_names(&input.name));
     let outputs = graph.outputs.into_iter().filter(|output| !cache_names(&output.name)).collect();

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::activations::Activations;
 use crate::form::{COLUMNS, Form, Line};
-use crate::isa::{Isa, Kernel, Tiles};
+use crate::isa::{FewRows as _, Isa, Kernel, Tiles};
 use crate::tile::{Packed, Work};
 
 /// Values along K of a panel of unpacked weights. With three vectors of columns the panel takes 27 KB,
@@ -142,7 +142,7 @@ pub(crate) unsafe fn narrow<I: Tiles>(job: &Job<'_>, groups: Range<usize>) {
         for index in 0..job.activations.rows().div_ceil(height) {
             let work = job.work(index, 0..job.form.blocks(), group * COLUMNS);
             // SAFETY: sizes were checked by `multiply`, and the rest is the caller's promise.
-            unsafe { I::direct(job.form, height, &work, job.packed(group, 0)) };
+            unsafe { I::Isa::direct(job.form, height, &work, job.packed(group, 0)) };
         }
     }
 }

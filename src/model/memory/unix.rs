@@ -154,7 +154,7 @@ pub(crate) fn forget_file_pages<T: Plain>(constant: &[T]) {
     let (start, end) = (place.next_multiple_of(page), place + size_of_val(constant));
     let end = end / page * page;
     // On anonymous memory the advice below would destroy what it holds, and ONNX Runtime may have
-    // copied the constant: only the kernel's own list tells.
+    // copied the constant: only the kernel's own list shows it.
     let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };
     if start >= end || !maps.lines().any(|line| is_file(line, start..end)) {
         return;

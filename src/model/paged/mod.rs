@@ -33,7 +33,7 @@ use super::error::{LoadError, RunError};
 use super::genai_config::{DecoderSection, layer_name};
 use super::kv_format;
 use super::plan::{KvGrowth, LoadOptions, ModelLimits, Rotary};
-use super::runner::{Interrupt, Logits, Runner, logit_rows};
+use super::runner::{Batch, Interrupt, Logits, Runner, Span, logit_rows};
 use super::source::Source;
 use super::stop::Terminator;
 
@@ -131,15 +131,9 @@ impl PagedRunner {
         self.blocks.reach(&mut memory, slot, past, end)
     }
 
-    /// One step over the slots from `first` on, which have so many positions in `past` and read
-    /// `tokens`, as many each. Gives the logits of the last `rows` tokens.
-    fn step(
-        &mut self,
-        first: usize,
-        tokens: &[u32],
-        past: &[usize],
-        rows: usize,
-    ) -> Result<Logits<'_>, RunError> {
+    fn run(&mut self, batch: &Batch) -> Result<Logits<'_>, RunError> {
+        let Batch { first, tokens, past, rows } = batch;
+        let (first, rows) = (*first, *rows);
         let terminator = Arc::clone(&self.terminator);
         let options = terminator.options()?;
         // A prefill reads many tokens of one sequence, a decode step one token of each.
@@ -171,7 +165,7 @@ impl PagedRunner {
     /// Positions that a sequence with `blocks` blocks has at most, by its blocks, the context and the
     /// rows of the rotary table.
     fn most_positions(&self, blocks: usize) -> usize {
-        // The kernel reads a row of the table for each position that it is told of, so the bound
+        // The kernel reads a row of the table for each position that it gets, so the bound
         // must not exceed them.
         let short = self.limits.rotary_switch.filter(|_| self.rotary == Rotary::Short);
         let table = short.unwrap_or(usize::MAX).min(self.limits.context_tokens);
@@ -266,23 +260,8 @@ impl Runner for PagedRunner {
         self.rotary = rotary;
     }
 
-    fn prefill(
-        &mut self,
-        slot: usize,
-        past: usize,
-        tokens: &[u32],
-        rows: usize,
-    ) -> Result<Logits<'_>, RunError> {
-        self.step(slot, tokens, &[past], rows)
-    }
-
-    fn decode(
-        &mut self,
-        first: usize,
-        tokens: &[u32],
-        past: &[usize],
-    ) -> Result<Logits<'_>, RunError> {
-        self.step(first, tokens, past, tokens.len())
+    fn step(&mut self, spans: &[Span<'_>]) -> Result<Logits<'_>, RunError> {
+        self.run(&Batch::of(spans))
     }
 
     fn swap(&mut self, slots: [usize; 2], _tokens: [usize; 2]) {

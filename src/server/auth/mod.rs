@@ -32,7 +32,7 @@ use hyper::{HeaderMap, Request, Uri};
 use tokio_rustls::rustls::ServerConfig;
 
 use super::caller::{Caller, Origin};
-use super::error::ApiError;
+use super::error::{ApiError, Fault};
 use cors::Cors;
 use hosts::Hosts;
 use keys::{Keys, LiveKey};
@@ -228,12 +228,13 @@ impl Admission {
 
 /// The error for the holder of the key `name`.
 fn refusal(name: &str, exceeded: Exceeded) -> ApiError {
-    match exceeded {
-        Exceeded::Answers { most } => ApiError::key_in_flight(name, most),
-        Exceeded::AnswersOfOne { asked, most } => ApiError::key_never_in_flight(name, asked, most),
-        Exceeded::Tokens { most, wait } => ApiError::key_tokens(name, most, wait),
-        Exceeded::TokensOfOne { asked, most } => ApiError::key_never_tokens(name, asked, most),
-    }
+    let fault = match exceeded {
+        Exceeded::Answers { most } => Fault::KeyInFlight { name, most },
+        Exceeded::AnswersOfOne { asked, most } => Fault::KeyNeverInFlight { name, asked, most },
+        Exceeded::Tokens { most, wait } => Fault::KeyTokens { name, most, wait },
+        Exceeded::TokensOfOne { asked, most } => Fault::KeyNeverTokens { name, asked, most },
+    };
+    fault.into()
 }
 
 /// Decides on a request of `class` from `origin`.
@@ -261,14 +262,11 @@ pub(super) async fn admit(
         rules.keys.as_ref().and_then(|keys| given_keys(headers).find_map(|given| keys.find(given)));
     let own = own_scope(rules, origin);
     let Some(scope) = own.max(key.map(|key| key.scope)) else {
-        return Err(if given_keys(headers).next().is_some() {
-            ApiError::wrong_key()
-        } else {
-            ApiError::no_key()
-        });
+        let has_key = given_keys(headers).next().is_some();
+        return Err(if has_key { Fault::WrongKey } else { Fault::NoKey }.into());
     };
     if class == Class::Admin && scope < Scope::Admin {
-        return Err(ApiError::not_admin());
+        return Err(Fault::NotAdmin.into());
     }
     match key {
         Some(key) => with_key(key, class),
@@ -291,15 +289,15 @@ async fn check_source(rules: &Rules, origin: &Origin, request: &Parts<'_>) -> Re
         if trusted || rules.peers.admit(origin).await {
             return Ok(());
         }
-        return Err(ApiError::user_not_allowed(peer.uid));
+        return Err(Fault::UserNotAllowed(peer.uid).into());
     }
     rules
         .hosts
         .check(request.uri, request.headers)
-        .map_err(|host| ApiError::foreign_host(&host))?;
+        .map_err(|host| ApiError::from(Fault::ForeignHost(&host)))?;
     match rules.cors.foreign(request.headers) {
         Some(page) if rules.refuses_pages => {
-            Err(ApiError::foreign_page(&String::from_utf8_lossy(page.as_bytes())))
+            Err(Fault::ForeignPage(&String::from_utf8_lossy(page.as_bytes())).into())
         }
         _ => Ok(()),
     }

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use hyper::body::Incoming;
-use hyper::{Request, StatusCode};
+use hyper::StatusCode;
 use serde_json::Value;
 
-use crate::access::Exchange;
+use crate::access::{Call, Exchange};
 use crate::app::{App, Embeddings, Phase};
 use crate::body::{done, keep, read};
-use crate::error::ApiError;
+use crate::error::{ApiError, Fault};
 use crate::reply::{Reply, json, telling_ignored};
 use crate::wire::common::to_json;
 use crate::wire::embeddings::{
@@ -19,46 +18,20 @@ use crate::wire::embeddings::{
 use phi4d_engine::JobError;
 use phi4d_generate::{EmbeddingRequest, GenerateError, is_large};
 
-/// `POST /v1/embeddings`.
+/// Answers with the vectors of the request that `parse` reads.
 pub(crate) async fn create(
-    app: &App,
-    request: Request<Incoming>,
-    exchange: &Arc<Exchange>,
-) -> Result<Reply, ApiError> {
-    answer(app, request, exchange, EmbedRequest::openai).await
-}
-
-/// `POST /api/embed`.
-pub(crate) async fn ollama(
-    app: &App,
-    request: Request<Incoming>,
-    exchange: &Arc<Exchange>,
-) -> Result<Reply, ApiError> {
-    answer(app, request, exchange, EmbedRequest::ollama).await
-}
-
-/// `POST /api/embeddings`.
-pub(crate) async fn ollama_one(
-    app: &App,
-    request: Request<Incoming>,
-    exchange: &Arc<Exchange>,
-) -> Result<Reply, ApiError> {
-    answer(app, request, exchange, EmbedRequest::ollama_one).await
-}
-
-async fn answer(
-    app: &App,
-    request: Request<Incoming>,
-    exchange: &Arc<Exchange>,
+    call: Call<'_>,
     parse: fn(&Value) -> Result<EmbedRequest, ApiError>,
 ) -> Result<Reply, ApiError> {
+    let Call { app, request, exchange, .. } = call;
     let begun = Instant::now();
     let parse = move |app: &App, body: Value| {
         served(app)?;
         let asked = parse(&body)?;
         match asked.model.as_deref() {
             Some(name) if !app.embeds_as(name) => {
-                Err(ApiError::model_not_found(name, &[served(app)?.name.as_str()]))
+                let served = [served(app)?.name.as_str()];
+                Err(Fault::ModelNotFound { asked: name, served: &served }.into())
             }
             _ => Ok(asked),
         }
@@ -90,7 +63,7 @@ async fn answer(
 
 /// The embedding model that is served.
 fn served(app: &App) -> Result<&Embeddings, ApiError> {
-    app.embeddings().ok_or_else(ApiError::no_embedding_model)
+    app.embeddings().ok_or_else(|| Fault::NoEmbeddingModel.into())
 }
 
 /// The vectors of a request's texts and the tokens of these. Accounted for like a prompt: the key's

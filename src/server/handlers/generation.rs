@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::access::{Exchange, random_hex};
 use crate::app::{App, Phase};
 use crate::body::{done, keep, read};
-use crate::error::ApiError;
+use crate::error::{ApiError, Fault};
 use crate::memory::NoRoom;
 use crate::reply::{
     EventStream, Events, Format, Reply, event, events, json, named_event, telling_ignored,
@@ -70,7 +70,7 @@ fn framed_fault(format: Format, dialect: Dialect, error: &ApiError) -> String {
     let data = dialect.fault(error);
     match format {
         Format::Events => event(&data),
-        Format::PingedEvents => named_event("error", &data),
+        Format::PingedEvents => named_event(&data),
         Format::Lines => format!("{data}\n"),
     }
 }
@@ -219,7 +219,7 @@ where
     F: Future<Output = Result<(), ApiError>> + Send + 'static,
 {
     let exchange = Arc::clone(exchange);
-    let on_panic = || framed_fault(R::FORMAT, R::DIALECT, &ApiError::internal());
+    let on_panic = || framed_fault(R::FORMAT, R::DIALECT, &Fault::Internal.into());
     let interval = app.options().stream_keep_alive;
     events(EventStream::new(R::FORMAT, interval, on_panic, |out| async move {
         if let Err(error) = produce(out.clone()).await {
@@ -252,7 +252,7 @@ async fn begun<R: Renderer>(
     // A prompt has no more tokens than bytes, or than fit.
     let prompts = request.prompts.len().saturating_mul(app.generator().limits().context_tokens);
     let expected = Took { prompt_tokens: weight.min(prompts), answers, known: None };
-    exchange.takes(expected.bytes()).map_err(|NoRoom| ApiError::no_memory_for_answer())?;
+    exchange.takes(expected.bytes()).map_err(|NoRoom| Fault::NoMemoryForAnswer)?;
     let choices = admitted(app, request, exchange).await?;
     let mut running = Running { app: app.clone(), exchange: Arc::clone(exchange), choices };
     running.begin().await?;

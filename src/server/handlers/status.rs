@@ -1,17 +1,19 @@
 //! What the server says of itself: `GET /health`, `/ready`, `/v1/models`, `/slots` and
 //! `/openapi.json`.
 
+use std::ops::Add as _;
+
 use hyper::StatusCode;
 
 use crate::app::{App, Embeddings, Phase};
 use crate::error::ApiError;
-use crate::models::{ModelEntry, ModelView, sum};
+use crate::models::{ModelEntry, ModelView};
 use crate::reply::{Reply, file, json};
 use crate::wire::common::to_json;
 use crate::wire::loading::Loading;
 use crate::wire::models::{Health, HealthModel, Model, ModelList, Readiness, Version};
 use crate::wire::slots as wire;
-use phi4d_engine::SubmitError;
+use phi4d_engine::{Stats, SubmitError};
 
 /// Generated from the wire types; a test compares it with them.
 const OPENAPI: &str = include_str!("../../../docs/openapi.json");
@@ -23,11 +25,9 @@ pub(crate) fn health(app: &App) -> Reply {
         Phase::Draining | Phase::Cutting => "draining",
     };
     let views = app.models().views();
-    let options = app.options();
-    let stats = views.iter().map(ModelView::stats).reduce(|all, one| sum(&all, &one));
-    let stats = stats.unwrap_or_default();
-    let sleeps = options.idle_exit.is_some();
-    let mut health = Health::new(status, &options.model_name, sleeps, &stats);
+    let stats = views.iter().map(ModelView::stats).fold(Stats::default(), Stats::add);
+    let sleeps = app.options().idle_exit.is_some();
+    let mut health = Health::new(status, &app.first().name, sleeps, &stats);
     if app.models().change() {
         let named = app.models().entries().iter().zip(&views);
         health.models = named.map(|(entry, view)| in_short(entry, view)).collect();

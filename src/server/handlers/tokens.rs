@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use hyper::body::Incoming;
-use hyper::{Request, StatusCode};
+use hyper::StatusCode;
 use serde_json::Value;
 
 use super::generation::{parsed, taken};
-use crate::access::Exchange;
+use crate::access::{Call, Exchange};
 use crate::app::App;
 use crate::body::{built, done};
 use crate::error::ApiError;
@@ -50,11 +49,8 @@ pub(crate) async fn tokens_of(
 }
 
 /// The tokens of a text or of a conversation.
-pub(crate) async fn tokenize(
-    app: &App,
-    request: Request<Incoming>,
-    exchange: &Arc<Exchange>,
-) -> Result<Reply, ApiError> {
+pub(crate) async fn tokenize(call: Call<'_>) -> Result<Reply, ApiError> {
+    let Call { app, request, exchange, .. } = call;
     let parse = TokenizeRequest::parse;
     let (served, asked) = taken(app, request, exchange, parse, TokenizeRequest::asks).await?;
     let TokenizeRequest { prompt, strings, pieces, ignored, .. } = asked;
@@ -81,11 +77,8 @@ pub(crate) async fn tokenize(
 }
 
 /// The text of tokens.
-pub(crate) async fn detokenize(
-    app: &App,
-    request: Request<Incoming>,
-    exchange: &Arc<Exchange>,
-) -> Result<Reply, ApiError> {
+pub(crate) async fn detokenize(call: Call<'_>) -> Result<Reply, ApiError> {
+    let Call { app, request, exchange, .. } = call;
     let (parse, asks) = (DetokenizeRequest::parse, DetokenizeRequest::asks);
     let (served, asked) = parsed(app, request, exchange, parse, asks).await?;
     let DetokenizeRequest { tokens, ignored, .. } = asked;
@@ -121,11 +114,8 @@ pub(crate) async fn tokenizer_info(app: &App, exchange: &Exchange) -> Result<Rep
 }
 
 /// What a chat request would make the model read.
-pub(crate) async fn render(
-    app: &App,
-    request: Request<Incoming>,
-    exchange: &Arc<Exchange>,
-) -> Result<Reply, ApiError> {
+pub(crate) async fn render(call: Call<'_>) -> Result<Reply, ApiError> {
+    let Call { app, request, exchange, .. } = call;
     let parse = |body: &Value| ChatRequest::parse(body).map(|chat| chat.parsed);
     let (served, mut chat) = parsed(app, request, exchange, parse, Parsed::asks).await?;
     let ignored = std::mem::take(&mut chat.ignored);

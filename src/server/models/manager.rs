@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until};
 use super::entry::{LoadedModel, ModelEntry, ModelFacts, ModelSource, ModelsOptions};
 use super::line::place_of;
 use super::resident::{Pin, Resident};
-use super::view::{ModelPhase, ModelView, Turnover, ended};
+use super::view::{ModelPhase, ModelView, Turnover};
 use phi4d_engine::{CallerId, Crashed, Engine, LoadProgress, Stats, SubmitError};
 use phi4d_telemetry::catch_panic;
 
@@ -431,7 +431,7 @@ impl Manager {
             std::mem::replace(&mut slot.state, State::Unloaded)
         {
             slot.state = State::Unloading { bytes };
-            slot.past = ended(&slot.past, &resident.generator().stats());
+            slot.past = (slot.past + resident.generator().stats()).ended();
             slot.turnover.unloads += 1;
             let source = Arc::clone(&self.source);
             self.jobs.spawn_blocking(move || {

@@ -18,7 +18,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 pub use entry::{LoadedModel, ModelEntry, ModelFacts, ModelSource, ModelsOptions};
 pub(crate) use manager::{KeepAlive, PinError};
 pub(crate) use resident::Pin;
-pub(crate) use view::{ModelPhase, ModelView, Turnover, sum};
+pub(crate) use view::{ModelPhase, ModelView, Turnover};
 
 use manager::{Command, Manager, Waiter};
 use phi4d_engine::{CallerId, Crashed, Stats, SubmitError};

@@ -89,59 +89,12 @@ impl ModelView {
     /// Its engine's counters, with those of the times when it was loaded before.
     pub(crate) fn stats(&self) -> Stats {
         let now = self.resident.as_ref().map(|resident| resident.generator().stats());
-        now.map_or(self.past, |now| together(&self.past, &now))
+        now.map_or(self.past, |now| self.past + now)
     }
 
     /// When it is unloaded if no request comes; `None`: never.
     pub(crate) fn expires(&self) -> Option<SystemTime> {
         let idle = self.idle_since.map_or(Duration::ZERO, |since| since.elapsed());
         SystemTime::now().checked_add(self.keep?.saturating_sub(idle))
-    }
-}
-
-/// Counters of an engine that has ended: what it counted stays, what it held is gone.
-pub(super) fn ended(past: &Stats, last: &Stats) -> Stats {
-    let all = together(past, last);
-    Stats {
-        slots: 0,
-        waiting: 0,
-        running: 0,
-        kv_tokens: 0,
-        kv_cached_tokens: 0,
-        kv_budget_tokens: 0,
-        // What it had accepted and not ended was cut by its end.
-        failed: all.accepted.saturating_sub(all.finished + all.cancelled),
-        ..all
-    }
-}
-
-/// The counters of two models.
-pub(crate) fn sum(one: &Stats, other: &Stats) -> Stats {
-    Stats {
-        slots: one.slots + other.slots,
-        waiting: one.waiting + other.waiting,
-        running: one.running + other.running,
-        kv_tokens: one.kv_tokens + other.kv_tokens,
-        kv_cached_tokens: one.kv_cached_tokens + other.kv_cached_tokens,
-        kv_budget_tokens: one.kv_budget_tokens + other.kv_budget_tokens,
-        ..together(one, other)
-    }
-}
-
-fn together(past: &Stats, now: &Stats) -> Stats {
-    Stats {
-        accepted: past.accepted + now.accepted,
-        finished: past.finished + now.finished,
-        cancelled: past.cancelled + now.cancelled,
-        failed: past.failed + now.failed,
-        preempted: past.preempted + now.preempted,
-        prompt_tokens: past.prompt_tokens + now.prompt_tokens,
-        cached_prompt_tokens: past.cached_prompt_tokens + now.cached_prompt_tokens,
-        generated_tokens: past.generated_tokens + now.generated_tokens,
-        draft_tokens: past.draft_tokens + now.draft_tokens,
-        accepted_draft_tokens: past.accepted_draft_tokens + now.accepted_draft_tokens,
-        steps: past.steps + now.steps,
-        iterations: past.iterations + now.iterations,
-        ..*now
     }
 }

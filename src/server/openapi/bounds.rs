@@ -8,12 +8,12 @@ use serde_json::{Map, Value, json};
 
 use super::{document, in_docs};
 use crate::error::ApiError;
-use crate::wire::anthropic::{CountRequest, MessagesRequest};
+use crate::wire::anthropic::{counted, messages};
 use crate::wire::chat::ChatRequest;
 use crate::wire::completions::CompletionRequest;
 use crate::wire::embeddings::EmbedRequest;
 use crate::wire::llama::LlamaRequest;
-use crate::wire::ollama::{OllamaChat, OllamaGenerate, ShowRequest};
+use crate::wire::ollama::{OllamaRequest, ShowRequest};
 use crate::wire::responses::ResponsesRequest;
 use crate::wire::tokens::{DetokenizeRequest, TokenizeRequest};
 
@@ -183,10 +183,10 @@ fn parse(path: &str, body: Value) -> Result<(), ApiError> {
         "/v1/embeddings" => EmbedRequest::openai(&body).map(drop),
         "/api/embed" => EmbedRequest::ollama(&body).map(drop),
         "/api/embeddings" => EmbedRequest::ollama_one(&body).map(drop),
-        "/v1/messages" => MessagesRequest::parse(&body).map(drop),
-        "/v1/messages/count_tokens" => CountRequest::parse(&body).map(drop),
-        "/api/chat" => OllamaChat::parse(&body).map(drop),
-        "/api/generate" => OllamaGenerate::parse(&body).map(drop),
+        "/v1/messages" => messages(&body).map(drop),
+        "/v1/messages/count_tokens" => counted(&body).map(drop),
+        "/api/chat" => OllamaRequest::chat(&body).map(drop),
+        "/api/generate" => OllamaRequest::generate(&body).map(drop),
         "/api/show" | "/api/pull" => ShowRequest::parse(&body).map(drop),
         "/tokenize" => TokenizeRequest::parse(body).map(drop),
         "/detokenize" => DetokenizeRequest::parse(&body).map(drop),

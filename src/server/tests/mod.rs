@@ -29,7 +29,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use self::client::{Client, Response};
-use super::{App, DrainOutcome, Ended, ServerOptions, serve};
+use super::{App, DrainOutcome, Ended, ModelEntry, Models, ServerOptions, serve};
 use phi4d_engine::{self as engine, Engine, Stats};
 use phi4d_generate::{Generator, GeneratorOptions, SamplingDefaults};
 use phi4d_model::ModelLimits;
@@ -46,6 +46,8 @@ struct Setup {
     queue: usize,
     context_tokens: usize,
     drain: Duration,
+    /// Further names of the model.
+    aliases: Vec<String>,
     server: ServerOptions,
 }
 
@@ -56,7 +58,8 @@ impl Default for Setup {
             queue: 16,
             context_tokens: 4096,
             drain: Duration::from_secs(30),
-            server: ServerOptions::new(MODEL, 1_700_000_000),
+            aliases: Vec::new(),
+            server: ServerOptions::default(),
         }
     }
 }
@@ -115,7 +118,13 @@ impl Daemon {
         let tcp = tcp_listener.local_addr().unwrap();
         let listeners =
             vec![Listener::Tcp(tcp_listener), Listener::Unix(UnixListener::bind(&unix).unwrap())];
-        let app = App::new(generator, setup.server);
+        let entry = ModelEntry {
+            name: MODEL.to_owned(),
+            aliases: setup.aliases,
+            created: 1_700_000_000,
+            at_start: true,
+        };
+        let app = App::new(Models::one(entry, generator), setup.server);
         let (stop, stopped) = watch::channel(false);
         let served = tokio::spawn(serve(app.clone(), listeners, stopped, setup.drain));
         Self { tcp, unix, app, control, stop, served, _engine: engine, _folder: folder }

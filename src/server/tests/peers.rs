@@ -9,9 +9,8 @@ const MESSAGES: &str = "/v1/messages";
 
 #[tokio::test]
 async fn the_model_answers_to_its_aliases_and_repeats_them() {
-    let mut setup = Setup::default();
-    setup.server.model_aliases = vec!["gpt-4o-mini".to_owned(), "demo:latest".to_owned()];
-    let daemon = Daemon::with(setup).await;
+    let aliases = vec!["gpt-4o-mini".to_owned(), "demo:latest".to_owned()];
+    let daemon = Daemon::with(Setup { aliases, ..Setup::default() }).await;
     for name in ["gpt-4o-mini", "demo:latest", MODEL] {
         for (path, fields) in [
             (CHAT, json!({})),
@@ -37,9 +36,8 @@ async fn the_model_answers_to_its_aliases_and_repeats_them() {
 
 #[tokio::test]
 async fn one_alias_takes_any_name() {
-    let mut setup = Setup::default();
-    setup.server.model_aliases = vec!["*".to_owned()];
-    let daemon = Daemon::with(setup).await;
+    let aliases = vec!["*".to_owned()];
+    let daemon = Daemon::with(Setup { aliases, ..Setup::default() }).await;
     let name = "claude-sonnet-4-5-20250929";
     let answer = daemon.post(CHAT, &chat(json!({"model": name, "max_tokens": 1}))).await.json();
     assert_eq!(answer["model"], name);

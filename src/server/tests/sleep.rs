@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicUsize;
 use super::*;
 
 async fn with_idle_exit(idle_exit: Duration) -> Daemon {
-    let server = ServerOptions { idle_exit: Some(idle_exit), ..ServerOptions::new(MODEL, 0) };
+    let server = ServerOptions { idle_exit: Some(idle_exit), ..ServerOptions::default() };
     Daemon::with(Setup { server, ..Setup::default() }).await
 }
 

@@ -6,14 +6,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::bounds;
-use super::common::{Entries, Integer, TextOr, read_fields, shown, too_long, unknown_word};
+use super::common::{Entries, Integer, TextOr, read_fields, unknown_word};
 use super::known::{names_of, unread};
-use super::parameters::token_ids;
+use super::texts::texts;
 use crate::error::ApiError;
 use phi4d_engine::CallerId;
 use phi4d_generate::{EmbeddingInput, EmbeddingRequest};
-
-const INPUT: &str = "a string, a list of token ids, or a list of either";
 
 /// A checked request for embeddings.
 #[derive(Debug)]
@@ -85,7 +83,7 @@ pub(crate) struct OllamaEmbeddingsFields {
     _keep_alive: Option<Value>,
 }
 
-/// The shape of `input`, which [`inputs`] reads.
+/// The shape of `input`, which [`texts`] reads.
 #[cfg(test)]
 pub(super) struct InputShape;
 
@@ -104,11 +102,15 @@ impl EmbedRequest {
                 return Err(unknown_word("encoding_format", other, accepted));
             }
         };
-        let (is_list, inputs) = inputs(fields.input)?;
+        let (is_list, inputs) = texts("input", fields.input, bounds::EMBEDDED)?;
+        let inputs = inputs.into_iter().map(|given| match given {
+            TextOr::Text(text) => EmbeddingInput::Text(text),
+            TextOr::List(ids) => EmbeddingInput::Tokens(ids),
+        });
         let request = EmbeddingRequest {
             is_list,
             dimensions: dimensions(fields.dimensions)?,
-            ..request("input", inputs)
+            ..request("input", inputs.collect())
         };
         let ignored = unread(body, names_of::<EmbeddingsFields>())?.names;
         Ok(Self { model: fields.model, request, shape: Shape::OpenAi { base64 }, ignored })
@@ -160,51 +162,6 @@ fn request(field: &'static str, inputs: Vec<EmbeddingInput>) -> EmbeddingRequest
 
 fn dimensions(given: Option<Integer>) -> Result<Option<usize>, ApiError> {
     given.map(|number| number.fit("dimensions", "a positive integer")).transpose()
-}
-
-/// The texts of `input`, and whether it is a list of them.
-fn inputs(given: Option<Value>) -> Result<(bool, Vec<EmbeddingInput>), ApiError> {
-    let items = match given {
-        None | Some(Value::Null) => return Err(ApiError::missing("input", INPUT)),
-        Some(Value::Array(items)) => items,
-        Some(one) => return Ok((false, vec![single("input", one)?])),
-    };
-    match items.as_slice() {
-        [] => Err(ApiError::invalid_value("input", "[]", INPUT)),
-        [Value::String(_) | Value::Array(_), ..] if items.len() > bounds::EMBEDDED => {
-            Err(too_long("input", items.len(), bounds::EMBEDDED))
-        }
-        [Value::String(_) | Value::Array(_), ..] => {
-            let items = items.into_iter().enumerate();
-            let texts = items.map(|(index, item)| single(&format!("input[{index}]"), item));
-            Ok((true, texts.collect::<Result<_, _>>()?))
-        }
-        _ => Ok((false, vec![single("input", Value::Array(items))?])),
-    }
-}
-
-/// One text or its token ids.
-fn single(field: &str, given: Value) -> Result<EmbeddingInput, ApiError> {
-    match given {
-        Value::String(text) => Ok(EmbeddingInput::Text(text)),
-        Value::Array(items) if items.is_empty() => Err(ApiError::invalid_value(field, "[]", INPUT)),
-        Value::Array(items) if items.len() > bounds::TOKEN_IDS => {
-            Err(too_long(field, items.len(), bounds::TOKEN_IDS))
-        }
-        Value::Array(items) => {
-            let integer = |(index, item): (usize, Value)| {
-                serde_json::from_value::<Integer>(item).map_err(|error| {
-                    ApiError::invalid_type(&format!("{field}[{index}]"), &error.to_string())
-                })
-            };
-            let ids = items.into_iter().enumerate().map(integer).collect::<Result<Vec<_>, _>>()?;
-            token_ids(field, ids).map(EmbeddingInput::Tokens)
-        }
-        other => {
-            let reason = format!("{} is not accepted; expected {INPUT}", shown(&other));
-            Err(ApiError::invalid_type(field, &reason))
-        }
-    }
 }
 
 /// The answer of `/v1/embeddings`.

@@ -25,6 +25,7 @@ mod schemas;
 pub(super) mod slots;
 #[cfg(test)]
 mod tests;
+mod texts;
 pub(super) mod timings;
 pub(super) mod tokens;
 mod tools;

@@ -77,17 +77,11 @@ struct ReasonLabel {
 }
 
 impl Metrics {
-    /// An empty registry of a server of `model`, whose contexts hold `context_tokens`. Answers are
-    /// also recorded by `tracer`.
+    /// An empty registry of a server of `models`, each a name and the tokens of a context. Where there is more
+    /// than one, what is one model's has a label `model`. Times are the first one's until [`Self::of`] says
+    /// otherwise. Answers are also recorded by `tracer`.
     #[must_use]
-    pub fn new(model: &str, context_tokens: usize, tracer: Tracer) -> Self {
-        Self::of_models(&[(model, context_tokens)], tracer)
-    }
-
-    /// As [`Self::new`], for a server of several models. Where there is more than one, what is one model's
-    /// has a label `model`. Times are the first one's until [`Self::of`] says otherwise.
-    #[must_use]
-    pub fn of_models(models: &[(&str, usize)], tracer: Tracer) -> Self {
+    pub fn new(models: &[(&str, usize)], tracer: Tracer) -> Self {
         let is_one = models.len() == 1;
         let model = |&(name, context): &(&str, usize)| Model {
             own: if is_one { Vec::new() } else { vec![("model", page::escaped(name))] },

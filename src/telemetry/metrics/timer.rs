@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn an_answer_feeds_each_histogram_and_is_counted_once() {
-        let metrics = Metrics::new("m", 1000, Tracer::default());
+        let metrics = Metrics::new(&[("m", 1000)], Tracer::default());
         let arrived = Instant::now();
         let after = |millis| arrived + Duration::from_millis(millis);
         let mut timer = metrics.request(arrived, 30);

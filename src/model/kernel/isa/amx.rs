@@ -23,7 +23,6 @@ use std::mem::MaybeUninit;
 
 use super::Tiles;
 use super::avx512::Avx512;
-use crate::activations::{Start, TileRows};
 use crate::form::{COLUMNS, Form};
 use crate::tile::{Packed, Work};
 
@@ -69,7 +68,6 @@ impl Tiles for Amx {
     const HEIGHT: usize = ROWS;
     const BY_ROW: bool = true;
     const WIDE: usize = WIDE;
-    const DIRECT: &[usize] = Avx512::DIRECT;
 
     fn direct_rows(form: &Form) -> usize {
         // Longer blocks have fewer sums to scale, which is what the matrix unit waits for.
@@ -104,11 +102,6 @@ impl Tiles for Amx {
         unsafe { tile(form, groups, work) }
     }
 
-    unsafe fn direct(form: &Form, rows: usize, work: &Work, packed: Packed) {
-        // SAFETY: the promise of this function's caller.
-        unsafe { Avx512::direct(form, rows, work, packed) }
-    }
-
     unsafe fn unpack(form: &Form, packed: Packed, blocks: usize, _vectors: usize, panel: *mut u8) {
         // SAFETY: the promise of this function's caller.
         unsafe {
@@ -119,17 +112,6 @@ impl Tiles for Amx {
                 (_, true) => unpack::<8, true>(form, packed, blocks, panel),
             }
         }
-    }
-
-    unsafe fn round(
-        form: &Form,
-        start: Start,
-        factor: f32,
-        activations: &[f32],
-        tile: &mut TileRows<'_>,
-    ) {
-        // SAFETY: the promise of this function's caller.
-        unsafe { Avx512::round(form, start, factor, activations, tile) }
     }
 }
 

@@ -15,7 +15,7 @@ use super::avx512::Avx512;
 #[cfg(target_arch = "aarch64")]
 use super::neon::{Neon, NeonDot, NeonI8mm};
 use super::scalar::Scalar;
-use super::tiles::Tiles;
+use super::tiles::{FewRows as _, Tiles};
 use crate::activations::{Shape, Start, TileRows};
 use crate::form::Form;
 use crate::multiply::{Job, narrow, wide};
@@ -131,9 +131,10 @@ impl Kernel {
                 return Shape { height: I::HEIGHT, by_row: I::BY_ROW };
             }
             // As few tiles as there can be, of as few rows each.
-            let tallest = I::DIRECT.last().copied().unwrap_or(1);
+            let direct = <I as Tiles>::Isa::DIRECT;
+            let tallest = direct.last().copied().unwrap_or(1);
             let rows = rows.div_ceil(rows.div_ceil(tallest).max(1));
-            let height = I::DIRECT.iter().find(|height| **height >= rows).copied();
+            let height = direct.iter().find(|height| **height >= rows).copied();
             Shape { height: height.unwrap_or(tallest), by_row: false }
         })
     }
@@ -153,7 +154,7 @@ impl Kernel {
                 Start::Middle(form.middle() - offset)
             };
             // SAFETY: the processor has the features, or there would be no such kernel.
-            unsafe { I::round(form, start, factor, activations, tile) }
+            unsafe { <I as Tiles>::Isa::round(form, start, factor, activations, tile) }
         });
     }
 

@@ -13,7 +13,7 @@ mod scalar;
 mod tiles;
 
 pub use choice::Kernel;
-pub(crate) use tiles::Tiles;
+pub(crate) use tiles::{FewRows, Tiles};
 
 /// Vector operations of an instruction set, from which the kernel is built.
 ///

@@ -12,13 +12,32 @@ use crate::activations::{Start, TileRows, round_tile};
 use crate::form::Form;
 use crate::tile::{self, Packed, Work};
 
-/// An instruction set with the kernel's inner functions in it.
+/// The kernel's inner functions for few rows, made of an instruction set's vectors.
 ///
 /// # Safety
 /// All functions need the processor's features, and memory as those of [`tile`] say.
+pub(crate) trait FewRows: Isa {
+    /// Rows of tiles that read packed weights, from the fewest to the most.
+    const DIRECT: &[usize];
+
+    /// A tile of `rows` rows, of [`DIRECT`](Self::DIRECT).
+    unsafe fn direct(form: &Form, rows: usize, work: &Work, packed: Packed);
+    unsafe fn round(
+        form: &Form,
+        start: Start,
+        factor: f32,
+        activations: &[f32],
+        tile: &mut TileRows<'_>,
+    );
+}
+
+/// The kernel's inner functions for many rows, which read panels of unpacked weights.
+///
+/// # Safety
+/// As [`FewRows`].
 pub(crate) trait Tiles {
-    /// The vectors that it is built from.
-    type Isa: Isa;
+    /// The vectors beside these tiles, which do the few rows.
+    type Isa: FewRows;
     /// What [`tile`](Self::tile) needs of its thread, and what undoes it.
     type Setup;
     /// Rows of a tile that reads a panel.
@@ -27,25 +46,14 @@ pub(crate) trait Tiles {
     const BY_ROW: bool;
     /// Groups of columns of the widest panel.
     const WIDE: usize;
-    /// Rows of tiles that read packed weights, from the fewest to the most.
-    const DIRECT: &[usize];
-    /// The most rows of activations that are multiplied by such tiles: with more, unpacking pays.
+    /// The most rows of activations that are multiplied by [`FewRows`]: with more, unpacking pays.
     fn direct_rows(form: &Form) -> usize;
 
     /// Prepares this thread for tiles of `form` that read a panel.
     unsafe fn set_up(form: &Form) -> Self::Setup;
     /// A tile with `groups` groups of columns, [`WIDE`](Self::WIDE) or 1.
     unsafe fn tile(form: &Form, groups: usize, work: &Work);
-    /// A tile of `rows` rows, of [`DIRECT`](Self::DIRECT).
-    unsafe fn direct(form: &Form, rows: usize, work: &Work, packed: Packed);
     unsafe fn unpack(form: &Form, packed: Packed, blocks: usize, vectors: usize, panel: *mut u8);
-    unsafe fn round(
-        form: &Form,
-        start: Start,
-        factor: f32,
-        activations: &[f32],
-        tile: &mut TileRows<'_>,
-    );
 }
 
 /// Calls a function compiled for the form's bits, zero points, quarters, and whether a block has only
@@ -74,7 +82,7 @@ macro_rules! for_form {
     };
 }
 
-/// Implements [`Tiles`] for an instruction set with these features: tiles of a height, by groups of columns
+/// Implements both for an instruction set with these features: tiles of a height, by groups of columns
 /// and their vectors, and the rows of direct tiles, by the vectors of one group.
 macro_rules! tiles {
     (
@@ -82,13 +90,42 @@ macro_rules! tiles {
         wide $wide:literal = $wide_vectors:literal, group = $vectors:literal,
         direct [$($rows:literal),*] to $direct_rows:literal
     ) => {
+        impl FewRows for $isa {
+            const DIRECT: &[usize] = &[$($rows),*];
+
+            unsafe fn direct(form: &Form, rows: usize, work: &Work, packed: Packed) {
+                $(#[$features])?
+                unsafe fn direct<
+                    const R: usize, const V: usize, const BITS: usize, const ZEROS: bool,
+                    const QUARTERS: usize, const SINGLE: bool,
+                >(work: &Work, packed: Packed) {
+                    // SAFETY: the promise of this function's caller.
+                    unsafe {
+                        tile::direct::<$isa, R, V, BITS, ZEROS, QUARTERS, SINGLE>(work, packed)
+                    }
+                }
+                match rows {
+                    $($rows => for_form!(form, direct<$rows, $vectors>(work, packed)),)*
+                    _ => unreachable!("tiles are as high as `DIRECT` says"),
+                }
+            }
+
+            $(#[$features])?
+            unsafe fn round(
+                form: &Form, start: Start, factor: f32, activations: &[f32],
+                tile: &mut TileRows<'_>,
+            ) {
+                // SAFETY: the promise of this function's caller.
+                unsafe { round_tile::<$isa>(form, start, factor, activations, tile) };
+            }
+        }
+
         impl Tiles for $isa {
             type Isa = Self;
             type Setup = ();
             const BY_ROW: bool = false;
             const HEIGHT: usize = $height;
             const WIDE: usize = $wide;
-            const DIRECT: &[usize] = &[$($rows),*];
 
             fn direct_rows(_form: &Form) -> usize {
                 $direct_rows
@@ -109,23 +146,6 @@ macro_rules! tiles {
                     for_form!(form, tile<$height, $wide_vectors>(work))
                 } else {
                     for_form!(form, tile<$height, $vectors>(work))
-                }
-            }
-
-            unsafe fn direct(form: &Form, rows: usize, work: &Work, packed: Packed) {
-                $(#[$features])?
-                unsafe fn direct<
-                    const R: usize, const V: usize, const BITS: usize, const ZEROS: bool,
-                    const QUARTERS: usize, const SINGLE: bool,
-                >(work: &Work, packed: Packed) {
-                    // SAFETY: the promise of this function's caller.
-                    unsafe {
-                        tile::direct::<$isa, R, V, BITS, ZEROS, QUARTERS, SINGLE>(work, packed)
-                    }
-                }
-                match rows {
-                    $($rows => for_form!(form, direct<$rows, $vectors>(work, packed)),)*
-                    _ => unreachable!("tiles are as high as `DIRECT` says"),
                 }
             }
 
@@ -151,15 +171,6 @@ macro_rules! tiles {
                         (_, true) => unpack::<8, true>(packed, blocks, quarters, vectors, panel),
                     }
                 }
-            }
-
-            $(#[$features])?
-            unsafe fn round(
-                form: &Form, start: Start, factor: f32, activations: &[f32],
-                tile: &mut TileRows<'_>,
-            ) {
-                // SAFETY: the promise of this function's caller.
-                unsafe { round_tile::<$isa>(form, start, factor, activations, tile) };
             }
         }
     };

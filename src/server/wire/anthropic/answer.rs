@@ -142,17 +142,3 @@ pub(crate) struct Stopped<'a> {
     pub(crate) stop_reason: &'static str,
     pub(crate) stop_sequence: Option<&'a str>,
 }
-
-impl Event<'_> {
-    /// The event's name, which stands before its data.
-    pub(crate) fn name(&self) -> &'static str {
-        match self {
-            Self::MessageStart { .. } => "message_start",
-            Self::ContentBlockStart { .. } => "content_block_start",
-            Self::ContentBlockDelta { .. } => "content_block_delta",
-            Self::ContentBlockStop { .. } => "content_block_stop",
-            Self::MessageDelta { .. } => "message_delta",
-            Self::MessageStop => "message_stop",
-        }
-    }
-}

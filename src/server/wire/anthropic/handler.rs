@@ -1,15 +1,9 @@
 //! Handlers of Anthropic's messages API.
 
-use std::sync::Arc;
+use hyper::StatusCode;
 
-use hyper::body::Incoming;
-use hyper::{Request, StatusCode};
-
-use super::{
-    Block, CountRequest, Counted, Delta, Event, MessagesRequest, Stopped, Whole, stop_reason,
-};
-use crate::access::{Exchange, random_hex};
-use crate::app::App;
+use super::{Block, Counted, Delta, Event, Stopped, Whole, counted, messages, stop_reason};
+use crate::access::{Call, random_hex};
 use crate::error::ApiError;
 use crate::handlers::generation::{Renderer, answer, parsed};
 use crate::handlers::tokens::tokens_of;
@@ -20,13 +14,9 @@ use crate::wire::error::Dialect;
 use phi4d_generate::{Answer, Finished, TextDelta, Usage};
 
 /// `POST /v1/messages`.
-pub(crate) async fn create(
-    app: &App,
-    request: Request<Incoming>,
-    exchange: &Arc<Exchange>,
-) -> Result<Reply, ApiError> {
-    let (app, parsed) =
-        parsed(app, request, exchange, MessagesRequest::parse, Parsed::asks).await?;
+pub(crate) async fn create(call: Call<'_>) -> Result<Reply, ApiError> {
+    let Call { app, request, exchange, .. } = call;
+    let (app, parsed) = parsed(app, request, exchange, messages, Parsed::asks).await?;
     let renderer = MessageRenderer {
         id: format!("msg_{}", random_hex()),
         model: app.name_for(parsed.model.clone()),
@@ -38,13 +28,9 @@ pub(crate) async fn create(
 }
 
 /// `POST /v1/messages/count_tokens`.
-pub(crate) async fn count_tokens(
-    app: &App,
-    request: Request<Incoming>,
-    exchange: &Arc<Exchange>,
-) -> Result<Reply, ApiError> {
-    let (app, mut parsed) =
-        parsed(app, request, exchange, CountRequest::parse, Parsed::asks).await?;
+pub(crate) async fn count_tokens(call: Call<'_>) -> Result<Reply, ApiError> {
+    let Call { app, request, exchange, .. } = call;
+    let (app, mut parsed) = parsed(app, request, exchange, counted, Parsed::asks).await?;
     let ignored = std::mem::take(&mut parsed.ignored);
     let ids = tokens_of(&app, parsed.into_prompt(), exchange).await?;
     let body = Counted { input_tokens: ids.len() };
@@ -104,7 +90,7 @@ impl MessageRenderer {
 }
 
 fn framed(event: &Event<'_>) -> String {
-    named_event(event.name(), &to_json(event))
+    named_event(&to_json(event))
 }
 
 impl Renderer for MessageRenderer {

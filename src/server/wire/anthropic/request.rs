@@ -149,30 +149,20 @@ struct OutputFormat {
 
 type AllFields = (MessagesFields, PromptFields);
 
-/// `POST /v1/messages`.
-pub(crate) struct MessagesRequest;
-
-/// `POST /v1/messages/count_tokens`.
-pub(crate) struct CountRequest;
-
-impl MessagesRequest {
-    /// Reads a request's JSON.
-    ///
-    /// # Errors
-    /// A 400 that names the first field at fault.
-    pub(crate) fn parse(body: &Value) -> Result<Parsed, ApiError> {
-        parse(body, true)
-    }
+/// Reads the JSON of a request to `/v1/messages`.
+///
+/// # Errors
+/// A 400 that names the first field at fault.
+pub(crate) fn messages(body: &Value) -> Result<Parsed, ApiError> {
+    parse(body, true)
 }
 
-impl CountRequest {
-    /// Reads a request's JSON, where `max_tokens` may be missing.
-    ///
-    /// # Errors
-    /// A 400 that names the first field at fault.
-    pub(crate) fn parse(body: &Value) -> Result<Parsed, ApiError> {
-        parse(body, false)
-    }
+/// Reads the JSON of a request to `/v1/messages/count_tokens`, where `max_tokens` may be missing.
+///
+/// # Errors
+/// A 400 that names the first field at fault.
+pub(crate) fn counted(body: &Value) -> Result<Parsed, ApiError> {
+    parse(body, false)
 }
 
 fn parse(body: &Value, limited: bool) -> Result<Parsed, ApiError> {

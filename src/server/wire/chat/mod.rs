@@ -1,14 +1,11 @@
 //! `POST /v1/chat/completions`.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::access::Exchange;
-use crate::app::App;
+use crate::access::Call;
 use crate::error::ApiError;
 use crate::handlers::generation::{Renderer, answer_by, asked, end_of_events, envelope};
 use crate::reply::{Format, Reply, event};
@@ -35,11 +32,8 @@ use phi4d_generate::{
 };
 
 /// Answers a conversation.
-pub(crate) async fn create(
-    app: &App,
-    request: hyper::Request<Incoming>,
-    exchange: &Arc<Exchange>,
-) -> Result<Reply, ApiError> {
+pub(crate) async fn create(call: Call<'_>) -> Result<Reply, ApiError> {
+    let Call { app, request, exchange, .. } = call;
     let parse = |body: Value| ChatRequest::parse(&body);
     let (index, chat) = asked(app, request, exchange, parse, |chat| chat.parsed.asks()).await?;
     let object = match chat.parsed.delivery {

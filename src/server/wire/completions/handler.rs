@@ -1,15 +1,11 @@
 //! The handler of `POST /v1/completions`.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::Request;
-use hyper::body::Incoming;
 use serde_json::Value;
 
 use super::{Completion, CompletionRequest, Piece};
-use crate::access::Exchange;
-use crate::app::App;
+use crate::access::Call;
 use crate::error::ApiError;
 use crate::handlers::generation::{Renderer, answer_by, asked, end_of_events, envelope};
 use crate::reply::{Format, Reply, event};
@@ -22,11 +18,8 @@ use crate::wire::timings::{progressed, timed};
 use phi4d_generate::{Answer, Choices, Finish, Finished, PromptProgress, TextDelta, Usage};
 
 /// Continues a text.
-pub(crate) async fn create(
-    app: &App,
-    request: Request<Incoming>,
-    exchange: &Arc<Exchange>,
-) -> Result<Reply, ApiError> {
+pub(crate) async fn create(call: Call<'_>) -> Result<Reply, ApiError> {
+    let Call { app, request, exchange, .. } = call;
     let parse = |body: Value| CompletionRequest::parse(&body);
     let (index, completion) =
         asked(app, request, exchange, parse, |completion| completion.parsed.asks()).await?;

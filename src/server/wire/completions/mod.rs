@@ -11,15 +11,14 @@ use crate::error::ApiError;
 use crate::wire::Parsed;
 use crate::wire::bounds;
 use crate::wire::common::{
-    AnswerFields, ChunkUsage, Delivery, Envelope, Extras, Integer, WireUsage, finish_reason, shown,
-    token_ids_of, too_long,
+    AnswerFields, ChunkUsage, Delivery, Envelope, Extras, Integer, TextOr, WireUsage,
+    finish_reason, token_ids_of,
 };
 use crate::wire::form::FormFields;
 use crate::wire::known::{Endpoint, Groups, ignored, refuse};
 use crate::wire::logprobs::{CompletionLogprobs, PromptLogprobs};
-use crate::wire::parameters::{
-    SamplingFields, SteeringFields, check_prompt_logprobs, copies, token_ids,
-};
+use crate::wire::parameters::{SamplingFields, SteeringFields, check_prompt_logprobs, copies};
+use crate::wire::texts::texts;
 use phi4d_generate::{Finish, Prompt, PromptToken, Request, TextDelta, Usage};
 
 /// The API's own default, unlike chat's.
@@ -27,8 +26,6 @@ const DEFAULT_MAX_TOKENS: u64 = 16;
 
 /// Most alternatives to a token that this API reports.
 const MAX_LOGPROBS: u64 = 5;
-
-const PROMPT: &str = "a string, a list of token ids, or a list of either";
 
 /// A checked completion request, ready for `generate`.
 #[derive(Debug)]
@@ -141,51 +138,12 @@ fn logprobs(given: Integer) -> Result<u64, ApiError> {
 }
 
 fn prompts(given: Option<Value>, parse_special: bool) -> Result<Vec<Prompt>, ApiError> {
-    match given {
-        None => Err(ApiError::missing("prompt", PROMPT)),
-        Some(Value::Array(items)) => match items.as_slice() {
-            [] => Err(ApiError::invalid_value("prompt", "[]", PROMPT)),
-            [Value::String(_) | Value::Array(_), ..] if items.len() > bounds::PROMPTS => {
-                Err(too_long("prompt", items.len(), bounds::PROMPTS))
-            }
-            [Value::String(_) | Value::Array(_), ..] => items
-                .into_iter()
-                .enumerate()
-                .map(|(index, item)| single(&format!("prompt[{index}]"), item, parse_special))
-                .collect(),
-            _ => Ok(vec![single("prompt", Value::Array(items), parse_special)?]),
-        },
-        Some(other) => Ok(vec![single("prompt", other, parse_special)?]),
-    }
-}
-
-/// One prompt: text or token ids.
-fn single(field: &str, given: Value, parse_special: bool) -> Result<Prompt, ApiError> {
-    match given {
-        Value::String(text) => Ok(Prompt::Text { text, parse_special }),
-        Value::Array(items) if items.is_empty() => {
-            Err(ApiError::invalid_value(field, "[]", PROMPT))
-        }
-        Value::Array(items) if items.len() > bounds::TOKEN_IDS => {
-            Err(too_long(field, items.len(), bounds::TOKEN_IDS))
-        }
-        Value::Array(items) => {
-            let ids = items
-                .into_iter()
-                .enumerate()
-                .map(|(index, item)| {
-                    serde_json::from_value::<Integer>(item).map_err(|error| {
-                        ApiError::invalid_type(&format!("{field}[{index}]"), &error.to_string())
-                    })
-                })
-                .collect::<Result<Vec<_>, _>>()?;
-            token_ids(field, ids).map(Prompt::Tokens)
-        }
-        other => {
-            let reason = format!("{} is not accepted; expected {PROMPT}", shown(&other));
-            Err(ApiError::invalid_type(field, &reason))
-        }
-    }
+    let (_, texts) = texts("prompt", given, bounds::PROMPTS)?;
+    let prompt = |given| match given {
+        TextOr::Text(text) => Prompt::Text { text, parse_special },
+        TextOr::List(ids) => Prompt::Tokens(ids),
+    };
+    Ok(texts.into_iter().map(prompt).collect())
 }
 
 /// `text_completion`, whole or a chunk of one.

@@ -1,14 +1,12 @@
 //! Handlers of llama.cpp's own endpoints.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::body::Incoming;
-use hyper::{Request, StatusCode};
+use hyper::StatusCode;
 use serde_json::{Map, Value};
 
 use super::{LlamaRequest, Props, PropsFacts, Text};
-use crate::access::Exchange;
+use crate::access::{Call, Exchange};
 use crate::app::App;
 use crate::error::ApiError;
 use crate::handlers::generation::{Renderer, answer_by, asked};
@@ -20,30 +18,12 @@ use crate::wire::loading::waiting;
 use crate::wire::timings::{progressed, timed};
 use phi4d_generate::{Answer, Choices, Finish, Finished, PromptProgress, TextDelta, Usage};
 
-/// `POST /completion`.
-pub(crate) async fn completion(
-    app: &App,
-    request: Request<Incoming>,
-    exchange: &Arc<Exchange>,
-) -> Result<Reply, ApiError> {
-    create(app, request, exchange, LlamaRequest::completion).await
-}
-
-/// `POST /infill`.
-pub(crate) async fn infill(
-    app: &App,
-    request: Request<Incoming>,
-    exchange: &Arc<Exchange>,
-) -> Result<Reply, ApiError> {
-    create(app, request, exchange, LlamaRequest::infill).await
-}
-
-async fn create(
-    app: &App,
-    request: Request<Incoming>,
-    exchange: &Arc<Exchange>,
+/// Continues a text, or fills a gap, as `parse` reads the request.
+pub(crate) async fn create(
+    call: Call<'_>,
     parse: fn(&Value) -> Result<LlamaRequest, ApiError>,
 ) -> Result<Reply, ApiError> {
+    let Call { app, request, exchange, .. } = call;
     let parse = move |body: Value| parse(&body);
     let (index, asked) = asked(app, request, exchange, parse, |asked| asked.parsed.asks()).await?;
     let renderer = TextRenderer {
@@ -61,7 +41,7 @@ pub(crate) async fn props(app: &App, exchange: &Exchange) -> Result<Reply, ApiEr
     let served = Served::with(app, exchange, 0, &Asks::default()).await?;
     let generator = served.generator();
     let props = Props::new(PropsFacts {
-        model: &app.options().model_name,
+        model: &app.first().name,
         template: generator.template(),
         context: generator.limits().context_tokens,
         slots: generator.stats().slots,

@@ -5,7 +5,7 @@ mod handler;
 mod request;
 
 pub(crate) use answer::{Props, PropsFacts, Text};
-pub(crate) use handler::{completion, infill, props};
+pub(crate) use handler::{create, props};
 pub(crate) use request::LlamaRequest;
 
 #[cfg(test)]

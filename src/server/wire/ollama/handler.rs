@@ -1,18 +1,16 @@
 //! Handlers of Ollama's API.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use hyper::body::Incoming;
-use hyper::{Request, StatusCode};
+use hyper::StatusCode;
 use serde_json::Value;
 
 use super::calls::CallCollector;
 use super::{
-    Details, Figures, Kind, Line, LoadedModel, Models, OllamaChat, OllamaGenerate, OllamaRequest,
-    Progress, ShowFacts, ShowRequest, Shown, TaggedModel, Version, done_reason,
+    Details, Figures, Kind, Line, LoadedModel, Models, OllamaRequest, Progress, ShowFacts,
+    ShowRequest, Shown, TaggedModel, Version, done_reason,
 };
-use crate::access::Exchange;
+use crate::access::Call;
 use crate::app::{App, Embeddings};
 use crate::body::read;
 use crate::error::ApiError;
@@ -31,37 +29,18 @@ const API_VERSION: &str = "0.12.0";
 /// When a model is unloaded that never is.
 const NEVER: &str = "2999-12-31T23:59:59Z";
 
-/// `POST /api/chat`.
-pub(crate) async fn chat(
-    app: &App,
-    request: Request<Incoming>,
-    exchange: &Arc<Exchange>,
-) -> Result<Reply, ApiError> {
-    create(app, request, exchange, OllamaChat::parse, Kind::Chat).await
-}
-
-/// `POST /api/generate`.
-pub(crate) async fn generate(
-    app: &App,
-    request: Request<Incoming>,
-    exchange: &Arc<Exchange>,
-) -> Result<Reply, ApiError> {
-    create(app, request, exchange, OllamaGenerate::parse, Kind::Generate).await
-}
-
-async fn create(
-    app: &App,
-    request: Request<Incoming>,
-    exchange: &Arc<Exchange>,
+/// `POST /api/chat` and `/api/generate`, whose requests `parse` reads.
+pub(crate) async fn create(
+    call: Call<'_>,
     parse: fn(&Value) -> Result<OllamaRequest, ApiError>,
-    kind: Kind,
 ) -> Result<Reply, ApiError> {
+    let Call { app, request, exchange, .. } = call;
     let parse = move |app: &App, body| {
         let asked = parse(&body)?;
         Ok((model_of(app, asked.model.as_deref())?, asked))
     };
     let (index, asked) = read(request, app, exchange, parse).await?;
-    let name = app.name_for(asked.model);
+    let (name, kind) = (app.name_for(asked.model), asked.kind);
     if asked.parsed.is_none() && asked.keep == KeepAlive::For(Duration::ZERO) {
         app.models().unload(index).await;
         return Ok(OllamaRenderer::new(name, kind, Duration::ZERO).loaded("unload"));
@@ -110,12 +89,9 @@ pub(crate) fn ps(app: &App) -> Reply {
 }
 
 /// `POST /api/show`.
-pub(crate) async fn show(
-    app: &App,
-    request: Request<Incoming>,
-    exchange: &Arc<Exchange>,
-) -> Result<Reply, ApiError> {
-    let (model, ignored) = named(request, app, exchange).await?;
+pub(crate) async fn show(call: Call<'_>) -> Result<Reply, ApiError> {
+    let app = call.app;
+    let (model, ignored) = named(call).await?;
     if let Some(Embeddings { embedder, created, .. }) = app.embedding_model(&model) {
         let (context, dimensions) = (embedder.max_tokens(), embedder.dimensions());
         let shown = Shown::embedding(time_of(*created), context, dimensions);
@@ -139,11 +115,8 @@ pub(crate) async fn show(
 
 /// The model that a request names, which is one of those served, and the names of its fields that nobody
 /// read.
-async fn named(
-    request: Request<Incoming>,
-    app: &App,
-    exchange: &Arc<Exchange>,
-) -> Result<(String, Vec<String>), ApiError> {
+async fn named(call: Call<'_>) -> Result<(String, Vec<String>), ApiError> {
+    let Call { app, request, exchange, .. } = call;
     let parse = |app: &App, body: Value| {
         let (model, ignored) = ShowRequest::parse(&body)?;
         if app.embedding_model(&model).is_none() {
@@ -191,12 +164,8 @@ fn digest(name: &str, created: u64) -> String {
 }
 
 /// `POST /api/pull`: the model that is served is there; others are installed by `phi4d pull`.
-pub(crate) async fn pull(
-    app: &App,
-    request: Request<Incoming>,
-    exchange: &Arc<Exchange>,
-) -> Result<Reply, ApiError> {
-    let (_, ignored) = named(request, app, exchange).await?;
+pub(crate) async fn pull(call: Call<'_>) -> Result<Reply, ApiError> {
+    let (_, ignored) = named(call).await?;
     let done = json(StatusCode::OK, to_json(&Progress { status: "success" }));
     Ok(telling_ignored(done, &ignored))
 }

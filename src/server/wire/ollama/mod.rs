@@ -10,8 +10,8 @@ pub(crate) use answer::{
     Details, Figures, Kind, Line, LoadedModel, Models, Progress, ShowFacts, Shown, TaggedModel,
     Version, done_reason,
 };
-pub(crate) use handler::{chat, generate, ps, pull, show, tags, version};
-pub(crate) use request::{OllamaChat, OllamaGenerate, OllamaRequest, ShowRequest};
+pub(crate) use handler::{create, ps, pull, show, tags, version};
+pub(crate) use request::{OllamaRequest, ShowRequest};
 
 #[cfg(test)]
 pub(crate) use request::field_schemas;

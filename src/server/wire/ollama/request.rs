@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
+use super::Kind;
 use super::open_calls::OpenCalls;
 use crate::error::ApiError;
 use crate::models::KeepAlive;
@@ -161,38 +162,33 @@ type AllGenerateFields = (SharedFields, GenerateFields);
 /// `POST /api/chat` or `POST /api/generate`.
 #[derive(Debug)]
 pub(crate) struct OllamaRequest {
+    pub(crate) kind: Kind,
     pub(crate) model: Option<String>,
     /// `None` if the request only loads or unloads the model.
     pub(crate) parsed: Option<Parsed>,
     pub(crate) keep: KeepAlive,
 }
 
-/// `POST /api/chat`.
-pub(crate) struct OllamaChat;
-
-/// `POST /api/generate`.
-pub(crate) struct OllamaGenerate;
-
 /// The fields that are read, for the OpenAPI document.
 #[cfg(test)]
 pub(crate) fn field_schemas(
-    kind: super::Kind,
+    kind: Kind,
     generator: &mut schemars::SchemaGenerator,
 ) -> Vec<schemars::Schema> {
     match kind {
-        super::Kind::Chat => AllChatFields::schemas(generator),
-        super::Kind::Generate => AllGenerateFields::schemas(generator),
+        Kind::Chat => AllChatFields::schemas(generator),
+        Kind::Generate => AllGenerateFields::schemas(generator),
     }
 }
 
-impl OllamaChat {
-    /// Reads a request's JSON.
+impl OllamaRequest {
+    /// Reads the JSON of a request to `/api/chat`.
     ///
     /// # Errors
     /// A 400 that names the first field at fault.
-    pub(crate) fn parse(body: &Value) -> Result<OllamaRequest, ApiError> {
+    pub(crate) fn chat(body: &Value) -> Result<Self, ApiError> {
         let (shared, fields) = <(SharedFields, ChatFields)>::read(body)?;
-        let shared = shared.read(unread(body, &AllChatFields::names())?)?;
+        let shared = shared.read(Kind::Chat, unread(body, &AllChatFields::names())?)?;
         let messages = fields.messages.map_or_else(Vec::new, |list| list.0);
         if messages.is_empty() {
             return Ok(shared.load());
@@ -265,12 +261,12 @@ impl OllamaCall {
     }
 }
 
-impl OllamaGenerate {
-    /// Reads a request's JSON.
+impl OllamaRequest {
+    /// Reads the JSON of a request to `/api/generate`.
     ///
     /// # Errors
     /// A 400 that names the first field at fault.
-    pub(crate) fn parse(body: &Value) -> Result<OllamaRequest, ApiError> {
+    pub(crate) fn generate(body: &Value) -> Result<Self, ApiError> {
         let (shared, fields) = AllGenerateFields::read(body)?;
         let ignored = unread(body, &AllGenerateFields::names())?;
         no_images(fields.images.as_ref(), "images")?;
@@ -282,7 +278,7 @@ impl OllamaGenerate {
             let accepted = "null; /api/chat takes a conversation";
             return Err(ApiError::unsupported("context", "a value", accepted));
         }
-        let shared = shared.read(ignored)?;
+        let shared = shared.read(Kind::Generate, ignored)?;
         let prompt = fields.prompt.unwrap_or_default();
         let suffix = fields.suffix.filter(|suffix| !suffix.is_empty());
         match suffix {
@@ -305,6 +301,7 @@ impl OllamaGenerate {
 
 /// What both requests have. The options are read only if something is to be generated.
 struct Shared {
+    kind: Kind,
     model: Option<String>,
     delivery: Delivery,
     constraint: Option<Constraint>,
@@ -316,7 +313,7 @@ struct Shared {
 
 impl SharedFields {
     /// Checks the fields; `ignored` are the request's other ones.
-    fn read(self, mut ignored: Ignored) -> Result<Shared, ApiError> {
+    fn read(self, kind: Kind, mut ignored: Ignored) -> Result<Shared, ApiError> {
         let constraint = match self.format {
             None | Some(Value::Null) => None,
             Some(Value::String(format)) if format.is_empty() => None,
@@ -359,6 +356,7 @@ impl SharedFields {
             ignored.leave_out(format!("options.{name}"), "an unknown option", "null")?;
         }
         Ok(Shared {
+            kind,
             model: self.model,
             delivery: Delivery::of(self.stream.unwrap_or(true)),
             constraint,
@@ -415,7 +413,7 @@ fn duration(text: &str) -> Option<f64> {
 
 impl Shared {
     fn load(self) -> OllamaRequest {
-        OllamaRequest { model: self.model, parsed: None, keep: self.keep }
+        OllamaRequest { kind: self.kind, model: self.model, parsed: None, keep: self.keep }
     }
 
     fn chat(self, conversation: Conversation, tools: Tools) -> Result<OllamaRequest, ApiError> {
@@ -430,12 +428,12 @@ impl Shared {
     }
 
     fn generate(self, prompt: Prompt) -> Result<OllamaRequest, ApiError> {
-        let Self { model, delivery, constraint, options, keep, ignored, .. } = self;
+        let Self { kind, model, delivery, constraint, options, keep, ignored, .. } = self;
         let options: Options = read_at(&options, "options")?;
         let parameters = Parameters { constraint, ..options.parameters()? };
         let request = Request { prompts: vec![prompt], parameters, ..Request::default() };
         let parsed = Parsed { model: model.clone(), request, delivery, ignored };
-        Ok(OllamaRequest { model, parsed: Some(parsed), keep })
+        Ok(OllamaRequest { kind, model, parsed: Some(parsed), keep })
     }
 }
 

@@ -255,31 +255,6 @@ pub(crate) enum Event<'a> {
     InputDone { item_id: &'a str, output_index: usize, input: &'a str },
 }
 
-impl Event<'_> {
-    /// The event's name, which stands before its data, too.
-    pub(crate) fn name(&self) -> &'static str {
-        match self {
-            Self::Created { .. } => "response.created",
-            Self::InProgress { .. } => "response.in_progress",
-            Self::Completed { .. } => "response.completed",
-            Self::Incomplete { .. } => "response.incomplete",
-            Self::Failed { .. } => "response.failed",
-            Self::ItemAdded { .. } => "response.output_item.added",
-            Self::ItemDone { .. } => "response.output_item.done",
-            Self::PartAdded { .. } => "response.content_part.added",
-            Self::PartDone { .. } => "response.content_part.done",
-            Self::TextDelta { .. } => "response.output_text.delta",
-            Self::TextDone { .. } => "response.output_text.done",
-            Self::ReasoningDelta { .. } => "response.reasoning_text.delta",
-            Self::ReasoningDone { .. } => "response.reasoning_text.done",
-            Self::ArgumentsDelta { .. } => "response.function_call_arguments.delta",
-            Self::ArgumentsDone { .. } => "response.function_call_arguments.done",
-            Self::InputDelta { .. } => "response.custom_tool_call_input.delta",
-            Self::InputDone { .. } => "response.custom_tool_call_input.done",
-        }
-    }
-}
-
 /// What was deleted.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]

@@ -2,16 +2,15 @@
 
 use std::sync::Arc;
 
-use hyper::body::Incoming;
-use hyper::{Request, StatusCode};
+use hyper::StatusCode;
 
 use super::renderer::{Keeping, ResponseRenderer};
 use super::request::{Asked, Earlier, ResponsesRequest};
 use super::{Deleted, InputItems, InputTokens};
-use crate::access::Exchange;
+use crate::access::{Call, Exchange};
 use crate::app::App;
 use crate::body::done;
-use crate::error::ApiError;
+use crate::error::{ApiError, Fault};
 use crate::handlers::generation::{answer, envelope, parsed};
 use crate::handlers::tokens::tokens_of;
 use crate::memory::NoRoom;
@@ -28,12 +27,9 @@ const COPIES: usize = 2;
 const MOST_ITEMS: usize = 100;
 
 /// `POST /v1/responses`.
-pub(crate) async fn create(
-    app: &App,
-    request: Request<Incoming>,
-    exchange: &Arc<Exchange>,
-) -> Result<Reply, ApiError> {
-    let (app, asked) = asked(app, request, exchange).await?;
+pub(crate) async fn create(call: Call<'_>) -> Result<Reply, ApiError> {
+    let exchange = call.exchange;
+    let (app, asked) = asked(call).await?;
     let ResponsesRequest { parsed, echo, shapes, previous, input } = asked;
     let envelope = envelope(&app, parsed.model.clone(), "resp", "response");
     let id = envelope.id.replacen('-', "_", 1);
@@ -49,12 +45,9 @@ pub(crate) async fn create(
 }
 
 /// `POST /v1/responses/input_tokens`.
-pub(crate) async fn input_tokens(
-    app: &App,
-    request: Request<Incoming>,
-    exchange: &Arc<Exchange>,
-) -> Result<Reply, ApiError> {
-    let (app, asked) = asked(app, request, exchange).await?;
+pub(crate) async fn input_tokens(call: Call<'_>) -> Result<Reply, ApiError> {
+    let exchange = call.exchange;
+    let (app, asked) = asked(call).await?;
     let mut parsed = asked.parsed;
     let ignored = std::mem::take(&mut parsed.ignored);
     let input_tokens = tokens_of(&app, parsed.into_prompt(), exchange).await?.len();
@@ -63,11 +56,8 @@ pub(crate) async fn input_tokens(
 }
 
 /// The request, with what it refers to, and its model.
-async fn asked(
-    app: &App,
-    request: Request<Incoming>,
-    exchange: &Arc<Exchange>,
-) -> Result<(Served, ResponsesRequest), ApiError> {
+async fn asked(call: Call<'_>) -> Result<(Served, ResponsesRequest), ApiError> {
+    let Call { app, request, exchange, .. } = call;
     let (served, asked) = parsed(app, request, exchange, Asked::read, Asked::asks).await?;
     let earlier = earlier(app, &asked, exchange)?;
     let stored = || earlier.chain.iter().chain(&earlier.named);
@@ -77,9 +67,9 @@ async fn asked(
     if text > 0 {
         let most = app.request_memory().most();
         if parsed > most {
-            return Err(ApiError::answer_too_large(parsed, most));
+            return Err(Fault::AnswerTooLarge { bytes: parsed, most }.into());
         }
-        exchange.takes(parsed).map_err(|NoRoom| ApiError::no_memory_for_answer())?;
+        exchange.takes(parsed).map_err(|NoRoom| Fault::NoMemoryForAnswer)?;
         exchange.weighs(exchange.weight().saturating_add(text));
     }
     let large = is_large(exchange.weight());
@@ -110,7 +100,7 @@ fn earlier(app: &App, asked: &Asked, exchange: &Exchange) -> Result<Earlier, Api
 
 fn stored(app: &App, exchange: &Exchange, id: &str) -> Result<Arc<Stored>, ApiError> {
     let found = app.responses().get(exchange.caller().id(), id);
-    found.ok_or_else(|| ApiError::response_not_found(id))
+    found.ok_or_else(|| Fault::ResponseNotFound(id).into())
 }
 
 /// `GET /v1/responses/{id}`.
@@ -121,7 +111,7 @@ pub(crate) fn retrieve(app: &App, exchange: &Exchange, id: &str) -> Result<Reply
 /// `DELETE /v1/responses/{id}`.
 pub(crate) fn delete(app: &App, exchange: &Exchange, id: &str) -> Result<Reply, ApiError> {
     if !app.responses().delete(exchange.caller().id(), id) {
-        return Err(ApiError::response_not_found(id));
+        return Err(Fault::ResponseNotFound(id).into());
     }
     let body = Deleted { id, object: "response", deleted: true };
     Ok(json(StatusCode::OK, to_json(&body)))
@@ -131,7 +121,7 @@ pub(crate) fn delete(app: &App, exchange: &Exchange, id: &str) -> Result<Reply, 
 /// stored has ended.
 pub(crate) fn cancel(app: &App, exchange: &Exchange, id: &str) -> Result<Reply, ApiError> {
     stored(app, exchange, id)?;
-    Err(ApiError::cannot_cancel())
+    Err(Fault::CannotCancel.into())
 }
 
 /// `GET /v1/responses/{id}/input_items`, a page of them as `query` says.
@@ -144,7 +134,7 @@ pub(crate) async fn input_items(
     let stored = stored(app, exchange, id)?;
     let page = Page::of(query)?;
     let large = is_large(stored.text_bytes());
-    exchange.takes(stored.parsed_bytes).map_err(|NoRoom| ApiError::no_memory_for_answer())?;
+    exchange.takes(stored.parsed_bytes).map_err(|NoRoom| Fault::NoMemoryForAnswer)?;
     let body = move |_: &App| to_json(&page.of_items(stored.input()));
     Ok(json(StatusCode::OK, done(app, exchange, large, body).await?))
 }

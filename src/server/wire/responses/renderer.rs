@@ -69,7 +69,7 @@ struct Numbered<'a> {
 fn framed(events: &mut usize, event: &Event<'_>) -> String {
     let numbered = Numbered { event, sequence_number: *events };
     *events += 1;
-    named_event(event.name(), &to_json(&numbered))
+    named_event(&to_json(&numbered))
 }
 
 fn item_id(prefix: &str) -> String {
