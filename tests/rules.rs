@@ -250,6 +250,11 @@ const CLAIMS: &[(&str, &str, &str)] = &[
         "No request is lost. The daemon ends only if nothing is in flight",
         "tests/idle/mod.rs::no_request_is_lost_over_random_sleeps_and_wakes",
     ),
+    (
+        "docs/operations.md",
+        "a further one is loaded at its first request after the daemon has woken",
+        "tests/models/sleep.rs::the_first_request_after_a_sleep_may_be_for_any_model_and_finds_its_prompt",
+    ),
 ];
 
 #[test]

@@ -138,7 +138,8 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// What stays of an engine that has ended: its totals, and jobs that its end cut as failed ones.
+    /// What stays of an engine that ends while nobody waits for it: its totals. The clients of jobs that it has not
+    /// ended have left, which it was to see in its next step.
     #[must_use]
     pub fn ended(self) -> Self {
         Self {
@@ -148,7 +149,7 @@ impl Stats {
             kv_tokens: 0,
             kv_cached_tokens: 0,
             kv_budget_tokens: 0,
-            failed: self.accepted.saturating_sub(self.finished + self.cancelled),
+            cancelled: self.accepted.saturating_sub(self.finished + self.failed),
             ..self
         }
     }
@@ -289,5 +290,19 @@ impl Handle {
         self.shared.interrupt.interrupt();
         // Wakes the thread if it waits for work. If the channel is full, it does not wait.
         let _ = self.commands.try_send(Command::Stop);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_engine_has_not_ended_when_it_goes_is_of_clients_that_left() {
+        let past = Stats { accepted: 4, finished: 2, cancelled: 1, failed: 1, ..Stats::default() };
+        let last = Stats { accepted: 3, finished: 1, cancelled: 1, running: 1, ..Stats::default() };
+        let all = (past + last).ended();
+        assert_eq!((all.accepted, all.finished, all.cancelled, all.failed), (7, 3, 3, 1));
+        assert_eq!((all.running, all.waiting), (0, 0));
     }
 }

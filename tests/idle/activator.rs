@@ -22,7 +22,7 @@ const PASS: &str =
 
 /// Holds a Unix socket and a TCP port, and starts the daemon when a connection waits in one of them. Each
 /// daemon must end by itself, with code 0 and without leaving a process.
-pub(super) struct Activator {
+pub(crate) struct Activator {
     /// Its folder has the sockets.
     _setup: Setup,
     address: SocketAddr,
@@ -42,11 +42,11 @@ struct Shared {
 }
 
 impl Activator {
-    pub(super) fn new(idle_exit: &str) -> Self {
+    pub(crate) fn new(idle_exit: &str) -> Self {
         Self::with(Setup::new().with(&["--idle-exit", idle_exit]))
     }
 
-    pub(super) fn with(setup: Setup) -> Self {
+    pub(crate) fn with(setup: Setup) -> Self {
         let setup = setup.within(&["sh", "-c", PASS, "sh"]);
         let path = setup.folder.path().join("held.sock");
         let unix = UnixListener::bind(&path).unwrap();
@@ -60,30 +60,30 @@ impl Activator {
         Self { _setup: setup, address, path, shared, thread: Some(thread) }
     }
 
-    pub(super) fn unix(&self) -> Client {
+    pub(crate) fn unix(&self) -> Client {
         Client::Unix(self.path.clone())
     }
 
-    pub(super) fn tcp(&self) -> Client {
+    pub(crate) fn tcp(&self) -> Client {
         Client::Tcp(self.address)
     }
 
-    pub(super) fn starts(&self) -> usize {
+    pub(crate) fn starts(&self) -> usize {
         self.shared.starts.load(Ordering::SeqCst)
     }
 
     /// Whether no daemon runs.
-    pub(super) fn is_asleep(&self) -> bool {
+    pub(crate) fn is_asleep(&self) -> bool {
         self.shared.ends.load(Ordering::SeqCst) == self.starts()
     }
 
     /// Waits until no daemon runs.
-    pub(super) fn wait_asleep(&self) {
+    pub(crate) fn wait_asleep(&self) {
         wait_for("the daemon's end", || self.is_asleep().then_some(()));
     }
 
     /// Waits until it has ended, and no more start; what they all logged.
-    pub(super) fn finish(mut self) -> String {
+    pub(crate) fn finish(mut self) -> String {
         self.wait_asleep();
         self.shared.over.store(true, Ordering::SeqCst);
         let thread = self.thread.take().unwrap();

@@ -6,7 +6,7 @@
     reason = "tests may stop where something is wrong"
 )]
 
-mod activator;
+pub(crate) mod activator;
 
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ use activator::Activator;
 const SETTINGS: i32 = 78;
 
 /// Longer than any `idle_exit` here, so that a daemon that may end has every chance to.
-const WHILE: Duration = Duration::from_millis(800);
+pub(crate) const WHILE: Duration = Duration::from_millis(800);
 
 const LONG: &str = "Tell me about the small river that runs behind the old mill, about the stones in \
                     it, and about the people who come there in the evening to sit and to talk.";

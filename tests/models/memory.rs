@@ -67,7 +67,7 @@ fn a_model_with_a_request_stays_and_the_next_in_line_gets_the_room() {
     let tables = [stock.table("long", "long", ""), stock.table("twin", "twin", "")];
     let daemon = stock.start(&tables, &["--models-memory-bytes", "22000000"]);
     let client = daemon.unix();
-    let mut running = start_long(&daemon, "demo");
+    let mut running = start_long(&client, "demo");
     let mut next = send(&client, &completion("long", &[1, 2, 3], &json!({})));
     wait_for("it waits", || (short(&daemon, "long")["waiting"] == 1).then_some(()));
     // Those that come later for the model that is to go wait behind.
@@ -82,7 +82,7 @@ fn a_model_with_a_request_stays_and_the_next_in_line_gets_the_room() {
     assert_eq!(short(&daemon, "long")["state"], "unloaded");
     assert_eq!(metric(&daemon, "phi4d_model_loads_total", "demo"), 2.0);
     // One that leaves gives way at once.
-    let running = start_long(&daemon, "demo");
+    let running = start_long(&client, "demo");
     let mut next = send(&client, &completion("twin", &[1, 2, 3], &json!({})));
     wait_for("it waits", || (short(&daemon, "twin")["waiting"] == 1).then_some(()));
     drop(running);

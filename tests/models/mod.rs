@@ -6,6 +6,7 @@
 mod ends;
 mod memory;
 mod progress;
+mod sleep;
 
 use std::fs::OpenOptions;
 use std::io::{Read as _, Write as _};
@@ -126,9 +127,9 @@ fn send(client: &Client, body: &Value) -> Connection {
 }
 
 /// Sends a chat that answers as long as the context allows, and returns once it runs.
-fn start_long(daemon: &Daemon, model: &str) -> Connection {
+fn start_long(client: &Client, model: &str) -> Connection {
     let more = json!({"stream": true, "max_tokens": 3500});
-    let mut connection = send(&daemon.unix(), &completion(model, &[5, 6, 7], &more));
+    let mut connection = send(client, &completion(model, &[5, 6, 7], &more));
     let mut head = [0; 400];
     connection.read_exact(&mut head).unwrap();
     connection
