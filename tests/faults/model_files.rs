@@ -21,6 +21,8 @@ fn serving_a_copy(more: &[&str]) -> Daemon {
 fn weights_cut_short_in_place_end_the_daemon_with_a_word_to_everyone() {
     for more in [&[][..], &["--own-kernels", "false"]] {
         let mut daemon = serving_a_copy(more);
+        // Long enough for AMX, where there is one: then a signal's handler finds more on its stack.
+        daemon.unix().chat(&"word ".repeat(100), &json!({ "max_tokens": 1 }));
         let mut open = vec![begin_stream(&daemon.tcp()), begin_stream(&daemon.unix())];
         let mut body = endless();
         body["stream"] = json!(false);

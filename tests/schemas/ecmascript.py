@@ -63,6 +63,7 @@ class Reader:
         self.has_categories = False
         #: The heads of the groups around this place.
         self.groups: list[str] = []
+        self.names: set[str] = set()
 
     def next(self) -> str:
         if self.at == len(self.pattern):
@@ -102,7 +103,10 @@ class Reader:
 
     def atom(self) -> tuple[str, bool]:
         """The next part, and whether it may be repeated."""
-        if group := self.take(r"\((?:\?(?::|=|!|<=|<!|<[\w$]+>))?"):
+        if group := self.take(r"\((?:\?(?::|=|!|<=|<!|<(?![0-9])[\w$]+>))?"):
+            if group[0][-1] == ">" and group[0] in self.names:
+                raise Untranslatable("two groups of one name")
+            self.names.add(group[0])
             self.groups.append(group[0])
             return ("(" if group[0][-1] == ">" else group[0]), False
         match self.next():

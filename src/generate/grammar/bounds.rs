@@ -23,7 +23,9 @@ pub(super) const EXACT_NUMBERS: &str = "a number up to 9007199254740992 (2^53), 
 /// Whether the library spells exactly this number.
 pub(super) fn is_exact(number: &Number) -> bool {
     match (number.as_i64(), number.as_f64()) {
-        (Some(integer), Some(float)) => exactly(i128::from(integer), float),
+        (Some(integer), Some(float)) => {
+            whole(float) == i128::from(integer) && float.abs() < LARGEST
+        }
         // Fractions. Larger ones may have been rounded when they were read.
         (None, Some(float)) => float.abs() < EXACT,
         _ => false,
@@ -32,79 +34,159 @@ pub(super) fn is_exact(number: &Number) -> bool {
 
 #[expect(
     clippy::cast_possible_truncation,
-    reason = "the value is an integer of at most 64 bits as a float, which 128 bits hold"
+    reason = "whole, and only bounds that are far out of reach have more bits"
 )]
-fn exactly(integer: i128, float: f64) -> bool {
-    float as i128 == integer && float.abs() < LARGEST
+fn whole(float: f64) -> i128 {
+    float as i128
 }
 
-/// The bounds of `fields` as `minimum` and `maximum` that the library keeps to.
+/// The bounds of `fields` as `minimum` and `maximum` that the library keeps to. What they leave out is only
+/// what lies between the outermost numbers that `f64` holds and the bounds themselves.
 pub(super) fn closed(fields: &Map<String, Json>, out: &mut Map<String, Json>) {
-    let most = upper(fields);
-    let least = lower(fields, most);
+    let (least, most) = if is_integer(fields) {
+        let step = step(fields);
+        if let Some(step) = step {
+            out.insert("multipleOf".into(), json!(step));
+        }
+        let first = |side: Side| {
+            let least = side.edges(fields).map(|(bound, open)| bound.integer(open)).max()?;
+            Some(rounded_up(multiple(least, i128::from(step.unwrap_or(1)))))
+        };
+        (first(LOWER), first(UPPER).map(|bound| -bound))
+    } else {
+        let first = |side: Side, open: bool, most: Option<f64>| {
+            let edges = side.edges(fields);
+            edges.map(|(bound, is_open)| bound.float(open && is_open, most)).reduce(f64::max)
+        };
+        let negative = |bound: Option<f64>| bound.map(|bound| -bound);
+        let most = negative(first(UPPER, true, negative(first(LOWER, false, None))));
+        (first(LOWER, true, most), most)
+    };
     // Far from zero the library needs both.
     let far = |bound: Option<f64>| bound.is_some_and(|bound| bound >= FAR);
     let least = if far(most.map(|most| -most)) { least.or(Some(-LARGEST)) } else { least };
     let most = if far(least) { most.or(Some(LARGEST)) } else { most };
+    // Adding 0 takes the sign off a zero.
     if let Some(least) = least {
-        out.insert("minimum".into(), json!(least.max(-LARGEST)));
+        out.insert("minimum".into(), json!(least.max(-LARGEST) + 0.0));
     }
     if let Some(most) = most {
-        out.insert("maximum".into(), json!(most.min(LARGEST)));
+        out.insert("maximum".into(), json!(most.min(LARGEST) + 0.0));
     }
 }
 
-/// The largest number that the bounds allow.
-fn upper(fields: &Map<String, Json>) -> Option<f64> {
-    let get = |name: &str| fields.get(name).and_then(Json::as_number);
-    let limit = get("maximum").and_then(|number| inside(number, false));
-    let exclusive = match fields.get("exclusiveMaximum") {
+/// Whether a schema has a bound that [`closed`] may have moved by more than a fraction.
+pub(super) fn are_far(schema: &Json) -> bool {
+    let names = [LOWER, UPPER].into_iter().flat_map(|side| [side.limit, side.exclusive]);
+    names.filter_map(|name| schema.get(name)?.as_f64()).any(|bound| bound.abs() >= EXACT)
+}
+
+/// Whether the numbers that a schema allows are integers.
+fn is_integer(fields: &Map<String, Json>) -> bool {
+    let has = |name: &str| match fields.get("type") {
+        Some(Json::Array(kinds)) => kinds.iter().any(|kind| kind == name),
+        kind => kind.is_some_and(|kind| kind == name),
+    };
+    has("integer") && !has("number")
+}
+
+/// Bounds on one side: the keywords, and what makes them lower bounds.
+#[derive(Clone, Copy)]
+struct Side {
+    limit: &'static str,
+    exclusive: &'static str,
+    sign: i8,
+}
+
+const LOWER: Side = Side { limit: "minimum", exclusive: "exclusiveMinimum", sign: 1 };
+const UPPER: Side = Side { limit: "maximum", exclusive: "exclusiveMaximum", sign: -1 };
+
+impl Side {
+    /// The bounds, and whether each is excluded itself.
+    fn edges(self, fields: &Map<String, Json>) -> impl Iterator<Item = (Bound, bool)> {
         // As drafts 3 and 4 have it.
-        Some(Json::Bool(true)) => limit,
-        _ => get("exclusiveMaximum").and_then(|number| inside(number, false)),
-    };
-    let least = get("minimum").or(get("exclusiveMinimum")).and_then(Number::as_f64);
-    let beside = |limit: f64| -beyond(-limit, least.map(|least| -least));
-    smaller(limit, exclusive.map(beside))
-}
-
-/// The smallest number that the bounds allow; `most` is the largest.
-fn lower(fields: &Map<String, Json>, most: Option<f64>) -> Option<f64> {
-    let get = |name: &str| fields.get(name).and_then(Json::as_number);
-    let limit = get("minimum").and_then(|number| inside(number, true));
-    let exclusive = match fields.get("exclusiveMinimum") {
-        Some(Json::Bool(true)) => limit,
-        _ => get("exclusiveMinimum").and_then(|number| inside(number, true)),
-    };
-    let negative = |number: Option<f64>| number.map(|number| -number);
-    negative(smaller(negative(limit), negative(exclusive.map(|limit| beyond(limit, most)))))
-}
-
-fn smaller(a: Option<f64>, b: Option<f64>) -> Option<f64> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (a, b) => a.or(b),
+        let is_open = fields.get(self.exclusive) == Some(&Json::Bool(true));
+        let both = [(self.limit, is_open), (self.exclusive, true)];
+        both.into_iter().filter_map(move |(name, is_open)| {
+            Some((Bound::of(fields.get(name)?.as_number()?, self.sign)?, is_open))
+        })
     }
 }
 
-/// The `f64` for a bound that excludes no less than it: for a lower one (`up`) the nearest above.
-fn inside(number: &Number, up: bool) -> Option<f64> {
-    let float = number.as_f64()?;
-    let integer = number.as_i64().map(i128::from).or(number.as_u64().map(i128::from));
-    let further = match integer {
-        Some(integer) => {
-            #[expect(clippy::cast_possible_truncation, reason = "as in `exactly`")]
-            let rounded = float as i128;
-            if up { rounded < integer } else { rounded > integer }
+/// A lower bound.
+#[derive(Debug, Clone, Copy)]
+enum Bound {
+    Integer(i128),
+    Float(f64),
+}
+
+impl Bound {
+    fn of(number: &Number, sign: i8) -> Option<Self> {
+        match number.as_i64().map(i128::from).or(number.as_u64().map(i128::from)) {
+            Some(integer) => Some(Self::Integer(integer * i128::from(sign))),
+            None => {
+                let float = number.as_f64()? * f64::from(sign);
+                Some(Self::Float(if is_certain(float) { float } else { float.next_up() }))
+            }
         }
-        // It may have been rounded when it was read.
-        None => float.abs() > EXACT,
-    };
-    Some(match (further, up) {
-        (false, _) => float,
-        (true, true) => float.next_up(),
-        (true, false) => float.next_down(),
-    })
+    }
+
+    /// The least integer that it allows.
+    fn integer(self, is_open: bool) -> i128 {
+        match self {
+            Self::Integer(integer) => integer + i128::from(is_open),
+            Self::Float(float) => {
+                let is_excluded = is_open && float.fract() == 0.0;
+                whole(float.ceil()).saturating_add(i128::from(is_excluded))
+            }
+        }
+    }
+
+    /// A small `f64` that it allows; the bound itself if it can be. `most` is the upper bound, if there is any.
+    fn float(self, is_open: bool, most: Option<f64>) -> f64 {
+        let (float, is_above) = match self {
+            Self::Integer(integer) => {
+                let float = rounded_up(integer);
+                (float, whole(float) > integer)
+            }
+            Self::Float(float) => (float, false),
+        };
+        if is_open && !is_above { beyond(float, most) } else { float }
+    }
+}
+
+/// Whether a number that was read as a float is what was written, as far as can be told: a float has at least
+/// 15 digits, so what has no more has not been rounded.
+fn is_certain(float: f64) -> bool {
+    let digits =
+        format!("{float:e}").bytes().take_while(|c| *c != b'e').filter(u8::is_ascii_digit).count();
+    float.abs() < EXACT || digits <= 15
+}
+
+/// The smallest `f64` that is not below.
+fn rounded_up(integer: i128) -> f64 {
+    let float = integer as f64;
+    if whole(float) < integer { float.next_up() } else { float }
+}
+
+/// The smallest multiple of `step` that is not below.
+fn multiple(integer: i128, step: i128) -> i128 {
+    integer.saturating_add((step - integer.rem_euclid(step)) % step)
+}
+
+/// What integers must be multiples of where numbers must be multiples of `multipleOf`; `None` if there is no
+/// such keyword, or the library can't count so far.
+fn step(fields: &Map<String, Json>) -> Option<u32> {
+    // As it was written: 0.7 is seven tenths, which no float is.
+    let text = fields.get("multipleOf")?.as_f64()?.to_string();
+    let (whole, fraction) = text.split_once('.').unwrap_or((&text, ""));
+    let numerator: u64 = format!("{whole}{fraction}").parse().ok()?;
+    let denominator = 10_u64.checked_pow(fraction.len().try_into().ok()?)?;
+    let (mut common, mut rest) = (numerator, denominator);
+    while rest > 0 {
+        (common, rest) = (rest, common % rest);
+    }
+    u32::try_from(numerator.checked_div(common)?).ok().filter(|step| *step > 0)
 }
 
 /// A number just above an exclusive lower bound; `most` is the upper one, if there is any.
@@ -118,62 +200,5 @@ fn beyond(limit: f64, most: Option<f64>) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn closed_of(schema: &Json) -> (Option<f64>, Option<f64>) {
-        let mut out = Map::new();
-        closed(schema.as_object().unwrap(), &mut out);
-        let get = |name: &str| out.get(name).and_then(Json::as_f64);
-        (get("minimum"), get("maximum"))
-    }
-
-    #[test]
-    fn bounds_are_closed_from_inside() {
-        let table = [
-            (json!({}), (None, None)),
-            (json!({"minimum": 1, "maximum": 2.5}), (Some(1.0), Some(2.5))),
-            (json!({"exclusiveMinimum": 0, "maximum": 0.5}), (Some(1e-15), Some(0.5))),
-            (json!({"exclusiveMinimum": 0, "maximum": 8e-20}), (Some(1e-20), Some(8e-20))),
-            (json!({"exclusiveMaximum": 0}), (None, Some(-1e-15))),
-            (json!({"exclusiveMinimum": 1}), (Some(1.000_000_000_000_000_2), None)),
-            (json!({"exclusiveMaximum": 1}), (None, Some(0.999_999_999_999_999_9))),
-            (json!({"minimum": 3, "exclusiveMinimum": 1}), (Some(3.0), None)),
-            (
-                json!({"minimum": 1, "exclusiveMinimum": true}),
-                (Some(1.000_000_000_000_000_2), None),
-            ),
-            (json!({"minimum": 1, "exclusiveMinimum": false}), (Some(1.0), None)),
-            (json!({"maximum": i64::MAX}), (None, Some(9e18))),
-            (json!({"minimum": 1_i64 << 60}), (Some(1_152_921_504_606_846_976.0), Some(9e18))),
-            (json!({"maximum": -(1_i64 << 60)}), (Some(-9e18), Some(-1_152_921_504_606_846_976.0))),
-            (json!({"minimum": i64::MIN, "maximum": u64::MAX}), (Some(-9e18), Some(9e18))),
-            (
-                json!({"minimum": 9_007_199_254_740_993_u64, "maximum": 9_007_199_254_740_995_u64}),
-                (Some(9_007_199_254_740_994.0), Some(9_007_199_254_740_994.0)),
-            ),
-        ];
-        for (schema, expected) in table {
-            assert_eq!(closed_of(&schema), expected, "{schema}");
-        }
-    }
-
-    #[test]
-    fn exact_numbers_are_those_that_come_out_as_they_went_in() {
-        let number = |text: &str| serde_json::from_str::<Number>(text).unwrap();
-        for text in ["0", "-1", "0.1", "1e3", "9007199254740992", "1152921504606846976"] {
-            assert!(is_exact(&number(text)), "{text}");
-        }
-        for text in [
-            "9007199254740993",
-            "-9007199254740993",
-            "1234567890123456789",
-            "9223372036854775807",
-            "18446744073709551616",
-            "1e21",
-            "9007199254740993.0",
-        ] {
-            assert!(!is_exact(&number(text)), "{text}");
-        }
-    }
-}
+#[path = "bounds_tests.rs"]
+mod tests;

@@ -12,6 +12,7 @@ use serde_json::{Value as Json, json};
 
 use super::super::error::{GenerateError, invalid};
 use super::super::request::Form;
+use super::bounds;
 use super::lower::Closing;
 use super::protocol::{Following, Order};
 use super::schema;
@@ -126,7 +127,7 @@ impl FormCompiler {
             invalid(
                 format!("{field}{}", fault.place),
                 fault.part.to_string(),
-                format!("a schema that can be used: {}", explained(&fault.reason)),
+                format!("a schema that can be used: {}", explained(&fault)),
             )
         })
     }
@@ -145,13 +146,19 @@ fn grammar(schema: &Json, closing: Closing) -> TopLevelGrammar {
     TopLevelGrammar::from_json_schema(schema::prepared(schema, closing))
 }
 
-/// The library's reason in terms of the request, where it speaks of the library's options.
-fn explained(reason: &str) -> &str {
-    if reason.starts_with("oneOf constraints are not supported") {
+/// The library's reason in terms of the request, where it speaks of the library's options or of bounds that
+/// the request does not have.
+fn explained<'f>(fault: &'f schema::Fault<'_>) -> &'f str {
+    if fault.reason.starts_with("oneOf constraints are not supported") {
         "a value may fit two schemas of its oneOf, which must differ in type, const, enum or a \
          required property"
+    } else if fault.reason.contains("imum") && bounds::are_far(fault.part) {
+        "no number within its bounds can be generated: beyond 9007199254740992 (2^53) they are moved \
+         inwards to numbers that a 64-bit float holds, and none lies beyond 63 bits"
+    } else if fault.reason.contains("imum") && fault.part.get("multipleOf").is_some() {
+        "no number within its bounds is a multiple of its multipleOf"
     } else {
-        reason
+        &fault.reason
     }
 }
 

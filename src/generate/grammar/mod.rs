@@ -26,6 +26,7 @@ mod mask;
 mod message;
 mod patterns;
 mod pointer;
+mod properties;
 mod protocol;
 mod schema;
 mod serve;

@@ -5,8 +5,12 @@
 //! allows what is in the class for all of them. Control characters other than JSON's short escapes
 //! are left out of every class, because the grammar does not let `\u` escapes through.
 
+use std::borrow::Cow;
+use std::collections::HashSet;
 use std::iter::Peekable;
 use std::str::Chars;
+
+use super::properties;
 
 /// Characters that are never generated, as members of a class.
 const NEVER: &str = r"\x00-\x07\x0b\x0e-\x1f\x7f";
@@ -21,16 +25,19 @@ const ALL_SPACE: &str = r"\s\x1c-\x1f\u{feff}";
 const ALL_DIGITS: &str = r"\p{Nd}";
 const ALL_WORD: &str = r"\p{Alphabetic}\p{M}\p{N}\p{Pc}";
 
+/// Characters that mean something by themselves outside classes.
+const SYNTAX: &str = r"^$\.*+?()[]{}|/";
+
 /// White space of all of them.
 const ASCII_SPACE: &str = r" \t\n\r\x0c";
 
-/// Why an expression can't be used.
-pub(super) type Fault = &'static str;
+/// What an expression has that can't be used.
+pub(super) type Fault = Cow<'static, str>;
 
-const CONTROL: Fault =
-    "control characters other than \\b, \\f, \\n, \\r and \\t are never generated";
-const ESCAPE: Fault = "an escape that the standard does not have";
-const END: Fault = "it ends too early";
+const CONTROL: Fault = Cow::Borrowed(
+    "control characters other than \\b, \\f, \\n, \\r and \\t, which are never generated",
+);
+const END: Fault = Cow::Borrowed("an end in the middle of an escape, a class or a group's head");
 
 /// The library's spelling of an expression. The check has refused those that have none.
 pub(super) fn spelled(given: &str) -> String {
@@ -40,19 +47,40 @@ pub(super) fn spelled(given: &str) -> String {
 /// `pattern` in the library's dialect.
 ///
 /// # Errors
-/// If the translation is not possible; what the library lacks itself is left for it to refuse.
+/// If it is no expression of ECMAScript's, by the rules of the flag `u` or by those without it, or the
+/// translation is not possible. What the library lacks itself (look-around, references to groups) is left for
+/// it to refuse.
 pub(super) fn translated(pattern: &str) -> Result<String, Fault> {
-    let mut reader = Reader { rest: pattern.chars().peekable(), out: String::new() };
+    let mut reader = Reader {
+        rest: pattern.chars().peekable(),
+        out: String::new(),
+        may_repeat: false,
+        names: HashSet::new(),
+        with_flag: false,
+        without_flag: false,
+    };
     while let Some(c) = reader.rest.next() {
+        let may_repeat = std::mem::replace(&mut reader.may_repeat, true);
         match c {
             '.' => reader.put(&format!("[^{LINE_ENDS}{NEVER}]")),
             '[' => reader.class()?,
             '\\' => reader.escape()?,
-            '{' => reader.brace(),
-            '(' if reader.rest.peek() == Some(&'?') => reader.group(),
-            '*' | '+' | '?' | '(' | ')' | '|' | '^' | '$' => reader.out.push(c),
-            c => reader.literal(c)?,
+            '{' => reader.brace(may_repeat)?,
+            '*' | '+' | '?' => reader.quantifier(&c.to_string(), may_repeat)?,
+            '(' if reader.rest.peek() == Some(&'?') => reader.group()?,
+            '(' | '|' | '^' | '$' => {
+                reader.out.push(c);
+                reader.may_repeat = false;
+            }
+            ')' => reader.out.push(c),
+            c => {
+                reader.without_flag |= matches!(c, ']' | '}');
+                reader.literal(c)?;
+            }
         }
+    }
+    if reader.with_flag && reader.without_flag {
+        return Err("what the flag `u` allows beside what it forbids".into());
     }
     Ok(reader.out)
 }
@@ -60,6 +88,13 @@ pub(super) fn translated(pattern: &str) -> Result<String, Fault> {
 struct Reader<'p> {
     rest: Peekable<Chars<'p>>,
     out: String,
+    /// Whether what was read last can have a quantifier.
+    may_repeat: bool,
+    /// Names of groups.
+    names: HashSet<String>,
+    /// Whether something is read as it is with the flag `u` only, and something as without it only.
+    with_flag: bool,
+    without_flag: bool,
 }
 
 /// A member of a class, or what an escape stands for.
@@ -84,32 +119,62 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// The head of a group: what kind it is, its name. Kinds that the library lacks are left for it
-    /// to refuse.
-    fn group(&mut self) {
-        self.out.push('(');
-        for c in self.rest.by_ref() {
-            self.out.push(c);
-            if ":=!>)".contains(c) {
-                break;
-            }
+    /// The head of a group. Names are dropped, as nothing can refer to them.
+    fn group(&mut self) -> Result<(), Fault> {
+        let rest: String = self.rest.clone().take(3).collect();
+        let kinds = ["?:", "?=", "?!", "?<=", "?<!"];
+        self.may_repeat = false;
+        if let Some(kind) = kinds.into_iter().find(|kind| rest.starts_with(kind)) {
+            self.put(&format!("({kind}"));
+            self.rest.nth(kind.len() - 1);
+            return Ok(());
         }
+        let head = self.rest.clone().take_while(|c| !":>)".contains(*c)).take(100);
+        let head: String = head.collect();
+        let Some(name) = head.strip_prefix("?<") else {
+            return Err(
+                format!("({head}, a group of a kind that the standard does not have").into()
+            );
+        };
+        let begins = |c: char| c.is_alphabetic() || matches!(c, '_' | '$');
+        let is_name =
+            name.starts_with(begins) && name.chars().all(|c| begins(c) || c.is_ascii_digit());
+        self.rest.nth(head.chars().count() - 1);
+        if !is_name || self.rest.next() != Some('>') || !self.names.insert(name.to_owned()) {
+            return Err(format!("({head}, which is no name of a group, or that of two").into());
+        }
+        self.put("(?:");
+        Ok(())
+    }
+
+    /// A quantifier, which may be lazy.
+    fn quantifier(&mut self, quantifier: &str, may_repeat: bool) -> Result<(), Fault> {
+        if !may_repeat {
+            let shown: String = quantifier.chars().take(40).collect();
+            return Err(format!("{shown} where there is nothing that it could repeat").into());
+        }
+        self.put(quantifier);
+        if self.rest.next_if_eq(&'?').is_some() {
+            self.out.push('?');
+        }
+        self.may_repeat = false;
+        Ok(())
     }
 
     /// A quantifier, or else the character itself.
-    fn brace(&mut self) {
-        let counts: String = self.rest.clone().take_while(|c| *c != '}').collect();
+    fn brace(&mut self, may_repeat: bool) -> Result<(), Fault> {
+        let counts = self.rest.clone().take_while(|c| c.is_ascii_digit() || *c == ',');
+        let counts: String = counts.collect();
         let (least, most) = counts.split_once(',').unwrap_or((&counts, ""));
         let digits = |text: &str| text.chars().all(|c| c.is_ascii_digit());
         let closed = self.rest.clone().nth(counts.chars().count()) == Some('}');
         if closed && !least.is_empty() && digits(least) && digits(most) {
-            self.out.push('{');
-            self.put(&counts);
-            self.out.push('}');
             self.rest.nth(counts.chars().count());
-        } else {
-            self.put(r"\{");
+            return self.quantifier(&format!("{{{counts}}}"), may_repeat);
         }
+        self.without_flag = true;
+        self.put(r"\{");
+        Ok(())
     }
 
     fn escape(&mut self) -> Result<(), Fault> {
@@ -118,9 +183,10 @@ impl Reader<'_> {
             self.rest.next();
             self.out.push('\\');
             self.out.push(assertion);
+            self.may_repeat = !matches!(assertion, 'b' | 'B');
             return Ok(());
         }
-        match self.member()? {
+        match self.member("")? {
             Member::Char(c) => self.literal(c),
             member => {
                 self.out.push('[');
@@ -131,9 +197,10 @@ impl Reader<'_> {
         }
     }
 
-    /// What follows a backslash.
-    fn member(&mut self) -> Result<Member, Fault> {
+    /// What follows a backslash, which may be before `also` beside what is syntax everywhere.
+    fn member(&mut self, also: &str) -> Result<Member, Fault> {
         let c = self.rest.next().ok_or(END)?;
+        self.without_flag |= ![SYNTAX, also].concat().contains(c) && !c.is_ascii_alphanumeric();
         Ok(Member::Char(match c {
             'd' | 'D' | 'w' | 'W' | 's' | 'S' => return Ok(Member::Class(c)),
             'p' | 'P' => return self.property(c),
@@ -143,30 +210,33 @@ impl Reader<'_> {
             'f' => '\x0c',
             'b' => '\x08',
             'v' => '\x0b',
-            '0' => '\0',
-            'x' => self.code(2)?,
-            'u' if self.rest.peek() == Some(&'{') => {
-                self.rest.next();
+            '0' if !self.rest.peek().is_some_and(char::is_ascii_digit) => '\0',
+            'x' => self.code(c, 2)?,
+            'u' if self.rest.next_if_eq(&'{').is_some() => {
+                self.with_flag = true;
                 let digits: String = self.rest.by_ref().take_while(|c| *c != '}').collect();
-                character(&digits)?
+                character(&digits).ok_or_else(|| escape(&format!("u{{{digits}}}")))?
             }
-            'u' => self.code(4)?,
+            'u' => self.code(c, 4)?,
             'c' => return Err(CONTROL),
-            c if c.is_ascii_alphanumeric() => return Err(ESCAPE),
+            c if c.is_ascii_alphanumeric() => return Err(escape(&c.to_string())),
             c => c,
         }))
     }
 
-    fn code(&mut self, digits: usize) -> Result<char, Fault> {
+    fn code(&mut self, letter: char, digits: usize) -> Result<char, Fault> {
         let code: String = self.rest.by_ref().take(digits).collect();
-        if code.len() == digits { character(&code) } else { Err(END) }
+        let character = if code.len() == digits { character(&code) } else { None };
+        character.ok_or_else(|| escape(&format!("{letter}{code}")))
     }
 
     fn property(&mut self, letter: char) -> Result<Member, Fault> {
-        if self.rest.next() != Some('{') {
-            return Err(ESCAPE);
+        let is_open = self.rest.next_if_eq(&'{').is_some();
+        let name: String = self.rest.by_ref().take_while(|c| *c != '}' && is_open).collect();
+        if !properties::is_known(&name) {
+            return Err(escape(&format!("{letter}{{{name}}}")));
         }
-        let name: String = self.rest.by_ref().take_while(|c| *c != '}').collect();
+        self.with_flag = true;
         Ok(Member::Property(format!("\\{letter}{{{name}}}")))
     }
 
@@ -178,7 +248,7 @@ impl Reader<'_> {
         loop {
             let first = match self.rest.next().ok_or(END)? {
                 ']' => break,
-                '\\' => self.member()?,
+                '\\' => self.member("-")?,
                 c => Member::Char(c),
             };
             let Member::Char(from) = first else {
@@ -191,7 +261,7 @@ impl Reader<'_> {
             if self.rest.peek() == Some(&'-') && self.rest.clone().nth(1) != Some(']') {
                 self.rest.next();
                 let last = match self.rest.next().ok_or(END)? {
-                    '\\' => self.member()?,
+                    '\\' => self.member("-")?,
                     c => Member::Char(c),
                 };
                 match last {
@@ -201,6 +271,7 @@ impl Reader<'_> {
                         push_char(&mut members, last);
                     }
                     class => {
+                        self.without_flag = true;
                         members.push_str(r"\-");
                         put_member(&mut members, &class, !negated);
                         generated = true;
@@ -212,7 +283,7 @@ impl Reader<'_> {
         match (negated, members.is_empty()) {
             // Anything at all, and nothing.
             (true, true) => self.put(&format!("[^{NEVER}]")),
-            (false, true) => return Err("an empty class, which matches nothing"),
+            (false, true) => return Err("an empty class, which matches nothing".into()),
             (true, false) => self.put(&format!("[^{NEVER}{members}]")),
             (false, false) if !generated => return Err(CONTROL),
             (false, false) => self.put(&format!("[{members}]")),
@@ -221,9 +292,17 @@ impl Reader<'_> {
     }
 }
 
-fn character(code: &str) -> Result<char, Fault> {
-    let code = u32::from_str_radix(code, 16).map_err(|_| ESCAPE)?;
-    char::from_u32(code).ok_or("half of a surrogate pair, which is no character")
+/// The character of a code; of half of a surrogate pair there is none.
+fn character(code: &str) -> Option<char> {
+    // The library's numbers may have a sign.
+    let code = code.chars().all(|c| c.is_ascii_hexdigit()).then_some(code)?;
+    char::from_u32(u32::from_str_radix(code, 16).ok()?)
+}
+
+fn escape(rest: &str) -> Fault {
+    let shown: String = rest.chars().take(40).collect();
+    format!("\\{shown}, an escape that the standard does not have or that stands for no character")
+        .into()
 }
 
 /// Whether the grammar lets no string contain the character.
@@ -309,6 +388,69 @@ mod tests {
                 assert!(!regex.is_match(text), "{pattern}: {text:?}");
             }
         }
+    }
+
+    #[test]
+    fn what_ecmascript_lacks_is_refused_by_name() {
+        for (pattern, named) in [
+            ("a**", "* where"),
+            ("a++", "+ where"),
+            ("a?+", "+ where"),
+            ("a*??", "? where"),
+            ("a{2}{3}", "{3} where"),
+            ("(*a)", "* where"),
+            ("a|+", "+ where"),
+            ("^*", "* where"),
+            (r"\b+", "+ where"),
+            ("{2}", "{2} where"),
+            ("(?i)a", "(?i,"),
+            ("(?i:a)", "(?i,"),
+            ("(?-s:a)", "(?-s,"),
+            ("(?P<n>a)", "(?P<n,"),
+            ("(?P=n)", "(?P=n,"),
+            ("(?#a)", "(?#a,"),
+            ("(?>a)", "(?,"),
+            ("(?'n'a)", "(?'n'a,"),
+            ("(?<1>a)", "(?<1,"),
+            ("(?<a>.)(?<a>.)", "(?<a,"),
+            (r"\Aa", r"\A,"),
+            (r"a\z", r"\z,"),
+            (r"a\Z", r"\Z,"),
+            (r"\Qa\E", r"\Q,"),
+            (r"\a", r"\a,"),
+            (r"\h", r"\h,"),
+            (r"\x{61}", r"\x{6,"),
+            (r"\u+061", r"\u+061,"),
+            (r"[\01]", r"\0,"),
+            (r"\pL", r"\p{},"),
+            (r"\p{l}", r"\p{l},"),
+            (r"\p{Greek}", r"\p{Greek},"),
+            (r"\p{sc=greek}", r"\p{sc=greek},"),
+            (r"\p{L}\-", "flag `u`"),
+            (r"\u{61}]", "flag `u`"),
+        ] {
+            let fault = translated(pattern).expect_err(pattern);
+            assert!(fault.contains(named), "{pattern}: {fault}");
+        }
+        for pattern in [
+            "a*?b+?c??d{2}?",
+            "(?<a>.)|(?<b$1>.)",
+            r"\p{Script=Greek}\p{gc=Nd}",
+            r"(a)*|(?:b)+",
+            r"[\-\]]{2,}",
+        ] {
+            regex(pattern);
+        }
+    }
+
+    /// The daemon reads expressions of up to a megabyte.
+    #[test]
+    fn the_work_is_in_proportion_to_the_expression() {
+        for part in ["{", "{1", "(?<", "[", "\\p{", "(?<a>"] {
+            let _ = translated(&part.repeat(200_000));
+        }
+        let names: String = (0..50_000).map(|number| format!("(?<a{number}>)")).collect();
+        assert!(translated(&names).is_ok());
     }
 
     #[test]

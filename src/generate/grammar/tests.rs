@@ -245,6 +245,43 @@ fn faults_name_their_place() {
 }
 
 #[test]
+fn bounds_beyond_what_floats_count_are_kept_to_or_refused_as_what_they_are() {
+    let grammars = demo();
+    let of = |fields: &str| -> Json {
+        serde_json::from_str(&format!("{{\"type\": [\"integer\"], {fields}}}")).unwrap()
+    };
+    for (fields, least, most) in [
+        (
+            r#""exclusiveMinimum": 9007199254740993, "exclusiveMaximum": 9007199254740997"#,
+            9_007_199_254_740_994_i64,
+            9_007_199_254_740_996,
+        ),
+        (r#""minimum": 1e17, "maximum": 1e17"#, 10_i64.pow(17), 10_i64.pow(17)),
+        (r#""minimum": 4, "maximum": 9, "multipleOf": 0.7"#, 7, 7),
+        (r#""minimum": -0.0, "exclusiveMaximum": 1"#, 0, 0),
+    ] {
+        for seed in 0..10 {
+            let mut mask = compile(&grammars, Form::JsonSchema(of(fields))).unwrap();
+            let (text, end) = draw(&grammars, mask.as_mut(), 60, seed);
+            let value: i64 = text.trim().parse().unwrap();
+            assert!(end && (least..=most).contains(&value), "{fields}: {text}");
+        }
+    }
+    for (fields, reason) in [
+        (r#""exclusiveMinimum": 9007199254740992, "exclusiveMaximum": 9007199254740994"#, "(2^53)"),
+        (r#""minimum": 10000000000000000000"#, "63 bits"),
+        (r#""minimum": 1, "maximum": 6, "multipleOf": 0.7"#, "a multiple of its multipleOf"),
+    ] {
+        match compile(&grammars, Form::JsonSchema(of(fields))) {
+            Err(GenerateError::InvalidField { accepted, .. }) => {
+                assert!(accepted.contains(reason), "{fields}: {accepted}");
+            }
+            other => panic!("{fields}: {other:?}"),
+        }
+    }
+}
+
+#[test]
 fn a_schema_cannot_bring_settings_of_its_own() {
     let grammars = demo();
     let lenient = json!({"x-guidance": {"lenient": true}, "not": {}});

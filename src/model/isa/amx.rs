@@ -33,3 +33,54 @@ fn ask() -> bool {
 fn ask() -> bool {
     false
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::process::Command;
+
+    use nix::libc;
+
+    use crate::InstructionSet;
+
+    /// Run by the test below, in a process that has not asked yet: the answer is for all of a process.
+    #[test]
+    #[ignore = "run by `what_the_system_withholds_is_not_used`"]
+    fn the_system_withholds_it() {
+        let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
+        let (end, ends) = std::sync::mpsc::sync_channel::<()>(1);
+        let thread = std::thread::spawn(move || {
+            // Too small for a signal's frame with tiles, which is why Linux refuses.
+            let mut memory = vec![0_u8; libc::MINSIGSTKSZ];
+            let stack = libc::stack_t {
+                ss_sp: memory.as_mut_ptr().cast(),
+                ss_flags: 0,
+                ss_size: memory.len(),
+            };
+            // SAFETY: the memory lives as long as the thread has the stack.
+            let set = unsafe { libc::sigaltstack(&raw const stack, std::ptr::null_mut()) };
+            ready.send(set).unwrap();
+            let _ = ends.recv();
+            let none = libc::stack_t { ss_flags: libc::SS_DISABLE, ..stack };
+            // SAFETY: as above.
+            unsafe { libc::sigaltstack(&raw const none, std::ptr::null_mut()) };
+        });
+        assert_eq!(is_ready.recv().unwrap(), 0);
+        assert_eq!(InstructionSet::withheld(), Some(InstructionSet::Amx));
+        assert_eq!(InstructionSet::available()[0], InstructionSet::Avx512Vnni);
+        drop(end);
+        thread.join().unwrap();
+        assert!(!InstructionSet::Amx.is_available(), "the answer stays");
+    }
+
+    #[test]
+    fn what_the_system_withholds_is_not_used() {
+        if !InstructionSet::Amx.is_available() {
+            return;
+        }
+        let name = "amx::tests::the_system_withholds_it";
+        let mut tests = Command::new(std::env::current_exe().unwrap());
+        let output = tests.args(["--ignored", "--exact", name]).output().unwrap();
+        let printed = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && printed.contains("1 passed"), "{printed}");
+    }
+}

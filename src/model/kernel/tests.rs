@@ -50,7 +50,19 @@ fn case(form: Form, rows: usize, size: f32, seed: u64) -> Case {
     }
 }
 
+/// With shares of so many groups, one after the other.
 fn run(kernel: Kernel, case: &Case, activations: &[f32], share: usize) -> Vec<f32> {
+    run_by(kernel, case, activations, share, false)
+}
+
+/// As [`run`], each share on a thread of its own if `on_threads`.
+fn run_by(
+    kernel: Kernel,
+    case: &Case,
+    activations: &[f32],
+    share: usize,
+    on_threads: bool,
+) -> Vec<f32> {
     let form = &case.form;
     let weights =
         Weights { levels: &case.levels, scales: &case.scales, zero_points: &case.zero_points };
@@ -64,11 +76,18 @@ fn run(kernel: Kernel, case: &Case, activations: &[f32], share: usize) -> Vec<f3
     }
     let mut results = vec![f32::NAN; activations.len() / form.k * form.n];
     let out = Results::new(&mut results, form.n);
-    for first in (0..form.groups()).step_by(share) {
-        let groups = first..(first + share).min(form.groups());
-        let operands = Operands { form, lines: &lines, activations: &rounded };
-        multiply(kernel, &operands, groups, &out);
-    }
+    let operands = Operands { form, lines: &lines, activations: &rounded };
+    std::thread::scope(|scope| {
+        for first in (0..form.groups()).step_by(share) {
+            let groups = first..(first + share).min(form.groups());
+            let work = || multiply(kernel, &operands, groups, &out);
+            if on_threads {
+                scope.spawn(work);
+            } else {
+                work();
+            }
+        }
+    });
     results
 }
 
@@ -189,6 +208,41 @@ fn long_columns_and_many_rows_cross_all_bands() {
     for row in [0, 7, 101, 199] {
         let alone = run(fastest(), &case, &case.activations[row * 4608..][..4608], 1);
         assert_eq!(alone, together[row * 64..][..64]);
+    }
+}
+
+/// Which tiles multiply depends on the rows, at bounds that differ from set to set.
+#[test]
+fn every_number_of_rows_gives_the_same_bits_on_any_number_of_threads() {
+    // The last bounds are 32 rows, and 8 on Arm, where qemu makes this slow.
+    const MOST: usize = if cfg!(target_arch = "x86_64") { 64 } else { 20 };
+    let all = Kernel::all();
+    let (scalar, others) = all.split_last().unwrap();
+    for block in [16, 32, 64, 128, 256] {
+        for (bits, zero_points) in [(4, false), (4, true), (8, false), (8, true)] {
+            // The last block is mostly beyond K, and the width of no panel divides the groups.
+            let form = Form { k: 2 * block + 13, n: 7 * COLUMNS, bits, block, zero_points };
+            let case = case(form, MOST, 0.01, 5);
+            let expected = run(*scalar, &case, &case.activations, 7);
+            for (kernel, rows) in
+                others.iter().flat_map(|kernel| (1..=MOST).map(move |rows| (kernel, rows)))
+            {
+                let share = rows % 4 + 1;
+                let own = run_by(
+                    *kernel,
+                    &case,
+                    &case.activations[..rows * form.k],
+                    share,
+                    rows % 2 == 0,
+                );
+                let is_same = own.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(
+                    is_same && own.len() == rows * form.n,
+                    "{}: {form:?}, {rows} rows",
+                    kernel.name()
+                );
+            }
+        }
     }
 }
 

@@ -372,3 +372,94 @@ unsafe fn unpack<const BITS: usize, const ZEROS: bool>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use phi4d_isa::InstructionSet;
+
+    use super::*;
+
+    /// Whether this thread's tiles are set up.
+    fn is_set_up() -> bool {
+        let mut config = [0_u8; 64];
+        // SAFETY: the tests have asked whether there are tiles; the instruction writes 64 bytes.
+        unsafe {
+            asm!("sttilecfg [{}]", in(reg) config.as_mut_ptr(), options(nostack, preserves_flags));
+        }
+        config[0] != 0
+    }
+
+    /// A thread whose tiles are set up has eight kilobytes more to be saved whenever another runs.
+    #[test]
+    fn tiles_are_released_on_every_way_out() {
+        let form = Form { k: 64, n: 16, bits: 4, block: 32, zero_points: false };
+        if !InstructionSet::Amx.is_available() {
+            return;
+        }
+        // SAFETY: as above.
+        let set_up = || unsafe { Amx::set_up(&form) };
+        let ready = set_up();
+        assert!(is_set_up());
+        drop(ready);
+        assert!(!is_set_up());
+        let panicked = std::panic::catch_unwind(|| {
+            let _ready = set_up();
+            assert!(!is_set_up(), "a panic that is expected");
+        });
+        assert!(panicked.is_err() && !is_set_up());
+    }
+
+    /// What the system grants holds in a child, and a signal's handler finds the tiles as it likes and leaves
+    /// them as they were.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn forks_and_signals_change_nothing() {
+        use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+        use nix::libc;
+
+        static SIGNALS: AtomicUsize = AtomicUsize::new(0);
+        extern "C" fn handler(_: libc::c_int) {
+            let form = Form { k: 64, n: 16, bits: 8, block: 64, zero_points: false };
+            // SAFETY: as above.
+            drop(unsafe { Amx::set_up(&form) });
+            SIGNALS.fetch_add(1, Ordering::Relaxed);
+        }
+
+        if !InstructionSet::Amx.is_available() {
+            return;
+        }
+        let kernel = crate::Kernel::all()[0];
+        // SAFETY: the child only multiplies, and ends.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let code = i32::from(!kernel.is_right());
+            // SAFETY: as above.
+            unsafe { libc::_exit(code) };
+        }
+        let mut status = 1;
+        // SAFETY: the child of this test; the handler calls what signals may interrupt.
+        unsafe {
+            assert_eq!(libc::waitpid(child, &raw mut status, 0), child);
+            let handler = handler as extern "C" fn(libc::c_int) as libc::sighandler_t;
+            libc::signal(libc::SIGUSR1, handler);
+        }
+        assert_eq!(status, 0);
+        let ended = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            // SAFETY: no memory is touched.
+            let thread = unsafe { libc::pthread_self() };
+            let ended = &ended;
+            let sender = scope.spawn(move || {
+                while !ended.load(Ordering::Relaxed) {
+                    // SAFETY: the thread waits for this one.
+                    unsafe { libc::pthread_kill(thread, libc::SIGUSR1) };
+                }
+            });
+            let are_right = (0..50).all(|_| kernel.is_right());
+            ended.store(true, Ordering::Relaxed);
+            assert!(are_right && sender.join().is_ok());
+        });
+        assert!(SIGNALS.load(Ordering::Relaxed) > 100);
+    }
+}
