@@ -96,7 +96,7 @@ fn nobody_waits_for_all_the_loads_that_another_asks_for() {
     let daemon =
         stock.start(&[stock.table("long", "long", "")], &["--models-memory-bytes", "22000000"]);
     // Until all are in line no room is made for any of them.
-    let mut running = start_long(&daemon, "demo");
+    let mut running = start_long(&daemon.unix(), "demo");
     let from =
         |last, model| post_from(last, daemon.address(), &completion(model, &[1, 2, 3], &json!({})));
     let waits = |count: u64| {

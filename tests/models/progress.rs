@@ -231,7 +231,7 @@ fn a_daemon_that_stops_ends_the_streams_that_wait() {
     let mut daemon = stock.start(&tables, &arguments);
     let client = daemon.unix();
     // The first waits for room, the second for its turn.
-    let running = start_long(&daemon, "demo");
+    let running = start_long(&daemon.unix(), "demo");
     let mut streams: Vec<Asked> = ["long", "twin"]
         .into_iter()
         .zip(["1", "2"])
