@@ -193,3 +193,42 @@ async fn values_are_dropped_by_the_pool_however_full_their_caller_s_queue_is() {
     assert_eq!(names.len(), MOST_OF_CALLER + 1);
     assert!(names.iter().all(|name| name.starts_with("phi4d-text")), "{names:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn renewed_threads_leave_nothing_of_what_the_old_ones_kept() {
+    /// As a library's cache of a thread.
+    struct Kept(mpsc::SyncSender<()>);
+    impl Drop for Kept {
+        fn drop(&mut self) {
+            self.0.send(()).unwrap();
+        }
+    }
+    thread_local! {
+        static KEPT: std::cell::RefCell<Option<Kept>> = const { std::cell::RefCell::new(None) };
+    }
+    let pool = Arc::new(Pool::start().unwrap());
+    let (gone, all) = mpsc::sync_channel(THREADS);
+    let both = Arc::new(std::sync::Barrier::new(THREADS));
+    let works = (0..THREADS).map(|_| {
+        let (pool, gone, both) = (Arc::clone(&pool), gone.clone(), Arc::clone(&both));
+        let keep = move || {
+            both.wait();
+            KEPT.set(Some(Kept(gone)));
+        };
+        tokio::spawn(async move { pool.run(A, None, keep).await })
+    });
+    for work in works.collect::<Vec<_>>() {
+        work.await.unwrap().unwrap();
+    }
+    // Once they are idle, and once while each has work, which is not lost.
+    pool.renew_threads();
+    tokio::task::block_in_place(|| all.iter().take(THREADS).for_each(drop));
+    let busy = occupy(&pool);
+    pool.renew_threads();
+    let waiting = tokio::spawn({
+        let pool = Arc::clone(&pool);
+        async move { pool.run(B, None, || std::thread::current().name().map(str::to_owned)).await }
+    });
+    drop(busy);
+    assert!(waiting.await.unwrap().unwrap().unwrap().starts_with("phi4d-text"));
+}

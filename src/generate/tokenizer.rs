@@ -63,7 +63,13 @@ impl Tokenizer {
     pub(super) fn load(path: &Path) -> Result<Self, TextLoadError> {
         let json = files::required(path, files::MAX_JSON_BYTES)?;
         // The library asserts some of what it expects of a file.
-        let read = telemetry::catch_panic(|| Self::from_json(&json));
+        let read = || telemetry::catch_panic(|| Self::from_json(&json));
+        // It also keeps the words that a thread encodes, as a check here does, for as long as the thread lives.
+        let read = std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("phi4d-tokenizer".to_owned());
+            let reading = thread.spawn_scoped(scope, read).map_err(TextLoadError::Threads)?;
+            Ok::<_, TextLoadError>(reading.join().unwrap_or_else(|_| Err("it panicked".to_owned())))
+        })?;
         read.unwrap_or_else(|panic| Err(format!("the tokenizer library failed on it: {panic}")))
             .map_err(|reason| TextLoadError::Invalid { path: path.to_owned(), reason })
     }
