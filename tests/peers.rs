@@ -301,6 +301,13 @@ fn parameters() -> Vec<Row> {
             "progress of prefill",
             vec![chat(&json!({ "stream": true, "return_progress": true, "strict": true }), Served)],
         ),
+        (
+            "progress of a model's load",
+            vec![
+                chat(&json!({ "stream": true, "return_progress": true, "strict": true }), Served),
+                get("/v1/models"),
+            ],
+        ),
     ]
 }
 
