@@ -274,7 +274,9 @@ fn stand_in(chunks: &'static [&'static str]) -> (String, std::thread::JoinHandle
             let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: ";
             if asked.starts_with("GET ") {
                 let models = json!({ "data": [{ "id": "stand-in", "max_model_len": 4096 }] });
-                write!(stream, "{head}application/json\r\n\r\n{models}").unwrap();
+                // One that asks whether it is ready may leave before it has read this.
+                let _ =
+                    stream.write_all(format!("{head}application/json\r\n\r\n{models}").as_bytes());
                 continue;
             }
             write!(stream, "{head}text/event-stream\r\n\r\n").unwrap();
