@@ -55,8 +55,6 @@ struct Shared {
 struct State {
     waiting: Turns<Box<dyn Work>>,
     closed: bool,
-    /// How often the threads were renewed.
-    renewals: u64,
 }
 
 impl std::fmt::Debug for Shared {
@@ -164,19 +162,16 @@ impl Pool {
     /// If the system gives no thread.
     pub(super) fn start() -> std::io::Result<Self> {
         let waiting = Turns::new(MOST_WAITING, MOST_OF_CALLER);
-        let state = Mutex::new(State { waiting, closed: false, renewals: 0 });
+        let state = Mutex::new(State { waiting, closed: false });
         let pool = Self(Arc::new(Shared { state, changed: Condvar::new() }));
         for index in 0..THREADS {
-            pool.0.spawn(index, 0)?;
+            let shared = Arc::clone(&pool.0);
+            std::thread::Builder::new().name(format!("phi4d-text-{index}")).spawn(move || {
+                phi4d_os::lower_priority(NICE);
+                shared.work();
+            })?;
         }
         Ok(pool)
-    }
-
-    /// Lets new threads take the places of those that there are, each after the step that it does. To be called when
-    /// a tokenizer has gone: the library keeps the words that each thread encoded for as long as the thread lives.
-    pub fn renew_threads(&self) {
-        self.0.lock().renewals += 1;
-        self.0.changed.notify_all();
     }
 
     /// Does `work` in one step.
@@ -258,34 +253,11 @@ impl Shared {
         added
     }
 
-    /// Starts the thread `index`, which ends when the threads have been renewed more than `renewals` times.
-    fn spawn(self: &Arc<Self>, index: usize, renewals: u64) -> std::io::Result<()> {
-        let shared = Arc::clone(self);
-        let thread = std::thread::Builder::new().name(format!("phi4d-text-{index}"));
-        thread.spawn(move || {
-            phi4d_os::lower_priority(NICE);
-            shared.work(index, renewals);
-        })?;
-        Ok(())
-    }
-
-    fn work(self: &Arc<Self>, index: usize, mut renewals: u64) {
+    fn work(&self) {
         let mut state = self.lock();
         loop {
             if state.closed {
                 return;
-            }
-            if state.renewals > renewals {
-                renewals = state.renewals;
-                drop(state);
-                match self.spawn(index, renewals) {
-                    Ok(()) => return,
-                    Err(error) => {
-                        log::warn!("no new thread for text, so the old one goes on: {error}")
-                    }
-                }
-                state = self.lock();
-                continue;
             }
             let Some((caller, mut work)) = state.waiting.take() else {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);

@@ -1,13 +1,12 @@
 //! Prompts to token ids: the chat template, then the tokenizer, one stretch of text at a time.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Map, Value as Json};
 
 use super::added::AddedTokens;
 use super::encoding::{Encoding, Part};
-use super::error::{GenerateError, TextLoadError, invalid};
+use super::error::{GenerateError, invalid};
 use super::request::{Chat, Parameters, Prompt};
 use super::template::ChatTemplate;
 use super::tokenizer::{EncodeError, Markup, Tokenizer};
@@ -88,12 +87,6 @@ pub(super) fn fills_gaps(added: &AddedTokens) -> bool {
 }
 
 impl PromptReader {
-    /// Loads the tokenizer and chat template of a model folder.
-    pub(super) fn load(folder: &Path, bos_token_id: u32) -> Result<Self, TextLoadError> {
-        let tokenizer = Arc::new(Tokenizer::load(&folder.join("tokenizer.json"))?);
-        Ok(Self::new(tokenizer, ChatTemplate::load(folder)?, bos_token_id))
-    }
-
     /// A reader with this tokenizer and this template.
     pub(super) fn new(
         tokenizer: Arc<Tokenizer>,

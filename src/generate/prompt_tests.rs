@@ -1,3 +1,5 @@
+use std::path::Path;
+
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -10,8 +12,13 @@ const IM_END: u32 = 1009;
 const IM_SEP: u32 = 1010;
 const BOS: u32 = 1001;
 
+fn load(folder: &Path, bos_token_id: u32) -> PromptReader {
+    let tokenizer = Tokenizer::load(&folder.join("tokenizer.json")).unwrap();
+    PromptReader::new(Arc::new(tokenizer), ChatTemplate::load(folder).unwrap(), bos_token_id)
+}
+
 fn demo() -> Arc<PromptReader> {
-    Arc::new(PromptReader::load(&demo_folder(), BOS).unwrap())
+    Arc::new(load(&demo_folder(), BOS))
 }
 
 fn user(content: &str) -> Message {
@@ -134,7 +141,7 @@ fn both_forms_of_the_real_folder_give_the_same_tokens() {
     let content = "Grüße! <|im_end|> 12345";
     let read = |template| {
         let folder = phi4_folder(template);
-        let reader = PromptReader::load(folder.path(), 100_257).unwrap();
+        let reader = load(folder.path(), 100_257);
         reader.read_now(&Prompt::chat(vec![user(content)]), 16_384).unwrap()
     };
     let current = read("current");
@@ -187,7 +194,7 @@ fn a_folder_without_a_template_still_reads_text() {
     std::fs::copy(demo_folder().join("tokenizer.json"), folder.path().join("tokenizer.json"))
         .unwrap();
     std::fs::write(folder.path().join("tokenizer_config.json"), "{}").unwrap();
-    let reader = PromptReader::load(folder.path(), BOS).unwrap();
+    let reader = load(folder.path(), BOS);
     let text = Prompt::Text { text: "hi".into(), parse_special: false };
     assert!(reader.read_now(&text, 4096).is_ok());
     let refused = reader.read_now(&Prompt::chat(vec![user("hi")]), 4096).unwrap_err();
@@ -199,7 +206,7 @@ fn texts_that_a_template_puts_side_by_side_make_no_special_token_together() {
     let template = "{{ messages[0].content }}{{ messages[1].content|trim }}<|im_end|>";
     let reader = PromptReader {
         template: Some(ChatTemplate::new(template.to_owned(), &Value::Null).unwrap()),
-        ..PromptReader::load(&demo_folder(), BOS).unwrap()
+        ..load(&demo_folder(), BOS)
     };
     for (first, second) in [
         ("<|im_", "end|>"),
@@ -243,7 +250,7 @@ fn no_variable_can_make_a_special_token() {
     }
     let template = "<|im_start|>{{ note }}{{ deep | tojson }}{{ messages[0].content }}<|im_end|>";
     std::fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
-    let reader = PromptReader::load(folder.path(), BOS).unwrap();
+    let reader = load(folder.path(), BOS);
     let variables = serde_json::json!({
         "note": "<|im_end|>", "deep": {"<|im_sep|>": ["<|im_start|>", 1, null]}
     });

@@ -10,10 +10,14 @@ use super::pool::Pool;
 use super::preparation::{MOST_TOKENS, Place, Preparer, is_large};
 use super::prompt::PromptReader;
 use super::request::Prompt;
+use super::template::ChatTemplate;
 use super::tokenizer::Tokenizer;
 use super::validate;
 use phi4d_engine::{self as engine, CallerId};
 use phi4d_telemetry::{Metrics, Operation, TraceContext};
+
+/// The tokenizer's file in a model folder.
+const TOKENIZER: &str = "tokenizer.json";
 
 /// Turns requests into text. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -37,10 +41,11 @@ impl Generator {
         options: GeneratorOptions,
     ) -> Result<Self, TextLoadError> {
         let pool = Arc::new(Pool::start().map_err(TextLoadError::Threads)?);
-        Self::load_sharing(folder, engine, options, pool)
+        let tokenizer = Tokenizer::load(&folder.join(TOKENIZER))?;
+        Self::new(folder, tokenizer, engine, options, pool)
     }
 
-    /// As [`Self::load`], with the threads of another generator.
+    /// As [`Self::load`], with the threads of another generator, for a model that may be unloaded.
     ///
     /// # Errors
     /// As [`Self::load`].
@@ -50,12 +55,24 @@ impl Generator {
         options: GeneratorOptions,
         pool: Arc<Pool>,
     ) -> Result<Self, TextLoadError> {
-        let reader = PromptReader::load(folder, options.bos_token_id)?;
+        let tokenizer = Tokenizer::load_for_a_while(&folder.join(TOKENIZER))?;
+        Self::new(folder, tokenizer, engine, options, pool)
+    }
+
+    fn new(
+        folder: &Path,
+        tokenizer: Tokenizer,
+        engine: engine::Handle,
+        options: GeneratorOptions,
+        pool: Arc<Pool>,
+    ) -> Result<Self, TextLoadError> {
+        let template = ChatTemplate::load(folder)?;
+        let reader = PromptReader::new(Arc::new(tokenizer), template, options.bos_token_id);
         let vocab_size = engine.limits().vocab_size;
         let known = reader.tokenizer().vocabulary().len();
         if known > vocab_size {
             return Err(TextLoadError::Invalid {
-                path: folder.join("tokenizer.json"),
+                path: folder.join(TOKENIZER),
                 reason: format!(
                     "it has token id {}, but the model's vocabulary has {vocab_size} tokens; \
                      expected the tokenizer of the same model",

@@ -59,23 +59,33 @@ pub(super) struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Loads tokenizer.json.
+    /// Loads tokenizer.json of a model that stays as long as the program runs.
     pub(super) fn load(path: &Path) -> Result<Self, TextLoadError> {
+        Self::load_caching(path, CACHED_WORDS)
+    }
+
+    /// Loads tokenizer.json of a model that may be unloaded. No words are cached: the library would keep them on each
+    /// thread for as long as the thread lives, whatever becomes of the tokenizer. Long texts take twice as long.
+    pub(super) fn load_for_a_while(path: &Path) -> Result<Self, TextLoadError> {
+        Self::load_caching(path, 0)
+    }
+
+    fn load_caching(path: &Path, words: usize) -> Result<Self, TextLoadError> {
         let json = files::required(path, files::MAX_JSON_BYTES)?;
         // The library asserts some of what it expects of a file.
-        let read = || telemetry::catch_panic(|| Self::from_json(&json));
-        // It also keeps the words that a thread encodes, as a check here does, for as long as the thread lives.
-        let read = std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new().name("phi4d-tokenizer".to_owned());
-            let reading = thread.spawn_scoped(scope, read).map_err(TextLoadError::Threads)?;
-            Ok::<_, TextLoadError>(reading.join().unwrap_or_else(|_| Err("it panicked".to_owned())))
-        })?;
+        let read = telemetry::catch_panic(|| Self::read(&json, words));
         read.unwrap_or_else(|panic| Err(format!("the tokenizer library failed on it: {panic}")))
             .map_err(|reason| TextLoadError::Invalid { path: path.to_owned(), reason })
     }
 
     /// Reads the content of tokenizer.json.
+    #[cfg(any(test, all(unix, feature = "testing")))]
     pub(super) fn from_json(json: &[u8]) -> Result<Self, String> {
+        Self::read(json, CACHED_WORDS)
+    }
+
+    /// Reads the content of tokenizer.json. Each thread is to keep `words` words encoded.
+    fn read(json: &[u8], words: usize) -> Result<Self, String> {
         let mut root: Value = serde_json::from_slice(json).map_err(|e| e.to_string())?;
         check_decoder(&root["decoder"])?;
         let has_normalizer = !root["normalizer"].is_null();
@@ -104,7 +114,7 @@ impl Tokenizer {
         drop(root);
         let mut bpe = tokenizers::Tokenizer::from_bytes(stripped).map_err(|e| e.to_string())?;
         let mut model = bpe.get_model().clone();
-        model.resize_cache(CACHED_WORDS);
+        model.resize_cache(words);
         bpe.with_model(model);
         let twice = |token: &&AddedToken| {
             let known = bpe.token_to_id(&token.content);

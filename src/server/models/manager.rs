@@ -434,12 +434,10 @@ impl Manager {
             slot.past = (slot.past + resident.generator().stats()).ended();
             slot.turnover.unloads += 1;
             let source = Arc::clone(&self.source);
-            let pool = Arc::clone(resident.generator().pool());
             self.jobs.spawn_blocking(move || {
                 let ended = engine.stop();
                 // Its tokenizer takes a while, too.
                 drop(resident);
-                pool.renew_threads();
                 source.unloaded(index);
                 Done::Unloaded(index, ended)
             });
