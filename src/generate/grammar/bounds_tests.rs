@@ -87,7 +87,7 @@ fn is_above(integer: i128, text: &str, is_open: bool) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4000))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     /// The library's reading of what it is given has no integer beyond the exact bounds, and lacks none that
     /// lies between floats within them.
