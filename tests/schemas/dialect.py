@@ -35,10 +35,12 @@ WRITTEN = [
 #: What Python or Rust take for expressions, and ECMAScript does not, by any flags.
 NONE = [
     "(", "[", "a**", "a++", "a?+", "a*+", "a*??", "a{2}+", "a{2}{3}", "*", "^*", r"\b+", "(*a)", "a|+", "{2}", "(?>a)", "(?i)a",
-    "(?i:a)", "(?x:a)", "(?-s:a)", "(?s-i:a)", "(?P<n>a)", "(?P=n)", "(?#a)", "(?'n'a)", "(?<1>a)", "(?(1)a)", "(?<a>.)(?<a>.)", "[b-a]",
+    "(?x:a)", "(?P<n>a)", "(?P=n)", "(?#a)", "(?'n'a)", "(?<1>a)", "(?(1)a)", "(?<a>.)(?<a>.)", "[b-a]",
 ]
-#: Those that mean something else without the flag `u`, or that Python can't be asked about.
+#: Those that mean something else without the flag `u`, or that Python can't be asked about, and the modifiers of
+#: ECMAScript 2025, which only newer versions of Node.js know.
 REFUSED = [
+    "(?i:a)", "(?-s:a)", "(?s-i:a)",
     r"(a)\1", r"\k<a>", r"\u{110000}", r"\p{l}", r"\p{Greek}", r"\pL", r"\Aa", r"a\z", r"a\Z", r"\Qa\E", r"\a", r"\h", r"[\01]",
     r"\u+061", r"\p{L}\-", r"\u{61}]",
 ]

@@ -132,9 +132,7 @@ impl Reader<'_> {
         let head = self.rest.clone().take_while(|c| !":>)".contains(*c)).take(100);
         let head: String = head.collect();
         let Some(name) = head.strip_prefix("?<") else {
-            return Err(
-                format!("({head}, a group of a kind that the standard does not have").into()
-            );
+            return Err(format!("({head}, which begins no group of ECMAScript 2024").into());
         };
         let begins = |c: char| c.is_alphabetic() || matches!(c, '_' | '$');
         let is_name =
