@@ -4,6 +4,10 @@
 
 use serde_json::{Map, Number, Value as Json, json};
 
+/// Up to here the multiples of a fraction that are integers are written as those of an integer. For the library such
+/// a form has as many states as the integer says; what larger fractions mean is left to it.
+const LARGEST_STEP: u32 = 10_000;
+
 /// Above it, not every integer is an `f64`.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
@@ -45,7 +49,7 @@ fn whole(float: f64) -> i128 {
 pub(super) fn closed(fields: &Map<String, Json>, out: &mut Map<String, Json>) {
     let (least, most) = if is_integer(fields) {
         let step = step(fields);
-        if let Some(step) = step {
+        if let Some(step) = step.filter(|step| *step <= LARGEST_STEP) {
             out.insert("multipleOf".into(), json!(step));
         }
         let first = |side: Side| {
