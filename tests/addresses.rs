@@ -96,7 +96,7 @@ fn a_thousand_idle_and_a_thousand_half_heads_shut_nobody_out() {
     // Three quarters of TCP's share, which is seven eighths of 1024.
     assert_eq!(kept.len(), 672);
     assert_eq!(shed(&daemon, "address"), 1024 - 672);
-    assert!(daemon.log.text().contains("127.0.0.2 holds 672"), "{}", daemon.log.text());
+    daemon.log.says("127.0.0.2 holds 672");
     assert!(honest(at(4), to) < SOON);
 
     let mut halves: Vec<TcpStream> = Vec::new();

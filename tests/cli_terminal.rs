@@ -413,5 +413,6 @@ fn serve_tells_of_loading_on_a_terminal_only() {
     assert_eq!(terminal.wait_end().code(), Some(0));
 
     let daemon = Daemon::start();
-    assert!(!daemon.log.text().contains("loading demo") && !daemon.log.text().contains('\x1b'));
+    let log = daemon.log.says("serving demo on");
+    assert!(!log.contains("loading demo") && !log.contains('\x1b'));
 }

@@ -209,7 +209,7 @@ fn work_is_counted_and_answers_go_on_beside_it() {
     for line in ["phi4d_embedding_texts_total 12", "phi4d_embedding_requests_total 1"] {
         assert!(metrics.contains(&format!("\n{line}\n")), "{line}: {metrics}");
     }
-    assert!(daemon.log.text().contains("loaded the embedding model"));
+    daemon.log.says("loaded the embedding model");
 }
 
 #[test]

@@ -49,7 +49,7 @@ fn plans(settings: &[&str]) -> Vec<(&'static str, [Option<u64>; 5])> {
 
     let daemon = Setup::new().with(settings).start();
     let metrics = daemon.unix().get("/metrics").text();
-    let log = daemon.log.text();
+    let log = daemon.log.says("memory plan");
     let line = log.lines().find(|line| line.contains("memory plan")).unwrap();
     let logged = |name: &str| Some(number_after(line, &format!("{name}=")));
     vec![

@@ -5,7 +5,7 @@ use std::io::Read as _;
 
 use serde_json::json;
 
-use crate::common::{Daemon, Setup, wait_for};
+use crate::common::{Daemon, Setup};
 
 /// A field of the status of every thread of a process.
 fn of_threads(id: u32, field: &str) -> Vec<String> {
@@ -19,11 +19,6 @@ fn of_threads(id: u32, field: &str) -> Vec<String> {
             text.lines().find_map(|line| line.strip_prefix(&begin).map(str::to_owned))
         })
         .collect()
-}
-
-/// The log may come later than the event.
-fn wait_logged(daemon: &Daemon, text: &str) {
-    wait_for(text, || daemon.log.text().contains(text).then_some(()));
 }
 
 /// The processes below one.
@@ -51,7 +46,7 @@ fn every_thread_is_confined_and_the_daemon_does_its_work() {
     let store = state.path().join("prefixes");
     let setup = Setup::new().with(&["--sandbox", "on", "--prefix-store", store.to_str().unwrap()]);
     let mut daemon = setup.start();
-    wait_logged(&daemon, "confined by seccomp");
+    daemon.log.says("confined by seccomp");
     assert_confined(&daemon);
 
     // Long enough for its prompt to be kept, with a thread of its own for the tokens.
@@ -92,7 +87,7 @@ fn it_can_be_left_out() {
     let daemon = Setup::new().with(&["--sandbox", "off"]).start();
     let own = of_threads(std::process::id(), "Seccomp").pop().unwrap();
     assert!(of_threads(daemon.id(), "Seccomp").iter().all(|mode| *mode == own));
-    wait_logged(&daemon, "not confined");
+    daemon.log.says("not confined");
 }
 
 /// Becomes its arguments, for which the kernel refuses `seccomp` with EPERM, as some containers do.
@@ -113,7 +108,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 fn where_the_kernel_refuses_it_serves_on_unless_it_must() {
     let wrapper = ["python3", "-c", WITHOUT_SECCOMP];
     let daemon = Setup::new().within(&wrapper).start();
-    wait_logged(&daemon, "WARN  not confined: ");
+    daemon.log.says("WARN  not confined: ");
     assert_eq!(daemon.tcp().get("/health").status, 200);
     let (status, log) = Setup::new().within(&wrapper).with(&["--sandbox", "on"]).run_to_end();
     assert_eq!(status.code(), Some(71), "{log}");

@@ -128,7 +128,7 @@ fn a_collector_gets_a_requests_spans_in_the_clients_trace() {
     assert!(first > 0.0 && first < 60.0, "{first}");
     // What was asked is nobody's business.
     assert!(!collector.bodies.lock().unwrap().concat().contains("secret words"));
-    let log = daemon.log.text();
+    let log = daemon.log.says("POST /v1/chat/completions");
     assert!(!log.contains("secret words"), "{log}");
     let line = log.lines().find(|line| line.contains("POST /v1/chat/completions")).unwrap();
     for field in [

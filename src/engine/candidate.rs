@@ -1,5 +1,7 @@
 //! What the scheduler sees of the sequences that have slots.
 
+use std::collections::BTreeMap;
+
 use phi4d_door::CallerId;
 use phi4d_model::Rotary;
 
@@ -24,4 +26,13 @@ pub struct Candidate {
     pub rotary: Rotary,
     /// Whether it can run: its channel has room for a step's events, and it awaits no mask.
     pub ready: bool,
+}
+
+/// The candidates of each caller.
+pub fn by_caller<'a>(candidates: &[&'a Candidate]) -> BTreeMap<CallerId, Vec<&'a Candidate>> {
+    let mut callers: BTreeMap<CallerId, Vec<&Candidate>> = BTreeMap::new();
+    for one in candidates {
+        callers.entry(one.caller).or_default().push(one);
+    }
+    callers
 }

@@ -8,9 +8,9 @@
 //! let it wait. The cache keeps decoding sequences in neighbouring slots, so a round is one step unless
 //! sequences are paused or their rotary tables differ. [`super::turns`] chooses the prompt.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
-use super::candidate::Candidate;
+use super::candidate::{Candidate, by_caller};
 use super::cost::Work;
 use super::pace::{Company, Crowd, Pace};
 use super::shares::Shares;
@@ -179,15 +179,10 @@ fn work(decoding: &[&Candidate]) -> Work {
 
 /// The callers of the sequences that are `decoding`, and of `prompts`.
 fn crowd(decoding: &[&Candidate], prompts: &[&Candidate]) -> Crowd {
-    let mut callers: BTreeMap<CallerId, Vec<&Candidate>> = BTreeMap::new();
-    for one in prompts {
-        callers.entry(one.caller).or_default();
-    }
-    for one in decoding {
-        callers.entry(one.caller).or_default().push(one);
-    }
-    let decode = callers.values().filter(|own| !own.is_empty());
-    let own = decode.map(|own| work(own)).collect();
+    let decoding = by_caller(decoding);
+    let own = decoding.values().map(|own| work(own)).collect();
+    let mut callers: BTreeSet<CallerId> = decoding.into_keys().collect();
+    callers.extend(prompts.iter().map(|one| one.caller));
     Crowd { callers: callers.len(), own, prompts: !prompts.is_empty() }
 }
 

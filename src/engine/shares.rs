@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use super::candidate::Candidate;
+use super::candidate::{Candidate, by_caller};
 use phi4d_door::CallerId;
 
 /// The turns of each caller's sequences.
@@ -26,10 +26,7 @@ impl Shares {
         decoding: &[&'a Candidate],
         fit: impl Fn(&[&Candidate]) -> bool,
     ) -> Vec<&'a Candidate> {
-        let mut callers: BTreeMap<CallerId, Vec<&Candidate>> = BTreeMap::new();
-        for one in decoding {
-            callers.entry(one.caller).or_default().push(one);
-        }
+        let mut callers = by_caller(decoding);
         self.last.retain(|caller, _| callers.contains_key(caller));
         for (caller, own) in &mut callers {
             own.sort_by_key(|one| one.arrival);

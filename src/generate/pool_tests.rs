@@ -153,7 +153,7 @@ async fn what_does_not_fit_is_refused_and_clients_that_left_make_room() {
     assert_eq!(again.await.unwrap(), Ok(7));
 }
 
-/// Tells on which thread it is dropped.
+/// Sends on which thread it is dropped.
 struct Drops(mpsc::SyncSender<String>);
 
 impl Drop for Drops {

@@ -1,7 +1,7 @@
 //! Who gets the web page.
 
 use super::{add_key, keys_file, verdict};
-use crate::common::{Client, Daemon, Setup, wait_for};
+use crate::common::{Client, Daemon, Setup};
 
 const GONE: (u16, &str) = (404, "unknown_url");
 
@@ -111,10 +111,7 @@ fn its_files_are_logged_where_one_is_missing_and_else_only_if_asked_for() {
         for path in ["/", "/page/main.js", "/page/none.js", "/health"] {
             daemon.unix().get(path);
         }
-        wait_for("the last request's line", || {
-            daemon.log.text().contains("GET /health").then_some(())
-        });
-        let log = daemon.log.text();
+        let log = daemon.log.says("GET /health");
         let level_of = |path: &str| {
             let line = log.lines().find(|line| line.contains(&format!("GET {path} ")))?;
             let line: serde_json::Value = serde_json::from_str(line).unwrap();

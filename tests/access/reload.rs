@@ -84,7 +84,7 @@ fn a_bad_configuration_is_refused_whole_and_the_old_stays() {
             let log = daemon.log.text();
             (log.matches("reload: refused").count() == before + 1).then_some(())
         });
-        assert!(daemon.log.text().contains(said), "{said}");
+        daemon.log.says(said);
         assert_eq!((models(&daemon, Some(&key)), models(&daemon, None)), (200, 401), "{bad}");
         assert_eq!(daemon.tcp().get("/metrics").status, 401, "{bad}");
     }
@@ -105,7 +105,7 @@ fn the_network_stays_shut_when_the_keys_go() {
     // Even if the settings say another address by now: the socket is what it was.
     std::fs::write(&path, "").unwrap();
     reload(&mut daemon);
-    wait_for("the refusal", || daemon.log.text().contains("reload: refused").then_some(()));
+    daemon.log.says("reload: refused");
     assert_eq!(models(&daemon, None), 401);
 }
 
@@ -115,10 +115,7 @@ fn what_needs_a_restart_is_named() {
     let mut daemon = setup.start();
     std::fs::write(&path, "slots = 4\nlog_level = \"debug\"\n").unwrap();
     reload(&mut daemon);
-    let log = wait_for("the line", || {
-        let log = daemon.log.text();
-        log.contains("were read again").then_some(log)
-    });
+    let log = daemon.log.says("were read again");
     assert!(log.contains("slots = ") && log.contains("needs a restart"), "{log}");
     assert!(!log.contains("log_level = "), "{log}");
     assert_eq!(daemon.health()["slots"], 3);
@@ -169,7 +166,7 @@ fn an_expired_certificate_is_reported_and_another_renewal_mends_it() {
 
     authority.sign_until(&folder, "server", 2001);
     reload(&mut daemon);
-    wait_for("the warning", || daemon.log.text().contains("has expired; clients").then_some(()));
+    daemon.log.says("has expired; clients");
     let refused = get(&mut tls::connect(daemon.address(), &authority, None)).unwrap_err();
     assert!(refused.to_string().contains("certificate expired"), "{refused}");
     assert_eq!(get(&mut open).unwrap(), 200);
@@ -236,6 +233,8 @@ fn no_request_fails_while_reloads_go_on() {
     let health = daemon.wait_idle();
     assert_eq!((&health["failed"], &health["cancelled"]), (&json!(0), &json!(0)), "{health}");
     assert_eq!(health["accepted"], health["finished"]);
+    daemon.signal("TERM");
+    assert!(daemon.wait_end().success());
     let log = daemon.log.text();
     assert_eq!(log.matches("the model is loaded").count(), 1);
     assert_eq!(log.matches("reload: refused").count(), RELOADS / 3);

@@ -14,7 +14,7 @@ use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, Stream
 
 use super::table::{Class, May, check_by};
 use super::{SETTINGS, bearer, with_keys};
-use crate::common::{PATIENCE, Response, Setup, set_mode, wait_for, write_private};
+use crate::common::{PATIENCE, Response, Setup, set_mode, write_private};
 
 /// Who signs certificates.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -328,6 +328,6 @@ fn secrets_that_others_may_write_or_read_are_refused_at_start_and_at_reload() {
     let daemon = with(Setup::new(), &arguments).start();
     set_mode(&one.key, 0o644);
     daemon.signal("HUP");
-    wait_for("the refusal", || daemon.log.text().contains("reload: refused").then_some(()));
-    assert!(daemon.log.text().contains("reload: tls_key_file"), "{}", daemon.log.text());
+    daemon.log.says("reload: refused");
+    daemon.log.says("reload: tls_key_file");
 }

@@ -221,10 +221,11 @@ impl Setup {
     }
 }
 
-/// What a daemon writes to standard error, as it comes.
+/// What a daemon writes to standard error, as it comes. The daemon writes its log on a thread of its own: a
+/// line may come after the answer that it is about, and all have come only once the daemon has ended.
 pub struct Log {
     lines: Arc<Mutex<Vec<String>>>,
-    _reader: JoinHandle<()>,
+    reader: JoinHandle<()>,
 }
 
 impl Log {
@@ -236,12 +237,34 @@ impl Log {
                 sink.lock().unwrap().push(line);
             }
         });
-        Self { lines, _reader: reader }
+        Self { lines, reader }
     }
 
-    /// All lines so far.
+    /// All lines so far. What must be in a living daemon's log is for [`Log::says`].
     pub fn text(&self) -> String {
         self.lines.lock().unwrap().join("\n")
+    }
+
+    /// Waits for `text`, and returns all lines so far.
+    pub fn says(&self, text: &str) -> String {
+        let limit = Instant::now() + PATIENCE;
+        loop {
+            let log = self.text();
+            if log.contains(text) {
+                return log;
+            }
+            assert!(Instant::now() < limit, "{text:?} is not in the log:\n{log}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits for the last line of a daemon that has ended. A process below it that lives on may hold the
+    /// log open, so it is no fault if the end does not come.
+    fn wait_end(&self) {
+        let limit = Instant::now() + Duration::from_secs(5);
+        while !self.reader.is_finished() && Instant::now() < limit {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 
@@ -307,6 +330,7 @@ impl Daemon {
         let child = &mut self.child;
         let status = wait_for("the daemon's end", || child.try_wait().unwrap());
         self.ended = Some(status);
+        self.log.wait_end();
         status
     }
 

@@ -37,7 +37,7 @@ fn connections_beyond_the_limit_of_open_files_wait_outside() {
     let settings = ["--header-timeout-s", IDLE, "--max-connections-per-local", "40"];
     let daemon = Setup::new().within(&limit).with(&settings).start();
     let warning = "taking 40 at once";
-    wait_for("the warning", || daemon.log.text().contains(warning).then_some(()));
+    daemon.log.says(warning);
     let client = daemon.tcp();
     // By the Unix socket: on TCP an idle connection makes way for the crowd.
     let mut first = daemon.unix().connect();
@@ -75,9 +75,7 @@ fn when_they_run_out_all_the_same_accepting_pauses_and_goes_on() {
     let stream = begin_stream(&daemon.unix());
     limit(open() + 5);
     let idle = crowd(&client, 30);
-    wait_for("the log to say so", || {
-        daemon.log.text().contains("cannot accept connections for now").then_some(())
-    });
+    daemon.log.says("cannot accept connections for now");
     // The stream's engine works all the while, on one thread; accepting must not take another.
     let begun = Instant::now();
     let (used, ()) = share(&daemon, "a second", || {

@@ -72,13 +72,15 @@ fn honest(daemon: &Daemon, number: usize) -> Duration {
     began.elapsed()
 }
 
-fn stop(mut daemon: Daemon) {
+/// Stops it, and returns its log.
+fn stop(mut daemon: Daemon) -> String {
     let id = daemon.id();
     let began = Instant::now();
     daemon.signal("TERM");
     assert!(daemon.wait_end().success());
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     wait_for("the end of the forms' processes", || others(id).is_empty().then_some(()));
+    daemon.log.text()
 }
 
 /// The examples that ended or froze the daemon once.
@@ -202,9 +204,8 @@ fn without_its_helper_the_daemon_serves_all_but_forms() {
         assert_eq!((status, code.as_str()), (503, "forms_unavailable"));
     }
     assert_eq!(daemon.tcp().post("/v1/completions", &body(&json!({}))).status, 200);
-    let ends = daemon.log.text().matches("the process that compiles forms has ended").count();
-    assert_eq!(ends, 1, "{}", daemon.log.text());
-    stop(daemon);
+    let log = stop(daemon);
+    assert_eq!(log.matches("the process that compiles forms has ended").count(), 1, "{log}");
 }
 
 /// Hundreds of draws of each kind by one caller, beside honest requests of another.

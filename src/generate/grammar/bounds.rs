@@ -159,8 +159,8 @@ impl Bound {
     }
 }
 
-/// Whether a number that was read as a float is what was written, as far as can be told: a float has at least
-/// 15 digits, so what has no more has not been rounded.
+/// Whether a number that was read as a float is surely what was written: a float has at least 15 digits, so what
+/// has no more has not been rounded.
 fn is_certain(float: f64) -> bool {
     let digits =
         format!("{float:e}").bytes().take_while(|c| *c != b'e').filter(u8::is_ascii_digit).count();

@@ -269,15 +269,18 @@ pub(crate) unsafe fn add_panel<
         // The loop that all time is spent in: for each vector of weights and each broadcast of
         // four activations there are R and V dot products, so that neither loads nor broadcasts
         // keep them waiting.
-        for quarter in 0..QUARTERS {
-            let mut weights = [I::splat(0); V];
-            for v in 0..V {
-                weights[v] = I::load(panel.add((quarter * V + v) * vector));
-            }
-            for row in 0..R {
-                let values = I::splat(*activations.add(quarter * R + row));
+        for four in 0..QUARTERS / 4 {
+            // So short a loop, and then the outer one, is unrolled by the compiler.
+            for quarter in four * 4..four * 4 + 4 {
+                let mut weights = [I::splat(0); V];
                 for v in 0..V {
-                    parts[row][v] = I::dot::<BITS>(parts[row][v], weights[v], values);
+                    weights[v] = I::load(panel.add((quarter * V + v) * vector));
+                }
+                for row in 0..R {
+                    let values = I::splat(*activations.add(quarter * R + row));
+                    for v in 0..V {
+                        parts[row][v] = I::dot::<BITS>(parts[row][v], weights[v], values);
+                    }
                 }
             }
         }

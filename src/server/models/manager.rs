@@ -185,7 +185,7 @@ impl Manager {
         Arc::clone(&self.released)
     }
 
-    /// Works until told to stop, or until nobody can ask any more.
+    /// Works until it is asked to stop, or until nobody can ask any more.
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         loop {
             self.advance();

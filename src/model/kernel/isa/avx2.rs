@@ -1,5 +1,6 @@
 //! AVX2, without and with VNNI's 256-bit form: eight columns to a vector.
 
+use std::arch::asm;
 use std::arch::x86_64::{
     __m256, __m256i, _MM_HINT_T0, _mm_add_epi32, _mm_cvtsi128_si32, _mm_cvtss_f32,
     _mm_extract_epi32, _mm_loadl_epi64, _mm_loadu_si128, _mm_max_ps, _mm_max_ss, _mm_movehdup_ps,
@@ -172,6 +173,19 @@ macro_rules! common {
     };
 }
 
+/// `sum`, of which the compiler knows nothing but that it is in a register, in its turn. Free to reorder sums of
+/// integers, it adds the products of a row up by pairs, one row after another, so that a block's weights are in
+/// registers at once: there are too few, and half of the instructions then move vectors to the stack and back.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn pinned(mut sum: __m256i) -> __m256i {
+    // SAFETY: no instruction.
+    unsafe {
+        asm!("/* {0} */", inout(ymm_reg) sum, options(nomem, nostack, preserves_flags));
+    }
+    sum
+}
+
 impl Isa for Avx2 {
     common!();
     // With 8 bits, two products of unsigned bytes overflow the 16 bits of `maddubs`. Of signed ones, at
@@ -189,14 +203,14 @@ impl Dots for Avx2 {
     unsafe fn dot<const BITS: usize>(sum: __m256i, weights: __m256i, values: __m256i) -> __m256i {
         if BITS == 4 {
             // Eight times two products of at most 15 * 127 fit 16 bits.
-            run!(_mm256_add_epi16(sum, _mm256_maddubs_epi16(weights, values)))
+            run!(pinned(_mm256_add_epi16(sum, _mm256_maddubs_epi16(weights, values))))
         } else {
             run!({
                 let signed = _mm256_xor_si256(weights, _mm256_set1_epi8(-128));
                 // The size of -128 is 128, which is right for an unsigned byte.
                 let sizes = _mm256_abs_epi8(signed);
                 let pairs = _mm256_maddubs_epi16(sizes, _mm256_sign_epi8(values, signed));
-                _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+                pinned(_mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))))
             })
         }
     }
