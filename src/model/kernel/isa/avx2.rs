@@ -173,9 +173,9 @@ macro_rules! common {
     };
 }
 
-/// `sum`, of which the compiler knows nothing but that it is in a register, in its turn. Free to reorder sums of
-/// integers, it adds the products of a row up by pairs, one row after another, so that a block's weights are in
-/// registers at once: there are too few, and half of the instructions then move vectors to the stack and back.
+/// Returns `sum`, which has to be whole and in a register here. Left alone, the compiler adds the products of a
+/// row up in pairs, one row after another, and wants all weights of a block in registers for that: there are too
+/// few, and every other instruction moves a vector to the stack or back.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn pinned(mut sum: __m256i) -> __m256i {
