@@ -99,7 +99,7 @@ fn a_form_that_falls_back_is_shown_with_the_reason_and_the_cost() {
 fn served(folder: PathBuf, arguments: &[&str], own: usize) -> Daemon {
     let daemon = Setup::new().model(folder).with(arguments).start();
     let line = format!("phi4d's kernel runs {own} of 21 matmuls with quantised weights");
-    let log = daemon.log.says("serving demo on");
+    let log = daemon.log.says("INFO  serving ");
     assert!(log.contains(&line), "{log}");
     daemon
 }

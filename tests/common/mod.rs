@@ -14,17 +14,17 @@
 )]
 
 mod isa;
+mod log;
 
 pub use isa::isa;
+pub use log::Log;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
@@ -218,53 +218,6 @@ impl Setup {
         let mut daemon = Daemon { child, log, notify, setup: self, ended: None };
         daemon.wait_notified("READY=1");
         daemon
-    }
-}
-
-/// What a daemon writes to standard error, as it comes. The daemon writes its log on a thread of its own: a
-/// line may come after the answer that it is about, and all have come only once the daemon has ended.
-pub struct Log {
-    lines: Arc<Mutex<Vec<String>>>,
-    reader: JoinHandle<()>,
-}
-
-impl Log {
-    fn follow(stream: impl Read + Send + 'static) -> Self {
-        let lines = Arc::new(Mutex::new(Vec::new()));
-        let sink = Arc::clone(&lines);
-        let reader = std::thread::spawn(move || {
-            for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                sink.lock().unwrap().push(line);
-            }
-        });
-        Self { lines, reader }
-    }
-
-    /// All lines so far. What must be in a living daemon's log is for [`Log::says`].
-    pub fn text(&self) -> String {
-        self.lines.lock().unwrap().join("\n")
-    }
-
-    /// Waits for `text`, and returns all lines so far.
-    pub fn says(&self, text: &str) -> String {
-        let limit = Instant::now() + PATIENCE;
-        loop {
-            let log = self.text();
-            if log.contains(text) {
-                return log;
-            }
-            assert!(Instant::now() < limit, "{text:?} is not in the log:\n{log}");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    /// Waits for the last line of a daemon that has ended. A process below it that lives on may hold the
-    /// log open, so it is no fault if the end does not come.
-    fn wait_end(&self) {
-        let limit = Instant::now() + Duration::from_secs(5);
-        while !self.reader.is_finished() && Instant::now() < limit {
-            std::thread::sleep(Duration::from_millis(1));
-        }
     }
 }
 

@@ -27,6 +27,8 @@ async function exported(page, selector) {
 }
 
 async function importFile(page, name, text) {
+  // What was said of the file before must not be taken for what is said of this one.
+  await page.evaluate(() => { document.querySelector("#toast").hidden = true; });
   await page.setInputFiles("#import-file", { name, mimeType: "application/json", buffer: Buffer.from(text) });
   await page.waitForSelector("#toast:not([hidden])");
   return page.textContent("#toast-text");
