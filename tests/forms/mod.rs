@@ -318,8 +318,9 @@ fn one_caller_s_constraints_leave_room_for_another_s() {
     let statuses: Vec<u16> = held.iter().map(|(status, _)| *status).collect();
     assert!(statuses.contains(&200) && statuses.contains(&503), "{statuses:?}");
     assert!(statuses.iter().all(|status| [200, 503].contains(status)), "{statuses:?}");
-    let (status, other) = hold(&daemon, 3, 48_001);
-    assert_eq!(status, 200, "beside {statuses:?}");
+    // On a slow machine what runs has grown into the room by now. Then each try ends the largest output.
+    let other = (0..3).map(|_| hold(&daemon, 3, 48_001)).find(|(status, _)| *status == 200);
+    assert!(other.is_some(), "beside {statuses:?}");
     drop((held, other));
     stop(daemon);
 }
