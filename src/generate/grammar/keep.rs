@@ -15,8 +15,8 @@ const MOST_BYTES: usize = 64 << 20;
 /// A hash of a form and everything else that its compilation depends on.
 pub(super) type Key = [u8; 32];
 
-/// A compiled form: the process that compiled it or a fork of that. One that is kept follows no output
-/// itself but is forked for each.
+/// A compiled form: the process that compiled it, which follows no output itself but is forked for
+/// each.
 #[derive(Debug)]
 pub(super) struct Form {
     pub(super) link: Box<dyn FormLink>,

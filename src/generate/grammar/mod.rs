@@ -160,10 +160,11 @@ impl Grammars {
             return Err(GenerateError::GrammarsBusy);
         }
         log::debug!(weight; "compiled a form");
-        // The fork is what is kept. On a busy machine a new process waits before it first runs, and this output
-        // need not wait with it.
-        if let Some(copy) = compiled.copy() {
-            self.kept.put(key, copy);
+        if let Some(mut copy) = compiled.copy()
+            && copy.link.receive().await == Ok(Answer::Ready.encode())
+        {
+            self.kept.put(key, compiled);
+            return Ok(self.follow(caller, copy));
         }
         Ok(self.follow(caller, compiled))
     }
